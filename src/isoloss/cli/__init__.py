@@ -1,0 +1,40 @@
+"""The command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from isoloss.cli import verbs
+from isoloss.errors import Interrupted, IsolossError
+
+
+def run_command_line(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code: 0 done, 1 failed runs, 2 usage or configuration, 130 stopped."""
+    known: dict[str, Callable[..., int]] = {
+        "prepare": verbs.prepare,
+        "plan": verbs.plan,
+        "run": verbs.run,
+        # Its options come from RunConfig, whose import the other verbs and the first help page need not wait for.
+        "train": verbs.train_verb() if arguments[:1] == ["train"] else verbs.train_in_short,
+        "status": verbs.status,
+        "report": verbs.report,
+        "sample": verbs.sample,
+        "export": verbs.export,
+        "doctor": verbs.doctor,
+    }
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            known,
+            prog="isoloss",
+            description="Controlled scaling and convergence studies of small GPTs.",
+            args=list(arguments),
+            use_underscores=True,
+        )
+    except IsolossError as error:
+        verbs.say(f"isoloss: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        verbs.say("isoloss: killed; the last checkpoints are safe, the same command continues")
+        return Interrupted.exit_code

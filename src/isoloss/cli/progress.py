@@ -1,0 +1,143 @@
+"""What a person sees on stderr while a study runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from isoloss.execution.worker import Event
+from isoloss.spec.compute import tokens_per_step, train_flops
+from isoloss.spec.config import RunConfig
+from isoloss.spec.identity import run_id
+
+PLAIN_INTERVAL_S = 10.0
+ENDED = ("done", "failed", "diverged")
+
+
+@dataclass
+class Progress:
+    """The state of all runs as far as events told."""
+
+    configs: dict[str, RunConfig]
+    factors: Sequence[str]
+    events: dict[str, Event] = field(default_factory=dict)
+    first_steps: dict[str, int] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def take(self, event: Event) -> None:
+        """Remember the last event of each run, and where it was when first heard of."""
+        self.first_steps.setdefault(event.run_id, event.step if event.kind == "running" else 0)
+        self.events[event.run_id] = event
+
+    def label(self, run: str) -> str:
+        """A run's factor levels and seed."""
+        config = self.configs[run]
+        return " ".join(f"{name}={getattr(config, name)}" for name in (*self.factors, "seed"))
+
+    def ended(self) -> int:
+        """Runs that will not go on."""
+        return sum(event.kind in ENDED for event in self.events.values())
+
+    def counts(self) -> dict[str, int]:
+        """Runs by where they stand; those not heard of wait."""
+        kinds = [event.kind for event in self.events.values()]
+        waiting = len(self.configs) - len(kinds)
+        return {kind: kinds.count(kind) for kind in ("done", "running", "failed", "diverged")} | {"waiting": waiting}
+
+    def eta_s(self) -> float | None:
+        """Seconds left, by the share of the FLOPs done since the start; None until there is something to go by."""
+        done = total = 0.0
+        for run, config in self.configs.items():
+            flops, event = train_flops(config), self.events.get(run)
+            begun = self.first_steps.get(run, 0) / config.max_iters
+            at = 0.0 if event is None else 1.0 if event.kind in ENDED else event.step / config.max_iters
+            done += flops * max(0.0, at - begun)
+            total += flops * (1 - begun)
+        elapsed = time.monotonic() - self.started
+        return elapsed * (total - done) / done if done > 0.01 * total and elapsed > 2 else None
+
+    def tokens_per_s(self) -> float:
+        """Tokens a second over all running runs, as last reported."""
+        return sum(e.tokens_per_s or 0.0 for e in self.events.values() if e.kind == "running")
+
+    def headline(self) -> str:
+        """One line: how many runs stand where, the rate, and when it will be over."""
+        counts = ", ".join(f"{n} {kind}" for kind, n in self.counts().items() if n or kind in ("done", "running"))
+        eta = self.eta_s()
+        left = "" if eta is None else f", ETA {duration(eta)}"
+        return f"{counts} of {len(self.configs)}; {self.tokens_per_s():,.0f} tokens/s{left}"
+
+    def table(self) -> Table:
+        """The running runs under the headline."""
+        table = Table(title=self.headline(), title_justify="left", box=None, pad_edge=False)
+        for heading in ("run", "settings", "step", "loss", "tokens/s"):
+            table.add_column(heading, justify="right" if heading in ("step", "loss", "tokens/s") else "left")
+        for run, event in self.events.items():
+            if event.kind == "running":
+                step = f"{event.step:,}/{self.configs[run].max_iters:,}"
+                rate = f"{event.tokens_per_s:,.0f}" if event.tokens_per_s else "–"
+                table.add_row(run, self.label(run), step, number(event.loss), rate)
+        return table
+
+
+class Display:
+    """Hears of a study's runs and says what a person wants to know; on a terminal a live table shows the rest."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress({}, ())
+        self._said = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Print one line, above the table where there is one."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def begin(self, configs: Sequence[RunConfig], factors: Sequence[str]) -> None:
+        """Start over with these runs, all waiting."""
+        self._progress = Progress({run_id(config): config for config in configs}, factors)
+
+    def emit(self, event: Event) -> None:
+        """Take an event; an ended run is a line of its own."""
+        self._progress.take(event)
+        if event.kind in ENDED:
+            position = f"[{self._progress.ended()}/{len(self._progress.configs)}]"
+            outcome = f"best val loss {number(event.loss)}" if event.kind == "done" else event.reason
+            self.say(f"{position} {event.run_id} {event.kind}: {outcome}  ({self._progress.label(event.run_id)})")
+        elif not self._console.is_terminal and time.monotonic() - self._said > PLAIN_INTERVAL_S:
+            self._said = time.monotonic()
+            self.say(self._progress.headline())
+
+    def table(self) -> Table:
+        """The live table."""
+        return self._progress.table()
+
+
+@contextmanager
+def shown() -> Iterator[Display]:
+    """A display on stderr whose table is gone from the terminal when it ends."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Display(console)
+        return
+    display = Display(console)
+    with Live(console=console, get_renderable=display.table, refresh_per_second=4, transient=True):
+        yield display
+
+
+def duration(seconds: float) -> str:
+    """Seconds as '42 s', '12 min' or '3 h 05 min'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def number(value: float | None) -> str:
+    """A loss to four digits, or a dash where there is none."""
+    return "–" if value is None else f"{value:.4f}"

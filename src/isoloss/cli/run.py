@@ -1,0 +1,43 @@
+"""Training a study and reporting on it, under a display and with a clean stop on Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isoloss.cli.progress import number, shown
+from isoloss.execution.executor import Quiet
+from isoloss.execution.interrupts import stop_on_signals
+from isoloss.execution.study import RunOptions, run_study
+from isoloss.report.page import write_report
+from isoloss.spec.study import Study
+from isoloss.store.tables import StudyResults
+from isoloss.training.device import resolve_device
+from isoloss.training.distributed import ranks_from_environment
+
+
+def run_and_report(study: Study, out: Path | None, options: RunOptions) -> int:
+    """Train a study's missing runs and write its report; the exit code is 1 when runs failed or diverged."""
+    with ranks_from_environment(resolve_device(options.device)) as ranks, shown() as display:
+        listener = Quiet() if ranks.rank else display
+        with stop_on_signals(listener.say) as should_stop:
+            results = run_study(study, out, options, listener=listener, should_stop=should_stop, ranks=ranks)
+        if ranks.rank:
+            return 0
+        display.say("writing the report")
+        page = write_report(results)
+    return _conclude(results, page)
+
+
+def _conclude(results: StudyResults, page: Path) -> int:
+    table = results.summary()
+    ranked = table.drop_nulls("best_val_loss").sort("best_val_loss")
+    if len(ranked):
+        best = ranked.row(0, named=True)
+        levels = " ".join(f"{name}={best[name]}" for name in (*results.study.factors, "seed"))
+        print(f"best run  {best['run_id']}  val loss {number(best['best_val_loss'])}  ({levels})")
+    print(f"summary   {results.paths.summary('csv')}")
+    print(f"report    {page}")
+    lost = table.filter(table["status"] != "done")
+    if len(lost):
+        print(f"{len(lost)} of {len(table)} runs did not finish; the report says why")
+    return 1 if len(lost) else 0

@@ -1,0 +1,48 @@
+"""What `isoloss status` prints."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from isoloss.files import read_json
+from isoloss.spec.identity import run_id
+from isoloss.store.tables import StudyResults
+
+SHOWN_RUNS = 20
+
+
+def status_as_json(results: StudyResults) -> str:
+    """One object: counts by state, and every run's state, step and reason."""
+    runs = _runs(results)
+    counts = Counter(run["state"] for run in runs)
+    return json.dumps({"study": results.study.name, "total": len(runs), "counts": counts, "runs": runs}, indent=2)
+
+
+def status_as_text(results: StudyResults) -> str:
+    """Counts by state, and a line for each run that is neither done nor waiting untouched."""
+    runs = _runs(results)
+    counts = Counter(run["state"] for run in runs)
+    lines = [f"{results.study.name}: " + ", ".join(f"{n} {state}" for state, n in counts.most_common())]
+    notable = [run for run in runs if run["state"] in ("running", "failed", "diverged") or run["reason"]]
+    for run in notable[:SHOWN_RUNS]:
+        levels = " ".join(f"{name}={run[name]}" for name in (*results.study.factors, "seed"))
+        lines.append(f"  {run['run_id']}  {run['state']:<8}  step {run['step']:,}/{run['max_iters']:,}  {levels}")
+        if run["reason"]:
+            lines.append(f"    {run['reason']}")
+    if len(notable) > SHOWN_RUNS:
+        lines.append(f"  … and {len(notable) - SHOWN_RUNS} more (--json lists all)")
+    return "\n".join(lines)
+
+
+def _runs(results: StudyResults) -> list[dict[str, Any]]:
+    return [_run(results, run_id(config), config.max_iters, config) for config in results.configs]
+
+
+def _run(results: StudyResults, run: str, max_iters: int, config: Any) -> dict[str, Any]:
+    status = results.status(run)
+    side_car = results.paths.run(run).folder / "last.json"
+    step = int(read_json(side_car)["progress"]["step"]) if side_car.exists() else 0
+    levels = {name: getattr(config, name) for name in (*results.study.factors, "seed")}
+    return {"run_id": run, **levels, "state": status.state, "step": step, "max_iters": max_iters, "reason": status.reason}

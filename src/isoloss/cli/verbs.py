@@ -1,0 +1,280 @@
+"""The verbs: each calls one function of the library. Data goes to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from isoloss.errors import ConfigError
+
+if TYPE_CHECKING:
+    from isoloss.spec.study import Study
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
+Overrides = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+
+
+def prepare(
+    corpus: tyro.conf.Positional[str],
+    /,
+    *,
+    tokenizer: Literal["char", "byte"] = "char",
+    offline: bool = False,
+) -> int:
+    """Fetch, verify and tokenize a corpus into the cache.
+
+    Args:
+        corpus: A known name (tinyshakespeare) or the path of a UTF-8 text file.
+        tokenizer: char (the text's sorted characters) or byte.
+        offline: Use the cache alone.
+    """
+    from isoloss.data.tokens import prepare as prepare_tokens
+
+    tokens = prepare_tokens(corpus, tokenizer, offline=offline, say=say)
+    print(f"{tokens.folder}")
+    say(
+        f"{corpus}: {len(tokens.train_N):,} train and {len(tokens.val_M):,} val tokens, "
+        f"vocabulary {tokens.tokenizer.vocab_size}, SHA-256 {tokens.sha256}"
+    )
+    return 0
+
+
+def plan(
+    study: tyro.conf.Positional[str],
+    /,
+    *,
+    json: bool = False,
+    seeds: int | None = None,
+    set: Overrides = (),
+    workers: int | None = None,
+    device: Device = "auto",
+    precision: PrecisionChoice = "auto",
+) -> int:
+    """Show what a study would cost; writes nothing.
+
+    Args:
+        study: A study file or a built-in name.
+        json: Print one JSON object instead of a table.
+        seeds: Replicate every cell with this many seeds.
+        set: Override a setting, as field=value.
+        workers: Worker processes to reckon with; default one a core.
+        device: Where the study would run.
+        precision: Arithmetic of training; auto is bf16 where the hardware multiplies it.
+    """
+    from isoloss.cli.plan import plan_as_json, plan_as_text
+    from isoloss.execution.estimate import plan_study
+    from isoloss.execution.study import RunOptions
+
+    planned = plan_study(_study(study, seeds, set), RunOptions(device, precision, workers))
+    print(plan_as_json(planned) if json else plan_as_text(planned))
+    return 0
+
+
+def run(
+    study: tyro.conf.Positional[str],
+    /,
+    *,
+    out: Path | None = None,
+    workers: int | None = None,
+    stack: int | None = None,
+    device: Device = "auto",
+    precision: PrecisionChoice = "auto",
+    seeds: int | None = None,
+    set: Overrides = (),
+    offline: bool = False,
+) -> int:
+    """Train every run of a study that is not finished yet, and write its summary and report.
+
+    Args:
+        study: A study file or a built-in name.
+        out: The study's directory; default results/<study>.
+        workers: Worker processes; default one a core.
+        stack: Runs of equal shape trained together in one program; default 1 on a CPU, what fits on a GPU.
+        device: Where to train.
+        precision: Arithmetic of training; auto is bf16 where the hardware multiplies it.
+        seeds: Replicate every cell with this many seeds.
+        set: Override a setting, as field=value.
+        offline: Use cached corpora alone.
+    """
+    from isoloss.cli.run import run_and_report
+    from isoloss.execution.study import RunOptions
+
+    return run_and_report(_study(study, seeds, set), out, RunOptions(device, precision, workers, stack, offline))
+
+
+def status(directory: tyro.conf.Positional[Path], /, *, json: bool = False) -> int:
+    """Tell where the runs of a study stand.
+
+    Args:
+        directory: The study's directory.
+        json: Print one JSON object instead of text.
+    """
+    from isoloss.cli.status import status_as_json, status_as_text
+    from isoloss.store.tables import load_study
+
+    results = load_study(directory)
+    print(status_as_json(results) if json else status_as_text(results))
+    return 0
+
+
+def report(directory: tyro.conf.Positional[Path], /) -> int:
+    """Write a study's summary and report anew from its runs.
+
+    Args:
+        directory: The study's directory.
+    """
+    from isoloss.report.page import write_report
+    from isoloss.store.tables import load_study, write_summary
+
+    results = load_study(directory)
+    write_summary(results)
+    print(write_report(results))
+    return 0
+
+
+def sample(
+    directory: tyro.conf.Positional[Path],
+    /,
+    *,
+    run: str | None = None,
+    prompt: str = "\n",
+    length: int = 500,
+    number: int = 1,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 1337,
+) -> int:
+    """Print text from a trained run.
+
+    Args:
+        directory: The study's directory.
+        run: A run id or its beginning; default the run with the lowest validation loss.
+        prompt: Text to continue.
+        length: Tokens to add.
+        number: Samples to draw.
+        temperature: Below 1 is safer, above 1 is wilder.
+        top_k: Draw from the k likeliest tokens only.
+        seed: Decides every draw.
+    """
+    import torch
+
+    from isoloss.data.tokenizer import tokenizer_from_dict
+    from isoloss.execution.samples import sample_run
+    from isoloss.model.generate import Sampling
+    from isoloss.store.tables import find_run, load_study
+
+    sampling = Sampling(length, number, temperature, top_k, seed)
+    results = load_study(directory)
+    chosen = find_run(results, run)
+    say(f"run {chosen.folder.name}")
+    texts = sample_run(chosen, tokenizer_from_dict(results.tokenizer()), prompt, sampling, torch.device("cpu"))
+    print("\n---\n".join(texts))
+    return 0
+
+
+def export(
+    directory: tyro.conf.Positional[Path],
+    /,
+    *,
+    run: str | None = None,
+    to: Literal["nanogpt", "hf"],
+    out: Path,
+    checkpoint: Literal["best", "last"] = "best",
+) -> int:
+    """Write a run's weights for nanoGPT (ckpt.pt) or Hugging Face transformers (a folder).
+
+    Args:
+        directory: The study's directory.
+        run: A run id or its beginning; default the run with the lowest validation loss.
+        to: nanogpt opens in its sample.py and resumes in its train.py; hf loads as GPT2LMHeadModel.
+        out: File (nanogpt) or folder (hf) to write.
+        checkpoint: Which of the run's checkpoints.
+    """
+    from isoloss.execution.export import export_run
+    from isoloss.store.tables import find_run, load_study
+
+    results = load_study(directory)
+    export_run(results, find_run(results, run), to, out, checkpoint)
+    print(out)
+    return 0
+
+
+def doctor() -> int:
+    """Tell what this machine offers: devices, precisions, measured peaks, versions, caches."""
+    from isoloss.cli.doctor import examination
+
+    print(examination())
+    return 0
+
+
+def train_verb() -> Callable[..., int]:
+    """The train verb, with an option for each of nanoGPT's settings."""
+    from isoloss.spec.config import SETTINGS, RunConfig
+
+    fields = [(name, RunConfig.model_fields[name]) for name in SETTINGS if name != "precision"]
+    settings_type = dataclasses.make_dataclass(
+        "Settings", [(name, field.annotation, dataclasses.field(default=field.default)) for name, field in fields]
+    )
+
+    def train(
+        settings: Any,
+        corpus: str = "tinyshakespeare",
+        tokenizer: Literal["char", "byte"] = "char",
+        seed: int = 1337,
+        precision: PrecisionChoice = "auto",
+        device: Device = "auto",
+        out: Path = Path("results/train"),
+        offline: bool = False,
+    ) -> int:
+        """Train one run with nanoGPT's option names; under torchrun, over several ranks.
+
+        Args:
+            settings: nanoGPT's settings.
+            corpus: A known name (tinyshakespeare) or the path of a UTF-8 text file.
+            tokenizer: char (the text's sorted characters) or byte.
+            seed: Decides initialisation, data order and dropout.
+            precision: Arithmetic of training; auto is bf16 where the hardware multiplies it.
+            device: Where to train.
+            out: The run's directory, laid out as a study of one run.
+            offline: Use cached corpora alone.
+        """
+        from isoloss.cli.run import run_and_report
+        from isoloss.execution.study import RunOptions
+        from isoloss.spec.study import Study
+
+        study = Study("train", corpus, tokenizer, base=dataclasses.asdict(settings), seeds=(seed,))
+        return run_and_report(study, out, RunOptions(device, precision, offline=offline))
+
+    train.__annotations__["settings"] = tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[settings_type]]
+    return train
+
+
+def train_in_short() -> int:
+    """Train one run with nanoGPT's option names; under torchrun, over several ranks."""
+    raise ConfigError("train is to be the first word after isoloss")
+
+
+def say(line: str) -> None:
+    """One line for the person, on stderr."""
+    print(line, file=sys.stderr)
+
+
+def _study(reference: str, seeds: int | None, overrides: tuple[str, ...]) -> Study:
+    """A study by name or file, with the command line's changes. Raises ConfigError."""
+    from isoloss.spec.studyfile import find_study, parse_scalar
+
+    study = find_study(reference)
+    settings = {}
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override}: expected field=value")
+        settings[name] = parse_scalar(value, f"--set {override}")
+    study = study.with_settings(settings) if settings else study
+    return study.with_seeds(seeds) if seeds is not None else study

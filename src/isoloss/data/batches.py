@@ -1,0 +1,45 @@
+"""Batches: random contiguous blocks for training, drawn as a pure function of (seed, step), and evaluation windows."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isoloss.randomness import Purpose, generator
+
+
+def block_starts(
+    seed: int, purpose: Purpose, counters: tuple[int, ...], n: int, length: int, block: int
+) -> NDArray[np.int64]:
+    """Starts of n random blocks in a text of `length` tokens, shape [n]; each block leaves room for its target."""
+    return generator(seed, purpose, *counters).integers(0, length - block, size=n)
+
+
+def windows(data_N: NDArray[np.uint16], starts_B: NDArray[np.int64], block: int) -> NDArray[np.int64]:
+    """Blocks of block + 1 tokens at the given starts, shape [B, T+1]: inputs are [:, :-1], targets [:, 1:]."""
+    return data_N[starts_B[:, None] + np.arange(block + 1)].astype(np.int64)
+
+
+def train_batch(
+    data_N: NDArray[np.uint16], seed: int, step: int, micro: int, batch_size: int, block: int
+) -> NDArray[np.int64]:
+    """One micro-batch of training blocks, shape [B, T+1]: a pure function of (seed, step, micro) and its shape."""
+    starts_B = block_starts(seed, Purpose.BATCH, (step, micro), batch_size, len(data_N), block)
+    return windows(data_N, starts_B, block)
+
+
+def sampled_eval_starts(seed: int, step: int, split: int, n: int, length: int, block: int) -> NDArray[np.int64]:
+    """Starts of n random evaluation blocks at a step, shape [n], apart from training's. `split` is 0 train, 1 val."""
+    return block_starts(seed, Purpose.SAMPLED_EVAL, (step, split), n, length, block)
+
+
+def exact_eval_starts(length: int, block: int, at_most_tokens: int | None = None) -> NDArray[np.int64]:
+    """Starts of non-overlapping windows over a split, shape [n], without randomness.
+
+    All (length - 1) // block windows, or as many evenly spaced ones as `at_most_tokens` allows (at least one).
+    """
+    n_windows = (length - 1) // block
+    if at_most_tokens is None or n_windows * block <= at_most_tokens:
+        return np.arange(n_windows, dtype=np.int64) * block
+    kept = max(1, at_most_tokens // block)
+    return (np.arange(kept, dtype=np.int64) * n_windows // kept) * block

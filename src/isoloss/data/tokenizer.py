@@ -1,0 +1,72 @@
+"""Text to tokens and back: characters (nanoGPT's sorted vocabulary) or bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isoloss.errors import ConfigError, CorpusError, StoreError
+from isoloss.spec.config import TokenizerName
+
+MAX_VOCAB = 65536
+"""Token files hold uint16."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A vocabulary. `characters` lists the characters by token for `char`, and is empty for `byte`."""
+
+    name: TokenizerName
+    characters: str = ""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of distinct tokens."""
+        return len(self.characters) if self.name == "char" else 256
+
+    def encode(self, text: str) -> NDArray[np.uint16]:
+        """Tokens of a text, shape [n]. Raises ConfigError naming characters the vocabulary lacks."""
+        if self.name == "byte":
+            return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint16)
+        unknown = sorted(set(text) - set(self.characters))
+        if unknown:
+            names = ", ".join(repr(character) for character in unknown[:10])
+            more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+            raise ConfigError(f"the vocabulary has no {names}{more}; it was built from the training text")
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        table = np.zeros(int(points.max(initial=0)) + 1, dtype=np.uint16)
+        for token, character in enumerate(self.characters):
+            if ord(character) < len(table):
+                table[ord(character)] = token
+        return table[points]
+
+    def decode(self, tokens: NDArray[np.integer[Any]]) -> str:
+        """Text of tokens, shape [n]. Bytes that are no UTF-8 are shown as the replacement character."""
+        if self.name == "byte":
+            return tokens.astype(np.uint8).tobytes().decode(errors="replace")
+        return "".join(self.characters[int(token)] for token in tokens)
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON object from which `tokenizer_from_dict` makes the same tokenizer."""
+        return {"tokenizer": self.name, "characters": self.characters}
+
+
+def train_tokenizer(name: TokenizerName, text: str) -> Tokenizer:
+    """The tokenizer a text defines: its sorted distinct characters, or all bytes. Raises CorpusError."""
+    if name == "byte":
+        return Tokenizer("byte")
+    characters = "".join(sorted(set(text)))
+    if len(characters) > MAX_VOCAB:
+        raise CorpusError(f"the text has {len(characters):,} distinct characters; use tokenizer 'byte'")
+    return Tokenizer("char", characters)
+
+
+def tokenizer_from_dict(value: dict[str, Any]) -> Tokenizer:
+    """Inverse of Tokenizer.as_dict. Raises StoreError when the object is no tokenizer."""
+    name, characters = value.get("tokenizer"), value.get("characters")
+    if name not in ("char", "byte") or not isinstance(characters, str):
+        raise StoreError("not a tokenizer: expected the keys 'tokenizer' and 'characters'")
+    return Tokenizer(cast("TokenizerName", name), characters)

@@ -1,0 +1,143 @@
+"""Token files: memory-mapped uint16 `train.bin` and `val.bin` with a JSON side-car, shared by all runs of a text."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isoloss.data.corpus import CORPORA, cache_dir, load_corpus
+from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict, train_tokenizer
+from isoloss.errors import CorpusError, StoreError
+from isoloss.files import explained, read_json, sha256_bytes, sha256_file, write_json
+from isoloss.spec.config import RunConfig, TokenizerName
+from isoloss.spec.study import DataFacts
+
+FORMAT_VERSION = 1
+TRAIN_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenized text: train_N and val_M are read-only uint16 memory maps."""
+
+    sha256: str
+    tokenizer: Tokenizer
+    train_N: NDArray[np.uint16]
+    val_M: NDArray[np.uint16]
+    folder: Path
+
+    @property
+    def facts(self) -> DataFacts:
+        """What a study's expansion needs to know of this text."""
+        return DataFacts(self.sha256, self.tokenizer.vocab_size)
+
+
+def prepare(
+    corpus: str,
+    tokenizer: TokenizerName = "char",
+    *,
+    offline: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Tokens:
+    """Fetch a corpus if need be, tokenize it once into the cache, and map the result.
+
+    Raises CorpusError when the text cannot be had, verified, decoded or split.
+    """
+    content = load_corpus(corpus, offline=offline, say=say)
+    sha256 = sha256_bytes(content)
+    folder = cache_dir() / "tokens" / f"{sha256[:16]}-{tokenizer}"
+    try:
+        return open_tokens(folder)
+    except StoreError:
+        _tokenize(content, corpus, tokenizer, folder)
+    return open_tokens(folder)
+
+
+def open_tokens(folder: Path) -> Tokens:
+    """Map the token files of a folder written by `prepare`. Raises StoreError when they are missing or damaged."""
+    meta = read_json(folder / "meta.json")
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise StoreError(f"{folder}: token format {meta.get('format_version')}, this isoloss reads {FORMAT_VERSION}")
+    splits: dict[str, NDArray[np.uint16]] = {}
+    for split in ("train", "val"):
+        path = folder / f"{split}.bin"
+        if not path.is_file() or sha256_file(path) != meta.get(f"{split}_sha256"):
+            raise StoreError(f"{path}: missing or not what its meta.json promises")
+        splits[split] = np.memmap(path, dtype="<u2", mode="r")
+    return Tokens(str(meta["corpus_sha256"]), tokenizer_from_dict(meta), splits["train"], splits["val"], folder)
+
+
+def corpus_facts(corpus: str, tokenizer: TokenizerName) -> tuple[DataFacts, int]:
+    """What a study needs to know of a text, and its val tokens, without fetching or writing anything.
+
+    Raises CorpusError when a local text cannot be read or decoded.
+    """
+    known = CORPORA.get(corpus)
+    if known is not None:
+        facts = DataFacts(known.sha256, known.vocab_size if tokenizer == "char" else Tokenizer("byte").vocab_size)
+        return facts, known.characters - int(known.characters * TRAIN_SHARE)
+    content = load_corpus(corpus)
+    text = _decode(content, corpus)
+    trained = train_tokenizer(tokenizer, text)
+    n_tokens = len(text) if tokenizer == "char" else len(content)
+    return DataFacts(sha256_bytes(content), trained.vocab_size), n_tokens - int(n_tokens * TRAIN_SHARE)
+
+
+def check_length(config: RunConfig, tokens: Tokens) -> None:
+    """Refuse a text whose splits cannot fill one block and its target. Raises CorpusError."""
+    for split, data in (("train", tokens.train_N), ("val", tokens.val_M)):
+        if len(data) < config.block_size + 1:
+            raise CorpusError(
+                f"the {split} split of '{config.corpus}' has {len(data):,} tokens, block_size={config.block_size} "
+                f"needs at least {config.block_size + 1:,}; take a longer text or a shorter block"
+            )
+
+
+def _tokenize(content: bytes, corpus: str, name: TokenizerName, folder: Path) -> None:
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"'{corpus}' is not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}"
+        ) from error
+    tokenizer = train_tokenizer(name, text)
+    tokens = tokenizer.encode(text)
+    cut = int(len(tokens) * TRAIN_SHARE)
+    if cut == 0:
+        raise CorpusError(f"'{corpus}' is too short ({len(tokens)} tokens) to split into train and val")
+    with explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            tokens[:cut].astype("<u2").tofile(temporary / "train.bin")
+            tokens[cut:].astype("<u2").tofile(temporary / "val.bin")
+            meta = {
+                "format_version": FORMAT_VERSION,
+                "corpus": corpus,
+                "corpus_sha256": sha256_bytes(content),
+                **tokenizer.as_dict(),
+                "vocab_size": tokenizer.vocab_size,
+                "train_tokens": cut,
+                "val_tokens": len(tokens) - cut,
+                "train_sha256": sha256_file(temporary / "train.bin"),
+                "val_sha256": sha256_file(temporary / "val.bin"),
+            }
+            write_json(temporary / "meta.json", meta)
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _decode(content: bytes, corpus: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"'{corpus}' is not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}") from error

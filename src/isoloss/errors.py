@@ -1,0 +1,43 @@
+"""What can go wrong, and the exit code each kind ends the program with.
+
+IsolossError (2)
+├── ConfigError        a setting, study or command line that cannot be run as written
+├── CorpusError        a text that cannot be had, verified or tokenized
+├── StoreError         a study directory that cannot be read or written
+└── NumericsError      a checkpoint that does not belong to this run or is damaged
+Interrupted (130)      stopped on request; everything finished so far is on disk
+"""
+
+from __future__ import annotations
+
+
+class IsolossError(Exception):
+    """Base of every error a user can act on; its text is one line: what, where, what instead."""
+
+    exit_code = 2
+
+
+class ConfigError(IsolossError):
+    """A setting that cannot be run as written. `fields` names the settings involved, most telling first."""
+
+    def __init__(self, message: str, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class CorpusError(IsolossError):
+    """A text that cannot be had, verified or tokenized."""
+
+
+class StoreError(IsolossError):
+    """A study directory that cannot be read or written."""
+
+
+class NumericsError(IsolossError):
+    """A checkpoint that does not belong to this run or is damaged."""
+
+
+class Interrupted(IsolossError):
+    """Stopped on request. What was finished is on disk; the same command continues."""
+
+    exit_code = 130

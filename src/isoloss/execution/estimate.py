@@ -1,0 +1,121 @@
+"""How long a study will take here, from a few measured steps of each of its shapes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from isoloss.data.tokenizer import Tokenizer
+from isoloss.data.tokens import Tokens, corpus_facts
+from isoloss.execution.study import RunOptions, available_cores, resolve_study
+from isoloss.spec.compute import checkpoint_bytes, evaluation_steps, tokens_per_step
+from isoloss.spec.config import RunConfig, shape_key
+from isoloss.spec.identity import run_id
+from isoloss.spec.study import Study
+from isoloss.training.loop import EvalRow, StepRow, train
+from isoloss.training.state import MemberState, fresh, stack
+
+TIMED_STEPS = 3
+FORWARD_SHARE = 1 / 3
+"""Of a training step's arithmetic, what a forward pass alone takes."""
+
+CHECKPOINTS_KEPT = 2
+ROW_BYTES = 250
+
+
+class _Stopwatch:
+    """An observer that keeps step times and nothing else."""
+
+    def __init__(self) -> None:
+        self.times_s: list[float] = []
+
+    def step(self, row: StepRow) -> None:
+        self.times_s.append(row.step_time_s)
+
+    def evaluation(self, row: EvalRow) -> None: ...
+    def checkpoint(self, state: MemberState) -> None: ...
+    def end(self, progress: object, outcome: str, reason: str) -> None: ...
+
+
+def step_time_s(config: RunConfig, device: torch.device) -> float:
+    """Median seconds a step of a run takes on this machine, on random tokens, after one step to warm up."""
+    data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size).astype(np.uint16)
+    tokens = Tokens("", Tokenizer("byte"), data_N, data_N, folder=Path())
+    short = config.model_copy(update={"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1})
+    stopwatch = _Stopwatch()
+    train(stack([fresh(short)], device), tokens, lambda config: stopwatch)
+    return statistics.median(stopwatch.times_s[1:])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study would cost on this machine. `step_times_s` is by run id, at one thread a worker on a CPU."""
+
+    study: Study
+    configs: list[RunConfig]
+    precision: str
+    device: str
+    workers: int
+    step_times_s: dict[str, float]
+    eta_s: float
+    disk_bytes: int
+
+
+def plan_study(study: Study, options: RunOptions) -> Plan:
+    """Expand a study and time a few steps of each of its shapes; writes nothing.
+
+    Raises ConfigError or CorpusError as running it would.
+    """
+    study, device = resolve_study(study, options)
+    facts, val_tokens = corpus_facts(study.corpus, study.tokenizer)
+    configs = study.expand(facts)
+    workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
+    times_s = _step_times(configs, device)
+    seconds = sum(
+        times_s[run_id(c)] * (c.max_iters + FORWARD_SHARE * _evaluated_tokens(c, val_tokens) / tokens_per_step(c))
+        for c in configs
+    )
+    return Plan(
+        study=study,
+        configs=configs,
+        precision=", ".join(sorted({config.precision for config in configs})),
+        device=device.type,
+        workers=workers,
+        step_times_s=times_s,
+        eta_s=seconds / workers,
+        disk_bytes=sum(CHECKPOINTS_KEPT * checkpoint_bytes(c) + ROW_BYTES * c.max_iters for c in configs),
+    )
+
+
+def _step_times(configs: Sequence[RunConfig], device: torch.device) -> dict[str, float]:
+    """Seconds a step of each run, measured once for runs that cost the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    measured: dict[tuple[Any, ...], float] = {}
+    try:
+        for config in configs:
+            if _cost_key(config) not in measured:
+                measured[_cost_key(config)] = step_time_s(config, device)
+    finally:
+        torch.set_num_threads(threads)
+    return {run_id(config): measured[_cost_key(config)] for config in configs}
+
+
+def _cost_key(config: RunConfig) -> tuple[Any, ...]:
+    return shape_key(config), config.n_head, config.dropout > 0
+
+
+def _evaluated_tokens(config: RunConfig, val_tokens: int) -> int:
+    """Tokens all evaluations of a run read, both splits together."""
+    if config.eval == "sampled":
+        once = 2 * config.eval_iters * config.batch_size * config.block_size
+    else:
+        once = val_tokens + config.eval_train_tokens
+    return once * len(evaluation_steps(config))

@@ -1,0 +1,63 @@
+"""The seam: something that trains stacks. The inline twin trains them here, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from isoloss.execution.plan import Stack
+from isoloss.execution.worker import Emit, Event, Workplace, train_stack
+from isoloss.spec.config import RunConfig
+from isoloss.training.distributed import Ranks
+
+
+class Listener(Protocol):
+    """Who wants to know how a study goes."""
+
+    def say(self, line: str) -> None:
+        """One line worth a person's attention."""
+        ...
+
+    def begin(self, configs: Sequence[RunConfig], factors: Sequence[str]) -> None:
+        """These are the study's runs, and the settings in which they differ."""
+        ...
+
+    def emit(self, event: Event) -> None:
+        """Something happened to a run."""
+        ...
+
+
+class Quiet:
+    """A listener that says nothing."""
+
+    def say(self, line: str) -> None:
+        """Ignore."""
+
+    def begin(self, configs: Sequence[RunConfig], factors: Sequence[str]) -> None:
+        """Ignore."""
+
+    def emit(self, event: Event) -> None:
+        """Ignore."""
+
+
+class Executor(Protocol):
+    """Trains stacks to their ends and tells of them; returns early, all state saved, once should_stop() is true."""
+
+    def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
+        """Train the stacks in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Inline:
+    """Trains in this process, alone or as one of several ranks."""
+
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
+        """Train the stacks in order."""
+        for configs in stacks:
+            if self.ranks.any(should_stop()):
+                return
+            train_stack(place, configs, emit, should_stop, self.ranks)

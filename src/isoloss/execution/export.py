@@ -1,0 +1,151 @@
+"""A run's checkpoint for other programs: nanoGPT's ckpt.pt, or a folder that transformers reads."""
+
+from __future__ import annotations
+
+import io
+from math import inf
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from isoloss.errors import ConfigError, StoreError
+from isoloss.files import write_atomically, write_json
+from isoloss.model.interop import nanogpt_order, to_gpt2, to_nanogpt
+from isoloss.model.layers import LN_EPS
+from isoloss.model.parameters import INIT_STD, layout_of
+from isoloss.spec.config import RunConfig
+from isoloss.store.layout import RunPaths
+from isoloss.store.tables import StudyResults
+from isoloss.training.checkpoint import load
+from isoloss.training.optimizer import EPS
+from isoloss.training.schedule import learning_rate
+from isoloss.training.state import COMPUTE_DTYPES, MemberState
+
+NANOGPT_DATASETS = {("tinyshakespeare", "char"): "shakespeare_char"}
+"""Texts for which nanoGPT has a folder under data/ with the very same vocabulary."""
+
+
+def export_run(
+    results: StudyResults,
+    run: RunPaths,
+    to: Literal["nanogpt", "hf"],
+    out: Path,
+    checkpoint: Literal["best", "last"] = "best",
+) -> None:
+    """Write a run's checkpoint to the file `out` (nanogpt) or into the folder `out` (hf), replacing what was there.
+
+    Raises ConfigError when `out` is of the wrong kind, StoreError when it cannot be written or the run has no such
+    checkpoint, NumericsError when the checkpoint is damaged.
+    """
+    if to == "nanogpt" and out.is_dir():
+        raise ConfigError(f"{out} is a folder; nanoGPT reads one file, such as {out / 'ckpt.pt'}", ("out",))
+    if to == "hf" and out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; transformers reads a folder: choose another name", ("out",))
+    if not (run.folder / f"{checkpoint}.json").exists():
+        raise StoreError(f"run {run.folder.name} has no {checkpoint} checkpoint; export one that has been trained")
+    state = load(run.folder, checkpoint)
+    if to == "nanogpt":
+        stream = io.BytesIO()
+        torch.save(nanogpt_checkpoint(state), stream)
+        _write(out, stream.getvalue())
+    else:
+        weights = to_gpt2(state.config, layout_of(state.config).split(state.flat_P))
+        write_json(out / "isoloss_tokenizer.json", results.tokenizer())
+        _write(out / "model.safetensors", safetensors.torch.save(weights, metadata={"format": "pt"}))
+        write_json(out / "config.json", gpt2_config(state.config))
+
+
+def nanogpt_checkpoint(state: MemberState) -> dict[str, Any]:
+    """What nanoGPT's sample.py and `train.py --init_from=resume` read, in plain types and tensors.
+
+    train.py takes the model's shape, weights, AdamW state, step and best loss from it, but the schedule, batch size
+    and block size from its own command line; `config` holds those of the run under nanoGPT's names.
+    """
+    config, progress = state.config, state.progress
+    shape = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
+    return {
+        "model": to_nanogpt(config, _split(config, state.flat_P)),
+        "optimizer": _adamw_state(state),
+        "model_args": {name: getattr(config, name) for name in shape},
+        "iter_num": progress.step,
+        "best_val_loss": inf if progress.best_val_loss is None else progress.best_val_loss,
+        "config": {
+            **config.model_dump(),
+            "lr_decay_iters": config.decay_horizon,
+            "dtype": str(COMPUTE_DTYPES[config.precision]).removeprefix("torch."),
+            "dataset": nanogpt_dataset(config),
+        },
+    }
+
+
+def nanogpt_dataset(config: RunConfig) -> str:
+    """The folder under nanoGPT's data/ that holds, or should hold, the run's text: where sample.py seeks meta.pkl."""
+    fallback = f"{Path(config.corpus).stem}_{config.tokenizer}"
+    return NANOGPT_DATASETS.get((config.corpus, config.tokenizer), fallback)
+
+
+def gpt2_config(config: RunConfig) -> dict[str, Any]:
+    """The config.json of transformers' GPT2LMHeadModel; our vocabularies have no special tokens."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.block_size,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "activation_function": "gelu",  # exact; GPT-2's own is the tanh approximation
+        "layer_norm_epsilon": LN_EPS,
+        "initializer_range": INIT_STD,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+
+
+def _adamw_state(state: MemberState) -> dict[str, Any]:
+    """The state_dict of torch's AdamW over nanoGPT's two groups, as it stands before the run's next step.
+
+    A real AdamW writes it, so that it has every entry this torch expects.
+    """
+    config, progress = state.config, state.progress
+    weights, exp_avg, exp_avg_sq = (
+        _split(config, flat_P) for flat_P in (state.flat_P, state.exp_avg_P, state.exp_avg_sq_P)
+    )
+    names = nanogpt_order(config)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [weights[n] for n in names if weights[n].dim() >= 2], "weight_decay": config.weight_decay},
+            {"params": [weights[n] for n in names if weights[n].dim() < 2], "weight_decay": 0.0},
+        ],
+        lr=learning_rate(config, progress.step),
+        betas=(config.beta1, config.beta2),
+        eps=EPS,
+    )
+    for name in names:
+        optimizer.state[weights[name]] = {
+            "step": torch.tensor(float(progress.updates)),
+            "exp_avg": exp_avg[name],
+            "exp_avg_sq": exp_avg_sq[name],
+        }
+    return optimizer.state_dict()
+
+
+def _split(config: RunConfig, flat_P: Tensor) -> dict[str, Tensor]:
+    """Named tensors that own their memory, so that whoever takes one out of the file does not carry all along."""
+    return {name: tensor.clone() for name, tensor in layout_of(config).split(flat_P).items()}
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file. The serialisers fill memory first, as their own writing hides why the disk refused."""
+
+    def fill(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_atomically(path, fill)

@@ -1,0 +1,143 @@
+"""Local worker processes: one single-threaded process a core, each living as long as the study."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import cast
+
+from isoloss.execution.plan import Stack
+from isoloss.execution.worker import Emit, Event, Workplace, train_stack, write_failed
+from isoloss.spec.identity import run_id
+
+POLL_S = 0.2
+STOP_TIMEOUT_S = 10.0
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    stack: Stack | None = None
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Trains each stack in a worker process of its own, `workers` at a time."""
+
+    workers: int
+
+    def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
+        """Hand out the stacks in order, the next one to whoever is free."""
+        waiting = deque(stacks)
+        pool = [_start(place) for _ in range(min(self.workers, len(stacks)))]
+        try:
+            while not should_stop():
+                for index, worker in enumerate(pool):
+                    if not worker.process.is_alive():
+                        _bury(worker, place, emit)
+                        pool[index] = worker = _start(place) if waiting else worker
+                    if worker.stack is None and waiting and worker.process.is_alive():
+                        worker.stack = waiting.popleft()
+                        worker.pipe.send(worker.stack)
+                if not waiting and all(worker.stack is None for worker in pool):
+                    break
+                _listen(pool, emit)
+            _stop(pool, emit)
+        finally:
+            for worker in pool:
+                worker.process.kill()
+                worker.process.join()
+                worker.pipe.close()
+
+
+def _start(place: Workplace) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, place), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _listen(pool: Sequence[_Worker], emit: Emit) -> None:
+    """Pass on what workers say; None from a worker means that its stack has ended."""
+    busy = {worker.pipe: worker for worker in pool if worker.stack is not None}
+    for ready in wait([*busy, *(worker.process.sentinel for worker in busy.values())], timeout=POLL_S):
+        if not isinstance(ready, Connection):
+            continue
+        try:
+            event = cast("Event | None", ready.recv())
+        except (EOFError, ConnectionResetError):
+            continue  # its process has died: the next round buries it
+        if event is None:
+            busy[ready].stack = None
+        else:
+            emit(event)
+
+
+def _bury(worker: _Worker, place: Workplace, emit: Emit) -> None:
+    """A worker died: its runs have failed, whatever they were doing."""
+    if worker.stack is None:
+        return
+    while _pending(worker.pipe):
+        try:
+            event = cast("Event | None", worker.pipe.recv())
+        except (EOFError, ConnectionResetError):
+            break
+        if event is None:
+            worker.stack = None
+            return
+        emit(event)
+    worker.process.join()
+    reason = f"its worker process died with exit code {worker.process.exitcode}"
+    for config in worker.stack:
+        write_failed(place.study.run(run_id(config)), reason)
+        emit(Event(run_id(config), "failed", 0, reason=reason))
+    worker.stack = None
+
+
+def _pending(pipe: Connection) -> bool:
+    try:
+        return pipe.poll()
+    except (BrokenPipeError, OSError):
+        return False
+
+
+def _stop(pool: Sequence[_Worker], emit: Emit) -> None:
+    """Ask every worker to save and leave, and hear its last words."""
+    for worker in pool:
+        if worker.process.is_alive():
+            worker.pipe.send(None)
+    while any(worker.stack is not None and worker.process.is_alive() for worker in pool):
+        _listen(pool, emit)
+    for worker in pool:
+        worker.process.join(STOP_TIMEOUT_S)
+
+
+def _work(pipe: Connection, place: Workplace) -> None:
+    """A worker's life: take a stack, train it, say so; leave when told to or when the coordinator is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    import torch  # only here: the coordinator's start must not wait for the workers' imports
+
+    torch.set_num_threads(1)
+    try:
+        while (configs := cast("Stack | None", pipe.recv())) is not None:
+            # Whatever arrives while a stack trains, the coordinator's death too, means: save and stop.
+            train_stack(place, configs, lambda event: _tell(pipe, event), should_stop=pipe.poll)
+            _tell(pipe, None)
+    except EOFError:
+        return
+
+
+def _tell(pipe: Connection, event: Event | None) -> None:
+    """Send to the coordinator; when it is gone there is nobody to tell, and the run is safe without."""
+    with suppress(BrokenPipeError):
+        pipe.send(event)

@@ -1,0 +1,41 @@
+"""Text from trained runs: for the sample verb, and kept with the best runs for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict
+from isoloss.files import write_text
+from isoloss.model.generate import Sampling, generate
+from isoloss.model.parameters import Parameters, layout_of
+from isoloss.store.layout import RunPaths
+from isoloss.store.tables import StudyResults
+from isoloss.training.checkpoint import load
+
+REPORT_PROMPTS = ("ROMEO:", "JULIET:", "NURSE:")
+REPORT_SAMPLING = Sampling(length=200)
+REPORT_RUNS = 2
+
+
+def sample_run(run: RunPaths, tokenizer: Tokenizer, prompt: str, sampling: Sampling, device: torch.device) -> list[str]:
+    """Samples from a run's best checkpoint, each beginning with the prompt.
+
+    Raises ConfigError for a prompt the vocabulary cannot spell, StoreError or NumericsError for its checkpoint.
+    """
+    prompt_N = tokenizer.encode(prompt)
+    state = load(run.folder, "best")
+    parameters = Parameters(layout_of(state.config), state.flat_P[None].to(device), torch.float32)
+    return [prompt + tokenizer.decode(row) for row in generate(parameters, state.config, prompt_N, sampling)]
+
+
+def write_report_samples(results: StudyResults, runs: Sequence[RunPaths], device: torch.device) -> None:
+    """Keep samples for the report with each of the given runs; prompts the vocabulary cannot spell are left out."""
+    tokenizer = tokenizer_from_dict(results.tokenizer())
+    prompts = [
+        prompt for prompt in REPORT_PROMPTS if tokenizer.name == "byte" or set(prompt) <= set(tokenizer.characters)
+    ]
+    for run in runs:
+        texts = [text for prompt in prompts for text in sample_run(run, tokenizer, prompt, REPORT_SAMPLING, device)]
+        write_text(run.samples, "\n\n---\n\n".join(texts) + "\n")

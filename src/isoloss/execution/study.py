@@ -1,0 +1,214 @@
+"""run_study: from a study to a directory of trained runs, from wherever it was left."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+
+from isoloss.data.tokens import Tokens, check_length, prepare
+from isoloss.errors import ConfigError, Interrupted, StoreError
+from isoloss.execution.executor import Executor, Inline, Listener, Quiet
+from isoloss.execution.plan import Stack, is_missing, plan_stacks
+from isoloss.execution.processes import Processes
+from isoloss.execution.samples import REPORT_RUNS, write_report_samples
+from isoloss.execution.worker import Workplace
+from isoloss.files import explained, write_json, write_text
+from isoloss.spec.compute import training_memory_bytes
+from isoloss.spec.config import RunConfig
+from isoloss.spec.identity import run_id
+from isoloss.spec.study import Study
+from isoloss.spec.studyfile import dump_study, parse_study
+from isoloss.store.layout import StudyPaths
+from isoloss.store.run import create_run
+from isoloss.store.tables import StudyResults, write_summary
+from isoloss.training.device import describe, resolve_device, resolve_precision
+from isoloss.training.distributed import Ranks
+
+STACK_MEMORY_SHARE = 0.6
+"""Share of an accelerator's memory the members of one stack may take by estimate."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to execute a study; nothing here changes what is computed, but for `precision` where the study has none.
+
+    `workers` None is one process a core on a CPU; `stack` None is one run a stack on a CPU and as many as fit on
+    an accelerator.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int | None = None
+    stack: int | None = None
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "stack"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name} {value}: at least 1 is needed", (name,))
+
+
+def resolve_study(study: Study, options: RunOptions) -> tuple[Study, torch.device]:
+    """The study with its precision settled for a device of this machine. Raises ConfigError."""
+    device = resolve_device(options.device)
+    stated = study.factors.get("precision", (study.base["precision"],) if "precision" in study.base else ())
+    for precision in stated:
+        resolve_precision(str(precision), device)
+    if stated and options.precision == "auto":
+        return study, device
+    return study.with_settings({"precision": resolve_precision(options.precision, device)}), device
+
+
+def run_study(
+    study: Study,
+    out: str | Path | None = None,
+    options: RunOptions | None = None,
+    *,
+    listener: Listener | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
+) -> StudyResults:
+    """Train every run of a study that is not finished yet, write the summary, and return the directory, read.
+
+    Everything is checked before anything trains: raises ConfigError, CorpusError or StoreError. Raises Interrupted
+    once should_stop() is true and all state is saved. Runs that fail or diverge are no exception: see `status`.
+    """
+    options, listener, ranks = options or RunOptions(), listener or Quiet(), ranks or Ranks()
+    study, device = resolve_study(study, options)
+    paths = StudyPaths(Path(out) if out is not None else Path("results") / study.name)
+    if ranks.rank:
+        ranks.barrier()
+    tokens = prepare(study.corpus, study.tokenizer, offline=options.offline, say=listener.say)
+    results = StudyResults(paths, study, tokens.facts)
+    for config in results.configs:
+        check_length(config, tokens)
+        ranks.rows(config)
+    place = Workplace(paths, tokens.folder, device)
+    if ranks.rank:
+        ranks.barrier()
+        Inline(ranks).run(plan_stacks(results, 1), place, listener.emit, should_stop)
+        return results
+    with _exclusively(paths):
+        _open_directory(results, tokens, device)
+        ranks.barrier()
+        listener.begin(results.configs, list(study.factors))
+        stacks = plan_stacks(results, _stack_width(options, results.configs, device))
+        executor = _executor(options, stacks, device, ranks, listener.say)
+        executor.run(stacks, place, listener.emit, should_stop)
+        stopped = should_stop() and any(is_missing(results, config) for config in results.configs)
+        if not stopped:
+            _write_samples(results, device)
+        write_summary(results)
+    if stopped:
+        raise Interrupted("stopped; everything so far is saved, the same command continues")
+    return results
+
+
+def _exclusively(paths: StudyPaths) -> filelock.BaseFileLock:
+    with explained(paths.folder):
+        paths.folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(paths.lock)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise StoreError(
+                f"{paths.folder} is in use by another isoloss; wait for it or choose another --out"
+            ) from error
+    return lock
+
+
+def _open_directory(results: StudyResults, tokens: Tokens, device: torch.device) -> None:
+    """Write what describes the study, or check that the directory was started with this very study."""
+    paths = results.paths
+    if paths.study.exists():
+        _check_unchanged(paths, results)
+    else:
+        write_json(
+            paths.tokenizer,
+            {
+                **tokens.tokenizer.as_dict(),
+                "corpus": results.study.corpus,
+                "corpus_sha256": tokens.sha256,
+                "vocab_size": tokens.tokenizer.vocab_size,
+                "train_tokens": len(tokens.train_N),
+                "val_tokens": len(tokens.val_M),
+            },
+        )
+        for config in results.configs:
+            create_run(paths.run(run_id(config)), config)
+        write_text(paths.study, dump_study(results.study))
+    write_json(paths.provenance, _provenance(device))
+
+
+def _check_unchanged(paths: StudyPaths, results: StudyResults) -> None:
+    started, study = parse_study(paths.study.read_text(encoding="utf-8"), str(paths.study)), results.study
+    for key in ("corpus", "tokenizer", "base", "factors", "seeds"):
+        before, after = getattr(started, key), getattr(study, key)
+        if before != after:
+            raise ConfigError(
+                f"{paths.folder} was started with another study: {key} was {_short(before)}, is now {_short(after)}; "
+                "choose another --out or put it back"
+            )
+    known = StudyResults(paths, started, results.facts).tokenizer()["corpus_sha256"]
+    if known != results.facts.sha256:
+        raise ConfigError(f"the text '{study.corpus}' changed since {paths.folder} was started; choose another --out")
+
+
+def _short(value: Any) -> str:
+    text = str(dict(value) if hasattr(value, "items") else list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _provenance(device: torch.device) -> dict[str, Any]:
+    packages = ("isoloss", "torch", "numpy", "polars", "safetensors")
+    return {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "machine": {**describe(device).as_dict(), "cores": available_cores()},
+    }
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _stack_width(options: RunOptions, configs: Sequence[RunConfig], device: torch.device) -> int:
+    if options.stack is not None:
+        return options.stack
+    if device.type != "cuda":
+        return 1
+    memory = torch.cuda.get_device_properties(device).total_memory * STACK_MEMORY_SHARE
+    return max(1, int(memory // max(training_memory_bytes(config) for config in configs)))
+
+
+def _executor(
+    options: RunOptions, stacks: Sequence[Stack], device: torch.device, ranks: Ranks, say: Callable[[str], None]
+) -> Executor:
+    """Processes on a CPU, in this process on an accelerator, for a lone run or for several ranks."""
+    cores = available_cores()
+    workers = options.workers or (cores if device.type == "cpu" else 1)
+    if workers > cores:
+        say(f"--workers {workers} on {cores} cores: workers will wait for each other")
+    if ranks.world > 1 or device.type != "cpu" or (len(stacks) == 1 and options.workers is None):
+        return Inline(ranks)
+    if len(stacks) < workers:
+        say(
+            f"{len(stacks)} runs are left for {workers} workers: {workers - len(stacks)} stay idle, a run uses one core"
+        )
+    return Processes(workers)
+
+
+def _write_samples(results: StudyResults, device: torch.device) -> None:
+    ranked = results.summary().drop_nulls("best_val_loss").sort("best_val_loss")
+    best = [results.paths.run(run) for run in ranked["run_id"].head(REPORT_RUNS)]
+    write_report_samples(results, [run for run in best if not run.samples.exists()], device)

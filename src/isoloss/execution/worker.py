@@ -1,0 +1,220 @@
+"""Train one stack into the store, from wherever its runs were left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import torch
+
+from isoloss.data.tokens import Tokens, open_tokens
+from isoloss.errors import IsolossError, NumericsError, StoreError
+from isoloss.execution.plan import Stack
+from isoloss.files import explained
+from isoloss.spec.config import RunConfig
+from isoloss.spec.identity import run_id
+from isoloss.store.layout import RunPaths, StudyPaths
+from isoloss.store.run import RowWriter, RunStatus, create_run, cut_rows, write_status
+from isoloss.training import checkpoint
+from isoloss.training.device import describe, peak
+from isoloss.training.distributed import Ranks
+from isoloss.training.loop import EvalRow, StepRow, train
+from isoloss.training.state import MemberState, Progress, fresh, stack
+
+LOCK_TIMEOUT_S = 30.0
+"""How long a run's previous writer, orphaned by a kill, is given to notice and let go."""
+
+EMIT_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker tells of one run: it started, is on its way, or ended in a state."""
+
+    run_id: str
+    kind: Literal["running", "done", "failed", "diverged", "stopped"]
+    step: int
+    loss: float | None = None
+    tokens_per_s: float | None = None
+    reason: str = ""
+
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What every stack of a study shares: where to write, what to read, where to compute."""
+
+    study: StudyPaths
+    tokens_folder: Path
+    device: torch.device
+
+
+class RunRecorder:
+    """One run's observer: rows to its files, checkpoints beside them, events to the coordinator."""
+
+    def __init__(self, paths: RunPaths, config: RunConfig, provenance: Mapping[str, Any], emit: Emit) -> None:
+        self._paths, self._id, self._provenance, self._emit = paths, run_id(config), provenance, emit
+        self._metrics, self._evals = RowWriter(paths.metrics), RowWriter(paths.evals)
+        self._emitted = 0.0
+        self.ended = False
+
+    def step(self, row: StepRow) -> None:
+        """Append to metrics.jsonl and now and then tell the coordinator."""
+        self._metrics.write(asdict(row))
+        if time.monotonic() - self._emitted > EMIT_INTERVAL_S:
+            self._emit(Event(self._id, "running", row.step + 1, row.loss, row.tokens_per_s))
+            self._emitted = time.monotonic()
+
+    def evaluation(self, row: EvalRow) -> None:
+        """Append to evals.jsonl."""
+        self._evals.write(asdict(row))
+
+    def checkpoint(self, state: MemberState) -> None:
+        """Save the state, once the rows that led to it are on the disk."""
+        self._metrics.sync()
+        self._evals.sync()
+        checkpoint.save_last(self._paths.folder, state)
+
+    def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
+        """Close the run."""
+        self.close()
+        checkpoint.drop_previous(self._paths.folder)
+        self.status(outcome, progress, reason)
+        self._emit(Event(self._id, outcome, progress.step, progress.best_val_loss, reason=reason))
+        self.ended = True
+
+    def status(self, state: Literal["pending", "running", "done", "diverged"], progress: Progress, reason: str) -> None:
+        """Replace status.json."""
+        times = {"train": progress.train_time_s, "eval": progress.eval_time_s, "checkpoint": progress.checkpoint_time_s}
+        write_status(self._paths, RunStatus(state, reason, times, self._provenance))
+
+    def close(self) -> None:
+        """Let go of the row files."""
+        self._metrics.sync()
+        self._evals.sync()
+        self._metrics.close()
+        self._evals.close()
+
+
+class Silent:
+    """The observer of ranks that keep no record."""
+
+    def step(self, row: StepRow) -> None: ...  # noqa: D102
+    def evaluation(self, row: EvalRow) -> None: ...  # noqa: D102
+    def checkpoint(self, state: MemberState) -> None: ...  # noqa: D102
+    def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None: ...  # noqa: D102
+
+
+def train_stack(
+    place: Workplace,
+    configs: Stack,
+    emit: Emit = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
+) -> None:
+    """Train runs to their ends, or until told to stop; each leaves its files and a status.
+
+    What goes wrong fails these runs with their reason, and is no exception of the caller's.
+    """
+    ranks = ranks or Ranks()
+    recorders: dict[str, RunRecorder] = {}
+    try:
+        with ExitStack() as held:
+            tokens = open_tokens(place.tokens_folder)
+            if ranks.rank == 0:
+                for config in configs:
+                    held.enter_context(_locked(place.study.run(run_id(config))))
+            _train_locked(place, configs, tokens, recorders, emit, should_stop, ranks)
+    except (IsolossError, RuntimeError, MemoryError, OSError) as error:
+        if ranks.world > 1:
+            raise
+        _fail(place, [c for c in configs if not _has_ended(recorders, c)], error, emit)
+
+
+def _train_locked(
+    place: Workplace,
+    configs: Stack,
+    tokens: Tokens,
+    recorders: dict[str, RunRecorder],
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    ranks: Ranks,
+) -> None:
+    states = [_resume(place.study.run(run_id(config)), config) for config in configs]
+    ranks.barrier()
+    if ranks.rank:
+        train(stack(states, place.device), tokens, lambda config: Silent(), ranks=ranks, should_stop=should_stop)
+        return
+    provenance = {**describe(place.device).as_dict(), "stack_width": len(configs), "ranks": ranks.world}
+    for state in states:
+        measured = peak(place.device, state.config.precision, torch.get_num_threads())
+        recorder = _open_recorder(place, state, {**provenance, "peak": asdict(measured)}, emit)
+        recorders[run_id(state.config)] = recorder
+    stacked = stack(states, place.device)
+    if not train(stacked, tokens, lambda c: recorders[run_id(c)], ranks=ranks, should_stop=should_stop):
+        for config, progress in zip(stacked.members, stacked.progress, strict=True):
+            recorder = recorders[run_id(config)]
+            recorder.close()
+            recorder.status("pending", progress, f"stopped at step {progress.step}; the same command continues")
+            emit(Event(run_id(config), "stopped", progress.step))
+
+
+def _resume(paths: RunPaths, config: RunConfig) -> MemberState:
+    state = checkpoint.load_resumable(paths.folder) if paths.folder.exists() else None
+    if state is None:
+        return fresh(config)
+    if run_id(state.config) != run_id(config):
+        raise NumericsError(f"{paths.folder}: its checkpoint belongs to run {run_id(state.config)}")
+    return state
+
+
+def _open_recorder(place: Workplace, state: MemberState, provenance: Mapping[str, Any], emit: Emit) -> RunRecorder:
+    """Bring a run's rows back to where its state is, and open it for writing."""
+    paths, progress = place.study.run(run_id(state.config)), state.progress
+    create_run(paths, state.config)
+    cut_rows(paths.metrics, progress.step - 1)
+    cut_rows(paths.evals, progress.evaluated_step)
+    if progress.step:
+        checkpoint.promote_best(paths.folder, state)
+    recorder = RunRecorder(paths, state.config, provenance, emit)
+    recorder.status("running", progress, "")
+    emit(Event(run_id(state.config), "running", progress.step))
+    return recorder
+
+
+def _locked(paths: RunPaths) -> filelock.BaseFileLock:
+    with explained(paths.folder):
+        paths.folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(paths.lock)
+    try:
+        lock.acquire(timeout=LOCK_TIMEOUT_S)
+    except filelock.Timeout as error:
+        raise StoreError(f"{paths.folder} is being written by another process") from error
+    return lock
+
+
+def _has_ended(recorders: Mapping[str, RunRecorder], config: RunConfig) -> bool:
+    recorder = recorders.get(run_id(config))
+    return recorder is not None and recorder.ended
+
+
+def _fail(place: Workplace, configs: list[RunConfig], error: BaseException, emit: Emit) -> None:
+    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    for config in configs:
+        write_failed(place.study.run(run_id(config)), reason)
+        emit(Event(run_id(config), "failed", 0, reason=reason))
+
+
+def write_failed(paths: RunPaths, reason: str) -> None:
+    """Mark a run failed, as far as the disk still allows."""
+    try:
+        write_status(paths, RunStatus("failed", reason))
+    except StoreError:
+        return

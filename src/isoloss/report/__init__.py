@@ -1,0 +1,1 @@
+"""From a study directory to a page and figures."""

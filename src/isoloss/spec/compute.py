@@ -1,0 +1,68 @@
+"""Parameters, FLOPs, tokens, disk and memory of a run, from its configuration alone."""
+
+from __future__ import annotations
+
+from isoloss.spec.config import RunConfig
+
+
+def params_non_embedding(config: RunConfig) -> int:
+    """Non-embedding parameters: blocks and final norm, without token and position embeddings (the head is tied)."""
+    width = config.n_embd
+    vectors_a_block = 2 * width + (11 * width if config.bias else 0)
+    final_norm = width * (2 if config.bias else 1)
+    return config.n_layer * (12 * width * width + vectors_a_block) + final_norm
+
+
+def params_without_position(config: RunConfig) -> int:
+    """Parameters without position embeddings: the number nanoGPT prints."""
+    return params_non_embedding(config) + config.vocab_size * config.n_embd
+
+
+def params_total(config: RunConfig) -> int:
+    """All trained parameters; the tied head counts once, as the token embedding."""
+    return params_without_position(config) + config.block_size * config.n_embd
+
+
+def params_approx(config: RunConfig) -> int:
+    """The usual approximation 12·n_layer·n_embd² (Kaplan et al. 2020, section 2.1)."""
+    return 12 * config.n_layer * config.n_embd**2
+
+
+def tokens_per_step(config: RunConfig) -> int:
+    """Tokens one optimizer step sees."""
+    return config.gradient_accumulation_steps * config.batch_size * config.block_size
+
+
+def train_tokens(config: RunConfig) -> int:
+    """Tokens a whole run sees."""
+    return config.max_iters * tokens_per_step(config)
+
+
+def flops_per_token(config: RunConfig) -> int:
+    """Training FLOPs a token, forward and backward: 6N + 12·L·C·T (PaLM, appendix B), N without positions."""
+    return 6 * params_without_position(config) + 12 * config.n_layer * config.n_embd * config.block_size
+
+
+def train_flops(config: RunConfig) -> int:
+    """Training FLOPs of a whole run, evaluation apart."""
+    return train_tokens(config) * flops_per_token(config)
+
+
+def evaluation_steps(config: RunConfig) -> list[int]:
+    """Steps at which a run is evaluated: 0, every eval_interval, and the end."""
+    return [*range(0, config.max_iters, config.eval_interval), config.max_iters]
+
+
+def checkpoint_bytes(config: RunConfig) -> int:
+    """Size of one checkpoint: weights and two AdamW moments in fp32."""
+    return 3 * 4 * params_total(config)
+
+
+def training_memory_bytes(config: RunConfig) -> int:
+    """Rough memory one member takes in training: state, gradients, shadow weights and saved activations.
+
+    Activations: per token and layer about 34·C + 5·H·T values (Korthikanti et al. 2022), at 4 bytes.
+    """
+    tokens = config.batch_size * config.block_size
+    per_token = config.n_layer * (34 * config.n_embd + 5 * config.n_head * config.block_size) + 4 * config.vocab_size
+    return 6 * 4 * params_total(config) + 4 * tokens * per_token

@@ -1,0 +1,31 @@
+"""run_id: a hash of what defines a run's result, and of nothing else.
+
+Device, worker count and stack packing are provenance; they are recorded with a run and never part of its name.
+"""
+
+from __future__ import annotations
+
+import json
+
+from isoloss.files import sha256_bytes
+from isoloss.spec.config import RunConfig
+
+IDENTITY_VERSION = 1
+"""Raised when the meaning of a configuration changes, so that old and new runs never share a name."""
+
+
+def canonical(config: RunConfig) -> str:
+    """The canonical form of a configuration: sorted JSON in which equal science is spelled equally.
+
+    The corpus counts by content, not by name, and lr_decay_iters by the horizon it stands for. Settings of the
+    evaluation mode that is not used do not count.
+    """
+    values = config.model_dump(exclude={"corpus"})
+    values["lr_decay_iters"] = config.decay_horizon if config.decay_lr else None
+    del values["eval_train_tokens" if config.eval == "sampled" else "eval_iters"]
+    return json.dumps({"isoloss": IDENTITY_VERSION, **values}, sort_keys=True, separators=(",", ":"))
+
+
+def run_id(config: RunConfig) -> str:
+    """Twelve hexadecimal digits naming a run by what it computes."""
+    return sha256_bytes(canonical(config).encode())[:12]

@@ -1,0 +1,83 @@
+"""A study directory on disk: where everything lies. Portable, and readable without isoloss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """The RunConfig."""
+        return self.folder / "config.json"
+
+    @property
+    def status(self) -> Path:
+        """pending, running, done, failed or diverged; reason and provenance."""
+        return self.folder / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One row a step."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def evals(self) -> Path:
+        """One row an evaluation."""
+        return self.folder / "evals.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Text the run's best checkpoint wrote, for the report."""
+        return self.folder / "samples.txt"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that writes this run."""
+        return self.folder / ".lock"
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """The files of one study."""
+
+    folder: Path
+
+    @property
+    def study(self) -> Path:
+        """The resolved study as it runs."""
+        return self.folder / "study.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Versions and machine of the last start."""
+        return self.folder / "provenance.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The vocabulary all runs share."""
+        return self.folder / "tokenizer.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that runs the study."""
+        return self.folder / ".lock"
+
+    @property
+    def report(self) -> Path:
+        """The report's page; its figures lie beside it."""
+        return self.folder / "report" / "index.html"
+
+    def summary(self, suffix: str) -> Path:
+        """The summary table as csv or parquet."""
+        return self.folder / f"summary.{suffix}"
+
+    def run(self, run_id: str) -> RunPaths:
+        """The files of one run."""
+        return RunPaths(self.folder / "runs" / run_id)

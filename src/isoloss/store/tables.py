@@ -1,0 +1,164 @@
+"""Study directories as data frames. Everything here is rebuilt from the runs' own files at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from isoloss.errors import StoreError
+from isoloss.files import read_json, write_atomically
+from isoloss.spec import compute
+from isoloss.spec.config import RunConfig
+from isoloss.spec.identity import run_id
+from isoloss.spec.study import DataFacts, Study
+from isoloss.spec.studyfile import parse_study
+from isoloss.store.layout import RunPaths, StudyPaths
+from isoloss.store.run import RunStatus, read_rows, read_status
+
+METRICS_SCHEMA: dict[str, pl.DataType] = {
+    "step": pl.Int64(),
+    "loss": pl.Float64(),
+    "lr": pl.Float64(),
+    "grad_norm": pl.Float64(),
+    "step_time_s": pl.Float64(),
+    "tokens_per_s": pl.Float64(),
+    "mfu": pl.Float64(),
+    "mfu_a100": pl.Float64(),
+}
+EVALS_SCHEMA: dict[str, pl.DataType] = {
+    "step": pl.Int64(),
+    "train_loss": pl.Float64(),
+    "val_loss": pl.Float64(),
+    "eval_time_s": pl.Float64(),
+}
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study directory, read."""
+
+    paths: StudyPaths
+    study: Study
+    facts: DataFacts
+
+    @property
+    def configs(self) -> list[RunConfig]:
+        """Every run the study consists of, trained or not."""
+        return self.study.expand(self.facts)
+
+    def summary(self) -> pl.DataFrame:
+        """One row a run, in the study's order; what a run has not measured is null."""
+        return pl.DataFrame([self._summary_row(config) for config in self.configs], infer_schema_length=None)
+
+    def metrics(self, run: str) -> pl.DataFrame:
+        """The per-step record of one run."""
+        return _frame(self.paths.run(run).metrics, METRICS_SCHEMA)
+
+    def evals(self, run: str) -> pl.DataFrame:
+        """The evaluations of one run."""
+        return _frame(self.paths.run(run).evals, EVALS_SCHEMA)
+
+    def status(self, run: str) -> RunStatus:
+        """Where one run stands."""
+        return read_status(self.paths.run(run))
+
+    def samples(self, run: str) -> str | None:
+        """Text one run wrote, if it was asked to."""
+        path = self.paths.run(run).samples
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def provenance(self) -> dict[str, Any]:
+        """Versions and machine of the study's last start."""
+        return read_json(self.paths.provenance)
+
+    def tokenizer(self) -> dict[str, Any]:
+        """The vocabulary as written by the tokenizer, with the corpus's sizes."""
+        return read_json(self.paths.tokenizer)
+
+    def _summary_row(self, config: RunConfig) -> dict[str, Any]:
+        paths = self.paths.run(run_id(config))
+        status = read_status(paths)
+        times = status.times_s
+        return {
+            "run_id": run_id(config),
+            "seed": config.seed,
+            **{factor: getattr(config, factor) for factor in self.study.factors},
+            "params_total": compute.params_total(config),
+            "params_without_position": compute.params_without_position(config),
+            "params_non_embedding": compute.params_non_embedding(config),
+            "params_approx": compute.params_approx(config),
+            "train_tokens": compute.train_tokens(config),
+            "train_flops": compute.train_flops(config),
+            **_eval_columns(self.evals(run_id(config))),
+            **_speed_columns(self.metrics(run_id(config))),
+            "train_time_s": times.get("train"),
+            "eval_time_s": times.get("eval"),
+            "checkpoint_time_s": times.get("checkpoint"),
+            "wall_time_s": sum(times.values()) if times else None,
+            "status": status.state,
+        }
+
+
+def load_study(folder: str | Path) -> StudyResults:
+    """Read a study directory. Raises StoreError when it is none."""
+    paths = StudyPaths(Path(folder))
+    if not paths.study.exists():
+        raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
+    study = parse_study(paths.study.read_text(encoding="utf-8"), str(paths.study))
+    tokenizer = read_json(paths.tokenizer)
+    return StudyResults(paths, study, DataFacts(str(tokenizer["corpus_sha256"]), int(tokenizer["vocab_size"])))
+
+
+def write_summary(results: StudyResults) -> pl.DataFrame:
+    """Write summary.csv and summary.parquet and return the table. Raises StoreError."""
+    table = results.summary()
+    write_atomically(results.paths.summary("csv"), lambda temporary: table.write_csv(temporary))
+    write_atomically(results.paths.summary("parquet"), lambda temporary: table.write_parquet(temporary))
+    return table
+
+
+def find_run(results: StudyResults, reference: str | None) -> RunPaths:
+    """A run by id or unambiguous prefix; None means the best by validation loss. Raises StoreError."""
+    table = results.summary()
+    if reference is None:
+        ranked = table.drop_nulls("best_val_loss").sort("best_val_loss")
+        if ranked.is_empty():
+            raise StoreError(f"no run of {results.paths.folder} has been evaluated yet")
+        return results.paths.run(ranked["run_id"][0])
+    found = [run for run in table["run_id"] if run.startswith(reference)]
+    if len(found) != 1:
+        which = "no run" if not found else f"{len(found)} runs"
+        raise StoreError(f"{which} of {results.paths.folder} match '{reference}'; see summary.csv")
+    return results.paths.run(found[0])
+
+
+def _frame(path: Path, schema: dict[str, pl.DataType]) -> pl.DataFrame:
+    return pl.DataFrame(list(read_rows(path)), schema=schema)
+
+
+def _eval_columns(evals: pl.DataFrame) -> dict[str, Any]:
+    """Losses of one run; best is the lowest validation loss, final the last evaluation."""
+    ranked = evals.drop_nulls("val_loss").sort("val_loss", "step")
+    best: dict[str, Any] = ranked.row(0, named=True) if len(ranked) else {}
+    final: dict[str, Any] = evals.row(-1, named=True) if len(evals) else {}
+    return {
+        "best_val_loss": best.get("val_loss"),
+        "best_step": best.get("step"),
+        "final_val_loss": final.get("val_loss"),
+        "final_train_loss": final.get("train_loss"),
+    }
+
+
+def _speed_columns(metrics: pl.DataFrame) -> dict[str, Any]:
+    """Medians over the steps of one run, so that a slow first step or a busy moment does not count."""
+    median: Callable[[str], Any] = lambda column: metrics[column].median()
+    return {
+        "median_step_time_s": median("step_time_s"),
+        "tokens_per_s": median("tokens_per_s"),
+        "mfu": median("mfu"),
+        "mfu_a100": median("mfu_a100"),
+    }

@@ -1,0 +1,116 @@
+"""Checkpoints: a run's whole state in safetensors with a JSON side-car, verified, and never half written.
+
+A checkpoint is a pair `NAME.safetensors`, `NAME.json`; the side-car holds the tensors' SHA-256, so a pair torn by a
+crash between its two renames is recognised. Before `last` is replaced it is kept as `previous`, so that at every
+instant one pair is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from isoloss.errors import NumericsError, StoreError
+from isoloss.files import explained, read_json, sha256_file, write_atomically, write_json
+from isoloss.model.parameters import layout_of
+from isoloss.spec.config import make_config
+from isoloss.spec.identity import run_id
+from isoloss.training.state import MemberState, Progress
+
+FORMAT_VERSION = 1
+PARTS = {"model": "flat_P", "exp_avg": "exp_avg_P", "exp_avg_sq": "exp_avg_sq_P"}
+"""Prefix of tensor names in the file, and the field of MemberState it holds."""
+
+
+def save_last(folder: Path, state: MemberState) -> None:
+    """Make `state` the run's `last` checkpoint and, if it is the best so far, its `best`. Raises StoreError."""
+    if (folder / "last.json").exists():
+        _link(folder, "last", "previous")
+    _save(folder, "last", state)
+    promote_best(folder, state)
+
+
+def promote_best(folder: Path, state: MemberState) -> None:
+    """Let `best` be the `last` just written, where it is the best so far. Raises StoreError."""
+    if state.progress.best_step == state.progress.step == state.progress.evaluated_step:
+        _link(folder, "last", "best")
+
+
+def drop_previous(folder: Path) -> None:
+    """Remove the safety copy of a run that has ended."""
+    for suffix in (".json", ".safetensors"):
+        (folder / f"previous{suffix}").unlink(missing_ok=True)
+
+
+def load_resumable(folder: Path) -> MemberState | None:
+    """The state to continue from: `last`, else `previous` where `last` is torn or damaged, else None.
+
+    Raises NumericsError when checkpoints exist and none is whole.
+    """
+    problems: list[str] = []
+    for name in ("last", "previous"):
+        if (folder / f"{name}.json").exists() or (folder / f"{name}.safetensors").exists():
+            try:
+                return load(folder, name)
+            except (NumericsError, StoreError) as error:
+                problems.append(str(error))
+    if problems:
+        raise NumericsError("; ".join(problems))
+    return None
+
+
+def load(folder: Path, name: str) -> MemberState:
+    """One checkpoint, verified against its side-car. Raises StoreError or NumericsError."""
+    tensors_path, car = folder / f"{name}.safetensors", read_json(folder / f"{name}.json")
+    if car.get("format_version") != FORMAT_VERSION:
+        raise NumericsError(f"{tensors_path}: checkpoint format {car.get('format_version')}, expected {FORMAT_VERSION}")
+    if not tensors_path.is_file() or sha256_file(tensors_path) != car.get("sha256"):
+        raise NumericsError(f"{tensors_path}: not the file its side-car describes (damaged or half written)")
+    try:
+        config, progress = make_config(car["config"]), Progress(**car["progress"])
+        tensors, layout = load_file(tensors_path), layout_of(config)
+        parts = {
+            field: layout.join({slot.name: tensors[f"{prefix}.{slot.name}"] for slot in layout.slots})
+            for prefix, field in PARTS.items()
+        }
+    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise NumericsError(f"{tensors_path}: not a checkpoint of this format: {error}") from error
+    return MemberState(config, progress, **parts)
+
+
+def _save(folder: Path, name: str, state: MemberState) -> None:
+    layout = layout_of(state.config)
+    tensors: dict[str, torch.Tensor] = {
+        f"{prefix}.{key}": tensor.contiguous()
+        for prefix, field in PARTS.items()
+        for key, tensor in layout.split(getattr(state, field).detach().cpu()).items()
+    }
+    path = folder / f"{name}.safetensors"
+    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+    car = {
+        "format_version": FORMAT_VERSION,
+        "sha256": sha256_file(path),
+        "run_id": run_id(state.config),
+        "config": state.config.model_dump(),
+        "progress": asdict(state.progress),
+    }
+    write_json(folder / f"{name}.json", car)
+
+
+def _link(folder: Path, source: str, target: str) -> None:
+    """Let checkpoint `target` be checkpoint `source`, by hard links where the file system has them."""
+    for suffix in (".safetensors", ".json"):
+        temporary = folder / f".{target}{suffix}.tmp"
+        with explained(temporary):
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(folder / f"{source}{suffix}", temporary)
+            except OSError:
+                shutil.copyfile(folder / f"{source}{suffix}", temporary)
+            temporary.replace(folder / f"{target}{suffix}")

@@ -1,0 +1,118 @@
+"""The whole training state: what a checkpoint holds, for one member and stacked for many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from isoloss.model.parameters import Layout, Parameters, init_flat, layout_of
+from isoloss.spec.config import RunConfig, shape_key
+from isoloss.spec.identity import run_id
+
+COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FIRST_LOSS_SCALE = 65536.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The scalars of one member's state.
+
+    `step` counts steps taken; `updates` those of them that changed the weights (fp16 skips on overflow).
+    `evaluated_step` is the last step whose evaluation is recorded, -1 before the first. Times are in seconds.
+    """
+
+    step: int = 0
+    updates: int = 0
+    evaluated_step: int = -1
+    best_val_loss: float | None = None
+    best_step: int | None = None
+    loss_scale: float = 1.0
+    steps_since_overflow: int = 0
+    train_time_s: float = 0.0
+    eval_time_s: float = 0.0
+    checkpoint_time_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class MemberState:
+    """One run at one step: weights and AdamW moments as flat fp32 tensors of shape [P], and its progress."""
+
+    config: RunConfig
+    progress: Progress
+    flat_P: Tensor
+    exp_avg_P: Tensor
+    exp_avg_sq_P: Tensor
+
+
+@dataclass
+class StackState:
+    """E runs of one shape at one step, those of equal n_head side by side."""
+
+    members: list[RunConfig]
+    progress: list[Progress]
+    parameters: Parameters
+    exp_avg_ExP: Tensor
+    exp_avg_sq_ExP: Tensor
+    grad_ExP: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.grad_ExP = torch.zeros_like(self.parameters.flat_ExP)
+
+    @property
+    def layout(self) -> Layout:
+        """Where the tensors lie in the flat order."""
+        return self.parameters.layout
+
+    @property
+    def step(self) -> int:
+        """Steps taken, the same for every member."""
+        return self.progress[0].step
+
+    def member(self, e: int) -> MemberState:
+        """A view of one member's state."""
+        return MemberState(
+            self.members[e], self.progress[e], self.parameters.flat_ExP[e], self.exp_avg_ExP[e], self.exp_avg_sq_ExP[e]
+        )
+
+    def keep(self, members: Sequence[int]) -> None:
+        """Shrink the stack to the given members, in their order."""
+        kept = [self.member(e) for e in members]
+        self.members = [state.config for state in kept]
+        self.progress = [state.progress for state in kept]
+        if not kept:
+            return
+        index = torch.tensor(members, device=self.exp_avg_ExP.device)
+        self.parameters = Parameters(self.layout, self.parameters.flat_ExP[index], self.parameters.compute_dtype)
+        self.exp_avg_ExP, self.exp_avg_sq_ExP = self.exp_avg_ExP[index], self.exp_avg_sq_ExP[index]
+        self.grad_ExP = self.grad_ExP[index]
+
+
+def fresh(config: RunConfig) -> MemberState:
+    """The state of a run before its first step."""
+    flat_P = init_flat(config)
+    scale = FIRST_LOSS_SCALE if config.precision == "fp16" else 1.0
+    return MemberState(config, Progress(loss_scale=scale), flat_P, torch.zeros_like(flat_P), torch.zeros_like(flat_P))
+
+
+def stack(states: Sequence[MemberState], device: torch.device) -> StackState:
+    """Stack members of one shape at one step on a device, ordered by n_head. Raises ValueError when they differ."""
+    if len({(shape_key(state.config), state.progress.step) for state in states}) != 1:
+        raise ValueError("members of a stack must share their shape and step")
+    if len({run_id(state.config) for state in states}) != len(states):
+        raise ValueError("members of a stack must be different runs")
+    states = sorted(states, key=lambda state: state.config.n_head)
+    config = states[0].config
+    flat_ExP, exp_avg_ExP, exp_avg_sq_ExP = (
+        torch.stack(tensors).to(device)
+        for tensors in zip(*((s.flat_P, s.exp_avg_P, s.exp_avg_sq_P) for s in states), strict=True)
+    )
+    return StackState(
+        [state.config for state in states],
+        [state.progress for state in states],
+        Parameters(layout_of(config), flat_ExP, COMPUTE_DTYPES[config.precision]),
+        exp_avg_ExP,
+        exp_avg_sq_ExP,
+    )

@@ -1,0 +1,50 @@
+"""An observer that keeps what it hears, and a way to train with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from isoloss.data.tokens import Tokens
+from isoloss.spec.config import RunConfig
+from isoloss.spec.identity import run_id
+from isoloss.training.loop import EvalRow, StepRow, train
+from isoloss.training.state import MemberState, Progress, fresh, stack
+
+
+@dataclass
+class Recording:
+    steps: list[StepRow] = field(default_factory=list)
+    evals: list[EvalRow] = field(default_factory=list)
+    kept: list[MemberState] = field(default_factory=list)
+    outcome: str = ""
+    reason: str = ""
+
+    def step(self, row: StepRow) -> None:
+        self.steps.append(row)
+
+    def evaluation(self, row: EvalRow) -> None:
+        self.evals.append(row)
+
+    def checkpoint(self, state: MemberState) -> None:
+        copies = (tensor.clone() for tensor in (state.flat_P, state.exp_avg_P, state.exp_avg_sq_P))
+        self.kept.append(MemberState(state.config, state.progress, *copies))
+
+    def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
+        self.outcome, self.reason = outcome, reason
+
+
+def recorded(
+    configs: Sequence[RunConfig],
+    tokens: Tokens,
+    states: Sequence[MemberState] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Recording]:
+    """Train the runs as one stack, from scratch or from states, and return what each did."""
+    recordings = {run_id(config): Recording() for config in configs}
+    stacked = stack(states or [fresh(config) for config in configs], torch.device("cpu"))
+    train(stacked, tokens, lambda config: recordings[run_id(config)], should_stop=should_stop)
+    return [recordings[run_id(config)] for config in configs]

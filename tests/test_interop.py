@@ -1,0 +1,242 @@
+"""Exported runs in other programs' hands: the same logits, and the same next step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from isoloss.data.batches import train_batch
+from isoloss.data.tokens import Tokens
+from isoloss.errors import ConfigError, NumericsError, StoreError
+from isoloss.execution.export import export_run, gpt2_config, nanogpt_checkpoint, nanogpt_dataset
+from isoloss.files import write_json
+from isoloss.model import gpt
+from isoloss.model.interop import nanogpt_order
+from isoloss.model.parameters import Parameters, init_flat, layout_of
+from isoloss.spec.config import RunConfig
+from isoloss.spec.identity import run_id
+from isoloss.spec.study import Study
+from isoloss.store.layout import RunPaths, StudyPaths
+from isoloss.store.tables import StudyResults
+from isoloss.training.checkpoint import save_last
+from isoloss.training.optimizer import adamw_step
+from isoloss.training.schedule import learning_rate
+from isoloss.training.state import MemberState, Progress
+from tests.recording import recorded
+from tests.reference import ReferenceGPT, reference_rate
+
+TOLERANCE = 1e-4
+SHAPES = [{"bias": False}, {"bias": True, "n_layer": 3, "n_head": 4}]
+Make = Callable[..., RunConfig]
+
+
+def trained(config: RunConfig) -> MemberState:
+    """A state in the middle of training: no bias is 0, no norm 1, no moment empty, and one step was skipped."""
+    draw = torch.Generator().manual_seed(0)
+    initial_P = init_flat(config)
+    noise_3xP = torch.randn(3, len(initial_P), generator=draw)
+    progress = Progress(step=12, updates=11, evaluated_step=12, best_val_loss=1.5, best_step=12)
+    return MemberState(config, progress, initial_P + 0.2 * noise_3xP[0], 0.1 * noise_3xP[1], noise_3xP[2] ** 2)
+
+
+def logits_of(state: MemberState, tokens_BxT: Tensor) -> Tensor:
+    parameters = Parameters(layout_of(state.config), state.flat_P[None], torch.float32)
+    with torch.no_grad():
+        return gpt.logits(parameters, [state.config], tokens_BxT[None])[0]
+
+
+def some_tokens(config: RunConfig) -> Tensor:
+    return torch.randint(config.vocab_size, (3, config.block_size), generator=torch.Generator().manual_seed(1))
+
+
+def resumed(config: RunConfig, saved: dict[str, Any]) -> tuple[ReferenceGPT, torch.optim.AdamW]:
+    """A plain model and its optimizer as nanoGPT takes them up."""
+    model = ReferenceGPT(config)
+    model.load_state_dict(saved["model"], strict=False)
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    # All hyperparameters are wrong here, so that they must come from the checkpoint.
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 9.0}, {"params": others}], lr=9.0)
+    optimizer.load_state_dict(saved["optimizer"])
+    return model, optimizer
+
+
+@pytest.fixture
+def stored(tokens: Tokens, tmp_path: Path) -> Callable[[MemberState], tuple[StudyResults, RunPaths]]:
+    """Puts a state into a study directory."""
+
+    def store(state: MemberState) -> tuple[StudyResults, RunPaths]:
+        results = StudyResults(StudyPaths(tmp_path / "study"), Study("words", "words"), tokens.facts)
+        run = results.paths.run(run_id(state.config))
+        run.folder.mkdir(parents=True)
+        write_json(results.paths.tokenizer, {**tokens.tokenizer.as_dict(), "vocab_size": state.config.vocab_size})
+        save_last(run.folder, state)
+        return results, run
+
+    return store
+
+
+Stored = Callable[[MemberState], tuple[StudyResults, RunPaths]]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_transformers_computes_our_logits(make: Make, stored: Stored, tmp_path: Path, shape: dict[str, Any]) -> None:
+    from transformers import GPT2LMHeadModel  # slow to import, and needed here alone
+
+    state = trained(make(**shape))
+    export_run(*stored(state), "hf", tmp_path / "model")
+    loaded: Any = GPT2LMHeadModel.from_pretrained(tmp_path / "model", output_loading_info=True)
+    model, told = loaded
+    assert not any(told.values()), "keys missing, unexpected or of another shape"
+    tokens_BxT = some_tokens(state.config)
+    with torch.no_grad():
+        found = model(tokens_BxT).logits
+    torch.testing.assert_close(found, logits_of(state, tokens_BxT), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nanogpt_computes_our_logits(make: Make, stored: Stored, tmp_path: Path, shape: dict[str, Any]) -> None:
+    state = trained(make(**shape))
+    export_run(*stored(state), "nanogpt", tmp_path / "ckpt.pt")
+    saved = torch.load(tmp_path / "ckpt.pt", weights_only=True)
+    assert saved["model"]["lm_head.weight"].data_ptr() == saved["model"]["transformer.wte.weight"].data_ptr()
+    model = ReferenceGPT(state.config)
+    unmatched = model.load_state_dict(saved["model"], strict=False)
+    assert (unmatched.missing_keys, unmatched.unexpected_keys) == ([], ["lm_head.weight"])
+    tokens_BxT = some_tokens(state.config)
+    with torch.no_grad():
+        found = model(tokens_BxT)
+    torch.testing.assert_close(found, logits_of(state, tokens_BxT), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_optimizer_goes_on_as_ours_would(make: Make, shape: dict[str, Any]) -> None:
+    config = make(**shape, weight_decay=0.3, beta1=0.8, learning_rate=0.01)
+    state = trained(config)
+    saved = nanogpt_checkpoint(state)
+    grad_P = torch.randn(len(state.flat_P), generator=torch.Generator().manual_seed(2))
+
+    model, optimizer = resumed(config, saved)
+    gradients = layout_of(config).split(grad_P)
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradients[name.removeprefix("transformer.")].clone()
+    optimizer.step()
+
+    adamw_step(
+        state.flat_P[None],
+        grad_P[None],
+        state.exp_avg_P[None],
+        state.exp_avg_sq_P[None],
+        members=[config],
+        decay_end=layout_of(config).decay_end,
+        updates=[state.progress.updates],
+        rates=[learning_rate(config, state.progress.step)],
+        divisors_E=torch.ones(1),
+        skipped_E=torch.zeros(1),
+    )
+    weights = layout_of(config).split(state.flat_P)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), weights[name.removeprefix("transformer.")], msg=name)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_training_resumes_elsewhere_with_the_losses_it_has_here(make: Make, tokens: Tokens, bias: bool) -> None:
+    config = make(bias=bias, learning_rate=0.01, grad_clip=0.1)
+    [recording] = recorded([config], tokens)
+    [state] = [state for state in recording.kept if state.progress.step == 10]
+    saved = nanogpt_checkpoint(state)
+
+    model, optimizer = resumed(config, saved)
+    losses: list[float] = []
+    for step in range(saved["iter_num"], config.max_iters):
+        for group in optimizer.param_groups:
+            group["lr"] = reference_rate(config, step)
+        batch = train_batch(tokens.train_N, config.seed, step, 0, config.batch_size, config.block_size)
+        block = torch.from_numpy(batch)
+        loss = F.cross_entropy(model(block[:, :-1]).flatten(0, 1), block[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == pytest.approx([row.loss for row in recording.steps[10:]], rel=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_nanogpt_order_is_that_of_its_modules(make: Make, bias: bool) -> None:
+    config = make(bias=bias)
+    expected = [name.removeprefix("transformer.") for name, _ in ReferenceGPT(config).named_parameters()]
+    assert nanogpt_order(config) == expected
+
+
+def test_a_nanogpt_checkpoint_tells_where_training_stood(make: Make) -> None:
+    state = trained(make(dropout=0.1, precision="bf16"))
+    saved = nanogpt_checkpoint(state)
+    assert (saved["iter_num"], saved["best_val_loss"]) == (12, 1.5)
+    assert saved["optimizer"]["state"][0]["step"] == 11
+    assert {name: saved["model_args"][name] for name in ("n_embd", "dropout", "bias")} == {
+        "n_embd": 16,
+        "dropout": 0.1,
+        "bias": False,
+    }
+    assert (saved["config"]["lr_decay_iters"], saved["config"]["dtype"]) == (20, "bfloat16")
+    unevaluated = replace(state, progress=replace(state.progress, best_val_loss=None))
+    assert nanogpt_checkpoint(unevaluated)["best_val_loss"] == inf
+
+
+@pytest.mark.parametrize(
+    ("corpus", "tokenizer", "dataset"),
+    [
+        ("tinyshakespeare", "char", "shakespeare_char"),
+        ("tinyshakespeare", "byte", "tinyshakespeare_byte"),
+        ("texts/my poems.txt", "char", "my poems_char"),
+    ],
+)
+def test_a_text_is_a_folder_of_nanogpts_data(make: Make, corpus: str, tokenizer: str, dataset: str) -> None:
+    assert nanogpt_dataset(make(corpus=corpus, tokenizer=tokenizer)) == dataset
+
+
+def test_a_folder_for_transformers_carries_the_vocabulary(make: Make, stored: Stored, tmp_path: Path) -> None:
+    state = trained(make(dropout=0.1))
+    results, run = stored(state)
+    export_run(results, run, "hf", tmp_path / "new" / "model", "last")
+    assert sorted(path.name for path in (tmp_path / "new" / "model").iterdir()) == [
+        "config.json",
+        "isoloss_tokenizer.json",
+        "model.safetensors",
+    ]
+    vocabulary = (tmp_path / "new" / "model" / "isoloss_tokenizer.json").read_text(encoding="utf-8")
+    assert json.loads(vocabulary) == results.tokenizer()
+    with safe_open(tmp_path / "new" / "model" / "model.safetensors", "pt") as weights:
+        assert weights.metadata() == {"format": "pt"}, "older transformers insist"
+    told = gpt2_config(state.config)
+    assert [told[f"{place}_pdrop"] for place in ("embd", "attn", "resid")] == [0.1, 0.1, 0.1]
+
+
+def test_refusals_say_what_is_wrong(make: Make, stored: Stored, tmp_path: Path) -> None:
+    results, run = stored(trained(make()))
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(ConfigError, match="is a folder; nanoGPT reads one file"):
+        export_run(results, run, "nanogpt", tmp_path)
+    with pytest.raises(ConfigError, match="is a file; transformers reads a folder"):
+        export_run(results, run, "hf", file)
+    with pytest.raises(StoreError, match="cannot write"):
+        export_run(results, run, "nanogpt", file / "ckpt.pt")
+    with pytest.raises(StoreError, match="has no best checkpoint"):
+        export_run(results, results.paths.run("untrained"), "nanogpt", tmp_path / "ckpt.pt")
+    (run.folder / "best.safetensors").unlink()
+    with pytest.raises(NumericsError, match="damaged"):
+        export_run(results, run, "nanogpt", tmp_path / "ckpt.pt")
+    assert file.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "study"]

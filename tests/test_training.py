@@ -1,0 +1,157 @@
+"""The loop: resuming to the bit, stacks that shrink, divergence of one member, evaluation apart from training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.recording import Recording, recorded
+
+from isoloss.data.tokens import Tokens
+from isoloss.errors import NumericsError
+from isoloss.spec.config import RunConfig
+from isoloss.training import checkpoint
+from isoloss.training.schedule import learning_rate
+from isoloss.training.state import MemberState, fresh
+
+Make = Callable[..., RunConfig]
+
+
+def science(recording: Recording) -> list[tuple[float | None, float, float | None]]:
+    """What a run's rows say apart from the clock."""
+    return [(row.loss, row.lr, row.grad_norm) for row in recording.steps]
+
+
+def evaluations(recording: Recording) -> list[tuple[int, float | None, float | None]]:
+    return [(row.step, row.train_loss, row.val_loss) for row in recording.evals]
+
+
+def stop_after(calls: int) -> Callable[[], bool]:
+    remaining = iter([False] * calls)
+    return lambda: next(remaining, True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stop_step", [3, 10, 17])
+def test_a_stopped_run_continues_to_the_bit(
+    make: Make, tokens: Tokens, tmp_path: Path, precision: str, stop_step: int
+) -> None:
+    config = make(precision=precision, dropout=0.2, gradient_accumulation_steps=2)
+    [whole] = recorded([config], tokens)
+    [first] = recorded([config], tokens, should_stop=stop_after(stop_step))
+    assert first.outcome == "" and len(first.steps) == stop_step
+    checkpoint.save_last(tmp_path, first.kept[-1])
+    resumed = checkpoint.load_resumable(tmp_path)
+    assert resumed is not None
+    [second] = recorded([config], tokens, [resumed])
+    assert science(first) + science(second) == science(whole)
+    assert evaluations(first) + evaluations(second) == evaluations(whole)
+    assert torch.equal(second.kept[-1].flat_P, whole.kept[-1].flat_P)
+
+
+def test_dropout_members_agree_with_their_solo_runs_and_survive_shrinking(make: Make, tokens: Tokens) -> None:
+    members = [
+        make(n_head=4, dropout=0.3, max_iters=12, seed=5),
+        make(n_head=2, dropout=0.0, max_iters=25, seed=6),
+        make(n_head=4, dropout=0.1, max_iters=20, seed=5, learning_rate=3e-3),
+    ]
+    for config, stacked in zip(members, recorded(members, tokens), strict=True):
+        [solo] = recorded([config], tokens)
+        assert [row.loss for row in stacked.steps] == pytest.approx([row.loss for row in solo.steps], rel=1e-5)
+        assert [row.step for row in stacked.evals] == [row.step for row in solo.evals]
+
+
+def test_equal_seeds_see_equal_data_whatever_else_differs(make: Make, tokens: Tokens) -> None:
+    [plain] = recorded([make(max_iters=1)], tokens)
+    [other] = recorded([make(max_iters=1, n_head=4, learning_rate=1e-2, weight_decay=0.5)], tokens)
+    [reseeded] = recorded([make(max_iters=1, seed=1)], tokens)
+    first, same, different = (float(recording.steps[0].loss or 0.0) for recording in (plain, other, reseeded))
+    assert same == pytest.approx(first, abs=2e-3)  # same weights and data, heads alone differ at initialisation
+    assert different != pytest.approx(first, abs=2e-3)
+
+
+def test_one_diverging_member_leaves_the_others_as_they_were(make: Make, tokens: Tokens) -> None:
+    healthy = make(dropout=0.1)
+    wild = make(learning_rate=1e30, grad_clip=0.0, warmup_iters=0, seed=9)
+    [calm, lost] = recorded([healthy, wild], tokens)
+    [same_stack, _] = recorded([healthy, make(seed=9, max_iters=len(lost.steps))], tokens)
+    assert lost.outcome == "diverged"
+    assert lost.reason == f"loss is not finite at step {lost.steps[-1].step}"
+    assert lost.steps[-1].loss is None
+    assert calm.outcome == "done"
+    assert science(calm) == science(same_stack)
+
+
+def test_evaluation_never_touches_training(make: Make, tokens: Tokens) -> None:
+    [rare] = recorded([make(eval_interval=20, dropout=0.1)], tokens)
+    [often] = recorded([make(eval_interval=3, dropout=0.1)], tokens)
+    [sampled] = recorded([make(eval="sampled", eval_iters=3, dropout=0.1)], tokens)
+    assert science(rare) == science(often) == science(sampled)
+
+
+def test_training_learns(make: Make, tokens: Tokens) -> None:
+    [recording] = recorded([make(max_iters=150, learning_rate=1e-2, min_lr=1e-3)], tokens)
+    assert (recording.evals[-1].val_loss or 9) < 0.75 * (recording.evals[0].val_loss or 0)
+
+
+def test_fp16_scales_its_loss_and_skips_overflows(make: Make, tokens: Tokens) -> None:
+    config = make(precision="fp16")
+    state = fresh(config)
+    huge = replace(state, progress=replace(state.progress, loss_scale=2.0**120))
+    [recording] = recorded([config], tokens, [huge])
+    assert recording.steps[0].grad_norm is None
+    final = recording.kept[-1].progress
+    assert final.updates < final.step == 20
+    assert final.loss_scale < 2.0**120
+    [calm] = recorded([config], tokens)
+    [single] = recorded([make(precision="fp32")], tokens)
+    assert [row.loss for row in calm.steps] == pytest.approx([row.loss for row in single.steps], abs=0.02)
+
+
+def test_schedule_is_warm_up_then_cosine_then_constant(make: Make) -> None:
+    config = make(max_iters=100, warmup_iters=9, learning_rate=1.0, min_lr=0.1, lr_decay_iters=59)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 9) == pytest.approx(1.0)
+    assert learning_rate(config, 34) == pytest.approx(0.55)
+    assert learning_rate(config, 59) == learning_rate(config, 99) == pytest.approx(0.1)
+    assert learning_rate(make(decay_lr=False, learning_rate=0.5), 77) == 0.5
+    assert learning_rate(make(warmup_iters=50, lr_decay_iters=20, min_lr=0.1), 60) == pytest.approx(0.1)
+
+
+def saved(folder: Path, make: Make, tokens: Tokens) -> list[MemberState]:
+    [recording] = recorded([make()], tokens)
+    for state in recording.kept:
+        checkpoint.save_last(folder, state)
+    return recording.kept
+
+
+def test_best_and_last_are_kept_and_verified(make: Make, tokens: Tokens, tmp_path: Path) -> None:
+    states = saved(tmp_path, make, tokens)
+    last = checkpoint.load(tmp_path, "last")
+    best = checkpoint.load(tmp_path, "best")
+    assert last.progress == states[-1].progress
+    assert best.progress.step == last.progress.best_step
+    assert torch.equal(last.exp_avg_sq_P, states[-1].exp_avg_sq_P)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "torn"])
+def test_a_damaged_last_falls_back_to_the_previous(make: Make, tokens: Tokens, tmp_path: Path, damage: str) -> None:
+    states = saved(tmp_path, make, tokens)
+    path = tmp_path / "last.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-100] ^= 1
+    elif damage == "cut":
+        del content[-10:]
+    else:
+        (tmp_path / "last.json").unlink()
+    path.unlink()  # a new file: last may share its content with best
+    path.write_bytes(content)
+    resumed = checkpoint.load_resumable(tmp_path)
+    assert resumed is not None and resumed.progress.step == states[-2].progress.step
+    (tmp_path / "previous.json").write_text("{}")
+    with pytest.raises(NumericsError):
+        checkpoint.load_resumable(tmp_path)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.recording import Recording, recorded
-from tests.reference import reference_losses
 
 from isoloss.data.batches import train_batch
 from isoloss.data.tokens import Tokens
 from isoloss.spec.config import RunConfig
+from tests.recording import Recording, recorded
+from tests.reference import reference_losses
 
 TOLERANCE = 1e-5
 

@@ -149,7 +149,7 @@ def test_every_figure_is_on_the_page_and_beside_it(page: str, results: StudyResu
 
 def test_the_page_needs_nothing_from_elsewhere(page: str) -> None:
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=.https?:", page)
-    assert "vegaEmbed" in page or "data-spec" in page
+    assert page.count("<script") == 1 + len(FIGURES) + 1  # the figures' specifications and one script
 
 
 def test_text_from_the_study_and_the_runs_is_escaped(page: str) -> None:
@@ -177,8 +177,8 @@ def test_numbers_on_the_page_are_those_of_the_table(page: str, snapshot: Snapsho
 
 def test_what_a_run_did_not_measure_is_a_dash(snapshot: Snapshot) -> None:
     pending = sections.all_runs(snapshot).rows[7]
-    assert pending[3] == "pending"
-    assert list(pending[5:]) == ["–"] * 8
+    assert pending[1:5] == ["64", "0.2", "1338", "pending"]
+    assert pending[6:] == ["–"] * 8
 
 
 def test_effects_count_only_runs_that_are_done(snapshot: Snapshot) -> None:
@@ -202,7 +202,7 @@ def test_limitations_follow_from_the_design(snapshot: Snapshot) -> None:
 
 
 def test_an_untouched_study_says_that_there_is_nothing_yet(tmp_path: Path) -> None:
-    results = fake_study(tmp_path, FACTORIAL, {i: ("pending", "") for i in range(8)})
+    results = fake_study(tmp_path, FACTORIAL, dict.fromkeys(range(8), ("pending", "")))
     page = write_report(results).read_text(encoding="utf-8")
     assert "0 done, 0 failed, 0 diverged and 8 pending" in page
     assert "No run has been evaluated yet" in page
@@ -210,7 +210,7 @@ def test_an_untouched_study_says_that_there_is_nothing_yet(tmp_path: Path) -> No
 
 
 def test_while_no_run_is_done_the_best_so_far_is_shown_as_such(tmp_path: Path) -> None:
-    snapshot = take_snapshot(fake_study(tmp_path, FACTORIAL, {i: ("running", "") for i in range(8)}))
+    snapshot = take_snapshot(fake_study(tmp_path, FACTORIAL, dict.fromkeys(range(8), ("running", ""))))
     assert "lowest validation loss so far" in sentences.summary(snapshot)
     assert [figure.name for figure in make_figures(snapshot)] == [*FIGURES, "main_effects"]
 
@@ -225,7 +225,7 @@ def test_a_lone_run_is_reported_without_effects(tmp_path: Path, factors: dict[st
 
 
 def test_a_run_that_is_not_done_and_leads_is_mentioned(tmp_path: Path) -> None:
-    states: dict[int, tuple[State, str]] = {i: ("diverged", "loss is not finite at step 7") for i in range(4, 8)}
+    states: dict[int, tuple[State, str]] = dict.fromkeys(range(4, 8), ("diverged", "loss is not finite at step 7"))
     results = fake_study(tmp_path, FACTORIAL, states)
     leader = results.configs[4]
     _write_rows(results.paths.run(run_id(leader)).evals, [{"step": 5, "train_loss": 0.5, "val_loss": 0.5}])

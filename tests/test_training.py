@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.recording import Recording, recorded
 
 from isoloss.data.tokens import Tokens
 from isoloss.errors import NumericsError
@@ -16,6 +15,7 @@ from isoloss.spec.config import RunConfig
 from isoloss.training import checkpoint
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import MemberState, fresh
+from tests.recording import Recording, recorded
 
 Make = Callable[..., RunConfig]
 

@@ -55,9 +55,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file at `path` by `content`, atomically. Raises StoreError."""
+    write_atomically(path, lambda temporary: _fill(temporary, content))
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the file at `path` by `text` (UTF-8), atomically. Raises StoreError."""
-    write_atomically(path, lambda temporary: _fill(temporary, text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 
 import torch
 
+from isoloss import __version__
 from isoloss.data.corpus import CORPORA, cache_dir
 from isoloss.execution.study import available_cores
 from isoloss.training.device import cpu_name, native_precisions, peak, resolve_device
@@ -16,7 +16,7 @@ def examination() -> str:
     """A short text, one finding a line."""
     device = resolve_device("auto")
     lines = [
-        f"isoloss {importlib.metadata.version('isoloss')}, Python {platform.python_version()}, torch {torch.__version__}",
+        f"isoloss {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
         f"processor: {cpu_name()}, {available_cores()} cores, {torch.backends.cpu.get_cpu_capability()}",
     ]
     if torch.cuda.is_available():

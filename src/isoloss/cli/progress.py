@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from isoloss.execution.worker import Event
-from isoloss.spec.compute import tokens_per_step, train_flops
+from isoloss.spec.compute import train_flops
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 

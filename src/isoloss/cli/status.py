@@ -45,4 +45,11 @@ def _run(results: StudyResults, run: str, max_iters: int, config: Any) -> dict[s
     side_car = results.paths.run(run).folder / "last.json"
     step = int(read_json(side_car)["progress"]["step"]) if side_car.exists() else 0
     levels = {name: getattr(config, name) for name in (*results.study.factors, "seed")}
-    return {"run_id": run, **levels, "state": status.state, "step": step, "max_iters": max_iters, "reason": status.reason}
+    return {
+        "run_id": run,
+        **levels,
+        "state": status.state,
+        "step": step,
+        "max_iters": max_iters,
+        "reason": status.reason,
+    }

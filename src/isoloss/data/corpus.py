@@ -16,7 +16,7 @@ from pathlib import Path
 import platformdirs
 
 from isoloss.errors import CorpusError
-from isoloss.files import sha256_bytes, sha256_file, write_atomically
+from isoloss.files import sha256_bytes, sha256_file, write_bytes
 from isoloss.spec.config import did_you_mean
 
 DOWNLOAD_TIMEOUT_S = 10
@@ -34,7 +34,10 @@ class Source:
 
 @dataclass(frozen=True)
 class KnownCorpus:
-    """A text known by name, with its length and distinct characters. `sha256` is the promise; sources are tried in order until one keeps it."""
+    """A text known by name, with its length and distinct characters.
+
+    `sha256` is the promise; sources are tried in order until one keeps it.
+    """
 
     sha256: str
     characters: int
@@ -139,12 +142,8 @@ def _load_known(name: str, offline: bool, say: Callable[[str], None]) -> bytes:
             continue
         found = sha256_bytes(content)
         if found == known.sha256:
-            write_atomically(path, lambda temporary, content=content: _fill(temporary, content))
+            write_bytes(path, content)
             return content
         problems.append(f"{source.label}: expected SHA-256 {known.sha256}, got {found} ({len(content):,} bytes)")
         say(f"  {problems[-1]}")
     raise CorpusError(f"'{name}' could not be fetched. " + "; ".join(problems))
-
-
-def _fill(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

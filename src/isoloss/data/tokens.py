@@ -140,4 +140,6 @@ def _decode(content: bytes, corpus: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CorpusError(f"'{corpus}' is not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}") from error
+        raise CorpusError(
+            f"'{corpus}' is not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}"
+        ) from error

@@ -16,6 +16,7 @@ from isoloss.data.tokens import Tokens, open_tokens
 from isoloss.errors import IsolossError, NumericsError, StoreError
 from isoloss.execution.plan import Stack
 from isoloss.files import explained
+from isoloss.spec.compute import tokens_per_step
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths, StudyPaths
@@ -29,12 +30,15 @@ from isoloss.training.state import MemberState, Progress, fresh, stack
 LOCK_TIMEOUT_S = 30.0
 """How long a run's previous writer, orphaned by a kill, is given to notice and let go."""
 
-EMIT_INTERVAL_S = 0.5
+EMIT_INTERVAL_S = 2.0
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker tells of one run: it started, is on its way, or ended in a state."""
+    """What a worker tells of one run: it started, is on its way, or ended in a state.
+
+    tokens_per_s is the rate since the last event, evaluation and checkpoints included.
+    """
 
     run_id: str
     kind: Literal["running", "done", "failed", "diverged", "stopped"]
@@ -62,15 +66,19 @@ class RunRecorder:
     def __init__(self, paths: RunPaths, config: RunConfig, provenance: Mapping[str, Any], emit: Emit) -> None:
         self._paths, self._id, self._provenance, self._emit = paths, run_id(config), provenance, emit
         self._metrics, self._evals = RowWriter(paths.metrics), RowWriter(paths.evals)
-        self._emitted = 0.0
+        self._tokens_per_step = tokens_per_step(config)
+        self._emitted, self._unreported_steps = time.monotonic(), 0
         self.ended = False
 
     def step(self, row: StepRow) -> None:
         """Append to metrics.jsonl and now and then tell the coordinator."""
         self._metrics.write(asdict(row))
-        if time.monotonic() - self._emitted > EMIT_INTERVAL_S:
-            self._emit(Event(self._id, "running", row.step + 1, row.loss, row.tokens_per_s))
-            self._emitted = time.monotonic()
+        self._unreported_steps += 1
+        elapsed = time.monotonic() - self._emitted
+        if elapsed > EMIT_INTERVAL_S:
+            rate = self._unreported_steps * self._tokens_per_step / elapsed
+            self._emit(Event(self._id, "running", row.step + 1, row.loss, rate))
+            self._emitted, self._unreported_steps = time.monotonic(), 0
 
     def evaluation(self, row: EvalRow) -> None:
         """Append to evals.jsonl."""

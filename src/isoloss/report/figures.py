@@ -155,7 +155,7 @@ def _effect_panel(
     factor: str, levels: pl.DataFrame, runs: pl.DataFrame, factors: Sequence[str], scale: alt.Scale, *, first: bool
 ) -> alt.LayerChart | alt.FacetChart:
     order = levels["level"].to_list()
-    x = alt.X("level:N", sort=order, title=factor, axis=alt.Axis(labelAngle=0), scale=alt.Scale(domain=order))
+    x = alt.X(f"{factor}:N", sort=order, title=factor, axis=alt.Axis(labelAngle=0), scale=alt.Scale(domain=order))
     y_title = VAL_LOSS if first else None
     axis = alt.Axis(labels=first, grid=True)
 
@@ -163,13 +163,12 @@ def _effect_panel(
         return alt.Y(f"{field}:Q", title=y_title, scale=scale, axis=axis)
 
     tooltip = [
-        alt.Tooltip("level:N", title=factor),
+        alt.Tooltip(f"{factor}:N"),
         alt.Tooltip("n:Q", title="runs"),
         *(alt.Tooltip(f"{name}:Q", format=".4f") for name in ("mean", "sd", "minimum", "maximum")),
     ]
-    described = alt.Chart(_data(levels))
-    singles = runs.with_columns(level=pl.col(factor))
-    dots = alt.Chart(_data(singles)).mark_point(filled=True, size=26, color=GREY, opacity=0.55)
+    described = alt.Chart(_data(levels.rename({"level": factor})))
+    dots = alt.Chart(_data(runs)).mark_point(filled=True, size=26, color=GREY, opacity=0.55)
     return alt.layer(
         described.mark_rule(color=LIGHT, strokeWidth=8).encode(x=x, y=y("minimum"), y2="maximum:Q"),
         dots.encode(x=x, y=y("best_val_loss"), tooltip=_run_tooltip(factors)),

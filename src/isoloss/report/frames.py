@@ -14,6 +14,10 @@ from isoloss.report.wording import count, level
 MAX_POINTS = 1000
 """Points a curve keeps at most, so that the page stays quick."""
 
+FIGURE_COLUMNS = (
+    "status", "best_val_loss", "best_step", "params_total", "params_non_embedding", "mfu_percent", "tokens_per_s"
+)  # fmt: skip
+
 MAX_ROWS, BEST_ROWS = 60, 40
 """A by-run figure shows every run up to MAX_ROWS; beyond that the BEST_ROWS first and the last of the rest."""
 
@@ -24,14 +28,15 @@ def evaluated_runs(snapshot: Snapshot) -> pl.DataFrame:
 
 
 def timed_runs(snapshot: Snapshot) -> pl.DataFrame:
-    """Every run with measured steps."""
-    return figure_rows(snapshot, snapshot.table.drop_nulls("median_step_time_s"))
+    """Every run with measured steps, in the study's order."""
+    return figure_rows(snapshot, snapshot.table.drop_nulls(["mfu", "tokens_per_s"]))
 
 
 def figure_rows(snapshot: Snapshot, table: pl.DataFrame) -> pl.DataFrame:
-    """The columns figures use; factor levels as words, shares in percent."""
+    """The columns figures use and no others, which keeps the page small; levels as words, shares in percent."""
     words = [pl.Series(factor, [level(value) for value in table[factor]], pl.String()) for factor in snapshot.factors]
-    return table.with_columns(*words, mfu_percent=100 * pl.col("mfu"))
+    rows = table.with_columns(*words, mfu_percent=100 * pl.col("mfu"))
+    return rows.select("run_id", "label", "seed", *snapshot.factors, *FIGURE_COLUMNS)
 
 
 def shown_rows(table: pl.DataFrame) -> tuple[pl.DataFrame, int]:

@@ -71,7 +71,8 @@ def _against_params(snapshot: Snapshot) -> Iterator[Figure]:
     )
     if colour:
         drawn = [f"colour is {colour}", *([f"shape is {shape}"] if shape else [])]
-        caption += f" {listed(drawn).capitalize()}: the settings, size apart, whose level means differ most."
+        which = "setting" if shape is None else "settings"
+        caption += f" {listed(drawn).capitalize()}: the {which}, size apart, whose level means differ most."
     chart = figures.val_loss_vs_params(table, snapshot.factors, colour, shape)
     yield _figure("val_loss_vs_params", caption, chart)
 
@@ -117,7 +118,7 @@ def _step_times(snapshot: Snapshot) -> Iterator[Figure]:
 
 
 def _efficiency(snapshot: Snapshot) -> Iterator[Figure]:
-    table = frames.timed_runs(snapshot).drop_nulls(["mfu", "tokens_per_s"])
+    table = frames.timed_runs(snapshot)
     if table.is_empty():
         return
     colour = next(iter(frames.telling_factors(snapshot, "tokens_per_s", SIZE)), None)

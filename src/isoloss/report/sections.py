@@ -127,10 +127,10 @@ def machine(snapshot: Snapshot) -> list[tuple[str, str]]:
         values = Counter(str(s.provenance[key]) for s in snapshot.statuses.values() if key in s.provenance)
         if values:
             rows.append((f"Runs by {key}", ", ".join(f"{v} ({say.plural(n, 'run')})" for v, n in values.most_common())))
-    sources = Counter(str(s.provenance["peak"]["source"]) for s in snapshot.statuses.values() if "peak" in s.provenance)
-    if sources:
-        flops = [s.provenance["peak"]["flops"] for s in snapshot.statuses.values() if "peak" in s.provenance]
-        rows.append(("Peak behind the MFU", f"{say.listed(list(sources))}: {_si_range(flops)}FLOP/s"))
+    peaks = [s.provenance["peak"] for s in snapshot.statuses.values() if "peak" in s.provenance]
+    if peaks:
+        sources = say.listed(sorted({peak["source"] for peak in peaks}))
+        rows.append(("Peak behind the MFU", f"{sources}: {_si_range([peak['flops'] for peak in peaks])}FLOP/s"))
     return rows
 
 
@@ -146,12 +146,13 @@ def unfinished(snapshot: Snapshot) -> Table:
 
 def all_runs(snapshot: Snapshot) -> Table:
     """The whole table, one row a run, in the study's order."""
-    head = ("run", "levels", "seed", "status", "parameters", "best val loss", "at step", "final val loss",
+    factors = snapshot.factors
+    head = ("run", *factors, "seed", "status", "parameters", "best val loss", "at step", "final val loss",
             "final train loss", "step time", "tokens/s", "MFU", "wall time")  # fmt: skip
     rows = [
         [
             row["run_id"],
-            row["label"],
+            *(say.level(row[factor]) for factor in factors),
             str(row["seed"]),
             row["status"],
             say.count(row["params_total"]),
@@ -166,7 +167,7 @@ def all_runs(snapshot: Snapshot) -> Table:
         ]
         for row in snapshot.table.to_dicts()
     ]
-    return Table(head, rows, numbers_from=4)
+    return Table(head, rows, numbers_from=len(factors) + 3)
 
 
 def study_file(snapshot: Snapshot) -> str:

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from isoloss.errors import ConfigError
 from isoloss.spec.config import SETTINGS, RunConfig, TokenizerName, did_you_mean, make_config
@@ -37,8 +37,8 @@ class Study:
     corpus: str
     tokenizer: TokenizerName = "char"
     description: str = ""
-    base: Mapping[str, Scalar] = field(default_factory=dict)
-    factors: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    base: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
+    factors: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict[str, tuple[Scalar, ...]])
     seeds: tuple[int, ...] = (FIRST_SEED,)
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class Study:
         return replace(self, seeds=(*self.seeds, *extra)[:count])
 
 
-def seeds_from(value: int | list[int]) -> tuple[int, ...]:
+def seeds_from(value: Any) -> tuple[int, ...]:
     """Seeds from a study file: a list is taken as it is, a count K means 1337 … 1337+K-1. Raises ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int | list):
         raise ConfigError(f"seeds={value!r}: expected a list of whole numbers or a count", ("seeds",))
@@ -114,10 +114,13 @@ def seeds_from(value: int | list[int]) -> tuple[int, ...]:
         if not 1 <= value <= MAX_RUNS:
             raise ConfigError(f"seeds={value}: a count must lie between 1 and {MAX_RUNS:,}", ("seeds",))
         return tuple(range(FIRST_SEED, FIRST_SEED + value))
-    for seed in value:
+    seeds = [
+        int(seed) if type(seed) is not bool and isinstance(seed, int) else seed for seed in cast("list[Any]", value)
+    ]
+    for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ConfigError(f"seeds: {seed!r} is no whole number from 0 to 2^63-1", ("seeds",))
-    return tuple(value)
+    return tuple(seeds)
 
 
 def _check_name(name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -17,9 +18,24 @@ from isoloss.spec.config import TokenizerName, did_you_mean
 from isoloss.spec.study import DataFacts, Scalar, Study, seeds_from
 
 KEYS = ("name", "description", "corpus", "tokenizer", "base", "factors", "seeds")
+SECTIONS = ("factors", "base")
 MAX_BYTES = 1_000_000
 ANY_DATA = DataFacts(sha256="", vocab_size=1)
 """Stands in for the corpus while a file is read: every cell is validated before anything is fetched."""
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A study file as plain values, and the line each key of it stands on, sections' keys before its own."""
+
+    values: Mapping[str, Any]
+    lines: Mapping[str, int]
+    source: str
+
+    def located(self, error: ConfigError) -> ConfigError:
+        """The same complaint, prefixed by source:line of the first of its fields that the file names."""
+        line = next((f":{self.lines[name]}" for name in error.fields if name in self.lines), "")
+        return ConfigError(f"{self.source}{line}: {error}", error.fields)
 
 
 def builtin_studies() -> list[str]:
@@ -40,34 +56,47 @@ def find_study(reference: str) -> Study:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes; this is no study file")
-        return parse_study(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    return parse_study(text, str(path))
 
 
 def parse_study(text: str, source: str) -> Study:
     """The study a YAML text states; `source` names it in errors. Raises ConfigError with source:line."""
     document = _load(text, source)
+    values = document.values
     try:
-        _check_keys(document)
-        seeds = document.get("seeds", 1)
+        for key in values:
+            if key not in KEYS:
+                raise ConfigError(f"unknown key '{key}': {did_you_mean(key, KEYS)}", (key,))
+        if "name" not in values:
+            raise ConfigError("the key 'name' is missing; the study's results are kept under it")
         study = Study(
-            name=_text(document, "name", ""),
-            description=_text(document, "description", ""),
-            corpus=_text(document, "corpus", "tinyshakespeare"),
-            tokenizer=cast("TokenizerName", _text(document, "tokenizer", "char")),
-            base={key: _scalar(key, value) for key, value in _mapping(document, "base").items()},
-            factors={key: _levels(key, value) for key, value in _mapping(document, "factors").items()},
-            seeds=seeds_from(list(seeds) if isinstance(seeds, list) else seeds),
+            name=_text(values, "name", ""),
+            description=_text(values, "description", ""),
+            corpus=_text(values, "corpus", "tinyshakespeare"),
+            tokenizer=cast("TokenizerName", _text(values, "tokenizer", "char")),
+            base={key: _scalar(key, value) for key, value in _section(values, "base").items()},
+            factors={key: _levels(key, value) for key, value in _section(values, "factors").items()},
+            seeds=seeds_from(values.get("seeds", 1)),
         )
         study.expand(ANY_DATA)
-        return study
     except ConfigError as error:
-        raise located(error, document, source) from error
+        raise document.located(error) from error
+    return study
+
+
+def parse_scalar(text: str, source: str) -> Scalar:
+    """One setting's value as YAML reads it (1e-3 is a number, true a flag). Raises ConfigError naming `source`."""
+    try:
+        return _scalar(source, cast("Any", YAML(typ="safe")).load(text))
+    except YAMLError as error:
+        raise ConfigError(f"{source}: not a value") from error
 
 
 def dump_study(study: Study) -> str:
-    """The study as YAML, one key a line, readable back by parse_study."""
+    """The study as YAML, readable back by parse_study."""
     document = {
         "name": study.name,
         "description": study.description,
@@ -77,7 +106,7 @@ def dump_study(study: Study) -> str:
         "factors": {key: list(levels) for key, levels in study.factors.items()},
         "seeds": list(study.seeds),
     }
-    yaml = YAML()
+    yaml = cast("Any", YAML())
     yaml.default_flow_style = None
     yaml.width = 110
     stream = io.StringIO()
@@ -85,59 +114,40 @@ def dump_study(study: Study) -> str:
     return stream.getvalue()
 
 
-def parse_scalar(text: str, source: str) -> Scalar:
-    """One setting's value as YAML reads it (1e-3 is a number, true a flag). Raises ConfigError naming `source`."""
+def _load(text: str, source: str) -> _Document:
     try:
-        return _scalar(source, YAML(typ="safe").load(text))
-    except YAMLError as error:
-        raise ConfigError(f"{source}: not a value") from error
-
-
-def located(error: ConfigError, document: CommentedMap, source: str) -> ConfigError:
-    """The same complaint, prefixed by source:line of the first of its fields that stands in the document."""
-    for name in error.fields:
-        for section in (document, document.get("factors"), document.get("base")):
-            if isinstance(section, CommentedMap) and name in section:
-                return ConfigError(f"{source}:{section.lc.key(name)[0] + 1}: {error}", error.fields)
-    return ConfigError(f"{source}: {error}", error.fields)
-
-
-def _load(text: str, source: str) -> CommentedMap:
-    yaml = YAML(typ="rt")
-    try:
-        document = yaml.load(text)
+        loaded = cast("Any", YAML(typ="rt")).load(text)
     except MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from error
+        marked = cast("Any", error)
+        line = f":{marked.problem_mark.line + 1}" if marked.problem_mark else ""
+        raise ConfigError(f"{source}{line}: not valid YAML: {marked.problem or marked.context}") from error
     except (YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(document, CommentedMap):
+    if not isinstance(loaded, CommentedMap):
         raise ConfigError(f"{source}: expected the keys {', '.join(KEYS)}")
-    return document
+    root = cast("Any", loaded)
+    lines: dict[str, int] = {}
+    for mapping in (root, *(root.get(section) for section in SECTIONS)):
+        if isinstance(mapping, CommentedMap):
+            keyed = cast("Any", mapping)
+            lines |= {str(key): int(keyed.lc.key(key)[0]) + 1 for key in keyed}
+    return _Document({str(key): root[key] for key in root}, lines, source)
 
 
-def _check_keys(document: CommentedMap) -> None:
-    for key in document:
-        if key not in KEYS:
-            raise ConfigError(f"unknown key '{key}': {did_you_mean(str(key), KEYS)}", (key,))
-    if "name" not in document:
-        raise ConfigError("the key 'name' is missing; the study's results are kept under it")
-
-
-def _text(document: CommentedMap, key: str, default: str) -> str:
-    value = document.get(key, default)
+def _text(values: Mapping[str, Any], key: str, default: str) -> str:
+    value = values.get(key, default)
     if not isinstance(value, str):
         raise ConfigError(f"{key}={value!r}: expected text", (key,))
     return str(value).strip()
 
 
-def _mapping(document: CommentedMap, key: str) -> Mapping[str, Any]:
-    value = document.get(key)
+def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = values.get(key)
     if value is None:
         return {}
-    if not isinstance(value, CommentedMap) or not all(isinstance(name, str) for name in value):
+    if not isinstance(value, dict):
         raise ConfigError(f"{key}: expected 'setting: value' lines under it", (key,))
-    return value
+    return {str(name): level for name, level in cast("dict[Any, Any]", value).items()}
 
 
 def _scalar(key: str, value: Any) -> Scalar:
@@ -152,4 +162,4 @@ def _scalar(key: str, value: Any) -> Scalar:
 def _levels(key: str, value: Any) -> tuple[Scalar, ...]:
     if not isinstance(value, list):
         raise ConfigError(f"factor '{key}': expected a list of levels, like [4, 8]", (key,))
-    return tuple(_scalar(key, level) for level in value)
+    return tuple(_scalar(key, level) for level in cast("list[Any]", value))

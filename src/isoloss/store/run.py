@@ -33,8 +33,8 @@ class RunStatus:
 
     state: State
     reason: str = ""
-    times_s: Mapping[str, float] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    times_s: Mapping[str, float] = field(default_factory=dict[str, float])
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
     updated_at: str = ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,10 +154,10 @@ def _eval_columns(evals: pl.DataFrame) -> dict[str, Any]:
 
 def _speed_columns(metrics: pl.DataFrame) -> dict[str, Any]:
     """Medians over the steps of one run, so that a slow first step or a busy moment does not count."""
-    median: Callable[[str], Any] = lambda column: metrics[column].median()
-    return {
-        "median_step_time_s": median("step_time_s"),
-        "tokens_per_s": median("tokens_per_s"),
-        "mfu": median("mfu"),
-        "mfu_a100": median("mfu_a100"),
+    columns = {
+        "median_step_time_s": "step_time_s",
+        "tokens_per_s": "tokens_per_s",
+        "mfu": "mfu",
+        "mfu_a100": "mfu_a100",
     }
+    return {name: metrics[column].median() for name, column in columns.items()}

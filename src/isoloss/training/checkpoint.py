@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from isoloss.errors import NumericsError, StoreError
-from isoloss.files import explained, read_json, sha256_file, write_atomically, write_json
+from isoloss.files import explained, read_json, sha256_bytes, sha256_file, write_bytes, write_json
 from isoloss.model.parameters import layout_of
 from isoloss.spec.config import make_config
 from isoloss.spec.identity import run_id
@@ -92,10 +92,12 @@ def _save(folder: Path, name: str, state: MemberState) -> None:
         for key, tensor in layout.split(getattr(state, field).detach().cpu()).items()
     }
     path = folder / f"{name}.safetensors"
-    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+    # Bytes first: safetensors' own writing hides what the file system answered.
+    content = save(tensors)
+    write_bytes(path, content)
     car = {
         "format_version": FORMAT_VERSION,
-        "sha256": sha256_file(path),
+        "sha256": sha256_bytes(content),
         "run_id": run_id(state.config),
         "config": state.config.model_dump(),
         "progress": asdict(state.progress),

@@ -116,7 +116,7 @@ def peak(device: torch.device, precision: Precision, threads: int) -> Peak:
         for known, half, single in NOMINAL_PEAKS:
             if known in name:
                 return Peak((single if precision == "fp32" else half) * 1e12, "nominal")
-    return Peak(_measured_gemm(device, COMPUTE_DTYPES[precision]), f"measured GEMM, {threads} threads")
+    return Peak(_measured_gemm(device, COMPUTE_DTYPES[precision]), f"measured GEMM, {threads} thread{'s' if threads > 1 else ''}")
 
 
 def cpu_name() -> str:

@@ -1,0 +1,28 @@
+# The whole ceremony: `make study` shows what isoloss does, `make check` and `make test` are all CI runs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: study test check install lock
+study: install
+	$(BIN)/isoloss run quickstart
+	@echo "open results/quickstart/report/index.html"
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+# Pins what is installed now; torch keeps its plain version, so that every machine gets the build its index offers.
+lock:
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock

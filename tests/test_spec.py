@@ -1,0 +1,161 @@
+"""What is trained: configurations, studies, identities, costs, and the complaints about bad ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isoloss.errors import ConfigError
+from isoloss.model.parameters import layout_of
+from isoloss.spec import compute
+from isoloss.spec.config import RunConfig, make_config, shape_key
+from isoloss.spec.identity import run_id
+from isoloss.spec.study import DataFacts, Study
+from isoloss.spec.studyfile import builtin_studies, dump_study, find_study, parse_study
+
+SHAKESPEARE = DataFacts("86c4", 65)
+TEXT = {"corpus": "x", "corpus_sha256": "86c4", "vocab_size": 65}
+
+
+def config(**settings: object) -> RunConfig:
+    return make_config({**TEXT, **settings})
+
+
+def complaint(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_study(text, "s.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_group1_is_the_published_grid() -> None:
+    configs = find_study("group1").expand(SHAKESPEARE)
+    assert len(configs) == 32
+    assert {(c.n_layer, c.block_size, c.learning_rate, c.min_lr, c.beta2, c.seed) for c in configs} == {
+        (4, 64, 1e-3, 1e-4, 0.99, 1337)
+    }
+    assert {(c.n_head, c.n_embd, c.batch_size, c.max_iters, c.dropout) for c in configs} == {
+        (h, e, b, m, d) for h in (4, 8) for e in (128, 256) for b in (8, 16) for m in (1000, 2000) for d in (0.1, 0.2)
+    }
+    assert sum(compute.train_flops(c) for c in configs) == pytest.approx(460e12, rel=0.005)
+
+
+def test_builtin_studies_are_valid_and_named_like_their_files() -> None:
+    assert [find_study(name).name for name in builtin_studies()] == ["group1", "quickstart"]
+
+
+@pytest.mark.parametrize(("n_embd", "without_position"), [(128, 795_904), (256, 3_164_672)])
+def test_parameter_counts_are_nanogpts(n_embd: int, without_position: int) -> None:
+    built = config(n_embd=n_embd)
+    assert compute.params_without_position(built) == without_position
+    assert compute.params_total(built) == without_position + 64 * n_embd
+    assert compute.params_non_embedding(built) == without_position - 65 * n_embd
+    assert compute.params_approx(built) == 12 * 4 * n_embd**2
+    assert compute.flops_per_token(built) == 6 * without_position + 12 * 4 * n_embd * 64
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_counted_parameters_are_the_models(bias: bool) -> None:
+    built = config(n_layer=3, n_embd=24, bias=bias)
+    assert layout_of(built).size == compute.params_total(built)
+
+
+def test_evaluation_happens_at_the_start_every_interval_and_the_end() -> None:
+    assert compute.evaluation_steps(config(max_iters=500, eval_interval=200)) == [0, 200, 400, 500]
+    assert compute.evaluation_steps(config(max_iters=400, eval_interval=200)) == [0, 200, 400]
+
+
+def test_identity_is_science_alone() -> None:
+    base = config()
+    assert run_id(base) == run_id(config(lr_decay_iters=2000)) == run_id(config(eval_iters=7))
+    assert run_id(base) == run_id(base.model_copy(update={"corpus": "elsewhere.txt"}))
+    changed = [config(seed=1), config(dropout=0.1), config(precision="bf16"), config(n_head=8), config(eval="sampled")]
+    changed += [base.model_copy(update={"corpus_sha256": "77aa"}), config(eval_train_tokens=64)]
+    assert len({run_id(base), *map(run_id, changed)}) == len(changed) + 1
+
+
+def test_members_of_a_stack_may_differ_in_what_is_said() -> None:
+    free = {"n_head": 8, "dropout": 0.1, "learning_rate": 1e-2, "weight_decay": 0.0, "grad_clip": 0.5, "seed": 3}
+    assert shape_key(config()) == shape_key(config(**free, max_iters=10, warmup_iters=5, min_lr=0.0))
+    assert shape_key(config()) != shape_key(config(batch_size=8))
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "n_head": st.lists(st.sampled_from([1, 2, 4, 8]), min_size=1, unique=True),
+            "dropout": st.lists(st.floats(0, 0.9), min_size=1, max_size=3, unique=True),
+        }
+    ),
+    st.lists(st.integers(0, 2**62), min_size=1, max_size=3, unique=True),
+)
+def test_a_study_survives_its_own_file(factors: dict[str, list[float]], seeds: list[int]) -> None:
+    study = Study(
+        "any", "text: with #odd 'name'", factors={k: tuple(v) for k, v in factors.items()}, seeds=tuple(seeds)
+    )
+    again = parse_study(dump_study(study), "dumped")
+    assert again == study
+    assert list(map(run_id, again.expand(SHAKESPEARE))) == list(map(run_id, study.expand(SHAKESPEARE)))
+
+
+def test_replicates_keep_the_seeds_there_were() -> None:
+    study = Study("s", "x", seeds=(5, 9))
+    assert study.with_seeds(1).seeds == (5,)
+    assert study.with_seeds(4).seeds == (5, 9, 10, 11)
+    assert parse_study("name: s\nseeds: 3", "s.yaml").seeds == (1337, 1338, 1339)
+
+
+def test_a_set_factor_becomes_constant() -> None:
+    study = find_study("group1").with_settings({"dropout": 0.0, "n_layer": 2})
+    assert study.size == 16
+    assert {(c.dropout, c.n_layer) for c in study.expand(SHAKESPEARE)} == {(0.0, 2)}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "name: s\nfactors:\n  n_embed: [128]",
+            "s.yaml:3: unknown setting 'n_embed' in factors: did you mean 'n_embd'?",
+        ),
+        ("name: s\nbase:\n  n_head: 3", "s.yaml:3: n_embd=128 is not divisible by n_head=3"),
+        ("name: s\nfactor:\n  n_head: [3]", "s.yaml:2: unknown key 'factor': did you mean 'factors'?"),
+        ("name: s\nfactors:\n  n_head: []", "s.yaml:3: factor 'n_head' has no levels"),
+        ("name: s\nfactors:\n  dropout: [0.1, 1.5]", "s.yaml:3: dropout=1.5: Input should be less than 1"),
+        ("name: s\nbase:\n  batch_size: 0", "s.yaml:3: batch_size=0: Input should be greater than or equal to 1"),
+        ("name: s\nbase:\n  learning_rate: fast", "s.yaml:3: learning_rate='fast': Input should be a valid number"),
+        ("name: s\nbase:\n  n_layer: 2.5", "s.yaml:3: n_layer=2.5: "),
+        ("name: s\nbase: {n_head: 4}\nfactors:\n  n_head: [2]", "'n_head' is both in base and a factor"),
+        ("name: s\nfactors:\n  n_head: [4, 4]", "s.yaml:3: factor 'n_head' repeats a level"),
+        ("name: s\nfactors:\n  n_head: 4", "s.yaml:3: factor 'n_head': expected a list"),
+        ("name: s\nbase:\n  n_head: [4]", "s.yaml:3: n_head: expected one value"),
+        ("name: s\nseeds: []", "s.yaml:2: seeds is empty"),
+        ("name: s\nseeds: [1, 1]", "s.yaml:2: seeds repeat"),
+        ("name: s\nseeds: -3", "s.yaml:2: seeds=-3"),
+        ("name: s\nseeds: [one]", "s.yaml:2: seeds: 'one' is no whole number"),
+        ("name: ../s", "s.yaml:1: name='../s'"),
+        ("description: nothing", "s.yaml: the key 'name' is missing"),
+        ("name: s\ntokenizer: bpe", "s.yaml:2: unknown tokenizer 'bpe'"),
+        ("name: s\n  bad: [", "s.yaml:2: not valid YAML"),
+        ("name: s\nname: t", "s.yaml:2: not valid YAML"),
+        ("- a list", "s.yaml: expected the keys"),
+        ("name: s\nfactors: {seed: [1]}", "s.yaml:2: unknown setting 'seed' in factors"),
+        ("name: s\nbase: {eval: exactly}", "s.yaml:2: eval='exactly'"),
+        ("name: s\nbase: {learning_rate: .nan}", "s.yaml:2: learning_rate=nan"),
+    ],
+)
+def test_bad_studies_get_one_line_with_its_place(text: str, expected: str) -> None:
+    assert expected in complaint(text)
+
+
+def test_yaml_reads_exponents_as_numbers() -> None:
+    study = parse_study("name: s\nbase: {learning_rate: 1e-3}\nfactors: {min_lr: [1e-5, 1e-4]}", "s.yaml")
+    assert study.base["learning_rate"] == 1e-3
+    assert study.factors["min_lr"] == (1e-5, 1e-4)
+
+
+def test_an_unknown_study_is_met_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
+        find_study("quikstart")

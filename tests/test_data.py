@@ -110,7 +110,7 @@ def test_bad_texts_are_refused(tmp_path: Path, content: bytes, expected: str) ->
 def test_a_text_shorter_than_a_block_is_refused(tmp_path: Path, make: Callable[..., RunConfig]) -> None:
     path = tmp_path / "short.txt"
     path.write_text("to be or not " * 10)
-    with pytest.raises(CorpusError, match="val split .* has 13 tokens, block_size=16 needs at least 17"):
+    with pytest.raises(CorpusError, match=r"val split .* has 13 tokens, block_size=16 needs at least 17"):
         check_length(make(), prepare(str(path)))
 
 

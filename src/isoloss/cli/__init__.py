@@ -17,7 +17,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
         "plan": verbs.plan,
         "run": verbs.run,
         # Its options come from RunConfig, whose import the other verbs and the first help page need not wait for.
-        "train": verbs.train_verb() if arguments[:1] == ["train"] else verbs.train_in_short,
+        "train": verbs.train_verb() if list(arguments[:1]) == ["train"] else verbs.train_in_short,
         "status": verbs.status,
         "report": verbs.report,
         "sample": verbs.sample,

@@ -24,7 +24,7 @@ from isoloss.files import explained, write_json, write_text
 from isoloss.spec.compute import training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
+from isoloss.spec.study import ANY_DATA, Study
 from isoloss.spec.studyfile import dump_study, parse_study
 from isoloss.store.layout import StudyPaths
 from isoloss.store.run import create_run
@@ -58,9 +58,10 @@ class RunOptions:
 
 
 def resolve_study(study: Study, options: RunOptions) -> tuple[Study, torch.device]:
-    """The study with its precision settled for a device of this machine. Raises ConfigError."""
+    """The study, every cell valid, with its precision settled for a device of this machine. Raises ConfigError."""
     device = resolve_device(options.device)
     stated = study.factors.get("precision", (study.base["precision"],) if "precision" in study.base else ())
+    study.expand(ANY_DATA)
     for precision in stated:
         resolve_precision(str(precision), device)
     if stated and options.precision == "auto":
@@ -76,11 +77,13 @@ def run_study(
     listener: Listener | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     ranks: Ranks | None = None,
+    executor: Executor | None = None,
 ) -> StudyResults:
     """Train every run of a study that is not finished yet, write the summary, and return the directory, read.
 
     Everything is checked before anything trains: raises ConfigError, CorpusError or StoreError. Raises Interrupted
     once should_stop() is true and all state is saved. Runs that fail or diverge are no exception: see `status`.
+    `executor` decides where stacks train; by default it follows from the device and the options.
     """
     options, listener, ranks = options or RunOptions(), listener or Quiet(), ranks or Ranks()
     study, device = resolve_study(study, options)
@@ -102,7 +105,7 @@ def run_study(
         ranks.barrier()
         listener.begin(results.configs, list(study.factors))
         stacks = plan_stacks(results, _stack_width(options, results.configs, device))
-        executor = _executor(options, stacks, device, ranks, listener.say)
+        executor = executor or _executor(options, stacks, device, ranks, listener.say)
         executor.run(stacks, place, listener.emit, should_stop)
         stopped = should_stop() and any(is_missing(results, config) for config in results.configs)
         if not stopped:

@@ -29,6 +29,10 @@ class DataFacts:
     vocab_size: int
 
 
+ANY_DATA = DataFacts(sha256="", vocab_size=1)
+"""Stands in for a text that is not at hand: every cell can be validated before anything is fetched."""
+
+
 @dataclass(frozen=True)
 class Study:
     """A controlled study: every combination of factor levels, once for each seed."""

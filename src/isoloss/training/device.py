@@ -110,13 +110,16 @@ def describe(device: torch.device) -> Machine:
 
 @cache
 def peak(device: torch.device, precision: Precision, threads: int) -> Peak:
-    """Peak FLOP/s: nominal for known accelerators, else a GEMM measured with `threads` threads (0.2 s, cached)."""
+    """Peak FLOP/s: nominal for known accelerators, else a GEMM measured with `threads` threads (0.3 s, cached)."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for known, half, single in NOMINAL_PEAKS:
             if known in name:
                 return Peak((single if precision == "fp32" else half) * 1e12, "nominal")
-    return Peak(_measured_gemm(device, COMPUTE_DTYPES[precision]), f"measured GEMM, {threads} thread{'s' if threads > 1 else ''}")
+    return Peak(
+        _measured_gemm(device, COMPUTE_DTYPES[precision]),
+        f"measured GEMM, {threads} thread{'s' if threads > 1 else ''}",
+    )
 
 
 def cpu_name() -> str:
@@ -132,8 +135,8 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
-def _measured_gemm(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.15) -> float:
-    """Best rate in FLOP/s of square GEMMs of one size."""
+def _measured_gemm(device: torch.device, dtype: torch.dtype, size: int = 512, seconds: float = 0.3) -> float:
+    """Best rate in FLOP/s of square GEMMs; of a size that takes about a millisecond, so that some run undisturbed."""
     a = torch.ones(size, size, device=device, dtype=dtype)
     best, end = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < end:

@@ -198,7 +198,7 @@ def _gradients(stack: StackState, tokens: Tokens, ranks: Ranks, scales_E: Tensor
         blocks_ExBxT1 = _batch(stack.members, tokens, stack.step, micro, rows).to(device)
         dropout = Dropout(stack.members, stack.step, micro, rows, device)
         loss_E = gpt.loss(stack.parameters, stack.members, blocks_ExBxT1, dropout) * share
-        torch.autograd.backward(loss_E, scales_E)
+        (loss_E * scales_E).sum().backward()
         stack.parameters.move_gradients(stack.grad_ExP, add=micro > 0)
         total_E += loss_E.detach()
     ranks.sum(stack.grad_ExP)

@@ -1,0 +1,69 @@
+"""Sampling: draws decided by the seed, context cropped to the block, top-k kept to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from isoloss.errors import ConfigError
+from isoloss.model import gpt
+from isoloss.model.generate import Sampling, generate
+from isoloss.model.parameters import Parameters, init_flat, layout_of
+from isoloss.spec.config import RunConfig
+
+PROMPT = np.array([1, 2, 3], dtype=np.uint16)
+
+
+def untrained(config: RunConfig) -> Parameters:
+    """Initial weights, enlarged so that the distribution is not flat."""
+    return Parameters(layout_of(config), 8 * init_flat(config)[None], torch.float32)
+
+
+def test_samples_depend_on_their_seed_and_number_alone(make: Callable[..., RunConfig]) -> None:
+    config = make()
+    two = generate(untrained(config), config, PROMPT, Sampling(length=30, number=2))
+    assert two.shape == (2, 30)
+    assert (generate(untrained(config), config, PROMPT, Sampling(length=30))[0] == two[0]).all()
+    assert (two[0] != two[1]).any()
+    assert (generate(untrained(config), config, PROMPT, Sampling(length=30, seed=1))[0] != two[0]).any()
+
+
+def test_nearly_zero_temperature_and_top_1_are_the_likeliest_tokens(make: Callable[..., RunConfig]) -> None:
+    config = make()
+    parameters = untrained(config)
+    context = PROMPT.astype(np.int64).tolist()
+    for _ in range(config.block_size + 5):  # past one block: only the last block_size tokens count
+        window = torch.tensor([[context[-config.block_size :]]])
+        context.append(int(gpt.logits(parameters, [config], window)[0, 0, -1].argmax()))
+    length = config.block_size + 5
+    for sampling in (Sampling(length, temperature=1e-4), Sampling(length, top_k=1, temperature=5.0)):
+        assert generate(parameters, config, PROMPT, sampling)[0].tolist() == context[3:]
+
+
+def test_top_k_bounds_what_is_drawn_and_frequencies_follow_the_model(make: Callable[..., RunConfig]) -> None:
+    config = make()
+    parameters = untrained(config)
+    with torch.no_grad():
+        logits = gpt.logits(parameters, [config], torch.from_numpy(PROMPT.astype(np.int64))[None, None])[0, 0, -1]
+    drawn = generate(parameters, config, PROMPT, Sampling(length=1, number=4000, temperature=1.0))[:, 0]
+    expected = torch.softmax(logits, 0).numpy()
+    assert np.bincount(drawn, minlength=len(expected)) / 4000 == pytest.approx(expected, abs=0.03)
+    kept = set(logits.topk(3).indices.tolist())
+    assert set(generate(parameters, config, PROMPT, Sampling(1, 500, 1.0, top_k=3))[:, 0].tolist()) <= kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"temperature": 0.0}, "temperature=0.0"), ({"top_k": 0}, "top_k=0"), ({"number": 0}, "number=0")],
+)
+def test_bad_sampling_is_refused(settings: dict[str, float], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        Sampling(**settings)  # pyright: ignore[reportArgumentType]
+
+
+def test_an_empty_prompt_is_refused(make: Callable[..., RunConfig]) -> None:
+    with pytest.raises(ConfigError, match="prompt is empty"):
+        generate(untrained(make()), make(), PROMPT[:0], Sampling())

@@ -1,0 +1,216 @@
+"""Whole studies: trained once, resumed to the bit after kill -9, stopped cleanly, failures kept apart."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoloss.errors import ConfigError, StoreError
+from isoloss.execution.executor import Inline, Quiet
+from isoloss.execution.plan import plan_stacks
+from isoloss.execution.study import RunOptions, run_study
+from isoloss.execution.worker import Event
+from isoloss.spec.study import Study
+from isoloss.store.run import read_rows
+from isoloss.store.tables import StudyResults, load_study
+
+OPTIONS = RunOptions(device="cpu", precision="fp32")
+TINY = {"n_layer": 1, "n_embd": 16, "n_head": 2, "block_size": 16, "batch_size": 4, "max_iters": 12}
+TINY |= {"eval_interval": 5, "warmup_iters": 2, "eval_train_tokens": 256}
+
+
+@pytest.fixture
+def study(text_file: Path) -> Callable[..., Study]:
+    def build(factors: dict[str, tuple[Any, ...]] | None = None, seeds: tuple[int, ...] = (1,), **base: Any) -> Study:
+        varied = factors or {}
+        constant = {name: value for name, value in {**TINY, **base}.items() if name not in varied}
+        return Study("tiny", str(text_file), base=constant, factors=varied, seeds=seeds)
+
+    return build
+
+
+def train_here(study: Study, out: Path, options: RunOptions = OPTIONS) -> StudyResults:
+    return run_study(study, out, options, executor=Inline())
+
+
+def science(results: StudyResults) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything the runs recorded, apart from the clock."""
+    rows: dict[str, list[tuple[Any, ...]]] = {}
+    for run in results.summary()["run_id"]:
+        paths = results.paths.run(run)
+        steps = [(row["step"], row["loss"], row["lr"], row["grad_norm"]) for row in read_rows(paths.metrics)]
+        rows[run] = steps + [(row["step"], row["train_loss"], row["val_loss"]) for row in read_rows(paths.evals)]
+    return rows
+
+
+def test_a_study_becomes_a_directory_readable_without_isoloss(study: Callable[..., Study], tmp_path: Path) -> None:
+    results = train_here(study({"n_head": (1, 2), "dropout": (0.0, 0.5)}, seeds=(1, 2)), tmp_path / "out")
+    table = results.summary()
+    assert len(table) == 8
+    assert table["status"].to_list() == ["done"] * 8
+    assert set(table["best_val_loss"].is_null()) == {False}
+    assert (tmp_path / "out/summary.csv").read_text().splitlines()[0].split(",")[:4] == [
+        "run_id",
+        "seed",
+        "n_head",
+        "dropout",
+    ]
+    run = results.paths.run(table["run_id"][0])
+    assert len(list(read_rows(run.metrics))) == 12
+    assert [row["step"] for row in read_rows(run.evals)] == [0, 5, 10, 12]
+    names = {path.name for path in run.folder.iterdir() if not path.name.startswith(".")}
+    needed = {"config.json", "status.json", "metrics.jsonl", "evals.jsonl", "last.safetensors", "best.safetensors"}
+    assert needed | {"last.json", "best.json"} <= names
+    assert not {name for name in names if name.startswith("previous")}
+    assert load_study(tmp_path / "out").summary().equals(table)
+
+
+def test_finished_runs_are_not_trained_again(study: Callable[..., Study], tmp_path: Path) -> None:
+    tiny = study({"n_head": (1, 2)})
+    results = train_here(tiny, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("runs/*/*") if path.name != ".lock"}
+    train_here(tiny, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert plan_stacks(results, 1) == []
+
+
+def test_a_changed_study_is_refused_and_nothing_is_lost(study: Callable[..., Study], tmp_path: Path) -> None:
+    train_here(study({"n_head": (1, 2)}), tmp_path)
+    before = (tmp_path / "study.yaml").read_bytes()
+    with pytest.raises(ConfigError, match=r"factors was .*n_head.*, is now .*dropout"):
+        train_here(study({"dropout": (0.0, 0.1)}), tmp_path)
+    assert (tmp_path / "study.yaml").read_bytes() == before
+
+
+def test_a_changed_text_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be " * 50)
+    tiny = Study("tiny", str(text), base=TINY)
+    train_here(tiny, tmp_path / "out")
+    text.write_text("to be or not to bee" * 50)
+    with pytest.raises(ConfigError, match="changed since"):
+        train_here(tiny, tmp_path / "out")
+
+
+def test_an_unwritable_directory_is_refused(study: Callable[..., Study], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot write"):
+        train_here(study(), tmp_path / "file" / "out")
+
+
+def test_stacked_and_lone_runs_agree(study: Callable[..., Study], tmp_path: Path) -> None:
+    grid = study({"n_head": (1, 4), "max_iters": (7, 12), "dropout": (0.0, 0.3)})
+    lone = science(train_here(grid, tmp_path / "lone"))
+    stacked = science(train_here(grid, tmp_path / "stacked", replace(OPTIONS, stack=8)))
+    assert lone.keys() == stacked.keys()
+    for run, rows in lone.items():
+        for ours, theirs in zip(rows, stacked[run], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_a_diverging_run_is_recorded_and_the_rest_goes_on(study: Callable[..., Study], tmp_path: Path) -> None:
+    wild = study({"learning_rate": (1e-3, 1e30)}, grad_clip=0.0, warmup_iters=0)
+    results = train_here(wild, tmp_path)
+    assert results.summary()["status"].to_list() == ["done", "diverged"]
+    lost = results.summary()["run_id"][1]
+    assert results.status(lost).reason.startswith("loss is not finite at step ")
+    assert list(read_rows(results.paths.run(lost).metrics))[-1]["loss"] is None
+
+
+def test_a_dead_worker_fails_its_run_and_the_next_start_tries_again(
+    study: Callable[..., Study], tmp_path: Path
+) -> None:
+    class Killer(Quiet):
+        killed = ""
+
+        def emit(self, event: Event) -> None:
+            if event.kind == "running" and not self.killed:
+                self.killed = event.run_id
+                for child in multiprocessing.active_children():
+                    child.kill()
+
+    killer, grid = Killer(), study({"n_head": (1, 2, 4)}, max_iters=400, eval_interval=400)
+    options = replace(OPTIONS, workers=1)
+    results = run_study(grid, tmp_path, options, listener=killer)
+    states = {run: results.status(run) for run in results.summary()["run_id"]}
+    assert states[killer.killed].state == "failed"
+    assert "exit code -9" in states[killer.killed].reason
+    assert [state.state for run, state in states.items() if run != killer.killed] == ["done", "done"]
+    assert run_study(grid, tmp_path, options).summary()["status"].to_list() == ["done"] * 3
+
+
+STUDY_FILE = """
+name: killed
+corpus: {corpus}
+base: {{n_layer: 1, n_embd: 16, block_size: 16, batch_size: 4, max_iters: 600, eval_interval: 50,
+       warmup_iters: 5, eval_train_tokens: 256}}
+factors: {{n_head: [1, 2], dropout: [0.1, 0.2]}}
+"""
+
+
+def start(file: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "isoloss", "run", str(file), "--out", str(out), "--device", "cpu"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def under_way(out: Path) -> Callable[[], bool]:
+    """True once a run has finished and another has a checkpoint in its middle."""
+
+    def condition() -> bool:
+        states = [path.read_text() for path in out.glob("runs/*/status.json")]
+        previous = list(out.glob("runs/*/previous.json"))
+        return any('"done"' in state for state in states) and any('"running"' in s for s in states) and bool(previous)
+
+    return condition
+
+
+def test_kill_9_in_mid_study_changes_nothing(text_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "killed.yaml"
+    file.write_text(STUDY_FILE.format(corpus=text_file))
+    whole = start(file, tmp_path / "whole")
+    assert whole.wait() == 0, whole.communicate()
+    out = tmp_path / "out"
+    interrupted = start(file, out)
+    wait_for(under_way(out))
+    os.killpg(interrupted.pid, signal.SIGKILL)
+    interrupted.wait()
+    finished = [p.parent for p in out.glob("runs/*/status.json") if '"done"' in p.read_text()]
+    stamps = {path: path.stat().st_mtime_ns for run in finished for path in run.iterdir() if path.name != ".lock"}
+    again = start(file, out)
+    stdout, stderr = again.communicate()
+    assert again.returncode == 0, stderr
+    assert "report" in stdout
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert science(load_study(out)) == science(load_study(tmp_path / "whole"))
+
+
+def test_an_interrupt_saves_and_says_so(text_file: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "killed.yaml", tmp_path / "out"
+    file.write_text(STUDY_FILE.format(corpus=text_file).replace("600", "60000"))
+    process = start(file, out)
+    wait_for(lambda: any(path.stat().st_size for path in out.glob("runs/*/metrics.jsonl")))
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command continues" in stderr and "Traceback" not in stderr
+    results = load_study(out)
+    stopped = [results.status(run) for run in results.summary()["run_id"]]
+    assert {status.state for status in stopped} == {"pending"}
+    assert any("stopped at step" in status.reason for status in stopped)

@@ -19,7 +19,7 @@ SETTINGS += " --dropout=0.2 --gradient_accumulation_steps=2 --precision=fp32 --d
 def train(launcher: list[str], corpus: Path, out: Path) -> StudyResults:
     command = [*launcher, "-m", "isoloss", "train", *SETTINGS.split(), "--corpus", str(corpus), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return load_study(out)
 

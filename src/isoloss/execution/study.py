@@ -20,7 +20,7 @@ from isoloss.execution.plan import Stack, is_missing, plan_stacks
 from isoloss.execution.processes import Processes
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.worker import Workplace
-from isoloss.files import explained, write_json, write_text
+from isoloss.files import explained, read_json, write_json, write_text
 from isoloss.spec.compute import training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -89,7 +89,7 @@ def run_study(
     study, device = resolve_study(study, options)
     paths = StudyPaths(Path(out) if out is not None else Path("results") / study.name)
     if ranks.rank:
-        ranks.barrier()
+        ranks.barrier()  # until rank 0 has fetched the text and opened the directory
     tokens = prepare(study.corpus, study.tokenizer, offline=options.offline, say=listener.say)
     results = StudyResults(paths, study, tokens.facts)
     for config in results.configs:
@@ -97,7 +97,6 @@ def run_study(
         ranks.rows(config)
     place = Workplace(paths, tokens.folder, device)
     if ranks.rank:
-        ranks.barrier()
         Inline(ranks).run(plan_stacks(results, 1), place, listener.emit, should_stop)
         return results
     with _exclusively(paths):
@@ -153,22 +152,28 @@ def _open_directory(results: StudyResults, tokens: Tokens, device: torch.device)
 
 
 def _check_unchanged(paths: StudyPaths, results: StudyResults) -> None:
-    started, study = parse_study(paths.study.read_text(encoding="utf-8"), str(paths.study)), results.study
-    for key in ("corpus", "tokenizer", "base", "factors", "seeds"):
-        before, after = getattr(started, key), getattr(study, key)
-        if before != after:
-            raise ConfigError(
-                f"{paths.folder} was started with another study: {key} was {_short(before)}, is now {_short(after)}; "
-                "choose another --out or put it back"
-            )
-    known = StudyResults(paths, started, results.facts).tokenizer()["corpus_sha256"]
-    if known != results.facts.sha256:
-        raise ConfigError(f"the text '{study.corpus}' changed since {paths.folder} was started; choose another --out")
+    before = _parts(parse_study(paths.study.read_text(encoding="utf-8"), str(paths.study)))
+    after = _parts(results.study)
+    changes = [
+        f"{part} was {before.get(part, 'absent')}, is now {after.get(part, 'absent')}"
+        for part in {**before, **after}
+        if before.get(part) != after.get(part)
+    ]
+    if changes:
+        raise ConfigError(
+            f"{paths.folder} was started with another study: {'; '.join(changes[:3])}; choose another --out or put it back"
+        )
+    if read_json(paths.tokenizer)["corpus_sha256"] != results.facts.sha256:
+        raise ConfigError(
+            f"the text '{results.study.corpus}' changed since {paths.folder} was started; choose another --out"
+        )
 
 
-def _short(value: Any) -> str:
-    text = str(dict(value) if hasattr(value, "items") else list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 200 else text[:200] + "…"
+def _parts(study: Study) -> dict[str, Any]:
+    """What of a study must not change under a started directory, piece by piece."""
+    pieces: dict[str, Any] = {"corpus": study.corpus, "tokenizer": study.tokenizer, "seeds": list(study.seeds)}
+    pieces |= {f"base {name}": value for name, value in study.base.items()}
+    return pieces | {f"factor {name}": list(levels) for name, levels in study.factors.items()}
 
 
 def _provenance(device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Numerics over a member axis."""

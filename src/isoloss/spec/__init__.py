@@ -1,0 +1,1 @@
+"""What is trained: frozen values, no torch."""

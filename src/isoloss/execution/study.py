@@ -160,9 +160,8 @@ def _check_unchanged(paths: StudyPaths, results: StudyResults) -> None:
         if before.get(part) != after.get(part)
     ]
     if changes:
-        raise ConfigError(
-            f"{paths.folder} was started with another study: {'; '.join(changes[:3])}; choose another --out or put it back"
-        )
+        listed = "; ".join(changes[:3])
+        raise ConfigError(f"{paths.folder} was started with another study: {listed}; choose another --out")
     if read_json(paths.tokenizer)["corpus_sha256"] != results.facts.sha256:
         raise ConfigError(
             f"the text '{results.study.corpus}' changed since {paths.folder} was started; choose another --out"

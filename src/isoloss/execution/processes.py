@@ -45,7 +45,7 @@ class Processes:
                         pool[index] = worker = _start(place) if waiting else worker
                     if worker.stack is None and waiting and worker.process.is_alive():
                         worker.stack = waiting.popleft()
-                        worker.pipe.send(worker.stack)
+                        _tell(worker.pipe, worker.stack)
                 if not waiting and all(worker.stack is None for worker in pool):
                     break
                 _listen(pool, emit)
@@ -114,7 +114,7 @@ def _stop(pool: Sequence[_Worker], emit: Emit) -> None:
     """Ask every worker to save and leave, and hear its last words."""
     for worker in pool:
         if worker.process.is_alive():
-            worker.pipe.send(None)
+            _tell(worker.pipe, None)
     while any(worker.stack is not None and worker.process.is_alive() for worker in pool):
         _listen(pool, emit)
     for worker in pool:
@@ -137,7 +137,7 @@ def _work(pipe: Connection, place: Workplace) -> None:
         return
 
 
-def _tell(pipe: Connection, event: Event | None) -> None:
-    """Send to the coordinator; when it is gone there is nobody to tell, and the run is safe without."""
-    with suppress(BrokenPipeError):
-        pipe.send(event)
+def _tell(pipe: Connection, message: Event | Stack | None) -> None:
+    """Send to the other side. When it is gone there is nobody to tell: each side notices the other's end by itself."""
+    with suppress(BrokenPipeError, ConnectionResetError):
+        pipe.send(message)

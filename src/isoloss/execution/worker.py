@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -103,8 +103,14 @@ class RunRecorder:
         times = {"train": progress.train_time_s, "eval": progress.eval_time_s, "checkpoint": progress.checkpoint_time_s}
         write_status(self._paths, RunStatus(state, reason, times, self._provenance))
 
+    def abandon(self) -> None:
+        """Let go of the row files after a failure, as far as the disk still allows."""
+        if not self.ended:
+            with suppress(StoreError):
+                self.close()
+
     def close(self) -> None:
-        """Let go of the row files."""
+        """Force the rows to the disk and let go of their files."""
         self._metrics.sync()
         self._evals.sync()
         self._metrics.close()
@@ -141,6 +147,8 @@ def train_stack(
                     held.enter_context(_locked(place.study.run(run_id(config))))
             _train_locked(place, configs, tokens, recorders, emit, should_stop, ranks)
     except (IsolossError, RuntimeError, MemoryError, OSError) as error:
+        for recorder in recorders.values():
+            recorder.abandon()
         if ranks.world > 1:
             raise
         _fail(place, [c for c in configs if not _has_ended(recorders, c)], error, emit)
@@ -222,7 +230,5 @@ def _fail(place: Workplace, configs: list[RunConfig], error: BaseException, emit
 
 def write_failed(paths: RunPaths, reason: str) -> None:
     """Mark a run failed, as far as the disk still allows."""
-    try:
+    with suppress(StoreError):
         write_status(paths, RunStatus("failed", reason))
-    except StoreError:
-        return

@@ -49,6 +49,12 @@ def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
         assert re.search(rf"• {verb} ", answer.stdout)
 
 
+def test_the_readme_shows_every_verb() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for verb in ("prepare", "plan", "run", "train", "status", "report", "sample", "export", "doctor"):
+        assert f"\nisoloss {verb}" in readme
+
+
 def test_train_takes_nanogpts_option_names(trained: Path) -> None:
     [folder] = (trained / "runs").iterdir()
     config = json.loads((folder / "config.json").read_text())

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -73,9 +73,9 @@ class Progress:
         left = "" if eta is None else f", ETA {duration(eta)}"
         return f"{counts} of {len(self.configs)}; {self.tokens_per_s():,.0f} tokens/s{left}"
 
-    def table(self) -> Table:
+    def table(self) -> Group:
         """The running runs under the headline."""
-        table = Table(title=self.headline(), title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for heading in ("run", "settings", "step", "loss", "tokens/s"):
             table.add_column(heading, justify="right" if heading in ("step", "loss", "tokens/s") else "left")
         for run, event in self.events.items():
@@ -83,7 +83,7 @@ class Progress:
                 step = f"{event.step:,}/{self.configs[run].max_iters:,}"
                 rate = f"{event.tokens_per_s:,.0f}" if event.tokens_per_s else "–"
                 table.add_row(run, self.label(run), step, number(event.loss), rate)
-        return table
+        return Group(self.headline(), table)
 
 
 class Display:
@@ -113,7 +113,7 @@ class Display:
             self._said = time.monotonic()
             self.say(self._progress.headline())
 
-    def table(self) -> Table:
+    def table(self) -> Group:
         """The live table."""
         return self._progress.table()
 

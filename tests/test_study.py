@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from isoloss.execution.executor import Inline, Quiet
 from isoloss.execution.plan import plan_stacks
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.execution.worker import Event
+from isoloss.spec.config import RunConfig
 from isoloss.spec.study import Study
 from isoloss.store.run import read_rows
 from isoloss.store.tables import StudyResults, load_study
@@ -214,3 +215,18 @@ def test_an_interrupt_saves_and_says_so(text_file: Path, tmp_path: Path) -> None
     stopped = [results.status(run) for run in results.summary()["run_id"]]
     assert {status.state for status in stopped} == {"pending"}
     assert any("stopped at step" in status.reason for status in stopped)
+
+
+def test_a_directory_has_one_writer_at_a_time(study: Callable[..., Study], tmp_path: Path) -> None:
+    class Second(Quiet):
+        complaint = ""
+
+        def begin(self, configs: Sequence[RunConfig], factors: Sequence[str]) -> None:
+            with pytest.raises(StoreError) as caught:
+                train_here(study(), tmp_path)
+            self.complaint = str(caught.value)
+
+    second = Second()
+    run_study(study(), tmp_path, OPTIONS, executor=Inline(), listener=second)
+    assert "is in use by another isoloss" in second.complaint
+    train_here(study(), tmp_path)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from isoloss.errors import StoreError
 
 
@@ -33,6 +35,25 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise StoreError(f"cannot write {path}: {reason}; free space or choose another folder") from error
+
+
+@contextmanager
+def locked(path: Path, timeout_s: float, message: str) -> Iterator[None]:
+    """Hold the lock file at `path`; should its process die, the system lets go of it.
+
+    Raises StoreError with `message` when another process still holds it after `timeout_s`.
+    """
+    lock = filelock.FileLock(path)
+    with explained(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=timeout_s)
+        except filelock.Timeout as error:
+            raise StoreError(message) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -10,17 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 
 from isoloss.data.tokens import Tokens, check_length, prepare
-from isoloss.errors import ConfigError, Interrupted, StoreError
+from isoloss.errors import ConfigError, Interrupted
 from isoloss.execution.executor import Executor, Inline, Listener, Quiet
 from isoloss.execution.plan import Stack, is_missing, plan_stacks
 from isoloss.execution.processes import Processes
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.worker import Workplace
-from isoloss.files import explained, read_json, write_json, write_text
+from isoloss.files import locked, read_json, write_json, write_text
 from isoloss.spec.compute import training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -99,7 +98,8 @@ def run_study(
     if ranks.rank:
         Inline(ranks).run(plan_stacks(results, 1), place, listener.emit, should_stop)
         return results
-    with _exclusively(paths):
+    in_use = f"{paths.folder} is in use by another isoloss; wait for it or choose another --out"
+    with locked(paths.lock, 0, in_use):
         _open_directory(results, tokens, device)
         ranks.barrier()
         listener.begin(results.configs, list(study.factors))
@@ -113,19 +113,6 @@ def run_study(
     if stopped:
         raise Interrupted("stopped; everything so far is saved, the same command continues")
     return results
-
-
-def _exclusively(paths: StudyPaths) -> filelock.BaseFileLock:
-    with explained(paths.folder):
-        paths.folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(paths.lock)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise StoreError(
-                f"{paths.folder} is in use by another isoloss; wait for it or choose another --out"
-            ) from error
-    return lock
 
 
 def _open_directory(results: StudyResults, tokens: Tokens, device: torch.device) -> None:

@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
 import torch
 
 from isoloss.data.tokens import Tokens, open_tokens
 from isoloss.errors import IsolossError, NumericsError, StoreError
 from isoloss.execution.plan import Stack
-from isoloss.files import explained
+from isoloss.files import locked
 from isoloss.spec.compute import tokens_per_step
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -144,7 +143,9 @@ def train_stack(
             tokens = open_tokens(place.tokens_folder)
             if ranks.rank == 0:
                 for config in configs:
-                    held.enter_context(_locked(place.study.run(run_id(config))))
+                    run = place.study.run(run_id(config))
+                    message = f"{run.folder} is being written by another process"
+                    held.enter_context(locked(run.lock, LOCK_TIMEOUT_S, message))
             _train_locked(place, configs, tokens, recorders, emit, should_stop, ranks)
     except (IsolossError, RuntimeError, MemoryError, OSError) as error:
         for recorder in recorders.values():
@@ -203,17 +204,6 @@ def _open_recorder(place: Workplace, state: MemberState, provenance: Mapping[str
     recorder.status("running", progress, "")
     emit(Event(run_id(state.config), "running", progress.step))
     return recorder
-
-
-def _locked(paths: RunPaths) -> filelock.BaseFileLock:
-    with explained(paths.folder):
-        paths.folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(paths.lock)
-    try:
-        lock.acquire(timeout=LOCK_TIMEOUT_S)
-    except filelock.Timeout as error:
-        raise StoreError(f"{paths.folder} is being written by another process") from error
-    return lock
 
 
 def _has_ended(recorders: Mapping[str, RunRecorder], config: RunConfig) -> bool:

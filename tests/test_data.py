@@ -84,7 +84,7 @@ def test_tokens_are_split_mapped_and_described(play: Callable[..., None]) -> Non
     meta = json.loads((tokens.folder / "meta.json").read_text())
     assert meta["train_tokens"] + meta["val_tokens"] == len(text)
     assert np.fromfile(tokens.folder / "val.bin", dtype="<u2").tolist() == tokens.val_M.tolist()
-    assert corpus_facts("play", "char") == (tokens.facts, len(tokens.val_M))
+    assert corpus_facts("play", "char") == (tokens.facts, len(tokens.train_N), len(tokens.val_M))
 
 
 def test_damaged_token_files_are_made_again(play: Callable[..., None]) -> None:
@@ -111,7 +111,7 @@ def test_a_text_shorter_than_a_block_is_refused(tmp_path: Path, make: Callable[.
     path = tmp_path / "short.txt"
     path.write_text("to be or not " * 10)
     with pytest.raises(CorpusError, match=r"val split .* has 13 tokens, block_size=16 needs at least 17"):
-        check_length(make(), prepare(str(path)))
+        check_length(make(), *corpus_facts(str(path), "char")[1:])
 
 
 @given(st.text(min_size=1))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from isoloss.data.tokens import Tokens
-from isoloss.errors import NumericsError
+from isoloss.errors import NumericsError, StoreError
 from isoloss.spec.config import RunConfig
 from isoloss.training import checkpoint
 from isoloss.training.schedule import learning_rate
@@ -155,3 +155,35 @@ def test_a_damaged_last_falls_back_to_the_previous(make: Make, tokens: Tokens, t
     (tmp_path / "previous.json").write_text("{}")
     with pytest.raises(NumericsError):
         checkpoint.load_resumable(tmp_path)
+
+
+def test_a_run_that_ended_unnoticed_is_not_trained_on(make: Make, tokens: Tokens, tmp_path: Path) -> None:
+    states = saved(tmp_path, make, tokens)
+    [again] = recorded([states[-1].config], tokens, [states[-1]])
+    assert (again.outcome, again.steps, again.evals) == ("done", [], [])
+
+
+def test_a_first_checkpoint_torn_by_a_crash_is_no_checkpoint(make: Make, tokens: Tokens, tmp_path: Path) -> None:
+    saved(tmp_path, make, tokens)
+    for path in tmp_path.iterdir():
+        if path.name != "last.safetensors":
+            path.unlink()
+    assert checkpoint.load_resumable(tmp_path) is None
+
+
+def test_a_second_crash_after_falling_back_loses_nothing(
+    make: Make, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, make, tokens)
+    (tmp_path / "last.json").write_text("{}")
+    resumed = checkpoint.load_resumable(tmp_path)
+    assert resumed is not None
+
+    def crash(*_: object) -> None:
+        raise StoreError("no space")
+
+    monkeypatch.setattr(checkpoint, "write_json", crash)
+    with pytest.raises(StoreError):
+        checkpoint.save_last(tmp_path, resumed)
+    again = checkpoint.load_resumable(tmp_path)
+    assert again is not None and again.progress == resumed.progress

@@ -36,5 +36,5 @@ def run_command_line(arguments: Sequence[str]) -> int:
         verbs.say(f"isoloss: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        verbs.say("isoloss: killed; the last checkpoints are safe, the same command continues")
+        verbs.say("isoloss: interrupted; what was on disk is safe, the same command continues")
         return Interrupted.exit_code

@@ -60,7 +60,7 @@ class Progress:
             done += flops * max(0.0, at - begun)
             total += flops * (1 - begun)
         elapsed = time.monotonic() - self.started
-        return elapsed * (total - done) / done if done > 0.01 * total and elapsed > 2 else None
+        return elapsed * max(0.0, total - done) / done if done > 0.01 * total and elapsed > 2 else None
 
     def tokens_per_s(self) -> float:
         """Tokens a second over all running runs, as last reported."""

@@ -10,7 +10,7 @@ from isoloss.execution.interrupts import stop_on_signals
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.report.page import write_report
 from isoloss.spec.study import Study
-from isoloss.store.tables import StudyResults
+from isoloss.store.tables import StudyResults, ranked_runs
 from isoloss.training.device import resolve_device
 from isoloss.training.distributed import ranks_from_environment
 
@@ -30,7 +30,7 @@ def run_and_report(study: Study, out: Path | None, options: RunOptions) -> int:
 
 def _conclude(results: StudyResults, page: Path) -> int:
     table = results.summary()
-    ranked = table.drop_nulls("best_val_loss").sort("best_val_loss")
+    ranked = ranked_runs(table)
     if len(ranked):
         best = ranked.row(0, named=True)
         levels = " ".join(f"{name}={best[name]}" for name in (*results.study.factors, "seed"))

@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import platformdirs
@@ -117,8 +117,8 @@ def load_corpus(corpus: str, *, offline: bool = False, say: Callable[[str], None
     except FileNotFoundError:
         hint = did_you_mean(corpus, CORPORA)
         raise CorpusError(f"no text file and no known corpus is called '{corpus}'; {hint}") from None
-    except OSError as error:
-        raise CorpusError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"cannot read {corpus!r}: {error}") from error
 
 
 def _load_known(name: str, offline: bool, say: Callable[[str], None]) -> bytes:
@@ -136,7 +136,7 @@ def _load_known(name: str, offline: bool, say: Callable[[str], None]) -> bytes:
         say(f"fetching {name} from {source.label}")
         try:
             content = source.fetch()
-        except (CorpusError, OSError, urllib.error.URLError, zipfile.BadZipFile, KeyError) as error:
+        except (CorpusError, OSError, HTTPException, zipfile.BadZipFile, KeyError) as error:
             problems.append(f"{source.label}: {error}")
             say(f"  {source.label}: {error}")
             continue

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from isoloss.data.corpus import CORPORA, cache_dir, load_corpus
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict, train_tokenizer
 from isoloss.errors import CorpusError, StoreError
-from isoloss.files import explained, read_json, sha256_bytes, sha256_file, write_json
+from isoloss.files import explained, locked, read_json, sha256_bytes, sha256_file, write_json
 from isoloss.spec.config import RunConfig, TokenizerName
 from isoloss.spec.study import DataFacts
 
 FORMAT_VERSION = 1
 TRAIN_SHARE = 0.9
+TOKENIZE_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ def prepare(
     content = load_corpus(corpus, offline=offline, say=say)
     sha256 = sha256_bytes(content)
     folder = cache_dir() / "tokens" / f"{sha256[:16]}-{tokenizer}"
-    try:
+    with locked(folder.with_suffix(".lock"), TOKENIZE_TIMEOUT_S, f"{folder} is being written by another process"):
+        try:
+            return open_tokens(folder)
+        except StoreError:
+            _tokenize(content, corpus, tokenizer, folder)
         return open_tokens(folder)
-    except StoreError:
-        _tokenize(content, corpus, tokenizer, folder)
-    return open_tokens(folder)
 
 
 def open_tokens(folder: Path) -> Tokens:
@@ -73,28 +75,27 @@ def open_tokens(folder: Path) -> Tokens:
     return Tokens(str(meta["corpus_sha256"]), tokenizer_from_dict(meta), splits["train"], splits["val"], folder)
 
 
-def corpus_facts(corpus: str, tokenizer: TokenizerName) -> tuple[DataFacts, int]:
-    """What a study needs to know of a text, and its val tokens, without fetching or writing anything.
+def corpus_facts(corpus: str, tokenizer: TokenizerName) -> tuple[DataFacts, int, int]:
+    """What a study needs to know of a text, and its train and val tokens, without fetching or writing anything.
 
-    Raises CorpusError when a local text cannot be read or decoded.
+    Raises CorpusError when a local text cannot be read, decoded or split.
     """
     known = CORPORA.get(corpus)
     if known is not None:
         facts = DataFacts(known.sha256, known.vocab_size if tokenizer == "char" else Tokenizer("byte").vocab_size)
-        return facts, known.characters - int(known.characters * TRAIN_SHARE)
+        return facts, *_split(known.characters, corpus)
     content = load_corpus(corpus)
     text = _decode(content, corpus)
-    trained = train_tokenizer(tokenizer, text)
-    n_tokens = len(text) if tokenizer == "char" else len(content)
-    return DataFacts(sha256_bytes(content), trained.vocab_size), n_tokens - int(n_tokens * TRAIN_SHARE)
+    split = _split(len(text) if tokenizer == "char" else len(content), corpus)
+    return DataFacts(sha256_bytes(content), train_tokenizer(tokenizer, text).vocab_size), *split
 
 
-def check_length(config: RunConfig, tokens: Tokens) -> None:
+def check_length(config: RunConfig, train_tokens: int, val_tokens: int) -> None:
     """Refuse a text whose splits cannot fill one block and its target. Raises CorpusError."""
-    for split, data in (("train", tokens.train_N), ("val", tokens.val_M)):
-        if len(data) < config.block_size + 1:
+    for split, length in (("train", train_tokens), ("val", val_tokens)):
+        if length < config.block_size + 1:
             raise CorpusError(
-                f"the {split} split of '{config.corpus}' has {len(data):,} tokens, block_size={config.block_size} "
+                f"the {split} split of '{config.corpus}' has {length:,} tokens, block_size={config.block_size} "
                 f"needs at least {config.block_size + 1:,}; take a longer text or a shorter block"
             )
 
@@ -108,9 +109,7 @@ def _tokenize(content: bytes, corpus: str, name: TokenizerName, folder: Path) ->
         ) from error
     tokenizer = train_tokenizer(name, text)
     tokens = tokenizer.encode(text)
-    cut = int(len(tokens) * TRAIN_SHARE)
-    if cut == 0:
-        raise CorpusError(f"'{corpus}' is too short ({len(tokens)} tokens) to split into train and val")
+    cut, _ = _split(len(tokens), corpus)
     with explained(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -134,6 +133,14 @@ def _tokenize(content: bytes, corpus: str, name: TokenizerName, folder: Path) ->
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _split(n_tokens: int, corpus: str) -> tuple[int, int]:
+    """Tokens of the train and of the val split."""
+    cut = int(n_tokens * TRAIN_SHARE)
+    if cut == 0:
+        raise CorpusError(f"'{corpus}' is too short ({n_tokens} tokens) to split into train and val")
+    return cut, n_tokens - cut
 
 
 def _decode(content: bytes, corpus: str) -> str:

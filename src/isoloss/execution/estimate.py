@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from isoloss.data.tokenizer import Tokenizer
-from isoloss.data.tokens import Tokens, corpus_facts
+from isoloss.data.tokens import Tokens, check_length, corpus_facts
 from isoloss.execution.study import RunOptions, available_cores, resolve_study
 from isoloss.spec.compute import checkpoint_bytes, evaluation_steps, tokens_per_step
 from isoloss.spec.config import RunConfig, shape_key
@@ -47,7 +47,7 @@ def step_time_s(config: RunConfig, device: torch.device) -> float:
     """Median seconds a step of a run takes on this machine, on random tokens, after one step to warm up."""
     data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size).astype(np.uint16)
     tokens = Tokens("", Tokenizer("byte"), data_N, data_N, folder=Path())
-    short = config.model_copy(update={"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1})
+    short = config.model_copy(update={"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1, "eval": "exact"})
     stopwatch = _Stopwatch()
     train(stack([fresh(short)], device), tokens, lambda config: stopwatch)
     return statistics.median(stopwatch.times_s[1:])
@@ -73,8 +73,10 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     Raises ConfigError or CorpusError as running it would.
     """
     study, device = resolve_study(study, options)
-    facts, val_tokens = corpus_facts(study.corpus, study.tokenizer)
+    facts, train_tokens, val_tokens = corpus_facts(study.corpus, study.tokenizer)
     configs = study.expand(facts)
+    for config in configs:
+        check_length(config, train_tokens, val_tokens)
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
     times_s = _step_times(configs, device)
     seconds = sum(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isoloss.errors import ConfigError, StoreError
-from isoloss.files import write_atomically, write_json
+from isoloss.files import write_bytes, write_json
 from isoloss.model.interop import nanogpt_order, to_gpt2, to_nanogpt
 from isoloss.model.layers import LN_EPS
 from isoloss.model.parameters import INIT_STD, layout_of
@@ -48,13 +48,13 @@ def export_run(
         raise StoreError(f"run {run.folder.name} has no {checkpoint} checkpoint; export one that has been trained")
     state = load(run.folder, checkpoint)
     if to == "nanogpt":
-        stream = io.BytesIO()
+        stream = io.BytesIO()  # memory first: the serialisers' own writing hides why a disk refused
         torch.save(nanogpt_checkpoint(state), stream)
-        _write(out, stream.getvalue())
+        write_bytes(out, stream.getvalue())
     else:
         weights = to_gpt2(state.config, layout_of(state.config).split(state.flat_P))
         write_json(out / "isoloss_tokenizer.json", results.tokenizer())
-        _write(out / "model.safetensors", safetensors.torch.save(weights, metadata={"format": "pt"}))
+        write_bytes(out / "model.safetensors", safetensors.torch.save(weights, metadata={"format": "pt"}))
         write_json(out / "config.json", gpt2_config(state.config))
 
 
@@ -140,12 +140,3 @@ def _adamw_state(state: MemberState) -> dict[str, Any]:
 def _split(config: RunConfig, flat_P: Tensor) -> dict[str, Tensor]:
     """Named tensors that own their memory, so that whoever takes one out of the file does not carry all along."""
     return {name: tensor.clone() for name, tensor in layout_of(config).split(flat_P).items()}
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file. The serialisers fill memory first, as their own writing hides why the disk refused."""
-
-    def fill(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_atomically(path, fill)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import cast
+
+import torch
 
 from isoloss.execution.plan import Stack
 from isoloss.execution.worker import Emit, Event, Workplace, train_stack, write_failed
@@ -36,8 +38,9 @@ class Processes:
     def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
         """Hand out the stacks in order, the next one to whoever is free."""
         waiting = deque(stacks)
-        pool = [_start(place) for _ in range(min(self.workers, len(stacks)))]
+        pool: list[_Worker] = []
         try:
+            pool += [_start(place) for _ in range(min(self.workers, len(stacks)))]
             while not should_stop():
                 for index, worker in enumerate(pool):
                     if not worker.process.is_alive():
@@ -49,7 +52,7 @@ class Processes:
                 if not waiting and all(worker.stack is None for worker in pool):
                     break
                 _listen(pool, emit)
-            _stop(pool, emit)
+            _stop(pool, place, emit)
         finally:
             for worker in pool:
                 worker.process.kill()
@@ -61,14 +64,28 @@ def _start(place: Workplace) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, place), daemon=True)
-    process.start()
+    with _signals_held_back():
+        process.start()
     theirs.close()
     return _Worker(process, ours)
 
 
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Start a process with SIGINT and SIGTERM blocked: a Ctrl-C is the coordinator's to hear, from the first moment."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _listen(pool: Sequence[_Worker], emit: Emit) -> None:
     """Pass on what workers say; None from a worker means that its stack has ended."""
-    busy = {worker.pipe: worker for worker in pool if worker.stack is not None}
+    busy = {worker.pipe: worker for worker in pool if worker.stack is not None and worker.process.is_alive()}
     for ready in wait([*busy, *(worker.process.sentinel for worker in busy.values())], timeout=POLL_S):
         if not isinstance(ready, Connection):
             continue
@@ -110,7 +127,7 @@ def _pending(pipe: Connection) -> bool:
         return False
 
 
-def _stop(pool: Sequence[_Worker], emit: Emit) -> None:
+def _stop(pool: Sequence[_Worker], place: Workplace, emit: Emit) -> None:
     """Ask every worker to save and leave, and hear its last words."""
     for worker in pool:
         if worker.process.is_alive():
@@ -119,14 +136,13 @@ def _stop(pool: Sequence[_Worker], emit: Emit) -> None:
         _listen(pool, emit)
     for worker in pool:
         worker.process.join(STOP_TIMEOUT_S)
+        _bury(worker, place, emit)
 
 
 def _work(pipe: Connection, place: Workplace) -> None:
     """A worker's life: take a stack, train it, say so; leave when told to or when the coordinator is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    import torch  # only here: the coordinator's start must not wait for the workers' imports
-
     torch.set_num_threads(1)
     try:
         while (configs := cast("Stack | None", pipe.recv())) is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict
@@ -30,12 +28,12 @@ def sample_run(run: RunPaths, tokenizer: Tokenizer, prompt: str, sampling: Sampl
     return [prompt + tokenizer.decode(row) for row in generate(parameters, state.config, prompt_N, sampling)]
 
 
-def write_report_samples(results: StudyResults, runs: Sequence[RunPaths], device: torch.device) -> None:
-    """Keep samples for the report with each of the given runs; prompts the vocabulary cannot spell are left out."""
+def write_report_samples(results: StudyResults, run: RunPaths, device: torch.device) -> None:
+    """Keep samples for the report with a run, of those prompts that its vocabulary can spell."""
     tokenizer = tokenizer_from_dict(results.tokenizer())
-    prompts = [
-        prompt for prompt in REPORT_PROMPTS if tokenizer.name == "byte" or set(prompt) <= set(tokenizer.characters)
-    ]
-    for run in runs:
-        texts = [text for prompt in prompts for text in sample_run(run, tokenizer, prompt, REPORT_SAMPLING, device)]
+    texts: list[str] = []
+    for prompt in REPORT_PROMPTS:
+        if tokenizer.name == "byte" or set(prompt) <= set(tokenizer.characters):
+            texts += sample_run(run, tokenizer, prompt, REPORT_SAMPLING, device)
+    if texts:
         write_text(run.samples, "\n\n---\n\n".join(texts) + "\n")

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 
 from isoloss.data.tokens import Tokens, check_length, prepare
-from isoloss.errors import ConfigError, Interrupted
+from isoloss.errors import ConfigError, Interrupted, IsolossError
 from isoloss.execution.executor import Executor, Inline, Listener, Quiet
 from isoloss.execution.plan import Stack, is_missing, plan_stacks
 from isoloss.execution.processes import Processes
@@ -27,7 +28,7 @@ from isoloss.spec.study import ANY_DATA, Study
 from isoloss.spec.studyfile import dump_study, parse_study
 from isoloss.store.layout import StudyPaths
 from isoloss.store.run import create_run
-from isoloss.store.tables import StudyResults, write_summary
+from isoloss.store.tables import StudyResults, ranked_runs, write_summary
 from isoloss.training.device import describe, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks
 
@@ -92,24 +93,30 @@ def run_study(
     tokens = prepare(study.corpus, study.tokenizer, offline=options.offline, say=listener.say)
     results = StudyResults(paths, study, tokens.facts)
     for config in results.configs:
-        check_length(config, tokens)
+        check_length(config, len(tokens.train_N), len(tokens.val_M))
         ranks.rows(config)
     place = Workplace(paths, tokens.folder, device)
     if ranks.rank:
-        Inline(ranks).run(plan_stacks(results, 1), place, listener.emit, should_stop)
+        stacks = plan_stacks(results, 1)
+        ranks.barrier()
+        Inline(ranks).run(stacks, place, listener.emit, should_stop)
         return results
     in_use = f"{paths.folder} is in use by another isoloss; wait for it or choose another --out"
     with locked(paths.lock, 0, in_use):
         _open_directory(results, tokens, device)
         ranks.barrier()
-        listener.begin(results.configs, list(study.factors))
-        stacks = plan_stacks(results, _stack_width(options, results.configs, device))
-        executor = executor or _executor(options, stacks, device, ranks, listener.say)
+        missing = [config for config in results.configs if is_missing(results, config)]
+        if len(missing) < len(results.configs):
+            listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
+        listener.begin(missing, list(study.factors))
+        stacks = plan_stacks(results, 1 if ranks.world > 1 else _stack_width(options, results.configs, device))
+        ranks.barrier()  # before anyone's training changes what the others plan by
+        executor = executor or _executor(options, results, stacks, device, ranks, listener.say)
         executor.run(stacks, place, listener.emit, should_stop)
         stopped = should_stop() and any(is_missing(results, config) for config in results.configs)
+        table = write_summary(results)
         if not stopped:
-            _write_samples(results, device)
-        write_summary(results)
+            _write_samples(results, table, device, listener.say)
     if stopped:
         raise Interrupted("stopped; everything so far is saved, the same command continues")
     return results
@@ -186,23 +193,38 @@ def _stack_width(options: RunOptions, configs: Sequence[RunConfig], device: torc
 
 
 def _executor(
-    options: RunOptions, stacks: Sequence[Stack], device: torch.device, ranks: Ranks, say: Callable[[str], None]
+    options: RunOptions,
+    results: StudyResults,
+    stacks: Sequence[Stack],
+    device: torch.device,
+    ranks: Ranks,
+    say: Callable[[str], None],
 ) -> Executor:
-    """Processes on a CPU, in this process on an accelerator, for a lone run or for several ranks."""
+    """Processes on a CPU; in this process on an accelerator, for a study of one run and for several ranks.
+
+    It follows from the study, not from what is left of it: a run is resumed with the threads it began with.
+    """
     cores = available_cores()
     workers = options.workers or (cores if device.type == "cpu" else 1)
     if workers > cores:
         say(f"--workers {workers} on {cores} cores: workers will wait for each other")
-    if ranks.world > 1 or device.type != "cpu" or (len(stacks) == 1 and options.workers is None):
+    if ranks.world > 1 or device.type != "cpu" or (results.study.size == 1 and options.workers is None):
         return Inline(ranks)
-    if len(stacks) < workers:
+    if 0 < len(stacks) < workers:
         say(
             f"{len(stacks)} runs are left for {workers} workers: {workers - len(stacks)} stay idle, a run uses one core"
         )
     return Processes(workers)
 
 
-def _write_samples(results: StudyResults, device: torch.device) -> None:
-    ranked = results.summary().drop_nulls("best_val_loss").sort("best_val_loss")
-    best = [results.paths.run(run) for run in ranked["run_id"].head(REPORT_RUNS)]
-    write_report_samples(results, [run for run in best if not run.samples.exists()], device)
+def _write_samples(
+    results: StudyResults, table: pl.DataFrame, device: torch.device, say: Callable[[str], None]
+) -> None:
+    """Keep samples with the best runs; a run that cannot be sampled is no reason to lose the rest of a study."""
+    for run in ranked_runs(table)["run_id"].head(REPORT_RUNS):
+        paths = results.paths.run(run)
+        if not paths.samples.exists():
+            try:
+                write_report_samples(results, paths, device)
+            except IsolossError as error:
+                say(f"no samples of run {run}: {error}")

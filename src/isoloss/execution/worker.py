@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 
 from isoloss.data.tokens import Tokens, open_tokens
-from isoloss.errors import IsolossError, NumericsError, StoreError
+from isoloss.errors import NumericsError, StoreError
 from isoloss.execution.plan import Stack
-from isoloss.files import locked
+from isoloss.files import explained, locked
 from isoloss.spec.compute import tokens_per_step
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -147,7 +147,7 @@ def train_stack(
                     message = f"{run.folder} is being written by another process"
                     held.enter_context(locked(run.lock, LOCK_TIMEOUT_S, message))
             _train_locked(place, configs, tokens, recorders, emit, should_stop, ranks)
-    except (IsolossError, RuntimeError, MemoryError, OSError) as error:
+    except Exception as error:
         for recorder in recorders.values():
             recorder.abandon()
         if ranks.world > 1:
@@ -196,6 +196,8 @@ def _open_recorder(place: Workplace, state: MemberState, provenance: Mapping[str
     """Bring a run's rows back to where its state is, and open it for writing."""
     paths, progress = place.study.run(run_id(state.config)), state.progress
     create_run(paths, state.config)
+    with explained(paths.samples):
+        paths.samples.unlink(missing_ok=True)  # of what the run was before
     cut_rows(paths.metrics, progress.step - 1)
     cut_rows(paths.evals, progress.evaluated_step)
     if progress.step:

@@ -27,6 +27,8 @@ class Sampling:
     seed: int = 1337
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed}: must not be negative", ("seed",))
         for name in ("length", "number"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: at least 1 is needed", (name,))

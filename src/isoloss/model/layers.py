@@ -104,6 +104,6 @@ class Dropout:
             -(-prod(whole) // 4)
         )
         # Sixteen bits an element: the rate is exact to 1/65536, and the scale is that of the rate really used.
-        threshold = round(config.dropout * 65536)
+        threshold = min(round(config.dropout * 65536), 65535)
         kept = bits.view(np.uint16)[: prod(whole)].reshape(whole)[self.rows] >= threshold
         return np.multiply(kept, np.float32(65536 / (65536 - threshold)), dtype=np.float32)

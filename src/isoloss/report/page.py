@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import altair as alt
@@ -10,7 +9,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from isoloss.errors import StoreError
-from isoloss.files import write_atomically, write_text
+from isoloss.files import write_bytes, write_text
 from isoloss.report import sections, sentences
 from isoloss.report.gallery import Figure, make_figures
 from isoloss.report.snapshot import Snapshot, take_snapshot
@@ -68,9 +67,5 @@ def _write_images(folder: Path, figure: Figure) -> None:
         svg = vl_convert.vegalite_to_svg(figure.spec, vl_version=VEGA_LITE_VERSION)
     except ValueError as error:
         raise StoreError(f"cannot draw {figure.name}: {str(error).splitlines()[0]}") from error
-    write_atomically(folder / f"{figure.name}.png", partial(_fill, content=png))
-    write_atomically(folder / f"{figure.name}.svg", partial(_fill, content=svg.encode()))
-
-
-def _fill(temporary: Path, content: bytes) -> None:
-    temporary.write_bytes(content)
+    write_bytes(folder / f"{figure.name}.png", png)
+    write_text(folder / f"{figure.name}.svg", svg)

@@ -48,14 +48,14 @@ def find_study(reference: str) -> Study:
         text = (resources.files("isoloss.spec") / "studies" / f"{reference}.yaml").read_text(encoding="utf-8")
         return parse_study(text, f"{reference} (built in)")
     path = Path(reference)
-    if not path.is_file():
-        hint = did_you_mean(reference, builtin_studies())
-        raise ConfigError(f"no study file and no built-in study is called '{reference}'; {hint}")
     try:
+        if not path.is_file():
+            hint = did_you_mean(reference, builtin_studies())
+            raise ConfigError(f"no study file and no built-in study is called '{reference}'; {hint}")
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes; this is no study file")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     return parse_study(text, str(path))
 
@@ -89,7 +89,7 @@ def parse_scalar(text: str, source: str) -> Scalar:
     """One setting's value as YAML reads it (1e-3 is a number, true a flag). Raises ConfigError naming `source`."""
     try:
         return _scalar(source, cast("Any", YAML(typ="safe")).load(text))
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: not a value") from error
 
 
@@ -128,7 +128,7 @@ def _load(text: str, source: str) -> _Document:
     for mapping in (root, *(root.get(section) for section in SECTIONS)):
         if isinstance(mapping, CommentedMap):
             keyed = cast("Any", mapping)
-            lines |= {str(key): int(keyed.lc.key(key)[0]) + 1 for key in keyed}
+            lines |= {str(key): int(keyed.lc.key(key)[0]) + 1 for key in keyed if key in keyed.lc.data}
     return _Document({str(key): root[key] for key in root}, lines, source)
 
 

@@ -14,11 +14,10 @@ from typing import Any, Literal, get_args
 
 from isoloss.errors import StoreError
 from isoloss.files import explained, read_json, write_json, write_text
-from isoloss.spec.config import RunConfig, make_config
+from isoloss.spec.config import RunConfig
 from isoloss.store.layout import RunPaths
 
 State = Literal["pending", "running", "done", "failed", "diverged"]
-ENDED: tuple[State, ...] = ("done", "failed", "diverged")
 FLUSH_INTERVAL_S = 1.0
 
 
@@ -45,18 +44,16 @@ def read_status(paths: RunPaths) -> RunStatus:
     value = read_json(paths.status)
     if value.get("state") not in get_args(State):
         raise StoreError(f"{paths.status}: unknown state {value.get('state')!r}")
-    return RunStatus(**value)
+    try:
+        return RunStatus(**value)
+    except TypeError as error:
+        raise StoreError(f"{paths.status}: not a run's status: {error}") from error
 
 
 def write_status(paths: RunPaths, status: RunStatus) -> None:
     """Replace a run's status. Raises StoreError."""
     value = {name: getattr(status, name) for name in ("state", "reason", "times_s", "provenance")}
     write_json(paths.status, {**value, "updated_at": now()})
-
-
-def read_config(paths: RunPaths) -> RunConfig:
-    """A run's configuration. Raises StoreError or ConfigError."""
-    return make_config(read_json(paths.config))
 
 
 def create_run(paths: RunPaths, config: RunConfig) -> None:

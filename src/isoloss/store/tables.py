@@ -109,7 +109,11 @@ def load_study(folder: str | Path) -> StudyResults:
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
     study = parse_study(paths.study.read_text(encoding="utf-8"), str(paths.study))
     tokenizer = read_json(paths.tokenizer)
-    return StudyResults(paths, study, DataFacts(str(tokenizer["corpus_sha256"]), int(tokenizer["vocab_size"])))
+    try:
+        facts = DataFacts(str(tokenizer["corpus_sha256"]), int(tokenizer["vocab_size"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{paths.tokenizer}: not the tokenizer of a study: {error!r}") from error
+    return StudyResults(paths, study, facts)
 
 
 def write_summary(results: StudyResults) -> pl.DataFrame:
@@ -120,11 +124,18 @@ def write_summary(results: StudyResults) -> pl.DataFrame:
     return table
 
 
+def ranked_runs(table: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a summary by best validation loss; of done runs alone, where any are done."""
+    ranked = table.drop_nulls("best_val_loss").sort("best_val_loss", "run_id")
+    done = ranked.filter(pl.col("status") == "done")
+    return done if len(done) else ranked
+
+
 def find_run(results: StudyResults, reference: str | None) -> RunPaths:
     """A run by id or unambiguous prefix; None means the best by validation loss. Raises StoreError."""
     table = results.summary()
     if reference is None:
-        ranked = table.drop_nulls("best_val_loss").sort("best_val_loss")
+        ranked = ranked_runs(table)
         if ranked.is_empty():
             raise StoreError(f"no run of {results.paths.folder} has been evaluated yet")
         return results.paths.run(ranked["run_id"][0])

@@ -44,25 +44,28 @@ def promote_best(folder: Path, state: MemberState) -> None:
 
 def drop_previous(folder: Path) -> None:
     """Remove the safety copy of a run that has ended."""
-    for suffix in (".json", ".safetensors"):
-        (folder / f"previous{suffix}").unlink(missing_ok=True)
+    _remove(folder, "previous")
 
 
 def load_resumable(folder: Path) -> MemberState | None:
     """The state to continue from: `last`, else `previous` where `last` is torn or damaged, else None.
 
-    Raises NumericsError when checkpoints exist and none is whole.
+    A `last` that is not whole is removed, so that it never takes the place of the whole `previous`. Raises
+    NumericsError when a completed checkpoint exists and none is whole.
     """
+    if not any((folder / f"{name}.json").exists() for name in ("last", "previous")):
+        return None  # no checkpoint was ever completed
     problems: list[str] = []
     for name in ("last", "previous"):
-        if (folder / f"{name}.json").exists() or (folder / f"{name}.safetensors").exists():
-            try:
-                return load(folder, name)
-            except (NumericsError, StoreError) as error:
-                problems.append(str(error))
-    if problems:
-        raise NumericsError("; ".join(problems))
-    return None
+        try:
+            state = load(folder, name)
+        except (NumericsError, StoreError) as error:
+            problems.append(str(error))
+            continue
+        if name == "previous":
+            _remove(folder, "last")
+        return state
+    raise NumericsError("; ".join(problems) + f"; remove {folder} to train this run anew")
 
 
 def load(folder: Path, name: str) -> MemberState:
@@ -103,6 +106,12 @@ def _save(folder: Path, name: str, state: MemberState) -> None:
         "progress": asdict(state.progress),
     }
     write_json(folder / f"{name}.json", car)
+
+
+def _remove(folder: Path, name: str) -> None:
+    for suffix in (".json", ".safetensors"):
+        with explained(folder / f"{name}{suffix}"):
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def _link(folder: Path, source: str, target: str) -> None:

@@ -54,7 +54,14 @@ def ranks_from_environment(device: torch.device) -> Iterator[Ranks]:
 
     gloo on CPU, NCCL (with gloo for host tensors) on CUDA.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world > 1:
+            int(os.environ["RANK"])
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            "WORLD_SIZE and RANK are not what torchrun sets; start with torchrun or unset them"
+        ) from error
     if world == 1:
         yield Ranks()
         return

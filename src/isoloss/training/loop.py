@@ -85,11 +85,14 @@ def train(
     """Train every member to its horizon. True when all ended, False when stopped after a checkpoint of each."""
     ranks = ranks or Ranks()
     while stack.members:
-        due = [e for e in range(len(stack.members)) if _evaluation_due(stack.members[e], stack.progress[e])]
-        if due:
+        pairs = list(enumerate(zip(stack.members, stack.progress, strict=True)))
+        due = [e for e, (config, progress) in pairs if _evaluation_due(config, progress)]
+        complete = {e: "" for e, (config, progress) in pairs if _complete(config, progress)}
+        if complete:
+            _retire(stack, complete, "done", observe)
+        elif due:
             _evaluate(stack, due, tokens, observe, ranks)
             _checkpoint(stack, due, observe)
-            _retire(stack, {e: "" for e in due if stack.members[e].max_iters == stack.step}, "done", observe)
         elif ranks.any(should_stop()):
             _checkpoint(stack, range(len(stack.members)), observe)
             return False
@@ -104,6 +107,10 @@ def train(
 def _evaluation_due(config: RunConfig, progress: Progress) -> bool:
     at_evaluation = progress.step % config.eval_interval == 0 or progress.step == config.max_iters
     return at_evaluation and progress.evaluated_step != progress.step
+
+
+def _complete(config: RunConfig, progress: Progress) -> bool:
+    return progress.step >= config.max_iters and progress.evaluated_step == progress.step
 
 
 def _evaluate(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from isoloss.cli import verbs
-from isoloss.errors import Interrupted, IsolossError
+from isoloss.errors import ConfigError, Interrupted, IsolossError
 
 
 def run_command_line(arguments: Sequence[str]) -> int:
@@ -16,7 +16,6 @@ def run_command_line(arguments: Sequence[str]) -> int:
         "prepare": verbs.prepare,
         "plan": verbs.plan,
         "run": verbs.run,
-        # Its options come from RunConfig, whose import the other verbs and the first help page need not wait for.
         "train": verbs.train_verb() if list(arguments[:1]) == ["train"] else verbs.train_in_short,
         "status": verbs.status,
         "report": verbs.report,
@@ -24,6 +23,8 @@ def run_command_line(arguments: Sequence[str]) -> int:
         "export": verbs.export,
         "doctor": verbs.doctor,
     }
+    # Options of verbs that were not called are not looked at: the first help page would have to wait for them.
+    known = {name: verb if list(arguments[:1]) == [name] else _in_short(verb) for name, verb in known.items()}
     try:
         return tyro.extras.subcommand_cli_from_dict(
             known,
@@ -38,3 +39,13 @@ def run_command_line(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         verbs.say("isoloss: interrupted; what was on disk is safe, the same command continues")
         return Interrupted.exit_code
+
+
+def _in_short(verb: Callable[..., int]) -> Callable[[], int]:
+    """A verb without its options, for the list of verbs."""
+
+    def short() -> int:
+        raise ConfigError("the verb is to be the first word after isoloss")
+
+    short.__doc__ = (verb.__doc__ or "").partition("\n")[0]
+    return short

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,6 +109,15 @@ def test_an_unwritable_directory_is_refused(study: Callable[..., Study], tmp_pat
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot write"):
         train_here(study(), tmp_path / "file" / "out")
+
+
+def test_a_disk_too_small_is_refused_before_anything_trains(
+    study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(StoreError, match=r"has 0.0 MB free, the study needs about 0.1"):
+        train_here(study(), tmp_path)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_stacked_and_lone_runs_agree(study: Callable[..., Study], tmp_path: Path) -> None:

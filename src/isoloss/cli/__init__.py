@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
@@ -12,11 +13,11 @@ from isoloss.errors import ConfigError, Interrupted, IsolossError
 
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed runs, 2 usage or configuration, 130 stopped."""
-    known: dict[str, Callable[..., int]] = {
+    known: dict[str, Callable[..., Any]] = {
         "prepare": verbs.prepare,
         "plan": verbs.plan,
         "run": verbs.run,
-        "train": verbs.train_verb() if list(arguments[:1]) == ["train"] else verbs.train_in_short,
+        "train": verbs.train_verb() if list(arguments[:1]) == ["train"] else verbs.train_verb,
         "status": verbs.status,
         "report": verbs.report,
         "sample": verbs.sample,
@@ -41,7 +42,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
         return Interrupted.exit_code
 
 
-def _in_short(verb: Callable[..., int]) -> Callable[[], int]:
+def _in_short(verb: Callable[..., Any]) -> Callable[[], int]:
     """A verb without its options, for the list of verbs."""
 
     def short() -> int:

@@ -214,7 +214,10 @@ def doctor() -> int:
 
 
 def train_verb() -> Callable[..., int]:
-    """The train verb, with an option for each of nanoGPT's settings."""
+    """Train one run with nanoGPT's option names; under torchrun, over several ranks.
+
+    This makes the verb, with an option for each of nanoGPT's settings.
+    """
     from isoloss.spec.config import SETTINGS, RunConfig
 
     fields = [(name, RunConfig.model_fields[name]) for name in SETTINGS if name != "precision"]
@@ -253,11 +256,6 @@ def train_verb() -> Callable[..., int]:
 
     train.__annotations__["settings"] = tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[settings_type]]
     return train
-
-
-def train_in_short() -> int:
-    """Train one run with nanoGPT's option names; under torchrun, over several ranks."""
-    raise ConfigError("train is to be the first word after isoloss")
 
 
 def say(line: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from isoloss.data.tokenizer import Tokenizer
 from isoloss.data.tokens import Tokens, check_length, corpus_facts
 from isoloss.execution.study import RunOptions, available_cores, resolve_study
-from isoloss.spec.compute import checkpoint_bytes, evaluation_steps, tokens_per_step
+from isoloss.spec.compute import disk_bytes, evaluation_steps, tokens_per_step
 from isoloss.spec.config import RunConfig, shape_key
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
@@ -24,9 +24,6 @@ from isoloss.training.state import MemberState, fresh, stack
 TIMED_STEPS = 3
 FORWARD_SHARE = 1 / 3
 """Of a training step's arithmetic, what a forward pass alone takes."""
-
-CHECKPOINTS_KEPT = 2
-ROW_BYTES = 250
 
 
 class _Stopwatch:
@@ -91,7 +88,7 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
         workers=workers,
         step_times_s=times_s,
         eta_s=seconds / workers,
-        disk_bytes=sum(CHECKPOINTS_KEPT * checkpoint_bytes(c) + ROW_BYTES * c.max_iters for c in configs),
+        disk_bytes=sum(map(disk_bytes, configs)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,14 +15,14 @@ import polars as pl
 import torch
 
 from isoloss.data.tokens import Tokens, check_length, prepare
-from isoloss.errors import ConfigError, Interrupted, IsolossError
+from isoloss.errors import ConfigError, Interrupted, IsolossError, StoreError
 from isoloss.execution.executor import Executor, Inline, Listener, Quiet
 from isoloss.execution.plan import Stack, is_missing, plan_stacks
 from isoloss.execution.processes import Processes
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.worker import Workplace
 from isoloss.files import locked, read_json, write_json, write_text
-from isoloss.spec.compute import training_memory_bytes
+from isoloss.spec.compute import disk_bytes, training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import ANY_DATA, Study
@@ -103,9 +104,10 @@ def run_study(
         return results
     in_use = f"{paths.folder} is in use by another isoloss; wait for it or choose another --out"
     with locked(paths.lock, 0, in_use):
+        missing = [config for config in results.configs if is_missing(results, config)]
+        _check_space(paths, missing)
         _open_directory(results, tokens, device)
         ranks.barrier()
-        missing = [config for config in results.configs if is_missing(results, config)]
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
         listener.begin(missing, list(study.factors))
@@ -120,6 +122,18 @@ def run_study(
     if stopped:
         raise Interrupted("stopped; everything so far is saved, the same command continues")
     return results
+
+
+def _check_space(paths: StudyPaths, missing: Sequence[RunConfig]) -> None:
+    """Refuse to start what the disk cannot hold; what partial runs hold already counts as free. Raises StoreError."""
+    needed = sum(map(disk_bytes, missing))
+    held = sum(file.stat().st_size for run in missing for file in paths.run(run_id(run)).folder.glob("*.*"))
+    free = shutil.disk_usage(paths.folder).free
+    if needed > free + held:
+        raise StoreError(
+            f"{paths.folder} has {free / 1e6:,.1f} MB free, the study needs about {needed / 1e6:,.1f}; "
+            "free some space or choose another --out"
+        )
 
 
 def _open_directory(results: StudyResults, tokens: Tokens, device: torch.device) -> None:

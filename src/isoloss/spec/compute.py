@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from isoloss.spec.config import RunConfig
 
+ROW_BYTES = 250
+"""About what one step's row takes as JSON."""
+
 
 def params_non_embedding(config: RunConfig) -> int:
     """Non-embedding parameters: blocks and final norm, without token and position embeddings (the head is tied)."""
@@ -56,6 +59,11 @@ def evaluation_steps(config: RunConfig) -> list[int]:
 def checkpoint_bytes(config: RunConfig) -> int:
     """Size of one checkpoint: weights and two AdamW moments in fp32."""
     return 3 * 4 * params_total(config)
+
+
+def disk_bytes(config: RunConfig) -> int:
+    """Disk a finished run takes: its last and best checkpoints, and its rows."""
+    return 2 * checkpoint_bytes(config) + ROW_BYTES * config.max_iters
 
 
 def training_memory_bytes(config: RunConfig) -> int:

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test check install lock
+.PHONY: study test check bench install lock
 study: install
 	$(BIN)/isoloss run quickstart
 	@echo "open results/quickstart/report/index.html"
@@ -10,9 +10,13 @@ study: install
 test: install
 	$(BIN)/python -m pytest
 
+# Against nanoGPT itself with: make bench NANOGPT=path/to/checkout
+bench: install
+	$(BIN)/python -m benchmarks train $(if $(NANOGPT),--nanogpt $(NANOGPT))
+
 check: install
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 

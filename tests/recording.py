@@ -11,8 +11,9 @@ import torch
 from isoloss.data.tokens import Tokens
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
+from isoloss.training.backend import kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
-from isoloss.training.state import MemberState, Progress, fresh, stack
+from isoloss.training.state import COMPUTE_DTYPES, MemberState, Progress, fresh, stack
 
 
 @dataclass
@@ -42,9 +43,11 @@ def recorded(
     tokens: Tokens,
     states: Sequence[MemberState] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    compiled: bool = False,
 ) -> list[Recording]:
     """Train the runs as one stack, from scratch or from states, and return what each did."""
+    kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], torch.device("cpu"), compiled=compiled)
     recordings = {run_id(config): Recording() for config in configs}
-    stacked = stack(states or [fresh(config) for config in configs], torch.device("cpu"))
+    stacked = stack(states or [fresh(config) for config in configs], torch.device("cpu"), kernels)
     train(stacked, tokens, lambda config: recordings[run_id(config)], should_stop=should_stop)
     return [recordings[run_id(config)] for config in configs]

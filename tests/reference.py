@@ -90,13 +90,7 @@ class ReferenceGPT(nn.Module):
 def reference_losses(config: RunConfig, blocks: list[Tensor], micro: int = 1) -> list[float]:
     """Losses of plain training, one for each optimizer step; `blocks` are micro-batches of shape [B, T+1]."""
     model = ReferenceGPT(config)
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-    )
+    optimizer = reference_optimizer(model, config)
     losses: list[float] = []
     for step in range(len(blocks) // micro):
         for group in optimizer.param_groups:
@@ -111,6 +105,16 @@ def reference_losses(config: RunConfig, blocks: list[Tensor], micro: int = 1) ->
         optimizer.step()
         losses.append(total.item())
     return losses
+
+
+def reference_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+    )
 
 
 def reference_rate(config: RunConfig, step: int) -> float:

@@ -85,7 +85,8 @@ def test_plan_prints_and_writes_nothing(
     assert plan["eta_s"] > 0
     code, out, _ = run(capsys, "plan", "quickstart", "--set", "max_iters=10")
     assert code == 0 and "12 runs: 6 cells × 2 seeds" in out
-    assert list(tmp_path.iterdir()) == []
+    left = {path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()}
+    assert left <= {("cache", "kernels")}  # compiled, for a true time
 
 
 def test_status_and_report_read_a_directory(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
@@ -149,7 +150,8 @@ def test_bad_input_gets_one_line_and_exit_2(
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (2, "")
     assert expected in err and len(err.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
+    left = {path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()}
+    assert left <= {("cache", "kernels")}  # compiled, for a true time
 
 
 def test_unknown_options_exit_2(capsys: pytest.CaptureFixture[str]) -> None:

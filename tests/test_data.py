@@ -131,18 +131,18 @@ def test_unknown_characters_are_named() -> None:
 
 def test_batches_are_a_pure_function_of_seed_and_step() -> None:
     data_N = np.arange(1000, dtype=np.uint16)
-    batch = train_batch(data_N, 7, 3, 0, batch_size=5, block=8)
+    batch = train_batch(data_N, 7, 3, 0, 2, batch_size=5, block=8)
     assert batch.shape == (5, 9)
     assert (np.diff(batch, axis=1) == 1).all()  # contiguous: the target is the input shifted by one
-    train_batch(data_N, 7, 4, 0, 5, 8)
-    assert (train_batch(data_N, 7, 3, 0, 5, 8) == batch).all()
+    train_batch(data_N, 7, 4, 0, 2, 5, 8)
+    assert (train_batch(data_N, 7, 3, 0, 2, 5, 8) == batch).all()
     for other in ((8, 3, 0), (7, 4, 0), (7, 3, 1)):
-        assert (train_batch(data_N, *other, batch_size=5, block=8) != batch).any()
+        assert (train_batch(data_N, *other, 2, batch_size=5, block=8) != batch).any()
 
 
 def test_batches_reach_every_place_of_the_text() -> None:
     data_N = np.arange(20, dtype=np.uint16)
-    seen = {int(row[0]) for step in range(100) for row in train_batch(data_N, 1, step, 0, 4, 8)}
+    seen = {int(row[0]) for step in range(100) for row in train_batch(data_N, 1, step, 0, 1, 4, 8)}
     assert seen == set(range(12))
 
 

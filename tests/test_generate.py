@@ -11,6 +11,7 @@ import torch
 from isoloss.errors import ConfigError
 from isoloss.model import gpt
 from isoloss.model.generate import Sampling, generate
+from isoloss.model.kernels import TorchKernels
 from isoloss.model.parameters import Parameters, init_flat, layout_of
 from isoloss.spec.config import RunConfig
 
@@ -19,7 +20,7 @@ PROMPT = np.array([1, 2, 3], dtype=np.uint16)
 
 def untrained(config: RunConfig) -> Parameters:
     """Initial weights, enlarged so that the distribution is not flat."""
-    return Parameters(layout_of(config), 8 * init_flat(config)[None], torch.float32)
+    return Parameters(layout_of(config), 8 * init_flat(config)[None], TorchKernels(torch.float32))
 
 
 def test_samples_depend_on_their_seed_and_number_alone(make: Callable[..., RunConfig]) -> None:
@@ -31,16 +32,25 @@ def test_samples_depend_on_their_seed_and_number_alone(make: Callable[..., RunCo
     assert (generate(untrained(config), config, PROMPT, Sampling(length=30, seed=1))[0] != two[0]).any()
 
 
-def test_nearly_zero_temperature_and_top_1_are_the_likeliest_tokens(make: Callable[..., RunConfig]) -> None:
-    config = make()
-    parameters = untrained(config)
-    context = PROMPT.astype(np.int64).tolist()
-    for _ in range(config.block_size + 5):  # past one block: only the last block_size tokens count
-        window = torch.tensor([[context[-config.block_size :]]])
+@pytest.mark.parametrize("sliding", [True, False])
+@pytest.mark.parametrize("prompt_length", [1, 3, 16, 21])
+def test_nearly_zero_temperature_and_top_1_are_the_likeliest_tokens(
+    make: Callable[..., RunConfig], sliding: bool, prompt_length: int
+) -> None:
+    config = make(bias=True)
+    parameters, block, length = untrained(config), config.block_size, 2 * config.block_size + 5
+    prompt_N = np.resize(PROMPT, prompt_length)
+    context = prompt_N.astype(np.int64).tolist()
+    start = max(0, prompt_length - block)
+    for _ in range(length):
+        if len(context) - start > block:  # only the last block_size tokens count, or the last half block
+            start = len(context) - (block if sliding else block // 2)
+        window = torch.tensor([[context[start:]]])
         context.append(int(gpt.logits(parameters, [config], window)[0, 0, -1].argmax()))
-    length = config.block_size + 5
-    for sampling in (Sampling(length, temperature=1e-4), Sampling(length, top_k=1, temperature=5.0)):
-        assert generate(parameters, config, PROMPT, sampling)[0].tolist() == context[3:]
+    for temperature, top_k in ((1e-4, None), (5.0, 1)):
+        sampling = Sampling(length, 2, temperature, top_k, sliding=sliding)
+        first, second = generate(parameters, config, prompt_N, sampling)
+        assert first.tolist() == second.tolist() == context[prompt_length:]
 
 
 def test_top_k_bounds_what_is_drawn_and_frequencies_follow_the_model(make: Callable[..., RunConfig]) -> None:

@@ -22,6 +22,7 @@ from isoloss.execution.export import export_run, gpt2_config, nanogpt_checkpoint
 from isoloss.files import write_json
 from isoloss.model import gpt
 from isoloss.model.interop import nanogpt_order
+from isoloss.model.kernels import TorchKernels, Update
 from isoloss.model.parameters import Parameters, init_flat, layout_of
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -29,7 +30,6 @@ from isoloss.spec.study import Study
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.tables import StudyResults
 from isoloss.training.checkpoint import save_last
-from isoloss.training.optimizer import adamw_step
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import MemberState, Progress
 from tests.recording import recorded
@@ -50,7 +50,7 @@ def trained(config: RunConfig) -> MemberState:
 
 
 def logits_of(state: MemberState, tokens_BxT: Tensor) -> Tensor:
-    parameters = Parameters(layout_of(state.config), state.flat_P[None], torch.float32)
+    parameters = Parameters(layout_of(state.config), state.flat_P[None], TorchKernels(torch.float32))
     with torch.no_grad():
         return gpt.logits(parameters, [state.config], tokens_BxT[None])[0]
 
@@ -132,17 +132,22 @@ def test_the_optimizer_goes_on_as_ours_would(make: Make, shape: dict[str, Any]) 
         parameter.grad = gradients[name.removeprefix("transformer.")].clone()
     optimizer.step()
 
-    adamw_step(
-        state.flat_P[None],
-        grad_P[None],
-        state.exp_avg_P[None],
-        state.exp_avg_sq_P[None],
-        members=[config],
-        decay_end=layout_of(config).decay_end,
-        updates=[state.progress.updates],
-        rates=[learning_rate(config, state.progress.step)],
-        divisors_E=torch.ones(1),
-        skipped_E=torch.zeros(1),
+    TorchKernels(torch.float32).adamw(
+        Update(
+            state.flat_P,
+            grad_P,
+            state.exp_avg_P,
+            state.exp_avg_sq_P,
+            grad_P[:0],
+            layout_of(config).decay_end,
+            torch.full((2,), float(state.progress.updates)),
+            torch.tensor(learning_rate(config, state.progress.step)),
+            torch.ones(()),
+            torch.zeros(()),
+            config.beta1,
+            config.beta2,
+            config.weight_decay,
+        )
     )
     weights = layout_of(config).split(state.flat_P)
     for name, parameter in model.named_parameters():
@@ -161,7 +166,7 @@ def test_training_resumes_elsewhere_with_the_losses_it_has_here(make: Make, toke
     for step in range(saved["iter_num"], config.max_iters):
         for group in optimizer.param_groups:
             group["lr"] = reference_rate(config, step)
-        batch = train_batch(tokens.train_N, config.seed, step, 0, config.batch_size, config.block_size)
+        batch = train_batch(tokens.train_N, config.seed, step, 0, 1, config.batch_size, config.block_size)
         block = torch.from_numpy(batch)
         loss = F.cross_entropy(model(block[:, :-1]).flatten(0, 1), block[:, 1:].flatten())
         optimizer.zero_grad()

@@ -34,19 +34,19 @@ def stop_after(calls: int) -> Callable[[], bool]:
     return lambda: next(remaining, True)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "compiled"), [("fp32", True), ("bf16", True), ("bf16", False), ("fp16", False)])
 @pytest.mark.parametrize("stop_step", [3, 10, 17])
 def test_a_stopped_run_continues_to_the_bit(
-    make: Make, tokens: Tokens, tmp_path: Path, precision: str, stop_step: int
+    make: Make, tokens: Tokens, tmp_path: Path, precision: str, compiled: bool, stop_step: int
 ) -> None:
     config = make(precision=precision, dropout=0.2, gradient_accumulation_steps=2)
-    [whole] = recorded([config], tokens)
-    [first] = recorded([config], tokens, should_stop=stop_after(stop_step))
+    [whole] = recorded([config], tokens, compiled=compiled)
+    [first] = recorded([config], tokens, should_stop=stop_after(stop_step), compiled=compiled)
     assert first.outcome == "" and len(first.steps) == stop_step
     checkpoint.save_last(tmp_path, first.kept[-1])
     resumed = checkpoint.load_resumable(tmp_path)
     assert resumed is not None
-    [second] = recorded([config], tokens, [resumed])
+    [second] = recorded([config], tokens, [resumed], compiled=compiled)
     assert science(first) + science(second) == science(whole)
     assert evaluations(first) + evaluations(second) == evaluations(whole)
     assert torch.equal(second.kept[-1].flat_P, whole.kept[-1].flat_P)

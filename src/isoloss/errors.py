@@ -5,6 +5,7 @@ IsolossError (2)
 ├── CorpusError        a text that cannot be had, verified or tokenized
 ├── StoreError         a study directory that cannot be read or written
 └── NumericsError      a checkpoint that does not belong to this run or is damaged
+CompilerError          fast kernels that cannot be compiled here: never ends the program, torch takes over
 Interrupted (130)      stopped on request; everything finished so far is on disk
 """
 
@@ -35,6 +36,10 @@ class StoreError(IsolossError):
 
 class NumericsError(IsolossError):
     """A checkpoint that does not belong to this run or is damaged."""
+
+
+class CompilerError(Exception):
+    """The fast kernels cannot be compiled or loaded here; its text is one line. Training goes on in torch."""
 
 
 class Interrupted(IsolossError):

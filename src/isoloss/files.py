@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import platformdirs
 
 from isoloss.errors import StoreError
 
@@ -26,6 +27,12 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cache_dir() -> Path:
+    """Where fetched texts and token files are kept: ISOLOSS_CACHE, else the user's cache folder."""
+    override = os.environ.get("ISOLOSS_CACHE")
+    return Path(override) if override else platformdirs.user_cache_path("isoloss")
 
 
 @contextmanager

@@ -7,8 +7,9 @@ import platform
 import torch
 
 from isoloss import __version__
-from isoloss.data.corpus import CORPORA, cache_dir
+from isoloss.data.corpus import CORPORA
 from isoloss.execution.study import available_cores
+from isoloss.files import cache_dir
 from isoloss.training.device import cpu_name, native_precisions, peak, resolve_device
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
+Compile = Literal["auto", "on", "off"]
 Overrides = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
@@ -56,7 +57,7 @@ def plan(
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
 ) -> int:
-    """Show what a study would cost; writes nothing.
+    """Show what a study would cost; writes nothing but compiled kernels into the cache.
 
     Args:
         study: A study file or a built-in name.
@@ -85,6 +86,7 @@ def run(
     stack: int | None = None,
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
+    compile: Compile = "auto",
     seeds: int | None = None,
     set: Overrides = (),
     offline: bool = False,
@@ -98,6 +100,7 @@ def run(
         stack: Runs of equal shape trained together in one program; default 1 on a CPU, what fits on a GPU.
         device: Where to train.
         precision: Arithmetic of training; auto is bf16 where the hardware multiplies it.
+        compile: Fast kernels from this machine's C++ compiler, on a CPU; auto leaves them out of short studies.
         seeds: Replicate every cell with this many seeds.
         set: Override a setting, as field=value.
         offline: Use cached corpora alone.
@@ -105,7 +108,9 @@ def run(
     from isoloss.cli.run import run_and_report
     from isoloss.execution.study import RunOptions
 
-    return run_and_report(_study(study, seeds, set), out, RunOptions(device, precision, workers, stack, offline))
+    return run_and_report(
+        _study(study, seeds, set), out, RunOptions(device, precision, workers, stack, offline, compile)
+    )
 
 
 def status(directory: tyro.conf.Positional[Path], /, *, json: bool = False) -> int:
@@ -232,6 +237,7 @@ def train_verb() -> Callable[..., int]:
         seed: int = 1337,
         precision: PrecisionChoice = "auto",
         device: Device = "auto",
+        compile: Compile = "auto",
         out: Path = Path("results/train"),
         offline: bool = False,
     ) -> int:
@@ -244,6 +250,7 @@ def train_verb() -> Callable[..., int]:
             seed: Decides initialisation, data order and dropout.
             precision: Arithmetic of training; auto is bf16 where the hardware multiplies it.
             device: Where to train.
+            compile: Fast kernels from this machine's C++ compiler, on a CPU; auto leaves them out of a short run.
             out: The run's directory, laid out as a study of one run.
             offline: Use cached corpora alone.
         """
@@ -252,7 +259,7 @@ def train_verb() -> Callable[..., int]:
         from isoloss.spec.study import Study
 
         study = Study("train", corpus, tokenizer, base=dataclasses.asdict(settings), seeds=(seed,))
-        return run_and_report(study, out, RunOptions(device, precision, offline=offline))
+        return run_and_report(study, out, RunOptions(device, precision, offline=offline, compile=compile))
 
     train.__annotations__["settings"] = tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[settings_type]]
     return train

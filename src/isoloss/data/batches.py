@@ -5,14 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from isoloss.randomness import Purpose, generator
-
-
-def block_starts(
-    seed: int, purpose: Purpose, counters: tuple[int, ...], n: int, length: int, block: int
-) -> NDArray[np.int64]:
-    """Starts of n random blocks in a text of `length` tokens, shape [n]; each block leaves room for its target."""
-    return generator(seed, purpose, *counters).integers(0, length - block, size=n)
+from isoloss.randomness import Purpose, generator, keyed_bits, mix, stream_key
 
 
 def windows(data_N: NDArray[np.uint16], starts_B: NDArray[np.int64], block: int) -> NDArray[np.int64]:
@@ -21,16 +14,26 @@ def windows(data_N: NDArray[np.uint16], starts_B: NDArray[np.int64], block: int)
 
 
 def train_batch(
-    data_N: NDArray[np.uint16], seed: int, step: int, micro: int, batch_size: int, block: int
+    data_N: NDArray[np.uint16], seed: int, step: int, micro: int, n_micro: int, batch_size: int, block: int
 ) -> NDArray[np.int64]:
-    """One micro-batch of training blocks, shape [B, T+1]: a pure function of (seed, step, micro) and its shape."""
-    starts_B = block_starts(seed, Purpose.BATCH, (step, micro), batch_size, len(data_N), block)
-    return windows(data_N, starts_B, block)
+    """One micro-batch of `n_micro` at a step, shape [B, T+1]: a pure function of its arguments.
+
+    `training.step` draws the same on a device.
+    """
+    counter_B = (step * n_micro + micro) * batch_size + np.arange(batch_size)
+    key_0, key_1 = stream_key(seed, Purpose.BATCH)[:, None]
+    bits_B = keyed_bits(key_0, key_1, mix(counter_B.astype(np.int32))).view(np.uint32).astype(np.int64)
+    return windows(data_N, bits_B * n_starts(len(data_N), block) >> 32, block)
+
+
+def n_starts(length: int, block: int) -> int:
+    """Where a block with its target can begin in a text of `length` tokens."""
+    return length - block
 
 
 def sampled_eval_starts(seed: int, step: int, split: int, n: int, length: int, block: int) -> NDArray[np.int64]:
     """Starts of n random evaluation blocks at a step, shape [n], apart from training's. `split` is 0 train, 1 val."""
-    return block_starts(seed, Purpose.SAMPLED_EVAL, (step, split), n, length, block)
+    return generator(seed, Purpose.SAMPLED_EVAL, step, split).integers(0, n_starts(length, block), size=n)
 
 
 def exact_eval_starts(length: int, block: int, at_most_tokens: int | None = None) -> NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,10 +12,8 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-import platformdirs
-
 from isoloss.errors import CorpusError
-from isoloss.files import sha256_bytes, sha256_file, write_bytes
+from isoloss.files import cache_dir, sha256_bytes, sha256_file, write_bytes
 from isoloss.spec.config import did_you_mean
 
 DOWNLOAD_TIMEOUT_S = 10
@@ -95,12 +92,6 @@ CORPORA: dict[str, KnownCorpus] = {
         ),
     ),
 }
-
-
-def cache_dir() -> Path:
-    """Where fetched texts and token files are kept: ISOLOSS_CACHE, else the user's cache folder."""
-    override = os.environ.get("ISOLOSS_CACHE")
-    return Path(override) if override else platformdirs.user_cache_path("isoloss")
 
 
 def load_corpus(corpus: str, *, offline: bool = False, say: Callable[[str], None] = lambda line: None) -> bytes:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from isoloss.data.corpus import CORPORA, cache_dir, load_corpus
+from isoloss.data.corpus import CORPORA, load_corpus
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict, train_tokenizer
 from isoloss.errors import CorpusError, StoreError
-from isoloss.files import explained, locked, read_json, sha256_bytes, sha256_file, write_json
+from isoloss.files import cache_dir, explained, locked, read_json, sha256_bytes, sha256_file, write_json
 from isoloss.spec.config import RunConfig, TokenizerName
 from isoloss.spec.study import DataFacts
 
@@ -25,7 +25,7 @@ TOKENIZE_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenized text: train_N and val_M are read-only uint16 memory maps."""
+    """A tokenized text: train_N and val_M are uint16 memory maps; writing to them would not reach the file."""
 
     sha256: str
     tokenizer: Tokenizer
@@ -71,7 +71,7 @@ def open_tokens(folder: Path) -> Tokens:
         path = folder / f"{split}.bin"
         if not path.is_file() or sha256_file(path) != meta.get(f"{split}_sha256"):
             raise StoreError(f"{path}: missing or not what its meta.json promises")
-        splits[split] = np.memmap(path, dtype="<u2", mode="r")
+        splits[split] = np.memmap(path, dtype="<u2", mode="c")
     return Tokens(str(meta["corpus_sha256"]), tokenizer_from_dict(meta), splits["train"], splits["val"], folder)
 
 

@@ -13,13 +13,14 @@ import torch
 
 from isoloss.data.tokenizer import Tokenizer
 from isoloss.data.tokens import Tokens, check_length, corpus_facts
-from isoloss.execution.study import RunOptions, available_cores, resolve_study
+from isoloss.execution.study import RunOptions, available_cores, resolve_study, uses_compiled_kernels
 from isoloss.spec.compute import disk_bytes, evaluation_steps, tokens_per_step
 from isoloss.spec.config import RunConfig, shape_key
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
+from isoloss.training.backend import keep_freed_memory, kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
-from isoloss.training.state import MemberState, fresh, stack
+from isoloss.training.state import COMPUTE_DTYPES, MemberState, fresh, stack
 
 TIMED_STEPS = 3
 FORWARD_SHARE = 1 / 3
@@ -40,13 +41,14 @@ class _Stopwatch:
     def end(self, progress: object, outcome: str, reason: str) -> None: ...
 
 
-def step_time_s(config: RunConfig, device: torch.device) -> float:
+def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool) -> float:
     """Median seconds a step of a run takes on this machine, on random tokens, after one step to warm up."""
     data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size).astype(np.uint16)
     tokens = Tokens("", Tokenizer("byte"), data_N, data_N, folder=Path())
     short = config.model_copy(update={"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1, "eval": "exact"})
     stopwatch = _Stopwatch()
-    train(stack([fresh(short)], device), tokens, lambda config: stopwatch)
+    kernels = kernels_for(COMPUTE_DTYPES[config.precision], device, compiled=compiled)
+    train(stack([fresh(short)], device, kernels), tokens, lambda config: stopwatch)
     return statistics.median(stopwatch.times_s[1:])
 
 
@@ -65,7 +67,7 @@ class Plan:
 
 
 def plan_study(study: Study, options: RunOptions) -> Plan:
-    """Expand a study and time a few steps of each of its shapes; writes nothing.
+    """Expand a study and time a few steps of each of its shapes; writes nothing but compiled kernels into the cache.
 
     Raises ConfigError or CorpusError as running it would.
     """
@@ -75,7 +77,7 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     for config in configs:
         check_length(config, train_tokens, val_tokens)
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
-    times_s = _step_times(configs, device)
+    times_s = _step_times(configs, device, compiled=uses_compiled_kernels(options, configs, device))
     seconds = sum(
         times_s[run_id(c)] * (c.max_iters + FORWARD_SHARE * _evaluated_tokens(c, val_tokens) / tokens_per_step(c))
         for c in configs
@@ -92,15 +94,16 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     )
 
 
-def _step_times(configs: Sequence[RunConfig], device: torch.device) -> dict[str, float]:
+def _step_times(configs: Sequence[RunConfig], device: torch.device, *, compiled: bool) -> dict[str, float]:
     """Seconds a step of each run, measured once for runs that cost the same."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    keep_freed_memory()
     measured: dict[tuple[Any, ...], float] = {}
     try:
         for config in configs:
             if _cost_key(config) not in measured:
-                measured[_cost_key(config)] = step_time_s(config, device)
+                measured[_cost_key(config)] = step_time_s(config, device, compiled=compiled)
     finally:
         torch.set_num_threads(threads)
     return {run_id(config): measured[_cost_key(config)] for config in configs}

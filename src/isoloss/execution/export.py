@@ -14,13 +14,12 @@ from torch import Tensor
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import write_bytes, write_json
 from isoloss.model.interop import nanogpt_order, to_gpt2, to_nanogpt
-from isoloss.model.layers import LN_EPS
+from isoloss.model.kernels import ADAM_EPS, LN_EPS
 from isoloss.model.parameters import INIT_STD, layout_of
 from isoloss.spec.config import RunConfig
 from isoloss.store.layout import RunPaths
 from isoloss.store.tables import StudyResults
 from isoloss.training.checkpoint import load
-from isoloss.training.optimizer import EPS
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import COMPUTE_DTYPES, MemberState
 
@@ -126,7 +125,7 @@ def _adamw_state(state: MemberState) -> dict[str, Any]:
         ],
         lr=learning_rate(config, progress.step),
         betas=(config.beta1, config.beta2),
-        eps=EPS,
+        eps=ADAM_EPS,
     )
     for name in names:
         optimizer.state[weights[name]] = {

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import torch
@@ -22,7 +22,7 @@ from isoloss.execution.processes import Processes
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.worker import Workplace
 from isoloss.files import locked, read_json, write_json, write_text
-from isoloss.spec.compute import disk_bytes, training_memory_bytes
+from isoloss.spec.compute import disk_bytes, train_flops, training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import ANY_DATA, Study
@@ -30,8 +30,14 @@ from isoloss.spec.studyfile import dump_study, parse_study
 from isoloss.store.layout import StudyPaths
 from isoloss.store.run import create_run
 from isoloss.store.tables import StudyResults, ranked_runs, write_summary
+from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import describe, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks
+
+Compile = Literal["auto", "on", "off"]
+
+COMPILE_REPAID_FLOPS = 1e12
+"""Training FLOPs of a study from which on compiling kernels, some two seconds, is worth it: ten seconds of one core."""
 
 STACK_MEMORY_SHARE = 0.6
 """Share of an accelerator's memory the members of one stack may take by estimate."""
@@ -42,7 +48,7 @@ class RunOptions:
     """How to execute a study; nothing here changes what is computed, but for `precision` where the study has none.
 
     `workers` None is one process a core on a CPU; `stack` None is one run a stack on a CPU and as many as fit on
-    an accelerator.
+    an accelerator; `compile` auto compiles fast kernels for a CPU where the study is long enough to repay it.
     """
 
     device: str = "auto"
@@ -50,6 +56,7 @@ class RunOptions:
     workers: int | None = None
     stack: int | None = None
     offline: bool = False
+    compile: Compile = "auto"
 
     def __post_init__(self) -> None:
         for name in ("workers", "stack"):
@@ -96,7 +103,9 @@ def run_study(
     for config in results.configs:
         check_length(config, len(tokens.train_N), len(tokens.val_M))
         ranks.rows(config)
-    place = Workplace(paths, tokens.folder, device)
+    place = Workplace(
+        paths, tokens.folder, device, uses_compiled_kernels(options, results.configs, device, listener.say)
+    )
     if ranks.rank:
         stacks = plan_stacks(results, 1)
         ranks.barrier()
@@ -204,6 +213,19 @@ def _stack_width(options: RunOptions, configs: Sequence[RunConfig], device: torc
         return 1
     memory = torch.cuda.get_device_properties(device).total_memory * STACK_MEMORY_SHARE
     return max(1, int(memory // max(training_memory_bytes(config) for config in configs)))
+
+
+def uses_compiled_kernels(
+    options: RunOptions,
+    configs: Sequence[RunConfig],
+    device: torch.device,
+    say: Callable[[str], None] = lambda line: None,
+) -> bool:
+    """Whether to train with compiled kernels. It follows from the study, not from what is left of it."""
+    if options.compile == "off" or device.type != "cpu":
+        return False
+    repaid = sum(map(train_flops, configs)) >= COMPILE_REPAID_FLOPS
+    return (options.compile == "on" or repaid) and compiled_kernels(say)
 
 
 def _executor(

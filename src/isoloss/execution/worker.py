@@ -21,10 +21,11 @@ from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.run import RowWriter, RunStatus, create_run, cut_rows, write_status
 from isoloss.training import checkpoint
+from isoloss.training.backend import keep_freed_memory, kernels_for
 from isoloss.training.device import describe, peak
 from isoloss.training.distributed import Ranks
 from isoloss.training.loop import EvalRow, StepRow, train
-from isoloss.training.state import MemberState, Progress, fresh, stack
+from isoloss.training.state import COMPUTE_DTYPES, MemberState, Progress, fresh, stack
 
 LOCK_TIMEOUT_S = 30.0
 """How long a run's previous writer, orphaned by a kill, is given to notice and let go."""
@@ -52,11 +53,12 @@ Emit = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Workplace:
-    """What every stack of a study shares: where to write, what to read, where to compute."""
+    """What every stack of a study shares: where to write, what to read, where and with which kernels to compute."""
 
     study: StudyPaths
     tokens_folder: Path
     device: torch.device
+    compiled: bool = False
 
 
 class RunRecorder:
@@ -166,17 +168,22 @@ def _train_locked(
 ) -> None:
     states = [_resume(place.study.run(run_id(config)), config) for config in configs]
     ranks.barrier()
+    dtype = COMPUTE_DTYPES[configs[0].precision]
+    stacked = stack(states, place.device, kernels_for(dtype, place.device, compiled=place.compiled))
+    keep_freed_memory()
     if ranks.rank:
-        train(stack(states, place.device), tokens, lambda config: Silent(), ranks=ranks, should_stop=should_stop)
+        train(stacked, tokens, lambda config: Silent(), ranks=ranks, should_stop=should_stop)
         return
-    provenance = {**describe(place.device).as_dict(), "stack_width": len(configs), "ranks": ranks.world}
+    kernels = type(stacked.parameters.kernels).__name__
+    layout = {"stack_width": len(configs), "ranks": ranks.world, "kernels": kernels}
+    provenance = {**describe(place.device).as_dict(), **layout}
     for state in states:
         measured = peak(place.device, state.config.precision, torch.get_num_threads())
         recorder = _open_recorder(place, state, {**provenance, "peak": asdict(measured)}, emit)
         recorders[run_id(state.config)] = recorder
-    stacked = stack(states, place.device)
-    if not train(stacked, tokens, lambda c: recorders[run_id(c)], ranks=ranks, should_stop=should_stop):
-        for config, progress in zip(stacked.members, stacked.progress, strict=True):
+    stopped = train(stacked, tokens, lambda c: recorders[run_id(c)], ranks=ranks, should_stop=should_stop)
+    if stopped is not None:
+        for config, progress in zip(stopped.members, stopped.progress, strict=True):
             recorder = recorders[run_id(config)]
             recorder.close()
             recorder.status("pending", progress, f"stopped at step {progress.step}; the same command continues")

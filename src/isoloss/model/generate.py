@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,13 +19,19 @@ from isoloss.spec.config import RunConfig
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample: `length` new tokens for each of `number` samples; `top_k` None keeps every token."""
+    """How to sample: `length` new tokens for each of `number` samples; `top_k` None keeps every token.
+
+    A text longer than block_size is continued from its last half block, re-read once every half block. `sliding`
+    re-reads the last block_size tokens for every single one, as nanoGPT does: positions are absolute, so that
+    nothing cached survives a shift.
+    """
 
     length: int = 500
     number: int = 1
     temperature: float = 0.8
     top_k: int | None = None
     seed: int = 1337
+    sliding: bool = False
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -40,30 +47,56 @@ class Sampling:
             raise ConfigError(f"top_k={self.top_k}: at least 1 is needed", ("top_k",))
 
 
+class _Cache:
+    """Keys and values of the tokens read so far in every block, within block_size."""
+
+    def __init__(self, config: RunConfig, n_samples: int, device: torch.device) -> None:
+        self._n_head = config.n_head
+        shape = config.n_layer, 2, n_samples, config.n_head, config.block_size, config.n_embd // config.n_head
+        self._keys_values_Lx2xSxHxTxD = torch.empty(shape, device=device)
+        self.length = 0
+
+    def attend(self, block: int, qkv_1xSxTx3C: Tensor) -> Tensor:
+        """Add the new tokens of a block and attend from them to all so far: one token, or a text from its start."""
+        _, n_samples, n_new, _ = qkv_1xSxTx3C.shape
+        qkv_3xSxHxTxD = qkv_1xSxTx3C.view(n_samples, n_new, 3, self._n_head, -1).permute(2, 0, 3, 1, 4)
+        stop = self.length + n_new
+        self._keys_values_Lx2xSxHxTxD[block, :, :, :, self.length : stop] = qkv_3xSxHxTxD[1:]
+        keys, values = self._keys_values_Lx2xSxHxTxD[block, :, :, :, :stop]
+        y_SxHxTxD = F.scaled_dot_product_attention(qkv_3xSxHxTxD[0], keys, values, is_causal=n_new > 1)
+        return y_SxHxTxD.transpose(1, 2).reshape(1, n_samples, n_new, -1)
+
+
 @torch.no_grad()
 def generate(
     parameters: Parameters, config: RunConfig, prompt_N: NDArray[np.uint16], sampling: Sampling
 ) -> NDArray[np.int64]:
-    """New tokens after a prompt, shape [number, length]; the context is cropped to block_size.
+    """New tokens after a prompt, shape [number, length]; `parameters` of one member, in fp32.
 
     Sample i draws from its own stream, so it does not depend on how many are asked for. Raises ConfigError when
     the prompt is empty.
     """
     if len(prompt_N) == 0:
         raise ConfigError("the prompt is empty; give at least one character", ("prompt",))
-    device = parameters.flat_ExP.device
+    device, block = parameters.flat_ExP.device, config.block_size
     draws_SxN = np.stack(
         [generator(sampling.seed, Purpose.GENERATE, i).random(sampling.length) for i in range(sampling.number)]
     )
-    context_SxN = torch.from_numpy(prompt_N.astype(np.int64)).repeat(sampling.number, 1).to(device)
-    for draws_S in draws_SxN.T:
-        logits_SxV = gpt.logits(parameters, [config], context_SxN[None, :, -config.block_size :])[0, :, -1]
-        next_S = _draw(logits_SxV, torch.from_numpy(draws_S).to(device), sampling)
-        context_SxN = torch.cat([context_SxN, next_S[:, None]], dim=1)
-    return context_SxN[:, len(prompt_N) :].cpu().numpy()
+    draws_NxSx1 = torch.from_numpy(draws_SxN.T.copy()).to(device)[..., None]
+    text_SxN = torch.empty(sampling.number, len(prompt_N) + sampling.length, dtype=torch.int64, device=device)
+    text_SxN[:, : len(prompt_N)] = torch.from_numpy(prompt_N.astype(np.int64)).to(device)
+    cache, re_read = _Cache(config, sampling.number, device), block if sampling.sliding else max(1, block // 2)
+    for i, draws_Sx1 in enumerate(draws_NxSx1, start=len(prompt_N)):
+        first = i - 1
+        if cache.length in (0, block):
+            first, cache.length = max(0, i - (block if i == len(prompt_N) else re_read)), 0
+        logits_SxV = gpt.next_logits(parameters, config, text_SxN[:, first:i], cache.attend, cache.length)
+        cache.length += i - first
+        text_SxN[:, i] = _draw(logits_SxV, draws_Sx1, sampling)
+    return text_SxN[:, len(prompt_N) :].cpu().numpy()
 
 
-def _draw(logits_SxV: Tensor, draws_S: Tensor, sampling: Sampling) -> Tensor:
+def _draw(logits_SxV: Tensor, draws_Sx1: Tensor, sampling: Sampling) -> Tensor:
     """The token at which the cumulative distribution passes each uniform draw, shape [S]."""
     scaled_SxV = logits_SxV.double() / sampling.temperature
     if sampling.top_k is not None:
@@ -71,5 +104,5 @@ def _draw(logits_SxV: Tensor, draws_S: Tensor, sampling: Sampling) -> Tensor:
         threshold_Sx1 = scaled_SxV.topk(kept, dim=1).values[:, -1:]
         scaled_SxV = scaled_SxV.masked_fill(scaled_SxV < threshold_Sx1, float("-inf"))
     cumulative_SxV = torch.softmax(scaled_SxV, dim=1).cumsum(dim=1)
-    below_Sx1 = draws_S[:, None] * cumulative_SxV[:, -1:]
+    below_Sx1 = draws_Sx1 * cumulative_SxV[:, -1:]
     return torch.searchsorted(cumulative_SxV, below_Sx1, right=True)[:, 0].clamp(max=logits_SxV.shape[1] - 1)

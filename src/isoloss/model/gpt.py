@@ -1,78 +1,183 @@
-"""nanoGPT's GPT-2 over a member axis: a pre-norm transformer with learned positions, exact GELU and a tied head."""
+"""nanoGPT's GPT-2 over a member axis: a pre-norm transformer with learned positions, exact GELU and a tied head.
+
+The backward pass is written out beside the forward pass, so that gradients land in the buffers the optimizer reads,
+dropout masks are hashed again instead of kept, and a captured step has no graph to rebuild. tests/test_parity.py
+holds both against a plain model under autograd.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from isoloss.model.layers import Dropout, causal_attention, embedding, layer_norm, linear
-from isoloss.model.parameters import Parameters
+from isoloss.model.attention import Attended, attention, attention_backward
+from isoloss.model.dropout import Mask
+from isoloss.model.kernels import Normed
+from isoloss.model.layers import linear, linear_backward
+from isoloss.model.parameters import HEAD, Gradients, Parameters
 from isoloss.spec.config import RunConfig
 
 
-def logits(
-    parameters: Parameters, members: Sequence[RunConfig], tokens_ExBxT: Tensor, dropout: Dropout | None = None
-) -> Tensor:
+@dataclass(frozen=True)
+class _Block:
+    """What the backward pass needs of one block: its two norms, attention, GELU and its output."""
+
+    norm_1: Normed
+    attended: list[Attended]
+    y_ExNxC: Tensor
+    norm_2: Normed
+    gelu_ExNx4C: Tensor
+    activated_ExNx4C: Tensor
+
+
+Attend = Callable[[int, Tensor], Tensor]
+"""Attention's output [E, B, T, C] in a block, by the block's number and its qkv [E, B, T, 3C]."""
+
+
+def logits(parameters: Parameters, members: Sequence[RunConfig], tokens_ExBxT: Tensor) -> Tensor:
     """Next-token logits of every member on its own tokens, fp32 of shape [E, B, T, V].
 
     `members` are the configurations of the stack, those of equal n_head side by side. Matrix products run in the
-    parameters' compute dtype; the residual stream, norms, softmax and logits are fp32.
+    parameters' compute dtype; the residual stream, norms and softmax are fp32.
     """
-    weights = parameters.leaves
-    dtype = parameters.compute_dtype
-    E, B, T = tokens_ExBxT.shape
-    C = members[0].n_embd
-    places = iter(range(1 + 3 * members[0].n_layer))
+    norm_f, _ = _forward(parameters, members, tokens_ExBxT, None, keep=False)
+    logits_ExNxW = linear(norm_f.out_ExNxC, parameters.weights[HEAD])
+    return logits_ExNxW.float().unflatten(1, tokens_ExBxT.shape[1:])[..., : members[0].vocab_size]
 
-    def dropped(x_ExNxC: Tensor) -> Tensor:
-        mask = None if dropout is None else dropout.mask(next(places), (T, C))
-        return x_ExNxC if mask is None else x_ExNxC * mask.view(E, B * T, C)
+
+def next_logits(
+    parameters: Parameters, config: RunConfig, tokens_SxT: Tensor, attend: Attend, first_position: int
+) -> Tensor:
+    """One member's logits after the last of S times T tokens, fp32 of shape [S, V].
+
+    The tokens stand at `first_position` and on; what is before them only `attend` knows.
+    """
+    norm_f, _ = _forward(parameters, [config], tokens_SxT[None], None, attend, first_position, keep=False)
+    last_1xSxC = norm_f.out_ExNxC.unflatten(1, tokens_SxT.shape)[:, :, -1]
+    return linear(last_1xSxC, parameters.weights[HEAD])[0].float()[:, : config.vocab_size]
+
+
+def loss(parameters: Parameters, members: Sequence[RunConfig], blocks_ExBxT1: Tensor) -> Tensor:
+    """Mean cross-entropy in nats a token of every member, fp32 of shape [E], on blocks of T+1 tokens."""
+    norm_f, _ = _forward(parameters, members, blocks_ExBxT1[..., :-1], None, keep=False)
+    logits_ExNxW = linear(norm_f.out_ExNxC, parameters.weights[HEAD])
+    targets_ExN = blocks_ExBxT1[..., 1:].flatten(1)
+    total_E, _ = parameters.kernels.cross_entropy(logits_ExNxW, targets_ExN, members[0].vocab_size, None)
+    return total_E / targets_ExN.shape[1]
+
+
+def loss_and_gradients(
+    parameters: Parameters,
+    members: Sequence[RunConfig],
+    blocks_ExBxT1: Tensor,
+    masks: list[Mask] | None,
+    scales_E: Tensor,
+    gradients: Gradients,
+) -> Tensor:
+    """The mean loss as by `loss`, under dropout; sets `gradients.parts` to those of the loss times `scales_E`."""
+    kernels = parameters.kernels
+    tokens_ExBxT, targets_ExN = blocks_ExBxT1[..., :-1], blocks_ExBxT1[..., 1:].flatten(1)
+    norm_f, blocks = _forward(parameters, members, tokens_ExBxT, masks, keep=True)
+    logits_ExNxW = linear(norm_f.out_ExNxC, parameters.weights[HEAD])
+    n_tokens = targets_ExN.shape[1]
+    total_E, grad_ExNxW = kernels.cross_entropy(logits_ExNxW, targets_ExN, members[0].vocab_size, scales_E / n_tokens)
+    _backward(parameters, members, tokens_ExBxT, masks, norm_f, blocks, grad_ExNxW, gradients)
+    return total_E / n_tokens
+
+
+def _forward(
+    parameters: Parameters,
+    members: Sequence[RunConfig],
+    tokens_ExBxT: Tensor,
+    masks: list[Mask] | None,
+    attend: Attend | None = None,
+    first_position: int = 0,
+    *,
+    keep: bool,
+) -> tuple[Normed, list[_Block]]:
+    """The final norm, and what the backward pass needs of every block if it is to be kept.
+
+    `attend` takes the place of causal attention among the tokens at hand.
+    """
+    weights, kernels = parameters.weights, parameters.kernels
+    B, T = tokens_ExBxT.shape[1:]
+    mask = _none if masks is None else masks.__getitem__
+
+    def add_norm(x_ExNxC: Tensor, added_ExNxC: Tensor | None, place: int, name: str) -> Normed:
+        bias_ExC = weights.get(f"{name}.bias")
+        return kernels.add_norm(x_ExNxC, added_ExNxC, mask(place), weights[f"{name}.weight"], bias_ExC, B)
 
     def project(x_ExNxI: Tensor, name: str) -> Tensor:
-        return linear(x_ExNxI.to(dtype), weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+        return linear(x_ExNxI, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
-    def norm(x_ExNxC: Tensor, name: str) -> Tensor:
-        return layer_norm(x_ExNxC, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
-
-    x_ExBxTxC = embedding(tokens_ExBxT, weights["wte.weight"]) + weights["wpe.weight"][:, None, :T]
-    x_ExNxC = dropped(x_ExBxTxC.view(E, B * T, C))
+    blocks: list[_Block] = []
+    positions_ExTxC = weights["wpe.weight"][:, first_position:]
+    x_ExNxC = kernels.embed(tokens_ExBxT, weights["wte.weight"], positions_ExTxC, mask(0))
+    norm_1 = add_norm(x_ExNxC, None, 0, "h.0.ln_1")
     for i in range(members[0].n_layer):
-        qkv_ExNx3C = project(norm(x_ExNxC, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn")
-        y_ExNxC = _attention(qkv_ExNx3C.view(E, B, T, 3 * C), members, dropout, next(places)).view(E, B * T, C)
-        x_ExNxC = x_ExNxC + dropped(project(y_ExNxC, f"h.{i}.attn.c_proj").float())
-        hidden_ExNx4C = F.gelu(project(norm(x_ExNxC, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"))
-        x_ExNxC = x_ExNxC + dropped(project(hidden_ExNx4C, f"h.{i}.mlp.c_proj").float())
-    head_ExVxC = weights["wte.weight"].to(dtype)
-    return linear(norm(x_ExNxC, "ln_f").to(dtype), head_ExVxC).float().view(E, B, T, -1)
+        qkv_ExNx3C = project(norm_1.out_ExNxC, f"h.{i}.attn.c_attn")
+        qkv_ExBxTx3C = qkv_ExNx3C.view(len(members), B, T, -1)
+        if attend is None:
+            y_ExBxTxC, attended = attention(kernels, members, qkv_ExBxTx3C, mask(3 * i + 1))
+        else:
+            y_ExBxTxC, attended = attend(i, qkv_ExBxTx3C), []
+        y_ExNxC = y_ExBxTxC.view(norm_1.x_ExNxC.shape)
+        norm_2 = add_norm(norm_1.x_ExNxC, project(y_ExNxC, f"h.{i}.attn.c_proj"), 3 * i + 2, f"h.{i}.ln_2")
+        activated_ExNx4C, gelu_ExNx4C = kernels.gelu(project(norm_2.out_ExNxC, f"h.{i}.mlp.c_fc"), keep=keep)
+        if keep:
+            blocks.append(_Block(norm_1, attended, y_ExNxC, norm_2, gelu_ExNx4C, activated_ExNx4C))
+        next_name = f"h.{i + 1}.ln_1" if i + 1 < members[0].n_layer else "ln_f"
+        norm_1 = add_norm(norm_2.x_ExNxC, project(activated_ExNx4C, f"h.{i}.mlp.c_proj"), 3 * i + 3, next_name)
+    return norm_1, blocks
 
 
-def loss(
-    parameters: Parameters, members: Sequence[RunConfig], blocks_ExBxT1: Tensor, dropout: Dropout | None = None
-) -> Tensor:
-    """Mean cross-entropy in nats a token of every member, fp32 of shape [E], on blocks of T+1 tokens."""
-    logits_ExBxTxV = logits(parameters, members, blocks_ExBxT1[..., :-1], dropout)
-    targets_ExBxT = blocks_ExBxT1[..., 1:]
-    losses = F.cross_entropy(logits_ExBxTxV.flatten(0, 2), targets_ExBxT.flatten(), reduction="none")
-    return losses.view(len(members), -1).mean(dim=1)
+def _backward(
+    parameters: Parameters,
+    members: Sequence[RunConfig],
+    tokens_ExBxT: Tensor,
+    masks: list[Mask] | None,
+    norm_f: Normed,
+    blocks: list[_Block],
+    grad_ExNxW: Tensor,
+    gradients: Gradients,
+) -> None:
+    """Gradients of all parameters from that of the logits, block by block as `_forward` went."""
+    weights, kernels, grads = parameters.weights, parameters.kernels, gradients.parts
+    B, T = tokens_ExBxT.shape[1:]
+    mask = _none if masks is None else masks.__getitem__
+    stream_ExNxC = torch.zeros_like(norm_f.x_ExNxC)  # gradient of the residual stream
+
+    def through_norm(grad_ExNxC: Tensor, normed: Normed, name: str) -> None:
+        grad_bias_ExC = grads.get(f"{name}.bias")
+        weight = f"{name}.weight"
+        kernels.norm_backward(grad_ExNxC, normed, weights[weight], stream_ExNxC, grads[weight], grad_bias_ExC)
+
+    def through_projection(grad_ExNxO: Tensor, x_ExNxI: Tensor, name: str) -> Tensor:
+        weight = f"{name}.weight"
+        return linear_backward(grad_ExNxO, x_ExNxI, weights[weight], grads[weight], grads.get(f"{name}.bias"))
+
+    gradients.begin()
+    grad_ExNxC = linear_backward(grad_ExNxW, norm_f.out_ExNxC, weights[HEAD], grads[HEAD])
+    through_norm(grad_ExNxC, norm_f, "ln_f")
+    for i, block in reversed(list(enumerate(blocks))):
+        grad_ExNxC = kernels.dropped(stream_ExNxC, mask(3 * i + 3), B)
+        grad_ExNx4C = through_projection(grad_ExNxC, block.activated_ExNx4C, f"h.{i}.mlp.c_proj")
+        grad_ExNx4C = kernels.gelu_backward(grad_ExNx4C, block.gelu_ExNx4C)
+        grad_ExNxC = through_projection(grad_ExNx4C, block.norm_2.out_ExNxC, f"h.{i}.mlp.c_fc")
+        through_norm(grad_ExNxC, block.norm_2, f"h.{i}.ln_2")
+        grad_ExNxC = kernels.dropped(stream_ExNxC, mask(3 * i + 2), B)
+        grad_ExNxC = through_projection(grad_ExNxC, block.y_ExNxC, f"h.{i}.attn.c_proj")
+        grad_ExBxTxC = grad_ExNxC.view(len(members), B, T, -1)
+        grad_ExBxTx3C = attention_backward(kernels, members, grad_ExBxTxC, block.attended, mask(3 * i + 1))
+        grad_ExNxC = through_projection(
+            grad_ExBxTx3C.view(len(members), B * T, -1), block.norm_1.out_ExNxC, f"h.{i}.attn.c_attn"
+        )
+        through_norm(grad_ExNxC, block.norm_1, f"h.{i}.ln_1")
+    kernels.embed_backward(tokens_ExBxT, stream_ExNxC, mask(0), grads["wte.weight"], grads["wpe.weight"])
 
 
-def head_groups(members: Sequence[RunConfig]) -> Iterator[tuple[slice, int]]:
-    """Slices of neighbouring members that share n_head, with their n_head."""
-    start = 0
-    for n_head, group in groupby(config.n_head for config in members):
-        stop = start + len(list(group))
-        yield slice(start, stop), n_head
-        start = stop
-
-
-def _attention(qkv_ExBxTx3C: Tensor, members: Sequence[RunConfig], dropout: Dropout | None, place: int) -> Tensor:
-    T = qkv_ExBxTx3C.shape[2]
-    outputs: list[Tensor] = []
-    for group, n_head in head_groups(members):
-        mask = None if dropout is None else dropout.mask(place, (n_head, T, T), group)
-        outputs.append(causal_attention(qkv_ExBxTx3C[group], n_head, mask))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+def _none(_: int) -> None:
+    return None

@@ -1,8 +1,9 @@
-"""Parameters of a stack: one flat fp32 buffer, a view of it for every tensor, and the gradients' way back.
+"""Parameters of a stack and their gradients: flat buffers, and a view for every tensor.
 
 Names are GPT-2's (`h.0.attn.c_attn.weight`), weights are stored output × input as nanoGPT's are. The flat order is
-block matrices, embeddings, vectors, so that three prefixes matter: what has a low-precision shadow (the matrices),
-what is decayed (matrices and embeddings), everything.
+block matrices, token embedding, position embedding, vectors, so that these prefixes matter: what has a low-precision
+shadow (the matrices, and the token embedding as the tied head), what is decayed (all but the vectors), everything. The
+token embedding is padded with rows of zeros, for a head of 65 rows is slow to multiply by.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isoloss.model.kernels import Kernels
 from isoloss.randomness import Purpose, generator
 from isoloss.spec.config import RunConfig
 
 INIT_STD = 0.02
+HEAD = "lm_head.weight"
+HEAD_ROWS = 8
+"""The token embedding is padded to a multiple of this many rows."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,16 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layout:
-    """All tensors of one shape of GPT in flat order, with the ends of the matrix and decay prefixes."""
+    """All tensors of one shape of GPT in flat order, with the ends of its prefixes."""
 
     slots: tuple[Slot, ...]
     matrix_end: int
+    head_end: int
     decay_end: int
 
     @property
     def size(self) -> int:
-        """P, the number of parameters of a member."""
+        """P, the number of parameters of a member and its padding."""
         return self.slots[-1].stop
 
     def split(self, flat_P: Tensor) -> dict[str, Tensor]:
@@ -53,7 +59,10 @@ class Layout:
 
     def join(self, tensors: dict[str, Tensor]) -> Tensor:
         """Inverse of `split`, as a new tensor of shape [P]. Raises KeyError or RuntimeError when they do not fit."""
-        return torch.cat([tensors[slot.name].reshape(slot.shape).reshape(-1) for slot in self.slots])
+        flat_P = torch.zeros(self.size)
+        for slot in self.slots:
+            flat_P[slot.start : slot.stop].view(slot.shape).copy_(tensors[slot.name].reshape(slot.shape))
+        return flat_P
 
 
 def layout_of(config: RunConfig) -> Layout:
@@ -70,6 +79,7 @@ def layout_of(config: RunConfig) -> Layout:
         }.items()
     }
     embeddings = {"wte.weight": (config.vocab_size, width), "wpe.weight": (config.block_size, width)}
+    padding = -config.vocab_size % HEAD_ROWS * width
     norms = [f"{block}.{name}" for block in blocks for name in ("ln_1", "ln_2")] + ["ln_f"]
     vectors = {f"{name}.weight": (width,) for name in norms}
     if config.bias:
@@ -77,8 +87,10 @@ def layout_of(config: RunConfig) -> Layout:
         vectors |= {name.removesuffix("weight") + "bias": shape[:1] for name, shape in matrices.items()}
     slots: list[Slot] = []
     for name, shape in {**matrices, **embeddings, **vectors}.items():
-        slots.append(Slot(name, slots[-1].stop if slots else 0, shape))
-    return Layout(tuple(slots), slots[len(matrices) - 1].stop, slots[len(matrices) + 1].stop)
+        start = slots[-1].stop if slots else 0
+        slots.append(Slot(name, start + padding if name == "wpe.weight" else start, shape))
+    wte, wpe = slots[len(matrices) : len(matrices) + 2]
+    return Layout(tuple(slots), matrix_end=wte.start, head_end=wpe.start, decay_end=wpe.stop)
 
 
 def init_flat(config: RunConfig) -> Tensor:
@@ -102,38 +114,63 @@ def init_flat(config: RunConfig) -> Tensor:
 class Parameters:
     """The parameters of a stack of E members, ready for a forward and backward pass.
 
-    `flat_ExP` is the fp32 truth. `leaves[name]` has shape [E, *shape] and is what the model reads: a view of the
-    truth, or for block matrices under a low-precision `compute_dtype` a view of a shadow that `refresh` renews.
+    `flat_ExP` is the fp32 truth. `weights[name]` has shape [E, *shape] and is what the model reads: a view of the
+    truth, or for block matrices and HEAD under low-precision kernels a view of a shadow that `refresh` renews.
     """
 
-    def __init__(self, layout: Layout, flat_ExP: Tensor, compute_dtype: torch.dtype) -> None:
+    def __init__(self, layout: Layout, flat_ExP: Tensor, kernels: Kernels) -> None:
         self.layout = layout
         self.flat_ExP = flat_ExP
-        self.compute_dtype = compute_dtype
-        n_members = len(flat_ExP)
-        matrices = flat_ExP[:, : layout.matrix_end]
-        self._shadow = None if compute_dtype == torch.float32 else torch.empty_like(matrices, dtype=compute_dtype)
-        self.leaves: dict[str, Tensor] = {}
-        for slot in layout.slots:
-            source = flat_ExP if self._shadow is None or slot.stop > layout.matrix_end else self._shadow
-            leaf = source[:, slot.start : slot.stop].view(n_members, *slot.shape).detach()
-            self.leaves[slot.name] = leaf.requires_grad_()
+        self.kernels = kernels
+        self.has_shadow = kernels.dtype != torch.float32
+        truth_ExM = flat_ExP[:, : layout.head_end]
+        self.low_ExM = torch.empty_like(truth_ExM, dtype=kernels.dtype) if self.has_shadow else truth_ExM
+        self.weights = _views(layout, self.low_ExM, flat_ExP)
         self.refresh()
 
     def refresh(self) -> None:
         """Renew the low-precision shadow after `flat_ExP` changed."""
-        if self._shadow is not None:
-            self._shadow.copy_(self.flat_ExP[:, : self.layout.matrix_end])
+        if self.has_shadow:
+            self.low_ExM.copy_(self.flat_ExP[:, : self.layout.head_end])
 
-    def move_gradients(self, grad_ExP: Tensor, *, add: bool) -> None:
-        """Move the leaves' gradients into `grad_ExP` (fp32), adding to it or replacing it."""
-        with torch.no_grad():
-            for slot in self.layout.slots:
-                leaf = self.leaves[slot.name]
-                assert leaf.grad is not None, slot.name
-                target = grad_ExP[:, slot.start : slot.stop].view(leaf.shape)
-                if add:
-                    target.add_(leaf.grad)
-                else:
-                    target.copy_(leaf.grad)
-                leaf.grad = None
+
+class Gradients:
+    """The gradients of one micro-batch and their sum over a step.
+
+    `parts[name]` has the shape and dtype of `Parameters.weights[name]` and is where a backward pass writes;
+    `total_ExP` is fp32, in the flat order.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._layout = parameters.layout
+        self.total_ExP = torch.zeros_like(parameters.flat_ExP)
+        self._low_ExM = torch.zeros_like(parameters.low_ExM)
+        self._rest_ExP = torch.zeros_like(parameters.flat_ExP)
+        self.parts = _views(self._layout, self._low_ExM, self._rest_ExP)
+
+    def begin(self) -> None:
+        """Make ready for a backward pass: what it adds to, the embeddings, is zeroed; all else it sets."""
+        self._rest_ExP[:, self._layout.matrix_end : self._layout.decay_end].zero_()
+
+    def collect(self, *, first: bool) -> None:
+        """Add the micro-batch's gradients to the total, or let the total be them when it is a step's first."""
+        matrix_end, head_end = self._layout.matrix_end, self._layout.head_end
+        low, rest = self.total_ExP[:, :head_end], self.total_ExP[:, head_end:]
+        if first:
+            low.copy_(self._low_ExM)
+            rest.copy_(self._rest_ExP[:, head_end:])
+        else:
+            low.add_(self._low_ExM)
+            rest.add_(self._rest_ExP[:, head_end:])
+        low[:, matrix_end:].add_(self._rest_ExP[:, matrix_end:head_end])  # the tied table as an embedding
+
+
+def _views(layout: Layout, low_ExM: Tensor, rest_ExP: Tensor) -> dict[str, Tensor]:
+    """Every tensor of a stack by name: matrices and HEAD in the first buffer, all else in the second."""
+    views: dict[str, Tensor] = {}
+    for slot in layout.slots:
+        source = low_ExM if slot.stop <= layout.matrix_end else rest_ExP
+        views[slot.name] = source[:, slot.start : slot.stop].view(len(source), *slot.shape)
+    width = layout.slots[0].shape[1]
+    views[HEAD] = low_ExM[:, layout.matrix_end : layout.head_end].view(len(low_ExM), -1, width)
+    return views

@@ -10,7 +10,7 @@ import json
 from isoloss.files import sha256_bytes
 from isoloss.spec.config import RunConfig
 
-IDENTITY_VERSION = 1
+IDENTITY_VERSION = 2
 """Raised when the meaning of a configuration changes, so that old and new runs never share a name."""
 
 

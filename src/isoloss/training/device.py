@@ -117,7 +117,7 @@ def peak(device: torch.device, precision: Precision, threads: int) -> Peak:
             if known in name:
                 return Peak((single if precision == "fp32" else half) * 1e12, "nominal")
     return Peak(
-        _measured_gemm(device, COMPUTE_DTYPES[precision]),
+        measured_gemm(device, COMPUTE_DTYPES[precision]),
         f"measured GEMM, {threads} thread{'s' if threads > 1 else ''}",
     )
 
@@ -135,7 +135,7 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
-def _measured_gemm(device: torch.device, dtype: torch.dtype, size: int = 512, seconds: float = 0.3) -> float:
+def measured_gemm(device: torch.device, dtype: torch.dtype, size: int = 512, seconds: float = 0.3) -> float:
     """Best rate in FLOP/s of square GEMMs; of a size that takes about a millisecond, so that some run undisturbed."""
     a = torch.ones(size, size, device=device, dtype=dtype)
     best, end = float("inf"), time.perf_counter() + seconds

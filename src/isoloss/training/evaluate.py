@@ -7,23 +7,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.data.batches import exact_eval_starts, sampled_eval_starts, windows
+from isoloss.data.batches import exact_eval_starts, sampled_eval_starts
 from isoloss.data.tokens import Tokens
 from isoloss.model import gpt
 from isoloss.spec.config import RunConfig
 from isoloss.training.distributed import Ranks
 from isoloss.training.state import StackState
+from isoloss.training.step import gather_windows, on_device
 
-CHUNK_TOKENS = 4096
-"""Tokens in one forward pass over all members: enough for the GEMMs, little enough for the cache."""
+CHUNK_TOKENS = {"cpu": 4096}
+"""Tokens in one forward pass over all members: on a CPU enough for the GEMMs and little enough for the cache."""
+ACCELERATOR_CHUNK_TOKENS = 1 << 18
 
 
-def evaluate(stack: StackState, tokens: Tokens, ranks: Ranks) -> tuple[list[float], list[float]]:
+class Texts:
+    """Both splits of a text on the device that trains."""
+
+    def __init__(self, tokens: Tokens, device: torch.device) -> None:
+        self.train_N = on_device(tokens.train_N, device)
+        self.val_M = on_device(tokens.val_M, device)
+
+
+def evaluate(stack: StackState, texts: Texts, ranks: Ranks) -> tuple[list[float], list[float]]:
     """Train and val loss of every member at the stack's step, in nats a token."""
     losses: list[list[float]] = []
-    for split, data_N in enumerate((tokens.train_N, tokens.val_M)):
-        starts = [_starts(config, stack.step, split, len(data_N)) for config in stack.members]
-        losses.append(_mean_loss(stack, data_N, np.stack(starts), ranks).tolist())
+    for split, text_N in enumerate((texts.train_N, texts.val_M)):
+        starts = [_starts(config, stack.step, split, len(text_N)) for config in stack.members]
+        losses.append(_mean_loss(stack, text_N, np.stack(starts), ranks).tolist())
     return losses[0], losses[1]
 
 
@@ -35,15 +45,14 @@ def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np
 
 
 @torch.no_grad()
-def _mean_loss(stack: StackState, data_N: NDArray[np.uint16], starts_ExW: NDArray[np.int64], ranks: Ranks) -> Tensor:
+def _mean_loss(stack: StackState, text_N: Tensor, starts_ExW: NDArray[np.int64], ranks: Ranks) -> Tensor:
     """Mean loss over windows, fp64 of shape [E]; the ranks share the windows between them."""
     n_windows, block = starts_ExW.shape[1], stack.members[0].block_size
-    chunk = max(1, CHUNK_TOKENS // (block * len(stack.members)))
-    mine_ExW = starts_ExW[:, ranks.rank :: ranks.world]
-    total_E = torch.zeros(len(stack.members), dtype=torch.float64)
-    for first in range(0, mine_ExW.shape[1], chunk):
-        part_ExW = mine_ExW[:, first : first + chunk]
-        blocks = np.stack([windows(data_N, starts_W, block) for starts_W in part_ExW])
-        blocks_ExWxT1 = torch.from_numpy(blocks).to(stack.exp_avg_ExP.device)
-        total_E += gpt.loss(stack.parameters, stack.members, blocks_ExWxT1).cpu().double() * part_ExW.shape[1]
-    return ranks.sum(total_E) / n_windows
+    chunk_tokens = CHUNK_TOKENS.get(stack.device.type, ACCELERATOR_CHUNK_TOKENS)
+    chunk = max(1, chunk_tokens // (block * len(stack.members)))
+    mine_ExW = torch.from_numpy(starts_ExW[:, ranks.rank :: ranks.world]).to(stack.device)
+    total_E = torch.zeros(len(stack.members), dtype=torch.float64, device=stack.device)
+    for part_ExW in mine_ExW.split(chunk, dim=1):
+        loss_E = gpt.loss(stack.parameters, stack.members, gather_windows(text_N, part_ExW, block))
+        total_E += loss_E.double() * part_ExW.shape[1]
+    return ranks.sum(total_E.cpu()) / n_windows

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from isoloss.data.batches import train_batch
 from isoloss.data.tokens import Tokens
-from isoloss.model import gpt
-from isoloss.model.layers import Dropout
 from isoloss.spec.compute import flops_per_token, tokens_per_step
 from isoloss.spec.config import RunConfig
 from isoloss.training.device import A100_PEAK_FLOPS, peak
 from isoloss.training.distributed import Ranks
-from isoloss.training.evaluate import evaluate
+from isoloss.training.evaluate import Texts, evaluate
 from isoloss.training.loss_scale import after_step, overflow_is_fatal
-from isoloss.training.optimizer import adamw_step, clip_divisors
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import MemberState, Progress, StackState
+from isoloss.training.step import Stepper, block_length
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,9 @@ class EvalRow:
     eval_time_s: float
 
 
+Outcome = Literal["done", "diverged"]
+
+
 class Observer(Protocol):
     """What hears of one member's training; the store's run writer is one."""
 
@@ -69,7 +67,7 @@ class Observer(Protocol):
         """The member's state is to be kept; it is its best when best_step is its step."""
         ...
 
-    def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
+    def end(self, progress: Progress, outcome: Outcome, reason: str) -> None:
         """The member leaves the stack for good."""
         ...
 
@@ -81,27 +79,34 @@ def train(
     *,
     ranks: Ranks | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Train every member to its horizon. True when all ended, False when stopped after a checkpoint of each."""
+) -> StackState | None:
+    """Train every member to its horizon.
+
+    None when all ended, else the stack as it was stopped, after a checkpoint of each member.
+    """
     ranks = ranks or Ranks()
-    while stack.members:
+    texts = Texts(tokens, stack.device)
+    stepper: Stepper | None = None
+    while True:
         pairs = list(enumerate(zip(stack.members, stack.progress, strict=True)))
         due = [e for e, (config, progress) in pairs if _evaluation_due(config, progress)]
-        complete = {e: "" for e, (config, progress) in pairs if _complete(config, progress)}
-        if complete:
-            _retire(stack, complete, "done", observe)
-        elif due:
-            _evaluate(stack, due, tokens, observe, ranks)
+        leaving = {e: "" for e, (config, progress) in pairs if _complete(config, progress)}
+        outcome: Outcome = "done"
+        if due and not leaving:
+            _evaluate(stack, due, texts, observe, ranks)
             _checkpoint(stack, due, observe)
-        elif ranks.any(should_stop()):
+        elif not leaving and ranks.any(should_stop()):
             _checkpoint(stack, range(len(stack.members)), observe)
-            return False
-        else:
-            rows = _step(stack, tokens, ranks)
-            for config, row in zip(stack.members, rows, strict=True):
-                observe(config).step(row)
-            _retire(stack, _lost(stack, rows), "diverged", observe)
-    return True
+            return stack
+        elif not leaving:
+            stepper = stepper or Stepper(stack, texts.train_N, ranks)
+            leaving, outcome = _steps(stack, stepper, observe), "diverged"
+        for e, reason in leaving.items():
+            observe(stack.members[e]).end(stack.progress[e], outcome, reason)
+        if len(leaving) == len(stack.members):
+            return None
+        if leaving:
+            stack, stepper = stack.keep([e for e in range(len(stack.members)) if e not in leaving]), None
 
 
 def _evaluation_due(config: RunConfig, progress: Progress) -> bool:
@@ -114,10 +119,10 @@ def _complete(config: RunConfig, progress: Progress) -> bool:
 
 
 def _evaluate(
-    stack: StackState, due: Sequence[int], tokens: Tokens, observe: Callable[[RunConfig], Observer], ranks: Ranks
+    stack: StackState, due: Sequence[int], texts: Texts, observe: Callable[[RunConfig], Observer], ranks: Ranks
 ) -> None:
     started = time.perf_counter()
-    train_losses, val_losses = evaluate(stack, tokens, ranks)
+    train_losses, val_losses = evaluate(stack, texts, ranks)
     elapsed = time.perf_counter() - started
     for e in due:
         progress = stack.progress[e]
@@ -137,96 +142,47 @@ def _checkpoint(stack: StackState, members: Sequence[int], observe: Callable[[Ru
         stack.progress[e] = replace(stack.progress[e], checkpoint_time_s=spent)
 
 
-def _retire(
-    stack: StackState,
-    leaving: Mapping[int, str],
-    outcome: Literal["done", "diverged"],
-    observe: Callable[[RunConfig], Observer],
-) -> None:
-    """Let members (with their reasons) leave the stack; the others go on as they are."""
-    for e, reason in leaving.items():
-        observe(stack.members[e]).end(stack.progress[e], outcome, reason)
-    if leaving:
-        stack.keep([e for e in range(len(stack.members)) if e not in leaving])
-
-
-def _step(stack: StackState, tokens: Tokens, ranks: Ranks) -> list[StepRow]:
-    """One optimizer step of every member. A member whose gradient is not finite keeps its weights."""
-    started = time.perf_counter()
-    step, device = stack.step, stack.exp_avg_ExP.device
-    rates = [learning_rate(config, step) for config in stack.members]
-    scales_E = torch.tensor([progress.loss_scale for progress in stack.progress], device=device)
-    loss_E = _gradients(stack, tokens, ranks, scales_E)
-    norms_E = torch.linalg.vector_norm(stack.grad_ExP, dim=1) / scales_E
-    adamw_step(
-        stack.parameters.flat_ExP,
-        stack.grad_ExP,
-        stack.exp_avg_ExP,
-        stack.exp_avg_sq_ExP,
-        members=stack.members,
-        decay_end=stack.layout.decay_end,
-        updates=[progress.updates for progress in stack.progress],
-        rates=rates,
-        divisors_E=clip_divisors(stack.members, norms_E) * scales_E,
-        skipped_E=(~norms_E.isfinite()).float(),
-    )
-    stack.parameters.refresh()
-    losses, norms = loss_E.tolist(), norms_E.tolist()
-    elapsed = time.perf_counter() - started
-    threads = torch.get_num_threads()
-    rows: list[StepRow] = []
-    for e, config in enumerate(stack.members):
-        progress = after_step(stack.progress[e], config, overflowed=not isfinite(norms[e]))
-        stack.progress[e] = replace(progress, train_time_s=progress.train_time_s + elapsed)
-        n_tokens = tokens_per_step(config)
-        achieved = n_tokens * flops_per_token(config) / elapsed
-        rows.append(
-            StepRow(
-                step=step,
-                loss=_finite(losses[e]),
-                lr=rates[e],
-                grad_norm=_finite(norms[e]),
-                step_time_s=elapsed,
-                tokens_per_s=n_tokens / elapsed,
-                mfu=achieved / peak(device, config.precision, threads).flops,
-                mfu_a100=achieved / A100_PEAK_FLOPS,
-            )
-        )
-    return rows
-
-
-def _gradients(stack: StackState, tokens: Tokens, ranks: Ranks, scales_E: Tensor) -> Tensor:
-    """Fill stack.grad_ExP with the gradient of the step's mean loss times `scales_E`; returns that loss, shape [E]."""
-    config, device = stack.members[0], scales_E.device
-    rows, n_micro = ranks.rows(config), config.gradient_accumulation_steps
-    share = (rows.stop - rows.start) / config.batch_size / n_micro
-    total_E = torch.zeros_like(scales_E)
-    for micro in range(n_micro):
-        blocks_ExBxT1 = _batch(stack.members, tokens, stack.step, micro, rows).to(device)
-        dropout = Dropout(stack.members, stack.step, micro, rows, device)
-        loss_E = gpt.loss(stack.parameters, stack.members, blocks_ExBxT1, dropout) * share
-        (loss_E * scales_E).sum().backward()
-        stack.parameters.move_gradients(stack.grad_ExP, add=micro > 0)
-        total_E += loss_E.detach()
-    ranks.sum(stack.grad_ExP)
-    return ranks.sum(total_E)
-
-
-def _batch(members: Sequence[RunConfig], tokens: Tokens, step: int, micro: int, rows: slice) -> Tensor:
-    """This rank's rows of every member's micro-batch, shape [E, B, T+1]."""
-    blocks = [train_batch(tokens.train_N, c.seed, step, micro, c.batch_size, c.block_size)[rows] for c in members]
-    return torch.from_numpy(np.stack(blocks))
-
-
-def _lost(stack: StackState, rows: Sequence[StepRow]) -> dict[int, str]:
-    """Members that diverged in the step just taken, with the reason."""
+def _steps(stack: StackState, stepper: Stepper, observe: Callable[[RunConfig], Observer]) -> dict[int, str]:
+    """Take a block of steps, tell the observers, and return the members that diverged in it, with the reason."""
+    started, first = time.perf_counter(), stack.step
+    losses, norms = stepper.take(block_length(stack.members, first, stack.device))
+    elapsed = (time.perf_counter() - started) / len(losses)
     lost: dict[int, str] = {}
-    for e, (config, row) in enumerate(zip(stack.members, rows, strict=True)):
-        if row.loss is None:
-            lost[e] = f"loss is not finite at step {row.step}"
-        elif row.grad_norm is None and overflow_is_fatal(stack.progress[e], config):
-            lost[e] = f"gradient is not finite at step {row.step}"
+    for e, config in enumerate(stack.members):
+        for step, (loss_E, norm_E) in enumerate(zip(losses, norms, strict=True), start=first):
+            stack.progress[e] = after_step(stack.progress[e], config, elapsed, overflowed=not isfinite(norm_E[e]))
+            observe(config).step(_row(config, step, loss_E[e], norm_E[e], elapsed, stack.device))
+            reason = _reason_lost(stack.progress[e], config, step, loss_E[e], norm_E[e])
+            if reason:
+                lost[e] = reason
+                break
+    if stack.members[0].precision == "fp16":
+        stack.loss_scale_E.copy_(torch.tensor([progress.loss_scale for progress in stack.progress]))
     return lost
+
+
+def _row(config: RunConfig, step: int, loss: float, norm: float, elapsed: float, device: torch.device) -> StepRow:
+    n_tokens = tokens_per_step(config)
+    achieved = n_tokens * flops_per_token(config) / elapsed
+    return StepRow(
+        step=step,
+        loss=_finite(loss),
+        lr=learning_rate(config, step),
+        grad_norm=_finite(norm),
+        step_time_s=elapsed,
+        tokens_per_s=n_tokens / elapsed,
+        mfu=achieved / peak(device, config.precision, torch.get_num_threads()).flops,
+        mfu_a100=achieved / A100_PEAK_FLOPS,
+    )
+
+
+def _reason_lost(progress: Progress, config: RunConfig, step: int, loss: float, norm: float) -> str:
+    """Why a member is given up after a step; empty when it is not."""
+    if not isfinite(loss):
+        return f"loss is not finite at step {step}"
+    if not isfinite(norm) and overflow_is_fatal(progress, config):
+        return f"gradient is not finite at step {step}"
+    return ""
 
 
 def _finite(value: float) -> float | None:

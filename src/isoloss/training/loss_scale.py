@@ -11,9 +11,9 @@ GROWTH_INTERVAL = 2000
 SMALLEST = 2.0**-14
 
 
-def after_step(progress: Progress, config: RunConfig, *, overflowed: bool) -> Progress:
+def after_step(progress: Progress, config: RunConfig, elapsed_s: float, *, overflowed: bool) -> Progress:
     """A member's progress one step on; a step whose gradient overflowed changed no weights."""
-    progress = replace(progress, step=progress.step + 1)
+    progress = replace(progress, step=progress.step + 1, train_time_s=progress.train_time_s + elapsed_s)
     if overflowed:
         scale = progress.loss_scale / 2 if config.precision == "fp16" else progress.loss_scale
         return replace(progress, loss_scale=scale, steps_since_overflow=0)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from isoloss.model.parameters import Layout, Parameters, init_flat, layout_of
+from isoloss.model.kernels import Kernels, TorchKernels
+from isoloss.model.parameters import Gradients, Layout, Parameters, init_flat, layout_of
 from isoloss.spec.config import RunConfig, shape_key
 from isoloss.spec.identity import run_id
 
@@ -49,17 +50,31 @@ class MemberState:
 
 @dataclass
 class StackState:
-    """E runs of one shape at one step, those of equal n_head side by side."""
+    """E runs of one shape at one step, those of equal n_head side by side.
+
+    `progress` is what the host knows. `counts_Ex2` (updates taken, twice for AdamW's two groups) and `loss_scale_E` are
+    what the device knows of it.
+    """
 
     members: list[RunConfig]
     progress: list[Progress]
     parameters: Parameters
     exp_avg_ExP: Tensor
     exp_avg_sq_ExP: Tensor
-    grad_ExP: Tensor = field(init=False)
+    gradients: Gradients = field(init=False)
+    counts_Ex2: Tensor = field(init=False)
+    loss_scale_E: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.grad_ExP = torch.zeros_like(self.parameters.flat_ExP)
+        self.gradients = Gradients(self.parameters)
+        updates = [[float(progress.updates)] * 2 for progress in self.progress]
+        self.counts_Ex2 = torch.tensor(updates, device=self.device)
+        self.loss_scale_E = torch.tensor([progress.loss_scale for progress in self.progress], device=self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stack lies."""
+        return self.exp_avg_ExP.device
 
     @property
     def layout(self) -> Layout:
@@ -77,17 +92,17 @@ class StackState:
             self.members[e], self.progress[e], self.parameters.flat_ExP[e], self.exp_avg_ExP[e], self.exp_avg_sq_ExP[e]
         )
 
-    def keep(self, members: Sequence[int]) -> None:
-        """Shrink the stack to the given members, in their order."""
-        kept = [self.member(e) for e in members]
-        self.members = [state.config for state in kept]
-        self.progress = [state.progress for state in kept]
-        if not kept:
-            return
-        index = torch.tensor(members, device=self.exp_avg_ExP.device)
-        self.parameters = Parameters(self.layout, self.parameters.flat_ExP[index], self.parameters.compute_dtype)
-        self.exp_avg_ExP, self.exp_avg_sq_ExP = self.exp_avg_ExP[index], self.exp_avg_sq_ExP[index]
-        self.grad_ExP = self.grad_ExP[index]
+    def keep(self, members: Sequence[int]) -> StackState:
+        """The stack of the given members alone, in their order, as they are."""
+        index = torch.tensor(members, device=self.device)
+        flat_ExP, parameters = self.parameters.flat_ExP[index], self.parameters
+        return StackState(
+            [self.members[e] for e in members],
+            [self.progress[e] for e in members],
+            Parameters(self.layout, flat_ExP, parameters.kernels),
+            self.exp_avg_ExP[index],
+            self.exp_avg_sq_ExP[index],
+        )
 
 
 def fresh(config: RunConfig) -> MemberState:
@@ -97,14 +112,17 @@ def fresh(config: RunConfig) -> MemberState:
     return MemberState(config, Progress(loss_scale=scale), flat_P, torch.zeros_like(flat_P), torch.zeros_like(flat_P))
 
 
-def stack(states: Sequence[MemberState], device: torch.device) -> StackState:
-    """Stack members of one shape at one step on a device, ordered by n_head. Raises ValueError when they differ."""
+def stack(states: Sequence[MemberState], device: torch.device, kernels: Kernels | None = None) -> StackState:
+    """Stack members of one shape at one step on a device, ordered by n_head. Raises ValueError when they differ.
+
+    `kernels` are torch's by default; others must be of the runs' precision.
+    """
     if len({(shape_key(state.config), state.progress.step) for state in states}) != 1:
         raise ValueError("members of a stack must share their shape and step")
     if len({run_id(state.config) for state in states}) != len(states):
         raise ValueError("members of a stack must be different runs")
     states = sorted(states, key=lambda state: state.config.n_head)
-    config = states[0].config
+    config, dtype = states[0].config, COMPUTE_DTYPES[states[0].config.precision]
     flat_ExP, exp_avg_ExP, exp_avg_sq_ExP = (
         torch.stack(tensors).to(device)
         for tensors in zip(*((s.flat_P, s.exp_avg_P, s.exp_avg_sq_P) for s in states), strict=True)
@@ -112,7 +130,7 @@ def stack(states: Sequence[MemberState], device: torch.device) -> StackState:
     return StackState(
         [state.config for state in states],
         [state.progress for state in states],
-        Parameters(layout_of(config), flat_ExP, COMPUTE_DTYPES[config.precision]),
+        Parameters(layout_of(config), flat_ExP, kernels or TorchKernels(dtype)),
         exp_avg_ExP,
         exp_avg_sq_ExP,
     )

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks train|sampling|scale|precision --help`. See docs/performance.md."""

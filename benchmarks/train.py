@@ -1,0 +1,241 @@
+"""Training against the peer, in turns on one machine: throughput, evaluation, share of the GEMM peak, whole studies."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ours import Workers
+from benchmarks.peer import Peer, PeerTimes, peers
+from benchmarks.timing import Samples, machine, samples, table
+from isoloss.data.tokens import prepare
+from isoloss.execution.study import RunOptions, available_cores, resolve_study
+from isoloss.spec.compute import evaluation_steps, flops_per_token, tokens_per_step
+from isoloss.spec.config import RunConfig
+from isoloss.spec.studyfile import find_study
+from isoloss.training.device import resolve_device
+
+STUDY = "group1"
+PEER_STEPS = 60
+OUR_SECONDS = 5.0
+GEMM_SECONDS = 0.5
+
+
+@dataclass
+class Shape:
+    """Everything measured of runs of one width and batch size; a list has one entry a round and, for us, a worker."""
+
+    config: RunConfig
+    stack: tuple[RunConfig, ...]
+    step_s: list[float]
+    evaluation_s: list[float]
+    checkpoint_s: list[float]
+    peer_step_s: dict[str, list[float]]
+    peer_evaluation_s: list[float]
+    peer_startup_s: list[float]
+
+    @property
+    def peer_mode(self) -> str:
+        """The peer's faster mode."""
+        return min(self.peer_step_s, key=lambda mode: samples(self.peer_step_s[mode]).median)
+
+
+def run(
+    nanogpt: Path | None = None,
+    rounds: int = 3,
+    full: bool = False,
+    device: str = "cpu",
+    out: Path = Path("results/benchmarks/train.json"),
+) -> None:
+    """Measure training against nanoGPT, or against the plain reference model without a checkout.
+
+    Args:
+        nanogpt: A nanoGPT checkout with data/shakespeare_char prepared.
+        rounds: Turns each side takes.
+        full: Also train the whole study with both, from start to end (hours on a CPU).
+        device: cpu or cuda.
+        out: Where the JSON goes; the table goes to stdout.
+    """
+    place, modes = resolve_device(device), peers(nanogpt, device)
+    study, _ = resolve_study(find_study(STUDY), RunOptions(device=device))
+    tokens = prepare(study.corpus, study.tokenizer)
+    configs = study.expand(tokens.facts)
+    shapes = _shapes(configs, stacked=place.type != "cpu")
+    workers = Workers(available_cores() if place.type == "cpu" else 1, tokens.folder, place)
+    peak: list[float] = []
+    for turn in range(rounds):
+        for shape in shapes:
+            peak += workers.measure("gemm", shape.stack, GEMM_SECONDS)
+            _measure_ours(workers, shape)
+            _measure_peer(modes, shape)
+            print(f"round {turn + 1} of {rounds}: {_name(shape)} done", file=sys.stderr)
+    startup_s = samples([_our_startup_s() for _ in range(rounds)])
+    n_workers = available_cores() if place.type == "cpu" else 1
+    result: dict[str, Any] = {
+        "machine": machine(place),
+        "rounds": rounds,
+        "precision": configs[0].precision,
+        "peer": sorted({shape.peer_mode for shape in shapes}),
+        "gemm_peak_flops": samples(peak).as_dict(),
+        "startup_s": startup_s.as_dict(),
+        "shapes": [_figures(shape, samples(peak), n_workers) for shape in shapes],
+        "samples": [asdict(shape) | {"config": _name(shape), "stack": len(shape.stack)} for shape in shapes],
+    }
+    if place.type == "cpu":
+        result["study"] = _extrapolated(configs, shapes, n_workers, startup_s.median)
+    if full:
+        result["full"] = _outright(configs, modes, shapes, device)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2, default=str))
+    print(as_text(result))
+    print(f"{out}", file=sys.stderr)
+
+
+def _shapes(configs: Sequence[RunConfig], *, stacked: bool) -> list[Shape]:
+    """The study's widths and batch sizes, as their first runs; on an accelerator all runs of one are a stack."""
+    found: dict[tuple[int, int], list[RunConfig]] = {}
+    for config in configs:
+        found.setdefault((config.n_embd, config.batch_size), []).append(config)
+    chosen = [tuple(group) if stacked else (group[0],) for _, group in sorted(found.items())]
+    return [Shape(group[0], group, [], [], [], {}, [], []) for group in chosen]
+
+
+def _name(shape: Shape) -> str:
+    return f"{shape.config.n_embd} wide, batch {shape.config.batch_size}"
+
+
+def _measure_ours(workers: Workers, shape: Shape) -> None:
+    shape.step_s += workers.measure("step", shape.stack, OUR_SECONDS)
+    shape.evaluation_s += workers.measure("evaluation", shape.stack)
+    shape.checkpoint_s += workers.measure("checkpoint", shape.stack)
+
+
+def _measure_peer(modes: Sequence[Peer], shape: Shape) -> None:
+    for mode in modes:
+        times: PeerTimes = mode.time(shape.config, PEER_STEPS)
+        shape.peer_step_s.setdefault(mode.name, []).append(times.step_s)
+        if not mode.compiled:  # one mode's are enough: evaluation and start-up are the smaller part
+            shape.peer_evaluation_s.append(times.evaluation_s)
+            shape.peer_startup_s.append(times.startup_s)
+
+
+def _figures(shape: Shape, peak: Samples, n_workers: int) -> dict[str, Any]:
+    config, members = shape.config, len(shape.stack)
+    step_s, peer_step_s = samples(shape.step_s), samples(shape.peer_step_s[shape.peer_mode])
+    flops = members * tokens_per_step(config) * flops_per_token(config) / step_s.median
+    return {
+        "name": _name(shape),
+        "step_s": step_s.as_dict(),
+        "tokens_per_s": n_workers * members * tokens_per_step(config) / step_s.median,
+        "evaluation_s": samples(shape.evaluation_s).as_dict(),
+        "checkpoint_s": samples(shape.checkpoint_s).as_dict(),
+        "peer_mode": shape.peer_mode,
+        "peer_step_s": peer_step_s.as_dict(),
+        "peer_tokens_per_s": tokens_per_step(config) / peer_step_s.median,
+        "peer_evaluation_s": samples(shape.peer_evaluation_s).as_dict(),
+        "ratio": n_workers * members * peer_step_s.median / step_s.median,
+        "share_of_gemm_peak": flops / peak.median,
+    }
+
+
+def _extrapolated(
+    configs: Sequence[RunConfig], shapes: Sequence[Shape], n_workers: int, startup_s: float
+) -> dict[str, float]:
+    """Both sides' time for the whole study from its measured parts: longest first over the workers, and in a row."""
+    by_shape = {(shape.config.n_embd, shape.config.batch_size): shape for shape in shapes}
+    ours: list[float] = []
+    theirs, evaluating = 0.0, 0.0
+    for config in configs:
+        shape, n = by_shape[config.n_embd, config.batch_size], len(evaluation_steps(config))
+        kept = n * (samples(shape.evaluation_s).median + samples(shape.checkpoint_s).median)
+        ours.append(config.max_iters * samples(shape.step_s).median + kept)
+        evaluating += n * samples(shape.evaluation_s).median
+        step_s = samples(shape.peer_step_s[shape.peer_mode]).median
+        theirs += samples(shape.peer_startup_s).median + (config.max_iters + 1) * step_s
+        theirs += n * samples(shape.peer_evaluation_s).median
+    ends = [0.0] * n_workers
+    for seconds in sorted(ours, reverse=True):
+        heapq.heapreplace(ends, ends[0] + seconds)
+    total = max(ends) + startup_s
+    share = evaluating / sum(ours)
+    return {"ours_s": total, "peer_s": theirs, "ratio": theirs / total, "ours_evaluation_share": share}
+
+
+def _our_startup_s() -> float:
+    """Wall time of a study in which there is nothing to train: start, workers, summary, report, samples."""
+    settings = ("max_iters=1", "n_embd=16", "eval_train_tokens=64", "n_layer=1", "batch_size=1")
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    with tempfile.TemporaryDirectory() as folder:
+        return _isoloss_run("quickstart", Path(folder), "cpu", overrides)
+
+
+def _isoloss_run(study: str, out: Path, device: str, overrides: Sequence[str] = ()) -> float:
+    command = [sys.executable, "-m", "isoloss", "run", study, "--device", device, "--compile", "on", *overrides]
+    started = time.perf_counter()
+    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def _outright(
+    configs: Sequence[RunConfig], modes: Sequence[Peer], shapes: Sequence[Shape], device: str
+) -> dict[str, float]:
+    """Both sides' time for the whole study, start to end, on the clock; the peer in each shape's faster mode."""
+    faster = {(shape.config.n_embd, shape.config.batch_size): shape.peer_mode for shape in shapes}
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        ours_s = _isoloss_run(STUDY, Path(folder) / "study", device)
+        started = time.perf_counter()
+        for config in configs:
+            mode = next(mode for mode in modes if mode.name == faster[config.n_embd, config.batch_size])
+            mode.train(config, Path(folder))
+        theirs_s = time.perf_counter() - started
+    return {"ours_s": ours_s, "peer_s": theirs_s, "ratio": theirs_s / ours_s}
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """The result as Markdown: median, and in brackets the lowest and highest."""
+    header = [
+        "shape",
+        "ours, ms a step",
+        "peer, ms a step",
+        "peer",
+        "ratio",
+        "of GEMM peak",
+        "evaluation, s",
+        "peer's, s",
+    ]
+    rows = [
+        [
+            shape["name"],
+            _milliseconds(shape["step_s"]),
+            _milliseconds(shape["peer_step_s"]),
+            shape["peer_mode"],
+            f"{shape['ratio']:.2f}",
+            f"{shape['share_of_gemm_peak']:.0%}",
+            f"{shape['evaluation_s']['median']:.2f}",
+            f"{shape['peer_evaluation_s']['median']:.1f}",
+        ]
+        for shape in result["shapes"]
+    ]
+    peak = result["gemm_peak_flops"]
+    lines = [table(header, rows), "", f"GEMM peak, {result['precision']}: {peak['median'] / 1e9:,.0f} GFLOP/s a worker"]
+    for kind in ("study", "full"):
+        if kind in result:
+            found = result[kind]
+            how = "outright" if kind == "full" else "from these parts"
+            lines.append(
+                f"{STUDY} {how}: {found['ours_s'] / 60:.1f} min, peer {found['peer_s'] / 60:.1f} min, "
+                f"ratio {found['ratio']:.2f}"
+            )
+    return "\n".join(lines)
+
+
+def _milliseconds(figure: dict[str, float]) -> str:
+    return f"{figure['median'] * 1e3:.1f} ({figure['low'] * 1e3:.1f} to {figure['high'] * 1e3:.1f})"

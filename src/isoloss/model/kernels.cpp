@@ -1,0 +1,381 @@
+// What a training step does between its matrix products, fused and for one thread: norms, GELU, softmax, dropout, loss.
+//
+// Each function works on one member's row-major arrays and names its shapes. T is float or bf16; all arithmetic is fp32.
+// Loops are written for the compiler's vectoriser; `omp simd` alone allows sums to be reordered. kernels.py says the
+// same in torch and is held against this file by the tests.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+using i64 = int64_t;
+
+struct bf16 { uint16_t bits; };
+
+inline float as_float(uint32_t bits) { float x; std::memcpy(&x, &bits, 4); return x; }
+inline uint32_t as_bits(float x) { uint32_t bits; std::memcpy(&bits, &x, 4); return bits; }
+
+inline float load(float x) { return x; }
+inline float load(bf16 x) { return as_float(uint32_t(x.bits) << 16); }
+inline void store(float& to, float x) { to = x; }
+inline void store(bf16& to, float x) {  // round to nearest even; a NaN stays one
+    uint32_t bits = as_bits(x), rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    to.bits = uint16_t(x == x ? rounded >> 16 : 0x7fc0);
+}
+
+// e^x for x <= 0, to 2 units in the last place: 2^n by the exponent bits, the rest by a polynomial.
+inline float exp_nonpositive(float x) {
+    x = x < -87.0f ? -87.0f : x;  // this way round a NaN stays one
+    const float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    return (p * r * r + r + 1.0f) * as_float((as_bits(shifted) << 23) + 0x3f800000u);
+}
+
+// Standard normal distribution and density at x; erf after Abramowitz & Stegun 7.1.26, to 1.5e-7.
+inline void normal(float x, float& below, float& density) {
+    const float gauss = exp_nonpositive(-0.5f * x * x), t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * std::fabs(x));
+    float p = 1.061405429f;
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const float tail = 0.5f * p * t * gauss;
+    below = x < 0.0f ? tail : 1.0f - tail;
+    density = 0.39894228f * gauss;
+}
+
+// Dropout's multiplier of element i: see randomness.py. `limit` carries its sign bit flipped, as torch compares.
+struct Mask {
+    uint32_t key0, key1, limit;
+    float scale;
+    Mask(const uint32_t* key, const uint32_t* limit_, const float* scale_)
+        : key0(key ? key[0] : 0), key1(key ? key[1] : 0), limit(key ? *limit_ ^ 0x80000000u : 0), scale(key ? *scale_ : 1.0f) {}
+    bool drops() const { return limit != 0; }
+    float operator()(uint32_t i) const {
+        uint32_t x = i ^ key0;
+        x = (x ^ (x >> 16)) * 0x7feb352du;
+        x = ((x ^ (x >> 15)) ^ key1) * 0x846ca68bu;
+        x ^= x >> 16;
+        return x >= limit ? scale : 0.0f;
+    }
+};
+
+#define MASK const uint32_t *key, const uint32_t *limit, const float *keep_scale, i64 first
+
+// x = (token's row + position's row) times the mask, for B sequences of T tokens.
+void embed(i64 B, i64 T, i64 C, const i64* tokens, const float* tokens_VxC, const float* positions_TxC, MASK, float* x) {
+    const Mask mask(key, limit, keep_scale);
+    for (i64 n = 0; n < B * T; n++) {
+        const float *token = tokens_VxC + tokens[n] * C, *position = positions_TxC + n % T * C;
+        const uint32_t at = uint32_t(first + n * C);
+#pragma omp simd
+        for (i64 c = 0; c < C; c++) x[n * C + c] = (token[c] + position[c]) * mask(at + uint32_t(c));
+    }
+}
+
+void embed_backward(i64 B, i64 T, i64 C, const i64* tokens, const float* grad, MASK, float* tokens_VxC, float* positions_TxC) {
+    const Mask mask(key, limit, keep_scale);
+    for (i64 n = 0; n < B * T; n++) {
+        float *token = tokens_VxC + tokens[n] * C, *position = positions_TxC + n % T * C;
+        const uint32_t at = uint32_t(first + n * C);
+#pragma omp simd
+        for (i64 c = 0; c < C; c++) {
+            const float g = grad[n * C + c] * mask(at + uint32_t(c));
+            token[c] += g;
+            position[c] += g;
+        }
+    }
+}
+
+template <class T>
+void add_norm(i64 N, i64 C, const float* x, const T* y, MASK, const float* weight, const float* bias, float* sum, T* normed,
+              float* mean_N, float* rstd_N) {
+    const Mask mask(key, limit, keep_scale);
+    for (i64 n = 0; n < N; n++) {
+        const float* in = x + n * C;
+        if (y) {
+            float* out = sum + n * C;
+            const T* add = y + n * C;
+            const uint32_t at = uint32_t(first + n * C);
+            if (mask.drops()) {
+#pragma omp simd
+                for (i64 c = 0; c < C; c++) out[c] = in[c] + load(add[c]) * mask(at + uint32_t(c));
+            } else {
+#pragma omp simd
+                for (i64 c = 0; c < C; c++) out[c] = in[c] + load(add[c]);
+            }
+            in = out;
+        }
+        float total = 0, squares = 0;
+#pragma omp simd reduction(+ : total)
+        for (i64 c = 0; c < C; c++) total += in[c];
+        const float mean = total / C;
+#pragma omp simd reduction(+ : squares)
+        for (i64 c = 0; c < C; c++) squares += (in[c] - mean) * (in[c] - mean);
+        const float rstd = 1.0f / std::sqrt(squares / C + 1e-5f);
+        T* out = normed + n * C;
+        if (bias) {
+#pragma omp simd
+            for (i64 c = 0; c < C; c++) store(out[c], (in[c] - mean) * rstd * weight[c] + bias[c]);
+        } else {
+#pragma omp simd
+            for (i64 c = 0; c < C; c++) store(out[c], (in[c] - mean) * rstd * weight[c]);
+        }
+        mean_N[n] = mean;
+        rstd_N[n] = rstd;
+    }
+}
+
+template <class T>
+void norm_backward(i64 N, i64 C, const T* grad, const float* x, const float* mean_N, const float* rstd_N, const float* weight,
+                   float* grad_x, float* grad_weight, float* grad_bias) {
+    std::memset(grad_weight, 0, sizeof(float) * C);
+    if (grad_bias) std::memset(grad_bias, 0, sizeof(float) * C);
+    for (i64 n = 0; n < N; n++) {
+        const T* g = grad + n * C;
+        const float *in = x + n * C, mean = mean_N[n], rstd = rstd_N[n];
+        float* out = grad_x + n * C;
+        float sum = 0, sum_x = 0;
+#pragma omp simd reduction(+ : sum, sum_x)
+        for (i64 c = 0; c < C; c++) {
+            const float gw = load(g[c]) * weight[c], normed = (in[c] - mean) * rstd;
+            sum += gw;
+            sum_x += gw * normed;
+        }
+        sum /= C;
+        sum_x /= C;
+#pragma omp simd
+        for (i64 c = 0; c < C; c++) {
+            const float gc = load(g[c]), normed = (in[c] - mean) * rstd;
+            out[c] += rstd * (gc * weight[c] - sum - normed * sum_x);
+            grad_weight[c] += gc * normed;
+        }
+        if (grad_bias) {
+#pragma omp simd
+            for (i64 c = 0; c < C; c++) grad_bias[c] += load(g[c]);
+        }
+    }
+}
+
+template <class T>
+void dropped(i64 n, const float* x, MASK, T* y) {
+    const Mask mask(key, limit, keep_scale);
+#pragma omp simd
+    for (i64 i = 0; i < n; i++) store(y[i], x[i] * mask(uint32_t(first + i)));
+}
+
+// [B, T, S, H, D] to [S, B, H, T, D] and back.
+template <class T>
+void split_heads(i64 B, i64 T_, i64 S, i64 H, i64 D, const T* from, T* to, bool back) {
+    for (i64 s = 0; s < S; s++)
+        for (i64 b = 0; b < B; b++)
+            for (i64 t = 0; t < T_; t++)
+                for (i64 h = 0; h < H; h++) {
+                    const i64 joined = (((b * T_ + t) * S + s) * H + h) * D, split = (((s * B + b) * H + h) * T_ + t) * D;
+                    std::memcpy(to + (back ? joined : split), from + (back ? split : joined), sizeof(T) * D);
+                }
+}
+
+// Causal softmax of scores_GxTxT; `dropped` is probs times the mask. Above the diagonal both are 0. L is T where it is known
+// to the compiler, which then keeps a row in registers, else 0.
+template <class T, i64 L>
+void softmax(i64 G, i64 T_, const T* scores, float scale, T* probs, T* dropped, MASK) {
+    const Mask mask(key, limit, keep_scale);
+    const i64 length = L ? L : T_;
+    std::vector<float> row(length);
+    float fixed[L ? L : 1], *e = L ? fixed : row.data();
+    for (i64 r = 0; r < G * length; r++) {
+        const i64 last = r % length;
+        const T* in = scores + r * length;
+        T *p = probs + r * length, *d = dropped + r * length;
+        float top = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : top)
+        for (i64 j = 0; j < length; j++) {
+            e[j] = j <= last ? load(in[j]) * scale : -INFINITY;
+            top = top < e[j] ? e[j] : top;
+        }
+#pragma omp simd reduction(+ : sum)
+        for (i64 j = 0; j < length; j++) {
+            const float value = exp_nonpositive(e[j] - top);
+            e[j] = j <= last ? value : 0.0f;
+            sum += e[j];
+        }
+        const float share = 1.0f / sum;
+        if (mask.drops()) {
+            const uint32_t at = uint32_t(first + r * length);
+#pragma omp simd
+            for (i64 j = 0; j < length; j++) {
+                store(p[j], e[j] * share);
+                store(d[j], e[j] * share * mask(at + uint32_t(j)));
+            }
+        } else {
+#pragma omp simd
+            for (i64 j = 0; j < length; j++) store(p[j], e[j] * share);
+            if (d != p) std::memcpy(d, p, sizeof(T) * length);  // another member of the stack drops
+        }
+    }
+}
+
+// grad holds d loss / d dropped on entry and d loss / d scores on return.
+template <class T, i64 L>
+void softmax_backward(i64 G, i64 T_, T* grad, const T* probs, float scale, MASK) {
+    const Mask mask(key, limit, keep_scale);
+    const i64 length = L ? L : T_;
+    std::vector<float> row(length);
+    float fixed[L ? L : 1], *g = L ? fixed : row.data();
+    for (i64 r = 0; r < G * length; r++) {
+        T* io = grad + r * length;
+        const T* p = probs + r * length;
+        const uint32_t at = uint32_t(first + r * length);
+        float sum = 0;
+        if (mask.drops()) {
+#pragma omp simd reduction(+ : sum)
+            for (i64 j = 0; j < length; j++) {
+                g[j] = load(io[j]) * mask(at + uint32_t(j));
+                sum += g[j] * load(p[j]);
+            }
+        } else {
+#pragma omp simd reduction(+ : sum)
+            for (i64 j = 0; j < length; j++) {
+                g[j] = load(io[j]);
+                sum += g[j] * load(p[j]);
+            }
+        }
+#pragma omp simd
+        for (i64 j = 0; j < length; j++) store(io[j], (g[j] - sum) * load(p[j]) * scale);
+    }
+}
+
+// y = GELU(x); with `slope`, GELU'(x) goes there, which may be x itself.
+template <class T>
+void gelu(i64 n, const T* x, T* y, T* slope) {
+    if (slope) {
+#pragma omp simd
+        for (i64 i = 0; i < n; i++) {
+            float below, density;
+            const float at = load(x[i]);
+            normal(at, below, density);
+            store(y[i], at * below);
+            store(slope[i], below + at * density);
+        }
+    } else {
+#pragma omp simd
+        for (i64 i = 0; i < n; i++) {
+            float below, density;
+            normal(load(x[i]), below, density);
+            store(y[i], load(x[i]) * below);
+        }
+    }
+}
+
+template <class T>
+void multiply(i64 n, const T* slope, T* grad) {
+#pragma omp simd
+    for (i64 i = 0; i < n; i++) store(grad[i], load(grad[i]) * load(slope[i]));
+}
+
+// Sum of the losses of N rows of logits_NxW, of which the first V count; with `scale` logits become its gradient.
+template <class T>
+double cross_entropy(i64 N, i64 W, i64 V, T* logits, const i64* targets, const float* scale) {
+    std::vector<float> row(W);
+    float* e = row.data();
+    double total = 0;
+    for (i64 n = 0; n < N; n++) {
+        T* io = logits + n * W;
+        float top = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : top)
+        for (i64 v = 0; v < V; v++) {
+            e[v] = load(io[v]);
+            top = top < e[v] ? e[v] : top;
+        }
+        const float hit = e[targets[n]] - top;
+#pragma omp simd reduction(+ : sum)
+        for (i64 v = 0; v < V; v++) {
+            e[v] = exp_nonpositive(e[v] - top);
+            sum += e[v];
+        }
+        total += std::log(sum) - hit;
+        if (!scale) continue;
+        const float share = *scale / sum;
+#pragma omp simd
+        for (i64 v = 0; v < V; v++) store(io[v], e[v] * share);
+        store(io[targets[n]], (e[targets[n]] - sum) * share);
+        std::memset(io + V, 0, sizeof(T) * (W - V));
+    }
+    return total;
+}
+
+template <class T>
+void adamw(i64 n, float* p, float* m, float* v, const float* grad, T* shadow, float divisor, float lr, float beta1, float beta2,
+           float eps, float decay, float updates) {
+    const float step = lr / (1.0f - std::pow(beta1, updates)), root = 1.0f / std::sqrt(1.0f - std::pow(beta2, updates));
+    const float kept = 1.0f - lr * decay, scale = 1.0f / divisor;
+#pragma omp simd
+    for (i64 i = 0; i < n; i++) {
+        const float g = grad[i] * scale;
+        m[i] = beta1 * m[i] + (1.0f - beta1) * g;
+        v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
+        p[i] = p[i] * kept - step * m[i] / (std::sqrt(v[i]) * root + eps);
+    }
+    if (shadow) {
+#pragma omp simd
+        for (i64 i = 0; i < n; i++) store(shadow[i], p[i]);
+    }
+}
+
+}  // namespace
+
+extern "C" {
+void embed_fp32(i64 B, i64 T, i64 C, const i64* tokens, const float* tokens_VxC, const float* positions_TxC, MASK, float* x) {
+    embed(B, T, C, tokens, tokens_VxC, positions_TxC, key, limit, keep_scale, first, x);
+}
+void embed_backward_fp32(i64 B, i64 T, i64 C, const i64* tokens, const float* grad, MASK, float* tokens_VxC,
+                         float* positions_TxC) {
+    embed_backward(B, T, C, tokens, grad, key, limit, keep_scale, first, tokens_VxC, positions_TxC);
+}
+}
+
+#define EXPORT(T, SUFFIX)                                                                                                  \
+    extern "C" {                                                                                                           \
+    void add_norm_##SUFFIX(i64 N, i64 C, const float* x, const T* y, MASK, const float* weight, const float* bias,         \
+                           float* sum, T* normed, float* mean, float* rstd) {                                              \
+        add_norm<T>(N, C, x, y, key, limit, keep_scale, first, weight, bias, sum, normed, mean, rstd);                     \
+    }                                                                                                                      \
+    void norm_backward_##SUFFIX(i64 N, i64 C, const T* grad, const float* x, const float* mean, const float* rstd,         \
+                                const float* weight, float* grad_x, float* grad_weight, float* grad_bias) {                \
+        norm_backward<T>(N, C, grad, x, mean, rstd, weight, grad_x, grad_weight, grad_bias);                               \
+    }                                                                                                                      \
+    void dropped_##SUFFIX(i64 n, const float* x, MASK, T* y) { dropped<T>(n, x, key, limit, keep_scale, first, y); }       \
+    void split_heads_##SUFFIX(i64 B, i64 T_, i64 S, i64 H, i64 D, const T* from, T* to, int back) {                        \
+        split_heads<T>(B, T_, S, H, D, from, to, back);                                                                    \
+    }                                                                                                                      \
+    void softmax_##SUFFIX(i64 G, i64 T_, const T* scores, float scale, T* probs, T* dropped, MASK) {                       \
+        const auto run = T_ == 64 ? softmax<T, 64> : softmax<T, 0>;                                                        \
+        run(G, T_, scores, scale, probs, dropped, key, limit, keep_scale, first);                                          \
+    }                                                                                                                      \
+    void softmax_backward_##SUFFIX(i64 G, i64 T_, T* grad, const T* probs, float scale, MASK) {                            \
+        const auto run = T_ == 64 ? softmax_backward<T, 64> : softmax_backward<T, 0>;                                      \
+        run(G, T_, grad, probs, scale, key, limit, keep_scale, first);                                                     \
+    }                                                                                                                      \
+    void gelu_##SUFFIX(i64 n, const T* x, T* y, T* slope) { gelu<T>(n, x, y, slope); }                                     \
+    void multiply_##SUFFIX(i64 n, const T* slope, T* grad) { multiply<T>(n, slope, grad); }                                \
+    double cross_entropy_##SUFFIX(i64 N, i64 W, i64 V, T* logits, const i64* targets, const float* scale) {                \
+        return cross_entropy<T>(N, W, V, logits, targets, scale);                                                          \
+    }                                                                                                                      \
+    void adamw_##SUFFIX(i64 n, float* p, float* m, float* v, const float* grad, T* shadow, float divisor, float lr,        \
+                        float beta1, float beta2, float eps, float decay, float updates) {                                 \
+        adamw<T>(n, p, m, v, grad, shadow, divisor, lr, beta1, beta2, eps, decay, updates);                                \
+    }                                                                                                                      \
+    }
+
+EXPORT(float, fp32)
+EXPORT(bf16, bf16)

@@ -1,0 +1,169 @@
+"""The optimizer step of a stack as a function of tensors on its device alone, on CUDA captured as one graph.
+
+Nothing in a step waits for the host: learning rates, dropout keys and where blocks start lie in tables, batches are
+gathered from the corpus on the device, and losses go to a table that is read once a block of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from isoloss.data.batches import n_starts
+from isoloss.model import gpt
+from isoloss.model.dropout import Dropout
+from isoloss.model.kernels import Update
+from isoloss.randomness import Purpose, keyed_bits, mix, stream_key
+from isoloss.spec.config import RunConfig
+from isoloss.training.distributed import Ranks
+from isoloss.training.schedule import learning_rate
+from isoloss.training.state import StackState
+
+RING_STEPS = 128
+"""Steps whose tables are laid out together, and the most between two looks at the losses."""
+
+WARM_UP_STEPS = 3
+"""Steps taken before one is captured, for libraries to allocate what they keep."""
+
+
+def on_device(data_N: NDArray[np.uint16], device: torch.device) -> Tensor:
+    """A text as torch can gather it: the same 16 bits, called int16. On a CPU it stays the memory map it is."""
+    return torch.from_numpy(data_N.view(np.int16)).to(device)
+
+
+def gather_windows(text_N: Tensor, starts: Tensor, block: int) -> Tensor:
+    """Blocks of block + 1 tokens at the given starts, int64 of shape [*starts, T+1]."""
+    index = starts[..., None] + torch.arange(block + 1, device=starts.device)
+    return text_N[index].to(torch.int64) & 0xFFFF
+
+
+class Stepper:
+    """Takes steps of one stack as long as its members stay the same.
+
+    What the next RING_STEPS steps draw and are told lies in tables that a step reads at its slot: starts of
+    blocks, dropout keys, learning rates. Its losses and gradient norms go to a table likewise.
+    """
+
+    def __init__(self, stack: StackState, text_N: Tensor, ranks: Ranks) -> None:
+        self._stack, self._text_N, self._ranks = stack, text_N, ranks
+        members, device = stack.members, stack.device
+        config = members[0]
+        self._rows = ranks.rows(config)
+        self._n_micro = config.gradient_accumulation_steps
+        self._dropout = Dropout(members, device)
+        keys_Ex2 = np.stack([stream_key(config.seed, Purpose.BATCH) for config in members])
+        self._batch_keys_Ex2 = torch.from_numpy(keys_Ex2).to(device)
+        limits = [config.grad_clip or float("inf") for config in members]
+        self._clip_E = torch.tensor(limits, device=device)
+        self._slot_1 = torch.zeros(1, dtype=torch.int64, device=device)
+        shape = RING_STEPS * self._n_micro, len(members), self._rows.stop - self._rows.start
+        self._starts_RMxExB = torch.zeros(shape, dtype=torch.int64, device=device)
+        self._keys_RMxPxEx2 = torch.zeros(0, dtype=torch.int32, device=device)
+        self._rates_RxE = torch.zeros(RING_STEPS, len(members), device=device)
+        self._results_Rx2xE = torch.zeros(RING_STEPS, 2, len(members), device=device)
+        self._slot = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._uncaptured_steps = 0
+
+    @torch.no_grad()
+    def take(self, n: int) -> tuple[list[list[float]], list[list[float]]]:
+        """Take n steps, or fewer if the tables end before; the losses and gradient norms, [step][member]."""
+        if self._slot == 0:
+            self._fill_tables()
+        first, self._slot = self._slot, min(self._slot + n, RING_STEPS)
+        for _ in range(first, self._slot):
+            self._take_one()
+        losses_and_norms = self._results_Rx2xE[first : self._slot].transpose(0, 1).tolist()
+        if self._slot == RING_STEPS:
+            self._slot = 0
+            self._slot_1.zero_()
+        return losses_and_norms[0], losses_and_norms[1]
+
+    def _fill_tables(self) -> None:
+        """Lay out what the next RING_STEPS steps need, from the stack's step on; the memory stays the same."""
+        members, step, device = self._stack.members, self._stack.step, self._stack.device
+        config = members[0]
+        micro_RM = torch.arange(step * self._n_micro, (step + RING_STEPS) * self._n_micro, device=device)
+        row_B = torch.arange(self._rows.start, self._rows.stop, device=device)
+        counter_RMxB = (micro_RM[:, None] * config.batch_size + row_B).int()
+        bits_RMxExB = keyed_bits(self._batch_keys_Ex2[:, :1], self._batch_keys_Ex2[:, 1:], mix(counter_RMxB)[:, None])
+        n = n_starts(len(self._text_N), config.block_size)
+        self._starts_RMxExB.copy_((bits_RMxExB.to(torch.int64) & 0xFFFFFFFF) * n >> 32)
+        keys_RMxPxEx2 = self._dropout.keys(micro_RM)
+        if len(self._keys_RMxPxEx2):
+            self._keys_RMxPxEx2.copy_(keys_RMxPxEx2)
+        else:
+            self._keys_RMxPxEx2 = keys_RMxPxEx2
+        rates = [[learning_rate(config, s) for config in members] for s in range(step, step + RING_STEPS)]
+        self._rates_RxE.copy_(torch.tensor(rates))
+
+    def _take_one(self) -> None:
+        if self._graph is not None:
+            self._graph.replay()
+        elif self._uncaptured_steps < WARM_UP_STEPS or self._stack.device.type != "cuda" or self._ranks.world > 1:
+            self._uncaptured_steps += 1
+            self._step()
+        else:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._step()
+            self._graph.replay()  # capturing only records
+
+    def _step(self) -> None:
+        """One step of every member. A member whose gradient is not finite keeps its weights."""
+        stack, scale_E, total_ExP = self._stack, self._stack.loss_scale_E, self._stack.gradients.total_ExP
+        loss_E = self._gradients(scale_E)
+        norm_E = torch.linalg.vector_norm(total_ExP, dim=1) / scale_E
+        divisor_E = ((norm_E + 1e-6) / self._clip_E).clamp(min=1.0) * scale_E
+        skipped_E = (~norm_E.isfinite()).float()
+        lr_E = self._rates_RxE[self._slot_1][0]
+        for e, config in enumerate(stack.members):
+            low_M = stack.parameters.low_ExM[e] if stack.parameters.has_shadow else total_ExP[e, :0]
+            stack.parameters.kernels.adamw(
+                Update(
+                    stack.parameters.flat_ExP[e],
+                    total_ExP[e],
+                    stack.exp_avg_ExP[e],
+                    stack.exp_avg_sq_ExP[e],
+                    low_M,
+                    stack.layout.decay_end,
+                    stack.counts_Ex2[e],
+                    lr_E[e],
+                    divisor_E[e],
+                    skipped_E[e],
+                    config.beta1,
+                    config.beta2,
+                    config.weight_decay,
+                )
+            )
+        self._results_Rx2xE[self._slot_1] = torch.stack([loss_E, norm_E])
+        self._slot_1 += 1
+
+    def _gradients(self, scale_E: Tensor) -> Tensor:
+        """Fill the stack's gradients with those of the step's mean loss times `scale_E`; returns that loss, [E]."""
+        stack, rows, config = self._stack, self._rows, self._stack.members[0]
+        share = (rows.stop - rows.start) / config.batch_size / self._n_micro
+        total_E = torch.zeros_like(scale_E)
+        for micro in range(self._n_micro):
+            index_1 = self._slot_1 * self._n_micro + micro
+            masks = self._dropout.masks(self._keys_RMxPxEx2[index_1][0], rows.start)
+            blocks_ExBxT1 = gather_windows(self._text_N, self._starts_RMxExB[index_1][0], config.block_size)
+            loss_E = gpt.loss_and_gradients(
+                stack.parameters, stack.members, blocks_ExBxT1, masks, scale_E * share, stack.gradients
+            )
+            stack.gradients.collect(first=micro == 0)
+            total_E += loss_E * share
+        self._ranks.sum(stack.gradients.total_ExP)
+        return self._ranks.sum(total_E)
+
+
+def block_length(members: Sequence[RunConfig], step: int, device: torch.device) -> int:
+    """Steps until some member must be looked at: one on a CPU or under a loss scale, else its evaluation or its end."""
+    if device.type == "cpu" or members[0].precision == "fp16":
+        return 1
+    until = [min(c.max_iters, (step // c.eval_interval + 1) * c.eval_interval) - step for c in members]
+    return min(RING_STEPS, *until)

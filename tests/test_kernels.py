@@ -1,0 +1,165 @@
+"""The compiled kernels against their twins in torch, and the dropout both hash: where it falls and how often."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from isoloss.data.batches import train_batch
+from isoloss.data.tokens import Tokens
+from isoloss.errors import CompilerError
+from isoloss.model import gpt, native
+from isoloss.model.dropout import Dropout, Mask
+from isoloss.model.kernels import Kernels, TorchKernels
+from isoloss.model.native import NativeKernels
+from isoloss.model.parameters import Gradients, Parameters, init_flat, layout_of
+from isoloss.randomness import keyed_bits, mix
+from isoloss.spec.config import RunConfig
+from isoloss.training.backend import compiled_kernels
+
+Make = Callable[..., RunConfig]
+
+
+def mixed_stack(make: Make, **settings: object) -> list[RunConfig]:
+    """Members that differ in heads, rate and seed, one of them without dropout."""
+    shape = {"n_embd": 48, "block_size": 64, "batch_size": 3, **settings}
+    return [
+        make(**shape, n_head=2, dropout=0.3, seed=3),
+        make(**shape, n_head=2, dropout=0.0, seed=4),
+        make(**shape, n_head=4, dropout=0.1, seed=3),
+    ]
+
+
+def losses_and_gradients(members: list[RunConfig], kernels: Kernels, tokens: Tokens) -> tuple[torch.Tensor, Gradients]:
+    device = torch.device("cpu")
+    flat_ExP = torch.stack([init_flat(config) for config in members]) * 3
+    parameters = Parameters(layout_of(members[0]), flat_ExP, kernels)
+    blocks = [train_batch(tokens.train_N, c.seed, 5, 0, 1, c.batch_size, c.block_size) for c in members]
+    dropout = Dropout(members, device)
+    masks = dropout.masks(dropout.keys(torch.tensor([5]))[0], 0)
+    gradients = Gradients(parameters)
+    scales_E = torch.tensor([1.0, 2.0, 0.5])
+    loss_E = gpt.loss_and_gradients(parameters, members, torch.from_numpy(np.stack(blocks)), masks, scales_E, gradients)
+    gradients.collect(first=True)
+    return loss_E, gradients
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("settings", [{}, {"bias": True, "block_size": 24}])
+def test_both_twins_give_the_same_losses_and_gradients(
+    make: Make, tokens: Tokens, dtype: torch.dtype, tolerance: float, settings: dict[str, object]
+) -> None:
+    members = mixed_stack(make, **settings)
+    loss_E, gradients = losses_and_gradients(members, TorchKernels(dtype), tokens)
+    compiled_loss_E, compiled = losses_and_gradients(members, NativeKernels(dtype), tokens)
+    assert compiled_loss_E.tolist() == pytest.approx(loss_E.tolist(), rel=tolerance / 10)
+    for name, part in gradients.parts.items():
+        difference = torch.linalg.vector_norm((compiled.parts[name] - part).float().flatten(1), dim=1)
+        assert (difference <= tolerance * torch.linalg.vector_norm(part.float().flatten(1), dim=1)).all(), name
+
+
+def test_the_gradient_is_the_slope_of_the_loss(make: Make, tokens: Tokens) -> None:
+    """Dropout included, which the plain reference model does not know."""
+    members = mixed_stack(make)
+    _, gradients = losses_and_gradients(members, NativeKernels(torch.float32), tokens)
+    device, kernels = torch.device("cpu"), TorchKernels(torch.float32)
+    flat_ExP = torch.stack([init_flat(config) for config in members]) * 3
+    blocks = [train_batch(tokens.train_N, c.seed, 5, 0, 1, c.batch_size, c.block_size) for c in members]
+    dropout = Dropout(members, device)
+    masks = dropout.masks(dropout.keys(torch.tensor([5]))[0], 0)
+    direction_ExP = torch.sign(gradients.total_ExP)
+    found: list[torch.Tensor] = []
+    for side in (1, -1):
+        parameters = Parameters(layout_of(members[0]), flat_ExP + side * 1e-4 * direction_ExP, kernels)
+        blocks_ExBxT1 = torch.from_numpy(np.stack(blocks))
+        found.append(
+            gpt.loss_and_gradients(parameters, members, blocks_ExBxT1, masks, torch.ones(3), Gradients(parameters))
+        )
+    slope_E = (found[0] - found[1]).double() / 2e-4
+    expected_E = (gradients.total_ExP * direction_ExP).sum(dim=1) / torch.tensor([1.0, 2.0, 0.5])
+    assert slope_E.tolist() == pytest.approx(expected_E.tolist(), rel=0.02)
+
+
+def a_mask(rate: float, first_row: int = 0) -> Mask:
+    limit = round(rate * 2**32) - 2**31
+    key_Ex2 = torch.tensor([[123456789, -987654321], [5, 6]], dtype=torch.int32)
+    limits_E, scales_E = torch.full((2,), limit, dtype=torch.int32), torch.full((2,), 1 / (1 - rate))
+    return Mask(key_Ex2, limits_E, scales_E, first_row)
+
+
+def test_a_mask_is_the_same_in_a_kernel_and_in_torch_and_for_a_part_of_the_rows() -> None:
+    x_ExNxC = torch.ones(2, 6 * 5, 32)
+    whole = TorchKernels(torch.float32).dropped(x_ExNxC, a_mask(0.25), 6)
+    assert torch.equal(NativeKernels(torch.float32).dropped(x_ExNxC, a_mask(0.25), 6), whole)
+    part = NativeKernels(torch.float32).dropped(x_ExNxC[:, 20:].contiguous(), a_mask(0.25, first_row=4), 2)
+    assert torch.equal(part, whole[:, 20:])
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
+def test_dropout_falls_as_often_as_asked_and_independently_of_its_neighbours(make: Make, rate: float) -> None:
+    dropout = Dropout([make(dropout=rate, seed=1), make(dropout=rate, seed=2)], torch.device("cpu"))
+    masks = [masks for keys in dropout.keys(torch.arange(8)) for masks in dropout.masks(keys, 0) or []]
+    kept_PxEx10000 = torch.stack([mask.multipliers((10, 1000)).flatten(1) > 0 for mask in masks]).double()
+    n = kept_PxEx10000.numel()
+    sd = (rate * (1 - rate) / n) ** 0.5
+    assert abs(kept_PxEx10000.mean().item() - (1 - rate)) < 4 * sd
+    centred = kept_PxEx10000 - kept_PxEx10000.mean()
+    streams = centred.flatten(0, 1)
+    products = [streams[1:] * streams[:-1], centred[:, 0] * centred[:, 1], centred[1:] * centred[:-1]]
+    products += [streams[:, lag:] * streams[:, :-lag] for lag in (1, 2, 16, 64, 1000)]
+    for product in products:
+        assert abs(product.mean().item()) < 4.5 * rate * (1 - rate) / product.numel() ** 0.5
+
+
+def test_the_hash_is_a_bijection_whose_every_bit_depends_on_every_bit() -> None:
+    counters = np.arange(1 << 16, dtype=np.int32)
+    assert len(np.unique(mix(counters))) == len(counters)
+    key_0, key_1 = np.array([11], dtype=np.int32), np.array([-7], dtype=np.int32)
+    bits = keyed_bits(key_0, key_1, counters)
+    for flipped in range(32):
+        changed = bits ^ keyed_bits(key_0, key_1, counters ^ np.int32(np.uint32(1 << flipped).view(np.int32)))
+        share = np.unpackbits(changed.view(np.uint8)).mean()
+        assert 0.45 < share < 0.55, flipped
+    torch_bits = keyed_bits(torch.from_numpy(key_0), torch.from_numpy(key_1), torch.from_numpy(counters))
+    assert np.array_equal(torch_bits.numpy(), bits)
+
+
+def test_kernels_are_exact_where_functions_are_delicate() -> None:
+    x_N = torch.linspace(-30, 30, 100_001)
+    [[y_N]], [[slope_N]] = NativeKernels(torch.float32).gelu(x_N[None, None].clone(), keep=True)
+    exact_N = x_N.double().requires_grad_()
+    torch.nn.functional.gelu(exact_N).sum().backward()
+    assert exact_N.grad is not None
+    assert (y_N - torch.nn.functional.gelu(x_N.double())).abs().max() < 2e-6
+    assert (slope_N - exact_N.grad).abs().max() < 1e-6
+    scores = torch.full((1, 3, 3), float("nan"))
+    probs, _ = NativeKernels(torch.float32).softmax(scores, 1.0, None, 1)
+    assert probs[0, 2].isnan().all()  # a run that diverges has to be seen to
+    lows = torch.tensor([[[float("nan"), float("inf"), 1.0 + 2**-9, 3.0]]])
+    rounded = NativeKernels(torch.bfloat16).dropped(lows, None, 1)
+    assert torch.equal(rounded.nan_to_num(7.0), lows.to(torch.bfloat16).nan_to_num(7.0))
+
+
+def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[str] = []
+    native.library.cache_clear()
+    try:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setenv("ISOLOSS_CACHE", str(tmp_path))
+        assert not compiled_kernels(said.append)
+        broken = tmp_path / "c++"
+        broken.write_text(
+            "#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'kernels.cpp:1: error: no such thing' >&2\nexit 1\n"
+        )
+        broken.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin")
+        with pytest.raises(CompilerError, match=r"failed: kernels\.cpp:1: error: no such thing"):
+            native.library()
+    finally:
+        native.library.cache_clear()
+    assert len(said) == 1 and "no C++ compiler" in said[0] and "\n" not in said[0]

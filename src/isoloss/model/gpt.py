@@ -150,10 +150,11 @@ def _backward(
     mask = _none if masks is None else masks.__getitem__
     stream_ExNxC = torch.zeros_like(norm_f.x_ExNxC)  # gradient of the residual stream
 
-    def through_norm(grad_ExNxC: Tensor, normed: Normed, name: str) -> None:
-        grad_bias_ExC = grads.get(f"{name}.bias")
-        weight = f"{name}.weight"
-        kernels.norm_backward(grad_ExNxC, normed, weights[weight], stream_ExNxC, grads[weight], grad_bias_ExC)
+    def through_norm(grad_ExNxC: Tensor, normed: Normed, name: str, place: int) -> Tensor:
+        weight, bias = f"{name}.weight", grads.get(f"{name}.bias")
+        return kernels.norm_backward(
+            grad_ExNxC, normed, weights[weight], stream_ExNxC, grads[weight], bias, mask(place), B
+        )
 
     def through_projection(grad_ExNxO: Tensor, x_ExNxI: Tensor, name: str) -> Tensor:
         weight = f"{name}.weight"
@@ -161,21 +162,18 @@ def _backward(
 
     gradients.begin()
     grad_ExNxC = linear_backward(grad_ExNxW, norm_f.out_ExNxC, weights[HEAD], grads[HEAD])
-    through_norm(grad_ExNxC, norm_f, "ln_f")
+    grad_ExNxC = through_norm(grad_ExNxC, norm_f, "ln_f", 3 * len(blocks))
     for i, block in reversed(list(enumerate(blocks))):
-        grad_ExNxC = kernels.dropped(stream_ExNxC, mask(3 * i + 3), B)
         grad_ExNx4C = through_projection(grad_ExNxC, block.activated_ExNx4C, f"h.{i}.mlp.c_proj")
         grad_ExNx4C = kernels.gelu_backward(grad_ExNx4C, block.gelu_ExNx4C)
         grad_ExNxC = through_projection(grad_ExNx4C, block.norm_2.out_ExNxC, f"h.{i}.mlp.c_fc")
-        through_norm(grad_ExNxC, block.norm_2, f"h.{i}.ln_2")
-        grad_ExNxC = kernels.dropped(stream_ExNxC, mask(3 * i + 2), B)
+        grad_ExNxC = through_norm(grad_ExNxC, block.norm_2, f"h.{i}.ln_2", 3 * i + 2)
         grad_ExNxC = through_projection(grad_ExNxC, block.y_ExNxC, f"h.{i}.attn.c_proj")
         grad_ExBxTxC = grad_ExNxC.view(len(members), B, T, -1)
         grad_ExBxTx3C = attention_backward(kernels, members, grad_ExBxTxC, block.attended, mask(3 * i + 1))
-        grad_ExNxC = through_projection(
-            grad_ExBxTx3C.view(len(members), B * T, -1), block.norm_1.out_ExNxC, f"h.{i}.attn.c_attn"
-        )
-        through_norm(grad_ExNxC, block.norm_1, f"h.{i}.ln_1")
+        grad_ExNx3C = grad_ExBxTx3C.view(len(members), B * T, -1)
+        grad_ExNxC = through_projection(grad_ExNx3C, block.norm_1.out_ExNxC, f"h.{i}.attn.c_attn")
+        grad_ExNxC = through_norm(grad_ExNxC, block.norm_1, f"h.{i}.ln_1", 3 * i)
     kernels.embed_backward(tokens_ExBxT, stream_ExNxC, mask(0), grads["wte.weight"], grads["wpe.weight"])
 
 

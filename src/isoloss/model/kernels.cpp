@@ -135,9 +135,11 @@ void add_norm(i64 N, i64 C, const float* x, const T* y, MASK, const float* weigh
     }
 }
 
+// Adds the norm's gradient to grad_x, the residual stream's; `dropped` becomes that of what was added to the stream there.
 template <class T>
 void norm_backward(i64 N, i64 C, const T* grad, const float* x, const float* mean_N, const float* rstd_N, const float* weight,
-                   float* grad_x, float* grad_weight, float* grad_bias) {
+                   float* grad_x, float* grad_weight, float* grad_bias, T* dropped, MASK) {
+    const Mask mask(key, limit, keep_scale);
     std::memset(grad_weight, 0, sizeof(float) * C);
     if (grad_bias) std::memset(grad_bias, 0, sizeof(float) * C);
     for (i64 n = 0; n < N; n++) {
@@ -163,14 +165,16 @@ void norm_backward(i64 N, i64 C, const T* grad, const float* x, const float* mea
 #pragma omp simd
             for (i64 c = 0; c < C; c++) grad_bias[c] += load(g[c]);
         }
-    }
-}
-
-template <class T>
-void dropped(i64 n, const float* x, MASK, T* y) {
-    const Mask mask(key, limit, keep_scale);
+        T* to = dropped + n * C;
+        const uint32_t at = uint32_t(first + n * C);
+        if (mask.drops()) {
 #pragma omp simd
-    for (i64 i = 0; i < n; i++) store(y[i], x[i] * mask(uint32_t(first + i)));
+            for (i64 c = 0; c < C; c++) store(to[c], out[c] * mask(at + uint32_t(c)));
+        } else {
+#pragma omp simd
+            for (i64 c = 0; c < C; c++) store(to[c], out[c]);
+        }
+    }
 }
 
 // [B, T, S, H, D] to [S, B, H, T, D] and back.
@@ -351,10 +355,11 @@ void embed_backward_fp32(i64 B, i64 T, i64 C, const i64* tokens, const float* gr
         add_norm<T>(N, C, x, y, key, limit, keep_scale, first, weight, bias, sum, normed, mean, rstd);                     \
     }                                                                                                                      \
     void norm_backward_##SUFFIX(i64 N, i64 C, const T* grad, const float* x, const float* mean, const float* rstd,         \
-                                const float* weight, float* grad_x, float* grad_weight, float* grad_bias) {                \
-        norm_backward<T>(N, C, grad, x, mean, rstd, weight, grad_x, grad_weight, grad_bias);                               \
+                                const float* weight, float* grad_x, float* grad_weight, float* grad_bias, T* dropped,      \
+                                MASK) {                                                                                    \
+        norm_backward<T>(N, C, grad, x, mean, rstd, weight, grad_x, grad_weight, grad_bias, dropped, key, limit,           \
+                         keep_scale, first);                                                                               \
     }                                                                                                                      \
-    void dropped_##SUFFIX(i64 n, const float* x, MASK, T* y) { dropped<T>(n, x, key, limit, keep_scale, first, y); }       \
     void split_heads_##SUFFIX(i64 B, i64 T_, i64 S, i64 H, i64 D, const T* from, T* to, int back) {                        \
         split_heads<T>(B, T_, S, H, D, from, to, back);                                                                    \
     }                                                                                                                      \

@@ -83,15 +83,16 @@ class Kernels(Protocol):
         grad_ExNxC: Tensor,
         normed: Normed,
         weight_ExC: Tensor,
-        grad_x_ExNxC: Tensor,
+        stream_ExNxC: Tensor,
         grad_weight_ExC: Tensor,
         grad_bias_ExC: Tensor | None,
-    ) -> None:
-        """Add the gradient of the normed x to `grad_x_ExNxC`; set the gradients of scale and shift."""
-        ...
+        mask: Mask | None,
+        n_rows: int,
+    ) -> Tensor:
+        """Add the gradient of the normed x to the stream's; set the gradients of scale and shift.
 
-    def dropped(self, grad_ExNxC: Tensor, mask: Mask | None, n_rows: int) -> Tensor:
-        """The gradient, dropped as its forward twin was, in the compute dtype."""
+        Returns the gradient of what `add_norm` added to x, in the compute dtype: the stream's, dropped.
+        """
         ...
 
     def split_heads(self, joined_ExBxTxSHD: Tensor, n_parts: int, n_head: int) -> Tensor:
@@ -180,29 +181,21 @@ class TorchKernels:
         grad_ExNxC: Tensor,
         normed: Normed,
         weight_ExC: Tensor,
-        grad_x_ExNxC: Tensor,
+        stream_ExNxC: Tensor,
         grad_weight_ExC: Tensor,
         grad_bias_ExC: Tensor | None,
-    ) -> None:
+        mask: Mask | None,
+        n_rows: int,
+    ) -> Tensor:
         mean_ExNx1, rstd_ExNx1 = normed.mean_ExN[..., None], normed.rstd_ExN[..., None]
         grad_ExNxC = grad_ExNxC.float()
         grad_weight_ExC.copy_((grad_ExNxC * (normed.x_ExNxC - mean_ExNx1) * rstd_ExNx1).sum(dim=1))
         if grad_bias_ExC is not None:
             grad_bias_ExC.copy_(grad_ExNxC.sum(dim=1))
         shape = normed.x_ExNxC.shape[-1:]
-        grad_x_ExNxC += torch.ops.aten.native_layer_norm_backward(
-            grad_ExNxC * weight_ExC[:, None],
-            normed.x_ExNxC,
-            shape,
-            mean_ExNx1,
-            rstd_ExNx1,
-            None,
-            None,
-            [True, False, False],
-        )[0]
-
-    def dropped(self, grad_ExNxC: Tensor, mask: Mask | None, n_rows: int) -> Tensor:
-        return _masked(grad_ExNxC, mask, n_rows).to(self.dtype)
+        grad_x = grad_ExNxC * weight_ExC[:, None], normed.x_ExNxC, shape, mean_ExNx1, rstd_ExNx1
+        stream_ExNxC += torch.ops.aten.native_layer_norm_backward(*grad_x, None, None, [True, False, False])[0]
+        return _masked(stream_ExNxC, mask, n_rows).to(self.dtype)
 
     def split_heads(self, joined_ExBxTxSHD: Tensor, n_parts: int, n_head: int) -> Tensor:
         E, B, T, width = joined_ExBxTxSHD.shape

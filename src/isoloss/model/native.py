@@ -45,8 +45,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "embed": (_Int, _Int, _Int, _Pointer, _Pointer, _Pointer, *_MASK, _Pointer),
     "embed_backward": (_Int, _Int, _Int, _Pointer, _Pointer, *_MASK, _Pointer, _Pointer),
     "add_norm": (_Int, _Int, _Pointer, _Pointer, *_MASK, *(6 * (_Pointer,))),
-    "norm_backward": (_Int, _Int, *(8 * (_Pointer,))),
-    "dropped": (_Int, _Pointer, *_MASK, _Pointer),
+    "norm_backward": (_Int, _Int, *(9 * (_Pointer,)), *_MASK),
     "split_heads": (*(5 * (_Int,)), _Pointer, _Pointer, ctypes.c_int),
     "softmax": (_Int, _Int, _Pointer, _Float, _Pointer, _Pointer, *_MASK),
     "softmax_backward": (_Int, _Int, _Pointer, _Pointer, _Float, *_MASK),
@@ -194,23 +193,21 @@ class NativeKernels:
         grad_ExNxC: Tensor,
         normed: Normed,
         weight_ExC: Tensor,
-        grad_x_ExNxC: Tensor,
+        stream_ExNxC: Tensor,
         grad_weight_ExC: Tensor,
         grad_bias_ExC: Tensor | None,
-    ) -> None:
-        E, N, C = grad_x_ExNxC.shape
+        mask: Mask | None,
+        n_rows: int,
+    ) -> Tensor:
+        E, N, C = stream_ExNxC.shape
+        dropped_ExNxC = torch.empty(E, N, C, dtype=self.dtype)
         for e in range(E):
             self._call["norm_backward"](
                 N, C, _at(grad_ExNxC, e), _at(normed.x_ExNxC, e), _at(normed.mean_ExN, e), _at(normed.rstd_ExN, e),
-                _at(weight_ExC, e), _at(grad_x_ExNxC, e), _at(grad_weight_ExC, e), _at(grad_bias_ExC, e),
+                _at(weight_ExC, e), _at(stream_ExNxC, e), _at(grad_weight_ExC, e), _at(grad_bias_ExC, e),
+                _at(dropped_ExNxC, e), *_mask(mask, e, N // n_rows * C),
             )  # fmt: skip
-
-    def dropped(self, grad_ExNxC: Tensor, mask: Mask | None, n_rows: int) -> Tensor:
-        E, N, C = grad_ExNxC.shape
-        out_ExNxC = torch.empty(E, N, C, dtype=self.dtype)
-        for e in range(E):
-            self._call["dropped"](N * C, _at(grad_ExNxC, e), *_mask(mask, e, N // n_rows * C), _at(out_ExNxC, e))
-        return out_ExNxC
+        return dropped_ExNxC
 
     def split_heads(self, joined_ExBxTxSHD: Tensor, n_parts: int, n_head: int) -> Tensor:
         E, B, T, width = joined_ExBxTxSHD.shape

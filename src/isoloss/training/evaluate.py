@@ -15,7 +15,7 @@ from isoloss.training.distributed import Ranks
 from isoloss.training.state import StackState
 from isoloss.training.step import gather_windows, on_device
 
-CHUNK_TOKENS = {"cpu": 4096}
+CHUNK_TOKENS = {"cpu": 2048}
 """Tokens in one forward pass over all members: on a CPU enough for the GEMMs and little enough for the cache."""
 ACCELERATOR_CHUNK_TOKENS = 1 << 18
 

@@ -16,16 +16,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from isoloss.errors import ConfigError, StoreError
+from isoloss.execution import worker
 from isoloss.execution.executor import Inline, Quiet
 from isoloss.execution.plan import plan_stacks
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.execution.worker import Event
 from isoloss.spec.config import RunConfig
 from isoloss.spec.study import Study
-from isoloss.store.run import read_rows
+from isoloss.store.run import read_rows, read_status
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.training.state import StackState
 
 OPTIONS = RunOptions(device="cpu", precision="fp32")
 TINY = {"n_layer": 1, "n_embd": 16, "n_head": 2, "block_size": 16, "batch_size": 4, "max_iters": 12}
@@ -137,6 +140,26 @@ def test_a_diverging_run_is_recorded_and_the_rest_goes_on(study: Callable[..., S
     lost = results.summary()["run_id"][1]
     assert results.status(lost).reason.startswith("loss is not finite at step ")
     assert list(read_rows(results.paths.run(lost).metrics))[-1]["loss"] is None
+
+
+@pytest.mark.parametrize("room", [2, 0])
+def test_a_stack_too_large_for_the_memory_is_split_and_a_run_too_large_fails(
+    study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    trained = worker.train
+
+    def train(stacked: StackState, *arguments: Any, **options: Any) -> StackState | None:
+        if len(stacked.members) > room:
+            raise torch.OutOfMemoryError("out of memory")
+        return trained(stacked, *arguments, **options)
+
+    monkeypatch.setattr(worker, "train", train)
+    results = train_here(study(seeds=(1, 2, 3, 4, 5)), tmp_path / "out", replace(OPTIONS, stack=5))
+    table = results.summary()
+    assert table["status"].to_list() == ["done" if room else "failed"] * 5
+    if not room:
+        [reason] = {read_status(results.paths.run(run)).reason for run in table["run_id"]}
+        assert reason == "OutOfMemoryError: out of memory"
 
 
 def test_a_dead_worker_fails_its_run_and_the_next_start_tries_again(

@@ -12,7 +12,7 @@ import torch
 from isoloss.data.tokens import Tokens
 from isoloss.errors import NumericsError, StoreError
 from isoloss.spec.config import RunConfig
-from isoloss.training import checkpoint
+from isoloss.training import checkpoint, loop, step
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import MemberState, fresh
 from tests.recording import Recording, recorded
@@ -62,6 +62,24 @@ def test_dropout_members_agree_with_their_solo_runs_and_survive_shrinking(make: 
         [solo] = recorded([config], tokens)
         assert [row.loss for row in stacked.steps] == pytest.approx([row.loss for row in solo.steps], rel=1e-5)
         assert [row.step for row in stacked.evals] == [row.step for row in solo.evals]
+
+
+def test_blocks_of_steps_are_the_steps_one_by_one(make: Make, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an accelerator does between two looks at the losses, over the ends of its tables and a divergence."""
+    members = [
+        make(n_head=4, dropout=0.3, max_iters=33, seed=5, gradient_accumulation_steps=2),
+        make(n_head=2, dropout=0.0, max_iters=25, seed=6, gradient_accumulation_steps=2),
+        make(learning_rate=1e30, grad_clip=0.0, warmup_iters=0, seed=9, gradient_accumulation_steps=2),
+    ]
+    singly = recorded(members, tokens)
+    monkeypatch.setattr(step, "RING_STEPS", 7)
+    monkeypatch.setattr(loop, "block_length", lambda members, at, _: step.steps_to_next_event(members, at))
+    in_blocks = recorded(members, tokens)
+    assert [one.outcome for one in singly] == ["done", "done", "diverged"]
+    for one, block in zip(singly, in_blocks, strict=True):
+        assert (science(one), evaluations(one), one.reason) == (science(block), evaluations(block), block.reason)
+        assert [kept.progress.step for kept in one.kept] == [kept.progress.step for kept in block.kept]
+    assert torch.equal(singly[0].kept[-1].flat_P, in_blocks[0].kept[-1].flat_P)
 
 
 def test_equal_seeds_see_equal_data_whatever_else_differs(make: Make, tokens: Tokens) -> None:

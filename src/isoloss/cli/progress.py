@@ -109,6 +109,8 @@ class Display:
             position = f"[{self._progress.ended()}/{len(self._progress.configs)}]"
             outcome = f"best val loss {number(event.loss)}" if event.kind == "done" else event.reason
             self.say(f"{position} {event.run_id} {event.kind}: {outcome}  ({self._progress.label(event.run_id)})")
+        elif event.reason:
+            self.say(event.reason)
         elif not self._console.is_terminal and time.monotonic() - self._said > PLAIN_INTERVAL_S:
             self._said = time.monotonic()
             self.say(self._progress.headline())

@@ -154,6 +154,7 @@ def sample(
     temperature: float = 0.8,
     top_k: int | None = None,
     seed: int = 1337,
+    sliding: bool = False,
 ) -> int:
     """Print text from a trained run.
 
@@ -166,6 +167,7 @@ def sample(
         temperature: Below 1 is safer, above 1 is wilder.
         top_k: Draw from the k likeliest tokens only.
         seed: Decides every draw.
+        sliding: Re-read the last block_size tokens for every token past the first block, as nanoGPT does; slower.
     """
     import torch
 
@@ -174,7 +176,7 @@ def sample(
     from isoloss.model.generate import Sampling
     from isoloss.store.tables import find_run, load_study
 
-    sampling = Sampling(length, number, temperature, top_k, seed)
+    sampling = Sampling(length, number, temperature, top_k, seed, sliding)
     results = load_study(directory)
     chosen = find_run(results, run)
     say(f"run {chosen.folder.name}")

@@ -35,7 +35,7 @@ EMIT_INTERVAL_S = 2.0
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker tells of one run: it started, is on its way, or ended in a state.
+    """What a worker tells of one run: it started, is on its way, or ended in a state, and why where that is news.
 
     tokens_per_s is the rate since the last event, evaluation and checkpoints included.
     """
@@ -136,10 +136,39 @@ def train_stack(
 ) -> None:
     """Train runs to their ends, or until told to stop; each leaves its files and a status.
 
-    What goes wrong fails these runs with their reason, and is no exception of the caller's.
+    What goes wrong fails these runs with their reason, and is no exception of the caller's. A stack for which the
+    memory is too small is split in two.
     """
     ranks = ranks or Ranks()
     recorders: dict[str, RunRecorder] = {}
+    failure = _attempt(place, configs, recorders, emit, should_stop, ranks)
+    if failure is None:
+        return
+    if ranks.world > 1:
+        raise failure
+    left = tuple(config for config in configs if not _has_ended(recorders, config))
+    if isinstance(failure, torch.OutOfMemoryError) and len(configs) > 1:
+        failure.__traceback__ = None  # its frames hold the tensors that filled the memory
+        if place.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = (len(left) + 1) // 2
+        note = f"not enough memory for {len(configs)} runs in one stack: going on with {half} at a time"
+        for part in filter(None, (left[:half], left[half:])):
+            emit(Event(run_id(part[0]), "running", 0, reason=note))
+            train_stack(place, part, emit, should_stop)
+    else:
+        _fail(place, left, failure, emit)
+
+
+def _attempt(
+    place: Workplace,
+    configs: Stack,
+    recorders: dict[str, RunRecorder],
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    ranks: Ranks,
+) -> Exception | None:
+    """Train under the runs' locks; what went wrong, after letting go of the runs' files."""
     try:
         with ExitStack() as held:
             tokens = open_tokens(place.tokens_folder)
@@ -152,9 +181,8 @@ def train_stack(
     except Exception as error:
         for recorder in recorders.values():
             recorder.abandon()
-        if ranks.world > 1:
-            raise
-        _fail(place, [c for c in configs if not _has_ended(recorders, c)], error, emit)
+        return error
+    return None
 
 
 def _train_locked(
@@ -220,7 +248,7 @@ def _has_ended(recorders: Mapping[str, RunRecorder], config: RunConfig) -> bool:
     return recorder is not None and recorder.ended
 
 
-def _fail(place: Workplace, configs: list[RunConfig], error: BaseException, emit: Emit) -> None:
+def _fail(place: Workplace, configs: Stack, error: BaseException, emit: Emit) -> None:
     reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     for config in configs:
         write_failed(place.study.run(run_id(config)), reason)

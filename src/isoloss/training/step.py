@@ -162,8 +162,12 @@ class Stepper:
 
 
 def block_length(members: Sequence[RunConfig], step: int, device: torch.device) -> int:
-    """Steps until some member must be looked at: one on a CPU or under a loss scale, else its evaluation or its end."""
+    """Steps to take before looking at the losses: one where looking is free or sets a loss scale, else all."""
     if device.type == "cpu" or members[0].precision == "fp16":
         return 1
-    until = [min(c.max_iters, (step // c.eval_interval + 1) * c.eval_interval) - step for c in members]
-    return min(RING_STEPS, *until)
+    return steps_to_next_event(members, step)
+
+
+def steps_to_next_event(members: Sequence[RunConfig], step: int) -> int:
+    """Steps until some member is evaluated or ends."""
+    return min(min(c.max_iters, (step // c.eval_interval + 1) * c.eval_interval) - step for c in members)

@@ -20,7 +20,7 @@ from isoloss.spec.studyfile import find_study
 
 LENGTH = 500
 NUMBER = 10
-"""nanoGPT's sample.py draws as many, one after the other, of this length by default."""
+"""nanoGPT's sample.py draws as many, one after the other, of that length by default."""
 
 PEER = """
 import sys, time, torch
@@ -30,13 +30,13 @@ torch.manual_seed(1337)
 shape = dict(n_layer=4, n_head={n_head}, n_embd={n_embd}, block_size=64, vocab_size=65)
 model = GPT(GPTConfig(**shape, bias=False, dropout=0.0))
 model.eval()
-prompt = torch.zeros(1, 1, dtype=torch.long)
-with torch.no_grad():
-    model.generate(prompt, 20, temperature=0.8)
-    started = time.perf_counter()
-    for _ in range({number}):
+for batch in (1, {number}):
+    prompt = torch.zeros(batch, 1, dtype=torch.long)
+    with torch.no_grad():
+        model.generate(prompt, 20, temperature=0.8)
+        started = time.perf_counter()
         model.generate(prompt, {length}, temperature=0.8)
-print("rate", {number} * {length} / (time.perf_counter() - started))
+    print(batch * {length} / (time.perf_counter() - started))
 """
 
 
@@ -55,18 +55,24 @@ def run(nanogpt: Path, rounds: int = 5, out: Path = Path("results/benchmarks/sam
     parameters = Parameters(layout_of(config), init_flat(config)[None], TorchKernels(torch.float32))
     prompt_N = prepare(study.corpus, study.tokenizer).tokenizer.encode("\n")
     program = PEER.format(
-        checkout=str(nanogpt), n_head=config.n_head, n_embd=config.n_embd, number=NUMBER // 5, length=LENGTH
+        checkout=str(nanogpt), n_head=config.n_head, n_embd=config.n_embd, number=NUMBER, length=LENGTH
     )
-    kinds = {"isoloss": Sampling(LENGTH, NUMBER), "isoloss, sliding": Sampling(LENGTH, NUMBER, sliding=True)}
-    rates: dict[str, list[float]] = {kind: [] for kind in (*kinds, "nanoGPT generate")}
+    kinds = {
+        f"isoloss, {NUMBER} at once": Sampling(LENGTH, NUMBER),
+        f"isoloss, {NUMBER} at once, sliding": Sampling(LENGTH, NUMBER, sliding=True),
+        "isoloss, one": Sampling(LENGTH),
+    }
+    peer = ("nanoGPT generate, one", f"nanoGPT generate, {NUMBER} at once")
+    rates: dict[str, list[float]] = {kind: [] for kind in (*kinds, *peer)}
     for _ in range(rounds):
         for kind, sampling in kinds.items():
             started = time.perf_counter()
             generate(parameters, config, prompt_N, sampling)
-            rates[kind].append(NUMBER * LENGTH / (time.perf_counter() - started))
+            rates[kind].append(sampling.number * LENGTH / (time.perf_counter() - started))
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        rates["nanoGPT generate"].append(float(done.stdout.split()[-1]))
-    theirs = samples(rates["nanoGPT generate"])
+        for kind, rate in zip(peer, done.stdout.split(), strict=True):
+            rates[kind].append(float(rate))
+    theirs = samples(rates[peer[0]])
     rows = [[kind, str(samples(r)), f"{samples(r).median / theirs.median:.1f}"] for kind, r in rates.items()]
     print(table(["sampling", "characters a second", "ratio"], rows))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ def run(runs: int = 1000, out: Path = Path("results/benchmarks/scale.json")) -> 
         )
         status_s = time.perf_counter() - started
         results = load_study(folder / "study")
-        times = [json.loads(path.read_text())["times"] for path in results.paths.folder.glob("runs/*/status.json")]
+        times = [json.loads(path.read_text())["times_s"] for path in results.paths.folder.glob("runs/*/status.json")]
     training_s = sum(t["train"] + t["eval"] for t in times)
     workers = available_cores()
     result = {

@@ -38,14 +38,18 @@ class Shape:
     step_s: list[float]
     evaluation_s: list[float]
     checkpoint_s: list[float]
-    peer_step_s: dict[str, list[float]]
-    peer_evaluation_s: list[float]
-    peer_startup_s: list[float]
+    peer: dict[str, list[PeerTimes]]
+
+    def peer_times(self, mode: str) -> PeerTimes:
+        """Medians of one of the peer's modes."""
+        rounds = [asdict(times) for times in self.peer[mode]]
+        return PeerTimes(**{name: samples([one[name] for one in rounds]).median for name in rounds[0]})
 
     @property
-    def peer_mode(self) -> str:
-        """The peer's faster mode."""
-        return min(self.peer_step_s, key=lambda mode: samples(self.peer_step_s[mode]).median)
+    def faster_mode(self) -> str:
+        """That of the peer's own modes in which it takes its steps faster."""
+        own = [mode for mode in self.peer if "processes" not in mode]
+        return min(own, key=lambda mode: self.peer_times(mode).step_s)
 
 
 def run(
@@ -64,7 +68,7 @@ def run(
         device: cpu or cuda.
         out: Where the JSON goes; the table goes to stdout.
     """
-    place, modes = resolve_device(device), peers(nanogpt, device)
+    place, modes = resolve_device(device), peers(nanogpt, device, available_cores())
     study, _ = resolve_study(find_study(STUDY), RunOptions(device=device))
     tokens = prepare(study.corpus, study.tokenizer)
     configs = study.expand(tokens.facts)
@@ -77,13 +81,12 @@ def run(
             _measure_ours(workers, shape)
             _measure_peer(modes, shape)
             print(f"round {turn + 1} of {rounds}: {_name(shape)} done", file=sys.stderr)
-    startup_s = samples([_our_startup_s() for _ in range(rounds)])
+    startup_s = samples([_our_startup_s(device) for _ in range(rounds)])
     n_workers = available_cores() if place.type == "cpu" else 1
     result: dict[str, Any] = {
         "machine": machine(place),
         "rounds": rounds,
         "precision": configs[0].precision,
-        "peer": sorted({shape.peer_mode for shape in shapes}),
         "gemm_peak_flops": samples(peak).as_dict(),
         "startup_s": startup_s.as_dict(),
         "shapes": [_figures(shape, samples(peak), n_workers) for shape in shapes],
@@ -105,7 +108,7 @@ def _shapes(configs: Sequence[RunConfig], *, stacked: bool) -> list[Shape]:
     for config in configs:
         found.setdefault((config.n_embd, config.batch_size), []).append(config)
     chosen = [tuple(group) if stacked else (group[0],) for _, group in sorted(found.items())]
-    return [Shape(group[0], group, [], [], [], {}, [], []) for group in chosen]
+    return [Shape(group[0], group, [], [], [], {}) for group in chosen]
 
 
 def _name(shape: Shape) -> str:
@@ -120,16 +123,12 @@ def _measure_ours(workers: Workers, shape: Shape) -> None:
 
 def _measure_peer(modes: Sequence[Peer], shape: Shape) -> None:
     for mode in modes:
-        times: PeerTimes = mode.time(shape.config, PEER_STEPS)
-        shape.peer_step_s.setdefault(mode.name, []).append(times.step_s)
-        if not mode.compiled:  # one mode's are enough: evaluation and start-up are the smaller part
-            shape.peer_evaluation_s.append(times.evaluation_s)
-            shape.peer_startup_s.append(times.startup_s)
+        shape.peer.setdefault(mode.name, []).append(mode.time(shape.config, PEER_STEPS))
 
 
 def _figures(shape: Shape, peak: Samples, n_workers: int) -> dict[str, Any]:
     config, members = shape.config, len(shape.stack)
-    step_s, peer_step_s = samples(shape.step_s), samples(shape.peer_step_s[shape.peer_mode])
+    step_s, peer = samples(shape.step_s), shape.peer_times(shape.faster_mode)
     flops = members * tokens_per_step(config) * flops_per_token(config) / step_s.median
     return {
         "name": _name(shape),
@@ -137,44 +136,45 @@ def _figures(shape: Shape, peak: Samples, n_workers: int) -> dict[str, Any]:
         "tokens_per_s": n_workers * members * tokens_per_step(config) / step_s.median,
         "evaluation_s": samples(shape.evaluation_s).as_dict(),
         "checkpoint_s": samples(shape.checkpoint_s).as_dict(),
-        "peer_mode": shape.peer_mode,
-        "peer_step_s": peer_step_s.as_dict(),
-        "peer_tokens_per_s": tokens_per_step(config) / peer_step_s.median,
-        "peer_evaluation_s": samples(shape.peer_evaluation_s).as_dict(),
-        "ratio": n_workers * members * peer_step_s.median / step_s.median,
+        "peer_mode": shape.faster_mode,
+        "peer_step_s": {mode: samples([one.step_s for one in times]).as_dict() for mode, times in shape.peer.items()},
+        "peer_evaluation_s": peer.evaluation_s,
+        "peer_startup_s": peer.startup_s,
+        "ratio": n_workers * members * peer.step_s / step_s.median,
         "share_of_gemm_peak": flops / peak.median,
     }
 
 
 def _extrapolated(
     configs: Sequence[RunConfig], shapes: Sequence[Shape], n_workers: int, startup_s: float
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Both sides' time for the whole study from its measured parts: longest first over the workers, and in a row."""
     by_shape = {(shape.config.n_embd, shape.config.batch_size): shape for shape in shapes}
     ours: list[float] = []
-    theirs, evaluating = 0.0, 0.0
+    theirs = dict.fromkeys(("its faster mode", *(mode for mode in shapes[0].peer if "processes" in mode)), 0.0)
+    evaluating = 0.0
     for config in configs:
         shape, n = by_shape[config.n_embd, config.batch_size], len(evaluation_steps(config))
         kept = n * (samples(shape.evaluation_s).median + samples(shape.checkpoint_s).median)
         ours.append(config.max_iters * samples(shape.step_s).median + kept)
         evaluating += n * samples(shape.evaluation_s).median
-        step_s = samples(shape.peer_step_s[shape.peer_mode]).median
-        theirs += samples(shape.peer_startup_s).median + (config.max_iters + 1) * step_s
-        theirs += n * samples(shape.peer_evaluation_s).median
+        for mode in theirs:
+            times = shape.peer_times(shape.faster_mode if mode == "its faster mode" else mode)
+            theirs[mode] += times.startup_s + (config.max_iters + 1) * times.step_s + n * times.evaluation_s
     ends = [0.0] * n_workers
     for seconds in sorted(ours, reverse=True):
         heapq.heapreplace(ends, ends[0] + seconds)
     total = max(ends) + startup_s
-    share = evaluating / sum(ours)
-    return {"ours_s": total, "peer_s": theirs, "ratio": theirs / total, "ours_evaluation_share": share}
+    against = {mode: {"peer_s": seconds, "ratio": seconds / total} for mode, seconds in theirs.items()}
+    return {"ours_s": total, "ours_evaluation_share": evaluating / sum(ours), "against": against}
 
 
-def _our_startup_s() -> float:
+def _our_startup_s(device: str) -> float:
     """Wall time of a study in which there is nothing to train: start, workers, summary, report, samples."""
     settings = ("max_iters=1", "n_embd=16", "eval_train_tokens=64", "n_layer=1", "batch_size=1")
     overrides = [part for setting in settings for part in ("--set", setting)]
     with tempfile.TemporaryDirectory() as folder:
-        return _isoloss_run("quickstart", Path(folder), "cpu", overrides)
+        return _isoloss_run("quickstart", Path(folder), device, overrides)
 
 
 def _isoloss_run(study: str, out: Path, device: str, overrides: Sequence[str] = ()) -> float:
@@ -186,9 +186,9 @@ def _isoloss_run(study: str, out: Path, device: str, overrides: Sequence[str] = 
 
 def _outright(
     configs: Sequence[RunConfig], modes: Sequence[Peer], shapes: Sequence[Shape], device: str
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Both sides' time for the whole study, start to end, on the clock; the peer in each shape's faster mode."""
-    faster = {(shape.config.n_embd, shape.config.batch_size): shape.peer_mode for shape in shapes}
+    faster = {(shape.config.n_embd, shape.config.batch_size): shape.faster_mode for shape in shapes}
     with tempfile.TemporaryDirectory(dir=".") as folder:
         ours_s = _isoloss_run(STUDY, Path(folder) / "study", device)
         started = time.perf_counter()
@@ -196,44 +196,33 @@ def _outright(
             mode = next(mode for mode in modes if mode.name == faster[config.n_embd, config.batch_size])
             mode.train(config, Path(folder))
         theirs_s = time.perf_counter() - started
-    return {"ours_s": ours_s, "peer_s": theirs_s, "ratio": theirs_s / ours_s}
+    against = {"its faster mode": {"peer_s": theirs_s, "ratio": theirs_s / ours_s}}
+    return {"ours_s": ours_s, "against": against}
 
 
 def as_text(result: dict[str, Any]) -> str:
     """The result as Markdown: median, and in brackets the lowest and highest."""
-    header = [
-        "shape",
-        "ours, ms a step",
-        "peer, ms a step",
-        "peer",
-        "ratio",
-        "of GEMM peak",
-        "evaluation, s",
-        "peer's, s",
-    ]
+    modes = list(result["shapes"][0]["peer_step_s"])
+    header = ["shape", "ours, ms a step", *(f"{mode}, ms a step" for mode in modes), "ratio", "of GEMM peak"]
+    header += ["our evaluation, s", "the peer's, s"]
     rows = [
         [
             shape["name"],
             _milliseconds(shape["step_s"]),
-            _milliseconds(shape["peer_step_s"]),
-            shape["peer_mode"],
+            *(_milliseconds(shape["peer_step_s"][mode]) for mode in modes),
             f"{shape['ratio']:.2f}",
             f"{shape['share_of_gemm_peak']:.0%}",
             f"{shape['evaluation_s']['median']:.2f}",
-            f"{shape['peer_evaluation_s']['median']:.1f}",
+            f"{shape['peer_evaluation_s']:.1f}",
         ]
         for shape in result["shapes"]
     ]
     peak = result["gemm_peak_flops"]
     lines = [table(header, rows), "", f"GEMM peak, {result['precision']}: {peak['median'] / 1e9:,.0f} GFLOP/s a worker"]
-    for kind in ("study", "full"):
-        if kind in result:
-            found = result[kind]
-            how = "outright" if kind == "full" else "from these parts"
-            lines.append(
-                f"{STUDY} {how}: {found['ours_s'] / 60:.1f} min, peer {found['peer_s'] / 60:.1f} min, "
-                f"ratio {found['ratio']:.2f}"
-            )
+    for kind, how in (("study", "from these parts"), ("full", "outright")):
+        for mode, found in result.get(kind, {"against": {}})["against"].items():
+            ours, theirs = result[kind]["ours_s"] / 60, found["peer_s"] / 60
+            lines.append(f"{STUDY} {how}: {ours:.1f} min; peer, {mode}: {theirs:.1f} min; ratio {found['ratio']:.2f}")
     return "\n".join(lines)
 
 

@@ -30,7 +30,7 @@ def sha256_file(path: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """Where fetched texts and token files are kept: ISOLOSS_CACHE, else the user's cache folder."""
+    """Where fetched texts, token files and compiled kernels are kept: ISOLOSS_CACHE, else the user's cache folder."""
     override = os.environ.get("ISOLOSS_CACHE")
     return Path(override) if override else platformdirs.user_cache_path("isoloss")
 
@@ -65,7 +65,7 @@ def locked(path: Path, timeout_s: float, message: str) -> Iterator[None]:
         lock.release()
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and move it into place.
 
     Raises StoreError when the file system refuses; the previous content then stays as it was.

@@ -11,12 +11,14 @@ from isoloss.execution.study import RunOptions, run_study
 from isoloss.report.page import write_report
 from isoloss.spec.study import Study
 from isoloss.store.tables import StudyResults, ranked_runs
+from isoloss.training.backend import keep_freed_memory
 from isoloss.training.device import resolve_device
 from isoloss.training.distributed import ranks_from_environment
 
 
 def run_and_report(study: Study, out: Path | None, options: RunOptions) -> int:
     """Train a study's missing runs and write its report; the exit code is 1 when runs failed or diverged."""
+    keep_freed_memory()
     with ranks_from_environment(resolve_device(options.device)) as ranks, shown() as display:
         listener = Quiet() if ranks.rank else display
         with stop_on_signals(listener.say) as should_stop:

@@ -71,7 +71,9 @@ def plan(
     from isoloss.cli.plan import plan_as_json, plan_as_text
     from isoloss.execution.estimate import plan_study
     from isoloss.execution.study import RunOptions
+    from isoloss.training.backend import keep_freed_memory
 
+    keep_freed_memory()
     planned = plan_study(_study(study, seeds, set), RunOptions(device, precision, workers))
     print(plan_as_json(planned) if json else plan_as_text(planned))
     return 0

@@ -72,7 +72,10 @@ def open_tokens(folder: Path) -> Tokens:
         if not path.is_file() or sha256_file(path) != meta.get(f"{split}_sha256"):
             raise StoreError(f"{path}: missing or not what its meta.json promises")
         splits[split] = np.memmap(path, dtype="<u2", mode="c")
-    return Tokens(str(meta["corpus_sha256"]), tokenizer_from_dict(meta), splits["train"], splits["val"], folder)
+    tokenizer = tokenizer_from_dict(meta)
+    if any(len(tokens) and int(tokens.max()) >= tokenizer.vocab_size for tokens in splits.values()):
+        raise StoreError(f"{folder}: holds tokens beyond its vocabulary of {tokenizer.vocab_size}")
+    return Tokens(str(meta["corpus_sha256"]), tokenizer, splits["train"], splits["val"], folder)
 
 
 def corpus_facts(corpus: str, tokenizer: TokenizerName) -> tuple[DataFacts, int, int]:

@@ -18,7 +18,7 @@ from isoloss.spec.compute import disk_bytes, evaluation_steps, tokens_per_step
 from isoloss.spec.config import RunConfig, shape_key
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
-from isoloss.training.backend import keep_freed_memory, kernels_for
+from isoloss.training.backend import kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, fresh, stack
 
@@ -98,7 +98,6 @@ def _step_times(configs: Sequence[RunConfig], device: torch.device, *, compiled:
     """Seconds a step of each run, measured once for runs that cost the same."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    keep_freed_memory()
     measured: dict[tuple[Any, ...], float] = {}
     try:
         for config in configs:

@@ -18,6 +18,7 @@ import torch
 from isoloss.execution.plan import Stack
 from isoloss.execution.worker import Emit, Event, Workplace, train_stack, write_failed
 from isoloss.spec.identity import run_id
+from isoloss.training.backend import keep_freed_memory
 
 POLL_S = 0.2
 STOP_TIMEOUT_S = 10.0
@@ -146,6 +147,7 @@ def _work(pipe: Connection, place: Workplace) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         while (configs := cast("Stack | None", pipe.recv())) is not None:
             # Whatever arrives while a stack trains, the coordinator's death too, means: save and stop.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -21,7 +22,7 @@ from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.run import RowWriter, RunStatus, create_run, cut_rows, write_status
 from isoloss.training import checkpoint
-from isoloss.training.backend import keep_freed_memory, kernels_for
+from isoloss.training.backend import kernels_for
 from isoloss.training.device import describe, peak
 from isoloss.training.distributed import Ranks
 from isoloss.training.loop import EvalRow, StepRow, train
@@ -147,14 +148,14 @@ def train_stack(
     if ranks.world > 1:
         raise failure
     left = tuple(config for config in configs if not _has_ended(recorders, config))
-    if isinstance(failure, torch.OutOfMemoryError) and len(configs) > 1:
-        failure.__traceback__ = None  # its frames hold the tensors that filled the memory
+    if len(configs) > 1 and _out_of_memory(failure):
+        gc.collect()
         if place.device.type == "cuda":
             torch.cuda.empty_cache()
         half = (len(left) + 1) // 2
-        note = f"not enough memory for {len(configs)} runs in one stack: going on with {half} at a time"
+        note = f"not enough memory for {len(configs)} runs in one stack: going on with at most {half}"
+        emit(Event(run_id(configs[0]), "running", 0, reason=note))
         for part in filter(None, (left[:half], left[half:])):
-            emit(Event(run_id(part[0]), "running", 0, reason=note))
             train_stack(place, part, emit, should_stop)
     else:
         _fail(place, left, failure, emit)
@@ -169,8 +170,8 @@ def _attempt(
     ranks: Ranks,
 ) -> Exception | None:
     """Train under the runs' locks; what went wrong, after letting go of the runs' files."""
-    try:
-        with ExitStack() as held:
+    with ExitStack() as held:
+        try:
             tokens = open_tokens(place.tokens_folder)
             if ranks.rank == 0:
                 for config in configs:
@@ -178,11 +179,21 @@ def _attempt(
                     message = f"{run.folder} is being written by another process"
                     held.enter_context(locked(run.lock, LOCK_TIMEOUT_S, message))
             _train_locked(place, configs, tokens, recorders, emit, should_stop, ranks)
-    except Exception as error:
-        for recorder in recorders.values():
-            recorder.abandon()
-        return error
+        except Exception as error:
+            for recorder in recorders.values():
+                recorder.abandon()
+            return error
     return None
+
+
+def _out_of_memory(failure: BaseException | None) -> bool:
+    """Whether a failure is, or came of, a lack of memory; lets go of the tensors that its frames hold."""
+    found = False
+    while failure is not None:
+        failure.__traceback__ = None
+        found = found or isinstance(failure, torch.OutOfMemoryError)
+        failure = failure.__cause__ or failure.__context__
+    return found
 
 
 def _train_locked(
@@ -196,20 +207,24 @@ def _train_locked(
 ) -> None:
     states = [_resume(place.study.run(run_id(config)), config) for config in configs]
     ranks.barrier()
-    dtype = COMPUTE_DTYPES[configs[0].precision]
-    stacked = stack(states, place.device, kernels_for(dtype, place.device, compiled=place.compiled))
-    keep_freed_memory()
+    kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], place.device, compiled=place.compiled)
     if ranks.rank:
+        stacked = stack(states, place.device, kernels)
         train(stacked, tokens, lambda config: Silent(), ranks=ranks, should_stop=should_stop)
         return
-    kernels = type(stacked.parameters.kernels).__name__
-    layout = {"stack_width": len(configs), "ranks": ranks.world, "kernels": kernels}
+    layout = {"stack_width": len(configs), "ranks": ranks.world, "kernels": kernels.name}
     provenance = {**describe(place.device).as_dict(), **layout}
     for state in states:
         measured = peak(place.device, state.config.precision, torch.get_num_threads())
         recorder = _open_recorder(place, state, {**provenance, "peak": asdict(measured)}, emit)
         recorders[run_id(state.config)] = recorder
-    stopped = train(stacked, tokens, lambda c: recorders[run_id(c)], ranks=ranks, should_stop=should_stop)
+    stopped = train(
+        stack(states, place.device, kernels),  # no name here, so that what leaves the stack leaves the memory
+        tokens,
+        lambda config: recorders[run_id(config)],
+        ranks=ranks,
+        should_stop=should_stop,
+    )
     if stopped is not None:
         for config, progress in zip(stopped.members, stopped.progress, strict=True):
             recorder = recorders[run_id(config)]

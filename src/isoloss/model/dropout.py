@@ -38,7 +38,7 @@ class Mask:
     def multipliers(self, shape: tuple[int, ...]) -> Tensor:
         """0 or 1/(1-p), fp32 of shape [E, *shape], of which the first is counted in sequences."""
         first = self.first_row * prod(shape[1:])
-        index_I = torch.arange(first, first + prod(shape), dtype=torch.int32, device=self.key_Ex2.device)
+        index_I = torch.arange(first, first + prod(shape), device=self.key_Ex2.device).to(torch.int32)  # wraps
         bits_ExI = keyed_bits(self.key_Ex2[:, :1], self.key_Ex2[:, 1:], index_I)
         kept_ExI = (bits_ExI ^ SIGN) >= self.limit_E[:, None]
         return (kept_ExI * self.scale_E[:, None]).view(-1, *shape)

@@ -82,7 +82,7 @@ def generate(
     draws_SxN = np.stack(
         [generator(sampling.seed, Purpose.GENERATE, i).random(sampling.length) for i in range(sampling.number)]
     )
-    draws_NxSx1 = torch.from_numpy(draws_SxN.T.copy()).to(device)[..., None]
+    draws_NxSx1 = torch.from_numpy(draws_SxN.T.copy())[..., None]
     text_SxN = torch.empty(sampling.number, len(prompt_N) + sampling.length, dtype=torch.int64, device=device)
     text_SxN[:, : len(prompt_N)] = torch.from_numpy(prompt_N.astype(np.int64)).to(device)
     cache, re_read = _Cache(config, sampling.number, device), block if sampling.sliding else max(1, block // 2)
@@ -92,7 +92,7 @@ def generate(
             first, cache.length = max(0, i - (block if i == len(prompt_N) else re_read)), 0
         logits_SxV = gpt.next_logits(parameters, config, text_SxN[:, first:i], cache.attend, cache.length)
         cache.length += i - first
-        text_SxN[:, i] = _draw(logits_SxV, draws_Sx1, sampling)
+        text_SxN[:, i] = _draw(logits_SxV.cpu(), draws_Sx1, sampling).to(device)  # in fp64, which not every device has
     return text_SxN[:, len(prompt_N) :].cpu().numpy()
 
 

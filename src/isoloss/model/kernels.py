@@ -52,9 +52,10 @@ class Update(NamedTuple):
 
 
 class Kernels(Protocol):
-    """What a step does apart from matrix products; `dtype` is the compute dtype."""
+    """What a step does apart from matrix products, in compute dtype `dtype`; `name` goes into a run's provenance."""
 
     dtype: torch.dtype
+    name: str
 
     def embed(self, tokens_ExBxT: Tensor, wte_ExVxC: Tensor, wpe_ExTxC: Tensor, mask: Mask | None) -> Tensor:
         """Sum of token and position rows, dropped, fp32 of shape [E, B·T, C]."""
@@ -139,6 +140,8 @@ class Kernels(Protocol):
 class TorchKernels:
     """The operations in torch."""
 
+    name = "torch"
+
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
 
@@ -211,10 +214,10 @@ class TorchKernels:
         T = scores_GxTxT.shape[1]
         ahead_TxT = torch.full((T, T), float("-inf"), device=scores_GxTxT.device).triu(1)
         probs_GxTxT = torch.softmax(scores_GxTxT * scale + ahead_TxT, dim=-1, dtype=torch.float32)
-        dropped_GxTxT = probs_GxTxT
-        if mask is not None:
-            dropped_GxTxT = probs_GxTxT * self._attention_multipliers(mask, probs_GxTxT, n_rows)
-        return probs_GxTxT.to(scores_GxTxT.dtype), dropped_GxTxT.to(scores_GxTxT.dtype)
+        kept_GxTxT = probs_GxTxT.to(self.dtype)
+        if mask is None:
+            return kept_GxTxT, kept_GxTxT
+        return kept_GxTxT, (probs_GxTxT * self._attention_multipliers(mask, probs_GxTxT, n_rows)).to(self.dtype)
 
     def softmax_backward(
         self, grad_GxTxT: Tensor, probs_GxTxT: Tensor, scale: float, mask: Mask | None, n_rows: int

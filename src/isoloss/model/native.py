@@ -10,7 +10,6 @@ import ctypes
 import os
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoloss.errors import CompilerError
-from isoloss.files import cache_dir, sha256_bytes
+from isoloss.errors import CompilerError, StoreError
+from isoloss.files import cache_dir, sha256_bytes, write_atomically
 from isoloss.model.dropout import Mask
 from isoloss.model.kernels import ADAM_EPS, Normed, Update
 
@@ -62,50 +61,71 @@ def library() -> ctypes.CDLL:
     """The compiled kernels. Raises CompilerError, one line, when they cannot be had."""
     path = _compiled()
     try:
-        loaded = ctypes.CDLL(str(path))
-        for name, arguments in SIGNATURES.items():
-            for suffix in SUFFIXES.values():
-                if name.startswith("embed") and suffix != "fp32":
-                    continue
-                function = getattr(loaded, f"{name}_{suffix}")
-                function.argtypes = arguments
-                function.restype = ctypes.c_double if name == "cross_entropy" else None
-    except (OSError, AttributeError) as error:
-        raise CompilerError(f"cannot load {path}: {error}") from error
+        return _load(path)
+    except OSError:
+        path.unlink(missing_ok=True)  # a file a crash cut short: once more
+    path = _compiled()
+    try:
+        return _load(path)
+    except OSError as error:
+        raise CompilerError(f"cannot load {path}: {str(error).splitlines()[0]}") from error
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(path))
+    for name, arguments in SIGNATURES.items():
+        for suffix in ("fp32",) if name.startswith("embed") else SUFFIXES.values():
+            function = getattr(loaded, f"{name}_{suffix}")
+            function.argtypes = arguments
+            function.restype = ctypes.c_double if name == "cross_entropy" else None
     return loaded
 
 
 def _compiled() -> Path:
+    """The library's path, compiled if need be."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
     if compiler is None:
         raise CompilerError("no C++ compiler (c++, g++ or clang++)")
     flags = (*FLAGS, *_wide_vectors())
-    identity = [SOURCE.read_bytes(), " ".join(flags).encode(), _version(compiler), _processor()]
+    identity = [SOURCE.read_bytes(), " ".join(flags).encode(), _run([compiler, "--version"]).encode(), _processor()]
     path = cache_dir() / "kernels" / f"{sha256_bytes(bytes(1).join(identity))[:16]}.so"
-    if path.is_file():
-        return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = Path(folder) / "kernels.so"
-            command = [compiler, *flags, "-o", str(built), str(SOURCE)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
-            if done.returncode:
-                complaint = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")
-                raise CompilerError(f"{compiler} failed: {complaint.strip()}")
-            built.replace(path)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_private(path.parent)
+        if not path.is_file():
+            write_atomically(path, lambda temporary: _run([compiler, *flags, "-o", str(temporary), str(SOURCE)]))
+    except (OSError, StoreError) as error:
         raise CompilerError(f"cannot compile into {path.parent}: {error}") from error
     return path
 
 
-def _version(compiler: str) -> bytes:
+def _check_private(folder: Path) -> None:
+    """Refuse to load code from where somebody else can put it."""
+    status = folder.stat()
+    if hasattr(os, "getuid") and (status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022):
+        raise CompilerError(f"{folder} can be written by others; make it yours alone or set ISOLOSS_CACHE")
+
+
+def _run(command: list[str]) -> str:
+    """What a command prints. Raises CompilerError with its first complaint."""
     try:
-        return subprocess.run(
-            [compiler, "--version"], capture_output=True, timeout=COMPILE_TIMEOUT_S, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise CompilerError(f"{compiler} does not run: {error}") from error
+        environment = {**os.environ, "LC_ALL": "C"}
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=COMPILE_TIMEOUT_S,
+            env=environment,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CompilerError(f"{command[0]} does not run: {error}") from error
+    if done.returncode:
+        lines = done.stderr.splitlines()
+        complaint = next((line for line in lines if "error" in line), lines[0] if lines else "no reason given")
+        raise CompilerError(f"{command[0]} failed: {complaint.strip()}")
+    return done.stdout
 
 
 def _processor() -> bytes:
@@ -142,6 +162,7 @@ class NativeKernels:
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         loaded = library()
+        self.name = f"native {Path(loaded._name).stem}"
         self._call = {
             name: getattr(loaded, f"{name}_{SUFFIXES[dtype]}") for name in SIGNATURES if not name.startswith("embed")
         }

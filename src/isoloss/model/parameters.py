@@ -129,7 +129,7 @@ class Parameters:
         self.refresh()
 
     def refresh(self) -> None:
-        """Renew the low-precision shadow after `flat_ExP` changed."""
+        """Renew the low-precision shadow from `flat_ExP`; an optimizer's update renews it itself."""
         if self.has_shadow:
             self.low_ExM.copy_(self.flat_ExP[:, : self.layout.head_end])
 

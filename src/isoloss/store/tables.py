@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import polars as pl
@@ -44,7 +46,7 @@ class StudyResults:
     study: Study
     facts: DataFacts
 
-    @property
+    @cached_property
     def configs(self) -> list[RunConfig]:
         """Every run the study consists of, trained or not."""
         return self.study.expand(self.facts)
@@ -92,8 +94,8 @@ class StudyResults:
             "params_approx": compute.params_approx(config),
             "train_tokens": compute.train_tokens(config),
             "train_flops": compute.train_flops(config),
-            **_eval_columns(self.evals(run_id(config))),
-            **_speed_columns(self.metrics(run_id(config))),
+            **_eval_columns(list(read_rows(paths.evals))),
+            **_speed_columns(list(read_rows(paths.metrics))),
             "train_time_s": times.get("train"),
             "eval_time_s": times.get("eval"),
             "checkpoint_time_s": times.get("checkpoint"),
@@ -150,11 +152,11 @@ def _frame(path: Path, schema: dict[str, pl.DataType]) -> pl.DataFrame:
     return pl.DataFrame(list(read_rows(path)), schema=schema)
 
 
-def _eval_columns(evals: pl.DataFrame) -> dict[str, Any]:
+def _eval_columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Losses of one run; best is the lowest validation loss, final the last evaluation."""
-    ranked = evals.drop_nulls("val_loss").sort("val_loss", "step")
-    best: dict[str, Any] = ranked.row(0, named=True) if len(ranked) else {}
-    final: dict[str, Any] = evals.row(-1, named=True) if len(evals) else {}
+    finite = [row for row in rows if row["val_loss"] is not None]
+    best: dict[str, Any] = min(finite, key=lambda row: (row["val_loss"], row["step"])) if finite else {}
+    final: dict[str, Any] = rows[-1] if rows else {}
     return {
         "best_val_loss": best.get("val_loss"),
         "best_step": best.get("step"),
@@ -163,7 +165,7 @@ def _eval_columns(evals: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _speed_columns(metrics: pl.DataFrame) -> dict[str, Any]:
+def _speed_columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the steps of one run, so that a slow first step or a busy moment does not count."""
     columns = {
         "median_step_time_s": "step_time_s",
@@ -171,4 +173,4 @@ def _speed_columns(metrics: pl.DataFrame) -> dict[str, Any]:
         "mfu": "mfu",
         "mfu_a100": "mfu_a100",
     }
-    return {name: metrics[column].median() for name, column in columns.items()}
+    return {name: median(row[column] for row in rows) if rows else None for name, column in columns.items()}

@@ -106,7 +106,8 @@ def train(
         if len(leaving) == len(stack.members):
             return None
         if leaving:
-            stack, stepper = stack.keep([e for e in range(len(stack.members)) if e not in leaving]), None
+            stepper = None  # its tables and its graph's memory first
+            stack = stack.keep([e for e in range(len(stack.members)) if e not in leaving])
 
 
 def _evaluation_due(config: RunConfig, progress: Progress) -> bool:

@@ -1,7 +1,7 @@
 """The optimizer step of a stack as a function of tensors on its device alone, on CUDA captured as one graph.
 
-Nothing in a step waits for the host: learning rates, dropout keys and where blocks start lie in tables, batches are
-gathered from the corpus on the device, and losses go to a table that is read once a block of steps.
+On an accelerator nothing in a step waits for the host: learning rates, dropout keys and where blocks start lie in
+tables, batches are gathered from the corpus there, and losses go to a table that is read once a block of steps.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def run(nanogpt: Path, rounds: int = 5, out: Path = Path("results/benchmarks/sam
             generate(parameters, config, prompt_N, sampling)
             rates[kind].append(sampling.number * LENGTH / (time.perf_counter() - started))
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        for kind, rate in zip(peer, done.stdout.split(), strict=True):
+        for kind, rate in zip(peer, done.stdout.splitlines()[-len(peer) :], strict=True):
             rates[kind].append(float(rate))
     theirs = samples(rates[peer[0]])
     rows = [[kind, str(samples(r)), f"{samples(r).median / theirs.median:.1f}"] for kind, r in rates.items()]

@@ -13,8 +13,10 @@ from isoloss.data.tokens import Tokens
 from isoloss.errors import NumericsError, StoreError
 from isoloss.spec.config import RunConfig
 from isoloss.training import checkpoint, loop, step
+from isoloss.training.distributed import Ranks
+from isoloss.training.evaluate import Texts, evaluate
 from isoloss.training.schedule import learning_rate
-from isoloss.training.state import MemberState, fresh
+from isoloss.training.state import MemberState, fresh, stack
 from tests.recording import Recording, recorded
 
 Make = Callable[..., RunConfig]
@@ -108,6 +110,16 @@ def test_evaluation_never_touches_training(make: Make, tokens: Tokens) -> None:
     [often] = recorded([make(eval_interval=3, dropout=0.1)], tokens)
     [sampled] = recorded([make(eval="sampled", eval_iters=3, dropout=0.1)], tokens)
     assert science(rare) == science(often) == science(sampled)
+
+
+def test_a_rank_without_windows_evaluates_nothing(make: Make, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ranks, "sum", lambda self, tensor: tensor)
+    config = make(eval_train_tokens=16)
+    stacked = stack([fresh(config)], torch.device("cpu"))
+    short = replace(tokens, val_M=tokens.val_M[: config.block_size + 1])
+    first, second = (evaluate(stacked, Texts(short, stacked.device), Ranks(rank, 2)) for rank in (0, 1))
+    assert second == ([0.0], [0.0])
+    assert first == evaluate(stacked, Texts(short, stacked.device), Ranks())
 
 
 def test_training_learns(make: Make, tokens: Tokens) -> None:

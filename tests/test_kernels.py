@@ -13,7 +13,7 @@ import torch
 from isoloss.data.batches import train_batch
 from isoloss.data.tokens import Tokens
 from isoloss.errors import CompilerError
-from isoloss.model import gpt, native
+from isoloss.model import gpt, library
 from isoloss.model.dropout import Dropout, Mask
 from isoloss.model.kernels import Kernels, Normed, TorchKernels
 from isoloss.model.native import NativeKernels
@@ -160,7 +160,7 @@ def test_kernels_are_exact_where_functions_are_delicate() -> None:
 
 def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     said: list[str] = []
-    native.library.cache_clear()
+    library.library.cache_clear()
     try:
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.setenv("ISOLOSS_CACHE", str(tmp_path))
@@ -172,9 +172,9 @@ def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tm
         broken.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin")
         with pytest.raises(CompilerError, match=r"failed: kernels\.cpp:1: error: no such thing"):
-            native.library()
+            library.library()
     finally:
-        native.library.cache_clear()
+        library.library.cache_clear()
     assert len(said) == 1 and "no C++ compiler" in said[0] and "\n" not in said[0]
 
 
@@ -183,19 +183,19 @@ def test_a_damaged_library_is_built_anew_and_a_folder_of_others_is_not_trusted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ISOLOSS_CACHE", str(tmp_path))
-    native.library.cache_clear()
+    library.library.cache_clear()
     try:
-        native.library()
+        library.library()
         [path] = (tmp_path / "kernels").glob("*.so")
         content = path.read_bytes()
         path.unlink()  # never write into what is mapped
         path.write_bytes(content[:100])
-        native.library.cache_clear()
-        native.library()
+        library.library.cache_clear()
+        library.library()
         assert len(path.read_bytes()) == len(content)
         (tmp_path / "kernels").chmod(0o777)
-        native.library.cache_clear()
+        library.library.cache_clear()
         with pytest.raises(CompilerError, match="can be written by others"):
-            native.library()
+            library.library()
     finally:
-        native.library.cache_clear()
+        library.library.cache_clear()

@@ -17,7 +17,7 @@ from isoloss.training.device import cpu_name, native_precisions, peak, resolve_d
 def kernels_status() -> str:
     """Whether compiled kernels can be had here."""
     said: list[str] = []
-    return "compiled" if compiled_kernels(said.append) else said[0]
+    return "fast kernels: compiled for this processor" if compiled_kernels(said.append) else said[0]
 
 
 def examination() -> str:
@@ -37,7 +37,7 @@ def examination() -> str:
         found = peak(device, precision, 1)
         lines.append(f"  {precision}: {found.flops / 1e12:.3f} TFLOP/s ({found.source})")
     torch.set_num_threads(before)
-    lines.append(f"fast kernels: {kernels_status()}")
+    lines.append(kernels_status())
     cached = [name for name in CORPORA if (cache_dir() / "corpora" / f"{name}.txt").exists()]
     lines.append(f"cache: {cache_dir()} (corpora: {', '.join(cached) or 'none yet'})")
     return "\n".join(lines)

@@ -247,9 +247,8 @@ def _executor(
     if ranks.world > 1 or device.type != "cpu" or (results.study.size == 1 and options.workers is None):
         return Inline(ranks)
     if 0 < len(stacks) < workers:
-        say(
-            f"{len(stacks)} runs are left for {workers} workers: {workers - len(stacks)} stay idle, a run uses one core"
-        )
+        idle = workers - len(stacks)
+        say(f"{len(stacks)} runs are left for {workers} workers: {idle} will stay idle, a run uses one core")
     return Processes(workers)
 
 

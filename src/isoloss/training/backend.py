@@ -10,7 +10,8 @@ import torch
 
 from isoloss.errors import CompilerError
 from isoloss.model.kernels import Kernels, TorchKernels
-from isoloss.model.native import SUFFIXES, NativeKernels, library
+from isoloss.model.library import SUFFIXES, library
+from isoloss.model.native import NativeKernels
 
 NATIVE_THREADS = 4
 """Compiled kernels use one thread, so with more threads in the matrix products torch's own soon do better."""

@@ -38,4 +38,4 @@ def run(seeds: int = 8, out: Path = Path("results/benchmarks/precision")) -> Non
     result = {"machine": machine(torch.device("cpu")), "settings": BASE, "final_val_loss": finals}
     result |= {"differences": differences, "mean": mean, "low": mean - half, "high": mean + half, "n": seeds}
     (out / "precision.json").write_text(json.dumps(result, indent=2))
-    print(f"bf16 − fp32: {mean:+.4f} nats a token, 95% interval {mean - half:+.4f} to {mean + half:+.4f}, n = {seeds}")
+    print(f"bf16 − fp32: {mean:+.5f} nats a token, 95% interval {mean - half:+.5f} to {mean + half:+.5f}, n = {seeds}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import pytest
 import torch
 
 from isoloss.data.tokens import Tokens
@@ -16,8 +14,6 @@ from isoloss.spec.identity import run_id
 from isoloss.training.backend import kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, Progress, fresh, stack
-
-HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
 
 
 @dataclass
@@ -50,8 +46,6 @@ def recorded(
     compiled: bool = False,
 ) -> list[Recording]:
     """Train the runs as one stack, from scratch or from states, and return what each did."""
-    if compiled and not HAS_COMPILER:
-        pytest.skip("no C++ compiler")
     kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], torch.device("cpu"), compiled=compiled)
     recordings = {run_id(config): Recording() for config in configs}
     stacked = stack(states or [fresh(config) for config in configs], torch.device("cpu"), kernels)

@@ -21,10 +21,8 @@ from isoloss.model.parameters import Gradients, Parameters, init_flat, layout_of
 from isoloss.randomness import keyed_bits, mix
 from isoloss.spec.config import RunConfig
 from isoloss.training.backend import compiled_kernels
-from tests.recording import HAS_COMPILER
 
 Make = Callable[..., RunConfig]
-needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
 
 
 def mixed_stack(make: Make, **settings: object) -> list[RunConfig]:
@@ -51,7 +49,6 @@ def losses_and_gradients(members: list[RunConfig], kernels: Kernels, tokens: Tok
     return loss_E, gradients
 
 
-@needs_compiler
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("settings", [{}, {"bias": True, "block_size": 24}])
 def test_both_twins_give_the_same_losses_and_gradients(
@@ -66,7 +63,6 @@ def test_both_twins_give_the_same_losses_and_gradients(
         assert (difference <= tolerance * torch.linalg.vector_norm(part.float().flatten(1), dim=1)).all(), name
 
 
-@needs_compiler
 def test_the_gradient_is_the_slope_of_the_loss(make: Make, tokens: Tokens) -> None:
     """Dropout included, which the plain reference model does not know."""
     members = mixed_stack(make)
@@ -104,7 +100,6 @@ def dropped(kernels: Kernels, x_ExNxC: torch.Tensor, mask: Mask | None, n_rows: 
     return kernels.norm_backward(zeros, normed, torch.ones(E, C), x_ExNxC, torch.empty(E, C), None, mask, n_rows)
 
 
-@needs_compiler
 def test_a_mask_is_the_same_in_a_kernel_and_in_torch_and_for_a_part_of_the_rows() -> None:
     x_ExNxC, kernels = torch.ones(2, 6 * 5, 32), NativeKernels(torch.float32)
     whole = dropped(TorchKernels(torch.float32), x_ExNxC, a_mask(0.25), 6)
@@ -141,7 +136,6 @@ def test_the_hash_is_a_bijection_whose_every_bit_depends_on_every_bit() -> None:
     assert np.array_equal(torch_bits.numpy(), bits)
 
 
-@needs_compiler
 def test_kernels_are_exact_where_functions_are_delicate() -> None:
     x_N = torch.linspace(-30, 30, 100_001)
     [[y_N]], [[slope_N]] = NativeKernels(torch.float32).gelu(x_N[None, None].clone(), keep=True)
@@ -178,7 +172,6 @@ def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tm
     assert len(said) == 1 and "no C++ compiler" in said[0] and "\n" not in said[0]
 
 
-@needs_compiler
 def test_a_damaged_library_is_built_anew_and_a_folder_of_others_is_not_trusted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -73,8 +73,8 @@ def generate(
 ) -> NDArray[np.int64]:
     """New tokens after a prompt, shape [number, length]; `parameters` of one member, in fp32.
 
-    Sample i draws from its own stream, so it does not depend on how many are asked for. Raises ConfigError when
-    the prompt is empty.
+    Sample i draws from its own stream, so up to rounding it does not depend on how many are asked for. Raises
+    ConfigError when the prompt is empty.
     """
     if len(prompt_N) == 0:
         raise ConfigError("the prompt is empty; give at least one character", ("prompt",))

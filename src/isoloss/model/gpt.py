@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from isoloss.model.attention import Attended, attention, attention_backward
-from isoloss.model.dropout import Mask
+from isoloss.model.dropout import Mask, n_places
 from isoloss.model.kernels import Normed
 from isoloss.model.layers import linear, linear_backward
 from isoloss.model.parameters import HEAD, Gradients, Parameters
@@ -104,7 +104,7 @@ def _forward(
     """
     weights, kernels = parameters.weights, parameters.kernels
     B, T = tokens_ExBxT.shape[1:]
-    mask = _none if masks is None else masks.__getitem__
+    mask = (masks or [None] * n_places(members[0])).__getitem__
 
     def add_norm(x_ExNxC: Tensor, added_ExNxC: Tensor | None, place: int, name: str) -> Normed:
         bias_ExC = weights.get(f"{name}.bias")
@@ -147,7 +147,7 @@ def _backward(
     """Gradients of all parameters from that of the logits, block by block as `_forward` went."""
     weights, kernels, grads = parameters.weights, parameters.kernels, gradients.parts
     B, T = tokens_ExBxT.shape[1:]
-    mask = _none if masks is None else masks.__getitem__
+    mask = (masks or [None] * n_places(members[0])).__getitem__
     stream_ExNxC = torch.zeros_like(norm_f.x_ExNxC)  # gradient of the residual stream
 
     def through_norm(grad_ExNxC: Tensor, normed: Normed, name: str, place: int) -> Tensor:
@@ -175,7 +175,3 @@ def _backward(
         grad_ExNxC = through_projection(grad_ExNx3C, block.norm_1.out_ExNxC, f"h.{i}.attn.c_attn")
         grad_ExNxC = through_norm(grad_ExNxC, block.norm_1, f"h.{i}.ln_1", 3 * i)
     kernels.embed_backward(tokens_ExBxT, stream_ExNxC, mask(0), grads["wte.weight"], grads["wpe.weight"])
-
-
-def _none(_: int) -> None:
-    return None

@@ -1,7 +1,7 @@
 """What happens between the matrix products, over a stack, in torch: any device, any precision.
 
 `model/native.py` is the twin for one thread of a CPU, fused in C++. Both take and give the same arrays, so the model
-(`gpt.py`) is written once. A `mask` of None means no dropout. Arrays called T in a comment are in the compute dtype.
+(`gpt.py`) is written once. A `mask` of None means no dropout.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ class Parameters:
     """The parameters of a stack of E members, ready for a forward and backward pass.
 
     `flat_ExP` is the fp32 truth. `weights[name]` has shape [E, *shape] and is what the model reads: a view of the
-    truth, or for block matrices and HEAD under low-precision kernels a view of a shadow that `refresh` renews.
+    truth, or for block matrices and HEAD under low-precision kernels a view of a shadow that AdamW's update renews.
     """
 
     def __init__(self, layout: Layout, flat_ExP: Tensor, kernels: Kernels) -> None:
@@ -124,14 +124,8 @@ class Parameters:
         self.kernels = kernels
         self.has_shadow = kernels.dtype != torch.float32
         truth_ExM = flat_ExP[:, : layout.head_end]
-        self.low_ExM = torch.empty_like(truth_ExM, dtype=kernels.dtype) if self.has_shadow else truth_ExM
+        self.low_ExM = truth_ExM.to(kernels.dtype)
         self.weights = _views(layout, self.low_ExM, flat_ExP)
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Renew the low-precision shadow from `flat_ExP`; an optimizer's update renews it itself."""
-        if self.has_shadow:
-            self.low_ExM.copy_(self.flat_ExP[:, : self.layout.head_end])
 
 
 class Gradients:

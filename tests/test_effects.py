@@ -5,7 +5,7 @@ import math
 import polars as pl
 import pytest
 
-from isoloss.analysis.effects import LevelMean, largest_difference, level_means
+from isoloss.analysis.levels import LevelMean, largest_difference, level_means
 
 
 def test_level_means_describe_each_level_in_table_order() -> None:

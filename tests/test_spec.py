@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -12,6 +13,7 @@ from isoloss.errors import ConfigError
 from isoloss.model.parameters import layout_of
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig, make_config, shape_key
+from isoloss.spec.hypotheses import ExponentStated, Hypothesis, RatioStated, SpikesStated, make_hypothesis
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import DataFacts, Study
 from isoloss.spec.studyfile import builtin_studies, dump_study, find_study, parse_study
@@ -45,7 +47,7 @@ def test_group1_is_the_published_grid() -> None:
 
 
 def test_builtin_studies_are_valid_and_named_like_their_files() -> None:
-    assert [find_study(name).name for name in builtin_studies()] == ["group1", "quickstart"]
+    assert [find_study(name).name for name in builtin_studies()] == ["group1", "ladder", "quickstart"]
 
 
 @pytest.mark.parametrize(("n_embd", "without_position"), [(128, 795_904), (256, 3_164_672)])
@@ -84,6 +86,19 @@ def test_members_of_a_stack_may_differ_in_what_is_said() -> None:
     assert shape_key(config()) != shape_key(config(batch_size=8))
 
 
+STATED: list[dict[str, object]] = [
+    {"says": "wide: 'good'", "kind": "effect", "factor": "n_head", "direction": "down"},
+    {"says": "0.1 # wins", "kind": "effect", "factor": "weight_decay", "levels": [0, 0.1], "direction": "up"},
+    {"says": "no end", "kind": "effect", "factor": "lr_decay_iters", "levels": [None, 9], "direction": "up"},
+    {"says": "faster", "kind": "ratio", "factor": "n_head", "response": "mfu", "low": 1.5},
+    {"says": "flat", "kind": "plateau", "by_step": 7, "tolerance": 1e-3, "share": 0.9},
+    {"says": "lies", "kind": "range", "response": "mfu_a100", "low": -1, "high": 1e-9, "device": "cuda"},
+    {"says": "spiky", "kind": "spikes"},
+    {"says": "law", "kind": "exponent", "form": "LD", "parameter": "beta", "low": 0.2, "high": 1},
+]
+HYPOTHESES = [make_hypothesis(values, number) for number, values in enumerate(STATED, 1)]
+
+
 @given(
     st.fixed_dictionaries(
         {
@@ -92,10 +107,17 @@ def test_members_of_a_stack_may_differ_in_what_is_said() -> None:
         }
     ),
     st.lists(st.integers(0, 2**62), min_size=1, max_size=3, unique=True),
+    st.lists(st.sampled_from(HYPOTHESES), max_size=3),
 )
-def test_a_study_survives_its_own_file(factors: dict[str, list[float]], seeds: list[int]) -> None:
+def test_a_study_survives_its_own_file(
+    factors: dict[str, list[float]], seeds: list[int], hypotheses: list[Hypothesis]
+) -> None:
     study = Study(
-        "any", "text: with #odd 'name'", factors={k: tuple(v) for k, v in factors.items()}, seeds=tuple(seeds)
+        "any",
+        "text: with #odd 'name'",
+        factors={k: tuple(v) for k, v in factors.items()},
+        seeds=tuple(seeds),
+        hypotheses=tuple(hypotheses),
     )
     again = parse_study(dump_study(study), "dumped")
     assert again == study
@@ -113,6 +135,82 @@ def test_a_set_factor_becomes_constant() -> None:
     study = find_study("group1").with_settings({"dropout": 0.0, "n_layer": 2})
     assert study.size == 16
     assert {(c.dropout, c.n_layer) for c in study.expand(SHAKESPEARE)} == {(0.0, 2)}
+
+
+@pytest.mark.parametrize("name", builtin_studies())
+def test_builtin_studies_state_hypotheses_and_keep_them(name: str) -> None:
+    study = find_study(name)
+    assert study.hypotheses
+    assert parse_study(dump_study(study), "dumped") == study
+    assert study.with_settings({"n_embd": 64}).hypotheses == study.hypotheses
+    assert parse_study(dump_study(study.with_settings({"n_embd": 64})), "dumped").hypotheses == study.hypotheses
+
+
+def test_hypotheses_are_no_part_of_a_runs_identity() -> None:
+    study = find_study("group1")
+    silent = replace(study, hypotheses=())
+    assert len(study.hypotheses) == 7
+    assert list(map(run_id, study.expand(SHAKESPEARE))) == list(map(run_id, silent.expand(SHAKESPEARE)))
+
+
+def test_defaults_of_a_hypothesis_are_written_out() -> None:
+    text = dump_study(Study("s", "x", hypotheses=(SpikesStated(says="spiky", kind="spikes"),)))
+    assert "times: 2.0" in text
+
+
+def test_a_hypothesis_compares_the_ends_unless_it_states_levels() -> None:
+    stated = RatioStated(says="faster", kind="ratio", factor="n_head", response="mfu", low=1.5)
+    assert stated.between({"n_head": (1, 2, 4)}) == (1, 4)
+    assert stated.model_copy(update={"levels": (2, 4)}).between({"n_head": (1, 2, 4)}) == (2, 4)
+    assert stated.between({"n_head": (2,)}) is stated.between({}) is None
+
+
+def test_an_exponent_belongs_to_its_form() -> None:
+    assert isinstance(HYPOTHESES[-1], ExponentStated)
+    with pytest.raises(ConfigError, match="hypothesis 3: form LD has no exponent alpha; it has beta"):
+        make_hypothesis({**STATED[-1], "parameter": "alpha"}, 3)
+
+
+EFFECT = (
+    "name: s\nfactors: {n_embd: [32, 64]}\nhypotheses:\n- says: Wide is\n    good\n  kind: effect\n  factor: n_embd\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (EFFECT, "s.yaml:4: hypothesis 1: the key 'direction' is missing"),
+        (EFFECT + "  directon: up", "s.yaml:8: hypothesis 1: unknown key 'directon': did you mean 'direction'?"),
+        (EFFECT + "  direction: left", "s.yaml:8: hypothesis 1: direction='left': Input should be 'up' or 'down'"),
+        (
+            EFFECT + "  direction: up\n  levels: [32, 128]",
+            "s.yaml:9: hypothesis 1: n_embd has no level 128; its levels",
+        ),
+        (EFFECT + "  direction: up\n  levels: [32, 32]", "s.yaml:9: hypothesis 1: levels: both are 32"),
+        (EFFECT + "  direction: up\n  levels: [32]", "s.yaml:9: hypothesis 1: levels=[32]: "),
+        (EFFECT + "  direction: {up: 1}", "s.yaml:8: hypothesis 1 direction: expected one value"),
+        (
+            EFFECT.replace("n_embd\n", "n_embed\n") + "  direction: up",
+            "s.yaml:7: hypothesis 1: unknown setting 'n_embed'",
+        ),
+        (EFFECT + "  direction: up\n- wide", "s.yaml:9: hypothesis 2: expected 'says', 'kind'"),
+        (EFFECT + "  direction: up\n- says: so", "s.yaml:9: hypothesis 2: the key 'kind' is missing"),
+        ("name: s\nhypotheses: wide", "s.yaml:2: hypotheses: expected a list"),
+        ("name: s\nhypotheses:\n- {says: abc, kind: spike}", "s.yaml:3: hypothesis 1: kind='spike': did you mean"),
+        ("name: s\nhypotheses:\n- {says: '', kind: spikes}", "s.yaml:3: hypothesis 1: says='': "),
+        ("name: s\nhypotheses:\n- {says: abc, kind: plateau, by_step: 1.5}", "s.yaml:3: hypothesis 1: by_step=1.5: "),
+        (
+            "name: s\nhypotheses:\n- says: abc\n  kind: range\n  response: mfu\n  high: 1\n  low: 2",
+            "s.yaml:7: hypothesis 1: low=2.0 is not below high=1.0",
+        ),
+        (
+            "name: s\nhypotheses:\n- {says: abc, kind: ratio, factor: n_head, response: mfu}",
+            "s.yaml:3: hypothesis 1: low: state low, high or both",
+        ),
+    ],
+)
+def test_bad_hypotheses_get_one_line_with_its_place(text: str, expected: str) -> None:
+    assert expected in complaint(text)
 
 
 @pytest.mark.parametrize(

@@ -1,56 +1,206 @@
-"""Main effects: what a response averages at each level of a factor, and how far the runs there spread.
+"""Effects of what was varied: main effects and two-factor interactions, each with its interval and what that rests on.
 
-In a factorial without replicates, the spread of a level's runs holds the effects of all other factors. It is
-described here (sd, range, n) and never turned into an interval.
+Sums of squares are Type II: each term adjusted for all terms not containing it. Sizes are contrasts of least-squares
+means, every cell weighing alike. In a balanced table both tell the same story; in an unbalanced one they answer
+slightly different questions, and a caution says so. The interaction of two factors of two levels is half the difference
+of differences, so that it compares with a main effect; other interactions are products of contrasts, unhalved.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import polars as pl
 
+from isoloss.analysis.crossed import Crossed, read_crossed
+from isoloss.analysis.error_term import ErrorTerm, Judged, judge
+from isoloss.analysis.estimate import LEVEL, Caution, Estimate, holm
+from isoloss.analysis.factorial import Floats, Term, f_upper, t_quantile, t_two_sided, terms_of
+from isoloss.analysis.screening import Screening
+from isoloss.errors import ConfigError
+
 
 @dataclass(frozen=True)
-class LevelMean:
-    """The runs at one level of a factor: `n` have the response; what they do not determine is None."""
+class Contrast:
+    """One contrast of least-squares means; `estimate` is None where the runs do not determine it."""
 
-    factor: str
-    level: Any
-    n: int
-    mean: float | None
-    sd: float | None
-    minimum: float | None
-    maximum: float | None
+    contrast: str
+    estimate: Estimate | None
 
 
-def level_means(table: pl.DataFrame, factor: str, response: str) -> list[LevelMean]:
-    """The response at each level of a factor, in the order the levels first appear in the table (one row a run).
+@dataclass(frozen=True)
+class Effect:
+    """A term of the model: its first contrast in the response's unit, its `others`, and the test of the whole term.
 
-    Only finite responses count; a level without any has n = 0 and no mean. `sd` is the sample standard deviation
-    (n - 1), None below two runs. A missing level (null) is a level of its own.
+    `df` is 0 where the runs do not determine the term. `p` is of F, or of Lenth's pseudo-t in a screening, where there
+    is no F; `p_holm` is adjusted for all terms that have a p. What could not be computed is None.
     """
-    values_by_level: dict[Any, list[float]] = {}
-    for level, value in zip(table[factor].to_list(), table[response].to_list(), strict=True):
-        values = values_by_level.setdefault(level, [])
-        if value is not None and math.isfinite(value):
-            values.append(float(value))
-    return [_describe(factor, level, values) for level, values in values_by_level.items()]
+
+    term: str
+    factors: tuple[str, ...]
+    contrast: str
+    estimate: Estimate | None
+    others: tuple[Contrast, ...]
+    df: int
+    F: float | None
+    p: float | None
+    p_holm: float | None
+    partial_eta_squared: float | None
 
 
-def largest_difference(levels: Sequence[LevelMean]) -> float | None:
-    """Largest difference between two level means; None below two levels with runs."""
-    means = [level.mean for level in levels if level.mean is not None]
-    return max(means) - min(means) if len(means) > 1 else None
+@dataclass(frozen=True)
+class Effects:
+    """All main effects and two-factor interactions of `n` runs in `n_cells` cells."""
+
+    response: str
+    n: int
+    n_cells: int
+    replicated: bool
+    block: str | None
+    error: ErrorTerm | None
+    effects: tuple[Effect, ...]
+    cautions: tuple[Caution, ...]
+    screening: Screening | None
 
 
-def _describe(factor: str, level: Any, values: Sequence[float]) -> LevelMean:
-    n = len(values)
-    if not n:
-        return LevelMean(factor, level, 0, None, None, None, None)
-    mean = math.fsum(values) / n
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
-    return LevelMean(factor, level, n, mean, sd, min(values), max(values))
+@dataclass(frozen=True)
+class LevelDifference:
+    """The response at one level minus that at another; None is what the runs do not determine."""
+
+    estimate: Estimate | None
+    p: float | None
+    cautions: tuple[Caution, ...]
+
+
+def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None = None) -> Effects:
+    """Main effects and two-factor interactions of a table with one row a run.
+
+    With replicates the error is what differs within cells, after an additive `block` where each of its levels has a run
+    in every cell. Without, a complete two-level factorial is screened by Lenth's margins, and any other table is held
+    against its interactions of three and more factors. Raises ConfigError when a column is missing or unfit.
+    """
+    runs = read_crossed(table, response, factors, block)
+    if not runs.factors:
+        cautions = (*runs.cautions, Caution("no_factor", "No factor has two levels: there is no effect to compute."))
+        return Effects(response, runs.n, 1, runs.replicated, runs.block, None, (), cautions, None)
+    judged = judge(runs)
+    effects = [_effect(judged, term) for term in terms_of(len(runs.factors))]
+    tested = [number for number, effect in enumerate(effects) if effect.p is not None]
+    for number, p_holm in zip(tested, holm([effects[number].p or 0.0 for number in tested]), strict=True):
+        effects[number] = replace(effects[number], p_holm=p_holm)
+    cautions = (*judged.cautions, *_undetermined(effects))
+    return Effects(
+        response,
+        runs.n,
+        runs.n_cells,
+        runs.replicated,
+        runs.block,
+        judged.error,
+        tuple(effects),
+        cautions,
+        judged.screening,
+    )
+
+
+def level_difference(
+    table: pl.DataFrame,
+    response: str,
+    factor: str,
+    low: float | str | bool,
+    high: float | str | bool,
+    factors: Sequence[str],
+    block: str | None = None,
+) -> LevelDifference:
+    """The response at level `high` of a factor minus that at `low`, averaged alike over all other `factors`.
+
+    The interval and two-sided p rest on the error that `analyse_effects` uses; the estimate's method names it. Raises
+    ConfigError as that does, and when the factor lacks one of the two levels.
+    """
+    runs = read_crossed(table, response, [*factors, factor], block)
+    position = next((number for number, each in enumerate(runs.factors) if each.name == factor), None)
+    if position is None:
+        raise ConfigError(f"'{factor}' has one level only: there is no difference to compute", (factor,))
+    levels = runs.factors[position].levels
+    for level in (low, high):
+        if level not in levels:
+            known = ", ".join(repr(each) for each in levels)
+            raise ConfigError(f"'{factor}' has no level {level!r} in this table, only {known}", (factor,))
+    if low == high:
+        raise ConfigError(f"'{factor}': a level cannot be compared with itself ({low})", (factor,))
+    judged = judge(runs)
+    _, weights = runs.factors[position].difference(levels.index(low), levels.index(high))
+    found = judged.fit.contrast((position,), [weights])
+    if found is None:
+        text = f"The runs do not determine {factor} {high} − {low}: other factors change with it or cells are empty."
+        return LevelDifference(None, None, (*judged.cautions, Caution("not_estimable", text)))
+    value, variance = found
+    p = t_two_sided(value / (judged.error.sd * math.sqrt(variance)), judged.error.df) if judged.error else None
+    return LevelDifference(_estimate(judged, value, variance, "difference"), p, judged.cautions)
+
+
+def _effect(judged: Judged, term: Term) -> Effect:
+    """A term's contrasts and its test, not yet adjusted for the other terms."""
+    runs, error = judged.runs, judged.error
+    first, *others = [
+        Contrast(wording, _contrast_estimate(judged, term, weights)) for wording, weights in _contrasts(runs, term)
+    ]
+    squares = judged.fit.type_two(term)
+    f = p = share = None
+    if error is not None and judged.screening is not None and first.estimate is not None:
+        p = t_two_sided(first.estimate.value / judged.screening.pse, error.df)
+    elif error is not None and judged.screening is None and squares.df:
+        f = squares.value / squares.df / error.sd**2
+        p = f_upper(f, squares.df, error.df)
+        share = squares.value / (squares.value + error.sd**2 * error.df)
+    names = tuple(runs.factors[position].name for position in term)
+    return Effect(runs.name(term), names, first.contrast, first.estimate, tuple(others), squares.df, f, p, None, share)
+
+
+def _contrasts(runs: Crossed, term: Term) -> list[tuple[str, list[Floats]]]:
+    """What is asked of a term, in words and in weights of each factor's levels."""
+    own = [runs.factors[position].contrasts() for position in term]
+    if len(term) == 1:
+        return [(wording, [weights]) for wording, weights in own[0]]
+    both_two = all(len(runs.factors[position].levels) == 2 for position in term)
+    half = 0.5 if both_two else 1.0
+    return [
+        (f"{'½ ' if both_two else ''}({a}) × ({b})", [half * a_weights, b_weights])
+        for a, a_weights in own[0]
+        for b, b_weights in own[1]
+    ]
+
+
+def _contrast_estimate(judged: Judged, term: Term, weights: Sequence[Floats]) -> Estimate | None:
+    found = judged.fit.contrast(term, weights)
+    return None if found is None else _estimate(judged, *found, "contrast")
+
+
+def _estimate(judged: Judged, value: float, variance: float, kind: str) -> Estimate:
+    """A contrast with its t interval; `variance` is in units of the error variance."""
+    n, error = judged.runs.n, judged.error
+    if error is None:
+        return Estimate(value, None, None, LEVEL, n, f"{kind} of least-squares means; no error to judge it by")
+    reach = t_quantile((1 + LEVEL) / 2, error.df) * error.sd * math.sqrt(variance)
+    label = "screening: " if error.screening else ""
+    method = f"{kind} of least-squares means; {label}t on {error.df:.4g} df of {error.source}"
+    return Estimate(value, value - reach, value + reach, LEVEL, n, method)
+
+
+def _undetermined(effects: Sequence[Effect]) -> list[Caution]:
+    """Terms of which the runs determine nothing, or not all contrasts."""
+    lost = [effect.term for effect in effects if effect.df == 0]
+    partly = [
+        effect.term
+        for effect in effects
+        if effect.df and (effect.estimate is None or any(other.estimate is None for other in effect.others))
+    ]
+    cautions: list[Caution] = []
+    if lost:
+        text = f"Not determined by these runs, other terms explain the same differences: {', '.join(lost)}."
+        cautions.append(Caution("not_estimable", text))
+    if partly:
+        text = f"Tested on the runs there are, but sizes need cells that have none: {', '.join(partly)}."
+        cautions.append(Caution("partly_estimable", text))
+    return cautions

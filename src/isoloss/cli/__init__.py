@@ -7,7 +7,7 @@ from typing import Any
 
 import tyro
 
-from isoloss.cli import verbs
+from isoloss.cli import analyses, verbs
 from isoloss.errors import ConfigError, Interrupted, IsolossError
 
 
@@ -22,6 +22,9 @@ def run_command_line(arguments: Sequence[str]) -> int:
         "report": verbs.report,
         "sample": verbs.sample,
         "export": verbs.export,
+        "effects": analyses.effects,
+        "fit": analyses.fit,
+        "convergence": analyses.convergence,
         "doctor": verbs.doctor,
     }
     # Options of verbs that were not called are not looked at: the first help page would have to wait for them.

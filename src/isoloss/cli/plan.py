@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import json
+import textwrap
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
 from isoloss.cli.progress import duration
+from isoloss.data.tokens import corpus_facts
 from isoloss.execution.estimate import Plan
 from isoloss.spec import compute
+from isoloss.spec.audit import audit
+from isoloss.spec.finding import Finding
 from isoloss.spec.identity import run_id
 
+WIDTH = 110
+SECONDS_PER_HOUR = 3600
 
-def plan_as_json(plan: Plan) -> str:
-    """One object: the study's totals and `runs`, one entry a run."""
+
+def audit_plan(plan: Plan, noise_sd: float | None = None) -> list[Finding]:
+    """The design audit of a planned study, with its time here. Raises ConfigError when `noise_sd` is not positive."""
+    _, train_tokens, _ = corpus_facts(plan.study.corpus, plan.study.tokenizer)
+    return audit(
+        plan.study,
+        plan.configs,
+        noise_sd=noise_sd,
+        train_tokens_in_corpus=train_tokens,
+        hours=plan.eta_s / SECONDS_PER_HOUR,
+    )
+
+
+def plan_as_json(plan: Plan, noise_sd: float | None = None) -> str:
+    """One object: the study's totals, `audit`, one entry a finding, and `runs`, one entry a run."""
     runs = [
         {
             "run_id": run_id(config),
@@ -28,11 +48,14 @@ def plan_as_json(plan: Plan) -> str:
         for config in plan.configs
     ]
     totals = {"study": plan.study.name, "precision": plan.precision, "device": plan.device, "workers": plan.workers}
-    return json.dumps({**totals, "eta_s": plan.eta_s, "disk_bytes": plan.disk_bytes, "runs": runs}, indent=2)
+    totals |= {"eta_s": plan.eta_s, "disk_bytes": plan.disk_bytes}
+    return json.dumps(
+        {**totals, "audit": [asdict(finding) for finding in audit_plan(plan, noise_sd)], "runs": runs}, indent=2
+    )
 
 
-def plan_as_text(plan: Plan) -> str:
-    """A table with a line a cell, and the totals under it."""
+def plan_as_text(plan: Plan, noise_sd: float | None = None) -> str:
+    """A table with a line a cell, the totals under it, and the audit."""
     table = Table(box=None, pad_edge=False, title=plan.study.description or None, title_justify="left")
     for heading in (*plan.study.factors, "params", "non-embedding", "tokens", "FLOPs", "step"):
         table.add_column(heading, justify="right")
@@ -45,7 +68,7 @@ def plan_as_text(plan: Plan) -> str:
             f"{compute.train_flops(config):.2e}",
             f"{1e3 * plan.step_times_s[run_id(config)]:.1f} ms",
         )
-    console = Console(width=110)
+    console = Console(width=WIDTH)
     with console.capture() as captured:
         console.print(table)
     seeds = len(plan.study.seeds)
@@ -56,4 +79,13 @@ def plan_as_text(plan: Plan) -> str:
         f"{plan.device}, {plan.workers} worker{'s' if plan.workers > 1 else ''}\n"
         f"{total_flops:.2e} training FLOPs, {plan.disk_bytes / 1e9:.1f} GB of disk, "
         f"about {duration(plan.eta_s)} (measured: a few steps of each shape)"
+        "\n\nAudit\n" + "\n".join(map(_finding_as_text, audit_plan(plan, noise_sd)))
     )
+
+
+def _finding_as_text(finding: Finding) -> str:
+    """Severity and code on one line, the sentence and its remedy indented under it."""
+    indent = "    "
+    sentence = textwrap.fill(finding.sentence, WIDTH, initial_indent=indent, subsequent_indent=indent)
+    remedy = textwrap.fill(f"→ {finding.remedy}", WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ")
+    return f"  {finding.code} ({finding.severity})\n{sentence}\n{remedy}"

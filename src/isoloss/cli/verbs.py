@@ -56,8 +56,9 @@ def plan(
     workers: int | None = None,
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
+    noise: float | None = None,
 ) -> int:
-    """Show what a study would cost; writes nothing but compiled kernels into the cache.
+    """Show what a study would cost and what it can resolve; writes nothing but compiled kernels into the cache.
 
     Args:
         study: A study file or a built-in name.
@@ -67,6 +68,7 @@ def plan(
         workers: Worker processes to reckon with; default one a core.
         device: Where the study would run.
         precision: Arithmetic of training; auto is bf16 where the hardware multiplies it.
+        noise: Seed-to-seed standard deviation of the best validation loss, in nats, for the audit; default 0.007.
     """
     from isoloss.cli.plan import plan_as_json, plan_as_text
     from isoloss.execution.estimate import plan_study
@@ -75,7 +77,7 @@ def plan(
 
     keep_freed_memory()
     planned = plan_study(_study(study, seeds, set), RunOptions(device, precision, workers))
-    print(plan_as_json(planned) if json else plan_as_text(planned))
+    print(plan_as_json(planned, noise) if json else plan_as_text(planned, noise))
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from isoloss.analysis.effects import LevelMean, largest_difference, level_means
+from isoloss.analysis.levels import LevelMean, largest_difference, level_means
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.wording import count, level
 

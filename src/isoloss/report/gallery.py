@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from isoloss.analysis.effects import LevelMean, level_means
+from isoloss.analysis.levels import LevelMean, level_means
 from isoloss.report import figures, frames
 from isoloss.report.snapshot import SIZE, Snapshot
 from isoloss.report.theme import themed

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from isoloss.analysis.effects import largest_difference
+from isoloss.analysis.levels import largest_difference
 from isoloss.report import wording as say
 from isoloss.report.gallery import effects_by_factor
 from isoloss.report.snapshot import Snapshot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from isoloss.analysis.effects import largest_difference
+from isoloss.analysis.levels import largest_difference
 from isoloss.report import wording as say
 from isoloss.report.gallery import effects_by_factor
 from isoloss.report.snapshot import Snapshot

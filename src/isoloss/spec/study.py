@@ -10,6 +10,7 @@ from typing import Any, cast, get_args
 
 from isoloss.errors import ConfigError
 from isoloss.spec.config import SETTINGS, RunConfig, TokenizerName, did_you_mean, make_config
+from isoloss.spec.hypotheses import Hypothesis, check_against_factors
 from isoloss.spec.identity import run_id
 
 FIRST_SEED = 1337
@@ -35,7 +36,10 @@ ANY_DATA = DataFacts(sha256="", vocab_size=1)
 
 @dataclass(frozen=True)
 class Study:
-    """A controlled study: every combination of factor levels, once for each seed."""
+    """A controlled study: every combination of factor levels, once for each seed, and what is expected of it.
+
+    Hypotheses are no part of any run's identity; one about a factor that becomes constant stays, and can't be judged.
+    """
 
     name: str
     corpus: str
@@ -44,6 +48,7 @@ class Study:
     base: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
     factors: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict[str, tuple[Scalar, ...]])
     seeds: tuple[int, ...] = (FIRST_SEED,)
+    hypotheses: tuple[Hypothesis, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -68,6 +73,8 @@ class Study:
             raise ConfigError(
                 f"the study has {self.size:,} runs, the limit is {MAX_RUNS:,}; take levels out", ("factors",)
             )
+        for number, hypothesis in enumerate(self.hypotheses, 1):
+            check_against_factors(hypothesis, number, self.factors)
 
     @property
     def size(self) -> int:

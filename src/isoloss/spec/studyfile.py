@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from isoloss.errors import ConfigError
 from isoloss.spec.config import TokenizerName, did_you_mean
+from isoloss.spec.hypotheses import Hypothesis, hypothesis_place, hypothesis_values, make_hypothesis
 from isoloss.spec.study import ANY_DATA, Scalar, Study, seeds_from
 
-KEYS = ("name", "description", "corpus", "tokenizer", "base", "factors", "seeds")
+KEYS = ("name", "description", "corpus", "tokenizer", "base", "factors", "seeds", "hypotheses")
 SECTIONS = ("factors", "base")
 MAX_BYTES = 1_000_000
 
@@ -78,6 +79,7 @@ def parse_study(text: str, source: str) -> Study:
             base={key: _scalar(key, value) for key, value in _section(values, "base").items()},
             factors={key: _levels(key, value) for key, value in _section(values, "factors").items()},
             seeds=seeds_from(values.get("seeds", 1)),
+            hypotheses=_hypotheses(values.get("hypotheses")),
         )
         study.expand(ANY_DATA)
     except ConfigError as error:
@@ -95,7 +97,7 @@ def parse_scalar(text: str, source: str) -> Scalar:
 
 def dump_study(study: Study) -> str:
     """The study as YAML, readable back by parse_study."""
-    document = {
+    document: dict[str, Any] = {
         "name": study.name,
         "description": study.description,
         "corpus": study.corpus,
@@ -104,6 +106,8 @@ def dump_study(study: Study) -> str:
         "factors": {key: list(levels) for key, levels in study.factors.items()},
         "seeds": list(study.seeds),
     }
+    if study.hypotheses:
+        document["hypotheses"] = [hypothesis_values(hypothesis) for hypothesis in study.hypotheses]
     yaml = cast("Any", YAML())
     yaml.default_flow_style = None
     yaml.width = 110
@@ -126,10 +130,22 @@ def _load(text: str, source: str) -> _Document:
     root = cast("Any", loaded)
     lines: dict[str, int] = {}
     for mapping in (root, *(root.get(section) for section in SECTIONS)):
-        if isinstance(mapping, CommentedMap):
-            keyed = cast("Any", mapping)
-            lines |= {str(key): int(keyed.lc.key(key)[0]) + 1 for key in keyed if key in keyed.lc.data}
+        lines |= _lines_of_keys(mapping)
+    stated = root.get("hypotheses")
+    if isinstance(stated, CommentedSeq):
+        for number, item in enumerate(cast("Any", stated), 1):
+            place = hypothesis_place(number)
+            lines[place] = int(cast("Any", stated).lc.item(number - 1)[0]) + 1
+            lines |= {f"{place} {key}": line for key, line in _lines_of_keys(item).items()}
     return _Document({str(key): root[key] for key in root}, lines, source)
+
+
+def _lines_of_keys(value: Any) -> dict[str, int]:
+    """The line of each key of a mapping; of anything else, nothing."""
+    if not isinstance(value, CommentedMap):
+        return {}
+    keyed = cast("Any", value)
+    return {str(key): int(keyed.lc.key(key)[0]) + 1 for key in keyed if key in keyed.lc.data}
 
 
 def _text(values: Mapping[str, Any], key: str, default: str) -> str:
@@ -146,6 +162,26 @@ def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{key}: expected 'setting: value' lines under it", (key,))
     return {str(name): level for name, level in cast("dict[Any, Any]", value).items()}
+
+
+def _hypotheses(value: Any) -> tuple[Hypothesis, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not value:
+        raise ConfigError("hypotheses: expected a list, each entry with 'says' and 'kind'", ("hypotheses",))
+    return tuple(_hypothesis(stated, number) for number, stated in enumerate(cast("list[Any]", value), 1))
+
+
+def _hypothesis(value: Any, number: int) -> Hypothesis:
+    place = hypothesis_place(number)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{place}: expected 'says', 'kind' and what the kind needs", (place, "hypotheses"))
+    values: dict[str, Any] = {}
+    for key, entry in cast("dict[Any, Any]", value).items():
+        items = cast("list[Any]", entry) if isinstance(entry, list) else None
+        name = f"{place} {key}"
+        values[str(key)] = _scalar(name, entry) if items is None else [_scalar(name, item) for item in items]
+    return make_hypothesis(values, number)
 
 
 def _scalar(key: str, value: Any) -> Scalar:

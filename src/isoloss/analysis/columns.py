@@ -1,0 +1,75 @@
+"""Columns of anyone's table, checked before anything is computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from isoloss.analysis.estimate import Caution
+from isoloss.errors import ConfigError
+from isoloss.spec.config import did_you_mean
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a table that can be analysed, and what had to be left out to get them."""
+
+    table: pl.DataFrame
+    cautions: tuple[Caution, ...]
+
+    def floats(self, column: str) -> NDArray[np.float64]:
+        """One numeric column, shape [n]."""
+        return self.table[column].cast(pl.Float64()).to_numpy()
+
+
+def usable_rows(
+    table: pl.DataFrame, *, numeric: Sequence[str] = (), positive: Sequence[str] = (), other: Sequence[str] = ()
+) -> Rows:
+    """The rows in which every column asked for has a value: `positive` ones finite and above 0, `numeric` ones finite.
+
+    Rows without a value are left out and counted in a caution (`incomplete_rows`). Raises ConfigError when a column is
+    missing, is not numeric, holds a number at or below 0 that has to be positive, or when no row is left.
+    """
+    wanted = list(dict.fromkeys([*positive, *numeric, *other]))
+    for column in wanted:
+        if column not in table.columns:
+            raise ConfigError(f"the table has no column '{column}': {did_you_mean(column, table.columns)}", (column,))
+    if table.is_empty():
+        raise ConfigError("the table has no rows")
+    table = table.with_columns(_as_numbers(table[column]) for column in dict.fromkeys([*positive, *numeric]))
+    complete = pl.all_horizontal(
+        *(pl.col(column).is_finite().fill_null(False) for column in dict.fromkeys([*positive, *numeric])),
+        *(pl.col(column).is_not_null() for column in other),
+    )
+    kept = table.filter(complete)
+    left_out = len(table) - len(kept)
+    if kept.is_empty():
+        raise ConfigError(f"no row of the table has a value in every one of {', '.join(wanted)}")
+    for column in positive:
+        bad = kept.filter(pl.col(column) <= 0)
+        if len(bad):
+            raise ConfigError(
+                f"column '{column}' holds {bad[column][0]:g} ({len(bad):,} of {len(kept):,} rows are not positive); "
+                "it is taken on a log scale and must be above 0",
+                (column,),
+            )
+    text = f"{left_out:,} of {len(table):,} rows lack a finite value in {', '.join(wanted)} and are left out."
+    return Rows(kept, (Caution("incomplete_rows", text),) if left_out else ())
+
+
+def _as_numbers(column: pl.Series) -> pl.Series:
+    """The column as floats. Raises ConfigError with the first value that is no number."""
+    if column.dtype.is_numeric() or column.dtype == pl.Null():
+        return column.cast(pl.Float64())
+    if column.dtype != pl.String():
+        raise ConfigError(f"column '{column.name}' is not numeric: it holds {column.dtype}", (column.name,))
+    words = column.str.strip_chars().replace("", None)
+    numbers = words.cast(pl.Float64(), strict=False)
+    wrong = words.filter(words.is_not_null() & numbers.is_null())
+    if len(wrong):
+        raise ConfigError(f"column '{column.name}' is not numeric: it holds '{wrong[0]}'", (column.name,))
+    return numbers

@@ -1,0 +1,324 @@
+"""Where loss curves stand at their end: improving, plateaued, U-turned or inconclusive, and when they reach a target.
+
+A run is judged by the first of these sentences that is true, so that it has exactly one state. Every interval is the
+two-sided 95% one shown with the result; tolerance ε is in nats per doubling of steps.
+
+1. *U-turned*: the lower end of the rise from its lowest stretch to its last stretch is above 0.
+2. *plateaued*: the upper end of the improvement per doubling over the last window is below ε. The plateau begins with
+   the earliest window since which this is so in every window (each must pass: an intersection-union test, Berger 1982).
+3. *improving*: the lower end of the improvement over the last window is above 0.
+4. *inconclusive*: none of these, too few evaluations, noise that cannot be told, or no finite loss at the end.
+
+A window is the shortest row of consecutive evaluations from a given one that spans a doubling of steps and has four
+evaluations; the last window ends with the run, and is all there is when the evaluations span less than a doubling. Its
+improvement is minus the slope of a least-squares line of loss on log2(step). Evaluations at step 0 have no logarithm
+and count for the best loss and the target alone. `isoloss.analysis.trend` says where noise comes from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import polars as pl
+from scipy import special
+
+from isoloss.analysis.columns import Rows, usable_rows
+from isoloss.analysis.curves import Curve, clopper_pearson_low, curves_of, end_without_loss, proportion
+from isoloss.analysis.estimate import LEVEL, Caution, Estimate
+from isoloss.analysis.trend import LEAST, Points, RunNoise, Window, condense, judge_noise, rise_at_end, windows_of
+from isoloss.errors import ConfigError
+
+State = Literal["improving", "plateaued", "U-turned", "inconclusive"]
+STATES: tuple[State, ...] = get_args(State)
+CORRELATED = 0.5
+"""Autocorrelation from point to point above which a run's intervals are not to be relied on."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one step of a run costs, where it is known: tokens, FLOPs, seconds."""
+
+    tokens_per_step: float | None = None
+    flops_per_step: float | None = None
+    seconds_per_step: float | None = None
+
+
+@dataclass(frozen=True)
+class TimeToTarget:
+    """When a run first had the target loss or less.
+
+    Reached: `step` is that of the first evaluation at or below the target, which lies after step `after` (None when it
+    was the first of all); nothing is interpolated between the two. Not reached: `step` is the last one evaluated, and
+    the time is longer than that (right-censored). Tokens, FLOPs and seconds are those of `step`, None where no rate
+    is known.
+    """
+
+    reached: bool
+    step: float
+    after: float | None
+    tokens: float | None
+    flops: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class RunConvergence:
+    """One run: `n` evaluations; losses in nats/token; `improvement` over the last of its `windows`.
+
+    `plateau_step` is None unless plateaued. `rise` is how far the loss of the last stretch is above the lowest one.
+    """
+
+    run: str
+    n: int
+    first_step: float
+    last_step: float
+    best_loss: float
+    best_step: float
+    final_loss: float
+    final_gap: float | None
+    state: State
+    plateau_step: float | None
+    improvement: Estimate | None
+    rise: Estimate | None
+    noise_sd: float | None
+    to_target: TimeToTarget | None
+    windows: tuple[Window, ...]
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """All runs of a table, in its order; `shares` of them in each state, each with its own interval.
+
+    `reached` is the share that reached the target, `gap` the mean of final val − final train loss over runs.
+    """
+
+    runs: tuple[RunConvergence, ...]
+    tolerance: float
+    target: float | None
+    shares: dict[State, Estimate]
+    reached: Estimate | None
+    gap: Estimate | None
+    cautions: tuple[Caution, ...]
+
+
+@dataclass(frozen=True)
+class PlateauCounts:
+    """Runs by what they show of a plateau by a step; `censored` ones, among the `unresolved`, end before that step."""
+
+    plateaued: int
+    not_plateaued: int
+    unresolved: int
+    censored: int
+
+
+def analyse_convergence(
+    table: pl.DataFrame,
+    run: str = "run",
+    step: str = "step",
+    loss: str = "loss",
+    *,
+    target: float | None = None,
+    tolerance: float = 0.02,
+    train_loss: str | None = None,
+    rates: Mapping[str, Rates] | None = None,
+) -> Convergence:
+    """Judge every run of a table with one row an evaluation.
+
+    `tolerance` is in nats per doubling of steps, `target` in the unit of `loss`; `rates` are by run. Raises
+    ConfigError for a column that is missing or not numeric, a negative step, two losses at one step of a run, a
+    tolerance that is not above 0.
+    """
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise ConfigError(f"tolerance={tolerance:g}: nats per doubling of steps, must be finite and above 0")
+    if target is not None and not math.isfinite(target):
+        raise ConfigError(f"target={target:g}: a loss to reach must be finite")
+    rows = usable_rows(table, numeric=[step, loss], other=[run])
+    curves = curves_of(rows, run, step, loss)
+    diverged = end_without_loss(table, run, step, loss)
+    gaps, gap, gap_cautions = _gaps(rows, run, step, loss, train_loss)
+    points = [condense(curve.step_n, curve.loss_n) for curve in curves]
+    noises = judge_noise(points)
+    runs = tuple(
+        _judge(
+            curve,
+            own_points,
+            noise,
+            tolerance,
+            None if target is None else _time_to(target, curve, (rates or {}).get(curve.run, Rates())),
+            curve.run in diverged,
+            gaps.get(curve.run),
+        )
+        for curve, own_points, noise in zip(curves, points, noises, strict=True)
+    )
+    count = len(runs)
+    reached = [each.to_target.reached for each in runs if each.to_target is not None]
+    return Convergence(
+        runs,
+        tolerance,
+        target,
+        {state: proportion(sum(each.state == state for each in runs), count) for state in STATES},
+        proportion(sum(reached), count) if reached else None,
+        gap,
+        (*rows.cautions, *_cautions(curves, points, noises, diverged), *gap_cautions),
+    )
+
+
+def plateau_counts(convergence: Convergence, step: float) -> PlateauCounts:
+    """Runs by what they show of a plateau by `step`.
+
+    Plateaued: the plateau began at or before it. Not plateaued: U-turned, or the lower end of the improvement is above
+    the tolerance over the first window from `step` on (over the last one where none starts so late). A run that ends
+    before `step` without a plateau is censored: what it would have done is not known, even if it was still improving.
+    """
+    plateaued = not_plateaued = censored = 0
+    for run in convergence.runs:
+        window = next(
+            (each for each in run.windows if each.first_step >= step), run.windows[-1] if run.windows else None
+        )
+        if run.plateau_step is not None and run.plateau_step <= step:
+            plateaued += 1
+        elif run.state == "U-turned":
+            not_plateaued += 1
+        elif run.last_step < step:
+            censored += 1
+        elif window is not None and window.improvement.low is not None:
+            not_plateaued += window.improvement.low > convergence.tolerance
+    unresolved = len(convergence.runs) - plateaued - not_plateaued
+    return PlateauCounts(plateaued, not_plateaued, unresolved, censored)
+
+
+def plateaued_by(convergence: Convergence, step: float, level: float = LEVEL) -> Estimate:
+    """Share of the runs shown to have plateaued by `step`, with an interval for the share that has.
+
+    The interval allows for whatever the unresolved runs did: its lower end counts none of them as plateaued, its upper
+    end all (worst-case bounds, Manski 1989; each end Clopper–Pearson).
+    """
+    counts, n = plateau_counts(convergence, step), len(convergence.runs)
+    low = clopper_pearson_low(counts.plateaued, n, level)
+    high = 1 - clopper_pearson_low(counts.not_plateaued, n, level)
+    method = (
+        f"share shown to have plateaued by step {step:,g} at {convergence.tolerance:g} nats per doubling; "
+        f"Clopper–Pearson bounds that allow for {counts.unresolved} unresolved runs, {counts.censored} ended before"
+    )
+    return Estimate(counts.plateaued / n, low, high, level, n, method)
+
+
+def _gaps(
+    rows: Rows, run: str, step: str, loss: str, train_loss: str | None
+) -> tuple[dict[str, float], Estimate | None, tuple[Caution, ...]]:
+    """Final val − final train loss of each run that has both at its last evaluation, and the mean (t interval)."""
+    if train_loss is None:
+        return {}, None, ()
+    last = rows.table.filter(pl.col(step) == pl.col(step).max().over(run))
+    complete = usable_rows(last, numeric=[loss, train_loss], other=[run])
+    gap_R = complete.floats(loss) - complete.floats(train_loss)
+    n = len(gap_R)
+    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2) * np.std(gap_R, ddof=1) / math.sqrt(n)) if n > 1 else None
+    mean = float(np.mean(gap_R))
+    low, high = (None, None) if half is None else (mean - half, mean + half)
+    estimate = Estimate(mean, low, high, LEVEL, n, "mean of final val − final train loss over runs, t interval")
+    names = map(str, complete.table[run].to_list())
+    return dict(zip(names, gap_R.tolist(), strict=True)), estimate, complete.cautions
+
+
+def _judge(
+    curve: Curve,
+    points: Points,
+    noise: RunNoise | None,
+    tolerance: float,
+    to_target: TimeToTarget | None,
+    diverged: bool,
+    gap: float | None,
+) -> RunConvergence:
+    windows = windows_of(points, noise) if noise else ()
+    rise = rise_at_end(points, noise) if noise else None
+    improvement = windows[-1].improvement if windows else None
+    state = "inconclusive" if diverged else _state(improvement, rise, tolerance)
+    best = int(np.argmin(curve.loss_n))
+    return RunConvergence(
+        run=curve.run,
+        n=len(curve.step_n),
+        first_step=float(curve.step_n[0]),
+        last_step=float(curve.step_n[-1]),
+        best_loss=float(curve.loss_n[best]),
+        best_step=float(curve.step_n[best]),
+        final_loss=float(curve.loss_n[-1]),
+        final_gap=gap,
+        state=state,
+        plateau_step=_plateau_step(windows, tolerance) if state == "plateaued" else None,
+        improvement=improvement,
+        rise=rise,
+        noise_sd=noise.sd if noise else None,
+        to_target=to_target,
+        windows=windows,
+    )
+
+
+def _state(improvement: Estimate | None, rise: Estimate | None, tolerance: float) -> State:
+    """The first sentence of this module's list that is true."""
+    if rise is not None and rise.low is not None and rise.low > 0:
+        return "U-turned"
+    if improvement is None or improvement.low is None or improvement.high is None:
+        return "inconclusive"
+    if improvement.high < tolerance:
+        return "plateaued"
+    return "improving" if improvement.low > 0 else "inconclusive"
+
+
+def _plateau_step(windows: tuple[Window, ...], tolerance: float) -> float:
+    """First step of the earliest window since which every window's improvement is below the tolerance."""
+    start = windows[-1].first_step
+    for window in reversed(windows):
+        if window.improvement.high is None or window.improvement.high >= tolerance:
+            break
+        start = window.first_step
+    return start
+
+
+def _time_to(target: float, curve: Curve, rates: Rates) -> TimeToTarget:
+    reached_n = curve.loss_n <= target
+    reached = bool(reached_n.any())
+    first = int(np.argmax(reached_n)) if reached else len(reached_n) - 1
+    step = float(curve.step_n[first])
+    after = float(curve.step_n[first - 1]) if reached and first else None
+    costs = (rates.tokens_per_step, rates.flops_per_step, rates.seconds_per_step)
+    return TimeToTarget(reached, step, after, *(None if cost is None else cost * step for cost in costs))
+
+
+def _cautions(
+    curves: list[Curve], points: list[Points], noises: list[RunNoise | None], diverged: set[str]
+) -> list[Caution]:
+    """What a reader of the states has to know about the runs they were told from."""
+    judged = {curve.run for curve in curves}
+    few = sum(len(each.x_P) < LEAST for each in points)
+    unknown = sum(noise is None for noise in noises) - few
+    pooled = sum(noise is not None and noise.runs > 1 for noise in noises)
+    noisier = sum(noise is not None and noise.above_pool for noise in noises)
+    correlated = sum(noise is not None and (noise.autocorrelation or 0) > CORRELATED for noise in noises)
+    at_zero = sum(bool((curve.step_n == 0).any()) for curve in curves)
+    found = (
+        (len(diverged & judged), "ends_without_loss", "end with a loss that is not finite; inconclusive."),
+        (len(diverged - judged), "no_finite_loss", "have no finite loss at all and appear nowhere below."),
+        (few, "few_evaluations", "have fewer than 4 evaluations after step 0; inconclusive."),
+        (unknown, "noise_unknown", "have too few evaluations to tell their noise, also together; inconclusive."),
+        (pooled, "noise_pooled", "have few evaluations and share one estimate of noise, taken to be equal in them."),
+        (
+            noisier,
+            "noise_differs",
+            "are noisier than the others by more than chance and are judged by their own noise.",
+        ),
+        (
+            correlated,
+            "correlated_noise",
+            f"have an autocorrelation above {CORRELATED} from point to point (noise that lasts, or a trend that bends "
+            "fast): their intervals may be too narrow.",
+        ),
+        (at_zero, "step_zero", "are evaluated at step 0, which has no logarithm and is left out of slopes."),
+    )
+    return [
+        Caution(code, f"{count:,} of {len(judged | diverged):,} runs {text}") for count, code, text in found if count
+    ]

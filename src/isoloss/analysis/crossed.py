@@ -1,0 +1,231 @@
+"""The runs of a factorial: which cell and block each belongs to, read from anyone's table and checked."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.estimate import Caution
+from isoloss.errors import ConfigError
+
+MOST_FACTORS = 12
+MOST_LEVELS = 50
+MOST_COLUMNS = 600
+"""Of a model with all two-factor interactions; beyond it a table is no factorial and its fit no matter of seconds."""
+LARGEST = 1e150
+"""Of a response: sums of squares beyond it leave double precision."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What was varied. Numbers are levels in ascending order, anything else in the order of the table."""
+
+    name: str
+    levels: tuple[float | str | bool, ...]
+    numeric: bool
+
+    def contrasts(self) -> list[tuple[str, NDArray[np.float64]]]:
+        """What is asked of the level means: wording and weights, the most telling first.
+
+        Two levels: second minus first. More levels of positive numbers: the linear and the quadratic coefficient of
+        the polynomial in log2(level) through the level means, in units a doubling and a doubling squared. Otherwise:
+        each further level minus the first.
+        """
+        if len(self.levels) > 2 and self.numeric and all(float(level) > 0 for level in self.levels):
+            z = np.log2(np.asarray(self.levels, dtype=np.float64))
+            linear, quadratic = _polynomials(z)
+            return [("linear, per doubling", linear), ("quadratic, per doubling²", quadratic)]
+        return [self.difference(0, high) for high in range(1, len(self.levels))]
+
+    def difference(self, low: int, high: int) -> tuple[str, NDArray[np.float64]]:
+        """One level minus another, both by position."""
+        weights = np.zeros(len(self.levels))
+        weights[[low, high]] = -1.0, 1.0
+        return f"{self.levels[high]} − {self.levels[low]}", weights
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """Runs sorted into C cells (combinations of levels) and B blocks; B is 1 without a block.
+
+    `counts_CxB` are runs, `means_CxB` their mean responses, `within_ss` the sum of squares of runs about those means.
+    """
+
+    response: str
+    n: int
+    factors: tuple[Factor, ...]
+    block: str | None
+    cells_CxF: NDArray[np.intp]
+    counts_CxB: NDArray[np.float64]
+    means_CxB: NDArray[np.float64]
+    within_ss: float
+    largest: float
+    cautions: tuple[Caution, ...]
+
+    @property
+    def n_cells(self) -> int:
+        """Combinations of levels that have runs."""
+        return len(self.cells_CxF)
+
+    @property
+    def replicated(self) -> bool:
+        """Whether any cell has more than one run."""
+        return self.n > self.n_cells
+
+    @property
+    def complete(self) -> bool:
+        """Whether every combination of levels has runs."""
+        return self.n_cells == int(np.prod([len(factor.levels) for factor in self.factors], dtype=np.int64))
+
+    def name(self, term: Sequence[int]) -> str:
+        """A term in words: `n_embd × dropout`."""
+        return " × ".join(self.factors[position].name for position in term)
+
+
+def read_crossed(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None) -> Crossed:
+    """Sort the rows of a table (one a run) by the levels of `factors` and by `block`.
+
+    A factor with one level is dropped; a block that does not have a run in every cell is ignored; both leave a caution.
+    Raises ConfigError when a column is missing or serves twice, or when there are too many factors or levels.
+    """
+    names = list(dict.fromkeys(factors))
+    _check_roles(response, names, block)
+    keys = [*names, block] if block is not None else names
+    floats = [name for name in keys if name in table.columns and table.schema[name].is_float()]
+    others = [name for name in keys if name not in floats]
+    rows = usable_rows(table, numeric=[response, *floats], other=others)
+    cautions = list(rows.cautions)
+    read = [_read_factor(rows.table[name]) for name in names]
+    for factor, _ in read:
+        if len(factor.levels) == 1:
+            text = f"{factor.name} is {factor.levels[0]} in every run: nothing can be said about its effect."
+            cautions.append(Caution("one_level", text))
+    read = [(factor, codes_N) for factor, codes_N in read if len(factor.levels) > 1]
+    _check_size([factor for factor, _ in read])
+    shape = tuple(len(factor.levels) for factor, _ in read)
+    n = len(rows.table)
+    cell_N = np.ravel_multi_index([codes_N for _, codes_N in read], shape) if read else np.zeros(n, dtype=np.intp)
+    cells_C, cell_N = np.unique(cell_N, return_inverse=True)
+    block_N = np.zeros(n, dtype=np.intp)
+    if block is not None:
+        block, block_N, said = _usable_block(rows.table[block], cell_N, len(cells_C))
+        cautions.extend(said)
+    y_N = rows.floats(response)
+    if float(np.abs(y_N).max()) > LARGEST:
+        raise ConfigError(
+            f"'{response}' holds values beyond {LARGEST:g}, whose squares overflow: rescale it", (response,)
+        )
+    size = (len(cells_C), int(block_N.max()) + 1)
+    group_N = np.ravel_multi_index((cell_N, block_N), size)
+    counts_CxB = np.bincount(group_N, minlength=size[0] * size[1]).astype(np.float64)
+    # The mean of a group is taken of differences from one of its runs, so that equal responses leave no rounding.
+    origin_CxB = np.zeros(size[0] * size[1])
+    origin_CxB[group_N] = y_N
+    above_N = y_N - origin_CxB[group_N]
+    above_CxB = np.bincount(group_N, above_N, minlength=len(counts_CxB)) / counts_CxB
+    return Crossed(
+        response=response,
+        n=n,
+        factors=tuple(factor for factor, _ in read),
+        block=block,
+        cells_CxF=np.stack(np.unravel_index(cells_C, shape), axis=1) if read else np.zeros((1, 0), dtype=np.intp),
+        counts_CxB=counts_CxB.reshape(size),
+        means_CxB=(origin_CxB + above_CxB).reshape(size),
+        within_ss=float(((above_N - above_CxB[group_N]) ** 2).sum()),
+        largest=float(np.abs(y_N).max()),
+        cautions=(*cautions, *_confounded([factor.name for factor, _ in read], [codes_N for _, codes_N in read])),
+    )
+
+
+def _check_roles(response: str, factors: Sequence[str], block: str | None) -> None:
+    if not factors:
+        raise ConfigError("no factor is named: say which columns were varied", ("factors",))
+    if len(factors) > MOST_FACTORS:
+        raise ConfigError(f"{len(factors)} factors are too many: at most {MOST_FACTORS}", ("factors",))
+    if response in factors or response == block:
+        role = "a factor" if response in factors else "the block"
+        raise ConfigError(f"'{response}' is both the response and {role}", (response,))
+    if block in factors:
+        raise ConfigError(f"'{block}' is both a factor and the block", (str(block),))
+
+
+def _check_size(factors: Sequence[Factor]) -> None:
+    free = [len(factor.levels) - 1 for factor in factors]
+    columns = 1 + sum(free) + sum(a * b for a, b in itertools.combinations(free, 2))
+    if columns > MOST_COLUMNS:
+        raise ConfigError(
+            f"{len(factors)} factors with {', '.join(str(level + 1) for level in free)} levels make a model of "
+            f"{columns:,} columns, at most {MOST_COLUMNS}: leave out a factor or merge levels",
+            ("factors",),
+        )
+
+
+def _read_factor(column: pl.Series) -> tuple[Factor, NDArray[np.intp]]:
+    """A factor and the position of each run's level."""
+    column = _plain(column)
+    levels = column.unique(maintain_order=True)
+    if len(levels) > MOST_LEVELS:
+        raise ConfigError(
+            f"factor '{column.name}' has {len(levels):,} levels, at most {MOST_LEVELS}: a measured quantity is no "
+            "factor; leave it out or merge its levels",
+            (column.name,),
+        )
+    levels = levels if column.dtype == pl.String() else levels.sort()
+    position = {level: number for number, level in enumerate(levels.to_list())}
+    codes_N = np.fromiter((position[level] for level in column.to_list()), dtype=np.intp, count=len(column))
+    return Factor(column.name, tuple(position), column.dtype.is_numeric()), codes_N
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    """The column as numbers, booleans or text. Raises ConfigError when it is neither."""
+    if column.dtype.is_numeric() or column.dtype == pl.Boolean():
+        return column
+    if column.dtype.is_nested() or column.dtype == pl.Binary() or column.dtype == pl.Object():
+        raise ConfigError(f"'{column.name}' is neither factor nor block: it holds {column.dtype}", (column.name,))
+    return column.cast(pl.String())
+
+
+def _usable_block(
+    column: pl.Series, cell_N: NDArray[np.intp], n_cells: int
+) -> tuple[str | None, NDArray[np.intp], list[Caution]]:
+    """The block, if each of its levels has a run in every cell, else none; and the block of each run."""
+    blocks, block_N = np.unique(_plain(column).to_numpy(), return_inverse=True)
+    n_blocks = len(blocks)
+    ignored = np.zeros(len(block_N), dtype=np.intp)
+    if n_blocks == 1:
+        text = f"{column.name} is {column[0]} in every run: one block tells nothing about what another would give."
+        return None, ignored, [Caution("one_block", text)]
+    if len(np.unique(cell_N * n_blocks + block_N)) < n_cells * n_blocks:
+        text = f"{column.name} is ignored as a block: not each of its {n_blocks:,} levels has a run in every cell."
+        return None, ignored, [Caution("block_not_crossed", text)]
+    return column.name, block_N, []
+
+
+def _confounded(names: Sequence[str], codes: Sequence[NDArray[np.intp]]) -> list[Caution]:
+    """Pairs of factors of which one follows from the other in every run."""
+    cautions: list[Caution] = []
+    for (a, a_N), (b, b_N) in itertools.combinations(zip(names, codes, strict=True), 2):
+        pairs = len(np.unique(a_N * MOST_LEVELS + b_N))
+        a_tells_b, b_tells_a = pairs == a_N.max() + 1, pairs == b_N.max() + 1
+        if a_tells_b and b_tells_a:
+            text = f"{a} and {b} change together in every run: their effects cannot be told apart."
+            cautions.append(Caution("aliased", text))
+        elif a_tells_b or b_tells_a:
+            outer, inner = (b, a) if a_tells_b else (a, b)
+            text = f"{outer} is the same in all runs of a level of {inner}: their effects cannot be told apart fully."
+            cautions.append(Caution("aliased", text))
+    return cautions
+
+
+def _polynomials(z_L: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights that give the slope of a line and the quadratic coefficient of a parabola through values at z."""
+    centred = z_L - z_L.mean()
+    square = centred**2 - (centred**2).mean()
+    square -= centred * (square @ centred) / (centred @ centred)
+    return centred / (centred @ centred), square / (square @ square)

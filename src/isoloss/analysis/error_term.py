@@ -1,0 +1,141 @@
+"""What the effects of a factorial are held against: its replicates, or, without any, its own smaller effects.
+
+The choice follows from the design alone, never from what the responses turned out to be.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from isoloss.analysis.crossed import Crossed
+from isoloss.analysis.estimate import LEVEL, Caution
+from isoloss.analysis.factorial import Fit, SumOfSquares, f_upper, fit_two_factor, pure_error
+from isoloss.analysis.screening import Screening, screen
+
+FEWEST_PURE_DF = 4
+"""Below it Student's t is so wide (2.8 at 4, 12.7 at 1) that pooling higher-order interactions resolves more."""
+ROUNDING = 1e-12
+"""A standard deviation below this share of the largest response is rounding, not noise."""
+
+
+@dataclass(frozen=True)
+class ErrorTerm:
+    """What effects are held against: the standard deviation of a run, its degrees of freedom and where it is from.
+
+    `screening` is set where the runs have no replicates, so that effects themselves had to serve as noise.
+    """
+
+    sd: float
+    df: float
+    source: str
+    screening: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A fitted factorial and the error its contrasts are held against."""
+
+    runs: Crossed
+    fit: Fit
+    error: ErrorTerm | None
+    screening: Screening | None
+    cautions: tuple[Caution, ...]
+
+
+def judge(runs: Crossed) -> Judged:
+    """Fit the model and choose its error; `runs` has a factor or more. An error of zero is none."""
+    fit = fit_two_factor(runs)
+    noise = ROUNDING * runs.largest
+    cautions = [*runs.cautions, *_imbalance(runs)]
+    if float(np.ptp(runs.means_CxB)) <= noise and runs.within_ss <= noise**2:
+        text = f"{runs.response} is the same in all {runs.n:,} runs: there is nothing to test."
+        return Judged(runs, fit, None, None, (*cautions, Caution("constant_response", text)))
+    screening = None
+    if runs.replicated:
+        error, said = _replicate_error(runs, fit)
+    elif runs.complete and len(runs.factors) > 2 and all(len(factor.levels) == 2 for factor in runs.factors):
+        screening = screen(
+            runs.means_CxB.reshape((2,) * len(runs.factors)), [factor.name for factor in runs.factors], noise
+        )
+        error, said = _lenth_error(runs, screening)
+    else:
+        error, said = _interaction_error(fit)
+    cautions.extend(said)
+    if error is not None and error.sd <= noise:
+        text = f"The noise is zero ({error.source}): no interval or test can be had from it."
+        return Judged(runs, fit, None, None, (*cautions, Caution("no_noise", text)))
+    return Judged(runs, fit, error, screening, tuple(cautions))
+
+
+def _replicate_error(runs: Crossed, fit: Fit) -> tuple[ErrorTerm, list[Caution]]:
+    """Pure error; where replicates are too few, the model's residual, which holds higher-order interactions as well."""
+    pure = pure_error(runs)
+    blocked = f" after additive {runs.block} blocks" if runs.block else ""
+    if pure.df < FEWEST_PURE_DF and pure.df < fit.residual.df:
+        text = (
+            f"Replicates give {pure.df} degree{'s' if pure.df > 1 else ''} of freedom only: interactions of three and "
+            "more factors are pooled with them as noise, which widens intervals where they are real."
+        )
+        source = f"replicates pooled with interactions of three and more factors{blocked}"
+        return _error(fit.residual, source, screening=False), [Caution("few_replicates", text)]
+    cautions: list[Caution] = []
+    higher = SumOfSquares(fit.residual.value - pure.value, fit.residual.df - pure.df)
+    if higher.df and pure.value > 0:
+        f = higher.value / higher.df / (pure.value / pure.df)
+        p = f_upper(max(f, 0.0), higher.df, pure.df)
+        if p < 1 - LEVEL:
+            text = (
+                f"Interactions of three and more factors stand out from the noise (F = {f:.2f} on {higher.df} and "
+                f"{pure.df} df, p = {p:.2g}): an effect is an average over levels at which it differs."
+            )
+            cautions.append(Caution("higher_order", text))
+    return _error(pure, f"pure error within cells{blocked}", screening=False), cautions
+
+
+def _lenth_error(runs: Crossed, screening: Screening | None) -> tuple[ErrorTerm | None, list[Caution]]:
+    if screening is None:
+        text = "No cell has replicates and half the effects or more are zero: there is no noise to judge the others by."
+        return None, [Caution("no_noise", text)]
+    m = len(screening.effects)
+    text = (
+        f"No cell has replicates: the {m} effects are judged against each other, which screens for large ones and "
+        "shows nothing about small ones."
+    )
+    # An effect is the difference of two means of n/2 runs: its standard error is 2 sd / sqrt(n).
+    sd = screening.pse * math.sqrt(runs.n) / 2
+    return ErrorTerm(sd, screening.df, f"Lenth's margin over {m} effects", True), [Caution("unreplicated", text)]
+
+
+def _interaction_error(fit: Fit) -> tuple[ErrorTerm | None, list[Caution]]:
+    if fit.residual.df == 0:
+        text = "No cell has replicates and no run is left over to tell noise from effects: sizes only, no intervals."
+        return None, [Caution("no_error", text)]
+    text = (
+        "No cell has replicates: interactions of three and more factors stand in for noise, which screens for large "
+        "effects only."
+    )
+    source = "interactions of three and more factors, no replicates"
+    return _error(fit.residual, source, screening=True), [Caution("unreplicated", text)]
+
+
+def _error(squares: SumOfSquares, source: str, *, screening: bool) -> ErrorTerm:
+    return ErrorTerm(math.sqrt(squares.value / squares.df), squares.df, source, screening)
+
+
+def _imbalance(runs: Crossed) -> list[Caution]:
+    cautions: list[Caution] = []
+    fewest, most = int(runs.counts_CxB.sum(axis=1).min()), int(runs.counts_CxB.sum(axis=1).max())
+    if not runs.complete:
+        possible = math.prod(len(factor.levels) for factor in runs.factors)
+        text = f"{possible - runs.n_cells:,} of {possible:,} combinations of levels have no run."
+        cautions.append(Caution("empty_cells", text))
+    if fewest < most or not runs.complete:
+        text = (
+            f"The table is unbalanced ({fewest:,} to {most:,} runs a cell that has any): tests compare models (Type "
+            "II) and sizes weigh cells alike, so an interval and its p can disagree."
+        )
+        cautions.append(Caution("unbalanced", text))
+    return cautions

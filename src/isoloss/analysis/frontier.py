@@ -1,0 +1,180 @@
+"""What a scaling fit says beyond its data: losses at other sizes, the compute-optimal frontier, a held-out test.
+
+The frontier minimises L(N, D) at C = k·N·D: N* = G·(C/k)^a and D* = (C/k)^b / G with a = β/(α+β), b = α/(α+β) and G =
+(αA/βB)^(1/(α+β)) (Hoffmann et al. 2022, equation 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.estimate import Caution, Estimate
+from isoloss.analysis.laws import AXES, Floats
+from isoloss.analysis.scaling import Fit, fit_law
+from isoloss.analysis.uncertainty import Uncertainty
+from isoloss.errors import ConfigError
+
+FLOPS_PER_PARAMETER_TOKEN = 6.0
+"""k in C = k·N·D, forward and backward (Kaplan et al. 2020)."""
+FAR = 10.0
+"""Predictions at more than this many times the data's largest compute are said to extrapolate."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The loss at a point: of the law itself, and of one new run there (the same value, a wider interval)."""
+
+    point: Mapping[str, float]
+    law: Estimate
+    new_run: Estimate
+    cautions: tuple[Caution, ...]
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The size and the tokens that reach the lowest loss at a compute of `flops`, and that loss."""
+
+    flops: float
+    n_params: Estimate
+    tokens: Estimate
+    loss: Estimate
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """N* ∝ C^a and D* ∝ C^b at C = `flops_per` · N · D."""
+
+    a: Estimate
+    b: Estimate
+    flops_per: float
+    optima: tuple[Optimum, ...]
+
+
+@dataclass(frozen=True)
+class HeldOutRow:
+    """One row that the fit has not seen; `error` is observed minus predicted, in nats."""
+
+    point: Mapping[str, float]
+    observed: float
+    predicted: Estimate
+    """With the prediction interval of one new run."""
+    error: float
+    inside: bool
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """How the law, fitted without the largest level of a variable, predicts the rows there."""
+
+    variable: str
+    level: float
+    rows: tuple[HeldOutRow, ...]
+    mean_error: float
+    n_inside: int
+    fit: Fit
+
+
+def predict(fit: Fit, point: Mapping[str, float]) -> Prediction:
+    """The loss at positive N, D or C, by the fit's form. Raises ConfigError when a variable is missing or unknown."""
+    axes, uncertainty = AXES[fit.form], _identified(fit)
+    if set(point) != set(axes) or not all(np.isfinite(value) and value > 0 for value in point.values()):
+        given = ", ".join(f"{name}={value:g}" for name, value in point.items())
+        raise ConfigError(f"cannot predict at {given}: {fit.form} needs {' and '.join(axes)}, positive", ("predict",))
+    x_Kx1 = fit.law.centred(np.array([point[axis] for axis in axes]))
+    log = fit.objective.name != "ls"
+
+    def loss(theta_p: Floats) -> float:
+        value = float(fit.law.log_loss(theta_p, x_Kx1)[0][0])
+        return value if log else float(np.exp(value))
+
+    law = uncertainty.estimate(loss, log=log)
+    new_run = uncertainty.estimate(loss, log=log, extra=uncertainty.noise**2)
+    return Prediction(dict(point), law, new_run, tuple(_extrapolation(fit, point)))
+
+
+def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> Frontier:
+    """The compute-optimal frontier of an LND fit at each compute of `flops`. Raises ConfigError for any other fit."""
+    if fit.form != "LND":
+        raise ConfigError(f"a frontier needs the form LND, not {fit.form}")
+    uncertainty, law = _identified(fit), fit.law
+
+    def exponent(theta_p: Floats) -> float:
+        return float(theta_p[3] / (theta_p[2] + theta_p[3]))
+
+    def log_size(log_nd: float, theta_p: Floats) -> float:
+        (log_a, log_b, alpha, beta, *_), _ = law.published(theta_p)
+        return float((np.log(alpha / beta) + log_a - log_b + beta * log_nd) / (alpha + beta))
+
+    def log_loss(log_nd: float, theta_p: Floats) -> float:
+        size = log_size(log_nd, theta_p)
+        x_Kx1 = (np.array([size, log_nd - size]) - law.centre_K)[:, None]
+        return float(law.log_loss(theta_p, x_Kx1)[0][0])
+
+    def optimum(compute: float) -> Optimum:
+        log_nd = float(np.log(compute / flops_per))
+        return Optimum(
+            compute,
+            uncertainty.estimate(lambda theta_p: log_size(log_nd, theta_p), log=True),
+            uncertainty.estimate(lambda theta_p: log_nd - log_size(log_nd, theta_p), log=True),
+            uncertainty.estimate(lambda theta_p: log_loss(log_nd, theta_p), log=True),
+        )
+
+    a, b = uncertainty.estimate(exponent), uncertainty.estimate(lambda theta_p: 1 - exponent(theta_p))
+    return Frontier(a, b, flops_per, tuple(optimum(compute) for compute in flops))
+
+
+def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | None:
+    """Fit again without the rows of the largest N (D or C where the form has no N), and predict them.
+
+    None when what is left does not identify the law.
+    """
+    axes = AXES[fit.form]
+    rows = usable_rows(table, positive=[fit.columns[axis] for axis in (*axes, "loss")])
+    column = fit.columns[axes[0]]
+    level = float(rows.floats(column).max())
+    seen = fit_law(
+        rows.table.filter(pl.col(column) < level),
+        fit.form,
+        fit.columns,
+        floor=fit.law.floor,
+        objective=fit.objective,
+    )
+    if seen.uncertainty is None:
+        return None
+    held: list[HeldOutRow] = []
+    for row in rows.table.filter(pl.col(column) == level).to_dicts():
+        point = {axis: float(row[fit.columns[axis]]) for axis in axes}
+        predicted, observed = predict(seen, point).new_run, float(row[fit.columns["loss"]])
+        assert predicted.low is not None and predicted.high is not None
+        inside = predicted.low <= observed <= predicted.high
+        held.append(HeldOutRow(point, observed, predicted, observed - predicted.value, inside))
+    mean = sum(row.error for row in held) / len(held)
+    return HoldOut(axes[0], level, tuple(held), mean, sum(row.inside for row in held), seen)
+
+
+def data_compute(fit: Fit, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> tuple[float, float]:
+    """The smallest and the largest compute among the rows of an LND or LC fit, in FLOPs."""
+    log_n = (fit.law.x_Kxn + fit.law.centre_K[:, None]).sum(axis=0)
+    per = flops_per if fit.form == "LND" else 1.0
+    return per * float(np.exp(log_n.min())), per * float(np.exp(log_n.max()))
+
+
+def _extrapolation(fit: Fit, point: Mapping[str, float]) -> list[Caution]:
+    """Whether a point lies far beyond the data: in compute for LND and LC, in its own variable else."""
+    where = "compute" if fit.form in ("LND", "LC") else AXES[fit.form][0]
+    _, largest = data_compute(fit, 1.0)
+    times = float(np.prod(list(point.values()))) / largest
+    if times <= FAR:
+        return []
+    return [Caution("extrapolates", f"This is {times:.3g} times the largest {where} of the data.")]
+
+
+def _identified(fit: Fit) -> Uncertainty:
+    if fit.uncertainty is None:
+        raise ConfigError(f"the {fit.form} fit is unidentified, so nothing can be predicted from it")
+    return fit.uncertainty

@@ -1,0 +1,210 @@
+"""Minimising a scaling law's objective: a whole grid of starts, the best polished, and the best of those once more.
+
+The objective is the SUM of Huber losses of log residuals (Hoffmann et al. 2022); LAD is its limit for small δ; least
+squares is taken on the losses themselves, where everything but the exponents is linear (variable projection, Golub &
+Pereyra 1973).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from scipy import optimize
+
+from isoloss.analysis.laws import Floats, Law
+
+ObjectiveName = Literal["huber", "ls", "lad"]
+DELTA = 1e-3
+LAD_DELTA = 1e-7
+"""LAD is solved as Huber with δ this small, approached from DELTA by tenths: residuals below it are none."""
+
+START_EXPONENTS = np.linspace(0.05, 1.6, 12)
+START_FLOORS = (0.0, 0.3, 0.6, 0.8, 0.9, 0.97)
+"""Floors to start from, as shares of the lowest loss."""
+POLISHED_STARTS = 32
+COARSE_ROWS = 1000
+"""Larger tables are searched on this many rows; the minimum is polished on all."""
+AGREEMENT = 1e-6
+"""Polished starts agree when their objectives differ by less than this share."""
+TOLERANCE = 1e-14
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: the sum of Huber losses of log residuals, their absolute sum, or squares of the losses'."""
+
+    name: ObjectiveName
+    delta: float | None
+
+    def residuals(self, law: Law, theta_p: Floats) -> tuple[Floats, Floats]:
+        """Predicted less observed, shape [n], and their derivatives, [n, p]: of losses for ls, else of log losses."""
+        log_n, jacobian_nxp = law.log_loss(theta_p, law.x_Kxn)
+        if self.name == "ls":
+            loss_n = np.exp(log_n)
+            return loss_n - np.exp(law.y_n), jacobian_nxp * loss_n[:, None]
+        return log_n - law.y_n, jacobian_nxp
+
+    def value(self, residuals_n: Floats) -> float:
+        """The objective: Σ r²/2 for ls, Σ |r| for lad, Huber's Σ (r²/2 up to δ, δ(|r| − δ/2) beyond; Huber 1964)."""
+        size_n = np.abs(residuals_n)
+        if self.delta is None:
+            return float(np.sum(size_n**2) / 2)
+        if self.name == "lad":
+            return float(np.sum(size_n))
+        return float(np.sum(np.where(size_n <= self.delta, size_n**2 / 2, self.delta * (size_n - self.delta / 2))))
+
+    def smoothed(self) -> list[Objective]:
+        """The objectives to solve in turn: for a small δ, Huber's with larger ones lead up to it."""
+        if self.delta is None or self.delta >= DELTA:
+            return [self]
+        tenths = int(np.ceil(np.log10(DELTA / self.delta) - 1e-9))
+        return [*(Objective("huber", DELTA / 10**k) for k in range(tenths)), self]
+
+    def slopes(self, residuals_n: Floats) -> Floats:
+        """The objective's derivative by each residual."""
+        if self.delta is None:
+            return residuals_n
+        clipped_n = np.clip(residuals_n, -self.delta, self.delta)
+        return clipped_n / self.delta if self.name == "lad" else clipped_n
+
+
+def make_objective(name: ObjectiveName, delta: float = DELTA) -> Objective:
+    """An objective by name; δ is Huber's alone."""
+    return Objective(name, {"huber": delta, "ls": None, "lad": LAD_DELTA}[name])
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The lowest minimum found, and how many of the polished starts reach it."""
+
+    theta_p: Floats
+    value: float
+    gradient_norm: float
+    n_starts: int
+    n_polished: int
+    n_agreeing: int
+
+
+def solve(law: Law, objective: Objective) -> Solution:
+    """Minimise over a whole grid of starts: the best are polished, and the best of those polished again on all rows."""
+    coarse, (first, *later) = _thinned(law), objective.smoothed()
+    candidates = _starts(coarse)
+    values = [_value(coarse, first, theta_p) for theta_p in candidates]
+    best_first: list[int] = np.argsort(values, kind="stable")[:POLISHED_STARTS].tolist()
+    polished = [polish(coarse, first, candidates[i]) for i in best_first]
+    reached = [_value(coarse, first, theta_p) for theta_p in polished]
+    lowest = min(reached)
+    # Without noise every minimum is rounding error: there, agreement is judged on the scale of the best start.
+    unit = max(lowest, 1e-12 * min(values))
+    theta_p = polished[reached.index(lowest)]
+    for stage in (first, *later):
+        theta_p = refine(law, stage, theta_p)
+    residuals_n, jacobian_nxp = objective.residuals(law, theta_p)
+    gradient_p = jacobian_nxp.T @ objective.slopes(residuals_n)
+    return Solution(
+        theta_p,
+        objective.value(residuals_n),
+        float(np.linalg.norm(gradient_p)),
+        len(candidates),
+        len(polished),
+        sum(value <= lowest + AGREEMENT * unit for value in reached),
+    )
+
+
+def polish(law: Law, objective: Objective, start_p: Floats) -> Floats:
+    """A local minimum from a start, by a trust region with analytic derivatives within the law's bounds."""
+    low_p, high_p = law.bounds()
+    within_p: Floats = np.clip(start_p, low_p + 1e-9, high_p - 1e-9)
+    spread = objective.delta or max(1e-12, float(np.std(objective.residuals(law, start_p)[0])))
+
+    def residuals(theta_p: Floats) -> Floats:
+        return objective.residuals(law, theta_p)[0] / spread
+
+    def jacobian(theta_p: Floats) -> Floats:
+        return objective.residuals(law, theta_p)[1] / spread
+
+    solved = optimize.least_squares(
+        residuals,
+        within_p,
+        jac=jacobian,
+        bounds=(low_p, high_p),
+        loss="linear" if objective.delta is None else "huber",
+        x_scale="jac",
+        ftol=TOLERANCE,
+        xtol=TOLERANCE,
+        gtol=TOLERANCE,
+        max_nfev=300,
+    )
+    return solved.x
+
+
+def refine(law: Law, objective: Objective, theta_p: Floats) -> Floats:
+    """The minimum polished once more, by a quasi-Newton method on the objective itself; never worse than before."""
+    polished_p = polish(law, objective, theta_p)
+    start_p = polished_p if _value(law, objective, polished_p) < _value(law, objective, theta_p) else theta_p
+    unit = max(_value(law, objective, start_p), 1e-300)
+    width_p = 1 / np.maximum(np.linalg.norm(objective.residuals(law, start_p)[1], axis=0), 1e-9)
+
+    def scaled(step_p: Floats) -> tuple[float, Floats]:
+        residuals_n, jacobian_nxp = objective.residuals(law, start_p + step_p * width_p)
+        gradient_p = jacobian_nxp.T @ objective.slopes(residuals_n) * width_p
+        return objective.value(residuals_n) / unit, gradient_p / unit
+
+    found = optimize.minimize(
+        scaled,
+        np.zeros_like(start_p),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=list(zip(*((bound_p - start_p) / width_p for bound_p in law.bounds()), strict=True)),
+        options={"maxiter": 2000, "maxfun": 20000, "ftol": 1e-16, "gtol": 1e-14, "maxcor": 30},
+    )
+    return start_p + found.x * width_p if found.fun < 1 else start_p
+
+
+def _value(law: Law, objective: Objective, theta_p: Floats) -> float:
+    return objective.value(objective.residuals(law, theta_p)[0])
+
+
+def _thinned(law: Law) -> Law:
+    """The law on evenly spaced rows of a large table, sorted by loss so that both ends are kept."""
+    n = len(law.y_n)
+    if n <= COARSE_ROWS:
+        return law
+    rows = np.argsort(law.y_n, kind="stable")[np.linspace(0, n - 1, COARSE_ROWS).astype(int)]
+    return replace(law, x_Kxn=law.x_Kxn[:, rows], y_n=law.y_n[rows])
+
+
+def _starts(law: Law) -> Sequence[Floats]:
+    """A start for every combination of exponents and floor on a grid; given these, the scales are linear.
+
+    The projection is non-negative least squares on the losses; with the floor among the unknowns it is the
+    variable projection whose minimum over the exponents is the least-squares fit.
+    """
+    loss_n = np.exp(law.y_n)
+    low_p, high_p = law.bounds()
+    found: list[Floats] = []
+    for exponents in product(START_EXPONENTS, repeat=law.n_terms):
+        basis_nxK = np.exp(-np.array(exponents)[:, None] * law.x_Kxn).T
+        for floor in [share * loss_n.min() for share in START_FLOORS] if law.floor else [0.0]:
+            scales_K = _projected(basis_nxK, loss_n - floor)
+            found.append(_theta(scales_K, exponents, [floor] if law.floor else [], low_p, high_p))
+        if law.floor:
+            *scales, floor = _projected(np.column_stack([basis_nxK, np.ones_like(loss_n)]), loss_n)
+            found.append(_theta(np.array(scales), exponents, [floor], low_p, high_p))
+    return found
+
+
+def _projected(basis_nxK: Floats, target_n: Floats) -> Floats:
+    return np.asarray(optimize.nnls(basis_nxK, target_n)[0], dtype=np.float64)
+
+
+def _theta(
+    scales_K: Floats, exponents: Sequence[float], floor: Sequence[float], low_p: Floats, high_p: Floats
+) -> Floats:
+    sizes = np.log(np.maximum([*scales_K, *floor], 1e-12))
+    k = len(scales_K)
+    return np.clip(np.concatenate([sizes[:k], exponents, sizes[k:]]), low_p, high_p)

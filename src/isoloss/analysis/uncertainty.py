@@ -1,0 +1,134 @@
+"""How far a scaling fit may be off: standard errors of anything computed from its parameters, and t intervals.
+
+Two ways. Delta: the covariance of the M-estimator, s²·c·(JᵀJ)⁻¹ with c = E[ψ²]/E[ψ']² under normal residuals (Huber
+1964), which lies between 1 (least squares) and π/2 (LAD). Bootstrap: refits to resampled residuals. In both the noise s
+is taken between cells (rows of equal size and horizon) with their degrees of freedom, so that a lack of fit that
+replicates share counts, and residuals are inflated for the p parameters that were fitted to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from isoloss.analysis.estimate import LEVEL, Estimate
+from isoloss.analysis.laws import Floats, Law
+from isoloss.analysis.solve import Objective, polish
+
+BOOTSTRAPS = 400
+
+Quantity = Callable[[Floats], float]
+"""Any function of θ."""
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What standard errors are computed from; `draws_Bxp` are the bootstrap's refits, else `covariance_pxp` is used."""
+
+    theta_p: Floats
+    covariance_pxp: Floats
+    draws_Bxp: Floats | None
+    noise: float
+    """Residual standard deviation of one run: relative (of the log loss), or of the loss itself for ls."""
+    n: int
+    df: int
+    method: str
+
+    def se(self, quantity: Quantity) -> float:
+        """Standard error of a quantity."""
+        if self.draws_Bxp is not None:
+            low, high = np.quantile([quantity(theta_p) for theta_p in self.draws_Bxp], stats.norm.cdf([-1.0, 1.0]))
+            return float(high - low) / 2  # a quantile range: single refits may run off
+        steps_p = 1e-4 * np.sqrt(np.diag(self.covariance_pxp)) + 1e-9
+        moved_pxp = np.diag(steps_p)
+        slope_p = [
+            (quantity(self.theta_p + step_p) - quantity(self.theta_p - step_p)) / (2 * size)
+            for step_p, size in zip(moved_pxp, steps_p, strict=True)
+        ]
+        return sqrt(max(0.0, float(np.array(slope_p) @ self.covariance_pxp @ np.array(slope_p))))
+
+    def estimate(self, quantity: Quantity, *, log: bool = False, extra: float = 0.0) -> Estimate:
+        """A quantity with its interval; `log` quantities are logarithms and come back as what they are logs of.
+
+        `extra` is a variance that is added: that of a single new run for a prediction.
+        """
+        value = quantity(self.theta_p)
+        half = float(stats.t.ppf((1 + LEVEL) / 2, self.df)) * sqrt(self.se(quantity) ** 2 + extra)
+        ends = (value, value - half, value + half)
+        value, low, high = np.exp(np.minimum(ends, 700.0)) if log else ends
+        return Estimate(float(value), float(low), float(high), LEVEL, self.n, self.method)
+
+
+def huber_inefficiency(delta: float | None, noise: float) -> float:
+    """Variance of a Huber estimate over that of least squares, for normal residuals: 1 (δ ≫ σ) to π/2 (δ ≪ σ)."""
+    if delta is None or noise == 0:
+        return 1.0
+    k = delta / noise
+    if k < 1e-4:
+        return np.pi / 2
+    inside = 2 * stats.norm.cdf(k) - 1
+    squares = inside - 2 * k * stats.norm.pdf(k) + 2 * k**2 * stats.norm.sf(k)
+    return float(squares / inside**2)
+
+
+def by_delta(law: Law, objective: Objective, theta_p: Floats, free_p: list[int]) -> Uncertainty:
+    """Delta-method uncertainty of a fit; parameters that are not `free` (at a bound) are taken as known.
+
+    Raises numpy's LinAlgError when the data do not determine the free parameters.
+    """
+    residuals_n, jacobian_nxp = objective.residuals(law, theta_p)
+    noise, df, n_cells = _noise(law, residuals_n, len(free_p))
+    covariance_pxp = np.zeros((len(theta_p), len(theta_p)))
+    jacobian_nxf = jacobian_nxp[:, free_p]
+    width_f = np.linalg.norm(jacobian_nxf, axis=0)
+    unit_nxf = jacobian_nxf / width_f
+    unit_fxf = np.asarray(np.linalg.inv(unit_nxf.T @ unit_nxf) / np.outer(width_f, width_f), dtype=np.float64)
+    scale = noise**2 * huber_inefficiency(objective.delta, noise)
+    covariance_pxp[np.ix_(free_p, free_p)] = scale * unit_fxf
+    method = f"delta method, t with {df} df{_between(law, n_cells)}"
+    return Uncertainty(theta_p, covariance_pxp, None, noise, len(law.y_n), df, method)
+
+
+def by_bootstrap(
+    law: Law, objective: Objective, delta: Uncertainty, generator: np.random.Generator, draws: int = BOOTSTRAPS
+) -> Uncertainty:
+    """Residual bootstrap around a fit: every cell takes the inflated residuals of a cell drawn at random, whole."""
+    residuals_n, _ = objective.residuals(law, delta.theta_p)
+    fitted_n = law.log_loss(delta.theta_p, law.x_Kxn)[0]
+    cell_n, n_cells = cells(law)
+    inflated_n = -(residuals_n - residuals_n.mean()) * sqrt(n_cells / delta.df)
+    rows_of = [np.flatnonzero(cell_n == cell) for cell in range(n_cells)]
+    refits: list[Floats] = []
+    for _ in range(draws):
+        drawn_n = np.empty_like(inflated_n)
+        for rows, donor in zip(rows_of, generator.integers(n_cells, size=n_cells), strict=True):
+            given = inflated_n[rows_of[donor]]
+            drawn_n[rows] = given if len(given) == len(rows) else generator.choice(given, size=len(rows))
+        y_n = np.log(np.maximum(np.exp(fitted_n) + drawn_n, 1e-12)) if objective.delta is None else fitted_n + drawn_n
+        refits.append(polish(replace(law, y_n=y_n), objective, delta.theta_p))
+    method = f"residual bootstrap, {draws} refits, t with {delta.df} df{_between(law, n_cells)}"
+    return replace(delta, draws_Bxp=np.array(refits), method=method)
+
+
+def cells(law: Law) -> tuple[NDArray[np.intp], int]:
+    """The cell (rows of equal variables) each row belongs to, shape [n], and how many there are."""
+    _, cell_n = np.unique(law.x_Kxn, axis=1, return_inverse=True)
+    cell_n = cell_n.reshape(-1)
+    return cell_n, int(cell_n.max()) + 1
+
+
+def _noise(law: Law, residuals_n: Floats, n_free: int) -> tuple[float, int, int]:
+    """Standard deviation of one run between cells, its degrees of freedom, and the number of cells."""
+    cell_n, n_cells = cells(law)
+    sums, counts = np.bincount(cell_n, residuals_n), np.bincount(cell_n)
+    df = n_cells - n_free
+    return sqrt(float(np.sum(sums**2 / counts)) / df), df, n_cells
+
+
+def _between(law: Law, n_cells: int) -> str:
+    return "" if n_cells == len(law.y_n) else f" between {n_cells} cells"

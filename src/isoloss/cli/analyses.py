@@ -1,0 +1,139 @@
+"""The verbs that analyse a study directory or anyone's table: effects, fit, convergence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from isoloss.cli.verbs import say
+
+Points = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+
+
+def effects(
+    table: tyro.conf.Positional[Path],
+    /,
+    *,
+    response: str,
+    factors: str,
+    block: str | None = None,
+    json: bool = False,
+) -> int:
+    """Main effects and two-factor interactions of a study or of any table with one row a run.
+
+    Args:
+        table: A study directory, a CSV or a Parquet file.
+        response: Column of what was measured.
+        factors: Columns of what was varied, as a,b,c.
+        block: Column of the seed, or of whatever else every cell was run with.
+        json: Print one JSON object at full precision.
+    """
+    from isoloss.analysis.effects import analyse_effects
+    from isoloss.cli.effects import effects_as_json, effects_as_text
+    from isoloss.cli.tables import read_runs
+
+    names = [name.strip() for name in factors.split(",") if name.strip()]
+    found = analyse_effects(read_runs(table, say), response, names, block)
+    print(effects_as_json(found) if json else effects_as_text(found))
+    return 0
+
+
+def fit(
+    table: tyro.conf.Positional[Path],
+    /,
+    *,
+    form: Literal["LND", "LN", "LD", "LC"] = "LND",
+    floor: bool = True,
+    params: str | None = None,
+    tokens: str | None = None,
+    compute: str | None = None,
+    loss: str | None = None,
+    objective: Literal["huber", "ls", "lad"] = "huber",
+    delta: float = 1e-3,
+    intervals: Literal["delta", "bootstrap"] = "delta",
+    isoflop: Literal["cubic", "parabola"] = "cubic",
+    predict: Points = (),
+    holdout: Literal["none", "largest"] = "none",
+    json: bool = False,
+) -> int:
+    """Fit a scaling law to a study or to any table with one row a run.
+
+    Args:
+        table: A study directory, a CSV or a Parquet file.
+        form: LND is L = E + A/N^alpha + B/D^beta; LN, LD and LC are the power laws in one variable.
+        floor: Whether the law has a floor E; --no_floor fits it without.
+        params: Column of N; of a study params_non_embedding, else N.
+        tokens: Column of D; of a study train_tokens, else D.
+        compute: Column of C in FLOPs; of a study train_flops, else C.
+        loss: Column of the loss; of a study final_val_loss, else loss.
+        objective: Huber on log residuals, least squares on losses, or least absolute deviations.
+        delta: Huber's delta.
+        intervals: By the delta method or by bootstrap.
+        isoflop: Curve through runs of equal compute; a parabola is biased.
+        predict: A point to predict at, like N=1e8,D=2e9; may be repeated.
+        holdout: Fit without the largest size, and predict it.
+        json: Print one JSON object at full precision.
+    """
+    from isoloss.cli.fit import answer_as_json, answer_as_text
+    from isoloss.cli.fitting import answer_question, question_columns
+    from isoloss.cli.tables import is_study, read_runs
+
+    given = {"N": params, "D": tokens, "C": compute, "loss": loss}
+    answer = answer_question(
+        read_runs(table, say),
+        form,
+        question_columns(given, study=is_study(table)),
+        floor=floor,
+        objective=objective,
+        delta=delta,
+        intervals=intervals,
+        curve=isoflop,
+        points=predict,
+        holdout=holdout == "largest",
+    )
+    print(answer_as_json(answer) if json else answer_as_text(answer))
+    return 0
+
+
+def convergence(
+    table: tyro.conf.Positional[Path],
+    /,
+    *,
+    run: str = "run",
+    step: str = "step",
+    loss: str = "loss",
+    train_loss: str | None = None,
+    target: float | None = None,
+    tolerance: float = 0.02,
+    json: bool = False,
+) -> int:
+    """Tell which runs still improve, have plateaued or turned up, and when they reach a loss.
+
+    Args:
+        table: A study directory, or a CSV or Parquet file with one row an evaluation.
+        run: Column that names the run.
+        step: Column of the step.
+        loss: Column of the loss.
+        train_loss: Column of the training loss, for the gap at the end; of a study train_loss.
+        target: A loss to reach.
+        tolerance: Nats per doubling of steps below which a run has plateaued.
+        json: Print one JSON object at full precision.
+    """
+    from isoloss.analysis.convergence import analyse_convergence
+    from isoloss.cli.convergence import convergence_as_json, convergence_as_text
+    from isoloss.cli.tables import is_study, read_curves, read_rates
+
+    analysed = analyse_convergence(
+        read_curves(table),
+        run,
+        step,
+        loss,
+        target=target,
+        tolerance=tolerance,
+        train_loss=train_loss or ("train_loss" if is_study(table) else None),
+        rates=read_rates(table),
+    )
+    print(convergence_as_json(analysed) if json else convergence_as_text(analysed))
+    return 0

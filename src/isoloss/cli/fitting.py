@@ -1,0 +1,68 @@
+"""`isoloss fit` from a table and its options to everything it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from isoloss.analysis.estimate import Caution
+from isoloss.analysis.frontier import data_compute, frontier, hold_out_largest, predict
+from isoloss.analysis.isoflop import Curve, isoflop_profiles
+from isoloss.analysis.laws import Form
+from isoloss.analysis.scaling import Intervals, fit_law, other_objectives
+from isoloss.analysis.solve import ObjectiveName, make_objective
+from isoloss.cli.fit import Answer, parse_point
+from isoloss.errors import ConfigError
+
+STUDY_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train_flops", "loss": "final_val_loss"}
+COUNTS = ("params_non_embedding", "params_total")
+"""The two ways to count N that a study's summary holds; a fit with one is shown beside the other."""
+AHEAD = (1.0, 10.0)
+"""The frontier is given at these multiples of the data's largest compute."""
+
+
+def question_columns(given: Mapping[str, str | None], *, study: bool) -> dict[str, str]:
+    """The column of each variable: as given, else a study's, else the variable's own name."""
+    return {axis: column or (STUDY_COLUMNS[axis] if study else axis) for axis, column in given.items()}
+
+
+def answer_question(
+    table: pl.DataFrame,
+    form: Form,
+    columns: Mapping[str, str],
+    *,
+    floor: bool,
+    objective: ObjectiveName,
+    delta: float,
+    intervals: Intervals,
+    curve: Curve,
+    points: Sequence[str],
+    holdout: bool,
+) -> Answer:
+    """Fit, and all that was asked of the fit. Raises ConfigError before anything is computed."""
+    if not delta > 0:
+        raise ConfigError(f"--delta {delta:g}: must be above 0")
+    parsed = [parse_point(point) for point in points]
+    target = make_objective(objective, delta)
+    fit = fit_law(table, form, columns, floor=floor, objective=target, intervals=intervals)
+    identified = fit.uncertainty is not None
+    counts = [c for c in COUNTS if columns["N"] in COUNTS and c != columns["N"] and c in table.columns and "N" in form]
+    others = {c: fit_law(table, form, {**columns, "N": c}, floor=floor, objective=target) for c in counts}
+    held = hold_out_largest(fit, table) if holdout and identified else None
+    cautions = list(fit.cautions)
+    if holdout and held is None:
+        text = "Without its largest level the table does not identify the law, so nothing was predicted."
+        cautions.append(Caution("holdout_unidentified", text))
+    profiled = "N" in form and columns["C"] in table.columns
+    predictions = [predict(fit, point) for point in parsed] if identified else []
+    return Answer(
+        fit,
+        other_objectives(fit),
+        others,
+        frontier(fit, [times * data_compute(fit)[1] for times in AHEAD]) if form == "LND" and identified else None,
+        isoflop_profiles(table, columns["N"], columns["C"], columns["loss"], curve) if profiled else [],
+        predictions,
+        held,
+        [*cautions, *(caution for prediction in predictions for caution in prediction.cautions)],
+    )

@@ -1,0 +1,249 @@
+"""The design audit: what a study can and can't tell, from its configurations alone, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import expm1
+
+from isoloss.spec.audit_hypotheses import (
+    SMALLEST_EFFECT_NATS,
+    Noise,
+    compared_factors,
+    hypothesis_findings,
+    seeds_to_resolve,
+)
+from isoloss.spec.audit_scaling import asks_for_exponent, rests_on_width, scaling_findings
+from isoloss.spec.compute import params_total, tokens_per_step, train_tokens
+from isoloss.spec.config import RunConfig
+from isoloss.spec.finding import SEVERITIES, Finding, between, counted, listed, named, of_runs
+from isoloss.spec.hypotheses import EffectStated, RatioStated
+from isoloss.spec.power import POWER
+from isoloss.spec.prefixes import EVALUATION_FIELDS, changes_nothing, prefix_groups
+from isoloss.spec.study import Study
+
+MANY_EPOCHS = 10.0
+"""Passes over a text from which on overfitting is to be expected. A rule of thumb: repeated text was found to teach
+nearly as much as fresh text for about 4 passes and little after about 16 (Muennighoff et al. 2023)."""
+
+LARGE_WIDTH_RATIO = 2.0
+"""Widths further apart than this are said to need learning rates of their own; a rule of thumb."""
+
+TOKEN_FIELDS = ("batch_size", "block_size", "gradient_accumulation_steps")
+"""Settings that change the tokens a step sees."""
+
+
+def audit(
+    study: Study,
+    configs: Sequence[RunConfig],
+    *,
+    noise_sd: float | None = None,
+    train_tokens_in_corpus: int | None = None,
+    hours: float | None = None,
+) -> list[Finding]:
+    """What to know about a study before training its runs, `configs`: the gravest findings first.
+
+    `noise_sd` is the seed-to-seed standard deviation of a run's best validation loss in nats, from a pilot; without it
+    one is assumed and said. `train_tokens_in_corpus` is the length of the training split and `hours` what all
+    runs take on this machine; what rests on them is left out where they are unknown. Raises ConfigError when
+    `noise_sd` is not a finite number above 0.
+    """
+    noise = Noise.of(noise_sd)
+    findings = [
+        *_seeds(study, configs, noise),
+        *hypothesis_findings(study, configs, noise),
+        *scaling_findings(study, configs),
+        *_factors(study, configs),
+        *_learning_rate(study, configs),
+        *_horizons(study, configs),
+        *_epochs(configs, train_tokens_in_corpus),
+        *_cost(study, configs, noise, hours),
+    ]
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _seeds(study: Study, configs: Sequence[RunConfig], noise: Noise) -> Iterator[Finding]:
+    seed, *others = study.seeds
+    if others:
+        return
+    seeds = max(2, seeds_to_resolve(study, noise))
+    df = (max(len(configs), 2) - 1) * (seeds - 1)
+    yield Finding(
+        "one_seed",
+        f"The study is {counted(len(configs), 'run')} with one seed ({seed}): every cell is trained once and nothing "
+        "estimates the noise between seeds, so effects can be screened but not tested against it.",
+        f"Train more seeds: --seeds {seeds} estimates the noise on {counted(df, 'degree')} of freedom.",
+        "limits",
+    )
+
+
+def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Finding]:
+    for factor, levels in study.factors.items():
+        if len(levels) == 1:
+            yield Finding(
+                "constant_factor",
+                f"{factor} is listed as a factor but has one level, {named(levels[0])}: nothing is learned about it.",
+                f"Add a level to {factor}, or state it under base.",
+                "note",
+            )
+            continue
+        same = changes_nothing(factor, configs)
+        if same:
+            why = (
+                "it decides how the loss is measured, not what is trained"
+                if factor in EVALUATION_FIELDS
+                else "with decay_lr false the learning rate is constant and it is never read"
+            )
+            yield Finding(
+                "empty_factor",
+                f"{factor} ({listed(levels)}) changes nothing in {of_runs(len(same), len(configs))}: {why}, so "
+                f"{len(levels)} runs train the same weights each time.",
+                f"State one {factor} under base.",
+                "limits",
+            )
+        if factor in TOKEN_FIELDS:
+            yield _confounded_with_tokens(study, configs, factor)
+        if factor == "n_head":
+            yield _heads(configs)
+
+
+def _heads(configs: Sequence[RunConfig]) -> Finding:
+    example, heads = configs[0], sorted({config.n_head for config in configs})
+    sizes = {params_total(example.model_copy(update={"n_head": n})) for n in heads}
+    dimensions = [example.n_embd // n for n in heads]
+    return Finding(
+        "n_head_same_params",
+        f"n_head ({listed(heads)}) changes no parameter count: a model {example.n_embd:,} wide has {listed(sizes)} "
+        f"parameters with any of them, cut into heads of {listed(dimensions)} dimensions.",
+        "Read an effect of n_head as one of head width at equal size; vary n_embd or n_layer to change the size.",
+        "note",
+    )
+
+
+def _confounded_with_tokens(study: Study, configs: Sequence[RunConfig], factor: str) -> Finding:
+    steps = configs[0].max_iters
+    like_first = [c for c in configs if _without(c, factor, "seed") == _without(configs[0], factor, "seed")]
+    tokens = {getattr(config, factor): train_tokens(config) for config in like_first}
+    stated = any(isinstance(h, EffectStated | RatioStated) and h.factor == factor for h in study.hypotheses)
+    return Finding(
+        "tokens_confounded",
+        f"{factor} ({listed(tokens)}) also changes the tokens a run sees at equal max_iters ({listed(tokens.values())} "
+        f"at {steps:,} steps): its effect at equal steps is in part one of more tokens.",
+        _equal_tokens(configs, factor),
+        "limits" if stated else "note",
+    )
+
+
+def _equal_tokens(configs: Sequence[RunConfig], factor: str) -> str:
+    """A remedy: two runs that differ in the factor at equal tokens; where the study has none, how to get them."""
+    first = configs[0]
+    alike = [
+        c for c in configs if _without(c, factor, "max_iters", "seed") == _without(first, factor, "max_iters", "seed")
+    ]
+    for one in alike:
+        for other in alike:
+            if getattr(one, factor) < getattr(other, factor) and train_tokens(one) == train_tokens(other):
+                return (
+                    f"Compare at equal tokens too: {factor} {getattr(one, factor):,} at {one.max_iters:,} steps and "
+                    f"{getattr(other, factor):,} at {other.max_iters:,} both see {train_tokens(one):,} tokens."
+                )
+    per_step = sorted({tokens_per_step(config) for config in alike})
+    apart = f"{per_step[-1] / per_step[0]:.3g}"
+    return f"Compare at equal tokens too: make max_iters a factor with levels {apart} times apart."
+
+
+def _learning_rate(study: Study, configs: Sequence[RunConfig]) -> Iterator[Finding]:
+    widths = sorted({config.n_embd for config in configs})
+    rates = {config.learning_rate for config in configs}
+    if len(rates) > 1 or widths[-1] < LARGE_WIDTH_RATIO * widths[0]:
+        return
+    yield Finding(
+        "one_learning_rate",
+        f"{counted(len(widths), 'width')} ({between(widths)}) train at one learning rate, {named(rates.pop())}: the "
+        "best rate falls with width in this parametrization (Yang et al. 2022), so a difference between widths is in "
+        "part one of how well the rate suits them.",
+        "Make learning_rate a factor with three levels or more and compare each width at its best.",
+        "limits" if any(map(rests_on_width, study.hypotheses)) else "note",
+    )
+
+
+def _horizons(study: Study, configs: Sequence[RunConfig]) -> Iterator[Finding]:
+    ends = sorted({config.max_iters for config in configs})
+    if len(ends) == 1:
+        return
+    shorter = [run for group in prefix_groups(configs) for run in group if run.max_iters < group[-1].max_iters]
+    if shorter:
+        yield Finding(
+            "prefix_runs",
+            f"{of_runs(len(shorter), len(configs))} are the first steps of a longer one, step for step the same, "
+            f"because the learning rate does not follow max_iters ({listed(ends)}): they add no observation.",
+            "Let the rate follow max_iters (decay_lr true, lr_decay_iters unset), or keep the longest horizon alone "
+            "and read the losses on its way.",
+            "limits",
+        )
+    unmatched = [c for c in configs if c.decay_lr and c.decay_horizon != c.max_iters]
+    if unmatched:
+        yield Finding(
+            "horizon_unmatched",
+            f"{of_runs(len(unmatched), len(configs))} end elsewhere than their learning-rate decay "
+            f"(lr_decay_iters {listed(sorted({c.decay_horizon for c in unmatched}))}, max_iters "
+            f"{listed(sorted({c.max_iters for c in unmatched}))}): their losses are not what a schedule made for their "
+            "length gives, and mislead a comparison of horizons (Hoffmann et al. 2022).",
+            "Leave lr_decay_iters unset: the decay then ends with the run.",
+            "blocks"
+            if any(asks_for_exponent(h, axis) for axis in ("tokens", "compute") for h in study.hypotheses)
+            else "limits",
+        )
+
+
+def _epochs(configs: Sequence[RunConfig], train_tokens_in_corpus: int | None) -> Iterator[Finding]:
+    if train_tokens_in_corpus is None:
+        return
+    epochs = [train_tokens(config) / train_tokens_in_corpus for config in configs]
+    many = sum(passes > MANY_EPOCHS for passes in epochs)
+    seen = between(float(f"{passes:.2g}") for passes in epochs)
+    yield Finding(
+        "epochs",
+        f"A run sees {seen} times the {train_tokens_in_corpus:,} tokens of the training split; "
+        f"{of_runs(many, len(configs)) + ' go' if many else 'none goes'} beyond {MANY_EPOCHS:g} times, where by a rule "
+        "of thumb overfitting is to be expected.",
+        "Shorten the horizon, take a longer text, or read the best validation loss in place of the final one."
+        if many
+        else "Nothing to change; watch the gap between validation and training loss.",
+        "limits" if many else "note",
+    )
+
+
+def _cost(study: Study, configs: Sequence[RunConfig], noise: Noise, hours: float | None) -> Iterator[Finding]:
+    runs, seeds = len(configs), len(study.seeds)
+    sentence = f"The study is {counted(runs, 'run')}{_hours(hours)}"
+    needed = seeds_to_resolve(study, noise)
+    if not needed:
+        yield Finding("cost", f"{sentence}.", "Nothing to compare: add a factor to the study.", "note")
+        return
+    share = f"{expm1(SMALLEST_EFFECT_NATS):.0%} of perplexity"
+    compared = "any two cells" if not compared_factors(study) else "levels"
+    what = (
+        f"a difference of {SMALLEST_EFFECT_NATS:g} nats in best_val_loss ({share}) between {compared} with {POWER:.0%} "
+        f"power, {noise.condition}"
+    )
+    if needed <= seeds:
+        enough = f"its {seeds} seeds are enough to find {what}"
+        yield Finding("cost", f"{sentence}; {enough}.", "Nothing to change.", "note")
+        return
+    scaled = None if hours is None else hours * needed / seeds
+    yield Finding(
+        "cost",
+        f"{sentence}; {needed} seeds find {what}: {counted(runs // seeds * needed, 'run')}{_hours(scaled)}.",
+        f"Train it with --seeds {needed}.",
+        "note",
+    )
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return ""
+    return f", about {max(1.0, 60 * hours):.0f} min here" if hours < 2 else f", about {hours:.1f} hours here"
+
+
+def _without(config: RunConfig, *names: str) -> dict[str, object]:
+    return {name: value for name, value in config if name not in names}

@@ -1,0 +1,152 @@
+"""What each stated hypothesis needs of a design, and whether the design gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from isoloss.spec.config import RunConfig
+from isoloss.spec.finding import Finding, counted, listed, named, of_runs
+from isoloss.spec.hypotheses import (
+    EffectStated,
+    Hypothesis,
+    PlateauStated,
+    RangeStated,
+    RatioStated,
+    SpikesStated,
+)
+from isoloss.spec.power import POWER, check_noise, minimum_detectable_effect, seeds_needed
+from isoloss.spec.study import Study
+
+ASSUMED_NOISE_NATS = 0.007
+"""Seed-to-seed standard deviation of best validation loss where none is stated: the upper end of the 0.003 to 0.007
+measured on 4-layer GPTs of this size on tiny Shakespeare. A pilot of a few seeds tells it for any other study."""
+
+SMALLEST_EFFECT_NATS = 0.02
+"""The difference in loss a study is asked to find: 2% of perplexity, as exp(0.02) = 1.02, three times the noise."""
+
+SMALLEST_EFFECT_SD = 1.0
+"""The same for a response whose noise is unknown, in its own seed-to-seed standard deviations."""
+
+NOISE_KNOWN_FOR = ("best_val_loss", "final_val_loss")
+"""Responses whose noise is a validation loss's, in nats."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Seed-to-seed standard deviation of best validation loss in nats, and on what it rests, for a sentence."""
+
+    sd: float
+    condition: str
+
+    @staticmethod
+    def of(stated_sd: float | None) -> Noise:
+        """The stated noise, or the assumed one. Raises ConfigError when it is not a finite number above 0."""
+        sd = ASSUMED_NOISE_NATS if stated_sd is None else stated_sd
+        check_noise(sd)
+        origin = "assumed; a pilot can tell" if stated_sd is None else "stated"
+        return Noise(sd, f"if runs that differ in seed alone have sd {sd:.4g} nats ({origin})")
+
+
+def compared_factors(study: Study) -> list[str]:
+    """The varied factors that hypotheses compare levels of."""
+    factors = {h.factor for h in study.hypotheses if isinstance(h, EffectStated | RatioStated)}
+    return [factor for factor, levels in study.factors.items() if factor in factors and len(levels) > 1]
+
+
+def seeds_to_resolve(study: Study, noise: Noise) -> int:
+    """Seeds that find SMALLEST_EFFECT_NATS for every factor a hypothesis compares; 0 in a study of one cell.
+
+    Without such a hypothesis it is for the comparison of any two cells.
+    """
+    cells = study.size // len(study.seeds)
+    if cells == 1:
+        return 0
+    n_levels = [len(study.factors[factor]) for factor in compared_factors(study)]
+    return seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, cells, cells // max(n_levels, default=cells))
+
+
+def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: Noise) -> Iterator[Finding]:
+    """Findings for each hypothesis but those on scaling exponents."""
+    for hypothesis in study.hypotheses:
+        match hypothesis:
+            case EffectStated() | RatioStated():
+                yield _compared(hypothesis, study, configs, noise)
+            case PlateauStated():
+                yield from _plateau(hypothesis, configs)
+            case SpikesStated():
+                yield from _spikes(hypothesis, configs)
+            case RangeStated(device=device) if device is not None:
+                yield Finding(
+                    "device_specific",
+                    f"{_quoted(hypothesis)} is about runs trained on {device}: it is not applicable to others.",
+                    f"Train on {device} to have it judged.",
+                    "note",
+                )
+            case _:
+                pass
+
+
+def _compared(
+    hypothesis: EffectStated | RatioStated, study: Study, configs: Sequence[RunConfig], noise: Noise
+) -> Finding:
+    factor, levels = hypothesis.factor, hypothesis.between(study.factors)
+    if levels is None:
+        constant = listed({getattr(config, factor) for config in configs})
+        return Finding(
+            "hypothesis_untestable",
+            f"{_quoted(hypothesis)} can't be judged: {factor} is {constant} in all {counted(len(configs), 'run')}.",
+            f"List at least two levels of {factor} under factors.",
+            "blocks",
+        )
+    seeds, cells = len(study.seeds), study.size // len(study.seeds)
+    per_level = cells // len(study.factors[factor])
+    sd, smallest, unit, condition = _scale(hypothesis.response, noise)
+    tested = max(2, seeds)
+    found = minimum_detectable_effect(sd, per_level * tested, (cells - 1) * (tested - 1))
+    needed = seeds_needed(smallest, sd, cells, per_level)
+    finds = f"a difference of {found:.3g} {unit} with {POWER:.0%} power{condition}"
+    return Finding(
+        "detectable_effect",
+        f"{_quoted(hypothesis)} compares {counted(per_level * seeds, 'run')} at {factor} {named(levels[0])} with as "
+        f"many at {named(levels[1])} ({counted(per_level, 'cell')}, {counted(seeds, 'seed')}): "
+        + (f"that finds {finds}." if seeds > 1 else f"one seed estimates no noise; {tested} seeds would find {finds}."),
+        "Nothing to change." if needed <= seeds else f"Train more seeds: --seeds {needed} finds {smallest:g} {unit}.",
+        "note" if needed <= seeds else "limits",
+    )
+
+
+def _scale(response: str, noise: Noise) -> tuple[float, float, str, str]:
+    """For a response: its seed-to-seed sd, the difference to find, the unit of both, and what the noise rests on."""
+    if response in NOISE_KNOWN_FOR:
+        return noise.sd, SMALLEST_EFFECT_NATS, f"nats in {response}", f", {noise.condition}"
+    return 1.0, SMALLEST_EFFECT_SD, f"seed-to-seed sd of {response}", ""
+
+
+def _plateau(hypothesis: PlateauStated, configs: Sequence[RunConfig]) -> Iterator[Finding]:
+    step, runs = hypothesis.by_step, len(configs)
+    short = sum(config.max_iters < step for config in configs)
+    if short:
+        yield Finding(
+            "horizon_before_plateau",
+            f"{_quoted(hypothesis)}: {of_runs(short, runs)} end before step {step:,}; one that still improves at its "
+            "end can't tell whether it would have plateaued by then.",
+            f"Train every run for more than {step:,} steps.",
+            "blocks" if short == runs else "limits",
+        )
+
+
+def _spikes(hypothesis: SpikesStated, configs: Sequence[RunConfig]) -> Iterator[Finding]:
+    runs, without = len(configs), sum(config.eval_interval >= config.max_iters for config in configs)
+    if without:
+        yield Finding(
+            "no_evaluation_within",
+            f"{_quoted(hypothesis)}: {of_runs(without, runs)} are evaluated before the first and after the last step "
+            "alone, so no step but the first follows an evaluation.",
+            "Lower eval_interval below max_iters.",
+            "blocks" if without == runs else "limits",
+        )
+
+
+def _quoted(hypothesis: Hypothesis) -> str:
+    return f"“{hypothesis.says.rstrip('.')}”"

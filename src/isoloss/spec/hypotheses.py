@@ -1,0 +1,201 @@
+"""Hypotheses: what a study's author expects, stated in the study file before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from isoloss.errors import ConfigError
+from isoloss.spec.config import SETTINGS, did_you_mean
+
+Level = str | int | float | bool | None
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+OneLine = Annotated[str, AfterValidator(lambda text: " ".join(text.split())), Field(min_length=3, max_length=300)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class _Stated(BaseModel):
+    """What every hypothesis has: the sentence it stands for, in its author's words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    says: OneLine
+
+
+class _Compared(_Stated):
+    """A hypothesis about two levels of a factor; without `levels` they are the factor's first and last."""
+
+    factor: Name
+    levels: tuple[Level, Level] | None = None
+
+    @model_validator(mode="after")
+    def _two_levels(self) -> Self:
+        if self.levels is not None and self.levels[0] == self.levels[1]:
+            raise PydanticCustomError(
+                "levels", "levels: both are {level}; state two", {"level": repr(self.levels[0]), "field": "levels"}
+            )
+        return self
+
+    def between(self, factors: Mapping[str, tuple[Level, ...]]) -> tuple[Level, Level] | None:
+        """The two levels compared in a study with these factors; None where it holds the factor constant."""
+        known = factors.get(self.factor, ())
+        return None if len(known) < 2 else self.levels or (known[0], known[-1])
+
+
+class _Bounded(_Stated):
+    """A hypothesis that a number lies between `low` and `high`."""
+
+    low: Finite
+    high: Finite
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        _check_order(self.low, self.high)
+        return self
+
+
+class EffectStated(_Compared):
+    """A response goes `direction` from the first level to the second, averaged over all else."""
+
+    kind: Literal["effect"]
+    direction: Literal["up", "down"]
+    response: Name = "best_val_loss"
+
+
+class RatioStated(_Compared):
+    """A response at the second level over that at the first lies between `low` and `high`; either may be left out."""
+
+    kind: Literal["ratio"]
+    response: Name
+    low: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    high: Annotated[float, Field(gt=0)] = inf
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if (self.low, self.high) == (0.0, inf):
+            raise PydanticCustomError("bounds", "low: state low, high or both; any ratio would do", {"field": "low"})
+        _check_order(self.low, self.high)
+        return self
+
+
+class PlateauStated(_Stated):
+    """More than `share` of the runs have plateaued by step `by_step`, at `tolerance` nats per doubling of steps."""
+
+    kind: Literal["plateau"]
+    by_step: Annotated[int, Field(ge=1, strict=True)]
+    tolerance: Positive = 0.02
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class RangeStated(_Bounded):
+    """The mean of a response lies between `low` and `high`; with `device`, of runs trained on such a device."""
+
+    kind: Literal["range"]
+    response: Name
+    device: Literal["cpu", "cuda", "mps"] | None = None
+
+
+class SpikesStated(_Stated):
+    """Most steps that take longer than `times` the run's median come right after an evaluation."""
+
+    kind: Literal["spikes"]
+    times: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2.0
+
+
+class ExponentStated(_Bounded):
+    """An exponent of the scaling law of this form lies between `low` and `high`."""
+
+    kind: Literal["exponent"]
+    form: Literal["LND", "LN", "LD", "LC"] = "LND"
+    parameter: Literal["alpha", "beta"]
+
+    @model_validator(mode="after")
+    def _has_parameter(self) -> Self:
+        known = {"LND": ("alpha", "beta"), "LD": ("beta",)}.get(self.form, ("alpha",))
+        if self.parameter not in known:
+            raise PydanticCustomError(
+                "parameter",
+                "form {form} has no exponent {parameter}; it has {known}",
+                {"form": self.form, "parameter": self.parameter, "known": " and ".join(known), "field": "parameter"},
+            )
+        return self
+
+
+Hypothesis = EffectStated | RatioStated | PlateauStated | RangeStated | SpikesStated | ExponentStated
+_KINDS: dict[str, type[Hypothesis]] = {
+    "effect": EffectStated,
+    "ratio": RatioStated,
+    "plateau": PlateauStated,
+    "range": RangeStated,
+    "spikes": SpikesStated,
+    "exponent": ExponentStated,
+}
+
+
+def make_hypothesis(values: Mapping[str, Any], number: int) -> Hypothesis:
+    """A hypothesis from plain values. Raises ConfigError: one line that names it by its number in the file, from 1."""
+    kind = values.get("kind")
+    stated = _KINDS.get(kind) if isinstance(kind, str) else None
+    if stated is None:
+        what = "the key 'kind' is missing" if kind is None else f"kind={kind!r}"
+        raise _complaint(number, "kind", f"{what}: {did_you_mean(str(kind), _KINDS)}")
+    try:
+        return stated.model_validate(dict(values))
+    except ValidationError as error:
+        errors = error.errors()
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])  # a misspelt key first
+        key = str(first["loc"][0]) if first["loc"] else str(first.get("ctx", {}).get("field", ""))
+        match first["type"], len(first["loc"]):
+            case "missing", 1:
+                message = f"the key '{key}' is missing"
+            case "extra_forbidden", _:
+                message = f"unknown key '{key}': {did_you_mean(key, stated.model_fields)}"
+            case _, 0:
+                message = first["msg"]
+            case _:
+                message = f"{key}={values[key]!r}: {first['msg']}"
+        raise _complaint(number, key, message) from error
+
+
+def hypothesis_values(hypothesis: Hypothesis) -> dict[str, Any]:
+    """Plain values from which make_hypothesis makes the same hypothesis, defaults written out: they may change."""
+    values = {"says": hypothesis.says, "kind": hypothesis.kind, **hypothesis.model_dump(exclude_none=True)}
+    return {key: list(value) if key == "levels" else value for key, value in values.items()}
+
+
+def check_against_factors(hypothesis: Hypothesis, number: int, factors: Mapping[str, tuple[Level, ...]]) -> None:
+    """Raises ConfigError when a hypothesis is about a setting that does not exist or levels the study lacks.
+
+    A factor that the study holds constant is no mistake: the audit says that nothing can be learned about it.
+    """
+    if not isinstance(hypothesis, EffectStated | RatioStated):
+        return
+    factor = hypothesis.factor
+    if factor not in SETTINGS:
+        raise _complaint(number, "factor", f"unknown setting '{factor}': {did_you_mean(factor, SETTINGS)}")
+    known = factors.get(factor, ())
+    for level in hypothesis.levels or ():
+        if len(known) > 1 and level not in known:
+            raise _complaint(number, "levels", f"{factor} has no level {level!r}; its levels are {list(known)}")
+
+
+def _check_order(low: float, high: float) -> None:
+    if not low < high:
+        raise PydanticCustomError(
+            "bounds", "low={low} is not below high={high}", {"low": low, "high": high, "field": "low"}
+        )
+
+
+def _complaint(number: int, key: str, message: str) -> ConfigError:
+    """An error about a key of a hypothesis; its fields are those a study file keeps lines for."""
+    place = hypothesis_place(number)
+    return ConfigError(f"{place}: {message}", (f"{place} {key}", place, "hypotheses"))
+
+
+def hypothesis_place(number: int) -> str:
+    """What errors call the hypothesis with this number in its file."""
+    return f"hypothesis {number}"

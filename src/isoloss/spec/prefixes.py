@@ -1,0 +1,54 @@
+"""Runs that train the same weights: prefixes of one another, and settings that training never reads."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from isoloss.spec.config import RunConfig
+
+EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens")
+"""Settings that decide when and on what the loss is measured; training does not read them."""
+
+SCHEDULE_FIELDS = ("warmup_iters", "lr_decay_iters", "min_lr")
+"""Settings that training reads only where decay_lr is true."""
+
+Key = tuple[tuple[str, Any], ...]
+
+
+def training_key(config: RunConfig) -> Key:
+    """What decides a run's weights at every step: runs of equal keys train the same, however they are evaluated."""
+    return _key(config, without=EVALUATION_FIELDS)
+
+
+def prefix_groups(configs: Sequence[RunConfig]) -> list[tuple[RunConfig, ...]]:
+    """Groups of runs of which each is, up to its end, what the longest of its group trains; the longest last.
+
+    They differ in max_iters alone where the learning rate does not follow it: decay_lr false, or one lr_decay_iters
+    for all. Runs of a group that are equally long differ in settings that training does not read. Runs without such a
+    partner are in no group. All are evaluated alike, but for a shorter run's last evaluation, at its own end.
+    """
+    groups: dict[Key, list[RunConfig]] = defaultdict(list)
+    for config in configs:
+        groups[_key(config, without=("max_iters",))].append(config)
+    return [tuple(sorted(group, key=lambda config: config.max_iters)) for group in groups.values() if len(group) > 1]
+
+
+def changes_nothing(factor: str, configs: Sequence[RunConfig]) -> list[RunConfig]:
+    """The runs that train the same weights at every level of a factor."""
+    groups: dict[Key, list[RunConfig]] = defaultdict(list)
+    for config in configs:
+        groups[tuple((name, value) for name, value in config if name != factor)].append(config)
+    equal = [group for group in groups.values() if len(group) > 1 and len({training_key(c) for c in group}) == 1]
+    return [config for group in equal for config in group]
+
+
+def _key(config: RunConfig, without: Iterable[str]) -> Key:
+    """The settings that count, by name: the corpus by content, lr_decay_iters by the horizon it stands for."""
+    values = config.model_dump(exclude={"corpus", *without})
+    if config.decay_lr:
+        values["lr_decay_iters"] = config.decay_horizon
+    else:
+        values |= dict.fromkeys(SCHEDULE_FIELDS)
+    return tuple(sorted(values.items()))

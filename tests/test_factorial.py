@@ -1,0 +1,350 @@
+"""Effects of factorials against statsmodels, known truths and designs that cannot tell."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import statsmodels.formula.api as smf
+from statsmodels.stats.anova import anova_lm
+
+from isoloss.analysis.effects import Effect, Effects, analyse_effects, level_difference
+from isoloss.cli.effects import effects_as_json, effects_as_text
+from isoloss.errors import ConfigError
+
+
+def grid(levels: dict[str, tuple[Any, ...]], seeds: int = 1) -> list[dict[str, Any]]:
+    cells = itertools.product(*levels.values())
+    return [{**dict(zip(levels, cell, strict=True)), "seed": seed} for cell in cells for seed in range(seeds)]
+
+
+def noisy(rows: list[dict[str, Any]], generator: np.random.Generator, sd: float = 1.0) -> pl.DataFrame:
+    return pl.DataFrame(rows).with_columns(y=pl.Series(generator.normal(0, sd, len(rows))))
+
+
+def named(effects: Effects) -> dict[str, Effect]:
+    return {effect.term: effect for effect in effects.effects}
+
+
+def codes(effects: Effects) -> list[str]:
+    return [caution.code for caution in effects.cautions]
+
+
+@pytest.fixture
+def unbalanced() -> pl.DataFrame:
+    """A two-way table of 2 × 3 cells with 1 to 5 runs each."""
+    generator = np.random.default_rng(3)
+    cells = [("low", 0, 3), ("low", 1, 1), ("low", 2, 5), ("high", 0, 2), ("high", 1, 4), ("high", 2, 2)]
+    rows = [
+        {"a": a, "b": "pqr"[b], "y": 2.0 + 0.5 * (a == "high") + 0.3 * b + generator.normal(0, 0.4)}
+        for a, b, runs in cells
+        for _ in range(runs)
+    ]
+    return pl.DataFrame(rows)
+
+
+def oracle(table: pl.DataFrame, formula: str) -> Any:
+    return smf.ols(formula, pd.DataFrame(table.to_dict(as_series=False))).fit()
+
+
+def test_an_unbalanced_two_way_table_agrees_with_statsmodels(unbalanced: pl.DataFrame) -> None:
+    effects = analyse_effects(unbalanced, "y", ["a", "b"])
+    expected = anova_lm(oracle(unbalanced, "y ~ C(a) * C(b)"), typ=2)
+    for term, row in (("a", "C(a)"), ("b", "C(b)"), ("a × b", "C(a):C(b)")):
+        effect = named(effects)[term]
+        assert effect.df == expected.df[row]
+        assert pytest.approx(expected.F[row], rel=1e-9) == effect.F
+        assert effect.p == pytest.approx(expected["PR(>F)"][row], rel=1e-9)
+        share = expected.sum_sq[row] / (expected.sum_sq[row] + expected.sum_sq["Residual"])
+        assert effect.partial_eta_squared == pytest.approx(share, rel=1e-9)
+    assert effects.error is not None and effects.error.df == 11
+    assert effects.error.sd**2 == pytest.approx(expected.sum_sq["Residual"] / 11)
+    assert "unbalanced" in codes(effects)
+
+
+def test_sizes_are_equally_weighted_means_with_the_models_intervals(unbalanced: pl.DataFrame) -> None:
+    effect = named(analyse_effects(unbalanced, "y", ["a", "b"]))["a"]
+    cells = unbalanced.group_by("a", "b").agg(pl.col("y").mean()).group_by("a").agg(pl.col("y").mean())
+    means = dict(cells.iter_rows())
+    coded = unbalanced.with_columns(  # columns that sum to zero, a level apart: the coefficient is the difference
+        up=pl.when(pl.col("a") == "high").then(0.5).otherwise(-0.5),
+        q=(pl.col("b") == "q").cast(pl.Int8) - (pl.col("b") == "p").cast(pl.Int8),
+        r=(pl.col("b") == "r").cast(pl.Int8) - (pl.col("b") == "p").cast(pl.Int8),
+    )
+    low, high = oracle(coded, "y ~ up * (q + r)").conf_int().loc["up"]
+    assert effect.estimate is not None and effect.contrast == "high − low"
+    assert effect.estimate.value == pytest.approx(means["high"] - means["low"])
+    assert (effect.estimate.low, effect.estimate.high) == pytest.approx((low, high), rel=1e-9)
+    assert effect.estimate.n == 17
+
+
+def test_three_unbalanced_factors_with_higher_orders_in_the_error() -> None:
+    """One lone replicate is too few for pure error: the residual of the two-factor model is statsmodels' own."""
+    table = noisy(grid({"a": (1, 2), "b": ("x", "y", "z"), "c": (1, 2)}), np.random.default_rng(0))
+    table = pl.concat([table, table[:1].with_columns(pl.col("y") + 1)])
+    effects = analyse_effects(table, "y", ["a", "b", "c"])
+    expected = anova_lm(oracle(table, "y ~ (C(a) + C(b) + C(c))**2"), typ=2)
+    assert {term: effect.F for term, effect in named(effects).items()} == pytest.approx(
+        {
+            term: expected.F[":".join(f"C({name})" for name in term.split(" × "))]
+            for term in ("a", "b", "c", "a × b", "a × c", "b × c")
+        },
+        rel=1e-9,
+    )
+    assert "few_replicates" in codes(effects)
+
+
+def test_crossed_seeds_are_blocks() -> None:
+    """Seeds that differ a lot leave the effects as sharp as if they did not; statsmodels with a seed term agrees."""
+    generator = np.random.default_rng(1)
+    table = noisy(grid({"a": (1, 2), "b": (3, 4)}, seeds=5), generator, 0.1).with_columns(
+        y=pl.col("y") + 10.0 * pl.col("seed") + 0.5 * pl.col("a")
+    )
+    table = pl.concat([table, table[3:4].with_columns(pl.col("y") + 0.1)])  # one run twice: counts differ
+    blocked = analyse_effects(table, "y", ["a", "b"], block="seed")
+    coded = table.with_columns(a=pl.col("a") - 1.5, b=pl.col("b") - 3.5)
+    expected = oracle(coded, "y ~ a * b + C(seed)")
+    assert blocked.block == "seed" and blocked.error is not None
+    assert blocked.error.df == expected.df_resid
+    assert blocked.error.sd**2 == pytest.approx(expected.mse_resid, rel=1e-6)
+    effect = named(blocked)["a"]
+    assert pytest.approx(anova_lm(expected, typ=2).F["a"], rel=1e-6) == effect.F
+    assert effect.estimate is not None
+    assert effect.estimate.value == pytest.approx(expected.params["a"])
+    assert "seed blocks" in effect.estimate.method
+    unblocked = analyse_effects(table, "y", ["a", "b"])
+    assert unblocked.error is not None and unblocked.error.sd > 50 * blocked.error.sd
+
+
+def test_seeds_that_are_not_crossed_are_ignored_and_said() -> None:
+    rows = grid({"a": (1, 2)}, seeds=4)
+    table = noisy(rows, np.random.default_rng(0)).with_columns(seed=pl.Series(range(len(rows))))
+    effects = analyse_effects(table, "y", ["a"], block="seed")
+    assert effects.block is None and "block_not_crossed" in codes(effects)
+    assert effects.error is not None and effects.error.df == 6
+
+
+def test_a_known_balanced_design_without_noise_gives_its_effects_back() -> None:
+    """Noise that is a contrast of replicates alone: effects are exact, and so is the error."""
+    rows = grid({"width": (32, 64, 128), "drop": (0.0, 0.1)}, seeds=2)
+    table = pl.DataFrame(rows).with_columns(
+        y=2.0
+        - 0.25 * (pl.col("width") / 32).log(2)
+        + 0.02 * (pl.col("width") / 32).log(2) ** 2
+        + 3.0 * pl.col("drop")
+        + pl.when(pl.col("seed") == 1).then(0.01).otherwise(-0.01)
+    )
+    effects = analyse_effects(table, "y", ["width", "drop"])
+    width, drop, both = effects.effects
+    assert width.contrast == "linear, per doubling" and width.df == 2
+    assert width.estimate is not None and width.estimate.value == pytest.approx(-0.21)  # -0.25 + 2 · 0.02
+    (quadratic,) = width.others
+    assert quadratic.estimate is not None and quadratic.estimate.value == pytest.approx(0.02)
+    assert drop.estimate is not None and drop.estimate.value == pytest.approx(0.3)
+    assert both.estimate is not None and both.estimate.value == pytest.approx(0, abs=1e-12)
+    assert effects.error is not None and effects.error.df == 6
+    assert effects.error.sd == pytest.approx(math.sqrt(12 * 0.01**2 / 6))
+    blocked = analyse_effects(table, "y", ["width", "drop"], block="seed")
+    assert blocked.error is None and "no_noise" in codes(blocked)
+    assert all(effect.F is None and effect.p is None for effect in blocked.effects)
+    assert [effect.estimate.low for effect in blocked.effects if effect.estimate] == [None] * 3
+
+
+def test_an_interaction_of_two_levels_each_is_half_the_difference_of_differences() -> None:
+    table = pl.DataFrame({"a": [1, 1, 2, 2], "b": ["p", "q", "p", "q"], "y": [0.0, 1.0, 2.0, 7.0]})
+    effect = named(analyse_effects(table, "y", ["a", "b"]))["a × b"]
+    assert effect.contrast == "½ (2 − 1) × (q − p)"
+    assert effect.estimate is not None and effect.estimate.value == pytest.approx(2.0)  # ((7 - 2) - (1 - 0)) / 2
+
+
+def test_levels_of_words_and_of_numbers_with_zero_are_compared_with_the_first() -> None:
+    table = noisy(grid({"data": ("wiki", "books", "code"), "drop": (0.2, 0.0, 0.1)}, 2), np.random.default_rng(0))
+    effects = named(analyse_effects(table, "y", ["data", "drop"]))
+    assert [effects["data"].contrast, *(other.contrast for other in effects["data"].others)] == [
+        "books − wiki",
+        "code − wiki",
+    ]
+    assert effects["drop"].contrast == "0.1 − 0.0"
+    assert len(effects["data × drop"].others) == 3
+
+
+def test_intervals_of_main_effects_cover_their_truth() -> None:
+    """400 unbalanced blocked designs of 8 cells: 95% intervals, as stated."""
+    generator = np.random.default_rng(11)
+    rows = grid({"a": (1, 2), "b": (1, 2), "c": (1, 2)}, seeds=2)
+    rows += rows[:5]
+    base = pl.DataFrame(rows)
+    truth = {"a": 0.7, "b": 0.0, "c": -0.2}
+    mean = sum(size * (base[name].to_numpy() - 1) for name, size in truth.items()) + 3.0 * base["seed"].to_numpy()
+    covered = 0
+    for _ in range(400):
+        table = base.with_columns(y=pl.Series(mean + generator.normal(size=len(base))))
+        effects = named(analyse_effects(table, "y", ["a", "b", "c"], block="seed"))
+        for name, size in truth.items():
+            estimate = effects[name].estimate
+            assert estimate is not None and estimate.low is not None and estimate.high is not None
+            covered += estimate.low <= size <= estimate.high
+    assert 0.93 <= covered / 1200 <= 0.97
+
+
+def test_null_designs_make_few_false_claims() -> None:
+    """Replicated, and screened without replicates: after Holm, at most 5% of 150 tables claim anything."""
+    generator = np.random.default_rng(5)
+    replicated = grid({"a": (1, 2, 3), "b": (1, 2), "c": (1, 2)}, seeds=2)
+    screened = grid({"a": (1, 2), "b": (1, 2), "c": (1, 2), "d": (1, 2)})
+    for rows, factors in ((replicated, ["a", "b", "c"]), (screened, ["a", "b", "c", "d"])):
+        false = 0
+        for _ in range(150):
+            effects = analyse_effects(noisy(rows, generator), "y", factors, block="seed").effects
+            false += any(effect.p_holm is not None and effect.p_holm < 0.05 for effect in effects)
+        assert false <= 14  # 7.5 expected at most; 14 is the 99th percentile
+
+
+def test_a_level_difference_is_the_effects_own_estimate(unbalanced: pl.DataFrame) -> None:
+    effect = named(analyse_effects(unbalanced, "y", ["a", "b"]))["b"]
+    (r_minus_p,) = (other.estimate for other in effect.others if other.contrast == "r − p")
+    difference = level_difference(unbalanced, "y", "b", "p", "r", ["a", "b"])
+    assert difference.estimate is not None and r_minus_p is not None
+    assert (difference.estimate.value, difference.estimate.low) == pytest.approx((r_minus_p.value, r_minus_p.low))
+    assert difference.estimate.method == "difference of least-squares means; t on 11 df of pure error within cells"
+    back = level_difference(unbalanced, "y", "b", "r", "p", ["a", "b"])
+    assert back.estimate is not None and back.estimate.value == pytest.approx(-difference.estimate.value)
+    assert back.p == pytest.approx(difference.p)
+    fit = oracle(unbalanced, "y ~ C(a, Sum) * C(b, Treatment('p'))")
+    assert difference.p == pytest.approx(fit.pvalues["C(b, Treatment('p'))[T.r]"])
+
+
+@pytest.mark.parametrize("levels", [("p", "z"), ("p", "p"), (1, 2)])
+def test_a_level_difference_needs_two_levels_of_the_table(unbalanced: pl.DataFrame, levels: tuple[Any, Any]) -> None:
+    with pytest.raises(ConfigError, match="'b'"):
+        level_difference(unbalanced, "y", "b", *levels, ["a"])
+
+
+def test_unreplicated_tables_have_values_and_only_higher_orders_as_noise() -> None:
+    table = noisy(grid({"a": (1, 2), "b": (1, 2, 4)}), np.random.default_rng(0))
+    saturated = analyse_effects(table, "y", ["a", "b"])
+    assert saturated.error is None and "no_error" in codes(saturated) and not saturated.replicated
+    difference = level_difference(table, "y", "a", 1, 2, ["a", "b"])
+    assert difference.estimate is not None and difference.p is None
+    assert (difference.estimate.low, difference.estimate.high) == (None, None)
+    larger = noisy(grid({"a": (1, 2), "b": (1, 2, 4), "c": (1, 2)}), np.random.default_rng(0))
+    pooled = analyse_effects(larger, "y", ["a", "b", "c"])
+    expected = oracle(larger, "y ~ (C(a) + C(b) + C(c))**2")
+    assert pooled.error is not None and pooled.error.screening and pooled.error.df == expected.df_resid == 2
+    assert pooled.error.sd**2 == pytest.approx(expected.mse_resid)
+    assert "unreplicated" in codes(pooled)
+    assert all("screening" in effect.estimate.method for effect in pooled.effects if effect.estimate)
+
+
+def test_what_empty_cells_leave_open_has_no_number() -> None:
+    """The additive part is still tested as statsmodels does; a mean over the empty cell is not made up."""
+    table = noisy(grid({"a": (1, 2), "b": ("x", "y")}, seeds=4), np.random.default_rng(2))
+    table = table.filter((pl.col("a") == 1) | (pl.col("b") == "x"))
+    effects = analyse_effects(table, "y", ["a", "b"])
+    assert {"empty_cells", "not_estimable", "partly_estimable"} <= set(codes(effects))
+    interaction = named(effects)["a × b"]
+    assert (interaction.df, interaction.F, interaction.p, interaction.estimate) == (0, None, None, None)
+    main = named(effects)["a"]
+    assert main.estimate is None
+    assert pytest.approx(anova_lm(oracle(table, "y ~ C(a) + C(b)"), typ=2).F["C(a)"]) == main.F
+    assert level_difference(table, "y", "a", 1, 2, ["a", "b"]).estimate is None
+
+
+def test_aliased_factors_are_named_and_have_no_number() -> None:
+    table = noisy(grid({"width": (64, 128), "drop": (0, 1)}, seeds=3), np.random.default_rng(0))
+    table = table.with_columns(heads=pl.col("width") // 16)
+    effects = analyse_effects(table, "y", ["width", "heads", "drop"])
+    (aliased,) = (caution for caution in effects.cautions if caution.code == "aliased")
+    assert "width and heads" in aliased.text
+    assert named(effects)["width"].df == named(effects)["heads"].df == 0
+    assert named(effects)["width"].estimate is None
+    assert pytest.approx(anova_lm(oracle(table, "y ~ C(width) * drop"), typ=2).F["drop"]) == named(effects)["drop"].F
+
+
+def test_interactions_of_three_factors_that_stand_out_are_said() -> None:
+    table = noisy(grid({"a": (-1, 1), "b": (-1, 1), "c": (-1, 1)}, seeds=3), np.random.default_rng(0), 0.1)
+    table = table.with_columns(y=pl.col("y") + pl.col("a") * pl.col("b") * pl.col("c"))
+    effects = analyse_effects(table, "y", ["a", "b", "c"])
+    assert "higher_order" in codes(effects)
+    assert effects.error is not None and effects.error.df == 16 and effects.error.sd < 0.2
+
+
+def test_tables_with_nothing_to_find() -> None:
+    rows = pl.DataFrame(grid({"a": (1, 2), "b": (1, 2)}, seeds=2))
+    constant = analyse_effects(rows.with_columns(y=pl.lit(0.1)), "y", ["a", "b"])
+    assert "constant_response" in codes(constant)
+    assert all(e.F is None and e.p is None and e.p_holm is None for e in constant.effects)
+    assert [e.estimate.value for e in constant.effects if e.estimate] == pytest.approx([0, 0, 0], abs=1e-15)
+    one = analyse_effects(pl.DataFrame({"a": [1], "y": [2.0]}), "y", ["a"])
+    assert (one.n, one.effects, codes(one)) == (1, (), ["one_level", "no_factor"])
+    assert "1 run in 1 cell" in effects_as_text(one)
+    dropped = analyse_effects(noisy(rows.with_columns(b=1).to_dicts(), np.random.default_rng(0)), "y", ["a", "b"])
+    assert [e.term for e in dropped.effects] == ["a"] and "one_level" in codes(dropped)
+
+
+def test_rows_without_a_value_are_left_out_and_counted() -> None:
+    table = noisy(grid({"a": (1.0, 2.0)}, seeds=4), np.random.default_rng(0))
+    damaged = pl.concat(
+        [table, pl.DataFrame({"a": [1.0, math.nan, None, 2.0], "seed": [8, 8, 8, 8], "y": [math.nan, 1.0, 1.0, None]})]
+    )
+    effects = analyse_effects(damaged, "y", ["a"])
+    assert effects.n == 8 and effects.effects == analyse_effects(table, "y", ["a"]).effects
+    assert effects.cautions[0].code == "incomplete_rows" and "4 of 12" in effects.cautions[0].text
+
+
+@pytest.mark.parametrize(
+    ("response", "factors", "block", "says"),
+    [
+        ("y", ["y"], None, "both the response and a factor"),
+        ("y", ["a"], "y", "both the response and the block"),
+        ("y", ["a"], "a", "both a factor and the block"),
+        ("y", [], None, "no factor"),
+        ("y", ["aa"], None, "no column 'aa'"),
+        ("word", ["a"], None, "not numeric"),
+        ("y", ["x"], None, "5,000 levels"),
+        ("huge", ["a"], None, "rescale it"),
+        ("y", ["lists"], None, "neither factor nor block"),
+        ("y", ["m1", "m2"], None, "2,352 columns"),
+        ("y", [f"f{number}" for number in range(13)], None, "13 factors"),
+    ],
+)
+def test_bad_input_is_one_clear_line(response: str, factors: list[str], block: str | None, says: str) -> None:
+    n = 5000
+    number = pl.Series(range(n))
+    table = pl.DataFrame({"a": number % 2, "y": number / 7, "x": number / 3, "word": ["w"] * n}).with_columns(
+        m1=number % 48, m2=number // 48 % 49, lists=pl.concat_list("a", "a"), huge=number * 1e200
+    )
+    with pytest.raises(ConfigError, match=says) as caught:
+        analyse_effects(table, response, factors, block)
+    assert "\n" not in str(caught.value)
+
+
+def test_ten_thousand_rows_take_well_under_two_seconds() -> None:
+    generator = np.random.default_rng(0)
+    table = pl.DataFrame({f"f{i}": generator.integers(1, levels, 10_000) for i, levels in enumerate((3, 4, 5, 6))})
+    table = table.with_columns(y=pl.Series(generator.normal(size=10_000)))
+    start = time.perf_counter()
+    effects = analyse_effects(table, "y", table.columns[:4])
+    assert time.perf_counter() - start < 1.5
+    assert effects.n == 10_000 and effects.error is not None and effects.error.df == 10_000 - 120
+
+
+def test_text_and_json_say_the_same(unbalanced: pl.DataFrame) -> None:
+    effects = analyse_effects(unbalanced, "y", ["a", "b"])
+    text = effects_as_text(effects)
+    assert text.startswith("y: 17 runs in 6 cells; error sd ")
+    assert all(len(line) <= 110 for line in text.splitlines())
+    assert "unbalanced: " in text and "high − low" in text
+    data = json.loads(effects_as_json(effects))
+    first = effects.effects[0]
+    assert first.estimate is not None
+    assert data["effects"][0]["estimate"]["value"] == first.estimate.value
+    assert data["effects"][0]["p"] == first.p
+    assert data["error"]["df"] == 11 and data["screening"] is None

@@ -1,0 +1,271 @@
+"""Scaling fits on laws whose parameters are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from isoloss.analysis.frontier import frontier, hold_out_largest, predict
+from isoloss.analysis.isoflop import isoflop_profiles
+from isoloss.analysis.laws import AXES, Form, make_law
+from isoloss.analysis.scaling import Fit, fit_law, other_objectives
+from isoloss.analysis.solve import make_objective, refine, solve
+from isoloss.analysis.uncertainty import huber_inefficiency
+from isoloss.cli import run_command_line
+from isoloss.errors import ConfigError
+
+TRUTH = {"E": 1.4, "A": 60.0, "B": 160.0, "alpha": 0.38, "beta": 0.39}
+COLUMNS = {"N": "N", "D": "D", "C": "C", "loss": "loss"}
+
+
+def surface(n: Any, d: Any) -> Any:
+    return TRUTH["E"] + TRUTH["A"] / n ** TRUTH["alpha"] + TRUTH["B"] / d ** TRUTH["beta"]
+
+
+def grid(sizes: int = 4, horizons: int = 4, noise: float = 0.0, seed: int = 0, replicates: int = 1) -> pl.DataFrame:
+    n, d = np.meshgrid(np.geomspace(1e5, 3e6, sizes), np.geomspace(5e5, 1.5e7, horizons), indexing="ij")
+    n, d = np.repeat(n.ravel(), replicates), np.repeat(d.ravel(), replicates)
+    loss = surface(n, d) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))
+    return pl.DataFrame({"N": n, "D": d, "C": 6 * n * d, "loss": loss})
+
+
+def fitted(table: pl.DataFrame, form: Form = "LND", **options: Any) -> Fit:
+    return fit_law(table, form, COLUMNS, **options)
+
+
+def values(fit: Fit) -> dict[str, float]:
+    return {name: parameter.estimate.value for name, parameter in fit.parameters.items()}
+
+
+@pytest.mark.parametrize("name", ["huber", "ls", "lad"])
+def test_without_noise_the_parameters_come_back(name: Any) -> None:
+    fit = fitted(grid(), objective=make_objective(name))
+    assert values(fit) == pytest.approx(TRUTH, rel=1e-6)
+    assert fit.solution.n_agreeing > 16
+    assert list(fit.parameters) == ["E", "A", "B", "alpha", "beta"]
+
+
+@pytest.mark.parametrize("form", ["LN", "LD", "LC"])
+@pytest.mark.parametrize("floor", [True, False])
+def test_laws_in_one_variable_come_back_with_and_without_a_floor(form: Form, floor: bool) -> None:
+    (axis,) = AXES[form]
+    x = np.geomspace(1e5, 1e8, 6)
+    table = pl.DataFrame({axis: x, "loss": 1.7 * floor + 50 * x**-0.3})
+    found = values(fitted(table, form, floor=floor))
+    scale, exponent = ("B", "beta") if axis == "D" else ("A", "alpha")
+    assert found == pytest.approx({scale: 50.0, exponent: 0.3, **({"E": 1.7} if floor else {})}, rel=1e-6)
+
+
+def test_derivatives_are_those_of_finite_differences() -> None:
+    table = grid(noise=0.01)
+    law = make_law("LND", True, table.select("N", "D").to_numpy().T, table["loss"].to_numpy())
+    theta_p = np.array([-0.5, -0.7, 0.4, 0.3, 0.4])
+    for name in ("huber", "ls", "lad"):
+        objective = make_objective(name, 5e-3)
+        residuals_n, jacobian_nxp = objective.residuals(law, theta_p)
+        gradient_p = jacobian_nxp.T @ objective.slopes(residuals_n)
+        for i, step_p in enumerate(1e-7 * np.eye(5)):
+            plus_n, minus_n = (objective.residuals(law, theta_p + sign * step_p)[0] for sign in (1, -1))
+            assert jacobian_nxp[:, i] == pytest.approx((plus_n - minus_n) / 2e-7, abs=1e-6)
+            slope = (objective.value(plus_n) - objective.value(minus_n)) / 2e-7
+            assert gradient_p[i] == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+def test_no_start_of_a_wide_random_search_finds_a_lower_minimum() -> None:
+    table = grid(6, 6, noise=0.01, seed=3)
+    law = make_law("LND", True, table.select("N", "D").to_numpy().T, table["loss"].to_numpy())
+    for name in ("huber", "lad"):
+        objective = make_objective(name)
+        found = solve(law, objective)
+        low_p, high_p = law.bounds()
+        rng = np.random.default_rng(0)
+        for _ in range(3):
+            other_p = refine(law, objective, rng.uniform(low_p, high_p))
+            other = objective.value(objective.residuals(law, other_p)[0])
+            assert found.value <= other * (1 + 1e-7)
+
+
+def test_huber_lies_between_least_squares_and_the_median_in_efficiency() -> None:
+    assert huber_inefficiency(None, 0.01) == 1
+    assert huber_inefficiency(1e-9, 0.01) == pytest.approx(np.pi / 2)
+    assert huber_inefficiency(1.0, 0.01) == pytest.approx(1, abs=1e-6)
+    assert huber_inefficiency(0.0145, 0.01) == pytest.approx(1 / 0.963, rel=0.01)  # 95% efficient at 1.345, Huber 1981
+
+
+@pytest.mark.parametrize("cells", [3, 4])
+def test_nominal_intervals_cover(cells: int) -> None:
+    """`make calibrate` measures the rates; this would see intervals that are half as wide as they should be."""
+    hits: list[bool] = []
+    for seed in range(15):
+        fit = fitted(grid(cells, cells, noise=0.004, seed=seed))
+        for name, parameter in fit.parameters.items():
+            low, high = parameter.estimate.low, parameter.estimate.high
+            assert low is not None and high is not None
+            hits.append(low <= TRUTH[name] <= high)
+        new = predict(fit, {"N": 6e6, "D": 3e7}).law
+        assert new.low is not None and new.high is not None
+        hits.append(new.low <= surface(6e6, 3e7) <= new.high)
+    assert np.mean(hits) >= 0.85
+
+
+def test_bootstrap_and_delta_intervals_are_of_one_size() -> None:
+    table = grid(4, 4, noise=0.004, replicates=2)
+    delta = fitted(table)
+    boot = fitted(table, intervals="bootstrap")
+    assert "16 cells" in delta.uncertainty.method  # pyright: ignore[reportOptionalMemberAccess]
+    for name in TRUTH:
+        ratio = (boot.parameters[name].se or 0) / (delta.parameters[name].se or 1)
+        assert 0.5 < ratio < 1.6, name
+
+
+def test_replicates_do_not_make_a_lack_of_fit_look_certain() -> None:
+    """Noise that replicates share must widen intervals as if there were no replicates."""
+    one = grid(4, 4, noise=0.01)
+    copied = pl.concat([one] * 9)
+    se = {n: [fitted(table).parameters["alpha"].se or 0 for table in (one, copied)] for n in ("alpha",)}["alpha"]
+    assert se[1] == pytest.approx(se[0], rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("table", "code"),
+    [
+        (lambda: grid(2, 6), "few_levels"),
+        (lambda: grid(6, 2), "few_levels"),
+        (lambda: grid(2, 2), "too_few_rows"),
+        (lambda: grid(1, 1), "too_few_rows"),
+        (lambda: grid(6, 6).filter((pl.col("D") / pl.col("N")).is_between(4.9, 5.1)), "axes_correlated"),
+    ],
+)
+def test_what_cannot_be_identified_gives_no_numbers(table: Callable[[], pl.DataFrame], code: str) -> None:
+    fit = fitted(table().with_columns(loss=pl.col("loss") + pl.int_range(pl.len()) * 1e-4))
+    assert fit.status == "unidentified"
+    assert code in {caution.code for caution in fit.cautions}
+    assert not fit.parameters and not other_objectives(fit)
+    with pytest.raises(ConfigError, match="unidentified"):
+        predict(fit, {"N": 1e6, "D": 1e6})
+
+
+def test_a_law_without_a_floor_says_that_the_floor_is_at_its_bound() -> None:
+    x = np.geomspace(1e5, 1e8, 8)
+    loss = 50 * x**-0.3 * np.exp(0.002 * np.random.default_rng(1).standard_normal(8))
+    fit = fitted(pl.DataFrame({"N": x, "loss": loss}), "LN")
+    floor = fit.parameters["E"].estimate
+    if floor.low is None:
+        assert "at_bound" in {caution.code for caution in fit.cautions}
+    alpha = fit.parameters["alpha"].estimate
+    assert alpha.low is not None and alpha.high is not None and alpha.low < 0.3 < alpha.high
+
+
+def test_schedules_that_stop_short_are_said() -> None:
+    table = grid().with_columns(max_iters=1000, lr_decay_iters=pl.lit(5000))
+    assert "horizon_unmatched" in {caution.code for caution in fitted(table).cautions}
+
+
+def test_the_frontier_is_the_lowest_loss_at_its_compute() -> None:
+    found = frontier(fitted(grid(5, 5)), [1e13])
+    assert found.a.value == pytest.approx(TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"]), rel=1e-6)
+    (optimum,) = found.optima
+    n = np.geomspace(1e4, 1e8, 200_001)
+    losses = surface(n, 1e13 / 6 / n)
+    assert optimum.n_params.value == pytest.approx(n[losses.argmin()], rel=1e-4)
+    assert optimum.loss.value == pytest.approx(losses.min(), rel=1e-9)
+    assert optimum.n_params.value * optimum.tokens.value == pytest.approx(1e13 / 6)
+
+
+def test_the_held_out_size_is_predicted_without_having_been_seen() -> None:
+    table = grid(5, 4)
+    shifted = table.with_columns(loss=pl.when(pl.col("N") == pl.col("N").max()).then(9.0).otherwise("loss"))
+    held = hold_out_largest(fitted(table), shifted)
+    assert held is not None
+    assert [row.predicted.value for row in held.rows] == pytest.approx(
+        [surface(row.point["N"], row.point["D"]) for row in held.rows], rel=1e-6
+    )
+    assert held.mean_error > 5 and held.n_inside == 0
+    assert hold_out_largest(fitted(grid(3, 4)), grid(3, 4)) is None
+
+
+def test_a_prediction_far_beyond_the_data_says_so() -> None:
+    fit = fitted(grid(4, 4, noise=0.002))
+    near, far = predict(fit, {"N": 3e6, "D": 3e7}), predict(fit, {"N": 3e8, "D": 3e8})
+    assert not near.cautions and [caution.code for caution in far.cautions] == ["extrapolates"]
+    assert near.law.value == near.new_run.value
+    assert (near.new_run.high or 0) > (near.law.high or 9)
+
+
+def profile_table(sizes: Any, compute: float = 1e13) -> pl.DataFrame:
+    """Runs of one compute under a law whose valley is steeper on the side of small models."""
+    n = np.asarray(sizes)
+    loss = 1.4 + 60 / n**0.5 + 160 / (compute / 6 / n) ** 0.25
+    return pl.DataFrame({"N": n, "C": np.full(len(n), compute), "loss": loss})
+
+
+def test_a_cubic_finds_the_bottom_that_a_parabola_misses() -> None:
+    fine = profile_table(np.geomspace(1e3, 1e8, 500_001))
+    best = fine["N"][fine["loss"].arg_min() or 0]
+    table = profile_table(best * np.geomspace(0.1, 10, 9))
+    (cubic,), (parabola,) = (isoflop_profiles(table, "N", "C", "loss", curve) for curve in ("cubic", "parabola"))
+    assert cubic.optimal_params and parabola.optimal_params
+    off = [abs(np.log(found.optimal_params.value / best)) for found in (cubic, parabola) if found.optimal_params]
+    assert off[0] < 0.01 and off[1] > 0.1
+    assert [caution.code for caution in parabola.cautions] == ["parabola_biased"]
+
+
+def test_a_profile_without_a_bracketed_minimum_gives_none() -> None:
+    (profile,) = isoflop_profiles(profile_table(np.geomspace(1e6, 1e8, 7)), "N", "C", "loss")
+    assert profile.optimal_params is None
+    assert [caution.code for caution in profile.cautions] == ["not_bracketed"]
+    (few,) = isoflop_profiles(profile_table([1e5, 1e6, 2e6, 1e7]), "N", "C", "loss")
+    assert [caution.code for caution in few.cautions] == ["few_levels"]
+    assert isoflop_profiles(grid(3, 4), "N", "C", "loss") == []
+
+
+def test_the_command_prints_the_documented_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "runs.csv"
+    grid(5, 4, noise=0.002).write_csv(path)
+    arguments = ["fit", str(path), "--predict", "N=1e6,D=1e7", "--holdout", "largest", "--json"]
+    assert run_command_line(arguments) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["form"] == "LND" and said["n"] == 20 and said["status"] == "ok"
+    assert said["objective"]["name"] == "huber" and said["objective"]["delta"] == 1e-3
+    assert set(said["parameters"]["alpha"]) == {"value", "low", "high", "se"}
+    assert said["predictions"][0]["low"] < said["predictions"][0]["law_low"] < said["predictions"][0]["value"]
+    assert said["holdout"]["n"] == 4
+    assert {"a", "b"} <= set(said["frontier"])
+    assert run_command_line(["fit", str(path)]) == 0
+    assert "compute-optimal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda t: t.rename({"loss": "losss"}), "did you mean 'losss'"),
+        (lambda t: t.with_columns(N=pl.lit("big")), "column 'N' is not numeric: it holds 'big'"),
+        (lambda t: t.with_columns(D=-pl.col("D")), "must be above 0"),
+        (lambda t: t.with_columns(loss=pl.lit(2.0)), "are equal"),
+        (lambda t: t.with_columns(loss=pl.lit(None, dtype=pl.Float64)), "no row of the table"),
+        (lambda t: t.head(0), "has no rows"),
+    ],
+)
+def test_bad_tables_get_one_line(
+    change: Callable[[pl.DataFrame], pl.DataFrame], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "runs.csv"
+    change(grid()).write_csv(path)
+    assert run_command_line(["fit", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert complaint in said and said.count("\n") == 1
+
+
+def test_rows_without_values_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    gaps = grid(5, 5, noise=0.002).with_columns(loss=pl.when(pl.int_range(pl.len()) < 3).then(None).otherwise("loss"))
+    gaps.write_csv(path)
+    fit = fitted(pl.read_csv(path))
+    assert fit.n == 22
+    assert "3 of 25 rows" in next(c.text for c in fit.cautions if c.code == "incomplete_rows")

@@ -9,21 +9,22 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from isoloss.analysis.curves import loss_roughness, pooled, proportion, short_term_noise, spike_report
+from isoloss.analysis.curves import pooled, proportion, short_term_noise, spike_report
 from isoloss.errors import ConfigError
+from isoloss.store.tables import loss_roughness
 
 
 def test_roughness_is_the_noise_and_not_the_trend() -> None:
     step_S = np.arange(20_000)
     noise_S = np.random.default_rng(1).normal(0, 0.03, 20_000)
-    assert loss_roughness(4 - 2 * step_S / 20_000 + noise_S) == pytest.approx(0.03, rel=0.02)
+    assert loss_roughness((4 - 2 * step_S / 20_000 + noise_S).tolist()) == pytest.approx(0.03, rel=0.02)
 
 
 def test_roughness_of_a_short_curve_by_hand() -> None:
     # The second half is 1, 3, 2: differences 2 and -1, sd 2.1213, over √2.
-    assert loss_roughness(np.array([9.0, 9.0, 9.0, 1.0, 3.0, 2.0])) == pytest.approx(1.5)
-    assert loss_roughness(np.array([9.0, 9.0, 1.0, 3.0])) is None
-    assert loss_roughness(np.array([1.0] * 9 + [math.nan])) is None
+    assert loss_roughness([9.0, 9.0, 9.0, 1.0, 3.0, 2.0]) == pytest.approx(1.5)
+    assert loss_roughness([9.0, 9.0, 1.0, 3.0]) is None
+    assert loss_roughness([1.0] * 9 + [math.nan]) is None
 
 
 def test_short_term_noise_is_unbiased_with_the_stated_degrees_of_freedom() -> None:

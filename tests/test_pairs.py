@@ -5,17 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
-from statsmodels.stats.power import TTestIndPower, TTestPower
 
-from isoloss.analysis.pairs import (
-    error_df,
-    minimum_detectable_effect,
-    minimum_detectable_pair,
-    paired_difference,
-    seeds_needed,
-)
+from isoloss.analysis.pairs import paired_difference, paired_effects
 from isoloss.errors import ConfigError
 
 
@@ -69,40 +63,16 @@ def test_what_is_no_pairs_is_refused(first: list[float], second: list[float], ge
         paired_difference(np.array(first), np.array(second), generator)
 
 
-@pytest.mark.parametrize(("n", "power", "level"), [(3, 0.8, 0.95), (5, 0.8, 0.95), (16, 0.9, 0.99), (200, 0.8, 0.95)])
-def test_detectable_effects_agree_with_statsmodels(n: int, power: float, level: float) -> None:
-    found = minimum_detectable_effect(0.005, n, 2 * n - 2, power, level)
-    assert TTestIndPower().power(found / 0.005, n, 1 - level) == pytest.approx(power, abs=1e-6)
-    paired = minimum_detectable_pair(0.005, n, power, level)
-    assert TTestPower().power(paired / 0.005, n, 1 - level) == pytest.approx(power, abs=1e-6)
-
-
-def test_a_simulated_power_is_the_one_promised(generator: np.random.Generator) -> None:
-    effect = minimum_detectable_effect(1.0, 6, 10)
-    first, second = generator.normal(size=(4000, 6)), generator.normal(effect, 1, size=(4000, 6))
-    found = stats.ttest_ind(first, second, axis=1).pvalue < 0.05
-    assert found.mean() == pytest.approx(0.8, abs=0.025)
-
-
-def test_seeds_needed_is_the_smallest_number_that_is_enough() -> None:
-    seeds = seeds_needed(0.004, 0.005, runs_per_level_per_seed=4, cells=8)
-    enough = minimum_detectable_effect(0.005, 4 * seeds, error_df(8, seeds))
-    lacking = minimum_detectable_effect(0.005, 4 * (seeds - 1), error_df(8, seeds - 1))
-    assert enough <= 0.004 < lacking
-    assert seeds_needed(-0.004, 0.005, 4, 8) == seeds
-    assert seeds_needed(1.0, 0.005, 4, 8) == 2
-    assert seeds_needed(1e-5, 0.005, 1, 2) > 1_000_000
-
-
-def test_what_cannot_be_detected_is_refused() -> None:
-    for call in (
-        lambda: minimum_detectable_effect(0.005, 4, 0),
-        lambda: minimum_detectable_effect(0.005, 0, 4),
-        lambda: minimum_detectable_effect(math.nan, 4, 4),
-        lambda: minimum_detectable_effect(0.005, 4, 4, power=1.0),
-        lambda: minimum_detectable_pair(0.005, 1),
-        lambda: seeds_needed(0.0, 0.005, 4, 8),
-        lambda: seeds_needed(0.1, 0.005, 4, 1),
-    ):
-        with pytest.raises(ConfigError):
-            call()
+def test_a_factor_is_compared_over_pairs_that_share_all_else() -> None:
+    rows = [
+        {"lr": lr, "width": width, "seed": seed, "loss": 2.0 - 0.5 * (lr == 2) + 0.3 * width + 0.01 * lr * seed}
+        for lr in (1, 2)
+        for width in (1, 2)
+        for seed in (0, 1, 2)
+    ]
+    table = pl.DataFrame(rows)
+    (lr, found), (width, _) = paired_effects(table, "loss", ["lr", "width"], "seed")
+    assert (lr, width) == ("lr", "width") and found.n == 6
+    assert found.estimate.value == pytest.approx(-0.5 + 0.01 * 1.0)
+    assert found.p_sign_flip == found.smallest_p == 2 / 2**6
+    assert paired_effects(table.filter(pl.col("seed") == 0).head(1), "loss", ["lr"], "seed") == []

@@ -19,15 +19,18 @@ import pytest
 import torch
 
 from isoloss.errors import ConfigError, StoreError
-from isoloss.execution import worker
+from isoloss.execution import plan, worker
 from isoloss.execution.executor import Inline, Quiet
 from isoloss.execution.plan import plan_stacks
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.execution.worker import Event
 from isoloss.spec.config import RunConfig
+from isoloss.spec.hypotheses import make_hypothesis
+from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
 from isoloss.store.run import read_rows, read_status
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.training import checkpoint
 from isoloss.training.state import StackState
 
 OPTIONS = RunOptions(device="cpu", precision="fp32")
@@ -264,3 +267,59 @@ def test_a_directory_has_one_writer_at_a_time(study: Callable[..., Study], tmp_p
     run_study(study(), tmp_path, OPTIONS, executor=Inline(), listener=second)
     assert "is in use by another isoloss" in second.complaint
     train_here(study(), tmp_path)
+
+
+def test_runs_that_are_prefixes_of_others_are_trained_once(study: Callable[..., Study], tmp_path: Path) -> None:
+    horizons = study({"max_iters": (10, 15, 12, 20)}, lr_decay_iters=20)
+    apart = {
+        run: rows
+        for iters in (10, 12, 15, 20)
+        for run, rows in science(train_here(study(max_iters=iters, lr_decay_iters=20), tmp_path / str(iters))).items()
+    }
+    taken: list[int] = []
+
+    class Counting(Inline):
+        def run(self, stacks: Any, place: Any, emit: Any, should_stop: Any) -> None:
+            taken.extend(c.max_iters - plan.resume_step(place.study.run(run_id(c))) for s in stacks for c in s)
+            super().run(stacks, place, emit, should_stop)
+
+    results = run_study(horizons, tmp_path / "out", OPTIONS, executor=Counting())
+    assert science(results) == apart
+    assert sorted(taken) == [2, 5, 5, 10]  # 12 is no evaluation of the longer ones: it goes on from 10, none from it
+    longest = next(c for c in results.configs if c.max_iters == 20)
+    assert results.status(run_id(longest)).provenance["continues"] in apart
+    best = results.summary().filter(status="done").select("run_id", "best_step")
+    for run, step in best.iter_rows():
+        assert checkpoint.load(results.paths.run(run).folder, "best").progress.step == step
+
+
+def test_hypotheses_count_as_stated_while_nothing_is_trained(study: Callable[..., Study], tmp_path: Path) -> None:
+    plain = study({"n_embd": (16, 32)})
+    stated = {"says": "Wider is better", "kind": "effect", "factor": "n_embd", "direction": "down"}
+    asking = replace(plain, hypotheses=(make_hypothesis(stated, 1),))
+    said: list[str] = []
+
+    class Says(Quiet):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    class Never(Inline):
+        def run(self, stacks: Any, place: Any, emit: Any, should_stop: Any) -> None: ...
+
+    run_study(plain, tmp_path / "out", OPTIONS, executor=Never())
+    assert run_study(asking, tmp_path / "out", OPTIONS, executor=Never(), listener=Says()).study.hypotheses
+    assert load_study(tmp_path / "out").study.hypotheses and not said
+    train_here(asking, tmp_path / "out")
+    assert run_study(plain, tmp_path / "out", OPTIONS, executor=Inline(), listener=Says()).study.hypotheses
+    assert any("hypotheses changed after training began" in line for line in said)
+
+
+def test_seeds_can_be_added_to_a_finished_study(study: Callable[..., Study], tmp_path: Path) -> None:
+    one = train_here(study(seeds=(1,)), tmp_path / "out").paths.run
+    before = next((tmp_path / "out/runs").iterdir()).stat().st_mtime_ns
+    both = train_here(study(seeds=(1, 2)), tmp_path / "out")
+    assert both.summary()["status"].to_list() == ["done", "done"]
+    assert load_study(tmp_path / "out").study.seeds == (1, 2)
+    assert one(both.summary()["run_id"][0]).folder.stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="seeds can only be added"):
+        train_here(study(seeds=(2, 3)), tmp_path / "out")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -103,17 +102,6 @@ def short_term_noise(x_P: Floats, y_P: Floats, apart: int = 1) -> Noise | None:
         first, second = weights_Qx3[: -lag * apart], weights_Qx3[lag * apart :]
         overlap += 2 * float(((first[:, lag:] * second[:, : 3 - lag]).sum(1) ** 2).sum())
     return Noise(float(np.dot(residual_Q, residual_Q)), places, overlap)
-
-
-def loss_roughness(loss_S: Floats) -> float | None:
-    """Short-term noise of a per-step loss in nats/token: sd of its first differences / √2, second half of the steps.
-
-    Differences remove a slow trend (von Neumann 1941). None below three steps there, or where one is not finite.
-    """
-    late_S = np.asarray(loss_S, dtype=np.float64)[len(loss_S) // 2 :]
-    if len(late_S) < 3 or not np.isfinite(late_S).all():
-        return None
-    return float(np.std(np.diff(late_S), ddof=1) / math.sqrt(2))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from isoloss.analysis.estimate import LEVEL, Caution, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.screening import Screening
 from isoloss.errors import ConfigError
+from isoloss.spec.power import detectable_effect
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Effect:
     p: float | None
     p_holm: float | None
     partial_eta_squared: float | None
+    detectable: float | None
+    """The size of the first contrast that replicates like these find with 80% power."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,18 @@ def _effect(judged: Judged, term: Term) -> Effect:
         p = f_upper(f, squares.df, error.df)
         share = squares.value / (squares.value + error.sd**2 * error.df)
     names = tuple(runs.factors[position].name for position in term)
-    return Effect(runs.name(term), names, first.contrast, first.estimate, tuple(others), squares.df, f, p, None, share)
+    detectable = _detectable(judged, term)
+    return Effect(
+        runs.name(term), names, first.contrast, first.estimate, tuple(others), squares.df, f, p, None, share, detectable
+    )
+
+
+def _detectable(judged: Judged, term: Term) -> float | None:
+    error = judged.error
+    found = judged.fit.contrast(term, _contrasts(judged.runs, term)[0][1])
+    if error is None or error.screening or found is None:
+        return None
+    return detectable_effect(error.sd * math.sqrt(found[1]), error.df)
 
 
 def _contrasts(runs: Crossed, term: Term) -> list[tuple[str, list[Floats]]]:

@@ -1,15 +1,16 @@
-"""Runs that share a seed, compared pair by pair, and what a design could detect before it is run."""
+"""Runs that share a seed, compared pair by pair."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
-from scipy import optimize, special
 
+from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import t_quantile, t_two_sided
 from isoloss.errors import ConfigError
@@ -17,7 +18,6 @@ from isoloss.errors import ConfigError
 MOST_ENUMERATED = 16
 """Pairs up to which all 2^n signs are tried; beyond it signs are drawn."""
 DRAWS = 19_999
-POWER = 0.8
 
 Floats = NDArray[np.float64]
 
@@ -69,84 +69,34 @@ def paired_difference(first_N: Floats, second_N: Floats, generator: np.random.Ge
     return PairedDifference(estimate, p, p_sign_flip, smallest, exact, n)
 
 
-def detectable_effect(standard_error: float, df: float, power: float = POWER, level: float = LEVEL) -> float:
-    """The effect that a two-sided t test at 1 - `level` finds with probability `power`, in the standard error's unit.
+def paired_effects(
+    table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None = None
+) -> list[tuple[str, PairedDifference]]:
+    """Every factor of two levels, compared over the pairs of runs that agree in all other factors and in the block.
 
-    From the noncentral t (Cohen 1988). Raises ConfigError when nothing could be found: no df, or a power or level that
-    is no share above the test's own error rate.
+    Numbers go from the lower level to the higher. Runs without a partner are left out, replicates within a cell and
+    block are averaged, and a factor without two pairs is not listed. Raises ConfigError when a column is missing.
     """
-    if not (0 < level < 1 and 1 - level < power < 1):
-        raise ConfigError(
-            f"power {power:g} at level {level:g}: level is between 0 and 1, power between 1 - level and 1"
+    keys = list(factors) if block is None or block in factors else [*factors, block]
+    runs = usable_rows(table, numeric=[response], other=keys).table
+    found: list[tuple[str, PairedDifference]] = []
+    for factor in factors:
+        others = [key for key in keys if key != factor]
+        levels = runs[factor].unique().sort().to_list()
+        if len(levels) != 2:
+            continue
+        means = runs.group_by([*others, factor]).agg(pl.col(response).mean())
+        first, second = (means.filter(pl.col(factor) == level) for level in levels)
+        pairs = (
+            first.join(second, on=others, suffix="_second")
+            if others
+            else first.join(second, how="cross", suffix="_second")
         )
-    if not (math.isfinite(standard_error) and standard_error >= 0):
-        raise ConfigError(f"noise of {standard_error:g} is no standard deviation: give a finite number, 0 or above")
-    if df <= 0:
-        raise ConfigError(f"{df:g} degrees of freedom: without replicates no effect can be tested")
-    critical = t_quantile((1 + level) / 2, df)
-
-    def lacking(noncentrality: float) -> float:
-        """Power still wanted; the noncentral t's tails are nan where they underflow, and count as zero."""
-        below = np.nan_to_num(special.nctdtr(df, noncentrality, [-critical, critical]))
-        return power - float(below[0] + 1 - below[1])
-
-    above = critical
-    while lacking(above) > 0:
-        above *= 1.5
-    return standard_error * float(cast(Any, optimize).brentq(lacking, 0.0, above, xtol=1e-10))
-
-
-def minimum_detectable_effect(
-    sd: float, n_per_level: int, df: float, power: float = POWER, level: float = LEVEL
-) -> float:
-    """Difference of two means of `n_per_level` runs each that is found with probability `power`, in the unit of `sd`.
-
-    `sd` is that of a run at fixed settings, `df` those of the error. Raises ConfigError when nothing could be found.
-    """
-    if n_per_level < 1:
-        raise ConfigError(f"{n_per_level} runs a level: a mean needs one or more")
-    return detectable_effect(sd * math.sqrt(2 / n_per_level), df, power, level)
-
-
-def minimum_detectable_pair(sd: float, n: int, power: float = POWER, level: float = LEVEL) -> float:
-    """Mean difference of `n` pairs that is found with probability `power`; `sd` is that of the differences.
-
-    Raises ConfigError when nothing could be found.
-    """
-    if n < 2:
-        raise ConfigError(f"{n} pair{'' if n == 1 else 's'}: a paired comparison needs two or more")
-    return detectable_effect(sd / math.sqrt(n), n - 1, power, level)
-
-
-def error_df(cells: int, seeds: int) -> int:
-    """Degrees of freedom of the error when every seed trains every cell once, seeds as blocks."""
-    return (cells - 1) * (seeds - 1)
-
-
-def seeds_needed(
-    effect: float, sd: float, runs_per_level_per_seed: int, cells: int, power: float = POWER, level: float = LEVEL
-) -> int:
-    """Smallest number of seeds that detects a difference of `effect` between two levels with probability `power`.
-
-    A seed trains each of `cells` cells, `runs_per_level_per_seed` of them at either level; seeds are blocks. At
-    least 2: one seed leaves no error. Raises ConfigError when the effect is zero or no cells can be compared.
-    """
-    if not (math.isfinite(effect) and effect):
-        raise ConfigError(f"an effect of {effect:g} is found by no number of seeds: give the size that would matter")
-    if cells < 2:
-        raise ConfigError(f"{cells} cell{'' if cells == 1 else 's'}: a difference needs two or more")
-
-    def enough(seeds: int) -> bool:
-        runs = seeds * runs_per_level_per_seed
-        return minimum_detectable_effect(sd, runs, error_df(cells, seeds), power, level) <= abs(effect)
-
-    few, many = 1, 2
-    while not enough(many):
-        few, many = many, 2 * many
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (few, middle) if enough(middle) else (middle, many)
-    return many
+        if len(pairs) > 1:
+            pairs = pairs.sort(others)  # drawn signs must not depend on the order of a hash table
+            before_n, after_n = pairs[response].to_numpy(), pairs[f"{response}_second"].to_numpy()
+            found.append((factor, paired_difference(before_n, after_n, np.random.default_rng(0))))
+    return found
 
 
 def _all_signs(difference_N: Floats) -> float:

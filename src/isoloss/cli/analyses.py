@@ -31,12 +31,15 @@ def effects(
         json: Print one JSON object at full precision.
     """
     from isoloss.analysis.effects import analyse_effects
+    from isoloss.analysis.pairs import paired_effects
     from isoloss.cli.effects import effects_as_json, effects_as_text
     from isoloss.cli.tables import read_runs
 
     names = [name.strip() for name in factors.split(",") if name.strip()]
-    found = analyse_effects(read_runs(table, say), response, names, block)
-    print(effects_as_json(found) if json else effects_as_text(found))
+    runs = read_runs(table, say)
+    found = analyse_effects(runs, response, names, block)
+    pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
+    print(effects_as_json(found, pairs) if json else effects_as_text(found, pairs))
     return 0
 
 

@@ -5,24 +5,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from isoloss.analysis.effects import Effect, Effects
 from isoloss.analysis.estimate import Estimate
+from isoloss.analysis.pairs import PairedDifference
 from isoloss.analysis.screening import Screening
 
 WIDTH = 110
 
 
-def effects_as_json(effects: Effects) -> str:
+Pairs = Sequence[tuple[str, PairedDifference]]
+
+
+def effects_as_json(effects: Effects, pairs: Pairs = ()) -> str:
     """One object, at full precision; what could not be computed is null."""
-    return json.dumps(dataclasses.asdict(effects), indent=2, ensure_ascii=False, allow_nan=False)
+    document = dataclasses.asdict(effects)
+    document["pairs"] = [{"factor": factor, **dataclasses.asdict(found)} for factor, found in pairs]
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def effects_as_text(effects: Effects) -> str:
-    """What the effects rest on, a line a term, Lenth's margins where there are some, and the cautions."""
+def effects_as_text(effects: Effects, pairs: Pairs = ()) -> str:
+    """What the effects rest on, a line a term, Lenth's margins, pairs where runs are paired, and the cautions."""
     lines = [_heading(effects), ""]
     if effects.effects:
         lines += [_table(effects), ""]
@@ -30,8 +37,19 @@ def effects_as_text(effects: Effects) -> str:
         lines += ["Further contrasts of interactions are in the JSON.", ""]
     if effects.screening is not None:
         lines += [*_margins(effects.screening), ""]
+    if effects.block is not None:
+        lines += [*_pairs(pairs), ""]
     lines += [f"{caution.code}: {caution.text}" for caution in effects.cautions]
     return "\n".join(wrapped for line in lines for wrapped in _wrapped(line)).rstrip()
+
+
+def _pairs(pairs: Pairs) -> list[str]:
+    return [
+        f"{factor}, {found.n} pairs that share all else: {'{} [{}]'.format(*_size(found.estimate))}, paired t p "
+        f"{_probability(found.p)}, sign flips p {_probability(found.p_sign_flip)} (smallest possible "
+        f"{found.smallest_p:.2g})"
+        for factor, found in pairs
+    ]
 
 
 def _heading(effects: Effects) -> str:
@@ -46,7 +64,7 @@ def _table(effects: Effects) -> str:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("term")
     table.add_column("contrast")
-    for heading in ("effect", "95% interval", "F", "p", "p Holm", "η²p"):
+    for heading in ("effect", "95% interval", "F", "p", "p Holm", "η²p", "80% power"):
         table.add_column(heading, justify="right", no_wrap=True)
     for effect in effects.effects:
         table.add_row(effect.term, effect.contrast, *_size(effect.estimate), *_test(effect))
@@ -67,10 +85,11 @@ def _size(estimate: Estimate | None) -> tuple[str, str]:
     return f"{estimate.value:+.4g}", f"{estimate.low:+.4g} to {estimate.high:+.4g}"
 
 
-def _test(effect: Effect) -> tuple[str, str, str, str]:
+def _test(effect: Effect) -> tuple[str, str, str, str, str]:
     f = "–" if effect.F is None else f"{effect.F:.4g}"
     share = "–" if effect.partial_eta_squared is None else f"{effect.partial_eta_squared:.2f}"
-    return f, _probability(effect.p), _probability(effect.p_holm), share
+    detectable = "–" if effect.detectable is None else f"{effect.detectable:.2g}"
+    return f, _probability(effect.p), _probability(effect.p_holm), share, detectable
 
 
 def _probability(p: float | None) -> str:

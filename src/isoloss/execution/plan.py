@@ -24,10 +24,10 @@ def is_missing(results: StudyResults, config: RunConfig) -> bool:
     return read_status(results.paths.run(run_id(config))).state not in ("done", "diverged")
 
 
-def plan_stacks(results: StudyResults, width: int) -> list[Stack]:
-    """Stacks of at most `width` runs that cover what is missing, those with most FLOPs left first."""
+def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | None = None) -> list[Stack]:
+    """Stacks of at most `width` runs that cover what is missing (of `among`), those with most FLOPs left first."""
     together: dict[tuple[Any, ...], list[RunConfig]] = defaultdict(list)
-    for config in results.configs:
+    for config in results.configs if among is None else among:
         if is_missing(results, config):
             together[shape_key(config), resume_step(results.paths.run(run_id(config)))].append(config)
     stacks: list[tuple[float, Stack]] = []

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from isoloss.errors import ConfigError, Interrupted, IsolossError, StoreError
 from isoloss.execution.executor import Executor, Inline, Listener, Quiet
 from isoloss.execution.plan import Stack, is_missing, plan_stacks
 from isoloss.execution.processes import Processes
+from isoloss.execution.reuse import adopt, waves
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.worker import Workplace
 from isoloss.files import locked, read_json, write_json, write_text
@@ -28,7 +29,7 @@ from isoloss.spec.identity import run_id
 from isoloss.spec.study import ANY_DATA, Study
 from isoloss.spec.studyfile import dump_study, parse_study
 from isoloss.store.layout import StudyPaths
-from isoloss.store.run import create_run
+from isoloss.store.run import create_run, read_status
 from isoloss.store.tables import StudyResults, ranked_runs, write_summary
 from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import describe, resolve_device, resolve_precision
@@ -107,23 +108,29 @@ def run_study(
         paths, tokens.folder, device, uses_compiled_kernels(options, results.configs, device, listener.say)
     )
     if ranks.rank:
-        stacks = plan_stacks(results, 1)
-        ranks.barrier()
-        Inline(ranks).run(stacks, place, listener.emit, should_stop)
+        for wave in waves(results.configs):
+            ranks.barrier()  # until rank 0 has adopted what the wave before it trained
+            stacks = plan_stacks(results, 1, wave)
+            ranks.barrier()
+            Inline(ranks).run(stacks, place, listener.emit, should_stop)
         return results
     in_use = f"{paths.folder} is in use by another isoloss; wait for it or choose another --out"
     with locked(paths.lock, 0, in_use):
         missing = [config for config in results.configs if is_missing(results, config)]
         _check_space(paths, missing)
-        _open_directory(results, tokens, device)
+        results = _open_directory(results, tokens, device, listener.say)
         ranks.barrier()
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
         listener.begin(missing, list(study.factors))
-        stacks = plan_stacks(results, 1 if ranks.world > 1 else _stack_width(options, results.configs, device))
-        ranks.barrier()  # before anyone's training changes what the others plan by
-        executor = executor or _executor(options, results, stacks, device, ranks, listener.say)
-        executor.run(stacks, place, listener.emit, should_stop)
+        width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
+        for wave in waves(results.configs):
+            adopt(results, wave)
+            ranks.barrier()
+            stacks = plan_stacks(results, width, wave)
+            ranks.barrier()  # before anyone's training changes what the others plan by
+            used = executor or _executor(options, results, stacks, device, ranks, listener.say)
+            used.run(stacks, place, listener.emit, should_stop)
         stopped = should_stop() and any(is_missing(results, config) for config in results.configs)
         table = write_summary(results)
         if not stopped:
@@ -145,11 +152,25 @@ def _check_space(paths: StudyPaths, missing: Sequence[RunConfig]) -> None:
         )
 
 
-def _open_directory(results: StudyResults, tokens: Tokens, device: torch.device) -> None:
-    """Write what describes the study, or check that the directory was started with this very study."""
+def _open_directory(
+    results: StudyResults, tokens: Tokens, device: torch.device, say: Callable[[str], None]
+) -> StudyResults:
+    """Write what describes the study, or check that the directory was started with it, with all seeds or some.
+
+    Hypotheses count as stated beforehand while nothing is trained; later ones are not taken in.
+    """
     paths = results.paths
     if paths.study.exists():
-        _check_unchanged(paths, results)
+        recorded = parse_study(paths.study.read_text(encoding="utf-8"), str(paths.study))
+        _check_unchanged(recorded, results)
+        begun = any(read_status(paths.run(run_id(config))).state != "pending" for config in results.configs)
+        if begun and recorded.hypotheses != results.study.hypotheses:
+            say(f"the hypotheses changed after training began: those in {paths.study} are judged")
+            results = replace(results, study=replace(results.study, hypotheses=recorded.hypotheses))
+        if recorded != results.study:
+            for config in results.configs:
+                create_run(paths.run(run_id(config)), config)
+            write_text(paths.study, dump_study(results.study))
     else:
         write_json(
             paths.tokenizer,
@@ -166,16 +187,20 @@ def _open_directory(results: StudyResults, tokens: Tokens, device: torch.device)
             create_run(paths.run(run_id(config)), config)
         write_text(paths.study, dump_study(results.study))
     write_json(paths.provenance, _provenance(device))
+    return results
 
 
-def _check_unchanged(paths: StudyPaths, results: StudyResults) -> None:
-    before = _parts(parse_study(paths.study.read_text(encoding="utf-8"), str(paths.study)))
-    after = _parts(results.study)
+def _check_unchanged(recorded: Study, results: StudyResults) -> None:
+    paths, before, after = results.paths, _parts(recorded), _parts(results.study)
     changes = [
         f"{part} was {before.get(part, 'absent')}, is now {after.get(part, 'absent')}"
         for part in {**before, **after}
         if before.get(part) != after.get(part)
     ]
+    if not set(recorded.seeds) <= set(results.study.seeds):
+        changes.append(
+            f"seeds were {list(recorded.seeds)}, are now {list(results.study.seeds)}; seeds can only be added"
+        )
     if changes:
         listed = "; ".join(changes[:3])
         raise ConfigError(f"{paths.folder} was started with another study: {listed}; choose another --out")
@@ -186,8 +211,8 @@ def _check_unchanged(paths: StudyPaths, results: StudyResults) -> None:
 
 
 def _parts(study: Study) -> dict[str, Any]:
-    """What of a study must not change under a started directory, piece by piece."""
-    pieces: dict[str, Any] = {"corpus": study.corpus, "tokenizer": study.tokenizer, "seeds": list(study.seeds)}
+    """What of a study must not change under a started directory, piece by piece; seeds may be added."""
+    pieces: dict[str, Any] = {"corpus": study.corpus, "tokenizer": study.tokenizer}
     pieces |= {f"base {name}": value for name, value in study.base.items()}
     return pieces | {f"factor {name}": list(levels) for name, levels in study.factors.items()}
 

@@ -15,12 +15,13 @@ import torch
 from isoloss.data.tokens import Tokens, open_tokens
 from isoloss.errors import NumericsError, StoreError
 from isoloss.execution.plan import Stack
+from isoloss.execution.reuse import CONTINUES
 from isoloss.files import explained, locked
 from isoloss.spec.compute import tokens_per_step
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths, StudyPaths
-from isoloss.store.run import RowWriter, RunStatus, create_run, cut_rows, write_status
+from isoloss.store.run import RowWriter, RunStatus, create_run, cut_rows, read_status, write_status
 from isoloss.training import checkpoint
 from isoloss.training.backend import kernels_for
 from isoloss.training.device import describe, peak
@@ -245,6 +246,8 @@ def _resume(paths: RunPaths, config: RunConfig) -> MemberState:
 def _open_recorder(place: Workplace, state: MemberState, provenance: Mapping[str, Any], emit: Emit) -> RunRecorder:
     """Bring a run's rows back to where its state is, and open it for writing."""
     paths, progress = place.study.run(run_id(state.config)), state.progress
+    before = read_status(paths).provenance.get(CONTINUES)
+    provenance = provenance if before is None else {**provenance, CONTINUES: before}
     create_run(paths, state.config)
     with explained(paths.samples):
         paths.samples.unlink(missing_ok=True)  # of what the run was before

@@ -25,9 +25,17 @@ def minimum_detectable_effect(
     check_noise(sd)
     if n_per_level < 1 or df < 1:
         raise ConfigError(f"{n_per_level} runs per level and {df} degrees of freedom detect nothing; add seeds")
+    return detectable_effect(sd * sqrt(2 / n_per_level), df, power, level)
+
+
+def detectable_effect(standard_error: float, df: float, power: float = POWER, level: float = LEVEL) -> float:
+    """The effect, in the unit of its standard error, that a two-sided t test on `df` finds with probability `power`.
+
+    Raises ConfigError for a power not between 1 - level and 1.
+    """
     if not 0 < 1 - level < power < 1:
         raise ConfigError(f"power {power:g} at level {level:g}: expected 0 < 1 - level < power < 1")
-    return sd * sqrt(2 / n_per_level) * _noncentrality(df, power, level)
+    return standard_error * _noncentrality(df, power, level)
 
 
 def seeds_needed(
@@ -61,7 +69,7 @@ def check_noise(sd: float) -> None:
         raise ConfigError(f"noise {sd:g}: a seed-to-seed standard deviation is a finite number above 0")
 
 
-def _noncentrality(df: int, power: float, level: float) -> float:
+def _noncentrality(df: float, power: float, level: float) -> float:
     """Noncentrality at which |t| exceeds its two-sided critical value with probability `power`."""
     # Imported here: reading a study does not need scipy, and scipy takes longer to load than a study to read.
     special, optimize = cast("Any", import_module("scipy.special")), cast("Any", import_module("scipy.optimize"))

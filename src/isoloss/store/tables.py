@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from math import isfinite, sqrt
 from pathlib import Path
-from statistics import median
+from statistics import median, stdev
 from typing import Any
 
 import polars as pl
@@ -95,11 +98,12 @@ class StudyResults:
             "train_tokens": compute.train_tokens(config),
             "train_flops": compute.train_flops(config),
             **_eval_columns(list(read_rows(paths.evals))),
-            **_speed_columns(list(read_rows(paths.metrics))),
+            **_step_columns(list(read_rows(paths.metrics))),
             "train_time_s": times.get("train"),
             "eval_time_s": times.get("eval"),
             "checkpoint_time_s": times.get("checkpoint"),
             "wall_time_s": sum(times.values()) if times else None,
+            "device": status.provenance.get("device"),
             "status": status.state,
         }
 
@@ -162,15 +166,32 @@ def _eval_columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "best_step": best.get("step"),
         "final_val_loss": final.get("val_loss"),
         "final_train_loss": final.get("train_loss"),
+        "train_val_gap": _difference(final.get("val_loss"), final.get("train_loss")),
     }
 
 
-def _speed_columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the steps of one run, so that a slow first step or a busy moment does not count."""
+def _difference(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
+
+
+def _step_columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Roughness of the loss, and median speeds, so that a slow first step or a busy moment does not count."""
     columns = {
         "median_step_time_s": "step_time_s",
         "tokens_per_s": "tokens_per_s",
         "mfu": "mfu",
         "mfu_a100": "mfu_a100",
     }
-    return {name: median(row[column] for row in rows) if rows else None for name, column in columns.items()}
+    speeds = {name: median(row[column] for row in rows) if rows else None for name, column in columns.items()}
+    return {"loss_roughness": loss_roughness([row["loss"] for row in rows]), **speeds}
+
+
+def loss_roughness(losses: Sequence[float | None]) -> float | None:
+    """Short-term noise of a per-step training loss in nats/token: sd of its differences / √2, second half of the steps.
+
+    Differences remove a slow trend (von Neumann 1941). None below three steps there, or where a loss is missing.
+    """
+    late = [loss for loss in losses[len(losses) // 2 :] if loss is not None and isfinite(loss)]
+    if len(late) < 3 or len(late) < len(losses) - len(losses) // 2:
+        return None
+    return stdev(after - before for before, after in pairwise(late)) / sqrt(2)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import torch as safetensors_torch
 
 from isoloss.errors import NumericsError, StoreError
 from isoloss.files import explained, read_json, sha256_bytes, sha256_file, write_bytes, write_json
@@ -32,7 +32,7 @@ def save_last(folder: Path, state: MemberState) -> None:
     """Make `state` the run's `last` checkpoint and, if it is the best so far, its `best`. Raises StoreError."""
     if (folder / "last.json").exists():
         _link(folder, "last", "previous")
-    _save(folder, "last", state)
+    save(folder, "last", state)
     promote_best(folder, state)
 
 
@@ -77,7 +77,7 @@ def load(folder: Path, name: str) -> MemberState:
         raise NumericsError(f"{tensors_path}: not the file its side-car describes (damaged or half written)")
     try:
         config, progress = make_config(car["config"]), Progress(**car["progress"])
-        tensors, layout = load_file(tensors_path), layout_of(config)
+        tensors, layout = safetensors_torch.load_file(tensors_path), layout_of(config)
         parts = {
             field: layout.join({slot.name: tensors[f"{prefix}.{slot.name}"] for slot in layout.slots})
             for prefix, field in PARTS.items()
@@ -87,7 +87,8 @@ def load(folder: Path, name: str) -> MemberState:
     return MemberState(config, progress, **parts)
 
 
-def _save(folder: Path, name: str, state: MemberState) -> None:
+def save(folder: Path, name: str, state: MemberState) -> None:
+    """Write one checkpoint, tensors before their side-car. Raises StoreError."""
     layout = layout_of(state.config)
     tensors: dict[str, torch.Tensor] = {
         f"{prefix}.{key}": tensor.contiguous()
@@ -96,7 +97,7 @@ def _save(folder: Path, name: str, state: MemberState) -> None:
     }
     path = folder / f"{name}.safetensors"
     # Bytes first: safetensors' own writing hides what the file system answered.
-    content = save(tensors)
+    content = safetensors_torch.save(tensors)
     write_bytes(path, content)
     car = {
         "format_version": FORMAT_VERSION,

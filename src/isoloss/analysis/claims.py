@@ -1,0 +1,297 @@
+"""Claims: what a study's hypotheses turned out to be, each in one sentence with effect, interval, n and method.
+
+A hypothesis stated before the study ran is *supported* when the data put what it says beyond doubt at 95%,
+*contradicted* when they do so for its opposite, and else *not resolved*. Tests of differences among the stated
+hypotheses are adjusted for their number (Holm 1979); what is judged by an interval (ranges, shares, exponents) is held
+against the 95% interval itself. What nobody stated is exploratory, and adjusted for all effects that were looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import exp, sqrt
+from typing import Any, Literal
+
+import polars as pl
+from scipy import stats
+
+from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.convergence import Convergence, plateaued_by
+from isoloss.analysis.curves import Spikes
+from isoloss.analysis.effects import Effect, LevelDifference, analyse_effects, level_difference
+from isoloss.analysis.estimate import LEVEL, Estimate, holm
+from isoloss.analysis.scaling import fit_law
+from isoloss.errors import ConfigError
+from isoloss.spec.hypotheses import (
+    EffectStated,
+    ExponentStated,
+    Hypothesis,
+    PlateauStated,
+    RangeStated,
+    RatioStated,
+    SpikesStated,
+)
+
+Verdict = Literal["supported", "contradicted", "not resolved", "not applicable"]
+ALPHA = 1 - LEVEL
+EXPLORED = "best_val_loss"
+"""The response that is explored for effects nobody stated."""
+LAW_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train_flops", "loss": "final_val_loss"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement, its verdict, and the one sentence that says why."""
+
+    says: str
+    stated: bool
+    """Before the study ran; else exploratory."""
+    verdict: Verdict
+    screening: bool
+    """Whether it rests on runs without replicates, so that other effects stand in for noise."""
+    sentence: str
+    estimate: Estimate | None
+    p: float | None
+    p_adjusted: float | None
+    run_ids: tuple[str, ...]
+    """The runs behind it."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What claims are judged by: a row for each run that is done, and their curves.
+
+    `table` has the columns run_id, seed, device, every factor and the responses; `factors` has those with two levels or
+    more.
+    """
+
+    table: pl.DataFrame
+    factors: Mapping[str, Sequence[Any]]
+    convergence: Callable[[float], Convergence]
+    """All runs' convergence at a tolerance in nats per doubling of steps."""
+    spikes: Callable[[float], Spikes]
+    """All runs' steps that take longer than so many times their run's median."""
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """All runs, in the table's order."""
+        return tuple(self.table["run_id"].to_list())
+
+    @property
+    def block(self) -> str | None:
+        """The seed as a block, where there is more than one."""
+        return "seed" if self.table["seed"].n_unique() > 1 else None
+
+
+def judge(hypotheses: Sequence[Hypothesis], evidence: Evidence) -> list[Claim]:
+    """A claim for every hypothesis, in their order; what cannot be judged is not resolved and says why."""
+    drafts = [_judged(hypothesis, evidence) for hypothesis in hypotheses]
+    tested = [i for i, draft in enumerate(drafts) if draft.p is not None]
+    for i, p_adjusted in zip(tested, holm([drafts[i].p or 0.0 for i in tested]), strict=True):
+        drafts[i] = _adjusted(drafts[i], p_adjusted, len(tested))
+    return drafts
+
+
+def explore(hypotheses: Sequence[Hypothesis], evidence: Evidence) -> tuple[list[Claim], int]:
+    """Effects on the best validation loss that stand out though nobody stated them, and how many were looked at.
+
+    Each is adjusted for all of these; effects that a hypothesis states are left to it.
+    """
+    if not evidence.factors or len(evidence.table) < 2:
+        return [], 0
+    try:
+        found = analyse_effects(evidence.table, EXPLORED, list(evidence.factors), evidence.block)
+    except ConfigError:
+        return [], 0
+    stated = {h.factor for h in hypotheses if isinstance(h, EffectStated) and h.response == EXPLORED}
+    tested = [effect for effect in found.effects if effect.p_holm is not None]
+    screening = found.error is not None and found.error.screening
+    claims = [
+        _exploratory(effect, len(tested), screening, evidence.run_ids)
+        for effect in tested
+        if effect.p_holm is not None
+        and effect.p_holm < ALPHA
+        and not (len(effect.factors) == 1 and effect.term in stated)
+    ]
+    return claims, len(tested)
+
+
+def _judged(hypothesis: Hypothesis, evidence: Evidence) -> Claim:
+    try:
+        match hypothesis:
+            case EffectStated():
+                return _effect(hypothesis, evidence)
+            case RatioStated():
+                return _ratio(hypothesis, evidence)
+            case PlateauStated():
+                return _plateau(hypothesis, evidence)
+            case RangeStated():
+                return _range(hypothesis, evidence)
+            case SpikesStated():
+                return _spikes(hypothesis, evidence)
+            case ExponentStated():
+                return _exponent(hypothesis, evidence)
+    except ConfigError as error:  # too few runs, a missing column: the message says which
+        return _unresolved(hypothesis, f"It cannot be judged: {error}.", evidence.run_ids)
+
+
+def _effect(stated: EffectStated, evidence: Evidence) -> Claim:
+    compared = _compare(stated, evidence, evidence.table)
+    if isinstance(compared, Claim):
+        return compared
+    low, high, difference, run_ids = compared
+    estimate = difference.estimate
+    if estimate is None:
+        return _unresolved(stated, difference.cautions[-1].text, run_ids)
+    as_stated = (estimate.value < 0) == (stated.direction == "down")
+    sentence = f"{stated.response} at {stated.factor} {high} minus that at {low} is {in_words(estimate, signed=True)}"
+    verdict: Verdict = "supported" if as_stated else "contradicted"
+    if difference.p is None:
+        return _unresolved(stated, f"{sentence}.", run_ids, estimate)
+    screening = "screening" in estimate.method
+    return Claim(stated.says, True, verdict, screening, sentence, estimate, difference.p, None, run_ids)
+
+
+def _ratio(stated: RatioStated, evidence: Evidence) -> Claim:
+    rows = usable_rows(evidence.table, positive=[stated.response]).table
+    compared = _compare(stated, evidence, rows.with_columns(pl.col(stated.response).log()))
+    if isinstance(compared, Claim):
+        return compared
+    low, high, difference, run_ids = compared
+    log = difference.estimate
+    if log is None or log.low is None or log.high is None:
+        return _unresolved(stated, "These runs give the ratio no interval: replicates are missing.", run_ids)
+    ratio = replace(log, value=exp(log.value), low=exp(log.low), high=exp(log.high), method=f"{log.method}, of logs")
+    sentence = f"{stated.response} at {stated.factor} {high} over that at {low} is {in_words(ratio)}."
+    return _against_range(stated, ratio, stated.low, stated.high, sentence, run_ids)
+
+
+def _plateau(stated: PlateauStated, evidence: Evidence) -> Claim:
+    """Judged on the runs that were trained up to the step: a shorter one cannot tell."""
+    convergence = evidence.convergence(stated.tolerance)
+    long_enough = tuple(run for run in convergence.runs if run.last_step >= stated.by_step)
+    shorter = len(convergence.runs) - len(long_enough)
+    run_ids = tuple(run.run for run in long_enough)
+    if not long_enough:
+        return _unresolved(stated, f"No run was trained for {stated.by_step:,} steps.", evidence.run_ids)
+    share = plateaued_by(replace(convergence, runs=long_enough), stated.by_step)
+    sentence = f"The share of runs that have plateaued is {in_words(share)}."
+    if shorter:
+        sentence += f" {shorter} shorter runs cannot tell."
+    return _against_range(stated, share, stated.share, 1.0, sentence, run_ids)
+
+
+def _range(stated: RangeStated, evidence: Evidence) -> Claim:
+    table = evidence.table
+    if stated.device is not None:
+        devices = sorted({str(device) for device in table["device"].drop_nulls()}) if "device" in table.columns else []
+        table = table.filter(pl.col("device") == stated.device) if devices else table.head(0)
+        if table.is_empty():
+            trained = f"these runs were trained on {' and '.join(devices) or 'an unknown device'}"
+            sentence = f"It is about runs on {stated.device}; {trained}."
+            return replace(_unresolved(stated, sentence, evidence.run_ids), verdict="not applicable")
+    rows = usable_rows(table, numeric=[stated.response])
+    values, n = rows.floats(stated.response), len(rows.table)
+    run_ids = tuple(rows.table["run_id"].to_list())
+    if n < 2:
+        return _unresolved(stated, "One run gives a mean no interval.", run_ids)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * float(values.std(ddof=1)) / sqrt(n)
+    mean = float(values.mean())
+    estimate = Estimate(mean, mean - half, mean + half, LEVEL, n, f"mean over runs, t on {n - 1} df")
+    sentence = f"{stated.response} is {in_words(estimate)}."
+    return _against_range(stated, estimate, stated.low, stated.high, sentence, run_ids)
+
+
+def _spikes(stated: SpikesStated, evidence: Evidence) -> Claim:
+    spikes = evidence.spikes(stated.times)
+    if spikes.share is None:
+        sentence = f"No step took more than {stated.times:g} times its run's median, so there is nothing to explain."
+        return _unresolved(stated, sentence, evidence.run_ids)
+    sentence = (
+        f"Of {spikes.spikes:,} steps that took more than {stated.times:g} times their run's median, "
+        f"{spikes.after_evaluation:,} come right after an evaluation: {in_words(spikes.share)}; "
+        f"by chance it would be {spikes.by_chance:.2%}. A step's time is that of the step alone, evaluation apart."
+    )
+    return _against_range(stated, spikes.share, 0.5, 1.0, sentence, evidence.run_ids)
+
+
+def _exponent(stated: ExponentStated, evidence: Evidence) -> Claim:
+    fit = fit_law(evidence.table, stated.form, LAW_COLUMNS)
+    if fit.uncertainty is None:
+        reasons = " ".join(caution.text for caution in fit.cautions)
+        return _unresolved(
+            stated, f"The law {stated.form} is not identified by these runs. {reasons}", evidence.run_ids
+        )
+    estimate = fit.parameters[stated.parameter].estimate
+    sentence = f"{stated.parameter} of {stated.form} is {in_words(estimate)}, N without embeddings."
+    return _against_range(stated, estimate, stated.low, stated.high, sentence, evidence.run_ids)
+
+
+def _compare(
+    stated: EffectStated | RatioStated, evidence: Evidence, table: pl.DataFrame
+) -> tuple[Any, Any, LevelDifference, tuple[str, ...]] | Claim:
+    """The two levels, the second's response minus the first's, and the runs compared; a claim where there are none."""
+    levels = stated.between({name: tuple(values) for name, values in evidence.factors.items()})
+    if levels is None:
+        return _unresolved(stated, f"{stated.factor} does not vary in this study.", ())
+    low, high = levels
+    if low is None or high is None:
+        return _unresolved(stated, f"A level of {stated.factor} is null, which cannot be compared.", ())
+    block = evidence.block
+    difference = level_difference(table, stated.response, stated.factor, low, high, list(evidence.factors), block)
+    used = table.filter(pl.col(stated.response).is_not_null())
+    return low, high, difference, tuple(used["run_id"].to_list())
+
+
+def _against_range(
+    stated: Hypothesis, estimate: Estimate, low: float, high: float, sentence: str, run_ids: tuple[str, ...]
+) -> Claim:
+    """Supported when the whole interval lies within the stated range, contradicted when it lies without."""
+    verdict: Verdict = "not resolved"
+    if estimate.low is not None and estimate.high is not None:
+        if low <= estimate.low and estimate.high <= high:
+            verdict = "supported"
+        elif estimate.high < low or estimate.low > high:
+            verdict = "contradicted"
+    screening = "screening" in estimate.method
+    return Claim(stated.says, True, verdict, screening, sentence, estimate, None, None, run_ids)
+
+
+def _unresolved(stated: Hypothesis, sentence: str, run_ids: tuple[str, ...], estimate: Estimate | None = None) -> Claim:
+    return Claim(stated.says, True, "not resolved", False, sentence, estimate, None, None, run_ids)
+
+
+def _adjusted(draft: Claim, p_adjusted: float, tests: int) -> Claim:
+    """The draft with its test adjusted for the number of tests, which may leave it not resolved."""
+    sentence = f"{draft.sentence}; p {p_in_words(draft.p)}"
+    if tests > 1:
+        sentence += f", {p_in_words(p_adjusted)} after Holm for {tests} stated effects"
+    verdict = draft.verdict if p_adjusted < ALPHA else "not resolved"
+    return replace(draft, verdict=verdict, sentence=f"{sentence}.", p_adjusted=p_adjusted)
+
+
+def _exploratory(effect: Effect, looked_at: int, screening: bool, run_ids: tuple[str, ...]) -> Claim:
+    of = "interaction " if len(effect.factors) > 1 else ""
+    said = f"{effect.contrast}: {in_words(effect.estimate, signed=True)}" if effect.estimate else "its size is unknown"
+    sentence = f"{said}; p {p_in_words(effect.p)}, {p_in_words(effect.p_holm)} after Holm for {looked_at} effects."
+    says = f"{EXPLORED} depends on {of}{effect.term}"
+    return Claim(says, False, "supported", screening, sentence, effect.estimate, effect.p, effect.p_holm, run_ids)
+
+
+def in_words(estimate: Estimate, *, signed: bool = False) -> str:
+    """'−0.2103 (95% interval −0.2182 to −0.2024; n = 32; method)'."""
+    form = "+.4g" if signed else ".4g"
+
+    def number(value: float) -> str:
+        return format(value, form).replace("-", "−")
+
+    interval = "no interval"
+    if estimate.low is not None and estimate.high is not None:
+        interval = f"{estimate.level:.0%} interval {number(estimate.low)} to {number(estimate.high)}"
+    return f"{number(estimate.value)} ({interval}; n = {estimate.n:,}; {estimate.method})"
+
+
+def p_in_words(p: float | None) -> str:
+    """'= 0.031', '< 0.001'."""
+    return "unknown" if p is None else "< 0.001" if p < 0.001 else f"= {p:.2g}"

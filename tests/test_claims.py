@@ -1,0 +1,198 @@
+"""Claims on tables whose truth is known: what the data resolve is said, and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from isoloss.analysis.claims import Claim, Evidence, explore, judge
+from isoloss.analysis.convergence import Convergence, analyse_convergence
+from isoloss.analysis.curves import Spikes, pooled, spike_report
+from isoloss.spec.hypotheses import make_hypothesis
+
+FACTORS = {"n_embd": (128, 256), "dropout": (0.1, 0.2), "batch_size": (8, 16)}
+
+
+def evidence(
+    effect: Callable[[dict[str, Any]], float] = lambda cell: 0.0,
+    *,
+    seeds: int = 3,
+    noise: float = 0.005,
+    seed: int = 0,
+    curve: Callable[[np.ndarray], np.ndarray] = lambda step: 1.5 + 2 * step**-0.3,
+    last_step: int = 2000,
+    slow: tuple[int, ...] = (),
+) -> Evidence:
+    rng = np.random.default_rng(seed)
+    rows = [
+        {
+            "run_id": f"{i:04}",
+            "seed": s,
+            "device": "cpu",
+            **cell,
+            "best_val_loss": 2 + effect(cell) + rng.normal(0, noise),
+        }
+        for i, (cell, s) in enumerate(
+            itertools.product(
+                (dict(zip(FACTORS, levels, strict=True)) for levels in itertools.product(*FACTORS.values())),
+                range(seeds),
+            )
+        )
+    ]
+    steps = np.arange(last_step // 20, last_step + 1, last_step // 20)
+
+    def convergence(tolerance: float) -> Convergence:
+        frames = [pl.DataFrame({"run": row["run_id"], "step": steps, "loss": curve(steps)}) for row in rows]
+        noisy = pl.concat(frames).with_columns(loss=pl.col("loss") + 1e-4 * rng.normal(size=len(rows) * len(steps)))
+        return analyse_convergence(noisy, tolerance=tolerance)
+
+    def spikes(times: float) -> Spikes:
+        time_S = rng.normal(1, 0.02, 400)
+        time_S[list(slow)] = 5.0
+        return pooled([spike_report(time_S, [100, 200, 300], times)])
+
+    return Evidence(pl.DataFrame(rows), FACTORS, convergence, spikes)
+
+
+def claim(found: Evidence, **stated: Any) -> Claim:
+    (only,) = judge([make_hypothesis({"says": "It is so", **stated}, 1)], found)
+    return only
+
+
+WIDER = {"kind": "effect", "factor": "n_embd", "direction": "down"}
+
+
+def narrower_is_worse(cell: dict[str, Any]) -> float:
+    return 0.05 * (cell["n_embd"] == 128)
+
+
+def test_an_effect_is_supported_contradicted_or_left_open() -> None:
+    supported = claim(evidence(narrower_is_worse), **WIDER)
+    assert supported.verdict == "supported" and not supported.screening
+    assert (
+        supported.estimate
+        and supported.estimate.low
+        and supported.estimate.low < -0.05 < (supported.estimate.high or 0)
+    )
+    assert "n_embd 256 minus that at 128" in supported.sentence and "n = 24" in supported.sentence
+    assert "pure error within cells" in supported.sentence and len(supported.run_ids) == 24
+    assert claim(evidence(narrower_is_worse), **(WIDER | {"direction": "up"})).verdict == "contradicted"
+    assert claim(evidence(), **WIDER).verdict == "not resolved"
+
+
+def test_one_seed_screens() -> None:
+    screened = claim(evidence(narrower_is_worse, seeds=1), **WIDER)
+    assert screened.screening and "Lenth" in screened.sentence
+
+
+def test_null_studies_make_few_false_claims() -> None:
+    hypotheses = [
+        make_hypothesis({"says": "It is so", "kind": "effect", "factor": factor, "direction": "down"}, i)
+        for i, factor in enumerate(FACTORS, 1)
+    ]
+    stated = explored = 0
+    for seed in range(150):
+        null = evidence(seed=seed)
+        stated += any(found.verdict != "not resolved" for found in judge(hypotheses, null))
+        explored += bool(explore([], null)[0])
+    assert stated <= 15 and explored <= 15  # 5% of 150 is 7.5; 15 has a chance of 1 in 100
+
+
+def test_what_nobody_stated_is_exploratory() -> None:
+    found = evidence(narrower_is_worse)
+    claims, looked_at = explore([], found)
+    assert [c.says for c in claims] == ["best_val_loss depends on n_embd"] and looked_at == 6
+    assert not claims[0].stated and "after Holm for 6 effects" in claims[0].sentence
+    assert explore([make_hypothesis({"says": "It is so", **WIDER}, 1)], found)[0] == []
+
+
+def test_a_plateau_is_judged_on_the_runs_that_were_trained_so_far() -> None:
+    stated = {"kind": "plateau", "by_step": 1500}
+    assert claim(evidence(), **stated).verdict == "contradicted"
+    flat = evidence(curve=lambda step: 1.5 + np.exp(-step / 100))
+    assert claim(flat, **stated).verdict == "supported"
+    short = claim(evidence(last_step=1000), **stated)
+    assert short.verdict == "not resolved" and "No run was trained for 1,500 steps" in short.sentence
+
+
+def test_a_range_is_of_its_device_alone() -> None:
+    stated = {"kind": "range", "response": "best_val_loss", "low": 1.9, "high": 2.1}
+    assert claim(evidence(), **stated).verdict == "supported"
+    assert claim(evidence(), **(stated | {"low": 2.05})).verdict == "contradicted"
+    assert claim(evidence(), **(stated | {"low": 2.0})).verdict == "not resolved"
+    elsewhere = claim(evidence(), **(stated | {"device": "cuda"}))
+    assert elsewhere.verdict == "not applicable" and "trained on cpu" in elsewhere.sentence
+
+
+def test_spikes_after_evaluations() -> None:
+    assert claim(evidence(slow=(100, 200, 300) * 1), kind="spikes").verdict == "not resolved"  # three could be chance
+    many = Evidence(
+        evidence().table,
+        FACTORS,
+        evidence().convergence,
+        lambda t: pooled([evidence(slow=(100, 200, 300)).spikes(t)] * 9),
+    )
+    assert claim(many, kind="spikes").verdict == "supported"
+    assert "27" in claim(many, kind="spikes").sentence
+    assert claim(evidence(), kind="spikes").verdict == "not resolved"
+
+
+def test_a_ratio_of_levels() -> None:
+    found = evidence(lambda cell: 2.0 * (cell["batch_size"] == 16))
+    stated = {"kind": "ratio", "factor": "batch_size", "response": "best_val_loss"}
+    supported = claim(found, **stated, low=1.9, high=2.1)
+    assert supported.verdict == "supported" and supported.estimate
+    assert supported.estimate.value == pytest.approx(2, rel=0.01)
+    assert claim(found, **stated, low=3.0).verdict == "contradicted"
+
+
+def ladder(sizes: int) -> Evidence:
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e5, 3e6, sizes), np.geomspace(5e5, 1.5e7, 5), indexing="ij"))
+    loss = (1.4 + 60 / n**0.38 + 160 / d**0.39) * np.exp(np.random.default_rng(0).normal(0, 1e-3, len(n)))
+    columns = {
+        "params_non_embedding": n,
+        "train_tokens": d,
+        "final_val_loss": loss,
+        "seed": np.zeros(len(n), dtype=int),
+    }
+    table = pl.DataFrame({"run_id": [str(i) for i in range(len(n))], **columns})
+    return Evidence(table, {"n_embd": [1, 2]}, evidence().convergence, evidence().spikes)
+
+
+def test_an_exponent_needs_a_law_that_is_identified() -> None:
+    stated = {"kind": "exponent", "parameter": "alpha", "low": 0.2, "high": 1.0}
+    assert claim(ladder(6), **stated).verdict == "supported"
+    assert claim(ladder(6), **(stated | {"low": 0.8})).verdict == "contradicted"
+    two = claim(ladder(2), **stated)
+    assert two.verdict == "not resolved" and "not identified" in two.sentence
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"kind": "effect", "factor": "n_layer", "direction": "down"},
+        {"kind": "effect", "factor": "n_embd", "direction": "down", "response": "best_val_los"},
+        {"kind": "range", "response": "no_such", "low": 0, "high": 1},
+    ],
+)
+def test_what_cannot_be_judged_says_why(stated: dict[str, Any]) -> None:
+    found = claim(evidence(), **stated)
+    assert found.verdict == "not resolved" and found.estimate is None
+    assert any(word in found.sentence for word in ("does not vary", "did you mean", "no column"))
+
+
+def test_every_claim_stands_in_its_place_and_is_adjusted_with_the_others() -> None:
+    hypotheses = [
+        make_hypothesis({"says": "Wider", **WIDER}, 1),
+        make_hypothesis({"says": "Spikes", "kind": "spikes"}, 2),
+        make_hypothesis({"says": "Dropout", "kind": "effect", "factor": "dropout", "direction": "up"}, 3),
+    ]
+    claims = judge(hypotheses, evidence(narrower_is_worse))
+    assert [c.says for c in claims] == ["Wider", "Spikes", "Dropout"]
+    assert claims[0].p_adjusted == pytest.approx(2 * (claims[0].p or 1))
+    assert "after Holm for 2 stated effects" in claims[2].sentence and claims[1].p is None

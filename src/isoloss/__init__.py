@@ -9,7 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from isoloss.analysis.convergence import analyse_convergence
+    from isoloss.analysis.effects import analyse_effects
+    from isoloss.analysis.scaling import fit_law
     from isoloss.execution.study import RunOptions, run_study
+    from isoloss.spec.audit import audit
     from isoloss.spec.config import RunConfig
     from isoloss.spec.study import Study
     from isoloss.spec.studyfile import find_study
@@ -17,14 +21,31 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["RunConfig", "RunOptions", "Study", "StudyResults", "__version__", "find_study", "load_study", "run_study"]
+__all__ = [
+    "RunConfig",
+    "RunOptions",
+    "Study",
+    "StudyResults",
+    "__version__",
+    "analyse_convergence",
+    "analyse_effects",
+    "audit",
+    "find_study",
+    "fit_law",
+    "load_study",
+    "run_study",
+]
 
 _HOMES = {
     "RunConfig": "isoloss.spec.config",
     "RunOptions": "isoloss.execution.study",
     "Study": "isoloss.spec.study",
     "StudyResults": "isoloss.store.tables",
+    "analyse_convergence": "isoloss.analysis.convergence",
+    "analyse_effects": "isoloss.analysis.effects",
+    "audit": "isoloss.spec.audit",
     "find_study": "isoloss.spec.studyfile",
+    "fit_law": "isoloss.analysis.scaling",
     "load_study": "isoloss.store.tables",
     "run_study": "isoloss.execution.study",
 }

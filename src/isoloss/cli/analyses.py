@@ -19,6 +19,7 @@ def effects(
     response: str,
     factors: str,
     block: str | None = None,
+    target: float | None = None,
     json: bool = False,
 ) -> int:
     """Main effects and two-factor interactions of a study or of any table with one row a run.
@@ -28,15 +29,16 @@ def effects(
         response: Column of what was measured.
         factors: Columns of what was varied, as a,b,c.
         block: Column of the seed, or of whatever else every cell was run with.
+        target: A loss; gives the runs of a study the response steps_to_target.
         json: Print one JSON object at full precision.
     """
     from isoloss.analysis.effects import analyse_effects
     from isoloss.analysis.pairs import paired_effects
     from isoloss.cli.effects import effects_as_json, effects_as_text
-    from isoloss.cli.tables import read_runs
+    from isoloss.cli.tables import read_runs, with_time_to_target
 
     names = [name.strip() for name in factors.split(",") if name.strip()]
-    runs = read_runs(table, say)
+    runs = with_time_to_target(read_runs(table, say), table, target)
     found = analyse_effects(runs, response, names, block)
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
     print(effects_as_json(found, pairs) if json else effects_as_text(found, pairs))

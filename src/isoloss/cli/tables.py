@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from isoloss.analysis.convergence import Rates
+from isoloss.analysis.convergence import Rates, analyse_convergence
 from isoloss.errors import ConfigError
 from isoloss.spec.compute import flops_per_token, tokens_per_step
 from isoloss.spec.identity import run_id
@@ -15,6 +15,7 @@ from isoloss.store.tables import StudyResults, load_study
 
 NO_VALUE = ["", "NA", "N/A", "null", "None"]
 STUDY_FILE = "study.yaml"
+TO_TARGET = "steps_to_target"
 
 
 def read_runs(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
@@ -56,6 +57,20 @@ def read_rates(path: Path) -> dict[str, Rates] | None:
         run: Rates(tokens_per_step(c), tokens_per_step(c) * flops_per_token(c), times[run])
         for run, c in ((run_id(config), config) for config in results.configs)
     }
+
+
+def with_time_to_target(runs: pl.DataFrame, path: Path, target: float | None) -> pl.DataFrame:
+    """Runs of a study with the column TO_TARGET: the first evaluated step at or below a loss, null where none is.
+
+    Without a target the table is returned as it is. Raises ConfigError for a table that is no study directory.
+    """
+    if target is None:
+        return runs
+    if not is_study(path):
+        raise ConfigError(f"--target needs a study directory with its evaluations, and {path} is a table")
+    judged = analyse_convergence(read_curves(path), target=target).runs
+    reached = {run.run: run.to_target.step for run in judged if run.to_target and run.to_target.reached}
+    return runs.with_columns(pl.Series(TO_TARGET, [reached.get(run) for run in runs["run_id"]], dtype=pl.Float64()))
 
 
 def is_study(path: Path) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,12 @@ def test_anyones_parquet_is_read(tmp_path: Path, capsys: Captured) -> None:
     columns = ["--run", "who", "--step", "t", "--loss", "l", "--json"]
     found = json.loads(said(["convergence", str(tmp_path / "curves.parquet"), *columns], capsys))
     assert [run["run"] for run in found["runs"]] == ["a", "b"]
+
+
+def test_a_reader_that_stops_is_no_error(study: Path) -> None:
+    command = f"{sys.executable} -m isoloss convergence {study} --json | head -c 10"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

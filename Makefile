@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test check bench install lock
+.PHONY: study test check bench calibrate install lock
 study: install
 	$(BIN)/isoloss run quickstart
 	@echo "open results/quickstart/report/index.html"
@@ -14,9 +14,13 @@ test: install
 bench: install
 	$(BIN)/python -m benchmarks train $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
+# Simulates known truths for docs/statistics.md; half an hour on two quiet cores.
+calibrate: install
+	$(BIN)/python -m calibration
+
 check: install
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks calibration
+	$(BIN)/ruff check src tests benchmarks calibration
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 

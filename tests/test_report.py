@@ -4,28 +4,23 @@ import html
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
 from isoloss.errors import StoreError
-from isoloss.files import write_json, write_text
+from isoloss.files import write_text
 from isoloss.report import frames, sections, sentences
 from isoloss.report.figures import log_ticks
 from isoloss.report.gallery import make_figures
 from isoloss.report.page import write_report
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.spec import compute
-from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
-from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import dump_study
-from isoloss.store.layout import StudyPaths
-from isoloss.store.run import RowWriter, RunStatus, State, create_run, write_status
-from isoloss.store.tables import StudyResults, load_study
+from isoloss.spec.study import Study
+from isoloss.store.run import State
+from isoloss.store.tables import StudyResults
+from tests.fake_studies import fake_study, write_rows
 
-FACTS = DataFacts(sha256="ab" * 32, vocab_size=65)
 ATTACK = "<script>alert(1)</script>"
 FIGURES = ["best_val_loss_by_run", "val_loss_vs_params", "loss_curves", "step_time", "efficiency", "wall_time"]
 
@@ -42,73 +37,6 @@ REASONS: dict[int, tuple[State, str]] = {
     3: ("diverged", "loss is not finite at step 7"),
     7: ("pending", ""),
 }
-
-
-def fake_study(folder: Path, study: Study, states: dict[int, tuple[State, str]]) -> StudyResults:
-    """A study directory as the store writes it; runs are done unless `states` says otherwise."""
-    paths = StudyPaths(folder)
-    write_text(paths.study, dump_study(study))
-    write_json(paths.provenance, {"started_at": "2026-01-01T00:00:00+00:00", "versions": {"isoloss": "0.1.0"}})
-    write_json(
-        paths.tokenizer,
-        {
-            "tokenizer": "char",
-            "corpus": study.corpus,
-            "corpus_sha256": FACTS.sha256,
-            "vocab_size": FACTS.vocab_size,
-            "train_tokens": 900_000,
-            "val_tokens": 100_000,
-        },
-    )
-    for i, config in enumerate(study.expand(FACTS)):
-        state, reason = states.get(i, ("done", ""))
-        if state != "pending":
-            _fake_run(paths, config, state, reason, level=3.0 - config.n_embd / 100 + config.dropout + i / 1000)
-    return load_study(folder)
-
-
-def _fake_run(paths: StudyPaths, config: RunConfig, state: State, reason: str, level: float) -> None:
-    run = paths.run(run_id(config))
-    create_run(run, config)
-    last = config.max_iters if state == "done" else 7
-    _write_rows(run.metrics, [_step_row(step) for step in range(last)])
-    steps = [step for step in compute.evaluation_steps(config) if step <= last]
-    _write_rows(
-        run.evals,
-        [
-            {
-                "step": step,
-                "train_loss": level + 1 / (1 + step),
-                "val_loss": level + 1.5 / (1 + step),
-                "eval_time_s": 1.0,
-            }
-            for step in steps
-        ],
-    )
-    times = {"train": 4.0, "eval": 2.0, "checkpoint": 0.5}
-    peak = {"flops": 2e11, "source": "measured GEMM"}
-    write_status(run, RunStatus(state, reason, times, {"device_name": "a processor", "peak": peak}))
-
-
-def _step_row(step: int) -> dict[str, Any]:
-    seconds = 0.5 if step == 5 else 0.01
-    return {
-        "step": step,
-        "loss": 3.0,
-        "lr": 1e-3,
-        "grad_norm": 1.0,
-        "step_time_s": seconds,
-        "tokens_per_s": 768 / seconds,
-        "mfu": 0.25,
-        "mfu_a100": 0.001,
-    }
-
-
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    writer = RowWriter(path)
-    for row in rows:
-        writer.write(row)
-    writer.close()
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +59,14 @@ def snapshot(results: StudyResults) -> Snapshot:
 
 def test_sections_stand_in_their_order(page: str) -> None:
     assert re.findall(r'<h2 id="(\w+)">', page) == [
-        "method", "runs", "params", "curves", "efficiency", "effects", "samples", "limitations", "provenance"
+        "claims", "method", "runs", "params", "curves", "effects", "convergence", "scaling", "efficiency", "audit",
+        "samples", "limitations", "provenance",
     ]  # fmt: skip
 
 
 def test_every_figure_is_on_the_page_and_beside_it(page: str, results: StudyResults) -> None:
     folder = results.paths.report.parent / "figures"
-    names = [*FIGURES, "main_effects"]
+    names = [*FIGURES, "main_effects", "effects", "time_to_target"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"{n}.{s}" for n in names for s in ("png", "svg"))
     for name in names:
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -149,7 +78,9 @@ def test_every_figure_is_on_the_page_and_beside_it(page: str, results: StudyResu
 
 def test_the_page_needs_nothing_from_elsewhere(page: str) -> None:
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=.https?:", page)
-    assert page.count("<script") == 1 + len(FIGURES) + 1  # the figures' specifications and one script
+    assert (
+        page.count("<script") == len(re.findall(r'id="spec-', page)) + 1
+    )  # the figures' specifications and one script
 
 
 def test_text_from_the_study_and_the_runs_is_escaped(page: str) -> None:
@@ -182,7 +113,7 @@ def test_what_a_run_did_not_measure_is_a_dash(snapshot: Snapshot) -> None:
 
 
 def test_effects_count_only_runs_that_are_done(snapshot: Snapshot) -> None:
-    rows = sections.effects(snapshot).rows
+    rows = sections.levels(snapshot).rows
     assert [(row[1], row[2]) for row in rows] == [("32", "2"), ("64", "3"), ("0.0", "3"), ("0.2", "2")]
     done = snapshot.table.filter((pl.col("status") == "done") & (pl.col("n_embd") == 64))["best_val_loss"].to_list()
     assert rows[1][3] == f"{sum(done) / len(done):.4f}"
@@ -228,7 +159,7 @@ def test_a_run_that_is_not_done_and_leads_is_mentioned(tmp_path: Path) -> None:
     states: dict[int, tuple[State, str]] = dict.fromkeys(range(4, 8), ("diverged", "loss is not finite at step 7"))
     results = fake_study(tmp_path, FACTORIAL, states)
     leader = results.configs[4]
-    _write_rows(results.paths.run(run_id(leader)).evals, [{"step": 5, "train_loss": 0.5, "val_loss": 0.5}])
+    write_rows(results.paths.run(run_id(leader)).evals, [{"step": 5, "train_loss": 0.5, "val_loss": 0.5}])
     text = sentences.summary(take_snapshot(results))
     assert f"Run {run_id(leader)}" in text and "which is diverged, reached 0.5000" in text
 

@@ -47,7 +47,7 @@ def values(fit: Fit) -> dict[str, float]:
 def test_without_noise_the_parameters_come_back(name: Any) -> None:
     fit = fitted(grid(), objective=make_objective(name))
     assert values(fit) == pytest.approx(TRUTH, rel=1e-6)
-    assert fit.solution.n_agreeing > 16
+    assert fit.solution is not None and fit.solution.n_agreeing > 16
     assert list(fit.parameters) == ["E", "A", "B", "alpha", "beta"]
 
 

@@ -21,6 +21,7 @@ from isoloss.analysis.convergence import Convergence, plateaued_by
 from isoloss.analysis.curves import Spikes
 from isoloss.analysis.effects import Effect, LevelDifference, analyse_effects, level_difference
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
+from isoloss.analysis.laws import SUMMARY_COLUMNS
 from isoloss.analysis.scaling import fit_law
 from isoloss.errors import ConfigError
 from isoloss.spec.hypotheses import (
@@ -37,7 +38,6 @@ Verdict = Literal["supported", "contradicted", "not resolved", "not applicable"]
 ALPHA = 1 - LEVEL
 EXPLORED = "best_val_loss"
 """The response that is explored for effects nobody stated."""
-LAW_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train_flops", "loss": "final_val_loss"}
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _spikes(stated: SpikesStated, evidence: Evidence) -> Claim:
 
 
 def _exponent(stated: ExponentStated, evidence: Evidence) -> Claim:
-    fit = fit_law(evidence.table, stated.form, LAW_COLUMNS)
+    fit = fit_law(evidence.table, stated.form, SUMMARY_COLUMNS)
     if fit.uncertainty is None:
         reasons = " ".join(caution.text for caution in fit.cautions)
         return _unresolved(

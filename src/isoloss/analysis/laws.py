@@ -19,6 +19,16 @@ Form = Literal["LND", "LN", "LD", "LC"]
 AXES: dict[Form, tuple[str, ...]] = {"LND": ("N", "D"), "LN": ("N",), "LD": ("D",), "LC": ("C",)}
 """The variables each form depends on (parameters N, tokens D, compute C), in the order of its terms."""
 
+FORMULAS: dict[Form, str] = {
+    "LND": "L = E + A/N^α + B/D^β",
+    "LN": "L = E + A/N^α",
+    "LD": "L = E + B/D^β",
+    "LC": "L = E + A/C^α",
+}
+
+SUMMARY_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train_flops", "loss": "final_val_loss"}
+"""Where a study's summary has each variable and the loss."""
+
 NAMES: dict[str, tuple[str, str]] = {"N": ("A", "alpha"), "D": ("B", "beta"), "C": ("A", "alpha")}
 """Scale and exponent of the term of each variable, as published."""
 
@@ -51,6 +61,11 @@ class Law:
     def n_parameters(self) -> int:
         """p, with the floor if there is one."""
         return 2 * self.n_terms + self.floor
+
+    @property
+    def formula(self) -> str:
+        """The law in words."""
+        return FORMULAS[self.form] if self.floor else FORMULAS[self.form].replace("E + ", "")
 
     @property
     def names(self) -> list[str]:

@@ -48,7 +48,8 @@ class Fit:
     n: int
     n_cells: int
     law: Law
-    solution: Solution
+    solution: Solution | None
+    """None where the design alone leaves the law unidentified."""
     uncertainty: Uncertainty | None
     parameters: Mapping[str, Parameter]
     cautions: tuple[Caution, ...]
@@ -80,20 +81,20 @@ def fit_law(
     law = make_law(form, floor, np.array([rows.floats(columns[axis]) for axis in axes]), rows.floats(columns["loss"]))
     if len(law.y_n) > 1 and law.y_n.max() - law.y_n.min() < 1e-12:
         raise ConfigError(f"all values of '{columns['loss']}' are equal: there is nothing to fit", (columns["loss"],))
-    solution = solve(law, objective)
     doubts, hopeless = _design_doubts(law)
-    at_bound = _at_bound(law, solution.theta_p)
-    condition = _condition(law, objective, solution.theta_p, at_bound)
-    if condition > SINGULAR and not hopeless:
-        hopeless = True
-        doubts.append(Caution("ill_conditioned", f"The fit's condition number is {condition:.1e}: singular."))
-    uncertainty = None
+    solution = uncertainty = None
+    parameters: dict[str, Parameter] = {}
     if not hopeless:
-        free_p = [i for i in range(law.n_parameters) if i not in at_bound]
-        uncertainty = by_delta(law, objective, solution.theta_p, free_p)
-        if intervals == "bootstrap":
-            uncertainty = by_bootstrap(law, objective, uncertainty, generator or np.random.default_rng(0))
+        solution = solve(law, objective)
+        at_bound = _at_bound(law, solution.theta_p)
+        condition = _condition(law, objective, solution.theta_p, at_bound)
         doubts += _solution_doubts(law, solution, at_bound, condition)
+        if condition <= SINGULAR:
+            free_p = [i for i in range(law.n_parameters) if i not in at_bound]
+            uncertainty = by_delta(law, objective, solution.theta_p, free_p)
+            if intervals == "bootstrap":
+                uncertainty = by_bootstrap(law, objective, uncertainty, generator or np.random.default_rng(0))
+            parameters = _parameters(law, uncertainty, at_bound)
     doubts += _schedule_doubts(rows.table)
     return Fit(
         form,
@@ -104,7 +105,7 @@ def fit_law(
         law,
         solution,
         uncertainty,
-        _parameters(law, uncertainty, at_bound) if uncertainty else {},
+        parameters,
         (*rows.cautions, *doubts),
     )
 

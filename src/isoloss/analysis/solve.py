@@ -33,6 +33,13 @@ AGREEMENT = 1e-6
 TOLERANCE = 1e-14
 
 
+OBJECTIVES: dict[str, str] = {
+    "huber": "the sum of Huber losses of log residuals",
+    "ls": "least squares on the losses",
+    "lad": "the sum of absolute log residuals",
+}
+
+
 @dataclass(frozen=True)
 class Objective:
     """What is minimised: the sum of Huber losses of log residuals, their absolute sum, or squares of the losses'."""

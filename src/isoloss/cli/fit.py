@@ -15,20 +15,9 @@ from isoloss.analysis.frontier import Frontier, HoldOut, Prediction
 from isoloss.analysis.isoflop import Profile
 from isoloss.analysis.laws import AXES
 from isoloss.analysis.scaling import Fit
+from isoloss.analysis.solve import OBJECTIVES
 from isoloss.errors import ConfigError
 from isoloss.spec.studyfile import parse_scalar
-
-FORMULAS = {
-    "LND": "L = E + A/N^alpha + B/D^beta",
-    "LN": "L = E + A/N^alpha",
-    "LD": "L = E + B/D^beta",
-    "LC": "L = E + A/C^alpha",
-}
-OBJECTIVES = {
-    "huber": "sum of Huber losses of log residuals",
-    "ls": "least squares on the losses",
-    "lad": "sum of absolute log residuals",
-}
 
 
 @dataclass(frozen=True)
@@ -63,13 +52,17 @@ def answer_as_json(answer: Answer) -> str:
     """One object, numbers at full precision."""
     fit, frontier, holdout = answer.fit, answer.frontier, answer.holdout
     solution = fit.solution
-    objective = {"name": fit.objective.name, "delta": fit.objective.delta, "value": solution.value}
+    objective: dict[str, Any] = {"name": fit.objective.name, "delta": fit.objective.delta, "value": None}
+    starts: dict[str, int] = {}
+    if solution is not None:
+        objective |= {"value": solution.value, "gradient_norm": solution.gradient_norm}
+        starts = {"tried": solution.n_starts, "polished": solution.n_polished, "agree": solution.n_agreeing}
     document = {
         "form": fit.form,
         "floor": fit.law.floor,
         "columns": dict(fit.columns),
-        "objective": {**objective, "gradient_norm": solution.gradient_norm},
-        "starts": {"tried": solution.n_starts, "polished": solution.n_polished, "agree": solution.n_agreeing},
+        "objective": objective,
+        "starts": starts,
         "n": fit.n,
         "n_cells": fit.n_cells,
         "status": fit.status,
@@ -89,18 +82,20 @@ def answer_as_json(answer: Answer) -> str:
 def answer_as_text(answer: Answer) -> str:
     """What was fitted, the parameters with their intervals, what follows from them, and every doubt."""
     fit = answer.fit
-    formula = FORMULAS[fit.form] if fit.law.floor else FORMULAS[fit.form].replace("E + ", "")
     columns = ", ".join(f"{axis} from {fit.columns[axis]}" for axis in AXES[fit.form])
     cells = "" if fit.n_cells == fit.n else f" in {fit.n_cells} cells"
     delta = f", delta {fit.objective.delta:g}" if fit.objective.name == "huber" else ""
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(f"{formula}: {columns}, L from {fit.columns['loss']}; {fit.n:,} rows{cells}", highlight=False)
         console.print(
-            f"{OBJECTIVES[fit.objective.name]}{delta}: {fit.solution.value:.6g}; {fit.solution.n_agreeing} of "
-            f"{fit.solution.n_polished} polished starts agree",
-            highlight=False,
+            f"{fit.law.formula}: {columns}, L from {fit.columns['loss']}; {fit.n:,} rows{cells}", highlight=False
         )
+        if fit.solution is not None:
+            console.print(
+                f"{OBJECTIVES[fit.objective.name]}{delta}: {fit.solution.value:.6g}; {fit.solution.n_agreeing} of "
+                f"{fit.solution.n_polished} polished starts agree",
+                highlight=False,
+            )
         if fit.uncertainty is None:
             console.print("\nunidentified: these data do not determine the law; no numbers are given", highlight=False)
         else:

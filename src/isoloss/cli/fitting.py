@@ -9,13 +9,12 @@ import polars as pl
 from isoloss.analysis.estimate import Caution
 from isoloss.analysis.frontier import data_compute, frontier, hold_out_largest, predict
 from isoloss.analysis.isoflop import Curve, isoflop_profiles
-from isoloss.analysis.laws import Form
+from isoloss.analysis.laws import SUMMARY_COLUMNS, Form
 from isoloss.analysis.scaling import Intervals, fit_law, other_objectives
 from isoloss.analysis.solve import ObjectiveName, make_objective
 from isoloss.cli.fit import Answer, parse_point
 from isoloss.errors import ConfigError
 
-STUDY_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train_flops", "loss": "final_val_loss"}
 COUNTS = ("params_non_embedding", "params_total")
 """The two ways to count N that a study's summary holds; a fit with one is shown beside the other."""
 AHEAD = (1.0, 10.0)
@@ -24,7 +23,7 @@ AHEAD = (1.0, 10.0)
 
 def question_columns(given: Mapping[str, str | None], *, study: bool) -> dict[str, str]:
     """The column of each variable: as given, else a study's, else the variable's own name."""
-    return {axis: column or (STUDY_COLUMNS[axis] if study else axis) for axis, column in given.items()}
+    return {axis: column or (SUMMARY_COLUMNS[axis] if study else axis) for axis, column in given.items()}
 
 
 def answer_question(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -19,8 +19,8 @@ FIT = alt.AutoSizeParams(type="fit", contains="padding")
 def best_val_loss_by_run(table: pl.DataFrame, factors: Sequence[str]) -> alt.LayerChart:
     """Best validation loss of each run as a dot, in the table's order. A row without a loss is a note."""
     order = table["label"].to_list()
-    base = alt.Chart(_data(table)).encode(y=_label_axis(order))
-    scale = _near_data(table["best_val_loss"], right=0.14)
+    base = alt.Chart(inline(table)).encode(y=label_axis(order))
+    scale = near_data(table["best_val_loss"], right=0.14)
     x = alt.X("best_val_loss:Q", title=VAL_LOSS, scale=scale, axis=alt.Axis(grid=True))
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(
         x=x, color=_state_colour(table), tooltip=_run_tooltip(factors)
@@ -28,22 +28,22 @@ def best_val_loss_by_run(table: pl.DataFrame, factors: Sequence[str]) -> alt.Lay
     values = base.mark_text(align="left", dx=9, fontSize=11, color=INK).encode(
         x=x, text=alt.Text("best_val_loss:Q", format=".4f")
     )
-    return _fitted(alt.layer(dots, values), height=90 + 20 * len(table))
+    return fitted(alt.layer(dots, values), height=90 + 20 * len(table))
 
 
 def val_loss_vs_params(
     table: pl.DataFrame, factors: Sequence[str], colour: str | None, shape: str | None
 ) -> alt.LayerChart:
     """Best validation loss against the parameter count; colour and shape stand for two factors."""
-    points = alt.Chart(_data(table)).mark_point(size=80 if len(table) <= 100 else 40, strokeWidth=2, opacity=0.85)
+    points = alt.Chart(inline(table)).mark_point(size=80 if len(table) <= 100 else 40, strokeWidth=2, opacity=0.85)
     points = points.encode(
         x=_params_axis(table["params_total"]),
-        y=alt.Y("best_val_loss:Q", title=VAL_LOSS, scale=_near_data(table["best_val_loss"])),
+        y=alt.Y("best_val_loss:Q", title=VAL_LOSS, scale=near_data(table["best_val_loss"])),
         color=_levels_colour(table, colour),
         shape=alt.Shape(f"{shape}:N", sort=_levels(table, shape)) if shape else alt.value("circle"),
         tooltip=_run_tooltip(factors),
     )
-    return _fitted(alt.layer(points), height=380)
+    return fitted(alt.layer(points), height=380)
 
 
 def loss_curves(table: pl.DataFrame, labels: Sequence[str], zoom_from: int) -> alt.HConcatChart:
@@ -61,11 +61,11 @@ def loss_curves(table: pl.DataFrame, labels: Sequence[str], zoom_from: int) -> a
         ]
         dots = alt.OverlayMarkDef(size=28, filled=True, opacity=1)
         return (
-            alt.Chart(_data(rows), width=WIDTH // 2 - 62, height=330, title=title)
+            alt.Chart(inline(rows), width=WIDTH // 2 - 62, height=330, title=title)
             .mark_line(point=dots if len(rows) <= 200 else False)
             .encode(
                 x=alt.X("step:Q", title="optimizer step", scale=alt.Scale(zero=False, nice=False)),
-                y=alt.Y("loss:Q", title=y_title, scale=_near_data(rows["loss"])),
+                y=alt.Y("loss:Q", title=y_title, scale=near_data(rows["loss"])),
                 color=alt.Color("label:N", sort=list(labels), legend=runs_legend),
                 strokeDash=alt.StrokeDash(
                     "split:N",
@@ -84,29 +84,29 @@ def loss_curves(table: pl.DataFrame, labels: Sequence[str], zoom_from: int) -> a
 
 def step_times(table: pl.DataFrame, evaluation_steps: Sequence[int]) -> alt.LayerChart:
     """Step time over the steps of one run; ticks at the foot mark evaluations, each followed by a checkpoint."""
-    y = alt.Y("step_time_ms:Q", title="step time (ms, log scale)", **_log_axis(table["step_time_ms"], "~g"))
+    y = alt.Y("step_time_ms:Q", title="step time (ms, log scale)", **log_axis(table["step_time_ms"], "~g"))
     x = alt.X("step:Q", title="optimizer step", scale=alt.Scale(nice=False))
-    line = alt.Chart(_data(table)).mark_line(strokeWidth=1, color=BLUE)
+    line = alt.Chart(inline(table)).mark_line(strokeWidth=1, color=BLUE)
     step = alt.Tooltip("step:Q", format=",")
     line = line.encode(x=x, y=y, tooltip=[step, alt.Tooltip("step_time_ms:Q", title="ms", format=".4g")])
     legend = alt.Legend(title=None, symbolType="square")
-    marks = alt.Chart(_data(pl.DataFrame({"step": list(evaluation_steps), "kind": "evaluation and checkpoint"})))
+    marks = alt.Chart(inline(pl.DataFrame({"step": list(evaluation_steps), "kind": "evaluation and checkpoint"})))
     marks = marks.mark_tick(orient="vertical", thickness=2, size=12, yOffset=-8, opacity=1).encode(
         x=x,
         y=alt.value("height"),
         color=alt.Color("kind:N", scale=alt.Scale(range=[VERMILLION]), legend=legend),
         tooltip=[alt.Tooltip("kind:N", title="mark"), step],
     )
-    return _fitted(alt.layer(line, marks), height=300)
+    return fitted(alt.layer(line, marks), height=300)
 
 
 def efficiency(table: pl.DataFrame, factors: Sequence[str], colour: str | None) -> alt.HConcatChart:
     """Each run's median model FLOPs utilisation and throughput against its parameter count."""
-    base = alt.Chart(_data(table), width=WIDTH // 2 - 62, height=280).mark_point(size=70, strokeWidth=2, opacity=0.85)
+    base = alt.Chart(inline(table), width=WIDTH // 2 - 62, height=280).mark_point(size=70, strokeWidth=2, opacity=0.85)
     base = base.encode(
         x=_params_axis(table["params_total"]), color=_levels_colour(table, colour), tooltip=_run_tooltip(factors)
     )
-    throughput = alt.Y("tokens_per_s:Q", title="tokens/s (log scale)", **_log_axis(table["tokens_per_s"], "~s"))
+    throughput = alt.Y("tokens_per_s:Q", title="tokens/s (log scale)", **log_axis(table["tokens_per_s"], "~s"))
     mfu = alt.Y("mfu_percent:Q", title="MFU (%)", scale=alt.Scale(zero=True))
     return alt.hconcat(base.encode(y=mfu), base.encode(y=throughput))
 
@@ -119,11 +119,11 @@ def wall_time(table: pl.DataFrame) -> alt.Chart:
         "part:N", sort=parts, scale=alt.Scale(domain=parts, range=[BLUE, SKY, ORANGE]), legend=alt.Legend(title=None)
     )
     chart = (
-        alt.Chart(_data(table))
+        alt.Chart(inline(table))
         .mark_bar(height=alt.RelativeBandSize(0.7))
         .encode(
             x=alt.X("seconds:Q", title="wall time (s)", stack="zero", axis=alt.Axis(grid=True)),
-            y=_label_axis(order),
+            y=label_axis(order),
             color=colour,
             order=alt.Order("order:Q"),
             tooltip=[
@@ -134,7 +134,7 @@ def wall_time(table: pl.DataFrame) -> alt.Chart:
             ],
         )
     )
-    return _fitted(chart, height=90 + 18 * len(order))
+    return fitted(chart, height=90 + 18 * len(order))
 
 
 def main_effects(
@@ -143,7 +143,7 @@ def main_effects(
     """One panel a factor over a shared loss axis: single runs, their range and their mean at each level."""
     columns = min(len(levels_by_factor), 5)
     width = (WIDTH - 80) // max(columns, 3) - 40
-    scale = _near_data(runs["best_val_loss"])
+    scale = near_data(runs["best_val_loss"])
     panels = [
         _effect_panel(factor, levels, runs, factors, scale, first=i % columns == 0).properties(width=width, height=300)
         for i, (factor, levels) in enumerate(levels_by_factor.items())
@@ -167,8 +167,8 @@ def _effect_panel(
         alt.Tooltip("n:Q", title="runs"),
         *(alt.Tooltip(f"{name}:Q", format=".4f") for name in ("mean", "sd", "minimum", "maximum")),
     ]
-    described = alt.Chart(_data(levels.rename({"level": factor})))
-    dots = alt.Chart(_data(runs)).mark_point(filled=True, size=26, color=GREY, opacity=0.55)
+    described = alt.Chart(inline(levels.rename({"level": factor})))
+    dots = alt.Chart(inline(runs)).mark_point(filled=True, size=26, color=GREY, opacity=0.55)
     return alt.layer(
         described.mark_rule(color=LIGHT, strokeWidth=8).encode(x=x, y=y("minimum"), y2="maximum:Q"),
         dots.encode(x=x, y=y("best_val_loss"), tooltip=_run_tooltip(factors)),
@@ -178,17 +178,17 @@ def _effect_panel(
     )
 
 
-def _data(table: pl.DataFrame) -> alt.InlineData:
+def inline(table: pl.DataFrame) -> alt.InlineData:
     """Rows inside the specification: the page needs no other file, and Altair's row limit does not apply."""
     return alt.InlineData(values=table.to_dicts())
 
 
-def _fitted(chart: Any, height: int) -> Any:
+def fitted(chart: Any, height: int) -> Any:
     """The chart at the page's full width, its labels included."""
     return chart.properties(width=WIDTH, height=height, autosize=FIT)
 
 
-def _label_axis(order: Sequence[str]) -> alt.Y:
+def label_axis(order: Sequence[str]) -> alt.Y:
     """One line a run, none left out."""
     return alt.Y("label:N", title=None, scale=alt.Scale(domain=list(order)), axis=alt.Axis(labelOverlap=False))
 
@@ -209,10 +209,15 @@ def _run_tooltip(factors: Sequence[str]) -> list[alt.Tooltip]:
     ]
 
 
+def fixed_colour(table: pl.DataFrame, field: str, colours: Mapping[str, str], *, legend: bool = True) -> alt.Color:
+    """A colour of its own for each of some known values; the legend has those that occur."""
+    present = [value for value in colours if value in set(table[field])]
+    scale = alt.Scale(domain=present, range=[colours[value] for value in present])
+    return alt.Color(f"{field}:N", scale=scale, legend=alt.Legend(title=None) if legend else None)
+
+
 def _state_colour(table: pl.DataFrame) -> alt.Color:
-    states = [state for state in STATE_COLOURS if state in set(table["status"])]
-    scale = alt.Scale(domain=states, range=[STATE_COLOURS[state] for state in states])
-    return alt.Color("status:N", scale=scale, legend=alt.Legend(title=None) if states != ["done"] else None)
+    return fixed_colour(table, "status", STATE_COLOURS, legend=set(table["status"].drop_nulls()) != {"done"})
 
 
 def _levels(table: pl.DataFrame, factor: str) -> list[str]:
@@ -235,7 +240,7 @@ def _levels_colour(table: pl.DataFrame, factor: str | None) -> Any:
     return alt.Color(f"{factor}:N", sort=levels, scale=colours)
 
 
-def _near_data(values: pl.Series, right: float = 0.06) -> alt.Scale:
+def near_data(values: pl.Series, right: float = 0.06) -> alt.Scale:
     """A linear scale that begins where the data is; `right` is the share of its range left free at the far end."""
     low, high = _range(values)
     span = (high - low) or 0.3 * abs(high) or 1.0
@@ -243,10 +248,10 @@ def _near_data(values: pl.Series, right: float = 0.06) -> alt.Scale:
 
 
 def _params_axis(values: pl.Series) -> alt.X:
-    return alt.X("params_total:Q", title=PARAMS, **_log_axis(values, "~s"))
+    return alt.X("params_total:Q", title=PARAMS, **log_axis(values, "~s"))
 
 
-def _log_axis(values: pl.Series, fmt: str) -> dict[str, Any]:
+def log_axis(values: pl.Series, fmt: str) -> dict[str, Any]:
     """Scale and axis of a logarithmic channel with a few round ticks inside the data's range."""
     low, high = _range(values)
     low, high = (low / 1.25, high * 1.25) if high / low > 1.25 else (low / 1.6, high * 1.6)

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from isoloss.analysis.levels import LevelMean, level_means
 from isoloss.report import figures, frames
+from isoloss.report.parts import Figure
 from isoloss.report.snapshot import SIZE, Snapshot
 from isoloss.report.theme import themed
 from isoloss.report.wording import count, listed, plural
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A Vega-Lite specification, the name of its files, and its caption."""
-
-    name: str
-    caption: str
-    spec: dict[str, Any]
 
 
 def make_figures(snapshot: Snapshot) -> list[Figure]:
@@ -153,8 +144,8 @@ def _effects(snapshot: Snapshot) -> Iterator[Figure]:
         "Large dots joined by dashes: means over all runs of the level. Small dots: single runs. Grey bands: from the "
         "lowest to the highest. The bands hold the effects of all other factors; they are not confidence intervals."
     )
-    yield _figure("main_effects", caption, figures.main_effects(levels, runs, snapshot.factors))
+    yield Figure("main_effects", caption, themed(figures.main_effects(levels, runs, snapshot.factors)))
 
 
 def _figure(name: str, caption: str, chart: Any) -> Figure:
-    return Figure(name, caption, themed(chart))
+    return Figure(name, f"{caption} No interval is drawn.", themed(chart))

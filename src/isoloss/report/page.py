@@ -1,7 +1,9 @@
-"""The report: one page that works offline, and its figures as PNG and SVG beside it."""
+"""The report: one page that works offline, with its figures as PNG and SVG and its tables as CSV beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import altair as alt
@@ -9,10 +11,16 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from isoloss.errors import StoreError
-from isoloss.files import write_bytes, write_text
+from isoloss.files import explained, write_bytes, write_text
 from isoloss.report import sections, sentences
-from isoloss.report.gallery import Figure, make_figures
+from isoloss.report.claims import claim_sentences, exploratory_sentence
+from isoloss.report.convergence import convergence_figures, convergence_sentences
+from isoloss.report.effects import effect_figures, effect_sentences
+from isoloss.report.findings import Findings, find
+from isoloss.report.gallery import make_figures
+from isoloss.report.parts import Figure, Table
 from isoloss.report.snapshot import Snapshot, take_snapshot
+from isoloss.report.tables import csv_text, make_tables, scaling_tables
 from isoloss.store.tables import StudyResults
 
 VEGA_LITE_VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
@@ -28,20 +36,31 @@ for (const chart of document.querySelectorAll(".chart")) {
 
 
 def write_report(results: StudyResults) -> Path:
-    """Write report/index.html and report/figures/ of a study, finished or not; returns the page's path.
+    """Write report/index.html, report/figures/ and report/tables/ of a study, finished or not; returns the page's path.
 
     Raises StoreError when the study cannot be read, a figure cannot be drawn, or the report cannot be written.
     """
     snapshot = take_snapshot(results)
-    figures = make_figures(snapshot)
+    findings = find(snapshot)
+    figures = [
+        *make_figures(snapshot),
+        *effect_figures(snapshot, findings.effects),
+        *convergence_figures(snapshot, findings.convergence),
+        *findings.scaling.figures,
+    ]
+    tables = make_tables(snapshot, findings)
     page = results.paths.report
     for figure in figures:
         _write_images(page.parent / "figures", figure)
-    write_text(page, render(snapshot, figures))
+    for name, table in tables.items():
+        write_text(page.parent / "tables" / f"{name}.csv", csv_text(table))
+    write_text(page, render(snapshot, findings, figures, tables))
+    _remove_others(page.parent / "figures", {f"{f.name}.{kind}" for f in figures for kind in ("png", "svg")})
+    _remove_others(page.parent / "tables", {f"{name}.csv" for name in tables})
     return page
 
 
-def render(snapshot: Snapshot, figures: list[Figure]) -> str:
+def render(snapshot: Snapshot, findings: Findings, figures: Sequence[Figure], tables: Mapping[str, Table]) -> str:
     """The page as HTML."""
     environment = Environment(
         loader=PackageLoader("isoloss.report"),
@@ -53,18 +72,39 @@ def render(snapshot: Snapshot, figures: list[Figure]) -> str:
     return environment.get_template("index.html.j2").render(
         study=snapshot.study,
         summary=sentences.summary(snapshot),
+        claim_sentences=claim_sentences(snapshot, findings),
+        exploratory_sentence=exploratory_sentence(findings),
+        effect_sentences=effect_sentences(findings.effects),
+        convergence_sentences=convergence_sentences(findings.convergence),
         limitations=sentences.limitations(snapshot),
         sections=sections,
         snapshot=snapshot,
+        findings=findings,
+        scaling_tables=scaling_tables(findings),
         figures={figure.name: figure for figure in figures},
-        script=vl_convert.javascript_bundle(snippet=DRAW, vl_version=VEGA_LITE_VERSION),
+        tables=tables,
+        script=_script(),
     )
+
+
+def _remove_others(folder: Path, written: set[str]) -> None:
+    """What an earlier report wrote and this one did not, like a figure that the study has outgrown."""
+    for path in folder.glob("*.*"):
+        if path.name not in written:
+            with explained(path):
+                path.unlink(missing_ok=True)
+
+
+@cache
+def _script() -> str:
+    """Vega and what draws the figures with it; the same for every page."""
+    return vl_convert.javascript_bundle(snippet=DRAW, vl_version=VEGA_LITE_VERSION)
 
 
 def _write_images(folder: Path, figure: Figure) -> None:
     try:
-        png = vl_convert.vegalite_to_png(figure.spec, vl_version=VEGA_LITE_VERSION, scale=PNG_SCALE)
         svg = vl_convert.vegalite_to_svg(figure.spec, vl_version=VEGA_LITE_VERSION)
+        png = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
     except ValueError as error:
         raise StoreError(f"cannot draw {figure.name}: {str(error).splitlines()[0]}") from error
     write_bytes(folder / f"{figure.name}.png", png)

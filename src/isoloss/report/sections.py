@@ -5,28 +5,22 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
+
+import polars as pl
 
 from isoloss.analysis.levels import largest_difference
 from isoloss.report import wording as say
 from isoloss.report.gallery import effects_by_factor
+from isoloss.report.parts import Table
 from isoloss.report.snapshot import Snapshot
 from isoloss.spec import compute
 from isoloss.spec.config import SETTINGS, RunConfig
 
 SAMPLED_RUNS = 3
 """Samples are shown of this many runs at most."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Column heads and rows of words; columns from `numbers_from` on are aligned as numbers."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    numbers_from: int = 1
 
 
 def method(snapshot: Snapshot) -> list[tuple[str, str]]:
@@ -73,18 +67,20 @@ def settings(snapshot: Snapshot, *, stated: bool) -> Table:
     return Table(("setting", "value", "stated as"), rows, numbers_from=3)
 
 
-def effects(snapshot: Snapshot) -> Table:
+def levels(snapshot: Snapshot) -> Table:
     """Mean and spread of the best validation loss at each level of each factor."""
     rows: list[list[str]] = []
+    exact: list[dict[str, Any]] = []
     for factor, means in effects_by_factor(snapshot).items():
         difference = largest_difference(means)
         for i, m in enumerate(means):
-            shown = (m.mean, m.sd, m.minimum, m.maximum, difference if i == 0 else None)
-            rows.append(
-                [factor if i == 0 else "", say.level(m.level), say.count(m.n), *(say.loss(v) for v in shown[:4])]
-            )
-            rows[-1].append(say.loss(difference) if i == 0 else "")
-    return Table(("factor", "level", "n", "mean", "sd", "lowest", "highest", "largest difference"), rows)
+            spread = (say.loss(value) for value in (m.mean, m.sd, m.minimum, m.maximum))
+            leads = i == 0
+            rows.append([factor if leads else "", say.level(m.level), say.count(m.n), *spread])
+            rows[-1].append(say.loss(difference) if leads else "")
+            exact.append(asdict(m) | {"level": say.level(m.level)})
+    head = ("factor", "level", "n", "mean", "sd", "lowest", "highest", "largest difference")
+    return Table(head, rows, exact=pl.DataFrame(exact, infer_schema_length=None))
 
 
 def efficiency(snapshot: Snapshot) -> list[tuple[str, str]]:
@@ -167,7 +163,7 @@ def all_runs(snapshot: Snapshot) -> Table:
         ]
         for row in snapshot.table.to_dicts()
     ]
-    return Table(head, rows, numbers_from=len(factors) + 3)
+    return Table(head, rows, numbers_from=len(factors) + 3, exact=snapshot.table.drop("label"))
 
 
 def study_file(snapshot: Snapshot) -> str:

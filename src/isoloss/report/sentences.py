@@ -76,12 +76,12 @@ def _design(snapshot: Snapshot) -> Iterator[str]:
     if len(study.seeds) == 1:
         yield (
             "Unreplicated: every cell has one seed. The noise between seeds cannot be estimated from these runs, so a "
-            "small difference between two of them may be chance."
+            "small difference between two of them may be chance, and effects are screened, not tested."
         )
     else:
         yield (
-            f"Each cell has {len(study.seeds)} seeds. That shows whether seeds matter, but gives a rough estimate of "
-            "their noise only; no intervals or tests are computed here."
+            f"Each cell has {len(study.seeds)} seeds. The noise between them is taken to be the same in every cell; "
+            "an interval under Effects is no better than that."
         )
     if snapshot.factors:
         yield (
@@ -95,8 +95,6 @@ def _design(snapshot: Snapshot) -> Iterator[str]:
                 f"Levels of {say.listed(uneven)} have unequal numbers of runs, so their means also differ in what "
                 "else they average over."
             )
-    sizes = len({compute.params_total(config) for config in configs})
-    yield f"No scaling law is fitted on this page; the study has {say.plural(sizes, 'model size')}."
     tokens = [compute.train_tokens(config) for config in configs]
     if min(tokens) < max(tokens):
         yield (

@@ -50,6 +50,11 @@ class Snapshot:
         return [factor for factor, levels in self.study.factors.items() if len(levels) > 1]
 
     @property
+    def done(self) -> pl.DataFrame:
+        """The rows of the runs that are done, in the study's order."""
+        return self.table.filter(pl.col("status") == "done")
+
+    @property
     def counts(self) -> Counter[str]:
         """Runs in each state."""
         return Counter(self.table["status"].to_list())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from isoloss.analysis.estimate import Estimate
+
 MISSING = "–"
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -57,9 +59,9 @@ def level(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def plural(n: int, noun: str) -> str:
-    """'1 run', '3 runs'."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def plural(n: int, noun: str, nouns: str | None = None) -> str:
+    """'1 run', '3 runs', '2 hypotheses'."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {nouns or noun + 's'}"
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -71,3 +73,25 @@ def run_label(row: Mapping[str, Any], factors: Sequence[str], *, with_seed: bool
     """A run's short name from its factor levels, like 'n_embd 128 · dropout 0.2 · seed 1337'."""
     parts = [f"{factor} {level(row[factor])}" for factor in factors]
     return " · ".join([*parts, f"seed {row['seed']}"] if with_seed or not parts else parts)
+
+
+def number(value: float | None, fmt: str = ".4g") -> str:
+    """A number to four significant digits, with a true minus sign."""
+    return MISSING if value is None else format(value, fmt).replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """A difference to four significant digits, with its sign."""
+    return number(value, "+.4g")
+
+
+def probability(p: float | None) -> str:
+    """A p-value to three decimals; small ones by their bound."""
+    return MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def interval(estimate: Estimate | None, fmt: str = "+.4g") -> str:
+    """The ends of an interval, 'a to b'."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return MISSING
+    return f"{number(estimate.low, fmt)} to {number(estimate.high, fmt)}"

@@ -1,0 +1,1 @@
+"""Calibration: analyses held against simulated truths. `python -m calibration --help`; see docs/statistics.md."""

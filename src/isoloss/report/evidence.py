@@ -1,0 +1,95 @@
+"""What claims and the page's analyses rest on: the runs that are done, and what their curves say, each read once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import polars as pl
+
+from isoloss.analysis.claims import Evidence
+from isoloss.analysis.convergence import Convergence, Rates, analyse_convergence
+from isoloss.analysis.curves import Spikes, pooled, spike_report
+from isoloss.errors import ConfigError
+from isoloss.report.snapshot import Snapshot
+from isoloss.spec import compute
+
+REACHED_BY = 0.75
+"""The loss that times are measured to is one this share of the runs reaches."""
+
+
+def evidence(snapshot: Snapshot) -> Evidence:
+    """The done runs of a study. Its curves are read when first asked for, and once."""
+    done = snapshot.done.drop("label", "reason")
+    factors = {factor: snapshot.study.factors[factor] for factor in snapshot.factors}
+    return Evidence(done, factors, _convergence(snapshot), _spikes(snapshot))
+
+
+def target_loss(snapshot: Snapshot) -> float | None:
+    """The loss, rounded up to two decimals, that REACHED_BY of the done runs reach; None while none is done."""
+    best = sorted(snapshot.done["best_val_loss"].drop_nulls())
+    if not best:
+        return None
+    return math.ceil(100 * best[math.ceil(REACHED_BY * len(best)) - 1]) / 100
+
+
+def _convergence(snapshot: Snapshot) -> Callable[[float], Convergence]:
+    """Convergence of the done runs by tolerance. Raises ConfigError when no run is done."""
+
+    @cache
+    def evaluations() -> pl.DataFrame:
+        frames = [
+            snapshot.results.evals(run).select(pl.lit(run).alias("run_id"), "step", "train_loss", "val_loss")
+            for run in snapshot.done["run_id"]
+        ]
+        if not frames:
+            raise ConfigError("no run is done")
+        return pl.concat(frames)
+
+    @cache
+    def convergence(tolerance: float) -> Convergence:
+        return analyse_convergence(
+            evaluations(),
+            "run_id",
+            "step",
+            "val_loss",
+            target=target_loss(snapshot),
+            tolerance=tolerance,
+            train_loss="train_loss",
+            rates=_rates(snapshot),
+        )
+
+    return convergence
+
+
+def _rates(snapshot: Snapshot) -> dict[str, Rates]:
+    """What a step of each done run costs; seconds are its median over the run's steps."""
+    rates: dict[str, Rates] = {}
+    for run, seconds in snapshot.done.select("run_id", "median_step_time_s").iter_rows():
+        config = snapshot.configs[run]
+        flops = compute.train_flops(config) / config.max_iters
+        rates[run] = Rates(compute.tokens_per_step(config), flops, seconds)
+    return rates
+
+
+def _spikes(snapshot: Snapshot) -> Callable[[float], Spikes]:
+    """Slow steps of the done runs by threshold. Raises ConfigError when no run has a timed step after its first."""
+
+    @cache
+    def step_times() -> list[tuple[np.ndarray, list[int]]]:
+        timed: list[tuple[np.ndarray, list[int]]] = []
+        for run in snapshot.done["run_id"]:
+            seconds = snapshot.results.metrics(run).sort("step")["step_time_s"].fill_null(math.nan).to_numpy()
+            if np.isfinite(seconds[1:]).any():
+                timed.append((seconds, snapshot.results.evals(run)["step"].to_list()))
+        return timed
+
+    @cache
+    def spikes(times: float) -> Spikes:
+        if not step_times():
+            raise ConfigError("no run that is done has a timed step after its first")
+        return pooled([spike_report(seconds, steps, times) for seconds, steps in step_times()])
+
+    return spikes

@@ -1,0 +1,68 @@
+"""Everything the page says beyond describing its runs, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isoloss.analysis.claims import Claim, Evidence, explore, judge
+from isoloss.analysis.convergence import Convergence
+from isoloss.analysis.effects import Effects, analyse_effects
+from isoloss.errors import ConfigError
+from isoloss.report.evidence import evidence
+from isoloss.report.scaling import ScalingView, scaling_view
+from isoloss.report.snapshot import Snapshot
+from isoloss.report.wording import plural
+from isoloss.spec.audit import audit
+from isoloss.spec.finding import Finding
+from isoloss.spec.hypotheses import PlateauStated
+
+TOLERANCE = 0.02
+"""Nats per doubling of steps below which a run has plateaued, where no hypothesis states another."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the done runs show. An analysis they do not allow is one sentence that says why."""
+
+    claims: list[Claim]
+    exploratory: list[Claim]
+    comparisons: int
+    """Effects that were looked at for the exploratory claims."""
+    effects: Effects | str
+    convergence: Convergence | str
+    scaling: ScalingView
+    audit: list[Finding]
+
+
+def find(snapshot: Snapshot) -> Findings:
+    """All analyses of a study."""
+    study, runs = snapshot.study, evidence(snapshot)
+    exploratory, comparisons = explore(study.hypotheses, runs)
+    tolerance = next((h.tolerance for h in study.hypotheses if isinstance(h, PlateauStated)), TOLERANCE)
+    return Findings(
+        judge(study.hypotheses, runs),
+        exploratory,
+        comparisons,
+        _effects(runs),
+        _convergence(runs, tolerance),
+        scaling_view(snapshot),
+        audit(study, list(snapshot.configs.values()), train_tokens_in_corpus=snapshot.tokenizer.get("train_tokens")),
+    )
+
+
+def _effects(runs: Evidence) -> Effects | str:
+    if not runs.factors:
+        return "The study varies no factor, so there is no effect to estimate."
+    if len(runs.table) < 2:
+        return f"{plural(len(runs.table), 'run')} done: an effect is a difference and needs two or more."
+    try:
+        return analyse_effects(runs.table, "best_val_loss", list(runs.factors), runs.block)
+    except ConfigError as error:
+        return f"No effects: {error}."
+
+
+def _convergence(runs: Evidence, tolerance: float) -> Convergence | str:
+    try:
+        return runs.convergence(tolerance)
+    except ConfigError as error:
+        return f"Nothing to say of convergence: {error}."

@@ -1,0 +1,65 @@
+"""Every table of the page by the name of its CSV, and how it is written as one."""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+
+from isoloss.report import sections
+from isoloss.report.claims import claim_table
+from isoloss.report.convergence import run_table, share_table
+from isoloss.report.effects import effect_table
+from isoloss.report.findings import Findings
+from isoloss.report.parts import Table
+from isoloss.report.snapshot import Snapshot
+from isoloss.spec.finding import Finding
+
+RUN_AS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a spreadsheet takes for a formula."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def make_tables(snapshot: Snapshot, findings: Findings) -> dict[str, Table]:
+    """Every table that has rows."""
+    tables = {
+        "claims": claim_table(findings),
+        "settings": sections.settings(snapshot, stated=True),
+        "defaults": sections.settings(snapshot, stated=False),
+        "runs": sections.all_runs(snapshot),
+        "levels": sections.levels(snapshot),
+        "audit": audit_table(findings.audit),
+        "unfinished": sections.unfinished(snapshot),
+    }
+    if not isinstance(findings.effects, str):
+        tables["effects"] = effect_table(findings.effects)
+    if not isinstance(findings.convergence, str):
+        tables["convergence"] = share_table(findings.convergence)
+        tables["convergence_by_run"] = run_table(snapshot, findings.convergence)
+    tables |= {name: table for name, _, table in scaling_tables(findings)}
+    return {name: table for name, table in tables.items() if table.rows}
+
+
+def scaling_tables(findings: Findings) -> list[tuple[str, str, Table]]:
+    """Name, caption and table of what the scaling fit left."""
+    return [(f"scaling_{i}", caption, table) for i, (caption, table) in enumerate(findings.scaling.tables, start=1)]
+
+
+def audit_table(findings: list[Finding]) -> Table:
+    """Findings of the design audit, the gravest first."""
+    rows = [(finding.code, finding.severity, finding.sentence, finding.remedy) for finding in findings]
+    return Table(("code", "severity", "finding", "remedy"), rows, numbers_from=4)
+
+
+def csv_text(table: Table) -> str:
+    """The table's exact values as CSV. Text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    frame = table.exact
+    if frame is None:
+        frame = pl.DataFrame(list(table.rows), schema=list(table.head), orient="row")
+    words = [column for column in frame if column.dtype == pl.String()]
+    safe = [pl.Series(each.name, [word and _guarded(word) for word in each.to_list()], pl.String()) for each in words]
+    return frame.with_columns(safe).rename(_guarded).write_csv()
+
+
+def _guarded(word: str) -> str:
+    return f"'{word}" if word.startswith(RUN_AS_FORMULA) and not NUMBER.fullmatch(word) else word

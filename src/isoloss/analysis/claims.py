@@ -34,7 +34,7 @@ from isoloss.spec.hypotheses import (
     SpikesStated,
 )
 
-Verdict = Literal["supported", "contradicted", "not resolved", "not applicable"]
+Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory"]
 ALPHA = 1 - LEVEL
 EXPLORED = "best_val_loss"
 """The response that is explored for effects nobody stated."""
@@ -276,7 +276,7 @@ def _exploratory(effect: Effect, looked_at: int, screening: bool, run_ids: tuple
     said = f"{effect.contrast}: {in_words(effect.estimate, signed=True)}" if effect.estimate else "its size is unknown"
     sentence = f"{said}; p {p_in_words(effect.p)}, {p_in_words(effect.p_holm)} after Holm for {looked_at} effects."
     says = f"{EXPLORED} depends on {of}{effect.term}"
-    return Claim(says, False, "supported", screening, sentence, effect.estimate, effect.p, effect.p_holm, run_ids)
+    return Claim(says, False, "exploratory", screening, sentence, effect.estimate, effect.p, effect.p_holm, run_ids)
 
 
 def in_words(estimate: Estimate, *, signed: bool = False) -> str:

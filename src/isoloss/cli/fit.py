@@ -132,8 +132,8 @@ def _consequences(answer: Answer) -> list[str]:
         lines.append(f"\ncompute-optimal: N* ∝ C^{a.value:.3f} ({_interval(a)}), D* ∝ C^{b.value:.3f} ({_interval(b)})")
         for optimum in answer.frontier.optima:
             lines.append(
-                f"  at {optimum.flops:.3g} FLOPs: N* {_with_interval(optimum.n_params)}, "
-                f"D* {_with_interval(optimum.tokens)}, L {_with_interval(optimum.loss)}"
+                f"  at {optimum.flops:.3g} FLOPs: N* {_with_interval(optimum.n_params, 3)}, "
+                f"D* {_with_interval(optimum.tokens, 3)}, L {_with_interval(optimum.loss)}"
             )
     for profile in answer.profiles:
         if profile.optimal_params:
@@ -189,9 +189,9 @@ def _holdout(held: HoldOut) -> dict[str, Any]:
     return {**totals, "mean_error": held.mean_error, "rows": rows, "parameters": _parameters(held.fit)}
 
 
-def _interval(estimate: Estimate) -> str:
-    return "–" if estimate.low is None else f"{estimate.low:.4g} to {estimate.high:.4g}"
+def _interval(estimate: Estimate, digits: int = 4) -> str:
+    return "–" if estimate.low is None else f"{estimate.low:.{digits}g} to {estimate.high:.{digits}g}"
 
 
-def _with_interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.4g} ({_interval(estimate)})"
+def _with_interval(estimate: Estimate, digits: int = 4) -> str:
+    return f"{estimate.value:.{digits}g} ({_interval(estimate, digits)})"

@@ -9,12 +9,12 @@ from typing import NoReturn
 import numpy as np
 import polars as pl
 
-from calibration.factorials import RESPONSE, WIDTH, Design, Floats, two_level
+from calibration.factorials import RESPONSE, WIDTH, Design, two_level
 from calibration.measure import Experiment, Tally
 from isoloss.analysis.claims import Evidence, explore, judge
 from isoloss.analysis.effects import analyse_effects
 from isoloss.analysis.estimate import holm
-from isoloss.analysis.pairs import paired_difference
+from isoloss.analysis.pairs import paired_effects
 from isoloss.spec.hypotheses import EffectStated
 
 ALPHA = 0.05
@@ -33,7 +33,7 @@ def false_claims(repetitions: int) -> list[Experiment]:
 def _claims_any(design: Design, generator: np.random.Generator) -> Mapping[str, Tally]:
     table = design.simulate(np.full(design.shape, 2.0), generator)
     effects = analyse_effects(table, RESPONSE, design.names, design.block)
-    pairs = [paired_difference(*_pairs(design, table, factor), generator) for factor in range(len(design.names))]
+    pairs = [pair for _, pair in paired_effects(table, RESPONSE, design.names, design.block)]
     stated, page = _claimed(design, table, generator)
     found = {
         "effects, Holm": any(effect.p_holm is not None and effect.p_holm < ALPHA for effect in effects.effects),
@@ -45,16 +45,6 @@ def _claims_any(design: Design, generator: np.random.Generator) -> Mapping[str, 
     if effects.screening is not None:
         found["simultaneous margin"] = any(effect.active for effect in effects.screening.effects)
     return {name: (int(claimed), 1) for name, claimed in found.items()}
-
-
-def _pairs(design: Design, table: pl.DataFrame, factor: int) -> tuple[Floats, Floats]:
-    """Runs at the first and at the last level of a factor that share all else, the seed included."""
-    name, levels = design.names[factor], design.levels[factor]
-    shared = [*(other for other in design.names if other != name), "seed"]
-    first, last = (
-        table.filter(pl.col(name) == level).sort(shared)[RESPONSE].to_numpy() for level in levels[:: len(levels) - 1]
-    )
-    return first, last
 
 
 def _claimed(design: Design, table: pl.DataFrame, generator: np.random.Generator) -> tuple[bool, bool]:

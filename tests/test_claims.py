@@ -196,3 +196,10 @@ def test_every_claim_stands_in_its_place_and_is_adjusted_with_the_others() -> No
     assert [c.says for c in claims] == ["Wider", "Spikes", "Dropout"]
     assert claims[0].p_adjusted == pytest.approx(2 * (claims[0].p or 1))
     assert "after Holm for 2 stated effects" in claims[2].sentence and claims[1].p is None
+
+
+def test_a_claim_says_when_its_effect_depends_on_another_factor() -> None:
+    found = claim(evidence(lambda cell: 0.05 * (cell["n_embd"] == 128) * (1 + (cell["dropout"] == 0.2))), **WIDER)
+    assert found.verdict == "supported"
+    assert "changes with dropout" in next(c.text for c in found.cautions if c.code == "interaction")
+    assert not [c for c in claim(evidence(narrower_is_worse), **WIDER).cautions if c.code == "interaction"]

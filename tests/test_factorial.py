@@ -348,3 +348,30 @@ def test_text_and_json_say_the_same(unbalanced: pl.DataFrame) -> None:
     assert data["effects"][0]["estimate"]["value"] == first.estimate.value
     assert data["effects"][0]["p"] == first.p
     assert data["error"]["df"] == 11 and data["screening"] is None
+
+
+def test_copies_are_no_replicates() -> None:
+    rows = pl.DataFrame(grid({"a": (1, 2), "b": (1, 2)}, seeds=3)).with_row_index("run")
+    rows = rows.with_columns(y=pl.Series(np.random.default_rng(0).normal(size=len(rows))))
+    once, twice = (analyse_effects(table, "y", ["a", "b"], "seed") for table in (rows, pl.concat([rows, rows])))
+    assert "duplicate_rows" in codes(twice) and twice.n == once.n == 12
+    assert twice.effects == once.effects
+    assert "duplicate_rows" in codes(analyse_effects(pl.concat([rows, rows]), "y", ["a", "b"]))
+
+
+def test_an_effect_that_differs_from_seed_to_seed_is_said() -> None:
+    """Runs of one seed and width share their start: then widths are as well known as the seeds are many."""
+    said = quiet = 0
+    for trial in range(40):
+        rng = np.random.default_rng(trial)
+        rows = pl.DataFrame(grid({"width": (1, 2), "b": (1, 2, 3, 4)}, seeds=3))
+        noise = pl.Series(rng.normal(size=len(rows)))
+        lucky = dict(zip(itertools.product((1, 2), rows["seed"].unique()), rng.normal(0, 3, 6), strict=True))
+        shared = pl.Series([lucky[w, s] for w, s in rows.select("width", "seed").iter_rows()])
+        said += "differs_by_block" in codes(
+            analyse_effects(rows.with_columns(y=noise + shared), "y", ["width", "b"], "seed")
+        )
+        quiet += "differs_by_block" not in codes(
+            analyse_effects(rows.with_columns(y=noise), "y", ["width", "b"], "seed")
+        )
+    assert said >= 30 and quiet >= 35

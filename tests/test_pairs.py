@@ -71,8 +71,12 @@ def test_a_factor_is_compared_over_pairs_that_share_all_else() -> None:
         for seed in (0, 1, 2)
     ]
     table = pl.DataFrame(rows)
-    (lr, found), (width, _) = paired_effects(table, "loss", ["lr", "width"], "seed")
-    assert (lr, width) == ("lr", "width") and found.n == 6
+    lr, width = paired_effects(table, "loss", ["lr", "width"], "seed")
+    found = lr.difference
+    assert (lr.factor, width.factor) == ("lr", "width") and found.n == 6 and lr.contrast == "2 − 1"
+    words = table.with_columns(lr=pl.when(pl.col("lr") == 1).then(pl.lit("z")).otherwise(pl.lit("a")))
+    first, _ = paired_effects(words.rename({"seed": "loss_second"}), "loss", ["lr", "width"], "loss_second")
+    assert first.contrast == "a − z" and first.difference.estimate.value == found.estimate.value
     assert found.estimate.value == pytest.approx(-0.5 + 0.01 * 1.0)
     assert found.p_sign_flip == found.smallest_p == 2 / 2**6
     assert paired_effects(table.filter(pl.col("seed") == 0).head(1), "loss", ["lr"], "seed") == []

@@ -151,15 +151,42 @@ def test_what_cannot_be_identified_gives_no_numbers(table: Callable[[], pl.DataF
         predict(fit, {"N": 1e6, "D": 1e6})
 
 
-def test_a_law_without_a_floor_says_that_the_floor_is_at_its_bound() -> None:
-    x = np.geomspace(1e5, 1e8, 8)
-    loss = 50 * x**-0.3 * np.exp(0.002 * np.random.default_rng(1).standard_normal(8))
-    fit = fitted(pl.DataFrame({"N": x, "loss": loss}), "LN")
-    floor = fit.parameters["E"].estimate
-    if floor.low is None:
-        assert "at_bound" in {caution.code for caution in fit.cautions}
-    alpha = fit.parameters["alpha"].estimate
-    assert alpha.low is not None and alpha.high is not None and alpha.low < 0.3 < alpha.high
+def test_where_the_data_show_no_floor_the_law_is_fitted_without_one() -> None:
+    n, d = np.meshgrid(np.geomspace(1e5, 3e6, 4), np.geomspace(5e5, 1.5e7, 4), indexing="ij")
+    loss = 400 / n**0.35 + 400 / d**0.3
+    fit = fitted(pl.DataFrame({"N": n.ravel(), "D": d.ravel(), "loss": loss.ravel()}))
+    assert values(fit) == pytest.approx({"E": 0, "A": 400, "B": 400, "alpha": 0.35, "beta": 0.3}, rel=1e-6)
+    assert fit.parameters["E"].estimate.low is None
+    assert "at_bound" in {caution.code for caution in fit.cautions}
+
+
+def test_a_term_that_the_data_do_not_show_is_no_law() -> None:
+    """Noise alone, and a law in N alone, would else give exponents at their bounds and a frontier without error."""
+    for seed in range(4):
+        noise = np.random.default_rng(seed).normal(0, 0.01, 16)
+        flat = grid().with_columns(loss=2 + pl.Series(noise))
+        assert fitted(flat).status == "unidentified"
+        in_n_alone = grid().with_columns(loss=(1.4 + 60 / pl.col("N") ** 0.38) * (1 + pl.Series(noise) / 3))
+        fit = fitted(in_n_alone)
+        beta = fit.parameters["beta"].estimate if fit.parameters else None
+        assert beta is None or (beta.high or 0) - (beta.low or 0) > 0.5
+
+
+def test_a_lack_of_fit_is_told_from_noise() -> None:
+    assert "lack_of_fit" not in {c.code for c in fitted(grid(4, 4, noise=0.004, replicates=3)).cautions}
+    bumpy = grid(4, 4, noise=0.001, replicates=3).with_columns(
+        pl.col("loss") * (1 + 0.01 * (pl.col("N").log() * 9).sin())
+    )
+    assert "lack_of_fit" in {c.code for c in fitted(bumpy).cautions}
+
+
+def test_replicates_are_no_points_of_a_profile() -> None:
+    one = profile_table(np.geomspace(5e2, 1e5, 7)).with_columns(
+        pl.col("loss") * (1 + 0.01 * (pl.col("N").log() * 9).sin())
+    )
+    (single,), (copied,) = (isoflop_profiles(table, "N", "C", "loss") for table in (one, pl.concat([one] * 5)))
+    assert single.optimal_params and copied.optimal_params and copied.n == 35
+    assert copied.optimal_params.low == pytest.approx(single.optimal_params.low)
 
 
 def test_schedules_that_stop_short_are_said() -> None:
@@ -171,6 +198,7 @@ def test_the_frontier_is_the_lowest_loss_at_its_compute() -> None:
     found = frontier(fitted(grid(5, 5)), [1e13])
     assert found.a.value == pytest.approx(TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"]), rel=1e-6)
     (optimum,) = found.optima
+    assert optimum.beyond == (optimum.tokens.value > 1.5e7)
     n = np.geomspace(1e4, 1e8, 200_001)
     losses = surface(n, 1e13 / 6 / n)
     assert optimum.n_params.value == pytest.approx(n[losses.argmin()], rel=1e-4)
@@ -194,6 +222,7 @@ def test_a_prediction_far_beyond_the_data_says_so() -> None:
     fit = fitted(grid(4, 4, noise=0.002))
     near, far = predict(fit, {"N": 3e6, "D": 3e7}), predict(fit, {"N": 3e8, "D": 3e8})
     assert not near.cautions and [caution.code for caution in far.cautions] == ["extrapolates"]
+    assert [c.code for c in predict(fit, {"N": 1e3, "D": 1e9}).cautions] == ["extrapolates"]
     assert near.law.value == near.new_run.value
     assert (near.new_run.high or 0) > (near.law.high or 9)
 

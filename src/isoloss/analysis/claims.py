@@ -20,7 +20,7 @@ from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.convergence import Convergence, plateaued_by
 from isoloss.analysis.curves import Spikes
 from isoloss.analysis.effects import Effect, LevelDifference, analyse_effects, level_difference
-from isoloss.analysis.estimate import LEVEL, Estimate, holm
+from isoloss.analysis.estimate import LEVEL, Caution, Estimate, holm, in_words, p_in_words
 from isoloss.analysis.laws import SUMMARY_COLUMNS
 from isoloss.analysis.scaling import fit_law
 from isoloss.errors import ConfigError
@@ -56,6 +56,8 @@ class Claim:
     p_adjusted: float | None
     run_ids: tuple[str, ...]
     """The runs behind it."""
+    cautions: tuple[Caution, ...] = ()
+    """What the reader of the verdict has to know besides."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,23 @@ def _effect(stated: EffectStated, evidence: Evidence) -> Claim:
     if difference.p is None:
         return _unresolved(stated, f"{sentence}.", run_ids, estimate)
     screening = "screening" in estimate.method
-    return Claim(stated.says, True, verdict, screening, sentence, estimate, difference.p, None, run_ids)
+    cautions = (*difference.cautions, *_interactions(stated, evidence))
+    return Claim(stated.says, True, verdict, screening, sentence, estimate, difference.p, None, run_ids, cautions)
+
+
+def _interactions(stated: EffectStated, evidence: Evidence) -> list[Caution]:
+    """Factors with which the stated effect changes, by two-factor interactions that stand out after Holm."""
+    found = analyse_effects(evidence.table, stated.response, list(evidence.factors), evidence.block)
+    cautions: list[Caution] = []
+    for effect in found.effects:
+        others = [factor for factor in effect.factors if factor != stated.factor]
+        if len(others) == 1 < len(effect.factors) and effect.p_holm is not None and effect.p_holm < ALPHA:
+            text = (
+                f"The effect of {stated.factor} changes with {others[0]} (p {p_in_words(effect.p_holm)} after Holm): "
+                "this is its average over the levels."
+            )
+            cautions.append(Caution("interaction", text))
+    return cautions
 
 
 def _ratio(stated: RatioStated, evidence: Evidence) -> Claim:
@@ -225,7 +243,8 @@ def _exponent(stated: ExponentStated, evidence: Evidence) -> Claim:
         )
     estimate = fit.parameters[stated.parameter].estimate
     sentence = f"{stated.parameter} of {stated.form} is {in_words(estimate)}, N without embeddings."
-    return _against_range(stated, estimate, stated.low, stated.high, sentence, evidence.run_ids)
+    claim = _against_range(stated, estimate, stated.low, stated.high, sentence, evidence.run_ids)
+    return replace(claim, cautions=fit.cautions)
 
 
 def _compare(
@@ -240,7 +259,7 @@ def _compare(
         return _unresolved(stated, f"A level of {stated.factor} is null, which cannot be compared.", ())
     block = evidence.block
     difference = level_difference(table, stated.response, stated.factor, low, high, list(evidence.factors), block)
-    used = table.filter(pl.col(stated.response).is_not_null())
+    used = table.drop_nulls([stated.response, *evidence.factors])
     return low, high, difference, tuple(used["run_id"].to_list())
 
 
@@ -277,21 +296,3 @@ def _exploratory(effect: Effect, looked_at: int, screening: bool, run_ids: tuple
     sentence = f"{said}; p {p_in_words(effect.p)}, {p_in_words(effect.p_holm)} after Holm for {looked_at} effects."
     says = f"{EXPLORED} depends on {of}{effect.term}"
     return Claim(says, False, "exploratory", screening, sentence, effect.estimate, effect.p, effect.p_holm, run_ids)
-
-
-def in_words(estimate: Estimate, *, signed: bool = False) -> str:
-    """'−0.2103 (95% interval −0.2182 to −0.2024; n = 32; method)'."""
-    form = "+.4g" if signed else ".4g"
-
-    def number(value: float) -> str:
-        return format(value, form).replace("-", "−")
-
-    interval = "no interval"
-    if estimate.low is not None and estimate.high is not None:
-        interval = f"{estimate.level:.0%} interval {number(estimate.low)} to {number(estimate.high)}"
-    return f"{number(estimate.value)} ({interval}; n = {estimate.n:,}; {estimate.method})"
-
-
-def p_in_words(p: float | None) -> str:
-    """'= 0.031', '< 0.001'."""
-    return "unknown" if p is None else "< 0.001" if p < 0.001 else f"= {p:.2g}"

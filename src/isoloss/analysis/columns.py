@@ -13,6 +13,9 @@ from isoloss.analysis.estimate import Caution
 from isoloss.errors import ConfigError
 from isoloss.spec.config import did_you_mean
 
+LARGEST = 1e100
+"""Positive numbers beyond it, or below its inverse, are taken for mistakes: their powers leave double precision."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -57,6 +60,9 @@ def usable_rows(
                 "it is taken on a log scale and must be above 0",
                 (column,),
             )
+        wild = kept.filter((pl.col(column) >= LARGEST) | (pl.col(column) <= 1 / LARGEST))
+        if len(wild):
+            raise ConfigError(f"column '{column}' holds {wild[column][0]:g}: not between 1e-100 and 1e100", (column,))
     text = f"{left_out:,} of {len(table):,} rows lack a finite value in {', '.join(wanted)} and are left out."
     return Rows(kept, (Caution("incomplete_rows", text),) if left_out else ())
 

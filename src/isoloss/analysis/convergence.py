@@ -136,6 +136,8 @@ def analyse_convergence(
         raise ConfigError(f"tolerance={tolerance:g}: nats per doubling of steps, must be finite and above 0")
     if target is not None and not math.isfinite(target):
         raise ConfigError(f"target={target:g}: a loss to reach must be finite")
+    if len({run, step, loss}) < 3:
+        raise ConfigError(f"run, step and loss must be three columns, not {run}, {step} and {loss}", (loss,))
     rows = usable_rows(table, numeric=[step, loss], other=[run])
     curves = curves_of(rows, run, step, loss)
     diverged = end_without_loss(table, run, step, loss)
@@ -214,7 +216,13 @@ def _gaps(
     if train_loss is None:
         return {}, None, ()
     last = rows.table.filter(pl.col(step) == pl.col(step).max().over(run))
-    complete = usable_rows(last, numeric=[loss, train_loss], other=[run])
+    try:
+        complete = usable_rows(last, numeric=[loss, train_loss], other=[run])
+    except ConfigError as error:
+        if train_loss not in last.columns:
+            raise
+        # Logged at other steps, say: the rest of the analysis does not need it.
+        return {}, None, (Caution("no_gap", f"No gap between validation and training loss: {error}."),)
     gap_R = complete.floats(loss) - complete.floats(train_loss)
     n = len(gap_R)
     half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2) * np.std(gap_R, ddof=1) / math.sqrt(n)) if n > 1 else None

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.columns import Rows, usable_rows
 from isoloss.analysis.estimate import Caution
 from isoloss.errors import ConfigError
 
@@ -88,6 +88,19 @@ class Crossed:
         return " × ".join(self.factors[position].name for position in term)
 
 
+def _without_copies(rows: Rows, columns: Sequence[str], block: str | None) -> tuple[Rows, list[Caution]]:
+    """Rows that repeat another's cell, block and response are copies, no replicates; without a block one can't tell."""
+    table = rows.table
+    if block is not None:
+        kept = table.unique(columns, keep="first", maintain_order=True)
+        copies = len(table) - len(kept)
+        text = f"{copies:,} of {len(table):,} rows repeat another's cell, {block} and response; they are left out."
+        return Rows(kept, rows.cautions), [Caution("duplicate_rows", text)] if copies else []
+    copies = len(table) - table.n_unique()
+    text = f"{copies:,} of {len(table):,} rows equal another in every column and count as replicates: remove copies."
+    return rows, [Caution("duplicate_rows", text)] if copies else []
+
+
 def read_crossed(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None) -> Crossed:
     """Sort the rows of a table (one a run) by the levels of `factors` and by `block`.
 
@@ -100,11 +113,14 @@ def read_crossed(table: pl.DataFrame, response: str, factors: Sequence[str], blo
     floats = [name for name in keys if name in table.columns and table.schema[name].is_float()]
     others = [name for name in keys if name not in floats]
     rows = usable_rows(table, numeric=[response, *floats], other=others)
-    cautions = list(rows.cautions)
+    rows, said = _without_copies(rows, [*keys, response], block)
+    cautions = [*rows.cautions, *said]
     read = [_read_factor(rows.table[name]) for name in names]
     for factor, _ in read:
         if len(factor.levels) == 1:
-            text = f"{factor.name} is {factor.levels[0]} in every run: nothing can be said about its effect."
+            text = (
+                f"{factor.name} is {factor.levels[0]} in every run that has it: nothing can be said about its effect."
+            )
             cautions.append(Caution("one_level", text))
     read = [(factor, codes_N) for factor, codes_N in read if len(factor.levels) > 1]
     _check_size([factor for factor, _ in read])

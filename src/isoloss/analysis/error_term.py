@@ -81,7 +81,7 @@ def _replicate_error(runs: Crossed, fit: Fit) -> tuple[ErrorTerm, list[Caution]]
         )
         source = f"replicates pooled with interactions of three and more factors{blocked}"
         return _error(fit.residual, source, screening=False), [Caution("few_replicates", text)]
-    cautions: list[Caution] = []
+    cautions = _differing_by_block(runs, pure)
     higher = SumOfSquares(fit.residual.value - pure.value, fit.residual.df - pure.df)
     if higher.df and pure.value > 0:
         f = higher.value / higher.df / (pure.value / pure.df)
@@ -93,6 +93,37 @@ def _replicate_error(runs: Crossed, fit: Fit) -> tuple[ErrorTerm, list[Caution]]
             )
             cautions.append(Caution("higher_order", text))
     return _error(pure, f"pure error within cells{blocked}", screening=False), cautions
+
+
+def _differing_by_block(runs: Crossed, pure: SumOfSquares) -> list[Caution]:
+    """Factors whose effect differs from block to block by more than noise (block × factor, Bonferroni over factors).
+
+    Runs of one seed and one shape share initialisation and data order, so a seed may favour a level: then its effect is
+    known as well as the seeds are many, not the runs.
+    """
+    found: list[Caution] = []
+    if runs.block is None or pure.value == 0:
+        return found
+    weight = float(1 / np.mean(1 / runs.counts_CxB))  # runs a cell and block, harmonic: 1 in a crossed design
+    for position, factor in enumerate(runs.factors):
+        level_C, n_levels = runs.cells_CxF[:, position], len(factor.levels)
+        cells_L = np.bincount(level_C, minlength=n_levels)
+        means_LxB = np.array([runs.means_CxB[level_C == level].mean(axis=0) for level in range(n_levels)])
+        centred_LxB = means_LxB - means_LxB.mean(axis=1, keepdims=True) - means_LxB.mean(axis=0) + means_LxB.mean()
+        df = (n_levels - 1) * (runs.means_CxB.shape[1] - 1)
+        rest = SumOfSquares(pure.value - weight * float((cells_L[:, None] * centred_LxB**2).sum()), pure.df - df)
+        if rest.df < 1 or rest.value <= 0:
+            continue
+        f = (pure.value - rest.value) / df / (rest.value / rest.df)
+        p = f_upper(f, df, rest.df)
+        if p < (1 - LEVEL) / len(runs.factors):
+            text = (
+                f"The effect of {factor.name} differs from {runs.block} to {runs.block} by more than noise "
+                f"(F = {f:.2f} on {df} and {rest.df} df, p = {p:.2g}): its interval, from noise "
+                f"within cells, is too narrow. More levels of {runs.block} would tell how far."
+            )
+            found.append(Caution("differs_by_block", text))
+    return found
 
 
 def _lenth_error(runs: Crossed, screening: Screening | None) -> tuple[ErrorTerm | None, list[Caution]]:

@@ -41,3 +41,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return adjusted.tolist()
+
+
+def in_words(estimate: Estimate, *, signed: bool = False) -> str:
+    """'−0.2103 (95% interval −0.2182 to −0.2024; n = 32; method)'."""
+    form = "+.4g" if signed else ".4g"
+
+    def number(value: float) -> str:
+        return format(value, form).replace("-", "−")
+
+    interval = "no interval"
+    if estimate.low is not None and estimate.high is not None:
+        interval = f"{estimate.level:.0%} interval {number(estimate.low)} to {number(estimate.high)}"
+    return f"{number(estimate.value)} ({interval}; n = {estimate.n:,}; {estimate.method})"
+
+
+def p_in_words(p: float | None) -> str:
+    """'= 0.031', '< 0.001'."""
+    return "unknown" if p is None else "< 0.001" if p < 0.001 else f"= {p:.2g}"

@@ -7,12 +7,13 @@ The frontier minimises L(N, D) at C = k·N·D: N* = G·(C/k)^a and D* = (C/k)^b 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import exp, log
 
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.columns import LARGEST, usable_rows
 from isoloss.analysis.estimate import Caution, Estimate
 from isoloss.analysis.laws import AXES, Floats
 from isoloss.analysis.scaling import Fit, fit_law
@@ -43,6 +44,8 @@ class Optimum:
     n_params: Estimate
     tokens: Estimate
     loss: Estimate
+    beyond: bool
+    """Whether size or tokens lie outside what the runs have."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class HoldOut:
 def predict(fit: Fit, point: Mapping[str, float]) -> Prediction:
     """The loss at positive N, D or C, by the fit's form. Raises ConfigError when a variable is missing or unknown."""
     axes, uncertainty = AXES[fit.form], _identified(fit)
-    if set(point) != set(axes) or not all(np.isfinite(value) and value > 0 for value in point.values()):
+    if set(point) != set(axes) or not all(1 / LARGEST < value < LARGEST for value in point.values()):
         given = ", ".join(f"{name}={value:g}" for name, value in point.items())
         raise ConfigError(f"cannot predict at {given}: {fit.form} needs {' and '.join(axes)}, positive", ("predict",))
     x_Kx1 = fit.law.centred(np.array([point[axis] for axis in axes]))
@@ -103,8 +106,8 @@ def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARA
         raise ConfigError(f"a frontier needs the form LND, not {fit.form}")
     uncertainty, law = _identified(fit), fit.law
 
-    def exponent(theta_p: Floats) -> float:
-        return float(theta_p[3] / (theta_p[2] + theta_p[3]))
+    def log_odds(theta_p: Floats) -> float:
+        return float(np.log(theta_p[3] / theta_p[2]))
 
     def log_size(log_nd: float, theta_p: Floats) -> float:
         (log_a, log_b, alpha, beta, *_), _ = law.published(theta_p)
@@ -117,15 +120,22 @@ def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARA
 
     def optimum(compute: float) -> Optimum:
         log_nd = float(np.log(compute / flops_per))
-        return Optimum(
-            compute,
-            uncertainty.estimate(lambda theta_p: log_size(log_nd, theta_p), log=True),
-            uncertainty.estimate(lambda theta_p: log_nd - log_size(log_nd, theta_p), log=True),
-            uncertainty.estimate(lambda theta_p: log_loss(log_nd, theta_p), log=True),
-        )
+        n_params = uncertainty.estimate(lambda theta_p: log_size(log_nd, theta_p), log=True)
+        tokens = uncertainty.estimate(lambda theta_p: log_nd - log_size(log_nd, theta_p), log=True)
+        x_K = law.centred(np.array([n_params.value, tokens.value]))[:, 0]
+        inside = np.all((law.x_Kxn.min(axis=1) <= x_K) & (x_K <= law.x_Kxn.max(axis=1)))
+        loss = uncertainty.estimate(lambda theta_p: log_loss(log_nd, theta_p), log=True)
+        return Optimum(compute, n_params, tokens, loss, not bool(inside))
 
-    a, b = uncertainty.estimate(exponent), uncertainty.estimate(lambda theta_p: 1 - exponent(theta_p))
+    odds = uncertainty.estimate(log_odds)  # of a : b; the interval of a share stays between 0 and 1
+    a, b = _share(odds, 1), _share(odds, -1)
     return Frontier(a, b, flops_per, tuple(optimum(compute) for compute in flops))
+
+
+def _share(odds: Estimate, sign: int) -> Estimate:
+    assert odds.low is not None and odds.high is not None
+    value, *ends = (1 / (1 + exp(min(-sign * x, 700.0))) for x in (odds.value, odds.low, odds.high))
+    return replace(odds, value=value, low=min(ends), high=max(ends))
 
 
 def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | None:
@@ -165,13 +175,19 @@ def data_compute(fit: Fit, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> tupl
 
 
 def _extrapolation(fit: Fit, point: Mapping[str, float]) -> list[Caution]:
-    """Whether a point lies far beyond the data: in compute for LND and LC, in its own variable else."""
-    where = "compute" if fit.form in ("LND", "LC") else AXES[fit.form][0]
-    _, largest = data_compute(fit, 1.0)
-    times = float(np.prod(list(point.values()))) / largest
-    if times <= FAR:
-        return []
-    return [Caution("extrapolates", f"This is {times:.3g} times the largest {where} of the data.")]
+    """Where a point lies far outside the data, up or down, in any of its variables or in N·D."""
+    logs_Kxn = fit.law.x_Kxn + fit.law.centre_K[:, None]
+    places = {axis: (log_n, log(point[axis])) for axis, log_n in zip(AXES[fit.form], logs_Kxn, strict=True)}
+    if fit.form == "LND":
+        places["compute"] = logs_Kxn.sum(axis=0), sum(map(log, point.values()))
+    said: list[str] = []
+    for name, (log_n, at) in places.items():
+        above, below = exp(at - float(log_n.max())), exp(float(log_n.min()) - at)
+        if above > FAR:
+            said.append(f"{above:.3g} times the largest {name} of the data")
+        elif below > FAR:
+            said.append(f"1/{below:.3g} of the smallest {name} of the data")
+    return [Caution("extrapolates", f"The point has {', '.join(said)}.")] if said else []
 
 
 def _identified(fit: Fit) -> Uncertainty:

@@ -59,9 +59,10 @@ def isoflop_profiles(
 
 
 def _profile(group: pl.DataFrame, params: str, compute: str, loss: str, curve: Curve) -> Profile:
-    size_n, loss_n = (group[column].cast(pl.Float64()).to_numpy() for column in (params, loss))
-    sizes = tuple(sorted(set(size_n.tolist())))
-    flops, degree, n = float(np.exp(np.log(group[compute].to_numpy()).mean())), DEGREES[curve], len(size_n)
+    means = group.group_by(params).agg(pl.col(loss).mean()).sort(params)  # replicates are no points of their own
+    size_n, loss_n = (means[column].cast(pl.Float64()).to_numpy() for column in (params, loss))
+    sizes = tuple(size_n.tolist())
+    flops, degree, n = float(np.exp(np.log(group[compute].to_numpy()).mean())), DEGREES[curve], len(group)
     cautions: list[Caution] = []
     if curve == "parabola":
         cautions.append(Caution("parabola_biased", "A parabola's minimum is biased even without noise."))
@@ -77,7 +78,7 @@ def _profile(group: pl.DataFrame, params: str, compute: str, loss: str, curve: C
     if found is None:
         return Profile(flops, n, sizes, curve, None, None, tuple(cautions))
     x, x_se, lowest, lowest_se = found
-    df = n - degree - 1
+    df = len(sizes) - degree - 1
     quantile, method = float(stats.t.ppf((1 + LEVEL) / 2, df)), f"{curve} in log N, delta method, t with {df} df"
     value, low, high = np.exp([x, x - quantile * x_se, x + quantile * x_se]).tolist()
     size = Estimate(value, low, high, LEVEL, n, method)

@@ -19,6 +19,9 @@ MOST_ENUMERATED = 16
 """Pairs up to which all 2^n signs are tried; beyond it signs are drawn."""
 DRAWS = 19_999
 
+_FIRST, _SECOND = "\0first", "\0second"
+"""Names no column of a table has."""
+
 Floats = NDArray[np.float64]
 
 
@@ -37,6 +40,15 @@ class PairedDifference:
     smallest_p: float
     exact: bool
     n: int
+
+
+@dataclass(frozen=True)
+class PairedFactor:
+    """A factor's two levels, compared over the pairs of runs that share all else."""
+
+    factor: str
+    contrast: str
+    difference: PairedDifference
 
 
 def paired_difference(first_N: Floats, second_N: Floats, generator: np.random.Generator) -> PairedDifference:
@@ -71,31 +83,33 @@ def paired_difference(first_N: Floats, second_N: Floats, generator: np.random.Ge
 
 def paired_effects(
     table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None = None
-) -> list[tuple[str, PairedDifference]]:
+) -> list[PairedFactor]:
     """Every factor of two levels, compared over the pairs of runs that agree in all other factors and in the block.
 
-    Numbers go from the lower level to the higher. Runs without a partner are left out, replicates within a cell and
-    block are averaged, and a factor without two pairs is not listed. Raises ConfigError when a column is missing.
+    Numbers go from the lower level to the higher, words in the order of the table. Runs without a partner are left
+    out, replicates within a cell and block are averaged, and a factor without two pairs is not listed. Raises
+    ConfigError when a column is missing.
     """
     keys = list(factors) if block is None or block in factors else [*factors, block]
-    runs = usable_rows(table, numeric=[response], other=keys).table
-    found: list[tuple[str, PairedDifference]] = []
+    usable = usable_rows(table, numeric=[response], other=keys)
+    runs = usable.table.select(keys).with_columns(pl.Series(_FIRST, usable.floats(response)))
+    found: list[PairedFactor] = []
     for factor in factors:
         others = [key for key in keys if key != factor]
-        levels = runs[factor].unique().sort().to_list()
+        levels = runs[factor].unique(maintain_order=True)
         if len(levels) != 2:
             continue
-        means = runs.group_by([*others, factor]).agg(pl.col(response).mean())
-        first, second = (means.filter(pl.col(factor) == level) for level in levels)
-        pairs = (
-            first.join(second, on=others, suffix="_second")
-            if others
-            else first.join(second, how="cross", suffix="_second")
-        )
+        low, high = (levels.sort() if levels.dtype.is_numeric() else levels).to_list()
+        means = runs.group_by([*others, factor]).agg(pl.col(_FIRST).mean())
+        first = means.filter(pl.col(factor) == low)
+        second = means.filter(pl.col(factor) == high).rename({_FIRST: _SECOND})
+        pairs = first.join(second, on=others) if others else first.join(second, how="cross")
         if len(pairs) > 1:
             pairs = pairs.sort(others)  # drawn signs must not depend on the order of a hash table
-            before_n, after_n = pairs[response].to_numpy(), pairs[f"{response}_second"].to_numpy()
-            found.append((factor, paired_difference(before_n, after_n, np.random.default_rng(0))))
+            difference = paired_difference(
+                pairs[_FIRST].to_numpy(), pairs[_SECOND].to_numpy(), np.random.default_rng(0)
+            )
+            found.append(PairedFactor(factor, f"{high} − {low}", difference))
     return found
 
 

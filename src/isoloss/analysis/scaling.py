@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import polars as pl
+from scipy import stats
 
 from isoloss.analysis.columns import usable_rows
-from isoloss.analysis.estimate import Caution, Estimate
-from isoloss.analysis.laws import AXES, MAX_EXPONENT, Floats, Form, Law, make_law
+from isoloss.analysis.estimate import LEVEL, Caution, Estimate
+from isoloss.analysis.laws import AXES, Floats, Form, Law, make_law
 from isoloss.analysis.solve import Objective, ObjectiveName, Solution, make_objective, solve
 from isoloss.analysis.uncertainty import Uncertainty, by_bootstrap, by_delta, cells
 from isoloss.errors import ConfigError
@@ -23,14 +24,14 @@ CORRELATED, COLLINEAR = 0.9, 0.99
 ILL_CONDITIONED, SINGULAR = 1e3, 1e6
 """Condition number of the Jacobian, its columns scaled to length 1."""
 PLAUSIBLE_EXPONENTS = (0.03, 1.5)
-AT_BOUND = 1e-6
+AT_BOUND = 1e-5
 
 
 @dataclass(frozen=True)
 class Parameter:
     """A published parameter (E, A, B, alpha, beta) with its standard error on its own scale.
 
-    The interval of E, A and B is symmetric in the logarithm. At a bound there is neither interval nor error.
+    The interval of E, A and B is symmetric in the logarithm. A floor the data do not show is 0, without either.
     """
 
     estimate: Estimate
@@ -77,7 +78,10 @@ def fit_law(
     """
     objective = objective or make_objective("huber")
     axes = AXES[form]
-    rows = usable_rows(table, positive=[columns[axis] for axis in (*axes, "loss")])
+    wanted = [columns[axis] for axis in (*axes, "loss")]
+    if len(set(wanted)) < len(wanted):
+        raise ConfigError(f"{', '.join(axes)} and the loss must be columns of their own, not {', '.join(wanted)}")
+    rows = usable_rows(table, positive=wanted)
     law = make_law(form, floor, np.array([rows.floats(columns[axis]) for axis in axes]), rows.floats(columns["loss"]))
     if len(law.y_n) > 1 and law.y_n.max() - law.y_n.min() < 1e-12:
         raise ConfigError(f"all values of '{columns['loss']}' are equal: there is nothing to fit", (columns["loss"],))
@@ -86,15 +90,23 @@ def fit_law(
     parameters: dict[str, Parameter] = {}
     if not hopeless:
         solution = solve(law, objective)
-        at_bound = _at_bound(law, solution.theta_p)
-        condition = _condition(law, objective, solution.theta_p, at_bound)
-        doubts += _solution_doubts(law, solution, at_bound, condition)
+        without_floor = _at_bound(law, solution.theta_p) == ["E"]
+        if without_floor:
+            law = replace(law, floor=False)
+            solution = solve(law, objective)
+            text = "The data show no floor: E is at its lower bound, and the law is fitted without it."
+            doubts.append(Caution("at_bound", text))
+        condition, more = _solution_doubts(law, objective, solution)
+        doubts += more
         if condition <= SINGULAR:
-            free_p = [i for i in range(law.n_parameters) if i not in at_bound]
-            uncertainty = by_delta(law, objective, solution.theta_p, free_p)
+            uncertainty = by_delta(law, objective, solution.theta_p)
+            doubts += _lack_of_fit(law, objective, uncertainty)
             if intervals == "bootstrap":
                 uncertainty = by_bootstrap(law, objective, uncertainty, generator or np.random.default_rng(0))
-            parameters = _parameters(law, uncertainty, at_bound)
+            parameters = _parameters(law, uncertainty)
+            if without_floor:
+                zero = Estimate(0.0, None, None, LEVEL, len(law.y_n), "at its lower bound")
+                parameters = {"E": Parameter(zero, None), **parameters}
     doubts += _schedule_doubts(rows.table)
     return Fit(
         form,
@@ -126,7 +138,7 @@ def _values(law: Law, objective: Objective) -> dict[str, float]:
     }
 
 
-def _parameters(law: Law, uncertainty: Uncertainty, at_bound: list[int]) -> dict[str, Parameter]:
+def _parameters(law: Law, uncertainty: Uncertainty) -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
     for i, name in enumerate(law.names):
         log = name not in ("alpha", "beta")
@@ -135,11 +147,7 @@ def _parameters(law: Law, uncertainty: Uncertainty, at_bound: list[int]) -> dict
             return float(law.published(theta_p)[0][i])
 
         estimate, se = uncertainty.estimate(quantity, log=log), uncertainty.se(quantity)
-        if i in at_bound:
-            bound = Estimate(estimate.value, None, None, estimate.level, estimate.n, "at its bound")
-            found[name] = Parameter(bound, None)
-        else:
-            found[name] = Parameter(estimate, se * estimate.value if log else se)
+        found[name] = Parameter(estimate, se * estimate.value if log else se)
     return {name: found[name] for name in ("E", "A", "B", "alpha", "beta") if name in found}
 
 
@@ -168,11 +176,14 @@ def _design_doubts(law: Law) -> tuple[list[Caution], bool]:
     return doubts, hopeless
 
 
-def _solution_doubts(law: Law, solution: Solution, at_bound: list[int], condition: float) -> list[Caution]:
+def _solution_doubts(law: Law, objective: Objective, solution: Solution) -> tuple[float, list[Caution]]:
+    """The solution's condition number, infinite where a parameter is at a bound, and what to doubt of it."""
     doubts: list[Caution] = []
-    for i in at_bound:
-        text = f"{law.names[i]} is at its bound; it has no interval, and the others hold it fixed there."
-        doubts.append(Caution("at_bound", text))
+    at_bound = _at_bound(law, solution.theta_p)
+    if at_bound:
+        text = f"{' and '.join(at_bound)} at a bound: the data do not show a term of this law, or not how it falls."
+        return float("inf"), [Caution("at_bound", text)]
+    condition = _condition(law, objective, solution.theta_p)
     for name, value in zip(law.names, law.published(solution.theta_p)[0], strict=True):
         low, high = PLAUSIBLE_EXPONENTS
         if name in ("alpha", "beta") and not low <= value <= high:
@@ -184,27 +195,49 @@ def _solution_doubts(law: Law, solution: Solution, at_bound: list[int], conditio
     if solution.n_agreeing == 1:
         text = f"One of {solution.n_polished} polished starts alone reaches the minimum; it may not be the lowest."
         doubts.append(Caution("starts_disagree", text))
-    return doubts
+    return condition, doubts
+
+
+def _lack_of_fit(law: Law, objective: Objective, uncertainty: Uncertainty) -> list[Caution]:
+    """Whether cells miss the law by more than runs of a cell differ, by the F test for lack of fit."""
+    residuals_n, _ = objective.residuals(law, uncertainty.theta_p)
+    cell_n, n_cells = cells(law)
+    df = len(residuals_n) - n_cells
+    if df == 0:
+        return []
+    means_c = np.bincount(cell_n, residuals_n) / np.bincount(cell_n)
+    within = float(np.sum((residuals_n - means_c[cell_n]) ** 2)) / df
+    if within == 0 or stats.f.sf(uncertainty.noise**2 / within, uncertainty.df, df) >= 1 - LEVEL:
+        return []
+    unit = "nats" if objective.delta is None else "of the loss"
+    text = (
+        f"Cells miss the law by more than chance: {uncertainty.noise:.2g} {unit} a run between cells, "
+        f"{within**0.5:.2g} within them. More replicates will not help: "
+        "the law or the design is at fault. Intervals allow for it."
+    )
+    return [Caution("lack_of_fit", text)]
 
 
 def _schedule_doubts(table: pl.DataFrame) -> list[Caution]:
     """Runs whose learning rate does not reach its end with the run are prefixes of longer ones."""
     if not {"max_iters", "lr_decay_iters"} <= set(table.columns):
         return []
-    unmatched = table.filter(pl.col("lr_decay_iters").is_not_null() & (pl.col("lr_decay_iters") != pl.col("max_iters")))
+    decay, end = (pl.col(name).cast(pl.Float64(), strict=False) for name in ("lr_decay_iters", "max_iters"))
+    never = pl.col("decay_lr").cast(pl.Boolean(), strict=False).not_() if "decay_lr" in table.columns else pl.lit(False)
+    unmatched = table.filter((decay != end).fill_null(False) | (never & (table["max_iters"].n_unique() > 1)))
     if unmatched.is_empty():
         return []
-    text = f"In {len(unmatched):,} rows lr_decay_iters is not max_iters: their losses are those of an unfinished run."
+    text = f"In {len(unmatched):,} rows the learning rate does not end with the run: its loss is of an unfinished one."
     return [Caution("horizon_unmatched", text)]
 
 
-def _at_bound(law: Law, theta_p: Floats) -> list[int]:
+def _at_bound(law: Law, theta_p: Floats) -> list[str]:
     low_p, high_p = law.bounds()
-    near_p = np.minimum(theta_p - low_p, high_p - theta_p) < AT_BOUND * MAX_EXPONENT
-    return np.flatnonzero(near_p).tolist()
+    near_p = np.minimum(theta_p - low_p, high_p - theta_p) < AT_BOUND
+    return [name for name, near in zip(law.names, near_p, strict=True) if near]
 
 
-def _condition(law: Law, objective: Objective, theta_p: Floats, at_bound: list[int]) -> float:
-    jacobian_nxp = np.delete(objective.residuals(law, theta_p)[1], at_bound, axis=1)
+def _condition(law: Law, objective: Objective, theta_p: Floats) -> float:
+    jacobian_nxp = objective.residuals(law, theta_p)[1]
     width_p = np.linalg.norm(jacobian_nxp, axis=0)
     return float(np.linalg.cond(jacobian_nxp / width_p)) if np.all(width_p > 0) else float("inf")

@@ -76,20 +76,14 @@ def huber_inefficiency(delta: float | None, noise: float) -> float:
     return float(squares / inside**2)
 
 
-def by_delta(law: Law, objective: Objective, theta_p: Floats, free_p: list[int]) -> Uncertainty:
-    """Delta-method uncertainty of a fit; parameters that are not `free` (at a bound) are taken as known.
-
-    Raises numpy's LinAlgError when the data do not determine the free parameters.
-    """
+def by_delta(law: Law, objective: Objective, theta_p: Floats) -> Uncertainty:
+    """Delta-method uncertainty of a fit. Raises numpy's LinAlgError when the data do not determine the parameters."""
     residuals_n, jacobian_nxp = objective.residuals(law, theta_p)
-    noise, df, n_cells = _noise(law, residuals_n, len(free_p))
-    covariance_pxp = np.zeros((len(theta_p), len(theta_p)))
-    jacobian_nxf = jacobian_nxp[:, free_p]
-    width_f = np.linalg.norm(jacobian_nxf, axis=0)
-    unit_nxf = jacobian_nxf / width_f
-    unit_fxf = np.asarray(np.linalg.inv(unit_nxf.T @ unit_nxf) / np.outer(width_f, width_f), dtype=np.float64)
-    scale = noise**2 * huber_inefficiency(objective.delta, noise)
-    covariance_pxp[np.ix_(free_p, free_p)] = scale * unit_fxf
+    noise, df, n_cells = _noise(law, residuals_n)
+    width_p = np.linalg.norm(jacobian_nxp, axis=0)
+    unit_nxp = jacobian_nxp / width_p
+    unit_pxp = np.asarray(np.linalg.inv(unit_nxp.T @ unit_nxp) / np.outer(width_p, width_p), dtype=np.float64)
+    covariance_pxp = noise**2 * huber_inefficiency(objective.delta, noise) * unit_pxp
     method = f"delta method, t with {df} df{_between(law, n_cells)}"
     return Uncertainty(theta_p, covariance_pxp, None, noise, len(law.y_n), df, method)
 
@@ -110,9 +104,15 @@ def by_bootstrap(
             given = inflated_n[rows_of[donor]]
             drawn_n[rows] = given if len(given) == len(rows) else generator.choice(given, size=len(rows))
         y_n = np.log(np.maximum(np.exp(fitted_n) + drawn_n, 1e-12)) if objective.delta is None else fitted_n + drawn_n
-        refits.append(polish(replace(law, y_n=y_n), objective, delta.theta_p))
+        refits.append(_refitted(replace(law, y_n=y_n), objective, delta.theta_p))
     method = f"residual bootstrap, {draws} refits, t with {delta.df} df{_between(law, n_cells)}"
     return replace(delta, draws_Bxp=np.array(refits), method=method)
+
+
+def _refitted(law: Law, objective: Objective, theta_p: Floats) -> Floats:
+    for stage in objective.smoothed():
+        theta_p = polish(law, stage, theta_p)
+    return theta_p
 
 
 def cells(law: Law) -> tuple[NDArray[np.intp], int]:
@@ -122,11 +122,11 @@ def cells(law: Law) -> tuple[NDArray[np.intp], int]:
     return cell_n, int(cell_n.max()) + 1
 
 
-def _noise(law: Law, residuals_n: Floats, n_free: int) -> tuple[float, int, int]:
+def _noise(law: Law, residuals_n: Floats) -> tuple[float, int, int]:
     """Standard deviation of one run between cells, its degrees of freedom, and the number of cells."""
     cell_n, n_cells = cells(law)
     sums, counts = np.bincount(cell_n, residuals_n), np.bincount(cell_n)
-    df = n_cells - n_free
+    df = n_cells - law.n_parameters
     return sqrt(float(np.sum(sums**2 / counts)) / df), df, n_cells
 
 

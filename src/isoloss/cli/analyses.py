@@ -131,7 +131,7 @@ def convergence(
     from isoloss.cli.tables import is_study, read_curves, read_rates
 
     analysed = analyse_convergence(
-        read_curves(table),
+        read_curves(table, say),
         run,
         step,
         loss,

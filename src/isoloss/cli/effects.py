@@ -12,19 +12,19 @@ from rich.table import Table
 
 from isoloss.analysis.effects import Effect, Effects
 from isoloss.analysis.estimate import Estimate
-from isoloss.analysis.pairs import PairedDifference
+from isoloss.analysis.pairs import PairedFactor
 from isoloss.analysis.screening import Screening
 
 WIDTH = 110
 
 
-Pairs = Sequence[tuple[str, PairedDifference]]
+Pairs = Sequence[PairedFactor]
 
 
 def effects_as_json(effects: Effects, pairs: Pairs = ()) -> str:
     """One object, at full precision; what could not be computed is null."""
     document = dataclasses.asdict(effects)
-    document["pairs"] = [{"factor": factor, **dataclasses.asdict(found)} for factor, found in pairs]
+    document["pairs"] = [dataclasses.asdict(pair) for pair in pairs]
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -44,12 +44,17 @@ def effects_as_text(effects: Effects, pairs: Pairs = ()) -> str:
 
 
 def _pairs(pairs: Pairs) -> list[str]:
-    return [
-        f"{factor}, {found.n} pairs that share all else: {'{} [{}]'.format(*_size(found.estimate))}, paired t p "
-        f"{_probability(found.p)}, sign flips p {_probability(found.p_sign_flip)} (smallest possible "
-        f"{found.smallest_p:.2g})"
-        for factor, found in pairs
-    ]
+    """Pair by pair: what is shared drops out, and no p is adjusted for the number of factors."""
+    lines: list[str] = []
+    for pair in pairs:
+        found = pair.difference
+        size, interval = _size(found.estimate)
+        lines.append(
+            f"{pair.factor} {pair.contrast} over {found.n} pairs that share all else: {size} [{interval}], paired t p "
+            f"{_probability(found.p)}, sign flips p {_probability(found.p_sign_flip)} (smallest possible "
+            f"{found.smallest_p:.2g}); not adjusted"
+        )
+    return lines
 
 
 def _heading(effects: Effects) -> str:

@@ -76,7 +76,7 @@ def answer_as_json(answer: Answer) -> str:
         "predictions": [_prediction(prediction) for prediction in answer.predictions],
         "holdout": _holdout(holdout) if holdout else None,
     }
-    return json.dumps(document, indent=2)
+    return json.dumps(document, indent=2, allow_nan=False)
 
 
 def answer_as_text(answer: Answer) -> str:
@@ -133,8 +133,10 @@ def _consequences(answer: Answer) -> list[str]:
         for optimum in answer.frontier.optima:
             lines.append(
                 f"  at {optimum.flops:.3g} FLOPs: N* {_with_interval(optimum.n_params, 3)}, "
-                f"D* {_with_interval(optimum.tokens, 3)}, L {_with_interval(optimum.loss)}"
+                f"D* {_with_interval(optimum.tokens, 3)}, L {_with_interval(optimum.loss)}{' *' * optimum.beyond}"
             )
+        if any(optimum.beyond for optimum in answer.frontier.optima):
+            lines.append("  * outside the sizes or tokens of the data: extrapolated")
     for profile in answer.profiles:
         if profile.optimal_params:
             lines.append(

@@ -35,15 +35,20 @@ def read_runs(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
     return done
 
 
-def read_curves(path: Path) -> pl.DataFrame:
-    """One row an evaluation; of a study directory: run, step, train_loss, loss (of validation) of every run."""
+def read_curves(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
+    """One row an evaluation; of a study directory: run, step, train_loss, loss (of validation) of runs that are done.
+
+    Raises ConfigError when there is nothing to read, StoreError on a damaged study.
+    """
     if not path.is_dir():
         return _read_file(path)
     results = _study(path)
     frames = [
         results.evals(run).select(pl.lit(run).alias("run"), "step", "train_loss", loss="val_loss")
-        for run in results.summary()["run_id"]
+        for run in read_runs(path, say)["run_id"]
     ]
+    if not frames:
+        raise ConfigError(f"no run of {path} is done yet")
     return pl.concat(frames)
 
 
@@ -68,7 +73,7 @@ def with_time_to_target(runs: pl.DataFrame, path: Path, target: float | None) ->
         return runs
     if not is_study(path):
         raise ConfigError(f"--target needs a study directory with its evaluations, and {path} is a table")
-    judged = analyse_convergence(read_curves(path), target=target).runs
+    judged = analyse_convergence(read_curves(path, lambda line: None), target=target).runs
     reached = {run.run: run.to_target.step for run in judged if run.to_target and run.to_target.reached}
     return runs.with_columns(pl.Series(TO_TARGET, [reached.get(run) for run in runs["run_id"]], dtype=pl.Float64()))
 

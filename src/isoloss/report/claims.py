@@ -56,6 +56,7 @@ def claim_table(findings: Findings) -> Table:
             "p": claim.p,
             "p_adjusted": claim.p_adjusted,
             "sentence": claim.sentence,
+            "cautions": " ".join(caution.text for caution in claim.cautions),
             "run_ids": " ".join(claim.run_ids),
         }
         for claim in claims

@@ -126,10 +126,14 @@ def test_group1_is_told_what_it_cannot_show() -> None:
     assert not {"prefix_runs", "horizon_unmatched", "empty_factor", "too_few_horizons"} & set(text)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "ladder"])
-def test_sound_studies_are_not_blamed(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [("quickstart", {"one_learning_rate", "detectable_effect"}), ("ladder", {"one_learning_rate"})],
+)
+def test_sound_studies_are_not_blamed(name: str, limits: set[str]) -> None:
+    """Two seeds and two stated effects leave quickstart a little short of the difference to find."""
     found = audited(find_study(name), train_tokens_in_corpus=TRAIN_TOKENS, hours=1.0)
-    assert {one.code for one in found if one.severity != "note"} == {"one_learning_rate"}
+    assert {one.code for one in found if one.severity != "note"} == limits
 
 
 @pytest.mark.parametrize("name", builtin_studies())

@@ -37,6 +37,8 @@ def effects_as_text(effects: Effects, pairs: Pairs = ()) -> str:
         lines += ["Further contrasts of interactions are in the JSON.", ""]
     if effects.screening is not None:
         lines += [*_margins(effects.screening), ""]
+    if any(effect.detectable is not None for effect in effects.effects):
+        lines += ["80% power: the effect that replicates like these find four times in five, in one test alone.", ""]
     if effects.block is not None:
         lines += [*_pairs(pairs), ""]
     lines += [f"{caution.code}: {caution.text}" for caution in effects.cautions]

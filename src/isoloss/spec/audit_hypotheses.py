@@ -15,7 +15,7 @@ from isoloss.spec.hypotheses import (
     RatioStated,
     SpikesStated,
 )
-from isoloss.spec.power import POWER, check_noise, minimum_detectable_effect, seeds_needed
+from isoloss.spec.power import LEVEL, POWER, check_noise, minimum_detectable_effect, seeds_needed
 from isoloss.spec.study import Study
 
 ASSUMED_NOISE_NATS = 0.007
@@ -63,7 +63,17 @@ def seeds_to_resolve(study: Study, noise: Noise) -> int:
     if cells == 1:
         return 0
     n_levels = [len(study.factors[factor]) for factor in compared_factors(study)]
-    return seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, cells, cells // max(n_levels, default=cells))
+    per_level = cells // max(n_levels, default=cells)
+    return seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, cells, per_level, level=_level(study))
+
+
+def _stated_effects(study: Study) -> int:
+    return sum(isinstance(hypothesis, EffectStated) for hypothesis in study.hypotheses)
+
+
+def _level(study: Study) -> float:
+    """Of one test where stated effects share 5%: what Holm asks of the smallest p."""
+    return 1 - (1 - LEVEL) / max(1, _stated_effects(study))
 
 
 def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: Noise) -> Iterator[Finding]:
@@ -103,9 +113,11 @@ def _compared(
     per_level = cells // len(study.factors[factor])
     sd, smallest, unit, condition = _scale(hypothesis.response, noise)
     tested = max(2, seeds)
-    found = minimum_detectable_effect(sd, per_level * tested, (cells - 1) * (tested - 1))
-    needed = seeds_needed(smallest, sd, cells, per_level)
-    finds = f"a difference of {found:.3g} {unit} with {POWER:.0%} power{condition}"
+    effects, level = _stated_effects(study), _level(study)
+    found = minimum_detectable_effect(sd, per_level * tested, (cells - 1) * (tested - 1), level=level)
+    needed = seeds_needed(smallest, sd, cells, per_level, level=level)
+    shared = f" at an error rate of 5% that {effects} stated effects share" if effects > 1 else ""
+    finds = f"a difference of {found:.3g} {unit} with {POWER:.0%} power{shared}{condition}"
     return Finding(
         "detectable_effect",
         f"{_quoted(hypothesis)} compares {counted(per_level * seeds, 'run')} at {factor} {named(levels[0])} with as "

@@ -41,9 +41,9 @@ EXPERIMENTS: dict[Section, tuple[str, int, Callable[[int], list[Experiment]]]] =
     "right-labels": ("Loss curves with the right label", 100, curves.right_labels),
     "isoflop": ("IsoFLOP profiles whose interval holds the best size", 1000, laws.isoflop_coverage),
     "fits": ("Intervals of scaling fits that hold the truth", 400, laws.coverage),
-    "replicated": ("The same with two runs a cell", 200, laws.replicated),
+    "replicated": ("The same with two runs a cell", 400, laws.replicated),
     "objectives": ("The same under other objectives", 200, laws.other_objectives),
-    "bootstrap": ("The same by the bootstrap", 80, laws.bootstrap),
+    "bootstrap": ("The same by the bootstrap", 200, laws.bootstrap),
 }
 """What each section measures, and how often it simulates a setting."""
 RECOVERED_LAWS = 36

@@ -21,6 +21,8 @@ from isoloss.analysis.laws import Floats, Law
 from isoloss.analysis.solve import Objective, polish
 
 BOOTSTRAPS = 400
+NO_CLIPPING = 1e3
+"""A δ no log residual reaches: Huber's loss is then least squares on log losses."""
 
 Quantity = Callable[[Floats], float]
 """Any function of θ."""
@@ -91,8 +93,13 @@ def by_delta(law: Law, objective: Objective, theta_p: Floats) -> Uncertainty:
 def by_bootstrap(
     law: Law, objective: Objective, delta: Uncertainty, generator: np.random.Generator, draws: int = BOOTSTRAPS
 ) -> Uncertainty:
-    """Residual bootstrap around a fit: every cell takes the inflated residuals of a cell drawn at random, whole."""
-    residuals_n, _ = objective.residuals(law, delta.theta_p)
+    """Residual bootstrap around a fit: every cell takes the inflated residuals of a cell drawn at random, whole.
+
+    The residuals are those of least squares in the objective's own unit: a robust fit passes through as many points as
+    it has parameters, whose residuals of zero would make the refits look steadier than they are.
+    """
+    smooth = objective if objective.delta is None else Objective("huber", NO_CLIPPING)
+    residuals_n, _ = objective.residuals(law, polish(law, smooth, delta.theta_p))
     fitted_n = law.log_loss(delta.theta_p, law.x_Kxn)[0]
     cell_n, n_cells = cells(law)
     inflated_n = -(residuals_n - residuals_n.mean()) * sqrt(n_cells / delta.df)

@@ -313,7 +313,11 @@ def _cautions(
         (len(diverged - judged), "no_finite_loss", "have no finite loss at all and appear nowhere below."),
         (few, "few_evaluations", "have fewer than 4 evaluations after step 0; inconclusive."),
         (unknown, "noise_unknown", "have too few evaluations to tell their noise, also together; inconclusive."),
-        (pooled, "noise_pooled", "have few evaluations and share one estimate of noise, taken to be equal in them."),
+        (
+            pooled,
+            "noise_pooled",
+            "have few evaluations and share one estimate of noise, taken to be equal and without memory.",
+        ),
         (
             noisier,
             "noise_differs",

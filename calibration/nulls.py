@@ -33,7 +33,7 @@ def false_claims(repetitions: int) -> list[Experiment]:
 def _claims_any(design: Design, generator: np.random.Generator) -> Mapping[str, Tally]:
     table = design.simulate(np.full(design.shape, 2.0), generator)
     effects = analyse_effects(table, RESPONSE, design.names, design.block)
-    pairs = [pair for _, pair in paired_effects(table, RESPONSE, design.names, design.block)]
+    pairs = [pair.difference for pair in paired_effects(table, RESPONSE, design.names, design.block)]
     stated, page = _claimed(design, table, generator)
     found = {
         "effects, Holm": any(effect.p_holm is not None and effect.p_holm < ALPHA for effect in effects.effects),

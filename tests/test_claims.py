@@ -176,8 +176,8 @@ def test_an_exponent_needs_a_law_that_is_identified() -> None:
     "stated",
     [
         {"kind": "effect", "factor": "n_layer", "direction": "down"},
-        {"kind": "effect", "factor": "n_embd", "direction": "down", "response": "best_val_los"},
-        {"kind": "range", "response": "no_such", "low": 0, "high": 1},
+        {"kind": "effect", "factor": "n_embd", "direction": "down", "response": "eval_time_s"},
+        {"kind": "range", "response": "mfu", "low": 0, "high": 1},
     ],
 )
 def test_what_cannot_be_judged_says_why(stated: dict[str, Any]) -> None:

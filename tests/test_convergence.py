@@ -20,9 +20,8 @@ from isoloss.analysis.convergence import (
     Convergence,
     Rates,
     analyse_convergence,
-    plateau_counts,
-    plateaued_by,
 )
+from isoloss.analysis.plateau import plateau_counts, plateaued_by
 from isoloss.cli.convergence import convergence_as_json, convergence_as_text
 from isoloss.errors import ConfigError
 

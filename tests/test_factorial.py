@@ -371,6 +371,8 @@ def test_an_effect_that_differs_from_seed_to_seed_is_said() -> None:
         said += "differs_by_block" in codes(
             analyse_effects(rows.with_columns(y=noise + shared), "y", ["width", "b"], "seed")
         )
+        another = level_difference(rows.with_columns(y=noise + shared), "y", "b", 1, 2, ["width", "b"], "seed")
+        assert not any("width" in caution.text for caution in another.cautions)
         quiet += "differs_by_block" not in codes(
             analyse_effects(rows.with_columns(y=noise), "y", ["width", "b"], "seed")
         )

@@ -25,7 +25,7 @@ from isoloss.report.page import write_report
 from isoloss.report.parts import Table
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.spec.config import RunConfig
-from isoloss.spec.hypotheses import EffectStated, PlateauStated, SpikesStated
+from isoloss.spec.hypotheses import RESPONSES, EffectStated, PlateauStated, SpikesStated
 from isoloss.spec.study import Study
 from isoloss.store.run import State
 from isoloss.store.tables import StudyResults
@@ -243,7 +243,16 @@ def test_each_curve_is_read_once_however_often_it_is_asked_for(tmp_path: Path, m
     assert found.spikes(3.0).times == 3.0
     assert max(count for key, count in reads.items() if key.startswith("metrics")) == 1
     assert len([key for key in reads if key.startswith("metrics")]) == 23
+    assert set(RESPONSES) <= set(found.table.columns)
     assert "status" in found.table.columns and set(found.table["status"]) == {"done"}
+
+
+def test_the_slow_steps_of_a_stack_count_once(tmp_path: Path) -> None:
+    snapshot = take_snapshot(fake_study(tmp_path, REPLICATED, {}, cube))
+    one, *others = [snapshot.results.paths.run(run).metrics for run in snapshot.done["run_id"]]
+    for other in others[:3]:
+        other.write_bytes(one.read_bytes())
+    assert evidence(snapshot).spikes(2.0).spikes == len(others) + 1 - 3
 
 
 @pytest.mark.parametrize("state", ["pending", "failed", "running"])

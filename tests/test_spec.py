@@ -180,6 +180,10 @@ EFFECT = (
     ("text", "expected"),
     [
         (EFFECT, "s.yaml:4: hypothesis 1: the key 'direction' is missing"),
+        (
+            EFFECT + "  direction: up\n  response: best_val_los",
+            "s.yaml:9: hypothesis 1: response='best_val_los': not measured of a run: did you mean 'best_val_loss'?",
+        ),
         (EFFECT + "  directon: up", "s.yaml:8: hypothesis 1: unknown key 'directon': did you mean 'direction'?"),
         (EFFECT + "  direction: left", "s.yaml:8: hypothesis 1: direction='left': Input should be 'up' or 'down'"),
         (

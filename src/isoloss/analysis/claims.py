@@ -17,11 +17,12 @@ import polars as pl
 from scipy import stats
 
 from isoloss.analysis.columns import usable_rows
-from isoloss.analysis.convergence import Convergence, plateaued_by
+from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.curves import Spikes
 from isoloss.analysis.effects import Effect, LevelDifference, analyse_effects, level_difference
 from isoloss.analysis.estimate import LEVEL, Caution, Estimate, holm, in_words, p_in_words
 from isoloss.analysis.laws import SUMMARY_COLUMNS
+from isoloss.analysis.plateau import plateaued_by
 from isoloss.analysis.scaling import fit_law
 from isoloss.errors import ConfigError
 from isoloss.spec.hypotheses import (
@@ -151,9 +152,10 @@ def _effect(stated: EffectStated, evidence: Evidence) -> Claim:
     verdict: Verdict = "supported" if as_stated else "contradicted"
     if difference.p is None:
         return _unresolved(stated, f"{sentence}.", run_ids, estimate)
-    screening = "screening" in estimate.method
     cautions = (*difference.cautions, *_interactions(stated, evidence))
-    return Claim(stated.says, True, verdict, screening, sentence, estimate, difference.p, None, run_ids, cautions)
+    return Claim(
+        stated.says, True, verdict, difference.screening, sentence, estimate, difference.p, None, run_ids, cautions
+    )
 
 
 def _interactions(stated: EffectStated, evidence: Evidence) -> list[Caution]:
@@ -182,7 +184,8 @@ def _ratio(stated: RatioStated, evidence: Evidence) -> Claim:
         return _unresolved(stated, "These runs give the ratio no interval: replicates are missing.", run_ids)
     ratio = replace(log, value=exp(log.value), low=exp(log.low), high=exp(log.high), method=f"{log.method}, of logs")
     sentence = f"{stated.response} at {stated.factor} {high} over that at {low} is {in_words(ratio)}."
-    return _against_range(stated, ratio, stated.low, stated.high, sentence, run_ids)
+    claim = _against_range(stated, ratio, stated.low, stated.high, sentence, run_ids)
+    return replace(claim, screening=difference.screening, cautions=difference.cautions)
 
 
 def _plateau(stated: PlateauStated, evidence: Evidence) -> Claim:
@@ -273,8 +276,7 @@ def _against_range(
             verdict = "supported"
         elif estimate.high < low or estimate.low > high:
             verdict = "contradicted"
-    screening = "screening" in estimate.method
-    return Claim(stated.says, True, verdict, screening, sentence, estimate, None, None, run_ids)
+    return Claim(stated.says, True, verdict, False, sentence, estimate, None, None, run_ids)
 
 
 def _unresolved(stated: Hypothesis, sentence: str, run_ids: tuple[str, ...], estimate: Estimate | None = None) -> Claim:

@@ -27,7 +27,7 @@ import polars as pl
 from scipy import special
 
 from isoloss.analysis.columns import Rows, usable_rows
-from isoloss.analysis.curves import Curve, clopper_pearson_low, curves_of, end_without_loss, proportion
+from isoloss.analysis.curves import Curve, curves_of, end_without_loss, proportion
 from isoloss.analysis.estimate import LEVEL, Caution, Estimate
 from isoloss.analysis.trend import LEAST, Points, RunNoise, Window, condense, judge_noise, rise_at_end, windows_of
 from isoloss.errors import ConfigError
@@ -105,16 +105,6 @@ class Convergence:
     cautions: tuple[Caution, ...]
 
 
-@dataclass(frozen=True)
-class PlateauCounts:
-    """Runs by what they show of a plateau by a step; `censored` ones, among the `unresolved`, end before that step."""
-
-    plateaued: int
-    not_plateaued: int
-    unresolved: int
-    censored: int
-
-
 def analyse_convergence(
     table: pl.DataFrame,
     run: str = "run",
@@ -145,7 +135,7 @@ def analyse_convergence(
     points = [condense(curve.step_n, curve.loss_n) for curve in curves]
     noises = judge_noise(points)
     runs = tuple(
-        _judge(
+        _run_convergence(
             curve,
             own_points,
             noise,
@@ -167,46 +157,6 @@ def analyse_convergence(
         gap,
         (*rows.cautions, *_cautions(curves, points, noises, diverged), *gap_cautions),
     )
-
-
-def plateau_counts(convergence: Convergence, step: float) -> PlateauCounts:
-    """Runs by what they show of a plateau by `step`.
-
-    Plateaued: the plateau began at or before it. Not plateaued: U-turned, or the lower end of the improvement is above
-    the tolerance over the first window from `step` on (over the last one where none starts so late). A run that ends
-    before `step` without a plateau is censored: what it would have done is not known, even if it was still improving.
-    """
-    plateaued = not_plateaued = censored = 0
-    for run in convergence.runs:
-        window = next(
-            (each for each in run.windows if each.first_step >= step), run.windows[-1] if run.windows else None
-        )
-        if run.plateau_step is not None and run.plateau_step <= step:
-            plateaued += 1
-        elif run.state == "U-turned":
-            not_plateaued += 1
-        elif run.last_step < step:
-            censored += 1
-        elif window is not None and window.improvement.low is not None:
-            not_plateaued += window.improvement.low > convergence.tolerance
-    unresolved = len(convergence.runs) - plateaued - not_plateaued
-    return PlateauCounts(plateaued, not_plateaued, unresolved, censored)
-
-
-def plateaued_by(convergence: Convergence, step: float, level: float = LEVEL) -> Estimate:
-    """Share of the runs shown to have plateaued by `step`, with an interval for the share that has.
-
-    The interval allows for whatever the unresolved runs did: its lower end counts none of them as plateaued, its upper
-    end all (worst-case bounds, Manski 1989; each end Clopper–Pearson).
-    """
-    counts, n = plateau_counts(convergence, step), len(convergence.runs)
-    low = clopper_pearson_low(counts.plateaued, n, level)
-    high = 1 - clopper_pearson_low(counts.not_plateaued, n, level)
-    method = (
-        f"share shown to have plateaued by step {step:,g} at {convergence.tolerance:g} nats per doubling; "
-        f"Clopper–Pearson bounds that allow for {counts.unresolved} unresolved runs, {counts.censored} ended before"
-    )
-    return Estimate(counts.plateaued / n, low, high, level, n, method)
 
 
 def _gaps(
@@ -233,7 +183,7 @@ def _gaps(
     return dict(zip(names, gap_R.tolist(), strict=True)), estimate, complete.cautions
 
 
-def _judge(
+def _run_convergence(
     curve: Curve,
     points: Points,
     noise: RunNoise | None,

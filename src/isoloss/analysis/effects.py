@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from isoloss.analysis.crossed import Crossed, read_crossed
-from isoloss.analysis.error_term import ErrorTerm, Judged, judge
+from isoloss.analysis.error_term import ErrorTerm, Judged, differing_by_block, fit_with_error
 from isoloss.analysis.estimate import LEVEL, Caution, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.screening import Screening
@@ -70,10 +70,14 @@ class Effects:
 
 @dataclass(frozen=True)
 class LevelDifference:
-    """The response at one level minus that at another; None is what the runs do not determine."""
+    """The response at one level minus that at another; None is what the runs do not determine.
+
+    `screening` tells that other effects stood in for noise.
+    """
 
     estimate: Estimate | None
     p: float | None
+    screening: bool
     cautions: tuple[Caution, ...]
 
 
@@ -88,12 +92,13 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
     if not runs.factors:
         cautions = (*runs.cautions, Caution("no_factor", "No factor has two levels: there is no effect to compute."))
         return Effects(response, runs.n, 1, runs.replicated, runs.block, None, (), cautions, None)
-    judged = judge(runs)
+    judged = fit_with_error(runs)
     effects = [_effect(judged, term) for term in terms_of(len(runs.factors))]
     tested = [number for number, effect in enumerate(effects) if effect.p is not None]
     for number, p_holm in zip(tested, holm([effects[number].p or 0.0 for number in tested]), strict=True):
         effects[number] = replace(effects[number], p_holm=p_holm)
-    cautions = (*judged.cautions, *_undetermined(effects))
+    differing = differing_by_block(runs, range(len(runs.factors)))
+    cautions = (*judged.cautions, *differing, *_undetermined(effects))
     return Effects(
         response,
         runs.n,
@@ -132,15 +137,20 @@ def level_difference(
             raise ConfigError(f"'{factor}' has no level {level!r} in this table, only {known}", (factor,))
     if low == high:
         raise ConfigError(f"'{factor}': a level cannot be compared with itself ({low})", (factor,))
-    judged = judge(runs)
+    judged = fit_with_error(runs)
     _, weights = runs.factors[position].difference(levels.index(low), levels.index(high))
     found = judged.fit.contrast((position,), [weights])
     if found is None:
         text = f"The runs do not determine {factor} {high} − {low}: other factors change with it or cells are empty."
-        return LevelDifference(None, None, (*judged.cautions, Caution("not_estimable", text)))
+        return LevelDifference(None, None, False, (*judged.cautions, Caution("not_estimable", text)))
     value, variance = found
     p = t_two_sided(value / (judged.error.sd * math.sqrt(variance)), judged.error.df) if judged.error else None
-    return LevelDifference(_estimate(judged, value, variance, "difference"), p, judged.cautions)
+    return LevelDifference(
+        _estimate(judged, value, variance, "difference"),
+        p,
+        judged.error is not None and judged.error.screening,
+        (*judged.cautions, *differing_by_block(runs, [position])),
+    )
 
 
 def _effect(judged: Judged, term: Term) -> Effect:

@@ -6,13 +6,14 @@ The choice follows from the design alone, never from what the responses turned o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from isoloss.analysis.crossed import Crossed
 from isoloss.analysis.estimate import LEVEL, Caution
-from isoloss.analysis.factorial import Fit, SumOfSquares, f_upper, fit_two_factor, pure_error
+from isoloss.analysis.factorial import SumOfSquares, TwoFactorFit, f_upper, fit_two_factor, pure_error
 from isoloss.analysis.screening import Screening, screen
 
 FEWEST_PURE_DF = 4
@@ -39,13 +40,13 @@ class Judged:
     """A fitted factorial and the error its contrasts are held against."""
 
     runs: Crossed
-    fit: Fit
+    fit: TwoFactorFit
     error: ErrorTerm | None
     screening: Screening | None
     cautions: tuple[Caution, ...]
 
 
-def judge(runs: Crossed) -> Judged:
+def fit_with_error(runs: Crossed) -> Judged:
     """Fit the model and choose its error; `runs` has a factor or more. An error of zero is none."""
     fit = fit_two_factor(runs)
     noise = ROUNDING * runs.largest
@@ -70,7 +71,7 @@ def judge(runs: Crossed) -> Judged:
     return Judged(runs, fit, error, screening, tuple(cautions))
 
 
-def _replicate_error(runs: Crossed, fit: Fit) -> tuple[ErrorTerm, list[Caution]]:
+def _replicate_error(runs: Crossed, fit: TwoFactorFit) -> tuple[ErrorTerm, list[Caution]]:
     """Pure error; where replicates are too few, the model's residual, which holds higher-order interactions as well."""
     pure = pure_error(runs)
     blocked = f" after additive {runs.block} blocks" if runs.block else ""
@@ -81,7 +82,7 @@ def _replicate_error(runs: Crossed, fit: Fit) -> tuple[ErrorTerm, list[Caution]]
         )
         source = f"replicates pooled with interactions of three and more factors{blocked}"
         return _error(fit.residual, source, screening=False), [Caution("few_replicates", text)]
-    cautions = _differing_by_block(runs, pure)
+    cautions: list[Caution] = []
     higher = SumOfSquares(fit.residual.value - pure.value, fit.residual.df - pure.df)
     if higher.df and pure.value > 0:
         f = higher.value / higher.df / (pure.value / pure.df)
@@ -95,17 +96,19 @@ def _replicate_error(runs: Crossed, fit: Fit) -> tuple[ErrorTerm, list[Caution]]
     return _error(pure, f"pure error within cells{blocked}", screening=False), cautions
 
 
-def _differing_by_block(runs: Crossed, pure: SumOfSquares) -> list[Caution]:
-    """Factors whose effect differs from block to block by more than noise (block × factor, Bonferroni over factors).
+def differing_by_block(runs: Crossed, positions: Iterable[int]) -> list[Caution]:
+    """Which of these factors differ in effect from block to block by more than noise (Bonferroni over all factors).
 
     Runs of one seed and one shape share initialisation and data order, so a seed may favour a level: then its effect is
     known as well as the seeds are many, not the runs.
     """
     found: list[Caution] = []
-    if runs.block is None or pure.value == 0:
+    pure = pure_error(runs)
+    if runs.block is None or pure.value <= (ROUNDING * runs.largest) ** 2:
         return found
     weight = float(1 / np.mean(1 / runs.counts_CxB))  # runs a cell and block, harmonic: 1 in a crossed design
-    for position, factor in enumerate(runs.factors):
+    for position in positions:
+        factor = runs.factors[position]
         level_C, n_levels = runs.cells_CxF[:, position], len(factor.levels)
         cells_L = np.bincount(level_C, minlength=n_levels)
         means_LxB = np.array([runs.means_CxB[level_C == level].mean(axis=0) for level in range(n_levels)])
@@ -140,7 +143,7 @@ def _lenth_error(runs: Crossed, screening: Screening | None) -> tuple[ErrorTerm 
     return ErrorTerm(sd, screening.df, f"Lenth's margin over {m} effects", True), [Caution("unreplicated", text)]
 
 
-def _interaction_error(fit: Fit) -> tuple[ErrorTerm | None, list[Caution]]:
+def _interaction_error(fit: TwoFactorFit) -> tuple[ErrorTerm | None, list[Caution]]:
     if fit.residual.df == 0:
         text = "No cell has replicates and no run is left over to tell noise from effects: sizes only, no intervals."
         return None, [Caution("no_error", text)]

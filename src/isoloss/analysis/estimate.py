@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEVEL = 0.95
-"""Of every interval, where nothing else is said."""
+from isoloss.spec.power import LEVEL as LEVEL
 
 
 @dataclass(frozen=True)

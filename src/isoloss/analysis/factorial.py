@@ -35,7 +35,7 @@ class SumOfSquares:
 
 
 @dataclass(frozen=True)
-class Fit:
+class TwoFactorFit:
     """The model of all main effects and two-factor interactions, in R orthonormal coordinates of its P columns.
 
     `solver_RxP` turns a contrast of coefficients into one of coordinates: the transposed coordinates' pseudo-inverse.
@@ -72,7 +72,7 @@ class Fit:
         return float(solved_R @ self.response_R), float(solved_R @ solved_R)
 
 
-def fit_two_factor(runs: Crossed) -> Fit:
+def fit_two_factor(runs: Crossed) -> TwoFactorFit:
     """Fit main effects and two-factor interactions, with an additive effect of each block; needs a factor or more."""
     codings = tuple(_coding(len(factor.levels)) for factor in runs.factors)
     main = [coding[runs.cells_CxF[:, position]] for position, coding in enumerate(codings)]
@@ -92,7 +92,7 @@ def fit_two_factor(runs: Crossed) -> Fit:
     missed = float(((y_G - basis_GxR @ response_R) ** 2).sum())
     residual = SumOfSquares(missed + runs.within_ss, runs.n - runs.counts_CxB.shape[1] - len(response_R))
     solver_RxP = np.asarray(np.linalg.solve(coordinates_RxP @ coordinates_RxP.T, coordinates_RxP), dtype=np.float64)
-    return Fit(columns, codings, coordinates_RxP, response_R, solver_RxP, residual)
+    return TwoFactorFit(columns, codings, coordinates_RxP, response_R, solver_RxP, residual)
 
 
 def terms_of(n_factors: int) -> list[Term]:

@@ -16,11 +16,11 @@ from isoloss.analysis.laws import AXES, Floats, Form, Law, make_law
 from isoloss.analysis.solve import Objective, ObjectiveName, Solution, make_objective, solve
 from isoloss.analysis.uncertainty import Uncertainty, by_bootstrap, by_delta, cells
 from isoloss.errors import ConfigError
+from isoloss.spec.audit_scaling import FEWEST_LEVELS, MOST_CORRELATION
 
 Intervals = Literal["delta", "bootstrap"]
-MIN_LEVELS = 3
-CORRELATED, COLLINEAR = 0.9, 0.99
-"""|correlation| of log N and log D from which their exponents are hard, or impossible, to tell apart."""
+COLLINEAR = 0.99
+"""|correlation| of log N and log D from which their exponents cannot be told apart at all."""
 ILL_CONDITIONED, SINGULAR = 1e3, 1e6
 """Condition number of the Jacobian, its columns scaled to length 1."""
 PLAUSIBLE_EXPONENTS = (0.03, 1.5)
@@ -161,15 +161,14 @@ def _design_doubts(law: Law) -> tuple[list[Caution], bool]:
         doubts.append(Caution("too_few_rows", text))
     levels = [len({round(x, 9) for x in x_n}) for x_n in law.x_Kxn.tolist()]
     for axis, count in zip(axes, levels, strict=True):
-        if count < MIN_LEVELS:
-            text = (
-                f"{axis} takes {count} value{'s' * (count != 1)}; an exponent and a floor need at least {MIN_LEVELS}."
-            )
+        if count < FEWEST_LEVELS:
+            values = f"{count} value{'s' * (count != 1)}"
+            text = f"{axis} takes {values}; an exponent and a floor need at least {FEWEST_LEVELS}."
             doubts.append(Caution("few_levels", text))
-    hopeless |= min(levels) < 2 or (min(levels) < MIN_LEVELS and (law.floor or max(levels) < MIN_LEVELS))
+    hopeless |= min(levels) < 2 or (min(levels) < FEWEST_LEVELS and (law.floor or max(levels) < FEWEST_LEVELS))
     if len(axes) == 2 and min(levels) > 1:
         correlation = float(np.corrcoef(law.x_Kxn[0], law.x_Kxn[1]).item(1))
-        if abs(correlation) > CORRELATED:
+        if abs(correlation) > MOST_CORRELATION:
             text = f"log N and log D are correlated at {correlation:.3f}: the data hardly tell their exponents apart."
             doubts.append(Caution("axes_correlated", text))
             hopeless |= abs(correlation) > COLLINEAR

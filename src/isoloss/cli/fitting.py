@@ -50,6 +50,9 @@ def answer_question(
     others = {c: fit_law(table, form, {**columns, "N": c}, floor=floor, objective=target) for c in counts}
     held = hold_out_largest(fit, table) if holdout and identified else None
     cautions = list(fit.cautions)
+    if parsed and not identified:
+        text = "The table does not identify the law, so nothing was predicted."
+        cautions.append(Caution("prediction_unidentified", text))
     if holdout and held is None:
         text = "Without its largest level the table does not identify the law, so nothing was predicted."
         cautions.append(Caution("holdout_unidentified", text))

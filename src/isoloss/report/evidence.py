@@ -18,6 +18,8 @@ from isoloss.spec import compute
 
 REACHED_BY = 0.75
 """The loss that times are measured to is one this share of the runs reaches."""
+TELLING_STEPS = 8
+"""Runs whose first steps took the same time to the bit were trained together, as one stack."""
 
 
 def evidence(snapshot: Snapshot) -> Evidence:
@@ -79,12 +81,14 @@ def _spikes(snapshot: Snapshot) -> Callable[[float], Spikes]:
 
     @cache
     def step_times() -> list[tuple[np.ndarray, list[int]]]:
-        timed: list[tuple[np.ndarray, list[int]]] = []
+        """Of every program that trained runs: members of a stack share their steps, so the longest stands for all."""
+        timed: dict[bytes, tuple[np.ndarray, list[int]]] = {}
         for run in snapshot.done["run_id"]:
             seconds = snapshot.results.metrics(run).sort("step")["step_time_s"].fill_null(math.nan).to_numpy()
-            if np.isfinite(seconds[1:]).any():
-                timed.append((seconds, snapshot.results.evals(run)["step"].to_list()))
-        return timed
+            program = seconds[:TELLING_STEPS].tobytes()
+            if np.isfinite(seconds[1:]).any() and len(seconds) > len(timed.get(program, ([],))[0]):
+                timed[program] = seconds, snapshot.results.evals(run)["step"].to_list()
+        return list(timed.values())
 
     @cache
     def spikes(times: float) -> Spikes:

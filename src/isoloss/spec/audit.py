@@ -7,7 +7,7 @@ from math import expm1
 
 from isoloss.spec.audit_hypotheses import (
     SMALLEST_EFFECT_NATS,
-    Noise,
+    SeedNoise,
     compared_factors,
     hypothesis_findings,
     seeds_to_resolve,
@@ -47,7 +47,7 @@ def audit(
     runs take on this machine; what rests on them is left out where they are unknown. Raises ConfigError when
     `noise_sd` is not a finite number above 0.
     """
-    noise = Noise.of(noise_sd)
+    noise = SeedNoise.of(noise_sd)
     findings = [
         *_seeds(study, configs, noise),
         *hypothesis_findings(study, configs, noise),
@@ -61,7 +61,7 @@ def audit(
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def _seeds(study: Study, configs: Sequence[RunConfig], noise: Noise) -> Iterator[Finding]:
+def _seeds(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Finding]:
     seed, *others = study.seeds
     if others:
         return
@@ -213,7 +213,7 @@ def _epochs(configs: Sequence[RunConfig], train_tokens_in_corpus: int | None) ->
     )
 
 
-def _cost(study: Study, configs: Sequence[RunConfig], noise: Noise, hours: float | None) -> Iterator[Finding]:
+def _cost(study: Study, configs: Sequence[RunConfig], noise: SeedNoise, hours: float | None) -> Iterator[Finding]:
     runs, seeds = len(configs), len(study.seeds)
     sentence = f"The study is {counted(runs, 'run')}{_hours(hours)}"
     needed = seeds_to_resolve(study, noise)

@@ -33,19 +33,19 @@ NOISE_KNOWN_FOR = ("best_val_loss", "final_val_loss")
 
 
 @dataclass(frozen=True)
-class Noise:
+class SeedNoise:
     """Seed-to-seed standard deviation of best validation loss in nats, and on what it rests, for a sentence."""
 
     sd: float
     condition: str
 
     @staticmethod
-    def of(stated_sd: float | None) -> Noise:
+    def of(stated_sd: float | None) -> SeedNoise:
         """The stated noise, or the assumed one. Raises ConfigError when it is not a finite number above 0."""
         sd = ASSUMED_NOISE_NATS if stated_sd is None else stated_sd
         check_noise(sd)
         origin = "assumed; a pilot can tell" if stated_sd is None else "stated"
-        return Noise(sd, f"if runs that differ in seed alone have sd {sd:.4g} nats ({origin})")
+        return SeedNoise(sd, f"if runs that differ in seed alone have sd {sd:.4g} nats ({origin})")
 
 
 def compared_factors(study: Study) -> list[str]:
@@ -54,7 +54,7 @@ def compared_factors(study: Study) -> list[str]:
     return [factor for factor, levels in study.factors.items() if factor in factors and len(levels) > 1]
 
 
-def seeds_to_resolve(study: Study, noise: Noise) -> int:
+def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
     """Seeds that find SMALLEST_EFFECT_NATS for every factor a hypothesis compares; 0 in a study of one cell.
 
     Without such a hypothesis it is for the comparison of any two cells.
@@ -76,7 +76,7 @@ def _level(study: Study) -> float:
     return 1 - (1 - LEVEL) / max(1, _stated_effects(study))
 
 
-def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: Noise) -> Iterator[Finding]:
+def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Finding]:
     """Findings for each hypothesis but those on scaling exponents."""
     for hypothesis in study.hypotheses:
         match hypothesis:
@@ -98,7 +98,7 @@ def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: Noise
 
 
 def _compared(
-    hypothesis: EffectStated | RatioStated, study: Study, configs: Sequence[RunConfig], noise: Noise
+    hypothesis: EffectStated | RatioStated, study: Study, configs: Sequence[RunConfig], noise: SeedNoise
 ) -> Finding:
     factor, levels = hypothesis.factor, hypothesis.between(study.factors)
     if levels is None:
@@ -128,7 +128,7 @@ def _compared(
     )
 
 
-def _scale(response: str, noise: Noise) -> tuple[float, float, str, str]:
+def _scale(response: str, noise: SeedNoise) -> tuple[float, float, str, str]:
     """For a response: its seed-to-seed sd, the difference to find, the unit of both, and what the noise rests on."""
     if response in NOISE_KNOWN_FOR:
         return noise.sd, SMALLEST_EFFECT_NATS, f"nats in {response}", f", {noise.condition}"

@@ -18,6 +18,33 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 OneLine = Annotated[str, AfterValidator(lambda text: " ".join(text.split())), Field(min_length=3, max_length=300)]
 Name = Annotated[str, Field(min_length=1)]
 
+RESPONSES = (
+    "best_val_loss",
+    "final_val_loss",
+    "final_train_loss",
+    "train_val_gap",
+    "best_step",
+    "loss_roughness",
+    "median_step_time_s",
+    "tokens_per_s",
+    "mfu",
+    "mfu_a100",
+    "train_time_s",
+    "eval_time_s",
+    "checkpoint_time_s",
+    "wall_time_s",
+)
+"""What is measured of a run: the columns of summary.csv that a hypothesis may be about."""
+
+
+def _measured(name: str) -> str:
+    if name not in RESPONSES:
+        raise PydanticCustomError("response", "not measured of a run: {near}", {"near": did_you_mean(name, RESPONSES)})
+    return name
+
+
+Response = Annotated[str, AfterValidator(_measured)]
+
 
 class _Stated(BaseModel):
     """What every hypothesis has: the sentence it stands for, in its author's words."""
@@ -63,14 +90,14 @@ class EffectStated(_Compared):
 
     kind: Literal["effect"]
     direction: Literal["up", "down"]
-    response: Name = "best_val_loss"
+    response: Response = "best_val_loss"
 
 
 class RatioStated(_Compared):
     """A response at the second level over that at the first lies between `low` and `high`; either may be left out."""
 
     kind: Literal["ratio"]
-    response: Name
+    response: Response
     low: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     high: Annotated[float, Field(gt=0)] = inf
 
@@ -95,7 +122,7 @@ class RangeStated(_Bounded):
     """The mean of a response lies between `low` and `high`; with `device`, of runs trained on such a device."""
 
     kind: Literal["range"]
-    response: Name
+    response: Response
     device: Literal["cpu", "cuda", "mps"] | None = None
 
 

@@ -10,6 +10,7 @@ from isoloss.errors import ConfigError
 
 POWER = 0.8
 LEVEL = 0.95
+"""Of every interval and test, where nothing else is said."""
 
 
 def minimum_detectable_effect(

@@ -49,7 +49,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
 
 @pytest.fixture(scope="module")
 def page(results: StudyResults) -> str:
-    return write_report(results).read_text(encoding="utf-8")
+    return write_report(results).page.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_limitations_follow_from_the_design(snapshot: Snapshot) -> None:
 
 def test_an_untouched_study_says_that_there_is_nothing_yet(tmp_path: Path) -> None:
     results = fake_study(tmp_path, FACTORIAL, dict.fromkeys(range(8), ("pending", "")))
-    page = write_report(results).read_text(encoding="utf-8")
+    page = write_report(results).page.read_text(encoding="utf-8")
     assert "0 done, 0 failed, 0 diverged and 8 pending" in page
     assert "No run has been evaluated yet" in page
     assert not (results.paths.report.parent / "figures").exists()

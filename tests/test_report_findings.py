@@ -255,13 +255,20 @@ def test_the_slow_steps_of_a_stack_count_once(tmp_path: Path) -> None:
     assert evidence(snapshot).spikes(2.0).spikes == len(others) + 1 - 3
 
 
+def test_the_audit_of_replicated_runs_rests_on_their_own_noise(tmp_path: Path) -> None:
+    found = find(take_snapshot(fake_study(tmp_path, REPLICATED, {}, cube)))
+    assert not isinstance(found.effects, str) and found.effects.error is not None
+    said = next(finding.sentence for finding in found.audit if finding.code == "cost")
+    assert f"sd {found.effects.error.sd:.4g} nats (measured in these runs" in said
+
+
 @pytest.mark.parametrize("state", ["pending", "failed", "running"])
 def test_a_study_without_a_done_run_says_so_everywhere(tmp_path: Path, state: State) -> None:
     study = Study(name="cube", corpus="a.txt", base=BASE, factors=CUBE, hypotheses=(
         NARROWER, PlateauStated(says="flat", kind="plateau", by_step=200), SpikesStated(says="spiky", kind="spikes")
     ))  # fmt: skip
     results = fake_study(tmp_path, study, dict.fromkeys(range(8), (state, "why")), cube)
-    page = write_report(results).read_text(encoding="utf-8")
+    page = write_report(results).page.read_text(encoding="utf-8")
     assert "Of 3 hypotheses stated beforehand, 3 are not resolved, judged by 0 done runs" in page
     assert "0 runs done: an effect is a difference" in page
     assert "Nothing to say of convergence: no run is done." in page
@@ -274,7 +281,7 @@ def test_a_study_without_a_done_run_says_so_everywhere(tmp_path: Path, state: St
 def test_a_lone_run_makes_no_claims(tmp_path: Path, factors: dict[str, tuple[Any, ...]]) -> None:
     study = Study(name="lone", corpus="a.txt", base=BASE, factors=factors)
     results = fake_study(tmp_path, study, {}, cube)
-    page = write_report(results).read_text(encoding="utf-8")
+    page = write_report(results).page.read_text(encoding="utf-8")
     assert "The study varies no factor, so there is no effect to estimate." in page
     assert "The study stated no hypotheses" in page
     assert "these runs hold no effect that can be tested" in page

@@ -8,7 +8,8 @@ from isoloss.cli.progress import number, shown
 from isoloss.execution.executor import Quiet
 from isoloss.execution.interrupts import stop_on_signals
 from isoloss.execution.study import RunOptions, run_study
-from isoloss.report.page import write_report
+from isoloss.report.claims import verdicts_in_words
+from isoloss.report.page import Report, write_report
 from isoloss.spec.study import Study
 from isoloss.store.tables import StudyResults, ranked_runs
 from isoloss.training.backend import keep_freed_memory
@@ -26,19 +27,21 @@ def run_and_report(study: Study, out: Path | None, options: RunOptions) -> int:
         if ranks.rank:
             return 0
         display.say("writing the report")
-        page = write_report(results)
-    return _conclude(results, page)
+        report = write_report(results)
+    return _conclude(results, report)
 
 
-def _conclude(results: StudyResults, page: Path) -> int:
+def _conclude(results: StudyResults, report: Report) -> int:
     table = results.summary()
     ranked = ranked_runs(table)
     if len(ranked):
         best = ranked.row(0, named=True)
         levels = " ".join(f"{name}={best[name]}" for name in (*results.study.factors, "seed"))
         print(f"best run  {best['run_id']}  val loss {number(best['best_val_loss'])}  ({levels})")
+    if report.claims:
+        print(f"claims    {len(report.claims)} stated: {verdicts_in_words(report.claims)}")
     print(f"summary   {results.paths.summary('csv')}")
-    print(f"report    {page}")
+    print(f"report    {report.page}")
     lost = table.filter(table["status"] != "done")
     if len(lost):
         print(f"{len(lost)} of {len(table)} runs did not finish; the report says why")

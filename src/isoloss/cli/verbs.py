@@ -143,7 +143,7 @@ def report(directory: tyro.conf.Positional[Path], /) -> int:
 
     results = load_study(directory)
     write_summary(results)
-    print(write_report(results))
+    print(write_report(results).page)
     return 0
 
 

@@ -39,14 +39,27 @@ def find(snapshot: Snapshot) -> Findings:
     study, runs = snapshot.study, evidence(snapshot)
     exploratory, comparisons = explore(study.hypotheses, runs)
     tolerance = next((h.tolerance for h in study.hypotheses if isinstance(h, PlateauStated)), TOLERANCE)
+    effects = _effects(runs)
     return Findings(
         judge(study.hypotheses, runs),
         exploratory,
         comparisons,
-        _effects(runs),
+        effects,
         _convergence(runs, tolerance),
         scaling_view(snapshot),
-        audit(study, list(snapshot.configs.values()), train_tokens_in_corpus=snapshot.tokenizer.get("train_tokens")),
+        _audit(snapshot, effects),
+    )
+
+
+def _audit(snapshot: Snapshot, effects: Effects | str) -> list[Finding]:
+    """The design audit, by the noise that the runs themselves show where they are replicated."""
+    noise = None if isinstance(effects, str) or not effects.replicated else effects.error
+    return audit(
+        snapshot.study,
+        list(snapshot.configs.values()),
+        noise_sd=noise.sd if noise else None,
+        noise_origin=f"measured in these runs on {noise.df:.4g} degrees of freedom" if noise else "",
+        train_tokens_in_corpus=snapshot.tokenizer.get("train_tokens"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import altair as alt
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from isoloss.analysis.claims import Claim
 from isoloss.errors import StoreError
 from isoloss.files import explained, write_bytes, write_text
 from isoloss.report import sections, sentences
@@ -35,8 +37,16 @@ for (const chart of document.querySelectorAll(".chart")) {
 """Bundled with the libraries it calls: draws every figure from the specification that stands beside it."""
 
 
-def write_report(results: StudyResults) -> Path:
-    """Write report/index.html, report/figures/ and report/tables/ of a study, finished or not; returns the page's path.
+@dataclass(frozen=True)
+class Report:
+    """A written report: its page, and the claims that it makes of the study's hypotheses."""
+
+    page: Path
+    claims: list[Claim]
+
+
+def write_report(results: StudyResults) -> Report:
+    """Write report/index.html, report/figures/ and report/tables/ of a study, finished or not.
 
     Raises StoreError when the study cannot be read, a figure cannot be drawn, or the report cannot be written.
     """
@@ -57,7 +67,7 @@ def write_report(results: StudyResults) -> Path:
     write_text(page, render(snapshot, findings, figures, tables))
     _remove_others(page.parent / "figures", {f"{f.name}.{kind}" for f in figures for kind in ("png", "svg")})
     _remove_others(page.parent / "tables", {f"{name}.csv" for name in tables})
-    return page
+    return Report(page, findings.claims)
 
 
 def render(snapshot: Snapshot, findings: Findings, figures: Sequence[Figure], tables: Mapping[str, Table]) -> str:

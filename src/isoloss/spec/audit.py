@@ -37,17 +37,18 @@ def audit(
     configs: Sequence[RunConfig],
     *,
     noise_sd: float | None = None,
+    noise_origin: str = "stated",
     train_tokens_in_corpus: int | None = None,
     hours: float | None = None,
 ) -> list[Finding]:
     """What to know about a study before training its runs, `configs`: the gravest findings first.
 
-    `noise_sd` is the seed-to-seed standard deviation of a run's best validation loss in nats, from a pilot; without it
-    one is assumed and said. `train_tokens_in_corpus` is the length of the training split and `hours` what all
-    runs take on this machine; what rests on them is left out where they are unknown. Raises ConfigError when
-    `noise_sd` is not a finite number above 0.
+    `noise_sd` is the seed-to-seed standard deviation of a run's best validation loss in nats and `noise_origin` says
+    where it is from; without it one is assumed and said. `train_tokens_in_corpus` is the length of the training split
+    and `hours` what all runs take on this machine; what rests on them is left out where they are unknown. Raises
+    ConfigError when `noise_sd` is not a finite number above 0.
     """
-    noise = SeedNoise.of(noise_sd)
+    noise = SeedNoise.of(noise_sd, noise_origin)
     findings = [
         *_seeds(study, configs, noise),
         *hypothesis_findings(study, configs, noise),

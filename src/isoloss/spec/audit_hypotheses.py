@@ -40,11 +40,11 @@ class SeedNoise:
     condition: str
 
     @staticmethod
-    def of(stated_sd: float | None) -> SeedNoise:
-        """The stated noise, or the assumed one. Raises ConfigError when it is not a finite number above 0."""
-        sd = ASSUMED_NOISE_NATS if stated_sd is None else stated_sd
+    def of(known_sd: float | None, origin: str) -> SeedNoise:
+        """The known noise, or the assumed one. Raises ConfigError when it is not a finite number above 0."""
+        sd = ASSUMED_NOISE_NATS if known_sd is None else known_sd
         check_noise(sd)
-        origin = "assumed; a pilot can tell" if stated_sd is None else "stated"
+        origin = "assumed; a pilot can tell" if known_sd is None else origin
         return SeedNoise(sd, f"if runs that differ in seed alone have sd {sd:.4g} nats ({origin})")
 
 

@@ -9,8 +9,7 @@ import polars as pl
 
 from isoloss.analysis.convergence import Rates, analyse_convergence
 from isoloss.errors import ConfigError
-from isoloss.spec.compute import flops_per_token, tokens_per_step
-from isoloss.spec.identity import run_id
+from isoloss.report.evidence import rates
 from isoloss.store.tables import StudyResults, load_study
 
 NO_VALUE = ["", "NA", "N/A", "null", "None"]
@@ -19,7 +18,7 @@ TO_TARGET = "steps_to_target"
 
 
 def read_runs(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
-    """One row a run. Of a study directory: its runs that are done, with their horizons beside the summary's columns.
+    """One row a run. Of a study directory: its runs that are done.
 
     Says how many runs are left out. Raises ConfigError when there is nothing to read, StoreError on a damaged study.
     """
@@ -27,9 +26,7 @@ def read_runs(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
         return _read_file(path)
     results = _study(path)
     table = results.summary()
-    horizons = {name: [getattr(config, name) for config in results.configs] for name in ("max_iters", "lr_decay_iters")}
-    missing = [pl.Series(name, values) for name, values in horizons.items() if name not in table.columns]
-    done = table.with_columns(missing).filter(pl.col("status") == "done")
+    done = table.filter(pl.col("status") == "done")
     if len(done) < len(table):
         say(f"{len(table) - len(done)} of {len(table)} runs are not done and left out")
     return done
@@ -42,14 +39,10 @@ def read_curves(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
     """
     if not path.is_dir():
         return _read_file(path)
-    results = _study(path)
-    frames = [
-        results.evals(run).select(pl.lit(run).alias("run"), "step", "train_loss", loss="val_loss")
-        for run in read_runs(path, say)["run_id"]
-    ]
-    if not frames:
+    runs = read_runs(path, say)["run_id"]
+    if runs.is_empty():
         raise ConfigError(f"no run of {path} is done yet")
-    return pl.concat(frames)
+    return _study(path).curves(runs).rename({"run_id": "run", "val_loss": "loss"})
 
 
 def read_rates(path: Path) -> dict[str, Rates] | None:
@@ -57,11 +50,7 @@ def read_rates(path: Path) -> dict[str, Rates] | None:
     if not path.is_dir():
         return None
     results = _study(path)
-    times = dict(results.summary().select("run_id", "median_step_time_s").iter_rows())
-    return {
-        run: Rates(tokens_per_step(c), tokens_per_step(c) * flops_per_token(c), times[run])
-        for run, c in ((run_id(config), config) for config in results.configs)
-    }
+    return rates(results, results.summary())
 
 
 def with_time_to_target(runs: pl.DataFrame, path: Path, target: float | None) -> pl.DataFrame:

@@ -14,7 +14,9 @@ from isoloss.analysis.convergence import Convergence, Rates, analyse_convergence
 from isoloss.analysis.curves import Spikes, pooled, spike_report
 from isoloss.errors import ConfigError
 from isoloss.report.snapshot import Snapshot
-from isoloss.spec import compute
+from isoloss.spec.compute import tokens_per_step, train_flops
+from isoloss.spec.identity import run_id
+from isoloss.store.tables import StudyResults
 
 REACHED_BY = 0.75
 """The loss that times are measured to is one this share of the runs reaches."""
@@ -27,6 +29,15 @@ def evidence(snapshot: Snapshot) -> Evidence:
     done = snapshot.done.drop("label", "reason")
     factors = {factor: snapshot.study.factors[factor] for factor in snapshot.factors}
     return Evidence(done, factors, _convergence(snapshot), _spikes(snapshot))
+
+
+def rates(results: StudyResults, summary: pl.DataFrame) -> dict[str, Rates]:
+    """What a step of each run of a summary costs; seconds are its median over the run's steps."""
+    configs = {run_id(config): config for config in results.configs}
+    return {
+        run: Rates(tokens_per_step(configs[run]), train_flops(configs[run]) / configs[run].max_iters, seconds)
+        for run, seconds in summary.select("run_id", "median_step_time_s").iter_rows()
+    }
 
 
 def target_loss(snapshot: Snapshot) -> float | None:
@@ -42,13 +53,9 @@ def _convergence(snapshot: Snapshot) -> Callable[[float], Convergence]:
 
     @cache
     def evaluations() -> pl.DataFrame:
-        frames = [
-            snapshot.results.evals(run).select(pl.lit(run).alias("run_id"), "step", "train_loss", "val_loss")
-            for run in snapshot.done["run_id"]
-        ]
-        if not frames:
+        if snapshot.done.is_empty():
             raise ConfigError("no run is done")
-        return pl.concat(frames)
+        return snapshot.results.curves(snapshot.done["run_id"])
 
     @cache
     def convergence(tolerance: float) -> Convergence:
@@ -60,20 +67,10 @@ def _convergence(snapshot: Snapshot) -> Callable[[float], Convergence]:
             target=target_loss(snapshot),
             tolerance=tolerance,
             train_loss="train_loss",
-            rates=_rates(snapshot),
+            rates=rates(snapshot.results, snapshot.done),
         )
 
     return convergence
-
-
-def _rates(snapshot: Snapshot) -> dict[str, Rates]:
-    """What a step of each done run costs; seconds are its median over the run's steps."""
-    rates: dict[str, Rates] = {}
-    for run, seconds in snapshot.done.select("run_id", "median_step_time_s").iter_rows():
-        config = snapshot.configs[run]
-        flops = compute.train_flops(config) / config.max_iters
-        rates[run] = Rates(compute.tokens_per_step(config), flops, seconds)
-    return rates
 
 
 def _spikes(snapshot: Snapshot) -> Callable[[float], Spikes]:

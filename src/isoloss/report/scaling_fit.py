@@ -45,7 +45,7 @@ def fit_done(snapshot: Snapshot, form: Form) -> tuple[Fit, pl.DataFrame]:
 
     Raises ConfigError where no run has a loss or all losses are equal.
     """
-    done = _with_schedule(snapshot)
+    done = snapshot.done
     return fit_law(done, form, {axis: SUMMARY_COLUMNS[axis] for axis in (*AXES[form], "loss")}), done
 
 
@@ -64,14 +64,4 @@ def follow(fit: Fit, done: pl.DataFrame) -> StudyLaw:
         frontier(fit, round_computes(fit)) if fit.form == "LND" else None,
         profiles,
         hold_out_largest(fit, done),
-    )
-
-
-def _with_schedule(snapshot: Snapshot) -> pl.DataFrame:
-    """The done runs with their horizons, by which a fit sees schedules that do not end with their runs."""
-    configs = [snapshot.configs[run] for run in snapshot.done["run_id"]]
-    ends = [config.lr_decay_iters if config.decay_lr else None for config in configs]
-    return snapshot.done.with_columns(
-        pl.Series("max_iters", [config.max_iters for config in configs], dtype=pl.Int64()),
-        pl.Series("lr_decay_iters", ends, dtype=pl.Int64()),
     )

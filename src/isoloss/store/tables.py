@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -66,6 +66,12 @@ class StudyResults:
         """The evaluations of one run."""
         return _frame(self.paths.run(run).evals, EVALS_SCHEMA)
 
+    def curves(self, runs: Iterable[str]) -> pl.DataFrame:
+        """The losses of several runs: run_id, step, train_loss, val_loss, one row an evaluation."""
+        schema = {"run_id": pl.String(), **{name: EVALS_SCHEMA[name] for name in ("step", "train_loss", "val_loss")}}
+        frames = [self.evals(run).select(pl.lit(run).alias("run_id"), *list(schema)[1:]) for run in runs]
+        return pl.concat([pl.DataFrame(schema=schema), *frames])
+
     def status(self, run: str) -> RunStatus:
         """Where one run stands."""
         return read_status(self.paths.run(run))
@@ -91,6 +97,7 @@ class StudyResults:
             "run_id": run_id(config),
             "seed": config.seed,
             **{factor: getattr(config, factor) for factor in self.study.factors},
+            **{name: value for name, value in _schedule(config).items() if name not in self.study.factors},
             "params_total": compute.params_total(config),
             "params_without_position": compute.params_without_position(config),
             "params_non_embedding": compute.params_non_embedding(config),
@@ -154,6 +161,11 @@ def find_run(results: StudyResults, reference: str | None) -> RunPaths:
 
 def _frame(path: Path, schema: dict[str, pl.DataType]) -> pl.DataFrame:
     return pl.DataFrame(list(read_rows(path)), schema=schema)
+
+
+def _schedule(config: RunConfig) -> dict[str, Any]:
+    """Whether a run's learning rate ends with it: a loss on the way is not what a schedule of that length gives."""
+    return {"max_iters": config.max_iters, "decay_lr": config.decay_lr, "lr_decay_iters": config.decay_horizon}
 
 
 def _eval_columns(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -26,11 +26,11 @@ NOISE = {6: 0.002, 11: 0.002, 21: 0.002, 100: 0.005, 2000: 0.02}
 def false_labels(tables: int) -> list[Experiment]:
     """How often is a plateau claimed at the tolerance itself, a U-turn where nothing rises, a fall where it is flat?"""
     together = [
-        Experiment(_case(n, rho, TOGETHER), "false", tables, partial(_false, n, rho, TOGETHER))
+        Experiment(_case(n, rho, TOGETHER), "mislabel", tables, partial(_false, n, rho, TOGETHER))
         for rho in (0.0, 0.6)
         for n in NOISE
     ]
-    alone = [Experiment(_case(n, 0.0, 1), "false", tables * TOGETHER, partial(_false, n, 0.0, 1)) for n in (11, 21)]
+    alone = [Experiment(_case(n, 0.0, 1), "mislabel", tables * TOGETHER, partial(_false, n, 0.0, 1)) for n in (11, 21)]
     return [*together, *alone]
 
 

@@ -11,9 +11,14 @@ from typing import Any, Literal
 import numpy as np
 from scipy import special
 
-Aim = Literal["cover", "false", "right"]
-"""Of a rate: intervals that hold the truth, false claims, right labels."""
-RANGES: dict[Aim, tuple[float, float]] = {"cover": (0.92, 0.98), "false": (0.0, 0.05), "right": (0.0, 1.0)}
+Aim = Literal["cover", "false", "mislabel", "right"]
+"""Of a rate: intervals that hold the truth, studies with a false claim, curves with a false label, right labels."""
+RANGES: dict[Aim, tuple[float, float]] = {
+    "cover": (0.92, 0.98),
+    "false": (0.0, 0.05),
+    "mislabel": (0.0, 0.025),
+    "right": (0.0, 1.0),
+}
 """Where each has to lie; how often a right label is given depends on the noise, and nothing is asked of it."""
 
 Tally = tuple[int, int]

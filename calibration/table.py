@@ -12,7 +12,7 @@ def rates_as_markdown(title: str, rates: Sequence[Rate]) -> str:
     quantities = list(dict.fromkeys(rate.quantity for rate in rates))
     rows = {rate.case: {each.quantity: each for each in rates if each.case == rate.case} for rate in rates}
     low, high = RANGES[rates[0].aim]
-    aim = "" if high - low == 1 else f" (aim: {low:.0%} to {high:.0%})"
+    aim = "" if high - low == 1 else f" (aim: {100 * low:g} to {100 * high:g})"
     lines = [
         f"**{title}**, percent{aim}",
         "",

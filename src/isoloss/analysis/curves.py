@@ -84,22 +84,22 @@ class Noise:
         return self.variance > other.variance * float(special.fdtri(self.df, other.df, LEVEL))
 
 
-def short_term_noise(x_P: Floats, y_P: Floats, apart: int = 1) -> Noise | None:
-    """Noise of y around a smooth function of x (ascending): each point against the chord of two neighbours.
+def short_term_noise(x_P: Floats, y_P: Floats) -> Noise | None:
+    """Noise of y around a smooth function of x (ascending): each point against the chord of its neighbours.
 
-    The neighbours are `apart` places away on either side. A straight trend leaves no trace, a bent one adds to the
-    variance. None below three such points. Gasser, Sroka and Jennen-Steinmetz (1986).
+    A straight trend leaves no trace, a bent one adds to the variance. None below three points. Gasser, Sroka and
+    Jennen-Steinmetz (1986).
     """
-    places = len(x_P) - 2 * apart
+    places = len(x_P) - 2
     if places < 1:
         return None
-    left, middle, right = (x_P[start : start + places] for start in (0, apart, 2 * apart))
+    left, middle, right = (x_P[start : start + places] for start in (0, 1, 2))
     weights_Qx3 = np.stack([(middle - right) / (right - left), np.ones(places), (left - middle) / (right - left)], 1)
     weights_Qx3 /= np.sqrt((weights_Qx3**2).sum(1, keepdims=True))
-    residual_Q = sum(weights_Qx3[:, k] * y_P[k * apart : k * apart + places] for k in range(3))
+    residual_Q = sum(weights_Qx3[:, k] * y_P[k : k + places] for k in range(3))
     overlap = float(places)
-    for lag in (1, 2):  # residuals `apart` and twice `apart` places from each other have points in common
-        first, second = weights_Qx3[: -lag * apart], weights_Qx3[lag * apart :]
+    for lag in (1, 2):  # residuals one and two places from each other have points in common
+        first, second = weights_Qx3[:-lag], weights_Qx3[lag:]
         overlap += 2 * float(((first[:, lag:] * second[:, : 3 - lag]).sum(1) ** 2).sum())
     return Noise(float(np.dot(residual_Q, residual_Q)), places, overlap)
 

@@ -3,7 +3,8 @@
 Two ways. Delta: the covariance of the M-estimator, s²·c·(JᵀJ)⁻¹ with c = E[ψ²]/E[ψ']² under normal residuals (Huber
 1964), which lies between 1 (least squares) and π/2 (LAD). Bootstrap: refits to resampled residuals. In both the noise s
 is taken between cells (rows of equal size and horizon) with their degrees of freedom, so that a lack of fit that
-replicates share counts, and residuals are inflated for the p parameters that were fitted to them.
+replicates share counts; and from residuals of least squares, in the objective's own unit, which alone lose just p
+degrees of freedom: a robust fit passes through p points and strays from the others.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def huber_inefficiency(delta: float | None, noise: float) -> float:
 
 def by_delta(law: Law, objective: Objective, theta_p: Floats) -> Uncertainty:
     """Delta-method uncertainty of a fit. Raises numpy's LinAlgError when the data do not determine the parameters."""
-    residuals_n, jacobian_nxp = objective.residuals(law, theta_p)
-    noise, df, n_cells = _noise(law, residuals_n)
+    jacobian_nxp = objective.residuals(law, theta_p)[1]
+    noise, df, n_cells = _noise(law, _least_squares_residuals(law, objective, theta_p))
     width_p = np.linalg.norm(jacobian_nxp, axis=0)
     unit_nxp = jacobian_nxp / width_p
     unit_pxp = np.asarray(np.linalg.inv(unit_nxp.T @ unit_nxp) / np.outer(width_p, width_p), dtype=np.float64)
@@ -93,13 +94,8 @@ def by_delta(law: Law, objective: Objective, theta_p: Floats) -> Uncertainty:
 def by_bootstrap(
     law: Law, objective: Objective, delta: Uncertainty, generator: np.random.Generator, draws: int = BOOTSTRAPS
 ) -> Uncertainty:
-    """Residual bootstrap around a fit: every cell takes the inflated residuals of a cell drawn at random, whole.
-
-    The residuals are those of least squares in the objective's own unit: a robust fit passes through as many points as
-    it has parameters, whose residuals of zero would make the refits look steadier than they are.
-    """
-    smooth = objective if objective.delta is None else Objective("huber", NO_CLIPPING)
-    residuals_n, _ = objective.residuals(law, polish(law, smooth, delta.theta_p))
+    """Residual bootstrap around a fit: every cell takes the inflated residuals of a cell drawn at random, whole."""
+    residuals_n = _least_squares_residuals(law, objective, delta.theta_p)
     fitted_n = law.log_loss(delta.theta_p, law.x_Kxn)[0]
     cell_n, n_cells = cells(law)
     inflated_n = -(residuals_n - residuals_n.mean()) * sqrt(n_cells / delta.df)
@@ -114,6 +110,12 @@ def by_bootstrap(
         refits.append(_refitted(replace(law, y_n=y_n), objective, delta.theta_p))
     method = f"residual bootstrap, {draws} refits, t with {delta.df} df{_between(law, n_cells)}"
     return replace(delta, draws_Bxp=np.array(refits), method=method)
+
+
+def _least_squares_residuals(law: Law, objective: Objective, theta_p: Floats) -> Floats:
+    """Predicted less observed, shape [n], where their squares are least near a fit."""
+    squares = objective if objective.delta is None else Objective("huber", NO_CLIPPING)
+    return objective.residuals(law, polish(law, squares, theta_p))[0]
 
 
 def _refitted(law: Law, objective: Objective, theta_p: Floats) -> Floats:

@@ -59,6 +59,15 @@ def test_steps_to_a_target_are_a_response(study: Path, capsys: Captured, tmp_pat
     assert "needs a study directory" in said(["effects", str(table), *arguments], capsys, 2)
 
 
+def test_what_an_answer_leaves_out_is_said(study: Path, capsys: Captured) -> None:
+    arguments = ["effects", str(study), "--response", "steps_to_target", "--factors", "n_embd", "--target"]
+    losses = sorted(run["best_loss"] for run in json.loads(said(["convergence", str(study), "--json"], capsys))["runs"])
+    assert run_command_line([*arguments, str(losses[3])]) == 0
+    told = capsys.readouterr().err
+    assert "dropout varies too and is not among --factors" in told and "3 of 7 runs never reached" in told
+    assert "no column 'flops'" in said(["fit", str(study), "--form", "LN", "--compute", "flops"], capsys, 2)
+
+
 def test_convergence_of_a_study_knows_what_a_step_costs(study: Path, capsys: Captured) -> None:
     found = json.loads(said(["convergence", str(study), "--target", "3.4", "--json"], capsys))
     assert len(found["runs"]) == 7

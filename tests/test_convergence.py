@@ -144,6 +144,15 @@ def test_a_plateau_begins_where_every_later_window_is_flat() -> None:
     assert states(analyse_convergence(simulate(MANY, dropping_late, 0.001, 20)))["plateaued"] == 0
 
 
+@pytest.mark.parametrize("n", [40, 100, 400])
+def test_a_run_that_clearly_rises_is_no_plateau(n: int) -> None:
+    """A kink is what a cubic misses, so that its noise looks lasting; the end still rises far beyond the tolerance."""
+    step_n = np.linspace(4000 / n, 4000, n)
+    kinked = simulate(step_n, 1.5 + 2.5 * np.exp(-step_n / 300) + 0.3 * np.maximum(step_n - 2000, 0) / 2000, 0.004, 20)
+    states = Counter(run.state for run in analyse_convergence(kinked).runs)
+    assert states["plateaued"] == 0 and states["U-turned"] >= 18
+
+
 def test_noise_free_curves_have_the_state_they_show() -> None:
     for step_n in (FEW, MANY, DENSE):
         parts = [simulate(step_n, f(step_n), 0.0, 1) for f in (power_law, flat, u_turn)]
@@ -156,6 +165,19 @@ def test_a_noisy_run_is_not_judged_by_its_quiet_neighbours() -> None:
     convergence = analyse_convergence(pl.concat([quiet, loud.with_columns(run=pl.lit("loud"))]))
     assert convergence.runs[-1].state == "inconclusive"
     assert "noise_differs" in {caution.code for caution in convergence.cautions}
+
+
+def test_a_short_noisy_run_is_judged_by_its_own_noise() -> None:
+    """Four evaluations have 1.4 degrees of freedom: a wide interval, but no reason to say that noise cannot be told."""
+    step_n = np.array([1000.0, 2000, 3000, 4000])
+    quiet = simulate(step_n, flat(step_n), 0.001, 20)
+    loud = pl.DataFrame({"run": "loud", "step": step_n, "loss": [2.0, 2.2, 1.9, 2.15]})
+    three = pl.DataFrame({"run": "short", "step": step_n[:3], "loss": [2.0, 2.0, 2.0]})
+    convergence = analyse_convergence(pl.concat([quiet, loud, three]))
+    said = {caution.code: caution.text for caution in convergence.cautions}
+    assert "noise_unknown" not in said and said["noise_differs"].startswith("1 of 22")
+    by_name = {run.run: run for run in convergence.runs}
+    assert by_name["loud"].improvement is not None and by_name["loud"].state == "inconclusive"
 
 
 def test_lasting_noise_is_noticed() -> None:
@@ -299,7 +321,8 @@ def test_text_and_json_say_the_same() -> None:
     ).with_columns(train=pl.col("loss") - 0.1)
     convergence = analyse_convergence(table, target=2.0, train_loss="train")
     text = convergence_as_text(convergence)
-    assert max(map(len, text.splitlines())) <= 110
+    name = "a-very-long-name-of-a-run-r0"
+    assert name in text and max(map(len, text.splitlines())) <= 110 + len(name)
     assert "… and 20 more runs" in text
     assert "improving: 30 of 60 runs, 50% [37%, 63%]" in text
     assert "note (noise_pooled): 60 of 60 runs" in text

@@ -361,7 +361,7 @@ def test_copies_are_no_replicates() -> None:
 
 def test_an_effect_that_differs_from_seed_to_seed_is_said() -> None:
     """Runs of one seed and width share their start: then widths are as well known as the seeds are many."""
-    said = quiet = 0
+    said = quiet = held = narrow = 0
     for trial in range(40):
         rng = np.random.default_rng(trial)
         rows = pl.DataFrame(grid({"width": (1, 2), "b": (1, 2, 3, 4)}, seeds=3))
@@ -373,7 +373,14 @@ def test_an_effect_that_differs_from_seed_to_seed_is_said() -> None:
         )
         another = level_difference(rows.with_columns(y=noise + shared), "y", "b", 1, 2, ["width", "b"], "seed")
         assert not any("width" in caution.text for caution in another.cautions)
+        table = rows.with_columns(y=noise + shared)
+        claimed = level_difference(table, "y", "width", 1, 2, ["width", "b"], "seed").estimate
+        listed = analyse_effects(table, "y", ["width", "b"], "seed").effects[0].estimate
+        assert claimed and claimed.low and claimed.high and listed and listed.low and listed.high
+        held += claimed.low < 0 < claimed.high  # luck has no mean: the truth is no difference
+        narrow += listed.low < 0 < listed.high
         quiet += "differs_by_block" not in codes(
             analyse_effects(rows.with_columns(y=noise), "y", ["width", "b"], "seed")
         )
     assert said >= 30 and quiet >= 35
+    assert held >= 36 and narrow <= 30

@@ -157,6 +157,9 @@ def test_where_the_data_show_no_floor_the_law_is_fitted_without_one() -> None:
     fit = fitted(pl.DataFrame({"N": n.ravel(), "D": d.ravel(), "loss": loss.ravel()}))
     assert values(fit) == pytest.approx({"E": 0, "A": 400, "B": 400, "alpha": 0.35, "beta": 0.3}, rel=1e-6)
     assert fit.parameters["E"].estimate.low is None
+    for others in other_objectives(fit).values():
+        assert others.pop("E") is None
+        assert others == pytest.approx({"A": 400, "B": 400, "alpha": 0.35, "beta": 0.3}, rel=1e-6)
     assert "at_bound" in {caution.code for caution in fit.cautions}
 
 
@@ -170,6 +173,22 @@ def test_a_term_that_the_data_do_not_show_is_no_law() -> None:
         fit = fitted(in_n_alone)
         beta = fit.parameters["beta"].estimate if fit.parameters else None
         assert beta is None or (beta.high or 0) - (beta.low or 0) > 0.5
+
+
+def test_an_exponent_that_could_be_anything_is_none() -> None:
+    """D alone matters: with one seed in three a fit ends inside its bounds, with an exponent of 0.5 ± 50."""
+    for seed in range(12):
+        in_d_alone = grid(5, 5, 0.01, seed).with_columns(pl.col("loss") - surface(pl.col("N"), pl.col("D")))
+        law = 1.4 + 160 / pl.col("D") ** 0.39
+        fit = fitted(in_d_alone.with_columns(loss=law * (1 + pl.col("loss") / 2)))
+        alpha = fit.parameters["alpha"].estimate if fit.parameters else None
+        assert alpha is None or (alpha.high or 0) - (alpha.low or 0) <= 3
+
+
+def test_a_law_in_one_variable_says_what_else_varies() -> None:
+    assert "other_variable" in {caution.code for caution in fitted(grid(), "LN").cautions}
+    one_horizon = grid().filter(pl.col("D") == pl.col("D").min())
+    assert "other_variable" not in {caution.code for caution in fitted(one_horizon, "LN").cautions}
 
 
 def test_a_lack_of_fit_is_told_from_noise() -> None:

@@ -232,7 +232,7 @@ def _spikes(stated: SpikesStated, evidence: Evidence) -> Claim:
     sentence = (
         f"Of {spikes.spikes:,} steps that took more than {stated.times:g} times their run's median, "
         f"{spikes.after_evaluation:,} come right after an evaluation: {in_words(spikes.share)}; "
-        f"by chance it would be {spikes.by_chance:.2%}. A step's time is that of the step alone, evaluation apart."
+        f"by chance it would be {spikes.by_chance:.4g}. A step's time is that of the step alone, evaluation apart."
     )
     return _against_range(stated, spikes.share, 0.5, 1.0, sentence, evidence.run_ids)
 

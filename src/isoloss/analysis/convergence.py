@@ -3,9 +3,11 @@
 A run is judged by the first of these sentences that is true, so that it has exactly one state. Every interval is the
 two-sided 95% one shown with the result; tolerance ε is in nats per doubling of steps.
 
-1. *U-turned*: the lower end of the rise from its lowest stretch to its last stretch is above 0.
-2. *plateaued*: the upper end of the improvement per doubling over the last window is below ε. The plateau begins with
-   the earliest window since which this is so in every window (each must pass: an intersection-union test, Berger 1982).
+1. *U-turned*: the lower end of the rise from its lowest stretch to its last stretch is above 0, or the upper end of the
+   improvement per doubling over the last window is below −ε.
+2. *plateaued*: the interval of the improvement over the last window lies between −ε and ε. The plateau begins with the
+   earliest window since which its upper end is below ε in every window (each must pass: an intersection-union test,
+   Berger 1982).
 3. *improving*: the lower end of the improvement over the last window is above 0.
 4. *inconclusive*: none of these, too few evaluations, noise that cannot be told, or no finite loss at the end.
 
@@ -222,7 +224,9 @@ def _state(improvement: Estimate | None, rise: Estimate | None, tolerance: float
         return "U-turned"
     if improvement is None or improvement.low is None or improvement.high is None:
         return "inconclusive"
-    if improvement.high < tolerance:
+    if improvement.high < -tolerance:
+        return "U-turned"
+    if -tolerance < improvement.low and improvement.high < tolerance:
         return "plateaued"
     return "improving" if improvement.low > 0 else "inconclusive"
 
@@ -253,7 +257,7 @@ def _cautions(
     """What a reader of the states has to know about the runs they were told from."""
     judged = {curve.run for curve in curves}
     few = sum(len(each.x_P) < LEAST for each in points)
-    unknown = sum(noise is None for noise in noises) - few
+    unknown = sum(noise is None and len(p.x_P) >= LEAST for p, noise in zip(points, noises, strict=True))
     pooled = sum(noise is not None and noise.runs > 1 for noise in noises)
     noisier = sum(noise is not None and noise.above_pool for noise in noises)
     correlated = sum(noise is not None and (noise.autocorrelation or 0) > CORRELATED for noise in noises)
@@ -277,7 +281,7 @@ def _cautions(
             correlated,
             "correlated_noise",
             f"have an autocorrelation above {CORRELATED} from point to point (noise that lasts, or a trend that bends "
-            "fast): their intervals may be too narrow.",
+            "fast): their intervals are not to be relied on.",
         ),
         (at_zero, "step_zero", "are evaluated at step 0, which has no logarithm and is left out of slopes."),
     )

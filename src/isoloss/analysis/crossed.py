@@ -192,10 +192,15 @@ def _read_factor(column: pl.Series) -> tuple[Factor, NDArray[np.intp]]:
             "factor; leave it out or merge its levels",
             (column.name,),
         )
-    levels = levels if column.dtype == pl.String() else levels.sort()
+    levels = in_order(levels)
     position = {level: number for number, level in enumerate(levels.to_list())}
     codes_N = np.fromiter((position[level] for level in column.to_list()), dtype=np.intp, count=len(column))
     return Factor(column.name, tuple(position), column.dtype.is_numeric()), codes_N
+
+
+def in_order(levels: pl.Series) -> pl.Series:
+    """A factor's levels: words as they first appear, anything else ascending."""
+    return levels if levels.dtype == pl.String() else levels.sort()
 
 
 def _plain(column: pl.Series) -> pl.Series:

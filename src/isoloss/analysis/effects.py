@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from isoloss.analysis.crossed import Crossed, read_crossed
-from isoloss.analysis.error_term import ErrorTerm, Judged, differing_by_block, fit_with_error
+from isoloss.analysis.error_term import ErrorTerm, Judged, block_error, fit_with_error
 from isoloss.analysis.estimate import LEVEL, Caution, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.screening import Screening
@@ -97,8 +97,10 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
     tested = [number for number, effect in enumerate(effects) if effect.p is not None]
     for number, p_holm in zip(tested, holm([effects[number].p or 0.0 for number in tested]), strict=True):
         effects[number] = replace(effects[number], p_holm=p_holm)
-    differing = differing_by_block(runs, range(len(runs.factors)))
-    cautions = (*judged.cautions, *differing, *_undetermined(effects))
+    differing = [found for position in range(len(runs.factors)) if (found := block_error(runs, position))]
+    narrow = f"its interval, from noise within cells, is too narrow. More levels of {runs.block} would tell how far."
+    said = [Caution("differs_by_block", f"{sentence}: {narrow}") for _, sentence in differing]
+    cautions = (*judged.cautions, *said, *_undetermined(effects))
     return Effects(
         response,
         runs.n,
@@ -123,7 +125,8 @@ def level_difference(
 ) -> LevelDifference:
     """The response at level `high` of a factor minus that at `low`, averaged alike over all other `factors`.
 
-    The interval and two-sided p rest on the error that `analyse_effects` uses; the estimate's method names it. Raises
+    The interval and two-sided p rest on the error that `analyse_effects` uses, or, where the effect differs from block
+    to block by more than noise and that is wider, on this difference; the estimate's method names it. Raises
     ConfigError as that does, and when the factor lacks one of the two levels.
     """
     runs = read_crossed(table, response, [*factors, factor], block)
@@ -144,12 +147,17 @@ def level_difference(
         text = f"The runs do not determine {factor} {high} − {low}: other factors change with it or cells are empty."
         return LevelDifference(None, None, False, (*judged.cautions, Caution("not_estimable", text)))
     value, variance = found
+    cautions, varying = judged.cautions, block_error(runs, position)
+    if varying is not None and judged.error is not None and varying[0].sd > judged.error.sd:
+        judged = replace(judged, error=varying[0])
+        text = f"{varying[1]}: the interval is that of {varying[0].df:g} degrees of freedom between them."
+        cautions = (*cautions, Caution("differs_by_block", text))
     p = t_two_sided(value / (judged.error.sd * math.sqrt(variance)), judged.error.df) if judged.error else None
     return LevelDifference(
         _estimate(judged, value, variance, "difference"),
         p,
         judged.error is not None and judged.error.screening,
-        (*judged.cautions, *differing_by_block(runs, [position])),
+        cautions,
     )
 
 

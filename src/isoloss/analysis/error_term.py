@@ -6,7 +6,6 @@ The choice follows from the design alone, never from what the responses turned o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,37 +95,38 @@ def _replicate_error(runs: Crossed, fit: TwoFactorFit) -> tuple[ErrorTerm, list[
     return _error(pure, f"pure error within cells{blocked}", screening=False), cautions
 
 
-def differing_by_block(runs: Crossed, positions: Iterable[int]) -> list[Caution]:
-    """Which of these factors differ in effect from block to block by more than noise (Bonferroni over all factors).
+def block_error(runs: Crossed, position: int) -> tuple[ErrorTerm, str] | None:
+    """The error of a factor's effect from block to block, and a sentence, where it exceeds the noise within cells.
 
     Runs of one seed and one shape share initialisation and data order, so a seed may favour a level: then its effect is
-    known as well as the seeds are many, not the runs.
+    known as well as the seeds are many, not the runs. Block × factor against what else runs of a cell differ by, at 5%
+    over all factors (Bonferroni).
     """
-    found: list[Caution] = []
-    pure = pure_error(runs)
+    pure, factor = pure_error(runs), runs.factors[position]
     if runs.block is None or pure.value <= (ROUNDING * runs.largest) ** 2:
-        return found
+        return None
     weight = float(1 / np.mean(1 / runs.counts_CxB))  # runs a cell and block, harmonic: 1 in a crossed design
-    for position in positions:
-        factor = runs.factors[position]
-        level_C, n_levels = runs.cells_CxF[:, position], len(factor.levels)
-        cells_L = np.bincount(level_C, minlength=n_levels)
-        means_LxB = np.array([runs.means_CxB[level_C == level].mean(axis=0) for level in range(n_levels)])
-        centred_LxB = means_LxB - means_LxB.mean(axis=1, keepdims=True) - means_LxB.mean(axis=0) + means_LxB.mean()
-        df = (n_levels - 1) * (runs.means_CxB.shape[1] - 1)
-        rest = SumOfSquares(pure.value - weight * float((cells_L[:, None] * centred_LxB**2).sum()), pure.df - df)
-        if rest.df < 1 or rest.value <= 0:
-            continue
-        f = (pure.value - rest.value) / df / (rest.value / rest.df)
-        p = f_upper(f, df, rest.df)
-        if p < (1 - LEVEL) / len(runs.factors):
-            text = (
-                f"The effect of {factor.name} differs from {runs.block} to {runs.block} by more than noise "
-                f"(F = {f:.2f} on {df} and {rest.df} df, p = {p:.2g}): its interval, from noise "
-                f"within cells, is too narrow. More levels of {runs.block} would tell how far."
-            )
-            found.append(Caution("differs_by_block", text))
-    return found
+    level_C, n_levels = runs.cells_CxF[:, position], len(factor.levels)
+    cells_L = np.bincount(level_C, minlength=n_levels)
+    means_LxB = np.array([runs.means_CxB[level_C == level].mean(axis=0) for level in range(n_levels)])
+    centred_LxB = means_LxB - means_LxB.mean(axis=1, keepdims=True) - means_LxB.mean(axis=0) + means_LxB.mean()
+    between = SumOfSquares(
+        weight * float((cells_L[:, None] * centred_LxB**2).sum()), (n_levels - 1) * (runs.means_CxB.shape[1] - 1)
+    )
+    rest = SumOfSquares(pure.value - between.value, pure.df - between.df)
+    if rest.df < 1 or rest.value <= 0:
+        return None
+    f = between.value / between.df / (rest.value / rest.df)
+    p = f_upper(f, between.df, rest.df)
+    if p >= (1 - LEVEL) / len(runs.factors):
+        return None
+    sentence = (
+        f"The effect of {factor.name} differs from {runs.block} to {runs.block} by more than noise "
+        f"(F = {f:.2f} on {between.df} and {rest.df} df, p = {p:.2g})"
+    )
+    return _error(
+        between, f"{runs.block} × {factor.name}, which exceeds the noise within cells", screening=False
+    ), sentence
 
 
 def _lenth_error(runs: Crossed, screening: Screening | None) -> tuple[ErrorTerm | None, list[Caution]]:

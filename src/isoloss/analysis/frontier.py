@@ -85,9 +85,11 @@ class HoldOut:
 def predict(fit: Fit, point: Mapping[str, float]) -> Prediction:
     """The loss at positive N, D or C, by the fit's form. Raises ConfigError when a variable is missing or unknown."""
     axes, uncertainty = AXES[fit.form], _identified(fit)
-    if set(point) != set(axes) or not all(1 / LARGEST < value < LARGEST for value in point.values()):
-        given = ", ".join(f"{name}={value:g}" for name, value in point.items())
-        raise ConfigError(f"cannot predict at {given}: {fit.form} needs {' and '.join(axes)}, positive", ("predict",))
+    given = ", ".join(f"{name}={value:g}" for name, value in point.items())
+    if set(point) != set(axes):
+        raise ConfigError(f"cannot predict at {given}: {fit.form} needs {' and '.join(axes)}, no more", ("predict",))
+    if not all(1 / LARGEST < value < LARGEST for value in point.values()):
+        raise ConfigError(f"cannot predict at {given}: not between 1e-100 and 1e100", ("predict",))
     x_Kx1 = fit.law.centred(np.array([point[axis] for axis in axes]))
     log = fit.objective.name != "ls"
 
@@ -187,7 +189,8 @@ def _extrapolation(fit: Fit, point: Mapping[str, float]) -> list[Caution]:
             said.append(f"{above:.3g} times the largest {name} of the data")
         elif below > FAR:
             said.append(f"1/{below:.3g} of the smallest {name} of the data")
-    return [Caution("extrapolates", f"The point has {', '.join(said)}.")] if said else []
+    where = ", ".join(f"{name} = {value:.4g}" for name, value in point.items())
+    return [Caution("extrapolates", f"{where} has {', '.join(said)}.")] if said else []
 
 
 def _identified(fit: Fit) -> Uncertainty:

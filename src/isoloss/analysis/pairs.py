@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.crossed import in_order
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import t_quantile, t_two_sided
 from isoloss.errors import ConfigError
@@ -99,7 +100,7 @@ def paired_effects(
         levels = runs[factor].unique(maintain_order=True)
         if len(levels) != 2:
             continue
-        low, high = (levels.sort() if levels.dtype.is_numeric() else levels).to_list()
+        low, high = in_order(levels).to_list()
         means = runs.group_by([*others, factor]).agg(pl.col(_FIRST).mean())
         first = means.filter(pl.col(factor) == low)
         second = means.filter(pl.col(factor) == high).rename({_FIRST: _SECOND})

@@ -23,6 +23,7 @@ COLLINEAR = 0.99
 """|correlation| of log N and log D from which their exponents cannot be told apart at all."""
 ILL_CONDITIONED, SINGULAR = 1e3, 1e6
 """Condition number of the Jacobian, its columns scaled to length 1."""
+EXPONENTS = ("alpha", "beta")
 PLAUSIBLE_EXPONENTS = (0.03, 1.5)
 AT_BOUND = 1e-5
 
@@ -89,11 +90,8 @@ def fit_law(
     solution = uncertainty = None
     parameters: dict[str, Parameter] = {}
     if not hopeless:
-        solution = solve(law, objective)
-        without_floor = _at_bound(law, solution.theta_p) == ["E"]
-        if without_floor:
-            law = replace(law, floor=False)
-            solution = solve(law, objective)
+        law, solution = _solved(law, objective)
+        if floor and not law.floor:
             text = "The data show no floor: E is at its lower bound, and the law is fitted without it."
             doubts.append(Caution("at_bound", text))
         condition, more = _solution_doubts(law, objective, solution)
@@ -104,10 +102,14 @@ def fit_law(
             if intervals == "bootstrap":
                 uncertainty = by_bootstrap(law, objective, uncertainty, generator or np.random.default_rng(0))
             parameters = _parameters(law, uncertainty)
-            if without_floor:
+            undetermined, more = _exponent_doubts(parameters)
+            doubts += more
+            if undetermined:
+                uncertainty, parameters = None, {}
+            elif floor and not law.floor:
                 zero = Estimate(0.0, None, None, LEVEL, len(law.y_n), "at its lower bound")
                 parameters = {"E": Parameter(zero, None), **parameters}
-    doubts += _schedule_doubts(rows.table)
+    doubts += [*_other_variables(rows.table, form, columns), *_schedule_doubts(rows.table)]
     return Fit(
         form,
         dict(columns),
@@ -122,26 +124,40 @@ def fit_law(
     )
 
 
-def other_objectives(fit: Fit) -> dict[str, dict[str, float]]:
-    """Published parameters under the objectives the fit did not use; empty when it is unidentified."""
+def other_objectives(fit: Fit) -> dict[str, dict[str, float | None]]:
+    """Published parameters under the objectives the fit did not use; empty when it is unidentified.
+
+    A floor at its lower bound is None, and so are all parameters where another one is at a bound.
+    """
     if fit.uncertainty is None:
         return {}
+    law = replace(fit.law, floor="E" in fit.parameters)
     names: tuple[ObjectiveName, ...] = ("huber", "ls", "lad")
-    return {name: _values(fit.law, make_objective(name)) for name in names if name != fit.objective.name}
+    return {name: _values(law, make_objective(name)) for name in names if name != fit.objective.name}
 
 
-def _values(law: Law, objective: Objective) -> dict[str, float]:
-    published_p, _ = law.published(solve(law, objective).theta_p)
-    return {
-        name: float(value if name in ("alpha", "beta") else np.exp(value))
-        for name, value in zip(law.names, published_p, strict=True)
-    }
+def _solved(law: Law, objective: Objective) -> tuple[Law, Solution]:
+    """The law and its solution; a floor that would end at its lower bound is left out of the law."""
+    solution = solve(law, objective)
+    if _at_bound(law, solution.theta_p) != ["E"]:
+        return law, solution
+    law = replace(law, floor=False)
+    return law, solve(law, objective)
+
+
+def _values(law: Law, objective: Objective) -> dict[str, float | None]:
+    solved, solution = _solved(law, objective)
+    values: dict[str, float | None] = dict.fromkeys(law.names)
+    if not _at_bound(solved, solution.theta_p):
+        for name, value in zip(solved.names, solved.published(solution.theta_p)[0].tolist(), strict=True):
+            values[name] = value if name in EXPONENTS else float(np.exp(value))
+    return values
 
 
 def _parameters(law: Law, uncertainty: Uncertainty) -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
     for i, name in enumerate(law.names):
-        log = name not in ("alpha", "beta")
+        log = name not in EXPONENTS
 
         def quantity(theta_p: Floats, i: int = i) -> float:
             return float(law.published(theta_p)[0][i])
@@ -185,7 +201,7 @@ def _solution_doubts(law: Law, objective: Objective, solution: Solution) -> tupl
     condition = _condition(law, objective, solution.theta_p)
     for name, value in zip(law.names, law.published(solution.theta_p)[0], strict=True):
         low, high = PLAUSIBLE_EXPONENTS
-        if name in ("alpha", "beta") and not low <= value <= high:
+        if name in EXPONENTS and not low <= value <= high:
             text = f"{name} = {value:.3g} lies outside {low} to {high}, where published exponents lie."
             doubts.append(Caution("exponent_implausible", text))
     if condition > ILL_CONDITIONED:
@@ -195,6 +211,39 @@ def _solution_doubts(law: Law, objective: Objective, solution: Solution) -> tupl
         text = f"One of {solution.n_polished} polished starts alone reaches the minimum; it may not be the lowest."
         doubts.append(Caution("starts_disagree", text))
     return condition, doubts
+
+
+def _exponent_doubts(parameters: Mapping[str, Parameter]) -> tuple[bool, list[Caution]]:
+    """Whether an exponent could be nearly anything, which leaves the law unidentified; and what to doubt of one."""
+    doubts: list[Caution] = []
+    undetermined = False
+    for name in EXPONENTS:
+        found = parameters[name].estimate if name in parameters else None
+        if found is None or found.low is None or found.high is None:
+            continue
+        half = (found.high - found.low) / 2
+        if half > PLAUSIBLE_EXPONENTS[1]:
+            undetermined = True
+            text = f"The 95% interval of {name} is ±{half:.3g}, wider than all that is plausible: it is not determined."
+            doubts.append(Caution("exponent_undetermined", text))
+        elif found.low <= 0:
+            text = f"The interval of {name} reaches 0: the data hardly show that the loss falls along its axis."
+            doubts.append(Caution("exponent_unclear", text))
+    return undetermined, doubts
+
+
+def _other_variables(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -> list[Caution]:
+    """Size or tokens that vary in the table though the form has no place for them."""
+    doubts: list[Caution] = []
+    for axis in {"N", "D"} - set(AXES[form]) if form in ("LN", "LD") else set[str]():
+        column = columns.get(axis)
+        if column in table.columns and table[column].n_unique() > 1:
+            text = (
+                f"{column} varies too ({table[column].n_unique():,} values): this law averages over it, and its E and "
+                f"exponent are not those at any one {axis}. The form LND has a place for both."
+            )
+            doubts.append(Caution("other_variable", text))
+    return doubts
 
 
 def _lack_of_fit(law: Law, objective: Objective, uncertainty: Uncertainty) -> list[Caution]:
@@ -208,11 +257,14 @@ def _lack_of_fit(law: Law, objective: Objective, uncertainty: Uncertainty) -> li
     within = float(np.sum((residuals_n - means_c[cell_n]) ** 2)) / df
     if within == 0 or stats.f.sf(uncertainty.noise**2 / within, uncertainty.df, df) >= 1 - LEVEL:
         return []
-    unit = "nats" if objective.delta is None else "of the loss"
+    between, inside = (
+        f"{value:.2g} nats" if objective.delta is None else f"{value:.2%} of the loss"
+        for value in (uncertainty.noise, within**0.5)
+    )
     text = (
-        f"Cells miss the law by more than chance: {uncertainty.noise:.2g} {unit} a run between cells, "
-        f"{within**0.5:.2g} within them. More replicates will not help: "
-        "the law or the design is at fault. Intervals allow for it."
+        f"Cells miss the law by more than chance: runs are off it with a standard deviation of {between}, and differ "
+        f"by {inside} among themselves at equal {' and '.join(AXES[law.form])}. More replicates will not help: the law "
+        "or the design is at fault. Intervals allow for it."
     )
     return [Caution("lack_of_fit", text)]
 

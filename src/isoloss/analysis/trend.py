@@ -30,6 +30,7 @@ LEAST = 4
 MOST_POINTS = 64
 LONG = 20
 """Points in the last two doublings from which a run's noise stands for itself."""
+LEAST_DF = 2.0
 TREND = 4
 """Parameters of the cubic trend."""
 ROUNDING = 1e-12
@@ -89,7 +90,7 @@ def condense(step_n: Floats, loss_n: Floats) -> Points:
 
 
 def judge_noise(runs: Sequence[Points]) -> list[RunNoise | None]:
-    """The noise to judge each run by; None where it cannot be told (fewer than 2 degrees of freedom)."""
+    """The noise to judge each run by; None where even that of all runs has fewer than LEAST_DF degrees of freedom."""
     own = [None if _is_long(run) else short_term_noise(run.x_P[run.late :], run.y_P[run.late :]) for run in runs]
     few = [noise for noise in own if noise]
     shared = reduce(add, few) if few else None
@@ -175,9 +176,9 @@ def _noise_of_short(run: Points, own: Noise | None, shared: Noise | None, runs: 
     if own is None or shared is None:
         return None
     above = own.exceeds(shared)
-    used, runs = (own, 1) if above else (shared, runs)
-    if used.df < 2:
+    if shared.df < LEAST_DF:
         return None
+    used, runs = (own, 1) if above else (shared, runs)
     source = f"noise from second differences, df {used.df:.1f}" + (f", {runs} runs" if runs > 1 else "")
     return RunNoise(max(math.sqrt(used.variance), _rounding(run)), used.df, source, runs, above)
 

@@ -35,10 +35,15 @@ def effects(
     from isoloss.analysis.effects import analyse_effects
     from isoloss.analysis.pairs import paired_effects
     from isoloss.cli.effects import effects_as_json, effects_as_text
-    from isoloss.cli.tables import read_runs, with_time_to_target
+    from isoloss.cli.tables import TO_TARGET, read_runs, varied_factors, with_time_to_target
 
     names = [name.strip() for name in factors.split(",") if name.strip()]
     runs = with_time_to_target(read_runs(table, say), table, target)
+    for factor in varied_factors(table, runs):
+        if factor not in names:
+            say(f"{factor} varies too and is not among --factors: what it changes counts as noise")
+    if target is not None and response == TO_TARGET and (missed := runs[TO_TARGET].null_count()):
+        say(f"{missed} of {len(runs)} runs never reached {target:g} and are left out, which flatters slow levels")
     found = analyse_effects(runs, response, names, block)
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
     print(effects_as_json(found, pairs) if json else effects_as_text(found, pairs))
@@ -86,10 +91,11 @@ def fit(
     from isoloss.cli.tables import is_study, read_runs
 
     given = {"N": params, "D": tokens, "C": compute, "loss": loss}
+    runs = read_runs(table, say)
     answer = answer_question(
-        read_runs(table, say),
+        runs,
         form,
-        question_columns(given, study=is_study(table)),
+        question_columns(given, runs, study=is_study(table)),
         floor=floor,
         objective=objective,
         delta=delta,

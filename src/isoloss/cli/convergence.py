@@ -26,7 +26,7 @@ def convergence_as_json(convergence: Convergence) -> str:
 
 def convergence_as_text(convergence: Convergence) -> str:
     """A table with a line a run, 40 at most, then the shares and what a reader has to know."""
-    console = Console(width=110)
+    console = Console(width=110 + max((len(run.run) for run in convergence.runs), default=0))
     with console.capture() as captured:
         console.print(_table(convergence))
     lines: list[str] = []
@@ -41,8 +41,8 @@ def convergence_as_text(convergence: Convergence) -> str:
         lines.append(f"final val − train loss: {gap.value:.4f}{_interval(gap, 4)}, n = {gap.n}, {gap.method}")
     lines += [f"note ({caution.code}): {caution.text}" for caution in convergence.cautions]
     lines.append(
-        "nats/doubling: improvement per doubling of steps over the last window [95%]; with its upper end below "
-        f"{convergence.tolerance:g} the run has plateaued, from the step named. rise: of the end above the lowest "
+        "nats/doubling: improvement per doubling of steps over the last window [95%]; within "
+        f"±{convergence.tolerance:g} the run has plateaued, from the step named. rise: of the end above the lowest "
         "stretch before it."
     )
     return "\n".join([captured.get(), *(textwrap.fill(line, 110) for line in lines)])
@@ -50,7 +50,7 @@ def convergence_as_text(convergence: Convergence) -> str:
 
 def _table(convergence: Convergence) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("run", no_wrap=True, overflow="ellipsis", max_width=12)
+    table.add_column("run", no_wrap=True)
     for heading in ("evals", "steps", "best", "at", "final", "nats/doubling", "rise", "state", "plateau"):
         table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
     if convergence.target is not None:

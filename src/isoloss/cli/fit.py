@@ -25,8 +25,8 @@ class Answer:
     """Everything one call found out."""
 
     fit: Fit
-    others: Mapping[str, Mapping[str, float]]
-    """Point estimates under the other objectives."""
+    others: Mapping[str, Mapping[str, float | None]]
+    """Point estimates under the other objectives, None at a bound."""
     other_counts: Mapping[str, Fit]
     """The same fit with parameters counted otherwise, by column."""
     frontier: Frontier | None
@@ -117,10 +117,10 @@ def _parameter_table(answer: Answer) -> Table:
         table.add_column(heading, justify="right")
     for name, parameter in answer.fit.parameters.items():
         cells = [f"{parameter.estimate.value:.5g}", _interval(parameter.estimate)]
-        cells += [f"{values[name]:.5g}" for values in answer.others.values()]
-        for fit in counted.values():
-            estimate = fit.parameters[name].estimate
-            cells.append(f"{estimate.value:.4g} ({_interval(estimate)})")
+        others = [values.get(name) for values in answer.others.values()]
+        cells += ["at bound" if value is None else f"{value:.5g}" for value in others]
+        counts = [fit.parameters.get(name) for fit in counted.values()]
+        cells += ["–" if found is None else _with_interval(found.estimate) for found in counts]
         table.add_row(name, *cells)
     return table
 

@@ -14,6 +14,7 @@ from isoloss.analysis.scaling import Intervals, fit_law, other_objectives
 from isoloss.analysis.solve import ObjectiveName, make_objective
 from isoloss.cli.fit import Answer, parse_point
 from isoloss.errors import ConfigError
+from isoloss.spec.config import did_you_mean
 
 COUNTS = ("params_non_embedding", "params_total")
 """The two ways to count N that a study's summary holds; a fit with one is shown beside the other."""
@@ -21,8 +22,14 @@ AHEAD = (1.0, 10.0)
 """The frontier is given at these multiples of the data's largest compute."""
 
 
-def question_columns(given: Mapping[str, str | None], *, study: bool) -> dict[str, str]:
-    """The column of each variable: as given, else a study's, else the variable's own name."""
+def question_columns(given: Mapping[str, str | None], table: pl.DataFrame, *, study: bool) -> dict[str, str]:
+    """The column of each variable: as given, else a study's, else the variable's own name.
+
+    Raises ConfigError when a given one is not in the table.
+    """
+    for column in filter(None, given.values()):
+        if column not in table.columns:
+            raise ConfigError(f"the table has no column '{column}': {did_you_mean(column, table.columns)}", (column,))
     return {axis: column or (SUMMARY_COLUMNS[axis] if study else axis) for axis, column in given.items()}
 
 

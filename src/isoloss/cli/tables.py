@@ -67,6 +67,11 @@ def with_time_to_target(runs: pl.DataFrame, path: Path, target: float | None) ->
     return runs.with_columns(pl.Series(TO_TARGET, [reached.get(run) for run in runs["run_id"]], dtype=pl.Float64()))
 
 
+def varied_factors(path: Path, runs: pl.DataFrame) -> list[str]:
+    """The factors of a study with several levels among its runs; of a file none are known."""
+    return [name for name in _study(path).study.factors if runs[name].n_unique() > 1] if is_study(path) else []
+
+
 def is_study(path: Path) -> bool:
     """Whether a path is a study directory."""
     return (path / STUDY_FILE).is_file()

@@ -23,7 +23,7 @@ class StudyLaw:
 
     fit: Fit
     done: pl.DataFrame
-    others: Mapping[str, Mapping[str, float]]
+    others: Mapping[str, Mapping[str, float | None]]
     """Point estimates under the other objectives."""
     with_embeddings: Fit | None
     """The same law with embeddings counted in N; None for a law without N."""

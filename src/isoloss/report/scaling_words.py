@@ -102,8 +102,12 @@ def _law(found: StudyLaw) -> Iterator[str]:
         else:
             yield "With embeddings counted in N, these runs do not identify the law."
     for name, values in found.others.items():
-        shown = [f"{SYMBOLS[parameter]} = {values[parameter]:.4g}" for parameter in fit.parameters]
-        yield f"By {OBJECTIVES[name]} instead: {say.listed(shown)}."
+        shown = [
+            f"{SYMBOLS[parameter]} = {value:.4g}"
+            for parameter in fit.parameters
+            if (value := values.get(parameter)) is not None
+        ]
+        yield f"By {OBJECTIVES[name]} instead: {say.listed(shown) if shown else 'a term of the law ends at a bound'}."
 
 
 def _misfit(found: StudyLaw) -> Iterator[str]:
@@ -200,7 +204,7 @@ def _parameter_table(found: StudyLaw) -> Table:
     rows: list[dict[str, str | float | None]] = []
     for name, parameter in found.fit.parameters.items():
         row: dict[str, str | float | None] = {"parameter": SYMBOLS[name], **_ends("value", parameter.estimate)}
-        row |= {f"value by {other}": values[name] for other, values in found.others.items()}
+        row |= {f"value by {other}": values.get(name) for other, values in found.others.items()}
         if name in counted:
             row |= _ends("embeddings in N", counted[name].estimate)
         rows.append(row)

@@ -116,8 +116,8 @@ def _measurement(snapshot: Snapshot) -> Iterator[str]:
         rows = snapshot.ranked.to_dicts()
         at_end = sum(row["best_step"] == snapshot.configs[row["run_id"]].max_iters for row in rows)
         yield (
-            f"{at_end:,} of {say.plural(len(snapshot.ranked), 'run')} had the lowest loss at the last step; such runs "
-            "were still improving, and a longer horizon may order them differently."
+            f"{at_end:,} of {say.plural(len(snapshot.ranked), 'run')} had the lowest loss at the last step; a "
+            "longer horizon may order such runs differently."
         )
     if any(config.eval == "sampled" for config in snapshot.configs.values()):
         yield "Sampled evaluations carry sampling noise, and the lowest of several noisy ones is lower than the truth."

@@ -193,6 +193,9 @@ def test_a_plateau_needs_runs_that_get_there() -> None:
     short = finding("horizon_before_plateau", study(plateau, base={"max_iters": 1000}))
     assert short is not None and short.severity == "blocks"
     assert finding("horizon_before_plateau", study(plateau, base={"max_iters": 1500})) is None
+    assert finding("too_few_evaluations", study(plateau, base={"max_iters": 1500, "eval_interval": 100})) is None
+    seldom = finding("too_few_evaluations", study(plateau, base={"max_iters": 1500, "eval_interval": 500}))
+    assert seldom is not None and seldom.severity == "blocks"
 
 
 def test_spikes_need_evaluations_on_the_way() -> None:

@@ -295,6 +295,8 @@ def _adjusted(draft: Claim, p_adjusted: float, tests: int) -> Claim:
 def _exploratory(effect: Effect, looked_at: int, screening: bool, run_ids: tuple[str, ...]) -> Claim:
     of = "interaction " if len(effect.factors) > 1 else ""
     said = f"{effect.contrast}: {in_words(effect.estimate, signed=True)}" if effect.estimate else "its size is unknown"
+    if effect.others:
+        said += f", one of {1 + len(effect.others)} contrasts, while the test is of all on {effect.df} df"
     sentence = f"{said}; p {p_in_words(effect.p)}, {p_in_words(effect.p_holm)} after Holm for {looked_at} effects."
     says = f"{EXPLORED} depends on {of}{effect.term}"
     return Claim(says, False, "exploratory", screening, sentence, effect.estimate, effect.p, effect.p_holm, run_ids)

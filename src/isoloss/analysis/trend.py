@@ -23,9 +23,10 @@ from scipy import special
 
 from isoloss.analysis.curves import Noise, short_term_noise
 from isoloss.analysis.estimate import LEVEL, Estimate
+from isoloss.spec.audit_hypotheses import FEWEST_EVALUATIONS
 
 Floats = NDArray[np.float64]
-LEAST = 4
+LEAST = FEWEST_EVALUATIONS
 """Evaluations that a window must have."""
 MOST_POINTS = 64
 LONG = 20

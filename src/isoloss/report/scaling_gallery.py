@@ -82,7 +82,7 @@ def _isoflop(fit: Fit, runs: pl.DataFrame, plane: frames.Plane, profiles: Sequen
     if profiles:
         caption += f"Dots: the {plural(len(profiled), 'run')} trained at about one of these computes. "
     else:
-        caption += "The curves are the fitted law's, not separate runs: the study has no four sizes of equal compute. "
+        caption += "The curves are the fitted law's, not separate runs: the study has too few sizes of equal compute. "
     caption += "Diamonds: the law's minima; bars: the 95% interval of the compute-optimal N, cut at the axis. "
     hidden = len(computes) - len(minima)
     if hidden:

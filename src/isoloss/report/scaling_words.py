@@ -141,6 +141,9 @@ def _frontier(found: StudyLaw) -> Iterator[str]:
         f"By the law, the lowest loss at a compute C = 6ND is reached by N* ∝ C^a and D* ∝ C^b with a = "
         f"{_with_interval(a)} and b = {_with_interval(b)}, 95% intervals, n = {say.plural(a.n, 'run')}."
     )
+    beyond = [flop(optimum.flops) for optimum in found.frontier.optima if optimum.beyond]
+    if beyond:
+        yield f"At {say.listed(beyond)} it lies outside the sizes or tokens that were trained: there it extrapolates."
 
 
 def _profiles(found: StudyLaw) -> Iterator[str]:
@@ -223,14 +226,17 @@ def _frontier_table(found: Frontier) -> Table:
     ]
     computes = [optimum.flops for optimum in found.optima]
     exact: dict[str, list[float | None]] = {"C": [*computes]}
-    words: list[list[str]] = [[flop(compute)] for compute in computes]
+    words: list[list[str]] = [[flop(optimum.flops)] for optimum in found.optima]
     for name, spell, estimates in columns:
         for i, estimate in enumerate(estimates):
             ends = _ends(name, estimate)
             words[i] += [spell(value) for value in ends.values()]
             for column, value in ends.items():
                 exact.setdefault(column, []).append(value)
-    return Table(list(exact), words, exact=pl.DataFrame(exact))
+    for row, optimum in zip(words, found.optima, strict=True):
+        row.append("extrapolated" if optimum.beyond else "among the runs")
+    table = pl.DataFrame(exact).with_columns(extrapolated=pl.Series([optimum.beyond for optimum in found.optima]))
+    return Table([*exact, "where"], words, exact=table)
 
 
 def _held_out_table(held: HoldOut) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from isoloss.spec.compute import evaluation_steps
 from isoloss.spec.config import RunConfig
 from isoloss.spec.finding import Finding, counted, listed, named, of_runs
 from isoloss.spec.hypotheses import (
@@ -27,6 +28,9 @@ SMALLEST_EFFECT_NATS = 0.02
 
 SMALLEST_EFFECT_SD = 1.0
 """The same for a response whose noise is unknown, in its own seed-to-seed standard deviations."""
+
+FEWEST_EVALUATIONS = 4
+"""Evaluations after step 0 from which on a plateau can be told."""
 
 NOISE_KNOWN_FOR = ("best_val_loss", "final_val_loss")
 """Responses whose noise is a validation loss's, in nats."""
@@ -145,6 +149,15 @@ def _plateau(hypothesis: PlateauStated, configs: Sequence[RunConfig]) -> Iterato
             "end can't tell whether it would have plateaued by then.",
             f"Train every run for more than {step:,} steps.",
             "blocks" if short == runs else "limits",
+        )
+    seldom = sum(len(evaluation_steps(config)) - 1 < FEWEST_EVALUATIONS for config in configs)
+    if seldom:
+        yield Finding(
+            "too_few_evaluations",
+            f"{_quoted(hypothesis)}: {of_runs(seldom, runs)} are evaluated fewer than {FEWEST_EVALUATIONS} times after "
+            "step 0, too seldom to tell a plateau from a slope.",
+            "Lower eval_interval.",
+            "blocks" if seldom == runs else "limits",
         )
 
 

@@ -11,9 +11,10 @@ import polars as pl
 
 from calibration.factorials import RESPONSE, WIDTH, Design, two_level
 from calibration.measure import Experiment, Tally
-from isoloss.analysis.claims import Evidence, explore, judge
+from isoloss.analysis.claims import Evidence, judge
 from isoloss.analysis.effects import analyse_effects
 from isoloss.analysis.estimate import holm
+from isoloss.analysis.exploration import explore
 from isoloss.analysis.pairs import paired_effects
 from isoloss.spec.hypotheses import EffectStated
 

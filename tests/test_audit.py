@@ -158,16 +158,16 @@ def test_a_comparison_says_what_it_can_find() -> None:
     told = finding("detectable_effect", wide)
     assert told is not None and told.severity == "note"
     assert "“It is so” compares 9 runs at n_embd 32 with as many at 64 (3 cells, 3 seeds)" in told.sentence
-    assert f"{minimum_detectable_effect(0.007, 9, 5 * 2):.3g} nats" in told.sentence
+    assert f"{minimum_detectable_effect(0.007, 9, 5 * 2, level=0.96):.3g} nats" in told.sentence
     loud = finding("detectable_effect", wide, noise_sd=0.05)
     assert loud is not None and loud.severity == "limits" and "sd 0.05 nats (stated)" in loud.sentence
-    assert f"--seeds {seeds_needed(0.02, 0.05, 6, 3)} " in loud.remedy
+    assert f"--seeds {seeds_needed(0.02, 0.05, 6, 3, level=0.96)} " in loud.remedy
 
 
 def test_a_response_of_unknown_noise_is_judged_in_its_own_units() -> None:
     smooth = stated(kind="effect", factor="batch_size", direction="down", response="loss_roughness")
     told = sentence("detectable_effect", study(smooth, batch_size=[8, 16], n_head=[2, 4]))
-    assert f"{minimum_detectable_effect(1.0, 4, 3):.3g} seed-to-seed sd of loss_roughness" in told
+    assert f"{minimum_detectable_effect(1.0, 4, 3, level=0.96):.3g} seed-to-seed sd of loss_roughness" in told
     assert "nats" not in told
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from isoloss.analysis.claims import Claim, Evidence, explore, judge
+from isoloss.analysis.claims import Claim, Evidence, judge
 from isoloss.analysis.convergence import Convergence, analyse_convergence
 from isoloss.analysis.curves import Spikes, pooled, spike_report
+from isoloss.analysis.exploration import explore
 from isoloss.spec.hypotheses import make_hypothesis
 
 FACTORS = {"n_embd": (128, 256), "dropout": (0.1, 0.2), "batch_size": (8, 16)}
@@ -107,7 +108,7 @@ def test_what_nobody_stated_is_exploratory() -> None:
     found = evidence(narrower_is_worse)
     claims, looked_at = explore([], found)
     assert [c.says for c in claims] == ["best_val_loss depends on n_embd"] and looked_at == 6
-    assert not claims[0].stated and "after Holm for 6 effects" in claims[0].sentence
+    assert not claims[0].stated and "adjusted for 6 effects" in claims[0].sentence
     assert explore([make_hypothesis({"says": "It is so", **WIDER}, 1)], found)[0] == []
 
 
@@ -195,7 +196,7 @@ def test_every_claim_stands_in_its_place_and_is_adjusted_with_the_others() -> No
     claims = judge(hypotheses, evidence(narrower_is_worse))
     assert [c.says for c in claims] == ["Wider", "Spikes", "Dropout"]
     assert claims[0].p_adjusted == pytest.approx(2 * (claims[0].p or 1))
-    assert "after Holm for 2 stated effects" in claims[2].sentence and claims[1].p is None
+    assert "adjusted for 2 stated effects" in claims[2].sentence and claims[1].p is None
 
 
 def test_a_claim_says_when_its_effect_depends_on_another_factor() -> None:

@@ -4,6 +4,8 @@ A hypothesis stated before the study ran is *supported* when the data put what i
 *contradicted* when they do so for its opposite, and else *not resolved*. Tests of differences among the stated
 hypotheses are adjusted for their number (Holm 1979); what is judged by an interval (ranges, shares, exponents) is held
 against the 95% interval itself. What nobody stated is exploratory, and adjusted for all effects that were looked at.
+Stated effects have STATED_SHARE of the 5%, exploratory ones the rest: a report without any effect names one of either
+kind in at most 5% of studies.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from scipy import stats
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.curves import Spikes
-from isoloss.analysis.effects import Effect, LevelDifference, analyse_effects, level_difference
+from isoloss.analysis.effects import LevelDifference, analyse_effects, level_difference
 from isoloss.analysis.estimate import LEVEL, Caution, Estimate, holm, in_words, p_in_words
 from isoloss.analysis.laws import SUMMARY_COLUMNS
 from isoloss.analysis.plateau import plateaued_by
@@ -34,11 +36,10 @@ from isoloss.spec.hypotheses import (
     RatioStated,
     SpikesStated,
 )
+from isoloss.spec.power import STATED_SHARE
 
 Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory"]
 ALPHA = 1 - LEVEL
-EXPLORED = "best_val_loss"
-"""The response that is explored for effects nobody stated."""
 
 
 @dataclass(frozen=True)
@@ -92,32 +93,8 @@ def judge(hypotheses: Sequence[Hypothesis], evidence: Evidence) -> list[Claim]:
     drafts = [_judged(hypothesis, evidence) for hypothesis in hypotheses]
     tested = [i for i, draft in enumerate(drafts) if draft.p is not None]
     for i, p_adjusted in zip(tested, holm([drafts[i].p or 0.0 for i in tested]), strict=True):
-        drafts[i] = _adjusted(drafts[i], p_adjusted, len(tested))
+        drafts[i] = _adjusted(drafts[i], min(1.0, p_adjusted / STATED_SHARE), len(tested))
     return drafts
-
-
-def explore(hypotheses: Sequence[Hypothesis], evidence: Evidence) -> tuple[list[Claim], int]:
-    """Effects on the best validation loss that stand out though nobody stated them, and how many were looked at.
-
-    Each is adjusted for all of these; effects that a hypothesis states are left to it.
-    """
-    if not evidence.factors or len(evidence.table) < 2:
-        return [], 0
-    try:
-        found = analyse_effects(evidence.table, EXPLORED, list(evidence.factors), evidence.block)
-    except ConfigError:
-        return [], 0
-    stated = {h.factor for h in hypotheses if isinstance(h, EffectStated) and h.response == EXPLORED}
-    tested = [effect for effect in found.effects if effect.p_holm is not None]
-    screening = found.error is not None and found.error.screening
-    claims = [
-        _exploratory(effect, len(tested), screening, evidence.run_ids)
-        for effect in tested
-        if effect.p_holm is not None
-        and effect.p_holm < ALPHA
-        and not (len(effect.factors) == 1 and effect.term in stated)
-    ]
-    return claims, len(tested)
 
 
 def _judged(hypothesis: Hypothesis, evidence: Evidence) -> Claim:
@@ -285,18 +262,7 @@ def _unresolved(stated: Hypothesis, sentence: str, run_ids: tuple[str, ...], est
 
 def _adjusted(draft: Claim, p_adjusted: float, tests: int) -> Claim:
     """The draft with its test adjusted for the number of tests, which may leave it not resolved."""
-    sentence = f"{draft.sentence}; p {p_in_words(draft.p)}"
-    if tests > 1:
-        sentence += f", {p_in_words(p_adjusted)} after Holm for {tests} stated effects"
+    number = "1 stated effect" if tests == 1 else f"{tests} stated effects"
+    sentence = f"{draft.sentence}; p {p_in_words(draft.p)}, {p_in_words(p_adjusted)} adjusted for {number}."
     verdict = draft.verdict if p_adjusted < ALPHA else "not resolved"
-    return replace(draft, verdict=verdict, sentence=f"{sentence}.", p_adjusted=p_adjusted)
-
-
-def _exploratory(effect: Effect, looked_at: int, screening: bool, run_ids: tuple[str, ...]) -> Claim:
-    of = "interaction " if len(effect.factors) > 1 else ""
-    said = f"{effect.contrast}: {in_words(effect.estimate, signed=True)}" if effect.estimate else "its size is unknown"
-    if effect.others:
-        said += f", one of {1 + len(effect.others)} contrasts, while the test is of all on {effect.df} df"
-    sentence = f"{said}; p {p_in_words(effect.p)}, {p_in_words(effect.p_holm)} after Holm for {looked_at} effects."
-    says = f"{EXPLORED} depends on {of}{effect.term}"
-    return Claim(says, False, "exploratory", screening, sentence, effect.estimate, effect.p, effect.p_holm, run_ids)
+    return replace(draft, verdict=verdict, sentence=sentence, p_adjusted=p_adjusted)

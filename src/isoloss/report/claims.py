@@ -37,7 +37,7 @@ def exploratory_sentence(findings: Findings) -> str:
     return (
         f"{say.plural(findings.comparisons, 'comparison')} of the best validation loss were looked at, main effects "
         f"and two-factor interactions; {'none' if not found else say.count(found)} that no hypothesis states "
-        f"{'stands' if found < 2 else 'stand'} out at 5% after Holm's correction for all of them. "
+        f"{'stands' if found < 2 else 'stand'} out after correction for all of them. "
         "What was not stated before the study ran is exploratory: a lead for the next study, not a result of this one."
     )
 
@@ -72,7 +72,8 @@ def _sentences(snapshot: Snapshot, claims: list[Claim]) -> Iterator[str]:
     else:
         yield (
             f"Of {say.plural(len(claims), 'hypothesis', 'hypotheses')} stated beforehand, {verdicts_in_words(claims)}, "
-            f"judged by {done}. Tests are adjusted for their number after Holm; intervals are not."
+            f"judged by {done}. Tests are adjusted for their number (Holm): were there no effect at all, at most 5% of "
+            "studies would claim or suggest one. Intervals are not adjusted."
         )
     if len(snapshot.study.seeds) == 1:
         yield (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isoloss.analysis.claims import Claim, Evidence, explore, judge
+from isoloss.analysis.claims import Claim, Evidence, judge
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.effects import Effects, analyse_effects
+from isoloss.analysis.exploration import explore
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import evidence
 from isoloss.report.scaling import ScalingView, scaling_view

@@ -16,7 +16,7 @@ from isoloss.spec.hypotheses import (
     RatioStated,
     SpikesStated,
 )
-from isoloss.spec.power import LEVEL, POWER, check_noise, minimum_detectable_effect, seeds_needed
+from isoloss.spec.power import LEVEL, POWER, STATED_SHARE, check_noise, minimum_detectable_effect, seeds_needed
 from isoloss.spec.study import Study
 
 ASSUMED_NOISE_NATS = 0.007
@@ -76,8 +76,9 @@ def _stated_effects(study: Study) -> int:
 
 
 def _level(study: Study) -> float:
-    """Of one test where stated effects share 5%: what Holm asks of the smallest p."""
-    return 1 - (1 - LEVEL) / max(1, _stated_effects(study))
+    """Of one test where stated effects share their part of 5%: what Holm asks of the smallest p."""
+    effects = _stated_effects(study)
+    return 1 - (1 - LEVEL) * STATED_SHARE / effects if effects else LEVEL
 
 
 def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Finding]:
@@ -120,7 +121,8 @@ def _compared(
     effects, level = _stated_effects(study), _level(study)
     found = minimum_detectable_effect(sd, per_level * tested, (cells - 1) * (tested - 1), level=level)
     needed = seeds_needed(smallest, sd, cells, per_level, level=level)
-    shared = f" at an error rate of 5% that {effects} stated effects share" if effects > 1 else ""
+    rate = f"{(1 - LEVEL) * STATED_SHARE:.0%}"
+    shared = f" at an error rate of {rate}{f' that {effects} stated effects share' * (effects > 1)}" if effects else ""
     finds = f"a difference of {found:.3g} {unit} with {POWER:.0%} power{shared}{condition}"
     return Finding(
         "detectable_effect",

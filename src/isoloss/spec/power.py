@@ -11,6 +11,9 @@ from isoloss.errors import ConfigError
 POWER = 0.8
 LEVEL = 0.95
 """Of every interval and test, where nothing else is said."""
+STATED_SHARE = 0.8
+"""Of the 5% in which a report without any effect may claim one: what tests of stated effects share. The rest goes to
+effects that nobody stated, so that both together keep to it (Bonferroni)."""
 
 
 def minimum_detectable_effect(

@@ -19,7 +19,7 @@ from isoloss.data.batches import train_batch
 from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError, NumericsError, StoreError
 from isoloss.execution.export import export_run, gpt2_config, nanogpt_checkpoint, nanogpt_dataset
-from isoloss.files import write_json
+from isoloss.files import write_record
 from isoloss.model import gpt
 from isoloss.model.interop import nanogpt_order
 from isoloss.model.kernels import TorchKernels, Update
@@ -79,7 +79,7 @@ def stored(tokens: Tokens, tmp_path: Path) -> Callable[[MemberState], tuple[Stud
         results = StudyResults(StudyPaths(tmp_path / "study"), Study("words", "words"), tokens.facts)
         run = results.paths.run(run_id(state.config))
         run.folder.mkdir(parents=True)
-        write_json(results.paths.tokenizer, {**tokens.tokenizer.as_dict(), "vocab_size": state.config.vocab_size})
+        write_record(results.paths.tokenizer, {**tokens.tokenizer.as_dict(), "vocab_size": state.config.vocab_size})
         save_last(run.folder, state)
         return results, run
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from isoloss.data.tokens import Tokens
-from isoloss.errors import NumericsError, StoreError
+from isoloss.errors import StoreError
 from isoloss.spec.config import RunConfig
 from isoloss.training import checkpoint, loop, step
 from isoloss.training.distributed import Ranks
@@ -46,7 +46,7 @@ def test_a_stopped_run_continues_to_the_bit(
     [first] = recorded([config], tokens, should_stop=stop_after(stop_step), compiled=compiled)
     assert first.outcome == "" and len(first.steps) == stop_step
     checkpoint.save_last(tmp_path, first.kept[-1])
-    resumed = checkpoint.load_resumable(tmp_path)
+    resumed = checkpoint.resume(tmp_path).state
     assert resumed is not None
     [second] = recorded([config], tokens, [resumed], compiled=compiled)
     assert science(first) + science(second) == science(whole)
@@ -180,11 +180,16 @@ def test_a_damaged_last_falls_back_to_the_previous(make: Make, tokens: Tokens, t
         (tmp_path / "last.json").unlink()
     path.unlink()  # a new file: last may share its content with best
     path.write_bytes(content)
-    resumed = checkpoint.load_resumable(tmp_path)
-    assert resumed is not None and resumed.progress.step == states[-2].progress.step
-    (tmp_path / "previous.json").write_text("{}")
-    with pytest.raises(NumericsError):
-        checkpoint.load_resumable(tmp_path)
+    found = checkpoint.resume(tmp_path)
+    assert found.state is not None and found.state.progress.step == states[-2].progress.step
+    assert found.problem or damage == "torn"
+    again = checkpoint.resume(tmp_path)
+    assert again.state is not None and again.state.progress == found.state.progress and not again.problem
+    for name in ("last", "previous"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    lost = checkpoint.resume(tmp_path)
+    assert lost.state is None and lost.problem.endswith("training it anew")
+    assert checkpoint.resume(tmp_path) == checkpoint.Resumed(None, {})
 
 
 def test_a_run_that_ended_unnoticed_is_not_trained_on(make: Make, tokens: Tokens, tmp_path: Path) -> None:
@@ -198,7 +203,7 @@ def test_a_first_checkpoint_torn_by_a_crash_is_no_checkpoint(make: Make, tokens:
     for path in tmp_path.iterdir():
         if path.name != "last.safetensors":
             path.unlink()
-    assert checkpoint.load_resumable(tmp_path) is None
+    assert checkpoint.resume(tmp_path) == checkpoint.Resumed(None, {})
 
 
 def test_a_second_crash_after_falling_back_loses_nothing(
@@ -206,14 +211,14 @@ def test_a_second_crash_after_falling_back_loses_nothing(
 ) -> None:
     saved(tmp_path, make, tokens)
     (tmp_path / "last.json").write_text("{}")
-    resumed = checkpoint.load_resumable(tmp_path)
+    resumed = checkpoint.resume(tmp_path).state
     assert resumed is not None
 
     def crash(*_: object) -> None:
         raise StoreError("no space")
 
-    monkeypatch.setattr(checkpoint, "write_json", crash)
+    monkeypatch.setattr(checkpoint, "write_record", crash)
     with pytest.raises(StoreError):
         checkpoint.save_last(tmp_path, resumed)
-    again = checkpoint.load_resumable(tmp_path)
+    again = checkpoint.resume(tmp_path).state
     assert again is not None and again.progress == resumed.progress

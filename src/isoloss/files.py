@@ -1,4 +1,8 @@
-"""Writing files so that a reader sees the old content or the new, never half of either."""
+"""Writing files so that a reader sees the old content or the new, never half of either, and can tell damage.
+
+What is replaced is written beside its place, forced to the disk, renamed, and the folder forced to the disk: whatever
+is lost of a crash's last moments, the old or the new content is whole.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,10 @@ import filelock
 import platformdirs
 
 from isoloss.errors import StoreError
+
+DIGEST = "digest"
+"""Key of a record under which it states the SHA-256 of itself, taken with zeros in this place."""
+_NO_DIGEST = "0" * 64
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -81,8 +89,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
                 os.fsync(stream.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's names to the disk, where the system has a way to; a rename may else be undone by a power cut."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -108,6 +127,22 @@ def read_json(path: Path) -> dict[str, Any]:
         raise StoreError(f"cannot read {path}: {error}") from error
     if not isinstance(value, dict):
         raise StoreError(f"cannot read {path}: expected a JSON object")
+    return value
+
+
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace the file at `path` by `value` as JSON that carries the SHA-256 of itself. Raises StoreError."""
+    text = json.dumps({**value, DIGEST: _NO_DIGEST}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text.replace(_NO_DIGEST, sha256_bytes(text.encode())))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The object written by write_record, without its digest. Raises StoreError when it is missing or damaged."""
+    value = read_json(path)
+    stated = value.pop(DIGEST, None)
+    text = path.read_text(encoding="utf-8")
+    if not isinstance(stated, str) or sha256_bytes(text.replace(stated, _NO_DIGEST).encode()) != stated:
+        raise StoreError(f"cannot read {path}: damaged, its content is not what its digest says")
     return value
 
 

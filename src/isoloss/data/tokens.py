@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from isoloss.data.corpus import CORPORA, load_corpus
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict, train_tokenizer
 from isoloss.errors import CorpusError, StoreError
-from isoloss.files import cache_dir, explained, locked, read_json, sha256_bytes, sha256_file, write_json
+from isoloss.files import cache_dir, explained, locked, read_record, sha256_bytes, sha256_file, write_record
 from isoloss.spec.config import RunConfig, TokenizerName
 from isoloss.spec.study import DataFacts
 
@@ -63,7 +63,7 @@ def prepare(
 
 def open_tokens(folder: Path) -> Tokens:
     """Map the token files of a folder written by `prepare`. Raises StoreError when they are missing or damaged."""
-    meta = read_json(folder / "meta.json")
+    meta = read_record(folder / "meta.json")
     if meta.get("format_version") != FORMAT_VERSION:
         raise StoreError(f"{folder}: token format {meta.get('format_version')}, this isoloss reads {FORMAT_VERSION}")
     splits: dict[str, NDArray[np.uint16]] = {}
@@ -130,7 +130,7 @@ def _tokenize(content: bytes, corpus: str, name: TokenizerName, folder: Path) ->
                 "train_sha256": sha256_file(temporary / "train.bin"),
                 "val_sha256": sha256_file(temporary / "val.bin"),
             }
-            write_json(temporary / "meta.json", meta)
+            write_record(temporary / "meta.json", meta)
             if folder.exists():
                 shutil.rmtree(folder)
             temporary.rename(folder)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from isoloss.errors import StoreError
-from isoloss.files import read_json
+from isoloss.files import read_record
 from isoloss.spec.compute import flops_per_token, tokens_per_step
 from isoloss.spec.config import RunConfig, shape_key
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
-from isoloss.store.run import read_status
+from isoloss.store.run import verified_status
 from isoloss.store.tables import StudyResults
 
 Stack = tuple[RunConfig, ...]
@@ -21,7 +21,7 @@ Stack = tuple[RunConfig, ...]
 
 def is_missing(results: StudyResults, config: RunConfig) -> bool:
     """Whether a run is still to be trained. Failed runs are tried again; a divergence would only repeat itself."""
-    return read_status(results.paths.run(run_id(config))).state not in ("done", "diverged")
+    return verified_status(results.paths.run(run_id(config))).state not in ("done", "diverged")
 
 
 def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | None = None) -> list[Stack]:
@@ -42,7 +42,7 @@ def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | 
 def resume_step(paths: RunPaths) -> int:
     """The step a run's `last` checkpoint is at, 0 without one."""
     try:
-        return int(read_json(paths.folder / "last.json")["progress"]["step"])
+        return int(read_record(paths.folder / "last.json")["progress"]["step"])
     except (StoreError, KeyError, TypeError, ValueError):
         return 0
 

@@ -63,6 +63,7 @@ def adopt(results: StudyResults, configs: Sequence[RunConfig]) -> None:
             write_text(getattr(target, name), getattr(source, name).read_text(encoding="utf-8"))
         for name in ("best", "last"):  # `last` makes the run one that has begun, so it comes last
             state = checkpoint.load(source.folder, name)
-            checkpoint.save(target.folder, name, replace(state, config=config))
+            beside = checkpoint.beside_of(source.folder, name)
+            checkpoint.save(target.folder, name, replace(state, config=config), beside)
         reason = f"continues run {run_id(earlier)} from step {earlier.max_iters}"
         write_status(target, RunStatus("pending", reason, provenance={CONTINUES: run_id(earlier)}))

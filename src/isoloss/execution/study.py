@@ -22,7 +22,7 @@ from isoloss.execution.processes import Processes
 from isoloss.execution.reuse import adopt, waves
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.worker import Workplace
-from isoloss.files import locked, read_json, write_json, write_text
+from isoloss.files import locked, read_record, write_record, write_text
 from isoloss.spec.compute import disk_bytes, train_flops, training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -172,7 +172,7 @@ def _open_directory(
                 create_run(paths.run(run_id(config)), config)
             write_text(paths.study, dump_study(results.study))
     else:
-        write_json(
+        write_record(
             paths.tokenizer,
             {
                 **tokens.tokenizer.as_dict(),
@@ -186,7 +186,7 @@ def _open_directory(
         for config in results.configs:
             create_run(paths.run(run_id(config)), config)
         write_text(paths.study, dump_study(results.study))
-    write_json(paths.provenance, _provenance(device))
+    write_record(paths.provenance, _provenance(device))
     return results
 
 
@@ -204,7 +204,7 @@ def _check_unchanged(recorded: Study, results: StudyResults) -> None:
     if changes:
         listed = "; ".join(changes[:3])
         raise ConfigError(f"{paths.folder} was started with another study: {listed}; choose another --out")
-    if read_json(paths.tokenizer)["corpus_sha256"] != results.facts.sha256:
+    if read_record(paths.tokenizer)["corpus_sha256"] != results.facts.sha256:
         raise ConfigError(
             f"the text '{results.study.corpus}' changed since {paths.folder} was started; choose another --out"
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,17 @@ from isoloss.spec.compute import tokens_per_step
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths, StudyPaths
-from isoloss.store.run import RowWriter, RunStatus, create_run, cut_rows, read_status, write_status
+from isoloss.store.run import (
+    NOTHING,
+    Extent,
+    RowWriter,
+    RunStatus,
+    check_rows,
+    create_run,
+    extents,
+    read_status,
+    write_status,
+)
 from isoloss.training import checkpoint
 from isoloss.training.backend import kernels_for
 from isoloss.training.device import describe, peak
@@ -66,9 +77,18 @@ class Workplace:
 class RunRecorder:
     """One run's observer: rows to its files, checkpoints beside them, events to the coordinator."""
 
-    def __init__(self, paths: RunPaths, config: RunConfig, provenance: Mapping[str, Any], emit: Emit) -> None:
+    def __init__(
+        self,
+        paths: RunPaths,
+        config: RunConfig,
+        provenance: Mapping[str, Any],
+        emit: Emit,
+        kept: Mapping[str, Extent] = MappingProxyType({}),
+    ) -> None:
         self._paths, self._id, self._provenance, self._emit = paths, run_id(config), provenance, emit
-        self._metrics, self._evals = RowWriter(paths.metrics), RowWriter(paths.evals)
+        self._metrics = RowWriter(paths.metrics, kept.get("metrics", NOTHING))
+        self._evals = RowWriter(paths.evals, kept.get("evals", NOTHING))
+        self._rows: dict[str, Extent] = {}
         self._tokens_per_step = tokens_per_step(config)
         self._emitted, self._unreported_steps = time.monotonic(), 0
         self.ended = False
@@ -89,9 +109,8 @@ class RunRecorder:
 
     def checkpoint(self, state: MemberState) -> None:
         """Save the state, once the rows that led to it are on the disk."""
-        self._metrics.sync()
-        self._evals.sync()
-        checkpoint.save_last(self._paths.folder, state)
+        rows = {name: asdict(extent) for name, extent in self._sync().items()}
+        checkpoint.save_last(self._paths.folder, state, {"rows": rows})
 
     def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
         """Close the run."""
@@ -104,7 +123,7 @@ class RunRecorder:
     def status(self, state: Literal["pending", "running", "done", "diverged"], progress: Progress, reason: str) -> None:
         """Replace status.json."""
         times = {"train": progress.train_time_s, "eval": progress.eval_time_s, "checkpoint": progress.checkpoint_time_s}
-        write_status(self._paths, RunStatus(state, reason, times, self._provenance))
+        write_status(self._paths, RunStatus(state, reason, times, self._provenance, self._rows))
 
     def abandon(self) -> None:
         """Let go of the row files after a failure, as far as the disk still allows."""
@@ -114,10 +133,12 @@ class RunRecorder:
 
     def close(self) -> None:
         """Force the rows to the disk and let go of their files."""
-        self._metrics.sync()
-        self._evals.sync()
+        self._rows = self._sync()
         self._metrics.close()
         self._evals.close()
+
+    def _sync(self) -> dict[str, Extent]:
+        return {"metrics": self._metrics.sync(), "evals": self._evals.sync()}
 
 
 class Silent:
@@ -206,7 +227,8 @@ def _train_locked(
     should_stop: Callable[[], bool],
     ranks: Ranks,
 ) -> None:
-    states = [_resume(place.study.run(run_id(config)), config) for config in configs]
+    found = [_resume(place.study.run(run_id(config)), config, emit) for config in configs]
+    states = [state for state, _ in found]
     ranks.barrier()
     kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], place.device, compiled=place.compiled)
     if ranks.rank:
@@ -215,9 +237,9 @@ def _train_locked(
         return
     layout = {"stack_width": len(configs), "ranks": ranks.world, "kernels": kernels.name}
     provenance = {**describe(place.device).as_dict(), **layout}
-    for state in states:
+    for state, rows in found:
         measured = peak(place.device, state.config.precision, torch.get_num_threads())
-        recorder = _open_recorder(place, state, {**provenance, "peak": asdict(measured)}, emit)
+        recorder = _open_recorder(place, state, rows, {**provenance, "peak": asdict(measured)}, emit)
         recorders[run_id(state.config)] = recorder
     stopped = train(
         stack(states, place.device, kernels),  # no name here, so that what leaves the stack leaves the memory
@@ -234,16 +256,26 @@ def _train_locked(
             emit(Event(run_id(config), "stopped", progress.step))
 
 
-def _resume(paths: RunPaths, config: RunConfig) -> MemberState:
-    state = checkpoint.load_resumable(paths.folder) if paths.folder.exists() else None
-    if state is None:
-        return fresh(config)
-    if run_id(state.config) != run_id(config):
-        raise NumericsError(f"{paths.folder}: its checkpoint belongs to run {run_id(state.config)}")
-    return state
+def _resume(paths: RunPaths, config: RunConfig, emit: Emit) -> tuple[MemberState, Mapping[str, Extent]]:
+    """The state a run continues from, and how far its rows go there."""
+
+    def check(beside: checkpoint.Beside) -> None:
+        for name, extent in extents(beside.get("rows", {})).items():
+            check_rows(paths.rows(name), extent)
+
+    found = checkpoint.resume(paths.folder, check)
+    if found.problem:
+        emit(Event(run_id(config), "running", 0, reason=found.problem))
+    if found.state is None:
+        return fresh(config), {}
+    if run_id(found.state.config) != run_id(config):
+        raise NumericsError(f"{paths.folder}: its checkpoint belongs to run {run_id(found.state.config)}")
+    return found.state, extents(found.beside.get("rows", {}))
 
 
-def _open_recorder(place: Workplace, state: MemberState, provenance: Mapping[str, Any], emit: Emit) -> RunRecorder:
+def _open_recorder(
+    place: Workplace, state: MemberState, rows: Mapping[str, Extent], provenance: Mapping[str, Any], emit: Emit
+) -> RunRecorder:
     """Bring a run's rows back to where its state is, and open it for writing."""
     paths, progress = place.study.run(run_id(state.config)), state.progress
     before = read_status(paths).provenance.get(CONTINUES)
@@ -251,11 +283,9 @@ def _open_recorder(place: Workplace, state: MemberState, provenance: Mapping[str
     create_run(paths, state.config)
     with explained(paths.samples):
         paths.samples.unlink(missing_ok=True)  # of what the run was before
-    cut_rows(paths.metrics, progress.step - 1)
-    cut_rows(paths.evals, progress.evaluated_step)
     if progress.step:
         checkpoint.promote_best(paths.folder, state)
-    recorder = RunRecorder(paths, state.config, provenance, emit)
+    recorder = RunRecorder(paths, state.config, provenance, emit, rows)
     recorder.status("running", progress, "")
     emit(Event(run_id(state.config), "running", progress.step))
     return recorder

@@ -32,6 +32,10 @@ class RunPaths:
         """One row an evaluation."""
         return self.folder / "evals.jsonl"
 
+    def rows(self, name: str) -> Path:
+        """A file of rows by its name: metrics or evals."""
+        return self.folder / f"{name}.jsonl"
+
     @property
     def samples(self) -> Path:
         """Text the run's best checkpoint wrote, for the report."""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from isoloss.errors import StoreError
-from isoloss.files import explained, read_json, write_json, write_text
+from isoloss.files import explained, read_record, sha256_bytes, sync_folder, write_record
 from isoloss.spec.config import RunConfig
 from isoloss.store.layout import RunPaths
 
-State = Literal["pending", "running", "done", "failed", "diverged"]
+State = Literal["pending", "running", "done", "failed", "diverged", "damaged"]
+"""`damaged` is never written: it is what a reader finds."""
 FLUSH_INTERVAL_S = 1.0
 
 
@@ -28,32 +30,80 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands. `provenance` tells what it was trained on, `times_s` where its wall time went."""
+    """Where a run stands. `provenance` tells what it was trained on, `times_s` where its wall time went.
+
+    `rows` are the extents of its files of rows, once nobody writes to them: of `metrics` and `evals`.
+    """
 
     state: State
     reason: str = ""
     times_s: Mapping[str, float] = field(default_factory=dict[str, float])
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rows: Mapping[str, Extent] = field(default_factory=dict[str, "Extent"])
     updated_at: str = ""
 
 
+@dataclass(frozen=True)
+class Extent:
+    """The first `size` bytes of a file of rows, by their SHA-256."""
+
+    size: int
+    sha256: str
+
+
+ROWS = ("metrics", "evals")
+NOTHING = Extent(0, sha256_bytes(b""))
+
+
+def extents(value: Mapping[str, Mapping[str, Any]]) -> dict[str, Extent]:
+    """Extents from plain values, by name. Raises StoreError."""
+    try:
+        return {name: Extent(int(extent["size"]), str(extent["sha256"])) for name, extent in value.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"no extents of rows: {error!r}") from error
+
+
 def read_status(paths: RunPaths) -> RunStatus:
-    """A run's status; a run without a status file is pending. Raises StoreError."""
+    """A run's status; a run without a status file is pending, one whose status cannot be read is damaged."""
     if not paths.status.exists():
         return RunStatus("pending")
-    value = read_json(paths.status)
-    if value.get("state") not in get_args(State):
-        raise StoreError(f"{paths.status}: unknown state {value.get('state')!r}")
     try:
-        return RunStatus(**value)
-    except TypeError as error:
-        raise StoreError(f"{paths.status}: not a run's status: {error}") from error
+        value = read_record(paths.status)
+        if value.get("state") not in get_args(State):
+            raise StoreError(f"{paths.status}: unknown state {value.get('state')!r}")
+        rows = extents(value.pop("rows", {}))
+        return RunStatus(rows=rows, **value)
+    except (StoreError, TypeError) as error:
+        return RunStatus("damaged", str(error))
+
+
+def verified_status(paths: RunPaths) -> RunStatus:
+    """A run's status, damaged where its rows are not those it ended with, or, before its end, cannot be read."""
+    status = read_status(paths)
+    try:
+        for name in ROWS:
+            if name in status.rows:
+                check_rows(paths.rows(name), status.rows[name], nothing_after=True)
+            else:
+                deque(read_rows(paths.rows(name)), maxlen=0)
+    except StoreError as error:
+        return replace(status, state="damaged", reason=str(error))
+    return status
+
+
+def check_rows(path: Path, extent: Extent, *, nothing_after: bool = False) -> None:
+    """Raises StoreError when a file of rows does not begin with what was written up to an extent."""
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    if sha256_bytes(content[: extent.size]) != extent.sha256 or (nothing_after and len(content) > extent.size):
+        raise StoreError(f"{path}: damaged, not the {extent.size:,} bytes that were written")
 
 
 def write_status(paths: RunPaths, status: RunStatus) -> None:
     """Replace a run's status. Raises StoreError."""
-    value = {name: getattr(status, name) for name in ("state", "reason", "times_s", "provenance")}
-    write_json(paths.status, {**value, "updated_at": now()})
+    write_record(paths.status, {**asdict(status), "updated_at": now()})
 
 
 def create_run(paths: RunPaths, config: RunConfig) -> None:
@@ -61,56 +111,60 @@ def create_run(paths: RunPaths, config: RunConfig) -> None:
     with explained(paths.folder):
         paths.folder.mkdir(parents=True, exist_ok=True)
     if not paths.config.exists():
-        write_json(paths.config, config.model_dump())
+        write_record(paths.config, config.model_dump())
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of an append-only file; a last line cut short by a crash is left out. Raises StoreError."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines[:-1], start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            yield json.loads(line)
-        except ValueError as error:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"{path}:{number}: not a JSON row") from error
-
-
-def cut_rows(path: Path, last_step: int) -> None:
-    """Drop the rows after `last_step`, which a crash left behind a checkpoint's back. Raises StoreError."""
-    if path.exists():
-        kept = [row for row in read_rows(path) if row["step"] <= last_step]
-        write_text(path, "".join(_line(row) for row in kept))
+        if not isinstance(row, dict):
+            raise StoreError(f"{path}:{number}: not a JSON row")
+        yield row
 
 
 class RowWriter:
-    """Appends rows to a file; they reach the system within a second, and the disk at `sync`."""
+    """Appends rows to a file; they reach the system within a second, and the disk at `sync`.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `kept` is what of the file stays: what was written after it, torn lines too, is cut off. Raises StoreError when the
+    file does not begin with it.
+    """
+
+    def __init__(self, path: Path, kept: Extent = NOTHING) -> None:
+        self.path, self._size = path, kept.size
+        check_rows(path, kept)
         with explained(path):
-            self._stream: TextIOWrapper = path.open("a", encoding="utf-8")
+            self._stream = path.open("ab+")
+            self._stream.truncate(kept.size)
+            self._stream.seek(0)
+            self._digest = hashlib.sha256(self._stream.read())
+            sync_folder(path.parent)
         self._flushed = time.monotonic()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row. Raises StoreError."""
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
         with explained(self.path):
-            self._stream.write(_line(row))
+            self._stream.write(line)
+            self._digest.update(line)
+            self._size += len(line)
             if time.monotonic() - self._flushed > FLUSH_INTERVAL_S:
                 self._stream.flush()
                 self._flushed = time.monotonic()
 
-    def sync(self) -> None:
-        """Force what was written to the disk. Raises StoreError."""
+    def sync(self) -> Extent:
+        """Force what was written to the disk, and tell how far it goes. Raises StoreError."""
         with explained(self.path):
             self._stream.flush()
             os.fsync(self._stream.fileno())
+        return Extent(self._size, self._digest.hexdigest())
 
     def close(self) -> None:
         """Flush and close."""
         with explained(self.path):
             self._stream.close()
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, allow_nan=False) + "\n"

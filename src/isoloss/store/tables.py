@@ -14,14 +14,14 @@ from typing import Any
 import polars as pl
 
 from isoloss.errors import StoreError
-from isoloss.files import read_json, write_atomically
+from isoloss.files import read_record, write_atomically
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import DataFacts, Study
 from isoloss.spec.studyfile import parse_study
 from isoloss.store.layout import RunPaths, StudyPaths
-from isoloss.store.run import RunStatus, read_rows, read_status
+from isoloss.store.run import RunStatus, read_rows, verified_status
 
 METRICS_SCHEMA: dict[str, pl.DataType] = {
     "step": pl.Int64(),
@@ -74,7 +74,7 @@ class StudyResults:
 
     def status(self, run: str) -> RunStatus:
         """Where one run stands."""
-        return read_status(self.paths.run(run))
+        return verified_status(self.paths.run(run))
 
     def samples(self, run: str) -> str | None:
         """Text one run wrote, if it was asked to."""
@@ -83,16 +83,16 @@ class StudyResults:
 
     def provenance(self) -> dict[str, Any]:
         """Versions and machine of the study's last start."""
-        return read_json(self.paths.provenance)
+        return read_record(self.paths.provenance)
 
     def tokenizer(self) -> dict[str, Any]:
         """The vocabulary as written by the tokenizer, with the corpus's sizes."""
-        return read_json(self.paths.tokenizer)
+        return read_record(self.paths.tokenizer)
 
     def _summary_row(self, config: RunConfig) -> dict[str, Any]:
         paths = self.paths.run(run_id(config))
-        status = read_status(paths)
-        times = status.times_s
+        status = verified_status(paths)
+        times, whole = status.times_s, status.state != "damaged"
         return {
             "run_id": run_id(config),
             "seed": config.seed,
@@ -104,8 +104,8 @@ class StudyResults:
             "params_approx": compute.params_approx(config),
             "train_tokens": compute.train_tokens(config),
             "train_flops": compute.train_flops(config),
-            **_eval_columns(list(read_rows(paths.evals))),
-            **_step_columns(list(read_rows(paths.metrics))),
+            **_eval_columns(list(read_rows(paths.evals)) if whole else []),
+            **_step_columns(list(read_rows(paths.metrics)) if whole else []),
             "train_time_s": times.get("train"),
             "eval_time_s": times.get("eval"),
             "checkpoint_time_s": times.get("checkpoint"),
@@ -121,7 +121,7 @@ def load_study(folder: str | Path) -> StudyResults:
     if not paths.study.exists():
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
     study = parse_study(paths.study.read_text(encoding="utf-8"), str(paths.study))
-    tokenizer = read_json(paths.tokenizer)
+    tokenizer = read_record(paths.tokenizer)
     try:
         facts = DataFacts(str(tokenizer["corpus_sha256"]), int(tokenizer["vocab_size"]))
     except (KeyError, TypeError, ValueError) as error:

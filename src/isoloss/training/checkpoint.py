@@ -8,31 +8,42 @@ instant one pair is whole.
 from __future__ import annotations
 
 import os
-import shutil
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 
 from isoloss.errors import NumericsError, StoreError
-from isoloss.files import explained, read_json, sha256_bytes, sha256_file, write_bytes, write_json
+from isoloss.files import (
+    explained,
+    read_record,
+    sha256_bytes,
+    sha256_file,
+    sync_folder,
+    write_bytes,
+    write_record,
+)
 from isoloss.model.parameters import layout_of
 from isoloss.spec.config import make_config
 from isoloss.spec.identity import run_id
 from isoloss.training.state import MemberState, Progress
 
-FORMAT_VERSION = 1
+Beside = Mapping[str, Any]
+"""What else is true of a run at its checkpoint, in plain values: the extents of its rows."""
+FORMAT_VERSION = 2
 PARTS = {"model": "flat_P", "exp_avg": "exp_avg_P", "exp_avg_sq": "exp_avg_sq_P"}
 """Prefix of tensor names in the file, and the field of MemberState it holds."""
 
 
-def save_last(folder: Path, state: MemberState) -> None:
+def save_last(folder: Path, state: MemberState, beside: Beside | None = None) -> None:
     """Make `state` the run's `last` checkpoint and, if it is the best so far, its `best`. Raises StoreError."""
     if (folder / "last.json").exists():
         _link(folder, "last", "previous")
-    save(folder, "last", state)
+    save(folder, "last", state, beside)
     promote_best(folder, state)
 
 
@@ -47,30 +58,43 @@ def drop_previous(folder: Path) -> None:
     _remove(folder, "previous")
 
 
-def load_resumable(folder: Path) -> MemberState | None:
-    """The state to continue from: `last`, else `previous` where `last` is torn or damaged, else None.
+@dataclass(frozen=True)
+class Resumed:
+    """What a run continues from: a state, None to begin anew; `problem` is why it is not the last one saved."""
 
-    A `last` that is not whole is removed, so that it never takes the place of the whole `previous`. Raises
-    NumericsError when a completed checkpoint exists and none is whole.
+    state: MemberState | None
+    beside: Beside
+    problem: str = ""
+
+
+def resume(folder: Path, check: Callable[[Beside], None] = lambda beside: None) -> Resumed:
+    """What to continue from: `last`, else `previous` where `last` is torn or damaged, else nothing.
+
+    `check` raises StoreError when what was saved beside a checkpoint no longer holds; the checkpoint is of no use then.
+    What is found becomes `last`. Raises StoreError when the folder cannot be written.
     """
-    if not any((folder / f"{name}.json").exists() for name in ("last", "previous")):
-        return None  # no checkpoint was ever completed
     problems: list[str] = []
     for name in ("last", "previous"):
+        if not (folder / f"{name}.json").exists():
+            continue
         try:
-            state = load(folder, name)
+            state, beside = load(folder, name), beside_of(folder, name)
+            check(beside)
         except (NumericsError, StoreError) as error:
             problems.append(str(error))
             continue
         if name == "previous":
-            _remove(folder, "last")
-        return state
-    raise NumericsError("; ".join(problems) + f"; remove {folder} to train this run anew")
+            _link(folder, "previous", "last")
+            problems.append(f"going on from step {state.progress.step:,}")
+        return Resumed(state, beside, "; ".join(problems))
+    for name in ("last", "previous"):
+        _remove(folder, name)
+    return Resumed(None, {}, "; ".join([*problems, "training it anew"]) if problems else "")
 
 
 def load(folder: Path, name: str) -> MemberState:
     """One checkpoint, verified against its side-car. Raises StoreError or NumericsError."""
-    tensors_path, car = folder / f"{name}.safetensors", read_json(folder / f"{name}.json")
+    tensors_path, car = folder / f"{name}.safetensors", read_record(folder / f"{name}.json")
     if car.get("format_version") != FORMAT_VERSION:
         raise NumericsError(f"{tensors_path}: checkpoint format {car.get('format_version')}, expected {FORMAT_VERSION}")
     if not tensors_path.is_file() or sha256_file(tensors_path) != car.get("sha256"):
@@ -87,7 +111,7 @@ def load(folder: Path, name: str) -> MemberState:
     return MemberState(config, progress, **parts)
 
 
-def save(folder: Path, name: str, state: MemberState) -> None:
+def save(folder: Path, name: str, state: MemberState, beside: Beside | None = None) -> None:
     """Write one checkpoint, tensors before their side-car. Raises StoreError."""
     layout = layout_of(state.config)
     tensors: dict[str, torch.Tensor] = {
@@ -105,8 +129,9 @@ def save(folder: Path, name: str, state: MemberState) -> None:
         "run_id": run_id(state.config),
         "config": state.config.model_dump(),
         "progress": asdict(state.progress),
+        "beside": beside or {},
     }
-    write_json(folder / f"{name}.json", car)
+    write_record(folder / f"{name}.json", car)
 
 
 def _remove(folder: Path, name: str) -> None:
@@ -118,11 +143,21 @@ def _remove(folder: Path, name: str) -> None:
 def _link(folder: Path, source: str, target: str) -> None:
     """Let checkpoint `target` be checkpoint `source`, by hard links where the file system has them."""
     for suffix in (".safetensors", ".json"):
+        path, other = folder / f"{target}{suffix}", folder / f"{source}{suffix}"
         temporary = folder / f".{target}{suffix}.tmp"
-        with explained(temporary):
+        with explained(path):
             temporary.unlink(missing_ok=True)
             try:
-                os.link(folder / f"{source}{suffix}", temporary)
+                os.link(other, temporary)
             except OSError:
-                shutil.copyfile(folder / f"{source}{suffix}", temporary)
-            temporary.replace(folder / f"{target}{suffix}")
+                write_bytes(path, other.read_bytes())
+            else:
+                temporary.replace(path)
+                temporary.unlink(missing_ok=True)  # a rename onto another name of the same file leaves both
+    with explained(folder):
+        sync_folder(folder)
+
+
+def beside_of(folder: Path, name: str) -> Beside:
+    """What was saved beside a checkpoint. Raises StoreError."""
+    return read_record(folder / f"{name}.json").get("beside", {})

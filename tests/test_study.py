@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from isoloss.errors import ConfigError, StoreError
-from isoloss.execution import plan, worker
+from isoloss.execution import plan, processes, worker
 from isoloss.execution.executor import Inline, Quiet
 from isoloss.execution.plan import plan_stacks
 from isoloss.execution.study import RunOptions, run_study
@@ -28,6 +28,7 @@ from isoloss.spec.config import RunConfig
 from isoloss.spec.hypotheses import make_hypothesis
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
+from isoloss.spec.studyfile import dump_study
 from isoloss.store.run import read_rows, read_status
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.training import checkpoint
@@ -165,26 +166,50 @@ def test_a_stack_too_large_for_the_memory_is_split_and_a_run_too_large_fails(
         assert reason == "OutOfMemoryError: out of memory"
 
 
-def test_a_dead_worker_fails_its_run_and_the_next_start_tries_again(
+class Killer(Quiet):
+    """Kills the worker of the first run it hears of, as often as told."""
+
+    def __init__(self, times: int, number: int = signal.SIGKILL) -> None:
+        self.times, self.number, self.victim, self.reasons = times, number, "", list[str]()
+
+    def emit(self, event: Event) -> None:
+        self.victim = self.victim or event.run_id
+        self.reasons.append(event.reason)
+        if event.run_id == self.victim and event.kind == "running" and not event.reason and self.times:
+            self.times -= 1
+            for child in multiprocessing.active_children():
+                os.kill(child.pid or 0, self.number)
+
+
+GRID = {"n_head": (1, 2, 4)}
+
+
+def test_a_run_whose_worker_dies_is_tried_once_more(study: Callable[..., Study], tmp_path: Path) -> None:
+    grid, killer = study(GRID, max_iters=400, eval_interval=400), Killer(1)
+    results = run_study(grid, tmp_path, replace(OPTIONS, workers=1), listener=killer)
+    assert results.summary()["status"].to_list() == ["done"] * 3
+    assert "its worker process was killed (out of memory?); it is tried once more" in killer.reasons
+
+
+def test_a_run_whose_worker_dies_twice_is_set_aside_and_the_next_start_tries_again(
     study: Callable[..., Study], tmp_path: Path
 ) -> None:
-    class Killer(Quiet):
-        killed = ""
-
-        def emit(self, event: Event) -> None:
-            if event.kind == "running" and not self.killed:
-                self.killed = event.run_id
-                for child in multiprocessing.active_children():
-                    child.kill()
-
-    killer, grid = Killer(), study({"n_head": (1, 2, 4)}, max_iters=400, eval_interval=400)
-    options = replace(OPTIONS, workers=1)
+    grid, killer, options = study(GRID, max_iters=400, eval_interval=400), Killer(2), replace(OPTIONS, workers=1)
     results = run_study(grid, tmp_path, options, listener=killer)
     states = {run: results.status(run) for run in results.summary()["run_id"]}
-    assert states[killer.killed].state == "failed"
-    assert "exit code -9" in states[killer.killed].reason
-    assert [state.state for run, state in states.items() if run != killer.killed] == ["done", "done"]
+    assert states[killer.victim].state == "failed" and "killed" in states[killer.victim].reason
+    assert [state.state for run, state in states.items() if run != killer.victim] == ["done", "done"]
     assert run_study(grid, tmp_path, options).summary()["status"].to_list() == ["done"] * 3
+
+
+def test_a_worker_that_hangs_is_given_up(
+    study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "SILENCE_S", 12.0)
+    killer = Killer(1, signal.SIGSTOP)
+    results = run_study(study(GRID, max_iters=40), tmp_path, replace(OPTIONS, workers=1), listener=killer)
+    assert results.summary()["status"].to_list() == ["done"] * 3
+    assert "its worker process hung; it is tried once more" in killer.reasons
 
 
 STUDY_FILE = """
@@ -255,18 +280,19 @@ def test_an_interrupt_saves_and_says_so(text_file: Path, tmp_path: Path) -> None
 
 
 def test_a_directory_has_one_writer_at_a_time(study: Callable[..., Study], tmp_path: Path) -> None:
+    text = tmp_path / "study.yaml"
+    text.write_text(dump_study(study()))
+    command = [sys.executable, "-m", "isoloss", "run", str(text), "--out", str(tmp_path / "here")]
+    second: list[subprocess.CompletedProcess[str]] = []
+
     class Second(Quiet):
-        complaint = ""
-
         def begin(self, configs: Sequence[RunConfig], factors: Sequence[str]) -> None:
-            with pytest.raises(StoreError) as caught:
-                train_here(study(), tmp_path)
-            self.complaint = str(caught.value)
+            second.append(subprocess.run(command, capture_output=True, text=True, check=False))
 
-    second = Second()
-    run_study(study(), tmp_path, OPTIONS, executor=Inline(), listener=second)
-    assert "is in use by another isoloss" in second.complaint
-    train_here(study(), tmp_path)
+    run_study(study(), tmp_path / "here", OPTIONS, executor=Inline(), listener=Second())
+    [refused] = second
+    assert refused.returncode == StoreError.exit_code and f"in use by process {os.getpid()} on" in refused.stderr
+    train_here(study(), tmp_path / "here")
 
 
 def test_runs_that_are_prefixes_of_others_are_trained_once(study: Callable[..., Study], tmp_path: Path) -> None:

@@ -56,11 +56,11 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, timeout_s: float, message: str) -> Iterator[None]:
-    """Hold the lock file at `path`; should its process die, the system lets go of it.
+    """Hold the lock file at `path`; should its process die, the system lets go of it. Its holder may hold it again.
 
     Raises StoreError with `message` when another process still holds it after `timeout_s`.
     """
-    lock = filelock.FileLock(path)
+    lock = filelock.FileLock(path, is_singleton=True)
     with explained(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -109,12 +111,15 @@ def run(
         set: Override a setting, as field=value.
         offline: Use cached corpora alone.
     """
-    from isoloss.cli.run import run_and_report
-    from isoloss.execution.study import RunOptions
+    from isoloss.store.owner import owned, study_paths
 
-    return run_and_report(
-        _study(study, seeds, set), out, RunOptions(device, precision, workers, stack, offline, compile)
-    )
+    resolved = _study(study, seeds, set)
+    first = os.environ.get("RANK", "0") == "0"
+    with owned(study_paths(resolved, out)) if first else nullcontext():  # before torch: a second start knows at once
+        from isoloss.cli.run import run_and_report
+        from isoloss.execution.study import RunOptions
+
+        return run_and_report(resolved, out, RunOptions(device, precision, workers, stack, offline, compile))
 
 
 def status(directory: tyro.conf.Positional[Path], /, *, json: bool = False) -> int:

@@ -22,13 +22,14 @@ from isoloss.execution.processes import Processes
 from isoloss.execution.reuse import adopt, waves
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.worker import Workplace
-from isoloss.files import locked, read_record, write_record, write_text
+from isoloss.files import read_record, write_record, write_text
 from isoloss.spec.compute import disk_bytes, train_flops, training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import ANY_DATA, Study
 from isoloss.spec.studyfile import dump_study, parse_study
 from isoloss.store.layout import StudyPaths
+from isoloss.store.owner import owned, study_paths
 from isoloss.store.run import create_run, read_status
 from isoloss.store.tables import StudyResults, ranked_runs, write_summary
 from isoloss.training.backend import compiled_kernels
@@ -96,7 +97,7 @@ def run_study(
     """
     options, listener, ranks = options or RunOptions(), listener or Quiet(), ranks or Ranks()
     study, device = resolve_study(study, options)
-    paths = StudyPaths(Path(out) if out is not None else Path("results") / study.name)
+    paths = study_paths(study, out)
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
     tokens = prepare(study.corpus, study.tokenizer, offline=options.offline, say=listener.say)
@@ -114,8 +115,7 @@ def run_study(
             ranks.barrier()
             Inline(ranks).run(stacks, place, listener.emit, should_stop)
         return results
-    in_use = f"{paths.folder} is in use by another isoloss; wait for it or choose another --out"
-    with locked(paths.lock, 0, in_use):
+    with owned(paths):
         missing = [config for config in results.configs if is_missing(results, config)]
         _check_space(paths, missing)
         results = _open_directory(results, tokens, device, listener.say)

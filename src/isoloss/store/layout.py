@@ -74,6 +74,11 @@ class StudyPaths:
         return self.folder / ".lock"
 
     @property
+    def owner(self) -> Path:
+        """Which process holds the lock, for those it turns away."""
+        return self.folder / ".owner.json"
+
+    @property
     def report(self) -> Path:
         """The report's page; its figures lie beside it."""
         return self.folder / "report" / "index.html"

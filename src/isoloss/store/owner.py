@@ -1,0 +1,36 @@
+"""Who runs a study: one process at a time, by a lock of the system's that a dead owner cannot keep."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from isoloss.errors import StoreError
+from isoloss.files import locked, read_record, write_record
+from isoloss.spec.study import Study
+from isoloss.store.layout import StudyPaths
+from isoloss.store.run import now
+
+
+def study_paths(study: Study, out: str | Path | None) -> StudyPaths:
+    """A study's directory: as named, else results/ and the study's name."""
+    return StudyPaths(Path(out) if out is not None else Path("results") / study.name)
+
+
+@contextmanager
+def owned(paths: StudyPaths) -> Generator[None]:
+    """Own a study's directory, made if need be; the owner may do so again. Raises StoreError that says who has it."""
+    with locked(paths.lock, 0, f"{paths.folder} is in use by {_owner(paths)}; wait for it or choose another --out"):
+        write_record(paths.owner, {"process": os.getpid(), "machine": platform.node(), "since": now()})
+        yield
+
+
+def _owner(paths: StudyPaths) -> str:
+    try:
+        owner = read_record(paths.owner)
+        return f"process {owner['process']} on {owner['machine']} since {owner['since']}"
+    except (StoreError, KeyError):
+        return "another isoloss"

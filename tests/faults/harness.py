@@ -1,0 +1,109 @@
+"""Faults by name, point and seed: a study is harmed at one operation, started again, and compared with an unharmed one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from isoloss.files import sha256_file
+from isoloss.store.run import read_rows
+from isoloss.store.tables import load_study
+
+Harm = Literal["none", "kill", "half", "ENOSPC", "EIO", "EFBIG"]
+_CODES: dict[Harm, int] = {
+    "none": 0,
+    "kill": 1,
+    "half": 2,
+    "ENOSPC": 1000 + errno.ENOSPC,
+    "EIO": 1000 + errno.EIO,
+    "EFBIG": 1000 + errno.EFBIG,
+}
+FOREVER = 1 << 40
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of one start of a study."""
+
+    killed: bool
+    operations: int = 0
+    message: str = ""
+    states: tuple[str, ...] = ()
+    traceback: str = ""
+
+
+class Trials:
+    """Starts a study in forks of a process that has the shim loaded."""
+
+    def __init__(self, study: Path, process: subprocess.Popen[str]) -> None:
+        self._study, self._process = study, process
+
+    def start(
+        self,
+        out: Path,
+        harm: Harm = "none",
+        at: int = 0,
+        *,
+        times: int = 1,
+        log: Path | None = None,
+        kill_after: float | None = None,
+    ) -> Told:
+        """Run the study into `out`, harmed at the operation numbered `at` from 1, or killed after so many seconds."""
+        request = {
+            "study": str(self._study),
+            "out": str(out),
+            "harm": _CODES[harm],
+            "at": at,
+            "times": times,
+            "log": str(log or ""),
+            "kill_after": kill_after,
+        }
+        assert self._process.stdin and self._process.stdout
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline())
+        answer["states"] = tuple(answer.get("states", ()))
+        told = Told(**answer)
+        assert not told.traceback, told.traceback
+        return told
+
+
+@contextmanager
+def trials(study: Path, folder: Path) -> Iterator[Trials]:
+    """A server of trials of the study in a file; `folder` takes the compiled shim."""
+    shim = folder / "shim.so"
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    assert compiler, "the fault tests need a C compiler"
+    source = Path(__file__).with_name("shim.c")
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(shim), str(source), "-ldl"], check=True)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1"},
+    ) as process:
+        yield Trials(study, process)
+        assert process.stdin
+        process.stdin.close()
+
+
+def science(folder: Path) -> dict[str, Any]:
+    """What a study found, apart from the clock: every row, and the digests of all weights."""
+    results = load_study(folder)
+    found: dict[str, Any] = {}
+    for run, state in results.summary().select("run_id", "status").iter_rows():
+        paths = results.paths.run(run)
+        steps = [(row["step"], row["loss"], row["lr"], row["grad_norm"]) for row in read_rows(paths.metrics)]
+        evals = [(row["step"], row["train_loss"], row["val_loss"]) for row in read_rows(paths.evals)]
+        weights = [sha256_file(paths.folder / f"{name}.safetensors") for name in ("last", "best")]
+        found[run] = (state, steps, evals, weights)
+    return found

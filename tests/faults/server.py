@@ -1,0 +1,88 @@
+"""Runs a study again and again, each time in a fresh fork that the shim was told to harm; one JSON line a request.
+
+Started with the shim preloaded. It imports all there is to import and then only forks, so that a trial costs what its
+training costs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoloss.errors import IsolossError
+from isoloss.execution.executor import Inline
+from isoloss.execution.study import RunOptions, run_study
+from isoloss.spec.studyfile import find_study
+from isoloss.store.tables import load_study
+
+SHIM: Any = ctypes.CDLL(os.environ["LD_PRELOAD"])
+SHIM.fault_counted.restype = ctypes.c_long
+
+
+def trial(request: dict[str, Any], answer: int) -> None:
+    """The child's part: arm, run the study, tell how it went."""
+    out = Path(request["out"])
+    SHIM.fault_arm(
+        str(out).encode(),
+        ctypes.c_long(request["at"]),
+        ctypes.c_int(request["harm"]),
+        ctypes.c_long(request["times"]),
+        request["log"].encode(),
+    )
+    message = ""
+    try:
+        results = run_study(find_study(request["study"]), out, RunOptions(device="cpu"), executor=Inline())
+        states = results.summary()["status"].to_list()
+    except IsolossError as error:
+        message, states = str(error), []
+    told = json.dumps({"operations": SHIM.fault_counted(), "message": message, "states": states})
+    os.write(answer, told.encode())
+
+
+def serve(request: dict[str, Any]) -> dict[str, Any]:
+    """Fork a trial and wait for its end, which may be a kill after so many seconds."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(ours)
+        try:
+            trial(request, theirs)
+        except BaseException:
+            import traceback
+
+            os.write(theirs, json.dumps({"traceback": traceback.format_exc()}).encode())
+        os._exit(0)
+    os.close(theirs)
+    timer = None
+    if request["kill_after"] is not None:
+        timer = threading.Timer(request["kill_after"], lambda: os.kill(child, signal.SIGKILL))
+        timer.start()
+    told = b""
+    while part := os.read(ours, 65536):
+        told += part
+    os.close(ours)
+    _, status = os.waitpid(child, 0)
+    if timer:
+        timer.cancel()
+        timer.join()
+    return {"killed": os.WIFSIGNALED(status), **(json.loads(told) if told else {})}
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    torch.set_num_threads(1)
+    load_study  # noqa: B018  (imported for the forks)
+    for line in sys.stdin:
+        print(json.dumps(serve(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

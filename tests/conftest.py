@@ -59,3 +59,7 @@ def make(tokens: Tokens) -> Callable[..., RunConfig]:
         return make_config({**facts, **tiny, **settings})
 
     return build
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-faults", action="store_true", help="every point of the fault tests, not a seeded few")

@@ -16,7 +16,7 @@ import vl_convert
 
 from isoloss.analysis import solve
 from isoloss.analysis.frontier import frontier, predict
-from isoloss.files import write_record, write_text
+from isoloss.files import write_record, write_sealed
 from isoloss.report import scaling_frames as frames
 from isoloss.report.page import VEGA_LITE_VERSION
 from isoloss.report.scaling import ScalingView, scaling_view
@@ -54,7 +54,7 @@ def trained(
 ) -> Snapshot:
     """A study whose final losses follow the law with relative noise; `rise` is how far they lie above the best."""
     paths, facts = StudyPaths(folder), DataFacts(sha256="ab" * 32, vocab_size=65)
-    write_text(paths.study, dump_study(study))
+    write_sealed(paths.study, dump_study(study))
     write_record(paths.provenance, {})
     write_record(paths.tokenizer, {"corpus_sha256": facts.sha256, "vocab_size": facts.vocab_size})
     generator = np.random.default_rng(1)

@@ -24,6 +24,7 @@ from isoloss.errors import StoreError
 DIGEST = "digest"
 """Key of a record under which it states the SHA-256 of itself, taken with zeros in this place."""
 _NO_DIGEST = "0" * 64
+_SEAL = "# sha256 "
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -112,6 +113,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace the file at `path` by `text` (UTF-8), atomically. Raises StoreError."""
     write_bytes(path, text.encode())
+
+
+def write_sealed(path: Path, text: str) -> None:
+    """Replace the file at `path` by `text` and a last line with its SHA-256, a comment in YAML. Raises StoreError."""
+    write_text(path, f"{text}{_SEAL}{sha256_bytes(text.encode())}\n")
+
+
+def read_sealed(path: Path) -> str:
+    """The text written by write_sealed. Raises StoreError when it is missing, or not what its last line says."""
+    try:
+        text, seal, digest = path.read_text(encoding="utf-8").rpartition(_SEAL)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    if not seal or digest != f"{sha256_bytes(text.encode())}\n":
+        raise StoreError(f"{path}: damaged or edited by hand, its content is not what its last line says")
+    return text
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Faults by name, point and seed: a study is harmed at one operation, started again, and compared with an unharmed one."""
+"""Faults by name, point and seed: a study is harmed at one operation, started again, compared with an unharmed one."""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ from isoloss.errors import IsolossError
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.spec.studyfile import find_study
-from isoloss.store.tables import load_study
 
 SHIM: Any = ctypes.CDLL(os.environ["LD_PRELOAD"])
 SHIM.fault_counted.restype = ctypes.c_long
@@ -79,7 +78,6 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Answer requests until there are no more."""
     torch.set_num_threads(1)
-    load_study  # noqa: B018  (imported for the forks)
     for line in sys.stdin:
         print(json.dumps(serve(json.loads(line))), flush=True)
 

@@ -47,8 +47,9 @@ static int struck(const char *name, const char *path) {
     long number = atomic_fetch_add(&counted, 1) + 1;
     if (log_fd >= 0) dprintf(log_fd, "%ld %s %s\n", number, name, path + root_length);
     if (!strike_at || number < strike_at) return 0;
-    if (harm == KILL && number == strike_at) kill(getpid(), SIGKILL);
-    if (harm == HALF) return number == strike_at ? HALF : 0;
+    int halved = harm == HALF && strstr(name, "write"); /* what is no write has no half: the process dies before it */
+    if ((harm == KILL || harm == HALF) && number == strike_at && !halved) kill(getpid(), SIGKILL);
+    if (halved) return number == strike_at ? HALF : 0;
     if (harm >= 1000 && number < strike_at + strikes) {
         errno = harm - 1000;
         return 1;

@@ -22,7 +22,7 @@ from isoloss.execution.processes import Processes
 from isoloss.execution.reuse import adopt, waves
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.worker import Workplace
-from isoloss.files import read_record, write_record, write_text
+from isoloss.files import read_record, read_sealed, write_record, write_sealed
 from isoloss.spec.compute import disk_bytes, train_flops, training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -161,7 +161,7 @@ def _open_directory(
     """
     paths = results.paths
     if paths.study.exists():
-        recorded = parse_study(paths.study.read_text(encoding="utf-8"), str(paths.study))
+        recorded = parse_study(read_sealed(paths.study), str(paths.study))
         _check_unchanged(recorded, results)
         begun = any(read_status(paths.run(run_id(config))).state != "pending" for config in results.configs)
         if begun and recorded.hypotheses != results.study.hypotheses:
@@ -170,7 +170,7 @@ def _open_directory(
         if recorded != results.study:
             for config in results.configs:
                 create_run(paths.run(run_id(config)), config)
-            write_text(paths.study, dump_study(results.study))
+            write_sealed(paths.study, dump_study(results.study))
     else:
         write_record(
             paths.tokenizer,
@@ -185,7 +185,7 @@ def _open_directory(
         )
         for config in results.configs:
             create_run(paths.run(run_id(config)), config)
-        write_text(paths.study, dump_study(results.study))
+        write_sealed(paths.study, dump_study(results.study))
     write_record(paths.provenance, _provenance(device))
     return results
 

@@ -127,9 +127,9 @@ class RunRecorder:
 
     def abandon(self) -> None:
         """Let go of the row files after a failure, as far as the disk still allows."""
-        if not self.ended:
+        for writer in (self._metrics, self._evals):
             with suppress(StoreError):
-                self.close()
+                writer.close()
 
     def close(self) -> None:
         """Force the rows to the disk and let go of their files."""

@@ -78,9 +78,11 @@ def read_status(paths: RunPaths) -> RunStatus:
 
 
 def verified_status(paths: RunPaths) -> RunStatus:
-    """A run's status, damaged where its rows are not those it ended with, or, before its end, cannot be read."""
+    """A run's status, damaged where its configuration cannot be read or its rows are not those it ended with."""
     status = read_status(paths)
     try:
+        if paths.config.exists():
+            read_record(paths.config)
         for name in ROWS:
             if name in status.rows:
                 check_rows(paths.rows(name), status.rows[name], nothing_after=True)
@@ -110,7 +112,11 @@ def create_run(paths: RunPaths, config: RunConfig) -> None:
     """Make a run's directory with its configuration. Raises StoreError."""
     with explained(paths.folder):
         paths.folder.mkdir(parents=True, exist_ok=True)
-    if not paths.config.exists():
+    try:
+        known = read_record(paths.config)
+    except StoreError:
+        known = None
+    if known != config.model_dump():
         write_record(paths.config, config.model_dump())
 
 

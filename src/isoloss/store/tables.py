@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from isoloss.errors import StoreError
-from isoloss.files import read_record, write_atomically
+from isoloss.files import read_record, read_sealed, write_atomically
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -77,9 +77,11 @@ class StudyResults:
         return verified_status(self.paths.run(run))
 
     def samples(self, run: str) -> str | None:
-        """Text one run wrote, if it was asked to."""
-        path = self.paths.run(run).samples
-        return path.read_text(encoding="utf-8") if path.exists() else None
+        """Text one run wrote, if it was asked to and it is whole."""
+        try:
+            return read_sealed(self.paths.run(run).samples)
+        except StoreError:
+            return None
 
     def provenance(self) -> dict[str, Any]:
         """Versions and machine of the study's last start."""
@@ -120,7 +122,7 @@ def load_study(folder: str | Path) -> StudyResults:
     paths = StudyPaths(Path(folder))
     if not paths.study.exists():
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
-    study = parse_study(paths.study.read_text(encoding="utf-8"), str(paths.study))
+    study = parse_study(read_sealed(paths.study), str(paths.study))
     tokenizer = read_record(paths.tokenizer)
     try:
         facts = DataFacts(str(tokenizer["corpus_sha256"]), int(tokenizer["vocab_size"]))

@@ -1,0 +1,103 @@
+"""Flipped bits and cut ends: every damage is noticed, the rest of the study is still read, the next start mends it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoloss.data.tokens import open_tokens, prepare
+from isoloss.errors import IsolossError, NumericsError, StoreError
+from isoloss.files import read_sealed
+from isoloss.spec.identity import run_id
+from isoloss.store.run import verified_status
+from isoloss.store.tables import load_study
+from isoloss.training import checkpoint
+from tests.faults.harness import Trials, science
+
+OF_THE_STUDY = ("study.yaml", "tokenizer.json", "provenance.json")
+OF_A_RUN = ("status.json", "metrics.jsonl", "evals.jsonl", "last.json", "last.safetensors", "best.json", "config.json")
+
+
+def noticed(folder: Path, name: str) -> bool:
+    """Whether reading this file of a finished study tells that it is damaged."""
+    try:
+        results = load_study(folder)
+        run = results.paths.run(run_id(results.configs[0]))
+        if name in ("status.json", "metrics.jsonl", "evals.jsonl", "config.json"):
+            return verified_status(run).state == "damaged"
+        if name.startswith(("last", "best")):
+            checkpoint.load(run.folder, name.partition(".")[0])
+        elif name == "samples.txt":
+            read_sealed(run.samples)
+        else:
+            results.provenance(), results.tokenizer()
+    except IsolossError as error:
+        return isinstance(error, StoreError | NumericsError)
+    return False
+
+
+def harmed(content: bytes, generator: random.Random, flips: int) -> list[bytes]:
+    """The content with one bit flipped, at random places; and cut at and around its first, middle and last bytes."""
+    found: list[bytes] = []
+    for _ in range(flips):
+        place, bit = generator.randrange(len(content)), generator.randrange(8)
+        found.append(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+    ends = [0, 1, 7, 8, 9, len(content) // 2, len(content) - 2, len(content) - 1]
+    lines = [place + 1 for place in range(len(content)) if content[place : place + 1] == b"\n"]
+    return [*found, *(content[:end] for end in {*ends, *lines[:20], *lines[-20:]} if end < len(content))]
+
+
+@pytest.fixture(scope="module")
+def finished(server: Trials, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "out"
+    assert server.start(out).states == ("done",)
+    return out
+
+
+@pytest.mark.parametrize("name", [*OF_THE_STUDY, *OF_A_RUN])
+def test_every_damage_is_noticed(finished: Path, few: int | None, name: str) -> None:
+    folder = finished if name in OF_THE_STUDY else next(finished.glob("runs/*"))
+    path = folder / name
+    whole = path.read_bytes()
+    path.unlink()  # a new file: checkpoints share theirs
+    path.write_bytes(whole)
+    assert not noticed(finished, name)
+    missed: list[bytes] = []
+    for content in harmed(whole, random.Random(name), 1000 if few is None else 40):
+        path.write_bytes(content)
+        if not noticed(finished, name):
+            missed.append(content)
+    path.write_bytes(whole)
+    assert not missed, (len(missed), missed[:2])
+
+
+@pytest.mark.parametrize("name", [name for name in OF_A_RUN if not name.startswith("best")])
+def test_the_next_start_mends_what_was_damaged(
+    server: Trials, unharmed: tuple[dict[str, Any], int], tmp_path: Path, name: str
+) -> None:
+    expected, operations = unharmed
+    out = tmp_path / "out"
+    server.start(out, "kill", operations // 2)
+    path = next(out.glob("runs/*")) / name
+    # Once a run is done nobody reads its last checkpoint but who asks for it, and hears of the damage then.
+    for content in (b"",) if name.startswith("last") else (b"", b"\x00" * 40):
+        assert path.exists()
+        path.unlink()
+        path.write_bytes(content)
+        assert server.start(out).states == ("done",)
+        assert science(out) == expected
+
+
+def test_damaged_tokens_are_noticed(study: Path, few: int | None) -> None:
+    folder = prepare(str(study.with_name("words.txt"))).folder
+    for name in ("train.bin", "val.bin", "meta.json"):
+        whole = (folder / name).read_bytes()
+        for content in harmed(whole, random.Random(name), 1000 if few is None else 40):
+            (folder / name).write_bytes(content)
+            with pytest.raises(StoreError):
+                open_tokens(folder)
+        (folder / name).write_bytes(whole)
+        open_tokens(folder)

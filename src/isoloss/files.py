@@ -56,10 +56,10 @@ def explained(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, timeout_s: float, message: str) -> Iterator[None]:
+def locked(path: Path, timeout_s: float, message: Callable[[], str]) -> Iterator[None]:
     """Hold the lock file at `path`; should its process die, the system lets go of it. Its holder may hold it again.
 
-    Raises StoreError with `message` when another process still holds it after `timeout_s`.
+    Raises StoreError with the message when another process still holds it after `timeout_s`.
     """
     lock = filelock.FileLock(path, is_singleton=True)
     with explained(path.parent):
@@ -67,7 +67,7 @@ def locked(path: Path, timeout_s: float, message: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=timeout_s)
         except filelock.Timeout as error:
-            raise StoreError(message) from error
+            raise StoreError(message()) from error
     try:
         yield
     finally:

@@ -53,7 +53,8 @@ def prepare(
     content = load_corpus(corpus, offline=offline, say=say)
     sha256 = sha256_bytes(content)
     folder = cache_dir() / "tokens" / f"{sha256[:16]}-{tokenizer}"
-    with locked(folder.with_suffix(".lock"), TOKENIZE_TIMEOUT_S, f"{folder} is being written by another process"):
+    in_use = f"{folder} is being written by another process"
+    with locked(folder.with_suffix(".lock"), TOKENIZE_TIMEOUT_S, lambda: in_use):
         try:
             return open_tokens(folder)
         except StoreError:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -198,14 +199,17 @@ def _attempt(
             if ranks.rank == 0:
                 for config in configs:
                     run = place.study.run(run_id(config))
-                    message = f"{run.folder} is being written by another process"
-                    held.enter_context(locked(run.lock, LOCK_TIMEOUT_S, message))
+                    held.enter_context(locked(run.lock, LOCK_TIMEOUT_S, partial(_written_by_another, run)))
             _train_locked(place, configs, tokens, recorders, emit, should_stop, ranks)
         except Exception as error:
             for recorder in recorders.values():
                 recorder.abandon()
             return error
     return None
+
+
+def _written_by_another(run: RunPaths) -> str:
+    return f"{run.folder} is being written by another process"
 
 
 def _out_of_memory(failure: BaseException | None) -> bool:

@@ -23,7 +23,11 @@ def study_paths(study: Study, out: str | Path | None) -> StudyPaths:
 @contextmanager
 def owned(paths: StudyPaths) -> Generator[None]:
     """Own a study's directory, made if need be; the owner may do so again. Raises StoreError that says who has it."""
-    with locked(paths.lock, 0, f"{paths.folder} is in use by {_owner(paths)}; wait for it or choose another --out"):
+
+    def in_use() -> str:
+        return f"{paths.folder} is in use by {_owner(paths)}; wait for it or choose another --out"
+
+    with locked(paths.lock, 0, in_use):
         write_record(paths.owner, {"process": os.getpid(), "machine": platform.node(), "since": now()})
         yield
 

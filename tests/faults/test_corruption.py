@@ -33,7 +33,7 @@ def noticed(folder: Path, name: str) -> bool:
         elif name == "samples.txt":
             read_sealed(run.samples)
         else:
-            results.provenance(), results.tokenizer()
+            assert results.provenance() and results.tokenizer()
     except IsolossError as error:
         return isinstance(error, StoreError | NumericsError)
     return False

@@ -111,15 +111,16 @@ def run(
         set: Override a setting, as field=value.
         offline: Use cached corpora alone.
     """
+    from isoloss.execution.options import RunOptions
     from isoloss.store.owner import owned, study_paths
 
     resolved = _study(study, seeds, set)
+    options = RunOptions(device, precision, workers, stack, offline, compile)
     first = os.environ.get("RANK", "0") == "0"
     with owned(study_paths(resolved, out)) if first else nullcontext():  # before torch: a second start knows at once
         from isoloss.cli.run import run_and_report
-        from isoloss.execution.study import RunOptions
 
-        return run_and_report(resolved, out, RunOptions(device, precision, workers, stack, offline, compile))
+        return run_and_report(resolved, out, options)
 
 
 def status(directory: tyro.conf.Positional[Path], /, *, json: bool = False) -> int:
@@ -283,6 +284,7 @@ def say(line: str) -> None:
 
 def _study(reference: str, seeds: int | None, overrides: tuple[str, ...]) -> Study:
     """A study by name or file, with the command line's changes. Raises ConfigError."""
+    from isoloss.spec.study import ANY_DATA
     from isoloss.spec.studyfile import find_study, parse_scalar
 
     study = find_study(reference)
@@ -293,4 +295,6 @@ def _study(reference: str, seeds: int | None, overrides: tuple[str, ...]) -> Stu
             raise ConfigError(f"--set {override}: expected field=value")
         settings[name] = parse_scalar(value, f"--set {override}")
     study = study.with_settings(settings) if settings else study
-    return study.with_seeds(seeds) if seeds is not None else study
+    study = study.with_seeds(seeds) if seeds is not None else study
+    study.expand(ANY_DATA)  # every cell is valid, before anything is written
+    return study

@@ -6,10 +6,10 @@ import importlib.metadata
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import torch
@@ -17,6 +17,7 @@ import torch
 from isoloss.data.tokens import Tokens, check_length, prepare
 from isoloss.errors import ConfigError, Interrupted, IsolossError, StoreError
 from isoloss.execution.executor import Executor, Inline, Listener, Quiet
+from isoloss.execution.options import RunOptions
 from isoloss.execution.plan import Stack, is_missing, plan_stacks
 from isoloss.execution.processes import Processes
 from isoloss.execution.reuse import adopt, waves
@@ -36,35 +37,11 @@ from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import describe, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks
 
-Compile = Literal["auto", "on", "off"]
-
 COMPILE_REPAID_FLOPS = 1e12
 """Training FLOPs of a study from which on compiling kernels, some two seconds, is worth it: ten seconds of one core."""
 
 STACK_MEMORY_SHARE = 0.6
 """Share of an accelerator's memory the members of one stack may take by estimate."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How to execute a study; nothing here changes what is computed, but for `precision` where the study has none.
-
-    `workers` None is one process a core on a CPU; `stack` None is one run a stack on a CPU and as many as fit on
-    an accelerator; `compile` auto compiles fast kernels for a CPU where the study is long enough to repay it.
-    """
-
-    device: str = "auto"
-    precision: str = "auto"
-    workers: int | None = None
-    stack: int | None = None
-    offline: bool = False
-    compile: Compile = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("workers", "stack"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name} {value}: at least 1 is needed", (name,))
 
 
 def resolve_study(study: Study, options: RunOptions) -> tuple[Study, torch.device]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from isoloss.errors import StoreError
+from isoloss.errors import ConfigError, StoreError
 from isoloss.files import locked, read_record, write_record
 from isoloss.spec.study import Study
 from isoloss.store.layout import StudyPaths
@@ -29,7 +30,17 @@ def owned(paths: StudyPaths) -> Generator[None]:
 
     with locked(paths.lock, 0, in_use):
         write_record(paths.owner, {"process": os.getpid(), "machine": platform.node(), "since": now()})
-        yield
+        try:
+            yield
+        except ConfigError:
+            _leave_nothing(paths)
+            raise
+
+
+def _leave_nothing(paths: StudyPaths) -> None:
+    """Remove a directory that holds no study yet; the lock is still held, and who waits for it looks for its name."""
+    if {path.name for path in paths.folder.iterdir()} <= {paths.lock.name, paths.owner.name}:
+        shutil.rmtree(paths.folder, ignore_errors=True)
 
 
 def _owner(paths: StudyPaths) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import StringIO
+from typing import TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -120,10 +123,37 @@ class Display:
         return self._progress.table()
 
 
+class Unhindered(StringIO):
+    """A stream to write to that may be closed at its other end: a terminal that is gone ends no study."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, text: str, /) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether somebody may be looking."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The descriptor, by which the width of a terminal is known."""
+        return self._stream.fileno()
+
+
 @contextmanager
 def shown() -> Iterator[Display]:
     """A display on stderr whose table is gone from the terminal when it ends."""
-    console = Console(stderr=True)
+    console = Console(file=Unhindered(sys.stderr))
     if not console.is_terminal:
         yield Display(console)
         return

@@ -1,4 +1,4 @@
-"""Stopping on request: the first SIGINT or SIGTERM asks for a clean stop, a second one kills."""
+"""Stopping on request: the first SIGINT or SIGTERM asks for a clean stop, a second one kills; SIGHUP is no request."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         say("stopping: saving checkpoints; once more kills")
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, "SIGHUP"):  # a terminal that is closed; workers inherit this
+        previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield lambda: bool(received)
     finally:

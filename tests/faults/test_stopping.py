@@ -1,0 +1,70 @@
+"""SIGINT and SIGTERM at any instant, a closed pipe, a clock that jumps: an orderly end, no orphan, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.harness import Trials, science
+
+Unharmed = tuple[dict[str, Any], int]
+LONGEST_S = 10.0
+
+
+def start(study: Path, out: Path, **options: Any) -> subprocess.Popen[Any]:
+    command = [sys.executable, "-m", "isoloss", "run", str(study), "--out", str(out), "--workers", "2"]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
+    return subprocess.Popen([*command, "--device", "cpu"], start_new_session=True, **options)
+
+
+def alive(session: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, *fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == session and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_at_any_instant_is_orderly(
+    server: Trials, study: Path, unharmed: Unharmed, tmp_path: Path, few: int | None, number: int
+) -> None:
+    generator = random.Random(number)
+    for trial in range(25 if few is None else 3):
+        out = tmp_path / str(trial)
+        process = start(study, out)
+        time.sleep(generator.uniform(0.05, 8.0))
+        asked = time.monotonic()
+        process.send_signal(number)
+        code = process.wait(LONGEST_S)
+        while alive(process.pid) and time.monotonic() - asked < LONGEST_S:
+            time.sleep(0.05)
+        assert not alive(process.pid), (trial, code)
+        assert code in (0, 130, -number), (trial, code)
+        told = server.start(out)
+        assert told.states == ("done",) and science(out) == unharmed[0], trial
+
+
+def test_a_closed_pipe_stops_no_study(study: Path, unharmed: Unharmed, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    process = start(study, tmp_path / "out", stdout=writing, stderr=writing)
+    os.close(reading)
+    os.close(writing)
+    while not (tmp_path / "out" / "runs").exists():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGHUP)
+    process.wait(120)
+    assert science(tmp_path / "out") == unharmed[0]

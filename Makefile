@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test check bench calibrate install lock
+.PHONY: study test check bench calibrate faults install lock
 study: install
 	$(BIN)/isoloss run quickstart
 	@echo "open results/quickstart/report/index.html"
@@ -13,6 +13,10 @@ test: install
 # Against nanoGPT itself with: make bench NANOGPT=path/to/checkout
 bench: install
 	$(BIN)/python -m benchmarks train $(if $(NANOGPT),--nanogpt $(NANOGPT))
+
+# Harms a study at every operation on its files, not at a seeded few as the tests do.
+faults: install
+	$(BIN)/python -m pytest tests/faults --all-faults --durations=0
 
 # Simulates known truths for docs/statistics.md; half an hour on two quiet cores.
 calibrate: install

@@ -18,7 +18,7 @@ bench: install
 faults: install
 	$(BIN)/python -m pytest tests/faults --all-faults --durations=0
 
-# Simulates known truths for docs/statistics.md; half an hour on two quiet cores.
+# Simulates known truths for docs/statistics.md; nearly an hour on two cores.
 calibrate: install
 	$(BIN)/python -m calibration
 

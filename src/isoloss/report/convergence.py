@@ -55,11 +55,11 @@ def convergence_figures(snapshot: Snapshot, convergence: Convergence | str) -> I
 def _sentences(convergence: Convergence) -> Iterator[str]:
     tolerance = f"{convergence.tolerance:g} nats"
     yield (
-        f"A run has plateaued when the upper 95% bound of its improvement is below {tolerance} per doubling of steps "
+        f"A run has plateaued when the 95% interval of its improvement lies within ±{tolerance} per doubling of steps "
         "over its last window (a doubling of steps or more, four evaluations or more), and U-turned when its end is "
-        "above its lowest stretch by more than noise. Else it is improving when the lower bound is above 0, and "
-        "inconclusive when it is not. A learning rate that decays can flatten a curve: a plateau is one of this "
-        "schedule. Intervals of shares are Clopper–Pearson, as of runs drawn independently."
+        "above its lowest stretch by more than noise or its loss rises faster than that. Else it is improving when the "
+        "lower bound is above 0, and inconclusive when it is not. A learning rate that decays can flatten a curve: a "
+        "plateau is one of this schedule. Intervals of shares are Clopper–Pearson, as of runs drawn independently."
     )
     reached = convergence.reached
     if reached is not None:

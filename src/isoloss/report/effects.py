@@ -131,10 +131,13 @@ def _dots(effects: Effects) -> Iterator[Figure]:
     shown = table.head(MOST_TERMS)
     caption = (
         f"Effects on the best validation loss, largest first: main effects and two-factor interactions, "
-        f"n = {say.plural(effects.n, 'run')}. {_interval_in_words(effects)} Below 0 lowers the loss."
+        f"n = {say.plural(effects.n, 'run')}. {_interval_in_words(effects)} Below 0 the loss falls."
     )
     if any("per doubling" in row["contrast"] for row in rows):
-        caption += " Contrasts per doubling are in nats per doubling of the factor."
+        caption += (
+            " Contrasts per doubling are in nats per doubling of the factor; a quadratic one is a curvature, below "
+            "0 where the loss falls faster and faster."
+        )
     if len(table) > len(shown):
         caption += f" The {len(shown)} largest of {say.count(len(table))} are drawn; the table has all."
     yield Figure("effects", caption, themed(charts.effect_dots(shown)))

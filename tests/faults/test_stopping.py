@@ -46,7 +46,9 @@ def test_a_stop_at_any_instant_is_orderly(
     for trial in range(25 if few is None else 3):
         out = tmp_path / str(trial)
         process = start(study, out)
-        time.sleep(generator.uniform(0.05, 8.0))
+        while not out.exists():  # until then it is python that starts, and answers a signal in its own way
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0.0, 7.0))
         asked = time.monotonic()
         process.send_signal(number)
         code = process.wait(LONGEST_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from itertools import pairwise
 from math import isfinite, sqrt
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from isoloss.errors import StoreError
-from isoloss.files import read_record, read_sealed, write_atomically
+from isoloss.files import read_record, read_sealed, write_bytes
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -134,8 +135,10 @@ def load_study(folder: str | Path) -> StudyResults:
 def write_summary(results: StudyResults) -> pl.DataFrame:
     """Write summary.csv and summary.parquet and return the table. Raises StoreError."""
     table = results.summary()
-    write_atomically(results.paths.summary("csv"), lambda temporary: table.write_csv(temporary))
-    write_atomically(results.paths.summary("parquet"), lambda temporary: table.write_parquet(temporary))
+    parquet = BytesIO()  # bytes first: polars' own writing hides what the file system answered
+    table.write_parquet(parquet)
+    write_bytes(results.paths.summary("csv"), table.write_csv().encode())
+    write_bytes(results.paths.summary("parquet"), parquet.getvalue())
     return table
 
 

@@ -122,10 +122,7 @@ def write_sealed(path: Path, text: str) -> None:
 
 def read_sealed(path: Path) -> str:
     """The text written by write_sealed. Raises StoreError when it is missing, or not what its last line says."""
-    try:
-        text, seal, digest = path.read_text(encoding="utf-8").rpartition(_SEAL)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
+    text, seal, digest = _text_of(path).rpartition(_SEAL)
     if not seal or digest != f"{sha256_bytes(text.encode())}\n":
         raise StoreError(f"{path}: damaged or edited by hand, its content is not what its last line says")
     return text
@@ -138,13 +135,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises StoreError when it is missing, unreadable or no object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise StoreError(f"cannot read {path}: expected a JSON object")
-    return value
+    return _parsed(path, _text_of(path))
 
 
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
@@ -155,11 +146,28 @@ def write_record(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_record(path: Path) -> dict[str, Any]:
     """The object written by write_record, without its digest. Raises StoreError when it is missing or damaged."""
-    value = read_json(path)
-    stated = value.pop(DIGEST, None)
-    text = path.read_text(encoding="utf-8")
-    if not isinstance(stated, str) or sha256_bytes(text.replace(stated, _NO_DIGEST).encode()) != stated:
+    text = _text_of(path)  # once: the file may be replaced at any moment
+    value = _parsed(path, text)
+    stated = str(value.pop(DIGEST, ""))
+    if len(stated) != len(_NO_DIGEST) or sha256_bytes(text.replace(stated, _NO_DIGEST).encode()) != stated:
         raise StoreError(f"cannot read {path}: damaged, its content is not what its digest says")
+    return value
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"cannot read {path}: expected a JSON object")
     return value
 
 

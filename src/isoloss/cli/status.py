@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from isoloss.files import read_record
+from isoloss.execution.plan import resume_step
 from isoloss.spec.identity import run_id
 from isoloss.store.tables import StudyResults
 
@@ -42,8 +42,7 @@ def _runs(results: StudyResults) -> list[dict[str, Any]]:
 
 def _run(results: StudyResults, run: str, max_iters: int, config: Any) -> dict[str, Any]:
     status = results.status(run)
-    side_car = results.paths.run(run).folder / "last.json"
-    step = int(read_record(side_car)["progress"]["step"]) if side_car.exists() else 0
+    step = resume_step(results.paths.run(run))
     levels = {name: getattr(config, name) for name in (*results.study.factors, "seed")}
     return {
         "run_id": run,

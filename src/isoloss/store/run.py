@@ -85,7 +85,7 @@ def verified_status(paths: RunPaths) -> RunStatus:
             read_record(paths.config)
         for name in ROWS:
             if name in status.rows:
-                check_rows(paths.rows(name), status.rows[name], nothing_after=True)
+                check_rows(paths.rows(name), status.rows[name], nothing_after=status.state != "pending")
             else:
                 deque(read_rows(paths.rows(name)), maxlen=0)
     except StoreError as error:

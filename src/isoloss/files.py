@@ -133,11 +133,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises StoreError when it is missing, unreadable or no object."""
-    return _parsed(path, _text_of(path))
-
-
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
     """Replace the file at `path` by `value` as JSON that carries the SHA-256 of itself. Raises StoreError."""
     text = json.dumps({**value, DIGEST: _NO_DIGEST}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -147,7 +142,12 @@ def write_record(path: Path, value: Mapping[str, Any]) -> None:
 def read_record(path: Path) -> dict[str, Any]:
     """The object written by write_record, without its digest. Raises StoreError when it is missing or damaged."""
     text = _text_of(path)  # once: the file may be replaced at any moment
-    value = _parsed(path, text)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"cannot read {path}: expected a JSON object")
     stated = str(value.pop(DIGEST, ""))
     if len(stated) != len(_NO_DIGEST) or sha256_bytes(text.replace(stated, _NO_DIGEST).encode()) != stated:
         raise StoreError(f"cannot read {path}: damaged, its content is not what its digest says")
@@ -159,16 +159,6 @@ def _text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {error}") from error
-
-
-def _parsed(path: Path, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise StoreError(f"cannot read {path}: expected a JSON object")
-    return value
 
 
 def _fill(path: Path, content: bytes) -> None:

@@ -262,6 +262,14 @@ def test_the_audit_of_replicated_runs_rests_on_their_own_noise(tmp_path: Path) -
     assert f"sd {found.effects.error.sd:.4g} nats (measured in these runs" in said
 
 
+def test_a_damaged_run_is_listed_and_the_rest_reported(tmp_path: Path) -> None:
+    results = fake_study(tmp_path, REPLICATED, {}, cube)
+    run = results.paths.run(results.summary()["run_id"][3])
+    run.metrics.write_bytes(run.metrics.read_bytes().replace(b"3.0", b"?.0", 1))
+    page = write_report(results).page.read_text(encoding="utf-8")
+    assert "23 done, 0 failed, 0 diverged and 1 damaged" in page and f"{run.metrics}:1: not a JSON row" in page
+
+
 @pytest.mark.parametrize("state", ["pending", "failed", "running"])
 def test_a_study_without_a_done_run_says_so_everywhere(tmp_path: Path, state: State) -> None:
     study = Study(name="cube", corpus="a.txt", base=BASE, factors=CUBE, hypotheses=(

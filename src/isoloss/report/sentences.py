@@ -30,7 +30,7 @@ def _summary(snapshot: Snapshot) -> Iterator[str]:
         design += f", {say.plural(len(study.seeds), 'seed')} each"
     yield f"{design}."
     states = [f"{counts[state]:,} {state}" for state in ("done", "failed", "diverged")]
-    states += [f"{counts[state]:,} {state}" for state in ("running", "pending") if counts[state]]
+    states += [f"{counts[state]:,} {state}" for state in ("running", "pending", "damaged") if counts[state]]
     yield f"Of these, {say.listed(states)}."
     best = snapshot.best
     if best is None:

@@ -133,8 +133,8 @@ def _improvements(snapshot: Snapshot, convergence: Convergence) -> Iterator[Figu
     caption = (
         f"Improvement of validation loss per doubling of steps over each run's last window, largest first; "
         f"n = {say.plural(len(table), 'run')} of {len(convergence.runs):,} done. Bars: 95% t intervals from the noise "
-        f"of the curves, for one run at a time. Dashed: the tolerance of {convergence.tolerance:g} nats, below which "
-        "the upper end must lie for a plateau. Colour: the run's state."
+        f"of the curves, for one run at a time. Dashed: the tolerance, ±{convergence.tolerance:g} nats, between "
+        "which a bar must lie for a plateau. Colour: the run's state."
     )
     chart = charts.improvements(shown, convergence.tolerance)
     yield Figure("improvement", caption + _left_out(hidden), themed(chart))

@@ -15,7 +15,7 @@ OUTCOME_SHAPES = {REACHED: "circle", CENSORED: "triangle-right"}
 
 
 def improvements(table: pl.DataFrame, tolerance: float) -> alt.LayerChart:
-    """Improvement per doubling with its interval, the tolerance as a dashed line; rows without values are notes."""
+    """Improvement per doubling with its interval, the tolerance either side as dashed lines; rows without values are notes."""
     base = alt.Chart(inline(table)).encode(y=label_axis(table["label"].to_list()))
     colour = fixed_colour(table, "state", STATE_COLOURS)
     title = "improvement (nats per doubling of steps)"
@@ -27,12 +27,13 @@ def improvements(table: pl.DataFrame, tolerance: float) -> alt.LayerChart:
         alt.Tooltip("first_step:Q", title="from step", format=","),
         alt.Tooltip("last_step:Q", title="to step", format=","),
     ]
-    rule = alt.Chart().mark_rule(color=INK, strokeDash=[5, 4]).encode(x=alt.datum(tolerance))
+    dashed = alt.Chart().mark_rule(color=INK, strokeDash=[5, 4])
+    rules = [dashed.encode(x=alt.datum(end)) for end in (-tolerance, tolerance)]
     zero = alt.Chart().mark_rule(color=INK, strokeWidth=1).encode(x=alt.datum(0))
     bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q", color=colour)
     x = alt.X("value:Q", title=title, axis=alt.Axis(grid=True))
     dots = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, color=colour, tooltip=tooltip)
-    return fitted(alt.layer(zero, rule, bars, dots), height=90 + 20 * len(table))
+    return fitted(alt.layer(zero, *rules, bars, dots), height=90 + 20 * len(table))
 
 
 def times_to_target(table: pl.DataFrame) -> alt.LayerChart:

@@ -15,7 +15,7 @@ OUTCOME_SHAPES = {REACHED: "circle", CENSORED: "triangle-right"}
 
 
 def improvements(table: pl.DataFrame, tolerance: float) -> alt.LayerChart:
-    """Improvement per doubling with its interval, the tolerance either side as dashed lines; rows without values are notes."""
+    """Improvement per doubling with its interval, the tolerance either side dashed; rows without values are notes."""
     base = alt.Chart(inline(table)).encode(y=label_axis(table["label"].to_list()))
     colour = fixed_colour(table, "state", STATE_COLOURS)
     title = "improvement (nats per doubling of steps)"

@@ -22,8 +22,8 @@ from isoloss.errors import ConfigError, StoreError
 from isoloss.execution import plan, processes, worker
 from isoloss.execution.executor import Inline, Quiet
 from isoloss.execution.plan import plan_stacks
+from isoloss.execution.recorder import Event
 from isoloss.execution.study import RunOptions, run_study
-from isoloss.execution.worker import Event
 from isoloss.spec.config import RunConfig
 from isoloss.spec.hypotheses import make_hypothesis
 from isoloss.spec.identity import run_id
@@ -306,7 +306,7 @@ def test_runs_that_are_prefixes_of_others_are_trained_once(study: Callable[..., 
 
     class Counting(Inline):
         def run(self, stacks: Any, place: Any, emit: Any, should_stop: Any) -> None:
-            taken.extend(c.max_iters - plan.resume_step(place.study.run(run_id(c))) for s in stacks for c in s)
+            taken.extend(c.max_iters - plan.resume_point(place.study.run(run_id(c))).step for s in stacks for c in s)
             super().run(stacks, place, emit, should_stop)
 
     results = run_study(horizons, tmp_path / "out", OPTIONS, executor=Counting())

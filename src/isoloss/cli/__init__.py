@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from isoloss.cli import analyses, verbs
+from isoloss.cli.train import train_verb
 from isoloss.errors import ConfigError, Interrupted, IsolossError
 
 
@@ -17,7 +18,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
         "prepare": verbs.prepare,
         "plan": verbs.plan,
         "run": verbs.run,
-        "train": verbs.train_verb() if list(arguments[:1]) == ["train"] else verbs.train_verb,
+        "train": train_verb() if list(arguments[:1]) == ["train"] else train_verb,
         "status": verbs.status,
         "report": verbs.report,
         "sample": verbs.sample,

@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from isoloss.execution.worker import Event
+from isoloss.execution.recorder import Event
 from isoloss.spec.compute import train_flops
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id

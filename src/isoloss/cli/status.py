@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from isoloss.execution.plan import resume_step
+from isoloss.execution.plan import resume_point
 from isoloss.spec.identity import run_id
 from isoloss.store.tables import StudyResults
 
@@ -42,7 +42,7 @@ def _runs(results: StudyResults) -> list[dict[str, Any]]:
 
 def _run(results: StudyResults, run: str, max_iters: int, config: Any) -> dict[str, Any]:
     status = results.status(run)
-    step = resume_step(results.paths.run(run))
+    step = resume_point(results.paths.run(run)).step
     levels = {name: getattr(config, name) for name in (*results.study.factors, "seed")}
     return {
         "run_id": run,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -96,6 +94,7 @@ def run(
     seeds: int | None = None,
     set: Overrides = (),
     offline: bool = False,
+    accept_other_numerics: bool = False,
 ) -> int:
     """Train every run of a study that is not finished yet, and write its summary and report.
 
@@ -110,12 +109,13 @@ def run(
         seeds: Replicate every cell with this many seeds.
         set: Override a setting, as field=value.
         offline: Use cached corpora alone.
+        accept_other_numerics: Continue runs that began with other threads, kernels or stacks, or elsewhere; marks them.
     """
     from isoloss.execution.options import RunOptions
     from isoloss.store.owner import owned, study_paths
 
     resolved = _study(study, seeds, set)
-    options = RunOptions(device, precision, workers, stack, offline, compile)
+    options = RunOptions(device, precision, workers, stack, offline, compile, accept_other_numerics)
     first = os.environ.get("RANK", "0") == "0"
     with owned(study_paths(resolved, out)) if first else nullcontext():  # before torch: a second start knows at once
         from isoloss.cli.run import run_and_report
@@ -228,53 +228,6 @@ def doctor() -> int:
 
     print(examination())
     return 0
-
-
-def train_verb() -> Callable[..., int]:
-    """Train one run with nanoGPT's option names; under torchrun, over several ranks.
-
-    This makes the verb, with an option for each of nanoGPT's settings.
-    """
-    from isoloss.spec.config import SETTINGS, RunConfig
-
-    fields = [(name, RunConfig.model_fields[name]) for name in SETTINGS if name != "precision"]
-    settings_type = dataclasses.make_dataclass(
-        "Settings", [(name, field.annotation, dataclasses.field(default=field.default)) for name, field in fields]
-    )
-
-    def train(
-        settings: Any,
-        corpus: str = "tinyshakespeare",
-        tokenizer: Literal["char", "byte"] = "char",
-        seed: int = 1337,
-        precision: PrecisionChoice = "auto",
-        device: Device = "auto",
-        compile: Compile = "auto",
-        out: Path = Path("results/train"),
-        offline: bool = False,
-    ) -> int:
-        """Train one run with nanoGPT's option names; under torchrun, over several ranks.
-
-        Args:
-            settings: nanoGPT's settings.
-            corpus: A known name (tinyshakespeare) or the path of a UTF-8 text file.
-            tokenizer: char (the text's sorted characters) or byte.
-            seed: Decides initialisation, data order and dropout.
-            precision: Arithmetic of training; auto is bf16 where the hardware multiplies it.
-            device: Where to train.
-            compile: Fast kernels from this machine's C++ compiler, on a CPU; auto leaves them out of a short run.
-            out: The run's directory, laid out as a study of one run.
-            offline: Use cached corpora alone.
-        """
-        from isoloss.cli.run import run_and_report
-        from isoloss.execution.study import RunOptions
-        from isoloss.spec.study import Study
-
-        study = Study("train", corpus, tokenizer, base=dataclasses.asdict(settings), seeds=(seed,))
-        return run_and_report(study, out, RunOptions(device, precision, offline=offline, compile=compile))
-
-    train.__annotations__["settings"] = tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[settings_type]]
-    return train
 
 
 def say(line: str) -> None:

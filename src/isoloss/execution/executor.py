@@ -6,8 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
+
 from isoloss.execution.plan import Stack
-from isoloss.execution.worker import Emit, Event, Workplace, train_stack
+from isoloss.execution.recorder import Emit, Event
+from isoloss.execution.worker import train_stack
+from isoloss.execution.workplace import Workplace
 from isoloss.spec.config import RunConfig
 from isoloss.training.distributed import Ranks
 
@@ -44,6 +48,11 @@ class Quiet:
 class Executor(Protocol):
     """Trains stacks to their ends and tells of them; returns early, all state saved, once should_stop() is true."""
 
+    @property
+    def threads(self) -> int:
+        """Threads that one stack is trained with."""
+        ...
+
     def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
         """Train the stacks in order."""
         ...
@@ -54,6 +63,11 @@ class Inline:
     """Trains in this process, alone or as one of several ranks."""
 
     ranks: Ranks = field(default_factory=Ranks)
+
+    @property
+    def threads(self) -> int:
+        """As many as torch uses in this process."""
+        return torch.get_num_threads()
 
     def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
         """Train the stacks in order."""

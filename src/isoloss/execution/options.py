@@ -14,6 +14,8 @@ Compile = Literal["auto", "on", "off"]
 class RunOptions:
     """How to execute a study; nothing here changes what is computed, but for `precision` where the study has none.
 
+    Runs begun with other numerics (threads, kernels, stack width, another machine) are refused unless accepted.
+
     `workers` None is one process a core on a CPU; `stack` None is one run a stack on a CPU and as many as fit on
     an accelerator; `compile` auto compiles fast kernels for a CPU where the study is long enough to repay it.
     """
@@ -24,6 +26,7 @@ class RunOptions:
     stack: int | None = None
     offline: bool = False
     compile: Compile = "auto"
+    accept_other_numerics: bool = False
 
     def __post_init__(self) -> None:
         for name in ("workers", "stack"):

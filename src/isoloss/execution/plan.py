@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from isoloss.errors import StoreError
@@ -18,6 +19,17 @@ from isoloss.store.tables import StudyResults
 Stack = tuple[RunConfig, ...]
 """Runs trained together in one program: equal in shape and in the step they continue from."""
 
+TOGETHER = "stack"
+"""Key, beside a checkpoint, of the ids of the runs it was trained with, in their order: they stay together."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a run's `last` checkpoint stands: its step, and the runs it was trained with."""
+
+    step: int = 0
+    together: tuple[str, ...] = ()
+
 
 def is_missing(results: StudyResults, config: RunConfig) -> bool:
     """Whether a run is still to be trained. Failed runs are tried again; a divergence would only repeat itself."""
@@ -26,25 +38,44 @@ def is_missing(results: StudyResults, config: RunConfig) -> bool:
 
 def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | None = None) -> list[Stack]:
     """Stacks of at most `width` runs that cover what is missing (of `among`), those with most FLOPs left first."""
-    together: dict[tuple[Any, ...], list[RunConfig]] = defaultdict(list)
-    for config in results.configs if among is None else among:
-        if is_missing(results, config):
-            together[shape_key(config), resume_step(results.paths.run(run_id(config)))].append(config)
+    configs = results.configs if among is None else among
+    missing = {run_id(config): config for config in configs if is_missing(results, config)}
+    points = {run: resume_point(results.paths.run(run)) for run in missing}
     stacks: list[tuple[float, Stack]] = []
-    for (_, step), configs in together.items():
-        configs.sort(key=lambda config: -config.max_iters)
-        for first in range(0, len(configs), width):
-            stack = tuple(configs[first : first + width])
-            stacks.append((_flops_left(stack, step), stack))
+    for runs in _groups(missing, points):
+        for first in range(0, len(runs), width):
+            part = runs[first : first + width]
+            stack = tuple(missing[run] for run in part)
+            stacks.append((_flops_left(stack, min(points[run].step for run in part)), stack))
     return [stack for _, stack in sorted(stacks, key=lambda item: -item[0])]
 
 
-def resume_step(paths: RunPaths) -> int:
-    """The step a run's `last` checkpoint is at, 0 without one."""
+def resume_point(paths: RunPaths) -> Point:
+    """Where a run goes on, the beginning without a checkpoint."""
     try:
-        return int(read_record(paths.folder / "last.json")["progress"]["step"])
-    except (StoreError, KeyError, TypeError, ValueError):
-        return 0
+        car = read_record(paths.folder / "last.json")
+        return Point(int(car["progress"]["step"]), tuple(map(str, car["beside"].get(TOGETHER, ()))))
+    except (StoreError, AttributeError, KeyError, TypeError, ValueError):
+        return Point()
+
+
+def _groups(missing: Mapping[str, RunConfig], points: Mapping[str, Point]) -> Iterator[list[str]]:
+    """Runs that may be stacked: what was trained together so far, in its order; of the rest, what is alike.
+
+    A kill between the checkpoints of a stack leaves its runs at different steps; they go on from the earliest.
+    """
+    begun = {points[run].together: None for run in missing if run in points[run].together}
+    taken: set[str] = set()
+    for together in begun:
+        group = [run for run in together if run in missing and points[run].together in (together, ())]
+        taken.update(group)
+        yield group
+    alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for run, config in missing.items():
+        if run not in taken:
+            alike[shape_key(config), points[run].step].append(run)
+    for group in alike.values():
+        yield sorted(group, key=lambda run: -missing[run].max_iters)
 
 
 def _flops_left(stack: Sequence[RunConfig], step: int) -> float:

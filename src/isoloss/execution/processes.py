@@ -1,7 +1,7 @@
 """Local worker processes: one single-threaded process a core, each living as long as the study.
 
-A worker that dies or falls silent takes only its runs with it: each is tried once more, alone and from its last
-checkpoint, and then set aside as failed.
+A worker that dies or falls silent takes only its runs with it: they are tried once more, together from their last
+checkpoints, then each alone, and then set aside as failed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -22,11 +22,14 @@ import torch
 
 from isoloss.errors import StoreError
 from isoloss.execution.plan import Stack
-from isoloss.execution.worker import Emit, Event, Workplace, train_stack, write_failed
+from isoloss.execution.recorder import Emit, Event
+from isoloss.execution.worker import train_stack, write_failed
+from isoloss.execution.workplace import Workplace
 from isoloss.spec.identity import run_id
 from isoloss.store.run import read_status, write_status
 from isoloss.training.backend import keep_freed_memory
 
+THREADS = 1
 POLL_S = 0.2
 STOP_TIMEOUT_S = 8.0
 STOPPED_LATE = "stopped on the way to its next checkpoint; the same command continues from the last"
@@ -49,10 +52,15 @@ class Processes:
 
     workers: int
 
+    @property
+    def threads(self) -> int:
+        """One, whatever the machine has."""
+        return THREADS
+
     def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
         """Hand out the stacks in order, the next one to whoever is free."""
         waiting = deque(stacks)
-        tried: set[str] = set()
+        deaths: Counter[str] = Counter()
         pool: list[_Worker] = []
         try:
             pool += [_start(place) for _ in range(min(self.workers, len(stacks)))]
@@ -62,7 +70,7 @@ class Processes:
                         worker.process.kill()
                         worker.process.join()
                     if not worker.process.is_alive():
-                        waiting.extend(_bury(worker, place, emit, tried))
+                        waiting.extend(_bury(worker, place, emit, deaths))
                         pool[index] = worker = _start(place) if waiting else worker
                     if worker.stack is None and waiting and worker.process.is_alive():
                         worker.stack, worker.heard = waiting.popleft(), time.monotonic()
@@ -119,8 +127,8 @@ def _listen(pool: Sequence[_Worker], emit: Emit) -> None:
             emit(event)
 
 
-def _bury(worker: _Worker, place: Workplace, emit: Emit, tried: set[str]) -> list[Stack]:
-    """A worker died: what of its runs to try once more, each alone. Those in `tried` have failed."""
+def _bury(worker: _Worker, place: Workplace, emit: Emit, deaths: Counter[str]) -> list[Stack]:
+    """A worker died: what of its runs to try once more, together, then each alone. A lone run's second death is it."""
     if worker.stack is None:
         return []
     while _pending(worker.pipe):
@@ -133,18 +141,19 @@ def _bury(worker: _Worker, place: Workplace, emit: Emit, tried: set[str]) -> lis
             return []
         emit(event)
     worker.process.join()
+    left = tuple(c for c in worker.stack if read_status(place.study.run(run_id(c))).state not in ("done", "diverged"))
+    deaths.update(map(run_id, left))
     again: list[Stack] = []
-    for config in worker.stack:
-        run, paths = run_id(config), place.study.run(run_id(config))
-        if read_status(paths).state in ("done", "diverged"):
-            continue
-        if run not in tried:
-            tried.add(run)
-            again.append((config,))
-            emit(Event(run, "running", 0, reason=f"{_death(worker)}; it is tried once more"))
-            continue
-        write_failed(paths, _death(worker))
-        emit(Event(run, "failed", 0, reason=_death(worker)))
+    if any(deaths[run_id(config)] == 1 for config in left):
+        again = [left]  # together, so that the roundings are those of a worker that lived
+    elif len(left) > 1:
+        again = [(config,) for config in left]
+    for config in left:
+        if not again:
+            write_failed(place.study.run(run_id(config)), _death(worker))
+            emit(Event(run_id(config), "failed", 0, reason=_death(worker)))
+        else:
+            emit(Event(run_id(config), "running", 0, reason=f"{_death(worker)}; it is tried once more"))
     worker.stack = None
     return again
 
@@ -175,7 +184,7 @@ def _stop(pool: Sequence[_Worker], place: Workplace, emit: Emit) -> None:
     for worker in pool:
         worker.process.join(max(0.0, deadline - time.monotonic()))
         worker.process.kill()
-        for (config,) in _bury(worker, place, emit, set()):
+        for config in (config for left in _bury(worker, place, emit, Counter()) for config in left):
             paths = place.study.run(run_id(config))
             with suppress(StoreError):
                 write_status(paths, replace(read_status(paths), state="pending", reason=STOPPED_LATE))
@@ -186,7 +195,7 @@ def _work(pipe: Connection, place: Workplace) -> None:
     """A worker's life: take a stack, train it, say so; leave when told to or when the coordinator is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     keep_freed_memory()
     try:
         while (configs := cast("Stack | None", pipe.recv())) is not None:

@@ -20,9 +20,10 @@ from isoloss.execution.executor import Executor, Inline, Listener, Quiet
 from isoloss.execution.options import RunOptions
 from isoloss.execution.plan import Stack, is_missing, plan_stacks
 from isoloss.execution.processes import Processes
+from isoloss.execution.resuming import refuse_other_numerics
 from isoloss.execution.reuse import adopt, waves
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
-from isoloss.execution.worker import Workplace
+from isoloss.execution.workplace import Workplace
 from isoloss.files import read_record, read_sealed, write_record, write_sealed
 from isoloss.spec.compute import disk_bytes, train_flops, training_memory_bytes
 from isoloss.spec.config import RunConfig
@@ -82,9 +83,9 @@ def run_study(
     for config in results.configs:
         check_length(config, len(tokens.train_N), len(tokens.val_M))
         ranks.rows(config)
-    place = Workplace(
-        paths, tokens.folder, device, uses_compiled_kernels(options, results.configs, device, listener.say)
-    )
+    compiled = uses_compiled_kernels(options, results.configs, device, listener.say)
+    width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
+    place = Workplace(paths, tokens.folder, device, compiled, width)
     if ranks.rank:
         for wave in waves(results.configs):
             ranks.barrier()  # until rank 0 has adopted what the wave before it trained
@@ -100,13 +101,14 @@ def run_study(
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
         listener.begin(missing, list(study.factors))
-        width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
         for wave in waves(results.configs):
             adopt(results, wave)
             ranks.barrier()
             stacks = plan_stacks(results, width, wave)
             ranks.barrier()  # before anyone's training changes what the others plan by
             used = executor or _executor(options, results, stacks, device, ranks, listener.say)
+            if not options.accept_other_numerics:
+                refuse_other_numerics(place, stacks, used.threads, ranks.world)
             used.run(stacks, place, listener.emit, should_stop)
         stopped = should_stop() and any(is_missing(results, config) for config in results.configs)
         table = write_summary(results)

@@ -3,152 +3,35 @@
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from isoloss.data.tokens import Tokens, open_tokens
-from isoloss.errors import NumericsError, StoreError
-from isoloss.execution.plan import Stack
+from isoloss.errors import StoreError
+from isoloss.execution.plan import TOGETHER, Stack
+from isoloss.execution.recorder import Emit, Event, RunRecorder, Silent
+from isoloss.execution.resuming import NUMERICS, Begun, begun_together, continued
 from isoloss.execution.reuse import CONTINUES
+from isoloss.execution.workplace import Workplace
 from isoloss.files import explained, locked
-from isoloss.spec.compute import tokens_per_step
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
-from isoloss.store.layout import RunPaths, StudyPaths
-from isoloss.store.run import (
-    NOTHING,
-    Extent,
-    RowWriter,
-    RunStatus,
-    check_rows,
-    create_run,
-    extents,
-    read_status,
-    write_status,
-)
+from isoloss.store.layout import RunPaths
+from isoloss.store.run import RunStatus, create_run, read_status, write_status
 from isoloss.training import checkpoint
 from isoloss.training.backend import kernels_for
 from isoloss.training.device import describe, peak
 from isoloss.training.distributed import Ranks
-from isoloss.training.loop import EvalRow, StepRow, train
-from isoloss.training.state import COMPUTE_DTYPES, MemberState, Progress, fresh, stack
+from isoloss.training.loop import train
+from isoloss.training.state import COMPUTE_DTYPES, stack
 
 LOCK_TIMEOUT_S = 30.0
 """How long a run's previous writer, orphaned by a kill, is given to notice and let go."""
-
-EMIT_INTERVAL_S = 2.0
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a worker tells of one run: it started, is on its way, or ended in a state, and why where that is news.
-
-    tokens_per_s is the rate since the last event, evaluation and checkpoints included.
-    """
-
-    run_id: str
-    kind: Literal["running", "done", "failed", "diverged", "stopped"]
-    step: int
-    loss: float | None = None
-    tokens_per_s: float | None = None
-    reason: str = ""
-
-
-Emit = Callable[[Event], None]
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """What every stack of a study shares: where to write, what to read, where and with which kernels to compute."""
-
-    study: StudyPaths
-    tokens_folder: Path
-    device: torch.device
-    compiled: bool = False
-
-
-class RunRecorder:
-    """One run's observer: rows to its files, checkpoints beside them, events to the coordinator."""
-
-    def __init__(
-        self,
-        paths: RunPaths,
-        config: RunConfig,
-        provenance: Mapping[str, Any],
-        emit: Emit,
-        kept: Mapping[str, Extent] = MappingProxyType({}),
-    ) -> None:
-        self._paths, self._id, self._provenance, self._emit = paths, run_id(config), provenance, emit
-        self._metrics = RowWriter(paths.metrics, kept.get("metrics", NOTHING))
-        self._evals = RowWriter(paths.evals, kept.get("evals", NOTHING))
-        self._rows: dict[str, Extent] = {}
-        self._tokens_per_step = tokens_per_step(config)
-        self._emitted, self._unreported_steps = time.monotonic(), 0
-        self.ended = False
-
-    def step(self, row: StepRow) -> None:
-        """Append to metrics.jsonl and now and then tell the coordinator."""
-        self._metrics.write(asdict(row))
-        self._unreported_steps += 1
-        elapsed = time.monotonic() - self._emitted
-        if elapsed > EMIT_INTERVAL_S:
-            rate = self._unreported_steps * self._tokens_per_step / elapsed
-            self._emit(Event(self._id, "running", row.step + 1, row.loss, rate))
-            self._emitted, self._unreported_steps = time.monotonic(), 0
-
-    def evaluation(self, row: EvalRow) -> None:
-        """Append to evals.jsonl."""
-        self._evals.write(asdict(row))
-
-    def checkpoint(self, state: MemberState) -> None:
-        """Save the state, once the rows that led to it are on the disk."""
-        rows = {name: asdict(extent) for name, extent in self._sync().items()}
-        checkpoint.save_last(self._paths.folder, state, {"rows": rows})
-
-    def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
-        """Close the run."""
-        self.close()
-        checkpoint.drop_previous(self._paths.folder)
-        self.status(outcome, progress, reason)
-        self._emit(Event(self._id, outcome, progress.step, progress.best_val_loss, reason=reason))
-        self.ended = True
-
-    def status(self, state: Literal["pending", "running", "done", "diverged"], progress: Progress, reason: str) -> None:
-        """Replace status.json."""
-        times = {"train": progress.train_time_s, "eval": progress.eval_time_s, "checkpoint": progress.checkpoint_time_s}
-        write_status(self._paths, RunStatus(state, reason, times, self._provenance, self._rows))
-
-    def abandon(self) -> None:
-        """Let go of the row files after a failure, as far as the disk still allows."""
-        for writer in (self._metrics, self._evals):
-            with suppress(StoreError):
-                writer.close()
-
-    def close(self) -> None:
-        """Force the rows to the disk and let go of their files."""
-        self._rows = self._sync()
-        self._metrics.close()
-        self._evals.close()
-
-    def _sync(self) -> dict[str, Extent]:
-        return {"metrics": self._metrics.sync(), "evals": self._evals.sync()}
-
-
-class Silent:
-    """The observer of ranks that keep no record."""
-
-    def step(self, row: StepRow) -> None: ...  # noqa: D102
-    def evaluation(self, row: EvalRow) -> None: ...  # noqa: D102
-    def checkpoint(self, state: MemberState) -> None: ...  # noqa: D102
-    def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None: ...  # noqa: D102
 
 
 def train_stack(
@@ -231,20 +114,36 @@ def _train_locked(
     should_stop: Callable[[], bool],
     ranks: Ranks,
 ) -> None:
-    found = [_resume(place.study.run(run_id(config)), config, emit) for config in configs]
-    states = [state for state, _ in found]
+    """Train what the runs continue from."""
+    for found in begun_together(place.study, configs, emit):
+        _train_alike(place, found, tokens, recorders, emit, should_stop, ranks)
+
+
+def _train_alike(
+    place: Workplace,
+    found: Sequence[Begun],
+    tokens: Tokens,
+    recorders: dict[str, RunRecorder],
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    ranks: Ranks,
+) -> None:
+    states, precision = [one.state for one in found], found[0].state.config.precision
     ranks.barrier()
-    kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], place.device, compiled=place.compiled)
+    kernels = kernels_for(COMPUTE_DTYPES[precision], place.device, compiled=place.compiled)
     if ranks.rank:
         stacked = stack(states, place.device, kernels)
         train(stacked, tokens, lambda config: Silent(), ranks=ranks, should_stop=should_stop)
         return
-    layout = {"stack_width": len(configs), "ranks": ranks.world, "kernels": kernels.name}
-    provenance = {**describe(place.device).as_dict(), **layout}
-    for state, rows in found:
-        measured = peak(place.device, state.config.precision, torch.get_num_threads())
-        recorder = _open_recorder(place, state, rows, {**provenance, "peak": asdict(measured)}, emit)
-        recorders[run_id(state.config)] = recorder
+    threads = torch.get_num_threads()
+    now = place.numerics(precision, threads, ranks.world)
+    layout = {"stack_width": len(found), "ranks": ranks.world, "kernels": kernels.name}
+    measured = {"peak": asdict(peak(place.device, precision, threads))}
+    provenance = {**describe(place.device).as_dict(), **layout, **measured}
+    together = [run_id(state.config) for state in states]
+    for run, one in zip(together, found, strict=True):
+        beside = {NUMERICS: continued(one.numerics, one.step, now), TOGETHER: together}
+        recorders[run] = _open_recorder(place, one, provenance, beside, emit)
     stopped = train(
         stack(states, place.device, kernels),  # no name here, so that what leaves the stack leaves the memory
         tokens,
@@ -260,28 +159,13 @@ def _train_locked(
             emit(Event(run_id(config), "stopped", progress.step))
 
 
-def _resume(paths: RunPaths, config: RunConfig, emit: Emit) -> tuple[MemberState, Mapping[str, Extent]]:
-    """The state a run continues from, and how far its rows go there."""
-
-    def check(beside: checkpoint.Beside) -> None:
-        for name, extent in extents(beside.get("rows", {})).items():
-            check_rows(paths.rows(name), extent)
-
-    found = checkpoint.resume(paths.folder, check)
-    if found.problem:
-        emit(Event(run_id(config), "running", 0, reason=found.problem))
-    if found.state is None:
-        return fresh(config), {}
-    if run_id(found.state.config) != run_id(config):
-        raise NumericsError(f"{paths.folder}: its checkpoint belongs to run {run_id(found.state.config)}")
-    return found.state, extents(found.beside.get("rows", {}))
-
-
 def _open_recorder(
-    place: Workplace, state: MemberState, rows: Mapping[str, Extent], provenance: Mapping[str, Any], emit: Emit
+    place: Workplace, found: Begun, provenance: Mapping[str, Any], beside: Mapping[str, Any], emit: Emit
 ) -> RunRecorder:
     """Bring a run's rows back to where its state is, and open it for writing."""
-    paths, progress = place.study.run(run_id(state.config)), state.progress
+    state, progress = found.state, found.state.progress
+    paths = place.study.run(run_id(state.config))
+    provenance = {**provenance, NUMERICS: beside[NUMERICS]}
     before = read_status(paths).provenance.get(CONTINUES)
     provenance = provenance if before is None else {**provenance, CONTINUES: before}
     create_run(paths, state.config)
@@ -289,7 +173,7 @@ def _open_recorder(
         paths.samples.unlink(missing_ok=True)  # of what the run was before
     if progress.step:
         checkpoint.promote_best(paths.folder, state)
-    recorder = RunRecorder(paths, state.config, provenance, emit, rows)
+    recorder = RunRecorder(paths, state.config, provenance, beside, emit, found.rows)
     recorder.status("running", progress, "")
     emit(Event(run_id(state.config), "running", progress.step))
     return recorder

@@ -122,7 +122,26 @@ def _measurement(snapshot: Snapshot) -> Iterator[str]:
     if any(config.eval == "sampled" for config in snapshot.configs.values()):
         yield "Sampled evaluations carry sampling noise, and the lowest of several noisy ones is lower than the truth."
     yield "One corpus and one split: nothing here says how far results carry to other text."
+    yield from _numerics(snapshot)
     yield (
         "Step times, throughput and MFU are medians over steps on a machine that other runs may have shared; they "
         "are no benchmark."
     )
+
+
+def _numerics(snapshot: Snapshot) -> Iterator[str]:
+    """Runs whose bits come of more than one place, and runs that differ in where they come from."""
+    records = [status.provenance.get("numerics", []) for status in snapshot.statuses.values()]
+    changed = sum(len(record) > 1 for record in records)
+    if changed:
+        yield (
+            f"{say.plural(changed, 'run')} {'was' if changed == 1 else 'were'} continued under other numerics than "
+            f"{'it' if changed == 1 else 'they'} began with (threads, kernels, stack width, torch or processor), as "
+            "was accepted; another start would not give the same bits."
+        )
+    places = {tuple(value for name, value in entry.items() if name != "step") for record in records for entry in record}
+    if len(places) > 1:
+        yield (
+            f"The runs were trained under {len(places)} different numerics; differences of rounding between them are "
+            "part of what distinguishes runs."
+        )

@@ -30,9 +30,13 @@ def compiled_kernels(say: Callable[[str], None]) -> bool:
     return True
 
 
-def kernels_for(dtype: torch.dtype, device: torch.device, *, compiled: bool) -> Kernels:
-    """The kernels a stack trains with here. Raises CompilerError when compiled ones are asked for and missing."""
-    if compiled and device.type == "cpu" and dtype in SUFFIXES and torch.get_num_threads() <= NATIVE_THREADS:
+def kernels_for(dtype: torch.dtype, device: torch.device, *, compiled: bool, threads: int | None = None) -> Kernels:
+    """The kernels a stack trains with here, with so many threads; None is this process's number.
+
+    Raises CompilerError when compiled ones are asked for and missing.
+    """
+    threads = threads or torch.get_num_threads()
+    if compiled and device.type == "cpu" and dtype in SUFFIXES and threads <= NATIVE_THREADS:
         return NativeKernels(dtype)
     return TorchKernels(dtype)
 

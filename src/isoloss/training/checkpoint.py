@@ -34,6 +34,8 @@ from isoloss.training.state import MemberState, Progress
 
 Beside = Mapping[str, Any]
 """What else is true of a run at its checkpoint, in plain values: the extents of its rows."""
+Check = Callable[[Beside], None]
+"""Raises StoreError when what was saved beside a checkpoint no longer holds."""
 FORMAT_VERSION = 2
 PARTS = {"model": "flat_P", "exp_avg": "exp_avg_P", "exp_avg_sq": "exp_avg_sq_P"}
 """Prefix of tensor names in the file, and the field of MemberState it holds."""
@@ -67,11 +69,11 @@ class Resumed:
     problem: str = ""
 
 
-def resume(folder: Path, check: Callable[[Beside], None] = lambda beside: None) -> Resumed:
+def resume(folder: Path, check: Check = lambda beside: None) -> Resumed:
     """What to continue from: `last`, else `previous` where `last` is torn or damaged, else nothing.
 
-    `check` raises StoreError when what was saved beside a checkpoint no longer holds; the checkpoint is of no use then.
-    What is found becomes `last`. Raises StoreError when the folder cannot be written.
+    A checkpoint that fails the check is of no use. What is found becomes `last`. Raises StoreError when the folder
+    cannot be written.
     """
     problems: list[str] = []
     for name in ("last", "previous"):
@@ -90,6 +92,22 @@ def resume(folder: Path, check: Callable[[Beside], None] = lambda beside: None) 
     for name in ("last", "previous"):
         _remove(folder, name)
     return Resumed(None, {}, "; ".join([*problems, "training it anew"]) if problems else "")
+
+
+def step_back(folder: Path, step: int, check: Check) -> Resumed:
+    """Make `previous` the `last` again, where it is whole and at this step; else nothing is changed and no state found.
+
+    Raises StoreError when the folder cannot be written.
+    """
+    try:
+        state, beside = load(folder, "previous"), beside_of(folder, "previous")
+        check(beside)
+    except (NumericsError, StoreError) as error:
+        return Resumed(None, {}, str(error))
+    if state.progress.step != step:
+        return Resumed(None, {}, f"{folder}: no checkpoint of step {step:,}")
+    _link(folder, "previous", "last")
+    return Resumed(state, beside)
 
 
 def load(folder: Path, name: str) -> MemberState:

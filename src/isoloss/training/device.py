@@ -36,6 +36,10 @@ NOMINAL_PEAKS: tuple[tuple[str, float, float], ...] = (
 )
 
 
+BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")
+"""Flags of processors that multiply bf16 in hardware, each with roundings of its own."""
+
+
 @dataclass(frozen=True)
 class Peak:
     """FLOP/s a step is held against, and where the figure comes from: 'nominal' or 'measured GEMM'."""
@@ -129,10 +133,14 @@ def cpu_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def _cpu_multiplies_bf16() -> bool:
+def cpu_flags() -> set[str]:
+    """What the processor says it can do, as far as the system tells."""
     info = Path("/proc/cpuinfo")
-    flags = set(re.findall(r"[a-z0-9_]+", info.read_text().lower())) if info.exists() else set[str]()
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return set(re.findall(r"[a-z0-9_]+", info.read_text().lower())) if info.exists() else set[str]()
+
+
+def _cpu_multiplies_bf16() -> bool:
+    return bool(cpu_flags() & set(BF16_UNITS))
 
 
 def measured_gemm(device: torch.device, dtype: torch.dtype, size: int = 512, seconds: float = 0.3) -> float:

@@ -1,0 +1,118 @@
+"""One run's files while it trains: rows as they come, checkpoints beside them, a status, events to the coordinator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from isoloss.errors import StoreError
+from isoloss.spec.compute import tokens_per_step
+from isoloss.spec.config import RunConfig
+from isoloss.spec.identity import run_id
+from isoloss.store.layout import RunPaths
+from isoloss.store.run import NOTHING, Extent, RowWriter, RunStatus, write_status
+from isoloss.training import checkpoint
+from isoloss.training.loop import EvalRow, StepRow
+from isoloss.training.state import MemberState, Progress
+
+EMIT_INTERVAL_S = 2.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker tells of one run: it started, is on its way, or ended in a state, and why where that is news.
+
+    tokens_per_s is the rate since the last event, evaluation and checkpoints included.
+    """
+
+    run_id: str
+    kind: Literal["running", "done", "failed", "diverged", "stopped"]
+    step: int
+    loss: float | None = None
+    tokens_per_s: float | None = None
+    reason: str = ""
+
+
+Emit = Callable[[Event], None]
+
+
+class RunRecorder:
+    """One run's observer: rows to its files, checkpoints beside them, events to the coordinator."""
+
+    def __init__(
+        self,
+        paths: RunPaths,
+        config: RunConfig,
+        provenance: Mapping[str, Any],
+        beside: checkpoint.Beside,
+        emit: Emit,
+        kept: Mapping[str, Extent] = MappingProxyType({}),
+    ) -> None:
+        self._paths, self._id, self._emit = paths, run_id(config), emit
+        self._provenance, self._beside = provenance, beside
+        self._metrics = RowWriter(paths.metrics, kept.get("metrics", NOTHING))
+        self._evals = RowWriter(paths.evals, kept.get("evals", NOTHING))
+        self._rows: dict[str, Extent] = {}
+        self._tokens_per_step = tokens_per_step(config)
+        self._emitted, self._unreported_steps = time.monotonic(), 0
+        self.ended = False
+
+    def step(self, row: StepRow) -> None:
+        """Append to metrics.jsonl and now and then tell the coordinator."""
+        self._metrics.write(asdict(row))
+        self._unreported_steps += 1
+        elapsed = time.monotonic() - self._emitted
+        if elapsed > EMIT_INTERVAL_S:
+            rate = self._unreported_steps * self._tokens_per_step / elapsed
+            self._emit(Event(self._id, "running", row.step + 1, row.loss, rate))
+            self._emitted, self._unreported_steps = time.monotonic(), 0
+
+    def evaluation(self, row: EvalRow) -> None:
+        """Append to evals.jsonl."""
+        self._evals.write(asdict(row))
+
+    def checkpoint(self, state: MemberState) -> None:
+        """Save the state, once the rows that led to it are on the disk."""
+        rows = {name: asdict(extent) for name, extent in self._sync().items()}
+        checkpoint.save_last(self._paths.folder, state, {**self._beside, "rows": rows})
+
+    def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
+        """Close the run."""
+        self.close()
+        checkpoint.drop_previous(self._paths.folder)
+        self.status(outcome, progress, reason)
+        self._emit(Event(self._id, outcome, progress.step, progress.best_val_loss, reason=reason))
+        self.ended = True
+
+    def status(self, state: Literal["pending", "running", "done", "diverged"], progress: Progress, reason: str) -> None:
+        """Replace status.json."""
+        times = {"train": progress.train_time_s, "eval": progress.eval_time_s, "checkpoint": progress.checkpoint_time_s}
+        write_status(self._paths, RunStatus(state, reason, times, self._provenance, self._rows))
+
+    def abandon(self) -> None:
+        """Let go of the row files after a failure, as far as the disk still allows."""
+        for writer in (self._metrics, self._evals):
+            with suppress(StoreError):
+                writer.close()
+
+    def close(self) -> None:
+        """Force the rows to the disk and let go of their files."""
+        self._rows = self._sync()
+        self._metrics.close()
+        self._evals.close()
+
+    def _sync(self) -> dict[str, Extent]:
+        return {"metrics": self._metrics.sync(), "evals": self._evals.sync()}
+
+
+class Silent:
+    """The observer of ranks that keep no record."""
+
+    def step(self, row: StepRow) -> None: ...  # noqa: D102
+    def evaluation(self, row: EvalRow) -> None: ...  # noqa: D102
+    def checkpoint(self, state: MemberState) -> None: ...  # noqa: D102
+    def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None: ...  # noqa: D102

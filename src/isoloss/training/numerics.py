@@ -1,0 +1,54 @@
+"""What decides a run's bits besides its configuration: where all of it is equal, so are the numbers (on a CPU)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from isoloss.training.device import BF16_UNITS, cpu_flags, cpu_name
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Everything outside a configuration that a rounding may depend on. `stack` is the width planned with."""
+
+    torch: str
+    device: str
+    instructions: str
+    threads: int
+    kernels: str
+    stack: int
+    ranks: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return asdict(self)
+
+
+def numerics_here(device: torch.device, kernels: str, *, threads: int, stack: int, ranks: int) -> Numerics:
+    """The numerics of training on a device of this machine with these kernels and so many threads."""
+    return Numerics(
+        torch=f"{torch.__version__} ({str(torch.version.git_version)[:8]})",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        instructions=_instructions(),
+        threads=threads,
+        kernels=kernels,
+        stack=stack,
+        ranks=ranks,
+    )
+
+
+def differences(before: Mapping[str, Any], now: Numerics) -> list[str]:
+    """What of a run's recorded numerics is not as it is now, in words, empty where nothing changed."""
+    changed = [(name, before.get(name), value) for name, value in now.as_dict().items() if before.get(name) != value]
+    return [f"{name} was {then}, is now {value}" for name, then, value in changed]
+
+
+def _instructions() -> str:
+    """The instruction set torch uses, the vendor's own (BLAS libraries choose by it), and its unit for bf16."""
+    flags = cpu_flags()
+    unit = next((flag for flag in BF16_UNITS if flag in flags), "no bf16")
+    return f"{torch.backends.cpu.get_cpu_capability()} {unit}, {cpu_name().partition(' ')[0]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -19,10 +18,9 @@ import pytest
 import torch
 
 from isoloss.errors import ConfigError, StoreError
-from isoloss.execution import plan, processes, worker
+from isoloss.execution import plan, worker
 from isoloss.execution.executor import Inline, Quiet
 from isoloss.execution.plan import plan_stacks
-from isoloss.execution.recorder import Event
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.spec.config import RunConfig
 from isoloss.spec.hypotheses import make_hypothesis
@@ -164,52 +162,6 @@ def test_a_stack_too_large_for_the_memory_is_split_and_a_run_too_large_fails(
     if not room:
         [reason] = {read_status(results.paths.run(run)).reason for run in table["run_id"]}
         assert reason == "OutOfMemoryError: out of memory"
-
-
-class Killer(Quiet):
-    """Kills the worker of the first run it hears of, as often as told."""
-
-    def __init__(self, times: int, number: int = signal.SIGKILL) -> None:
-        self.times, self.number, self.victim, self.reasons = times, number, "", list[str]()
-
-    def emit(self, event: Event) -> None:
-        self.victim = self.victim or event.run_id
-        self.reasons.append(event.reason)
-        if event.run_id == self.victim and event.kind == "running" and not event.reason and self.times:
-            self.times -= 1
-            for child in multiprocessing.active_children():
-                os.kill(child.pid or 0, self.number)
-
-
-GRID = {"n_head": (1, 2, 4)}
-
-
-def test_a_run_whose_worker_dies_is_tried_once_more(study: Callable[..., Study], tmp_path: Path) -> None:
-    grid, killer = study(GRID, max_iters=400, eval_interval=400), Killer(1)
-    results = run_study(grid, tmp_path, replace(OPTIONS, workers=1), listener=killer)
-    assert results.summary()["status"].to_list() == ["done"] * 3
-    assert "its worker process was killed (out of memory?); it is tried once more" in killer.reasons
-
-
-def test_a_run_whose_worker_dies_twice_is_set_aside_and_the_next_start_tries_again(
-    study: Callable[..., Study], tmp_path: Path
-) -> None:
-    grid, killer, options = study(GRID, max_iters=400, eval_interval=400), Killer(2), replace(OPTIONS, workers=1)
-    results = run_study(grid, tmp_path, options, listener=killer)
-    states = {run: results.status(run) for run in results.summary()["run_id"]}
-    assert states[killer.victim].state == "failed" and "killed" in states[killer.victim].reason
-    assert [state.state for run, state in states.items() if run != killer.victim] == ["done", "done"]
-    assert run_study(grid, tmp_path, options).summary()["status"].to_list() == ["done"] * 3
-
-
-def test_a_worker_that_hangs_is_given_up(
-    study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(processes, "SILENCE_S", 12.0)
-    killer = Killer(1, signal.SIGSTOP)
-    results = run_study(study(GRID, max_iters=40), tmp_path, replace(OPTIONS, workers=1), listener=killer)
-    assert results.summary()["status"].to_list() == ["done"] * 3
-    assert "its worker process hung; it is tried once more" in killer.reasons
 
 
 STUDY_FILE = """

@@ -163,6 +163,8 @@ def _death(worker: _Worker) -> str:
     if code == -signal.SIGKILL:
         silent = time.monotonic() - worker.heard > SILENCE_S
         return "its worker process hung" if silent else "its worker process was killed (out of memory?)"
+    if code is not None and code < 0:
+        return f"its worker process crashed: {signal.strsignal(-code)}"
     return f"its worker process died with exit code {code}"
 
 

@@ -16,7 +16,10 @@ from isoloss.training.state import StackState
 from isoloss.training.step import gather_windows, on_device
 
 CPU_CHUNK_TOKENS = 2048
-"""Tokens in one forward pass on a CPU: enough for the GEMMs and little enough for the cache."""
+"""Tokens of a member in one forward pass on a CPU: enough for the GEMMs and little enough for the cache.
+
+Of a member, not of the stack: a mean's rounding must not depend on how many others there are.
+"""
 
 ACCELERATOR_CHUNK_BYTES = 2 << 30
 """About what the widest arrays of one forward pass may take on an accelerator."""
@@ -46,24 +49,24 @@ def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np
     return exact_eval_starts(length, config.block_size, config.eval_train_tokens if split == 0 else None)
 
 
-def _chunk_tokens(config: RunConfig, device: torch.device) -> int:
-    """Tokens of all members in one forward pass; scores, logits and activations count at 4 bytes."""
-    if device.type == "cpu":
+def _chunk_tokens(stack: StackState) -> int:
+    """Tokens of each member in one forward pass; scores, logits and activations count at 4 bytes."""
+    if stack.device.type == "cpu":
         return CPU_CHUNK_TOKENS
-    return ACCELERATOR_CHUNK_BYTES // (
-        4 * (4 * config.n_head * config.block_size + 3 * config.vocab_size + 12 * config.n_embd)
-    )
+    config = max(stack.members, key=lambda config: config.n_head)
+    widths = 4 * config.n_head * config.block_size + 3 * config.vocab_size + 12 * config.n_embd
+    return ACCELERATOR_CHUNK_BYTES // (4 * widths * len(stack.members))
 
 
 @torch.no_grad()
 def _mean_loss(stack: StackState, text_N: Tensor, starts_ExW: NDArray[np.int64], ranks: Ranks) -> Tensor:
     """Mean loss over windows, fp64 of shape [E]; the ranks share the windows between them."""
-    n_windows, config = starts_ExW.shape[1], max(stack.members, key=lambda config: config.n_head)
-    chunk = max(1, _chunk_tokens(config, stack.device) // (config.block_size * len(stack.members)))
+    n_windows, block_size = starts_ExW.shape[1], stack.members[0].block_size
+    chunk = max(1, _chunk_tokens(stack) // block_size)
     mine_ExW = torch.from_numpy(starts_ExW[:, ranks.rank :: ranks.world]).to(stack.device)
     sums = [torch.zeros(len(stack.members), device=stack.device)]
     for first in range(0, mine_ExW.shape[1], chunk):
         part_ExW = mine_ExW[:, first : first + chunk]
-        blocks_ExWxT1 = gather_windows(text_N, part_ExW, config.block_size)
+        blocks_ExWxT1 = gather_windows(text_N, part_ExW, block_size)
         sums.append(gpt.loss(stack.parameters, stack.members, blocks_ExWxT1) * part_ExW.shape[1])
     return ranks.sum(torch.stack(sums).cpu().double().sum(dim=0)) / n_windows

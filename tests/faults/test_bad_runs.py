@@ -1,0 +1,151 @@
+"""One bad run is one bad run: what is not finite, a crash, a kill or a hang leaves the others as they would be."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoloss.cli.run import run_and_report
+from isoloss.data.tokens import Tokens
+from isoloss.execution import processes
+from isoloss.execution.executor import Quiet
+from isoloss.execution.options import RunOptions
+from isoloss.execution.recorder import Event
+from isoloss.execution.study import run_study
+from isoloss.spec.config import RunConfig
+from isoloss.spec.study import Study
+from isoloss.store.tables import load_study
+from isoloss.training import loop
+from isoloss.training.state import MemberState
+from tests.faults.harness import science
+from tests.recording import Recording, recorded
+
+STEPS = 12
+TINY: dict[str, Any] = {"n_layer": 1, "n_embd": 16, "n_head": 2, "block_size": 16, "batch_size": 4, "warmup_iters": 2}
+TINY |= {"eval_train_tokens": 64, "precision": "fp32"}
+CRASHES = [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL]
+
+
+def found(recording: Recording) -> list[Any]:
+    """All that a run found, weights included, apart from the clock."""
+    steps = [(row.step, row.loss, row.lr, row.grad_norm) for row in recording.steps]
+    evals = [(row.step, row.train_loss, row.val_loss) for row in recording.evals]
+    return [recording.outcome, steps, evals, [_bits(state) for state in recording.kept]]
+
+
+def _bits(state: MemberState) -> list[bytes]:
+    return [tensor.numpy().tobytes() for tensor in (state.flat_P, state.exp_avg_P, state.exp_avg_sq_P)]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_not_finite_in_one_member_changes_no_bit_of_another(
+    make: Callable[..., RunConfig],
+    tokens: Tokens,
+    monkeypatch: pytest.MonkeyPatch,
+    few: int | None,
+    compiled: bool,
+) -> None:
+    configs = [make(seed=seed, dropout=0.1, max_iters=STEPS, eval_interval=4) for seed in (1, 2, 3)]
+    whole = [found(recording) for recording in recorded(configs, tokens, compiled=compiled)]
+    take = loop.Stepper.take
+    points = [(e, step, value) for e in range(3) for step in range(STEPS) for value in (float("nan"), float("inf"))]
+    for poisoned, at, value in points if few is None else random.Random(int(compiled)).sample(points, few // 2):
+
+        def poison(stepper: Any, n: int, e: int = poisoned, at: int = at, value: float = value) -> Any:
+            stack = stepper._stack
+            if stack.step == at and len(stack.members) == len(configs):
+                stack.parameters.flat_ExP[e, at :: STEPS + 1] = value
+            return take(stepper, n)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Stepper, "take", poison)
+            harmed = [found(recording) for recording in recorded(configs, tokens, compiled=compiled)]
+        assert harmed[poisoned][0] == "diverged", (poisoned, at, value)
+        assert [run for e, run in enumerate(harmed) if e != poisoned] == [
+            run for e, run in enumerate(whole) if e != poisoned
+        ], (poisoned, at, value)
+
+
+class Harm(Quiet):
+    """Sends a signal to the worker of the first run it hears of, as often as told."""
+
+    def __init__(self, times: int, number: int) -> None:
+        self.times, self.number, self.victim, self.reasons = times, number, "", list[str]()
+
+    def emit(self, event: Event) -> None:
+        self.victim = self.victim or event.run_id
+        self.reasons.append(event.reason)
+        if event.run_id == self.victim and event.kind == "running" and not event.reason and self.times:
+            self.times -= 1
+            for child in children(os.getpid()):
+                os.kill(child, self.number)
+
+
+def children(process: int) -> list[int]:
+    """The worker processes of a coordinator."""
+    found = [
+        int(child)
+        for task in Path(f"/proc/{process}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.fixture
+def grid(text_file: Path) -> Study:
+    base = {**TINY, "max_iters": 300, "eval_interval": 150}
+    return Study("grid", str(text_file), base=base, factors={"weight_decay": (0.0, 0.1, 0.2)})
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+def test_a_crash_in_native_code_costs_its_runs_one_more_try(
+    grid: Study, tmp_path: Path, few: int | None, stack: int
+) -> None:
+    options = RunOptions(device="cpu", workers=1, stack=stack, compile="off")
+    run_study(grid, tmp_path / "whole", options)
+    for number in CRASHES if few is None else CRASHES[stack : stack + 1]:
+        harm = Harm(1, number)
+        run_study(grid, tmp_path / str(number), options, listener=harm)
+        assert science(tmp_path / str(number)) == science(tmp_path / "whole")
+        assert any(reason.endswith("it is tried once more") for reason in harm.reasons)
+
+
+def test_a_run_whose_worker_dies_twice_is_set_aside_and_the_next_start_tries_again(grid: Study, tmp_path: Path) -> None:
+    harm, options = Harm(2, signal.SIGKILL), RunOptions(device="cpu", workers=1, compile="off")
+    results = run_study(grid, tmp_path, options, listener=harm)
+    states = {run: results.status(run) for run in results.summary()["run_id"]}
+    assert states[harm.victim].reason == "its worker process was killed (out of memory?)"
+    assert sorted(status.state for status in states.values()) == ["done", "done", "failed"]
+    assert run_study(grid, tmp_path, options).summary()["status"].to_list() == ["done"] * 3
+
+
+def test_of_a_stack_that_keeps_crashing_only_the_run_that_crashes_fails(grid: Study, tmp_path: Path) -> None:
+    harm = Harm(3, signal.SIGSEGV)
+    results = run_study(grid, tmp_path, RunOptions(device="cpu", workers=1, stack=3, compile="off"), listener=harm)
+    states = {run: results.status(run) for run in results.summary()["run_id"]}
+    assert states[harm.victim].reason == "its worker process crashed: Segmentation fault"
+    assert sorted(status.state for status in states.values()) == ["done", "done", "failed"]
+
+
+def test_a_hang_is_told_from_a_clock_that_jumps(grid: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "SILENCE_S", 12.0)
+    options = RunOptions(device="cpu", workers=1, compile="off")
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    harm = Harm(1, signal.SIGSTOP)
+    results = run_study(grid, tmp_path, options, listener=harm)
+    assert results.summary()["status"].to_list() == ["done"] * 3
+    assert "its worker process hung; it is tried once more" in harm.reasons
+
+
+def test_the_program_ends_with_1_when_a_run_diverged(text_file: Path, tmp_path: Path) -> None:
+    base = {**TINY, "max_iters": 4, "eval_interval": 2, "decay_lr": False, "grad_clip": 0.0}
+    study = Study("rates", str(text_file), base=base, factors={"learning_rate": (1e-3, 1e30)})
+    assert run_and_report(study, tmp_path, RunOptions(device="cpu", workers=1)) == 1
+    assert sorted(load_study(tmp_path).summary()["status"]) == ["diverged", "done"]

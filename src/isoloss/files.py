@@ -63,7 +63,7 @@ def locked(path: Path, timeout_s: float, message: Callable[[], str]) -> Iterator
     """
     lock = filelock.FileLock(path, is_singleton=True)
     with explained(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             lock.acquire(timeout=timeout_s)
         except filelock.Timeout as error:
@@ -80,7 +80,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises StoreError when the file system refuses; the previous content then stays as it was.
     """
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
@@ -93,6 +93,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, their names forced to the disk: what lies in a lost folder is lost with it."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -44,8 +44,8 @@ class Told:
 class Trials:
     """Starts a study in forks of a process that has the shim loaded."""
 
-    def __init__(self, study: Path, process: subprocess.Popen[str]) -> None:
-        self._study, self._process = study, process
+    def __init__(self, study: Path, stack: int, process: subprocess.Popen[str]) -> None:
+        self._study, self._stack, self._process = study, stack, process
 
     def start(
         self,
@@ -54,18 +54,24 @@ class Trials:
         at: int = 0,
         *,
         times: int = 1,
-        log: Path | None = None,
+        record: Path | None = None,
         kill_after: float | None = None,
+        jumps: int | None = None,
     ) -> Told:
-        """Run the study into `out`, harmed at the operation numbered `at` from 1, or killed after so many seconds."""
+        """Run the study into `out`, harmed at the operation numbered `at` from 1, or killed after so many seconds.
+
+        `record` takes every operation; `jumps` seeds the days by which the clock is off from one step to the next.
+        """
         request = {
             "study": str(self._study),
             "out": str(out),
             "harm": _CODES[harm],
             "at": at,
             "times": times,
-            "log": str(log or ""),
+            "record": str(record or ""),
             "kill_after": kill_after,
+            "jumps": jumps,
+            "stack": self._stack,
         }
         assert self._process.stdin and self._process.stdout
         print(json.dumps(request), file=self._process.stdin, flush=True)
@@ -77,8 +83,8 @@ class Trials:
 
 
 @contextmanager
-def trials(study: Path, folder: Path) -> Iterator[Trials]:
-    """A server of trials of the study in a file; `folder` takes the compiled shim."""
+def trials(study: Path, folder: Path, stack: int = 1) -> Iterator[Trials]:
+    """A server of trials of the study in a file, so many runs a stack; `folder` takes the compiled shim."""
     shim = folder / "shim.so"
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     assert compiler, "the fault tests need a C compiler"
@@ -91,7 +97,7 @@ def trials(study: Path, folder: Path) -> Iterator[Trials]:
         text=True,
         env={**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1"},
     ) as process:
-        yield Trials(study, process)
+        yield Trials(study, stack, process)
         assert process.stdin
         process.stdin.close()
 

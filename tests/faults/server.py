@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from isoloss.spec.studyfile import find_study
 
 SHIM: Any = ctypes.CDLL(os.environ["LD_PRELOAD"])
 SHIM.fault_counted.restype = ctypes.c_long
+DAY_S = 86400
 
 
 def trial(request: dict[str, Any], answer: int) -> None:
@@ -34,11 +36,19 @@ def trial(request: dict[str, Any], answer: int) -> None:
         ctypes.c_long(request["at"]),
         ctypes.c_int(request["harm"]),
         ctypes.c_long(request["times"]),
-        request["log"].encode(),
+        request["record"].encode(),
     )
-    message = ""
+    jumps = None if request["jumps"] is None else random.Random(request["jumps"])
+
+    def should_stop() -> bool:
+        if jumps is not None:
+            SHIM.fault_jump(ctypes.c_long(jumps.choice((-DAY_S, 0, DAY_S))))
+        return False
+
+    message, options = "", RunOptions(device="cpu", stack=request["stack"])
     try:
-        results = run_study(find_study(request["study"]), out, RunOptions(device="cpu"), executor=Inline())
+        study = find_study(request["study"])
+        results = run_study(study, out, options, executor=Inline(), should_stop=should_stop)
         states = results.summary()["status"].to_list()
     except IsolossError as error:
         message, states = str(error), []

@@ -3,7 +3,8 @@
  * Preloaded before the C library. Nothing happens until fault_arm() is called; from then on every write, truncation,
  * flush to disk, rename, link, removal and new folder below the root is counted, in the order it happens, and the one
  * with the given number is struck: the process is killed before it, or halfway through a write, or the system's answer
- * is an error, from there on as often as asked. Recorded operations go to a log as `number name path` lines.
+ * is an error, from there on as often as asked. Every operation may be recorded: a line `name, path, other path, offset,
+ * size`, separated by tabs, and what was written. The clock of the day may be told to be off.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -14,8 +15,11 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <stdarg.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { NOTHING = 0, KILL = 1, HALF = 2 }; /* any other value above 2 is an errno: 1000 + errno */
@@ -23,19 +27,21 @@ enum { NOTHING = 0, KILL = 1, HALF = 2 }; /* any other value above 2 is an errno
 static char root[PATH_MAX];
 static size_t root_length;
 static long strike_at, strikes;
-static int harm, log_fd = -1;
-static atomic_long counted;
+static int harm, record_fd = -1;
+static atomic_long counted, clock_jump_s;
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 /* Arm the process: `at` counts from 1; 0 only counts. `times` is how often in a row an error is answered. */
-void fault_arm(const char *folder, long at, int what, long times, const char *log_path) {
+void fault_arm(const char *folder, long at, int what, long times, const char *record) {
     strncpy(root, folder, sizeof root - 1);
     root_length = strlen(root);
     strike_at = at, harm = what, strikes = times;
-    log_fd = log_path[0] ? open(log_path, O_WRONLY | O_CREAT | O_APPEND, 0644) : -1;
+    record_fd = record[0] ? NEXT(open)(record, O_WRONLY | O_CREAT | O_APPEND, 0644) : -1;
     atomic_store(&counted, 0);
 }
+
+void fault_jump(long seconds) { atomic_store(&clock_jump_s, seconds); }
 
 long fault_counted(void) { return atomic_load(&counted); }
 
@@ -45,7 +51,6 @@ static int below_root(const char *path) { return root_length && strncmp(path, ro
 static int struck(const char *name, const char *path) {
     if (!below_root(path)) return 0;
     long number = atomic_fetch_add(&counted, 1) + 1;
-    if (log_fd >= 0) dprintf(log_fd, "%ld %s %s\n", number, name, path + root_length);
     if (!strike_at || number < strike_at) return 0;
     int halved = harm == HALF && strstr(name, "write"); /* what is no write has no half: the process dies before it */
     if ((harm == KILL || harm == HALF) && number == strike_at && !halved) kill(getpid(), SIGKILL);
@@ -57,22 +62,73 @@ static int struck(const char *name, const char *path) {
     return 0;
 }
 
-static int struck_fd(const char *name, int fd) {
+/* The path of an open file; 0 when it is none below the root. */
+static int path_of(int fd, char path[PATH_MAX]) {
     if (!root_length || fd < 0) return 0;
-    char link[64], path[PATH_MAX];
+    char link[64];
     int saved = errno;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
+    ssize_t length = readlink(link, path, PATH_MAX - 1);
     errno = saved;
     if (length < 0) return 0;
     path[length] = 0;
-    return struck(name, path);
+    return below_root(path);
 }
 
-static int struck_at(const char *name, int folder, const char *path) {
-    if (!root_length) return 0;
-    if (path[0] == '/' || folder == AT_FDCWD) return struck(name, path);
-    return struck_fd(name, folder);
+static void record(const char *name, const char *path, const char *other, off64_t offset, const void *data, size_t size) {
+    if (record_fd < 0 || !below_root(path)) return;
+    dprintf(record_fd, "%s\t%s\t%s\t%ld\t%zu\n", name, path + root_length,
+            below_root(other) ? other + root_length : "", (long)offset, size);
+    if (data) NEXT(write)(record_fd, data, size);
+}
+
+static int struck_fd(const char *name, int fd) {
+    char path[PATH_MAX];
+    return path_of(fd, path) ? struck(name, path) : 0;
+}
+
+static void record_fd_write(int fd, const void *data, size_t size) {
+    char path[PATH_MAX];
+    if (record_fd < 0 || !path_of(fd, path)) return;
+    struct stat now;
+    int appends = fcntl(fd, F_GETFL) & O_APPEND;
+    record("write", path, "", appends && !fstat(fd, &now) ? now.st_size : lseek64(fd, 0, SEEK_CUR), data, size);
+}
+
+static void record_fd_other(const char *name, int fd, off64_t offset) {
+    char path[PATH_MAX];
+    if (record_fd >= 0 && path_of(fd, path)) record(name, path, "", offset, NULL, 0);
+}
+
+/* An opening that makes a file or empties one is an operation too. */
+static int struck_open(const char *path, int flags) {
+    if (!below_root(path)) return 0;
+    int absent = access(path, F_OK) != 0;
+    if (!((flags & O_CREAT && absent) || flags & O_TRUNC)) return 0;
+    if (struck("open", path)) return 1;
+    record(absent ? "create" : "empty", path, "", 0, NULL, 0);
+    return 0;
+}
+
+#define OPEN(symbol)                                     \
+    int symbol(const char *path, int flags, ...) {       \
+        va_list rest;                                    \
+        va_start(rest, flags);                           \
+        mode_t mode = va_arg(rest, mode_t);              \
+        va_end(rest);                                    \
+        if (root_length && struck_open(path, flags)) return -1; \
+        return NEXT(symbol)(path, flags, mode);          \
+    }
+OPEN(open)
+OPEN(open64)
+
+int openat(int folder, const char *path, int flags, ...) {
+    va_list rest;
+    va_start(rest, flags);
+    mode_t mode = va_arg(rest, mode_t);
+    va_end(rest);
+    if (root_length && struck_open(path, flags)) return -1;
+    return NEXT(openat)(folder, path, flags, mode);
 }
 
 ssize_t write(int fd, const void *data, size_t size) {
@@ -81,12 +137,15 @@ ssize_t write(int fd, const void *data, size_t size) {
         NEXT(write)(fd, data, size / 2);
         kill(getpid(), SIGKILL);
     }
-    return hit ? -1 : NEXT(write)(fd, data, size);
+    if (hit) return -1;
+    record_fd_write(fd, data, size);
+    return NEXT(write)(fd, data, size);
 }
 
 ssize_t writev(int fd, const struct iovec *parts, int count) {
     int hit = struck_fd("writev", fd);
     if (hit == HALF) kill(getpid(), SIGKILL);
+    for (int i = 0; !hit && i < count; i++) record_fd_write(fd, parts[i].iov_base, parts[i].iov_len);
     return hit ? -1 : NEXT(writev)(fd, parts, count);
 }
 
@@ -99,21 +158,74 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t offset) {
     return hit ? -1 : NEXT(pwrite64)(fd, data, size, offset);
 }
 
-int fsync(int fd) { return struck_fd("fsync", fd) ? -1 : NEXT(fsync)(fd); }
-int fdatasync(int fd) { return struck_fd("fdatasync", fd) ? -1 : NEXT(fdatasync)(fd); }
-int ftruncate64(int fd, off64_t size) { return struck_fd("ftruncate", fd) ? -1 : NEXT(ftruncate64)(fd, size); }
-int ftruncate(int fd, off_t size) { return struck_fd("ftruncate", fd) ? -1 : NEXT(ftruncate)(fd, size); }
+#define SYNC(symbol)                               \
+    int symbol(int fd) {                           \
+        if (struck_fd("sync", fd)) return -1;      \
+        record_fd_other("sync", fd, 0);            \
+        return NEXT(symbol)(fd);                   \
+    }
+SYNC(fsync)
+SYNC(fdatasync)
 
-int rename(const char *from, const char *to) { return struck("rename", to) ? -1 : NEXT(rename)(from, to); }
-int renameat(int a, const char *from, int b, const char *to) {
-    return struck_at("rename", b, to) ? -1 : NEXT(renameat)(a, from, b, to);
+#define TRUNCATE(symbol, offset_type)              \
+    int symbol(int fd, offset_type size) {         \
+        if (struck_fd("truncate", fd)) return -1;  \
+        record_fd_other("truncate", fd, size);     \
+        return NEXT(symbol)(fd, size);             \
+    }
+TRUNCATE(ftruncate, off_t)
+TRUNCATE(ftruncate64, off64_t)
+
+int rename(const char *from, const char *to) {
+    if (struck("rename", to)) return -1;
+    int answer = NEXT(rename)(from, to);
+    if (!answer) record("rename", from, to, 0, NULL, 0);
+    return answer;
 }
-int link(const char *from, const char *to) { return struck("link", to) ? -1 : NEXT(link)(from, to); }
+
+int link(const char *from, const char *to) {
+    if (struck("link", to)) return -1;
+    int answer = NEXT(link)(from, to);
+    if (!answer) record("link", from, to, 0, NULL, 0);
+    return answer;
+}
+
 int linkat(int a, const char *from, int b, const char *to, int flags) {
-    return struck_at("link", b, to) ? -1 : NEXT(linkat)(a, from, b, to, flags);
+    if (struck("link", to)) return -1;
+    int answer = NEXT(linkat)(a, from, b, to, flags);
+    if (!answer) record("link", from, to, 0, NULL, 0);
+    return answer;
 }
-int unlink(const char *path) { return struck("unlink", path) ? -1 : NEXT(unlink)(path); }
-int unlinkat(int folder, const char *path, int flags) {
-    return struck_at("unlink", folder, path) ? -1 : NEXT(unlinkat)(folder, path, flags);
+
+int unlink(const char *path) {
+    if (struck("unlink", path)) return -1;
+    int answer = NEXT(unlink)(path);
+    if (!answer) record("unlink", path, "", 0, NULL, 0);
+    return answer;
 }
-int mkdir(const char *path, mode_t mode) { return struck("mkdir", path) ? -1 : NEXT(mkdir)(path, mode); }
+
+int mkdir(const char *path, mode_t mode) {
+    if (struck("mkdir", path)) return -1;
+    int answer = NEXT(mkdir)(path, mode);
+    if (!answer) record("mkdir", path, "", 0, NULL, 0);
+    return answer;
+}
+
+/* The time of day jumps; the clock that only counts does not. */
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int answer = NEXT(clock_gettime)(clock, now);
+    if (clock == CLOCK_REALTIME) now->tv_sec += atomic_load(&clock_jump_s);
+    return answer;
+}
+
+time_t time(time_t *now) {
+    time_t answer = NEXT(time)(NULL) + atomic_load(&clock_jump_s);
+    if (now) *now = answer;
+    return answer;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    int answer = NEXT(gettimeofday)(now, zone);
+    now->tv_sec += atomic_load(&clock_jump_s);
+    return answer;
+}

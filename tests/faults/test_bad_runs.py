@@ -25,6 +25,7 @@ from isoloss.store.tables import load_study
 from isoloss.training import loop
 from isoloss.training.state import MemberState
 from tests.faults.harness import science
+from tests.faults.processes import workers_of
 from tests.recording import Recording, recorded
 
 STEPS = 12
@@ -84,18 +85,8 @@ class Harm(Quiet):
         self.reasons.append(event.reason)
         if event.run_id == self.victim and event.kind == "running" and not event.reason and self.times:
             self.times -= 1
-            for child in children(os.getpid()):
+            for child in workers_of(os.getpid()):
                 os.kill(child, self.number)
-
-
-def children(process: int) -> list[int]:
-    """The worker processes of a coordinator."""
-    found = [
-        int(child)
-        for task in Path(f"/proc/{process}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
-    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM at any instant, a closed pipe, a clock that jumps: an orderly end, no orphan, nothing lost."""
+"""SIGINT and SIGTERM at any instant, a closed pipe: an orderly end, no orphan, nothing lost."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faults.harness import Trials, science
+from tests.faults.processes import alive
 
 Unharmed = tuple[dict[str, Any], int]
 LONGEST_S = 10.0
@@ -23,19 +24,6 @@ def start(study: Path, out: Path, **options: Any) -> subprocess.Popen[Any]:
     command = [sys.executable, "-m", "isoloss", "run", str(study), "--out", str(out), "--workers", "2"]
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
     return subprocess.Popen([*command, "--device", "cpu"], start_new_session=True, **options)
-
-
-def alive(session: int) -> list[int]:
-    """The processes of a session that have not ended."""
-    found: list[int] = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, *fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == session and state != "Z":
-            found.append(int(folder.name))
-    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

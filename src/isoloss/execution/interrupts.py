@@ -28,3 +28,13 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interrupts_end_at_once() -> Iterator[None]:
+    """Leave SIGINT to the system: a library that is just being imported turns a KeyboardInterrupt into its own error."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from isoloss.errors import StoreError
-from isoloss.files import explained, read_record, sha256_bytes, sync_folder, write_record
+from isoloss.files import explained, make_folder, read_record, sha256_bytes, sync_folder, write_record
 from isoloss.spec.config import RunConfig
 from isoloss.store.layout import RunPaths
 
@@ -111,7 +111,7 @@ def write_status(paths: RunPaths, status: RunStatus) -> None:
 def create_run(paths: RunPaths, config: RunConfig) -> None:
     """Make a run's directory with its configuration. Raises StoreError."""
     with explained(paths.folder):
-        paths.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(paths.folder)
     try:
         known = read_record(paths.config)
     except StoreError:

@@ -1,0 +1,31 @@
+"""A clock that jumps by a day, back or on, between any two steps changes no result, no order and no duration."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from isoloss.files import read_record
+from isoloss.store.run import read_rows
+from tests.faults.harness import Trials, science
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    server: Trials, unharmed: tuple[dict[str, Any], int], tmp_path: Path, few: int | None
+) -> None:
+    expected, operations = unharmed
+    generator, days = random.Random(0), set[int]()
+    for trial in range(few or 50):
+        out = tmp_path / str(trial)
+        server.start(out, "kill", generator.randint(1, operations), jumps=2 * trial)
+        assert server.start(out, jumps=2 * trial + 1).states == ("done",) and science(out) == expected, trial
+        for run in out.glob("runs/*"):
+            status = read_record(run / "status.json")
+            days.add(datetime.fromisoformat(status["updated_at"]).toordinal())
+            assert all(spent >= 0 for spent in status["times_s"].values()), trial
+            assert all(row["step_time_s"] > 0 for row in read_rows(run / "metrics.jsonl")), trial
+            assert all(row["eval_time_s"] > 0 for row in read_rows(run / "evals.jsonl")), trial
+            assert sum(status["times_s"].values()) < 600, trial
+    assert len(days) >= 3  # the clock did jump

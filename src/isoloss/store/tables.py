@@ -21,6 +21,7 @@ from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import DataFacts, Study
 from isoloss.spec.studyfile import parse_study
+from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.run import RunStatus, read_rows, verified_status
 
@@ -119,8 +120,9 @@ class StudyResults:
 
 
 def load_study(folder: str | Path) -> StudyResults:
-    """Read a study directory. Raises StoreError when it is none."""
+    """Read a study directory. Raises StoreError when it is none, is damaged, or leads out of its folder."""
     paths = StudyPaths(Path(folder))
+    check_enclosed(paths.folder)
     if not paths.study.exists():
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
     study = parse_study(read_sealed(paths.study), str(paths.study))

@@ -25,7 +25,8 @@ from isoloss.report.findings import Findings, find
 from isoloss.report.gallery import make_figures
 from isoloss.report.parts import Figure, Table
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.report.tables import csv_text, make_tables, scaling_tables
+from isoloss.report.tables import exact_values, make_tables, scaling_tables
+from isoloss.store.spreadsheet import csv_text
 from isoloss.store.tables import StudyResults
 
 VEGA_LITE_VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
@@ -73,7 +74,7 @@ def write_report(results: StudyResults) -> Report:
     for figure in figures:
         _write_images(page.parent / "figures", figure)
     for name, table in tables.items():
-        write_text(page.parent / "tables" / f"{name}.csv", csv_text(table))
+        write_text(page.parent / "tables" / f"{name}.csv", csv_text(exact_values(table)))
     write_text(page, render(snapshot, findings, figures, tables))
     _remove_others(page.parent / "figures", {f"{f.name}.{kind}" for f in figures for kind in ("png", "svg")})
     _remove_others(page.parent / "tables", {f"{name}.csv" for name in tables})

@@ -24,6 +24,7 @@ from isoloss.spec.studyfile import parse_study
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.run import RunStatus, read_rows, verified_status
+from isoloss.store.spreadsheet import csv_text
 
 METRICS_SCHEMA: dict[str, pl.DataType] = {
     "step": pl.Int64(),
@@ -139,7 +140,7 @@ def write_summary(results: StudyResults) -> pl.DataFrame:
     table = results.summary()
     parquet = BytesIO()  # bytes first: polars' own writing hides what the file system answered
     table.write_parquet(parquet)
-    write_bytes(results.paths.summary("csv"), table.write_csv().encode())
+    write_bytes(results.paths.summary("csv"), csv_text(table).encode())
     write_bytes(results.paths.summary("parquet"), parquet.getvalue())
     return table
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from isoloss.cli import run_command_line
-from isoloss.cli.verbs import say
+from isoloss.cli.terminal import say
 
 SMALL = ("--n_layer=1", "--n_embd=16", "--n_head=2", "--block_size=16", "--batch_size=4", "--max_iters=12")
 SMALL += ("--eval_interval=6",)

@@ -15,7 +15,6 @@ import pytest
 
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.effects import Effects, analyse_effects
-from isoloss.report import tables as report_tables
 from isoloss.report.claims import claim_sentences
 from isoloss.report.convergence import convergence_sentences
 from isoloss.report.effects import effect_figures, effect_sentences
@@ -24,10 +23,12 @@ from isoloss.report.findings import Findings, find
 from isoloss.report.page import write_report
 from isoloss.report.parts import Table
 from isoloss.report.snapshot import Snapshot, take_snapshot
+from isoloss.report.tables import exact_values, make_tables
 from isoloss.spec.config import RunConfig
 from isoloss.spec.hypotheses import RESPONSES, EffectStated, PlateauStated, SpikesStated
 from isoloss.spec.study import Study
 from isoloss.store.run import State
+from isoloss.store.spreadsheet import csv_text
 from isoloss.store.tables import StudyResults
 from tests.fake_studies import fake_study
 
@@ -154,7 +155,7 @@ def test_csv_holds_full_precision_and_no_formulas(replicated: StudyResults, find
 
 @pytest.mark.parametrize("word", ["=1+1", "+a", "-a", "@a", "\tb", "\rb", "-1+2", "-0x1"])
 def test_cells_a_spreadsheet_would_run_are_text(word: str) -> None:
-    written = report_tables.csv_text(Table(("a", "b"), [(word, "-0.5")]))
+    written = csv_text(exact_values(Table(("a", "b"), [(word, "-0.5")])))
     read = pl.read_csv(io.StringIO(written), infer_schema=False)
     assert read["a"][0] == f"'{word}" and read["b"][0] == "-0.5"
 
@@ -198,7 +199,7 @@ def test_states_and_tolerance_are_those_of_the_curves(endings: Snapshot) -> None
     convergence = convergence_of(findings)
     assert convergence.tolerance == 0.03
     assert [run.state for run in convergence.runs] == ["improving", "plateaued", "U-turned", "plateaued"]
-    table = report_tables.make_tables(endings, findings)["convergence"]
+    table = make_tables(endings, findings)["convergence"]
     assert [row[:3] for row in table.rows][:3] == [
         ["improving", "1 of 4", "25%"], ["plateaued", "2 of 4", "50%"], ["U-turned", "1 of 4", "25%"]
     ]  # fmt: skip
@@ -209,7 +210,7 @@ def test_the_target_is_reached_by_three_quarters_and_not_interpolated(endings: S
     best = endings.done["best_val_loss"]
     assert target is not None and (best <= target).sum() == 3
     findings = find(endings)
-    table = report_tables.make_tables(endings, findings)["convergence_by_run"]
+    table = make_tables(endings, findings)["convergence_by_run"]
     assert table.exact is not None
     assert table.exact["target_reached"].to_list() == [True, True, True, False]
     for run, step, after, reached in table.exact.select(

@@ -164,7 +164,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()  # not read_text, which makes one of all ends of lines
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {error}") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from isoloss.cli import analyses, verbs
+from isoloss.cli.terminal import say
 from isoloss.cli.train import train_verb
 from isoloss.errors import ConfigError, Interrupted, IsolossError
 
@@ -39,10 +40,10 @@ def run_command_line(arguments: Sequence[str]) -> int:
             use_underscores=True,
         )
     except IsolossError as error:
-        verbs.say(f"isoloss: {error}")
+        say(f"isoloss: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        verbs.say("isoloss: interrupted; what was on disk is safe, the same command continues")
+        say("isoloss: interrupted; what was on disk is safe, the same command continues")
         return Interrupted.exit_code
 
 

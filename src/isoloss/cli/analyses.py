@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from isoloss.cli.verbs import say
+from isoloss.cli.terminal import say, show
 
 Points = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
@@ -46,7 +46,7 @@ def effects(
         say(f"{missed} of {len(runs)} runs never reached {target:g} and are left out, which flatters slow levels")
     found = analyse_effects(runs, response, names, block)
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
-    print(effects_as_json(found, pairs) if json else effects_as_text(found, pairs))
+    show(effects_as_json(found, pairs) if json else effects_as_text(found, pairs))
     return 0
 
 
@@ -104,7 +104,7 @@ def fit(
         points=predict,
         holdout=holdout == "largest",
     )
-    print(answer_as_json(answer) if json else answer_as_text(answer))
+    show(answer_as_json(answer) if json else answer_as_text(answer))
     return 0
 
 
@@ -146,5 +146,5 @@ def convergence(
         train_loss=train_loss or ("train_loss" if is_study(table) else None),
         rates=read_rates(table),
     )
-    print(convergence_as_json(analysed) if json else convergence_as_text(analysed))
+    show(convergence_as_json(analysed) if json else convergence_as_text(analysed))
     return 0

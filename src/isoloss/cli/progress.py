@@ -13,7 +13,9 @@ from typing import TextIO
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from isoloss.cli.terminal import plain
 from isoloss.execution.recorder import Event
 from isoloss.spec.compute import train_flops
 from isoloss.spec.config import RunConfig
@@ -85,7 +87,7 @@ class Progress:
             if event.kind == "running":
                 step = f"{event.step:,}/{self.configs[run].max_iters:,}"
                 rate = f"{event.tokens_per_s:,.0f}" if event.tokens_per_s else "–"
-                table.add_row(run, self.label(run), step, number(event.loss), rate)
+                table.add_row(run, Text(self.label(run)), step, number(event.loss), rate)
         return Group(self.headline(), table)
 
 
@@ -99,7 +101,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print one line, above the table where there is one."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(Text(plain(line)), soft_wrap=True)
 
     def begin(self, configs: Sequence[RunConfig], factors: Sequence[str]) -> None:
         """Start over with these runs, all waiting."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from isoloss.cli.terminal import say, show
 from isoloss.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def plan(
 
     keep_freed_memory()
     planned = plan_study(_study(study, seeds, set), RunOptions(device, precision, workers))
-    print(plan_as_json(planned, noise) if json else plan_as_text(planned, noise))
+    show(plan_as_json(planned, noise) if json else plan_as_text(planned, noise))
     return 0
 
 
@@ -136,7 +137,7 @@ def status(directory: tyro.conf.Positional[Path], /, *, json: bool = False) -> i
     from isoloss.store.tables import load_study
 
     results = load_study(directory)
-    print(status_as_json(results) if json else status_as_text(results))
+    show(status_as_json(results) if json else status_as_text(results))
     return 0
 
 
@@ -193,7 +194,11 @@ def sample(
     chosen = find_run(results, run)
     say(f"run {chosen.folder.name}")
     texts = sample_run(chosen, tokenizer_from_dict(results.tokenizer()), prompt, sampling, torch.device("cpu"))
-    print("\n---\n".join(texts))
+    text = "\n---\n".join(texts)
+    if sys.stdout.isatty():
+        show(text)
+    else:
+        print(text)  # to the letter
     return 0
 
 
@@ -228,13 +233,8 @@ def doctor() -> int:
     """Tell what this machine offers: devices, precisions, measured peaks, versions, caches."""
     from isoloss.cli.doctor import examination
 
-    print(examination())
+    show(examination())
     return 0
-
-
-def say(line: str) -> None:
-    """One line for the person, on stderr."""
-    print(line, file=sys.stderr)
 
 
 def _study(reference: str, seeds: int | None, overrides: tuple[str, ...]) -> Study:

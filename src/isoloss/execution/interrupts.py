@@ -32,7 +32,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def interrupts_end_at_once() -> Iterator[None]:
-    """Leave SIGINT to the system: a library that is just being imported turns a KeyboardInterrupt into its own error."""
+    """Leave SIGINT to the system: a library being imported makes an error of its own of a KeyboardInterrupt."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield

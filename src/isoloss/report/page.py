@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
+from importlib import resources
 from pathlib import Path
 
 import altair as alt
@@ -22,16 +25,24 @@ from isoloss.report.findings import Findings, find
 from isoloss.report.gallery import make_figures
 from isoloss.report.parts import Figure, Table
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.report.tables import csv_text, make_tables, scaling_tables
+from isoloss.report.tables import exact_values, make_tables, scaling_tables
+from isoloss.store.spreadsheet import csv_text
 from isoloss.store.tables import StudyResults
 
 VEGA_LITE_VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 PNG_SCALE = 2.0
 
 DRAW = """
+const options = {
+  renderer: "svg",
+  actions: false,
+  ast: true, // expressions are interpreted: the page's policy lets nothing be compiled
+  defaultStyle: false, // styles stand in style.css: the policy knows that one
+  tooltip: { disableDefaultStyle: true },
+};
 for (const chart of document.querySelectorAll(".chart")) {
   const spec = JSON.parse(document.getElementById(chart.dataset.spec).textContent);
-  vegaEmbed(chart, spec, { renderer: "svg", actions: false }).catch((error) => { chart.textContent = String(error); });
+  vegaEmbed(chart, spec, options).catch((error) => { chart.textContent = String(error); });
 }
 """
 """Bundled with the libraries it calls: draws every figure from the specification that stands beside it."""
@@ -63,7 +74,7 @@ def write_report(results: StudyResults) -> Report:
     for figure in figures:
         _write_images(page.parent / "figures", figure)
     for name, table in tables.items():
-        write_text(page.parent / "tables" / f"{name}.csv", csv_text(table))
+        write_text(page.parent / "tables" / f"{name}.csv", csv_text(exact_values(table)))
     write_text(page, render(snapshot, findings, figures, tables))
     _remove_others(page.parent / "figures", {f"{f.name}.{kind}" for f in figures for kind in ("png", "svg")})
     _remove_others(page.parent / "tables", {f"{name}.csv" for name in tables})
@@ -94,6 +105,8 @@ def render(snapshot: Snapshot, findings: Findings, figures: Sequence[Figure], ta
         figures={figure.name: figure for figure in figures},
         tables=tables,
         script=_script(),
+        style=_style(),
+        policy=_policy(),
     )
 
 
@@ -109,6 +122,32 @@ def _remove_others(folder: Path, written: set[str]) -> None:
 def _script() -> str:
     """Vega and what draws the figures with it; the same for every page."""
     return vl_convert.javascript_bundle(snippet=DRAW, vl_version=VEGA_LITE_VERSION)
+
+
+@cache
+def _style() -> str:
+    return (resources.files("isoloss.report") / "templates" / "style.css").read_text(encoding="utf-8")
+
+
+@cache
+def _policy() -> str:
+    """The page's Content-Security-Policy: its one script, its one style and the images beside it, and nothing else.
+
+    Text of a study that found its way into the markup all the same could neither run nor send anything anywhere.
+    """
+    sources = {
+        "default-src": "'none'",
+        "script-src": _by_hash(_script()),
+        "style-src": _by_hash(_style()),
+        "img-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{kind} {allowed}" for kind, allowed in sources.items())
+
+
+def _by_hash(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
 def _write_images(folder: Path, figure: Figure) -> None:

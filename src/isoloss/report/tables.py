@@ -1,8 +1,6 @@
-"""Every table of the page by the name of its CSV, and how it is written as one."""
+"""Every table of the page by the name of its CSV, and what that holds."""
 
 from __future__ import annotations
-
-import re
 
 import polars as pl
 
@@ -14,10 +12,6 @@ from isoloss.report.findings import Findings
 from isoloss.report.parts import Table
 from isoloss.report.snapshot import Snapshot
 from isoloss.spec.finding import Finding
-
-RUN_AS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a cell begins with that a spreadsheet takes for a formula."""
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def make_tables(snapshot: Snapshot, findings: Findings) -> dict[str, Table]:
@@ -51,15 +45,8 @@ def audit_table(findings: list[Finding]) -> Table:
     return Table(("code", "severity", "finding", "remedy"), rows, numbers_from=4)
 
 
-def csv_text(table: Table) -> str:
-    """The table's exact values as CSV. Text that a spreadsheet would run as a formula gets an apostrophe before it."""
-    frame = table.exact
-    if frame is None:
-        frame = pl.DataFrame(list(table.rows), schema=list(table.head), orient="row")
-    words = [column for column in frame if column.dtype == pl.String()]
-    safe = [pl.Series(each.name, [word and _guarded(word) for word in each.to_list()], pl.String()) for each in words]
-    return frame.with_columns(safe).rename(_guarded).write_csv()
-
-
-def _guarded(word: str) -> str:
-    return f"'{word}" if word.startswith(RUN_AS_FORMULA) and not NUMBER.fullmatch(word) else word
+def exact_values(table: Table) -> pl.DataFrame:
+    """What a table's CSV holds: its exact values, else its words."""
+    if table.exact is not None:
+        return table.exact
+    return pl.DataFrame(list(table.rows), schema=list(table.head), orient="row")

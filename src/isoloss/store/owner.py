@@ -12,6 +12,7 @@ from pathlib import Path
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import locked, read_record, write_record
 from isoloss.spec.study import Study
+from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.run import now
 
@@ -23,7 +24,11 @@ def study_paths(study: Study, out: str | Path | None) -> StudyPaths:
 
 @contextmanager
 def owned(paths: StudyPaths) -> Generator[None]:
-    """Own a study's directory, made if need be; the owner may do so again. Raises StoreError that says who has it."""
+    """Own a study's directory, made if need be; the owner may do so again.
+
+    Raises StoreError that says who has it, or what in it leads elsewhere; nothing is written then.
+    """
+    check_enclosed(paths.folder)
 
     def in_use() -> str:
         return f"{paths.folder} is in use by {_owner(paths)}; wait for it or choose another --out"

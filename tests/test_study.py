@@ -120,7 +120,7 @@ def test_a_disk_too_small_is_refused_before_anything_trains(
     study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(StoreError, match=r"has 0.0 MB free, the study needs about 0.1"):
+    with pytest.raises(StoreError, match=r"has 0.0 MB free, what is left of the study needs about 0.2"):
         train_here(study(), tmp_path)
     assert not (tmp_path / "runs").exists()
 

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -50,9 +51,18 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another folder"
+        reason, advice = error.strerror or str(error), "choose another folder"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = f"free some space{_free_space(path)}"
         raise StoreError(f"cannot write {path}: {reason}; {advice}, then the same command continues") from error
+
+
+def _free_space(path: Path) -> str:
+    """How much there is, where the system tells."""
+    try:
+        return f" ({shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are left in {path.parent})"
+    except OSError:
+        return ""
 
 
 @contextmanager

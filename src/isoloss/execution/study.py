@@ -25,7 +25,7 @@ from isoloss.execution.reuse import adopt, waves
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.workplace import Workplace
 from isoloss.files import read_record, read_sealed, write_record, write_sealed
-from isoloss.spec.compute import disk_bytes, train_flops, training_memory_bytes
+from isoloss.spec.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import ANY_DATA, Study
@@ -110,7 +110,9 @@ def run_study(
             if not options.accept_other_numerics:
                 refuse_other_numerics(place, stacks, used.threads, ranks.world)
             used.run(stacks, place, listener.emit, should_stop)
-        stopped = should_stop() and any(is_missing(results, config) for config in results.configs)
+        missing = [config for config in results.configs if is_missing(results, config)]
+        stopped = should_stop() and bool(missing)
+        _check_space(paths, missing)  # what has run out by now is why runs are missing
         table = write_summary(results)
         if not stopped:
             _write_samples(results, table, device, listener.say)
@@ -120,14 +122,15 @@ def run_study(
 
 
 def _check_space(paths: StudyPaths, missing: Sequence[RunConfig]) -> None:
-    """Refuse to start what the disk cannot hold; what partial runs hold already counts as free. Raises StoreError."""
-    needed = sum(map(disk_bytes, missing))
+    """Raises StoreError where the disk cannot hold what is missing; what partial runs hold already counts as free."""
+    spare = max((2 * checkpoint_bytes(config) for config in missing), default=0)  # while one takes another's place
+    needed = sum(map(disk_bytes, missing)) + spare
     held = sum(file.stat().st_size for run in missing for file in paths.run(run_id(run)).folder.glob("*.*"))
     free = shutil.disk_usage(paths.folder).free
     if needed > free + held:
         raise StoreError(
-            f"{paths.folder} has {free / 1e6:,.1f} MB free, the study needs about {needed / 1e6:,.1f}; "
-            "free some space or choose another --out"
+            f"{paths.folder} has {free / 1e6:,.1f} MB free, what is left of the study needs about "
+            f"{(needed - held) / 1e6:,.1f}; free some space, then the same command continues, or choose another --out"
         )
 
 

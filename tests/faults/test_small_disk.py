@@ -1,0 +1,45 @@
+"""A real disk that is full: the message names the folder and what is needed, and with space the study goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NEEDED = re.compile(r"needs about [\d.]+; free some space|free some space \([\d.]+ MB are left in ")
+IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+@pytest.fixture
+def can_mount(few: int | None) -> None:
+    """Skips where the system lets nobody mount; `make faults` needs one that does."""
+    if few is not None and subprocess.run([*IN_A_NAMESPACE, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a small disk; tests of ENOSPC at every operation cover the code")
+
+
+@pytest.mark.usefixtures("can_mount", "server")
+def test_a_disk_that_fills_up_loses_nothing(
+    study: Path, unharmed: tuple[dict[str, Any], int], tmp_path: Path, few: int | None
+) -> None:
+    everywhere = range(0, 100_000, 2_500)  # the finished run takes about 80,000 bytes
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    refused = 0
+    for left in everywhere if few is None else (0, 20_000):
+        disk = tmp_path / str(left)
+        disk.mkdir()
+        command = [*IN_A_NAMESPACE, sys.executable, "-m", "tests.faults.small_disk", str(study), str(disk), str(left)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        if told["states"] != ["done"]:
+            refused += 1
+            assert str(disk) in told["message"], told
+            assert NEEDED.search(told["message"]), told
+        assert told["science"] == json.loads(json.dumps(unharmed[0])), left
+    assert refused > 0

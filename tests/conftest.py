@@ -63,3 +63,4 @@ def make(tokens: Tokens) -> Callable[..., RunConfig]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-faults", action="store_true", help="every point of the fault tests, not a seeded few")
+    parser.addoption("--at", help="the one point of a fault to try, as a failure names it")

@@ -1,14 +1,16 @@
-"""The study that is harmed: one run of a few steps, with as much to lose as any."""
+"""The study that is harmed, one run of a few steps with as much to lose as any; and the count of what was tried."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.faults.harness import Trials, science, trials
+from tests.faults.harness import Points, Trials, science, trials
+from tests.faults.tally import Table, Tally
 
 STUDY = """\
 name: harmed
@@ -16,6 +18,41 @@ corpus: {corpus}
 base: {{n_layer: 1, n_embd: 8, n_head: 2, block_size: 8, batch_size: 2, dropout: 0.1, max_iters: 8, eval_interval: 3,
   warmup_iters: 2, eval_train_tokens: 64, precision: fp32}}
 """
+TALLY = pytest.StashKey[Tally]()
+TABLE = pytest.StashKey[Table]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "promise(number, fault): the promise a test holds to, and what it does to it")
+    config.stash[TABLE] = Table()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Count the trials of a test that ran, and tell how to repeat the one that failed."""
+    report = yield
+    marker = item.get_closest_marker("promise")
+    if report.when != "call" or marker is None or report.skipped:
+        return report
+    tally = item.stash.get(TALLY, Tally())
+    if not tally.trials:
+        tally = Tally(1, int(report.passed))
+    elif report.failed:
+        again = f'python -m pytest "{item.nodeid}" --at "{tally.at}"'
+        report.sections.append(("to repeat the trial that failed", again))
+    number, fault = marker.args
+    test = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
+    item.config.stash[TABLE].add(number, fault, test, tally, report.duration)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table, where all there is was tried."""
+    table = session.config.stash[TABLE]
+    if session.config.getoption("--all-faults") and table.whole:
+        table.write()
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +75,17 @@ def server(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tr
 
 
 @pytest.fixture(scope="session")
+def stacked(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
+    """Starts two runs of it in one stack, harmed or not."""
+    two = study.with_name("two.yaml")
+    two.write_text(study.read_text() + "factors: {weight_decay: [0.0, 0.1]}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOLOSS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with trials(two, tmp_path_factory.mktemp("shim"), stack=2) as found:
+            yield found
+
+
+@pytest.fixture(scope="session")
 def unharmed(server: Trials, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], int]:
     """What the study finds when nothing happens to it, and how many operations it takes."""
     out = tmp_path_factory.mktemp("unharmed") / "out"
@@ -51,3 +99,23 @@ def unharmed(server: Trials, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def few(request: pytest.FixtureRequest) -> int | None:
     """How many points to try of those there are: all under `make faults`, else a seeded few."""
     return None if request.config.getoption("--all-faults") else 12
+
+
+@pytest.fixture
+def points(request: pytest.FixtureRequest, few: int | None) -> Points:
+    """`points(everywhere, short)`: the points of a fault to try, each counted as a trial.
+
+    All of them under `make faults`, else so many, seeded by the test's name; with --at the one asked for.
+    """
+    tally = request.node.stash[TALLY] = Tally()
+    at = request.config.getoption("--at")
+
+    def choose(everywhere: Sequence[Any], short: int) -> Iterator[Any]:
+        if at is not None:
+            return tally.of([point for point in everywhere if str(point) == at])
+        if few is None or short >= len(everywhere):
+            return tally.of(everywhere)
+        places = random.Random(request.node.name).sample(range(len(everywhere)), short)
+        return tally.of([everywhere[place] for place in sorted(places)])
+
+    return choose

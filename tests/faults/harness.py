@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ _CODES: dict[Harm, int] = {
     "EFBIG": 1000 + errno.EFBIG,
 }
 FOREVER = 1 << 40
+Points = Callable[[Sequence[Any], int], Iterator[Any]]
+"""What the fixture `points` is: of all the points of a fault, those to try."""
 
 
 @dataclass(frozen=True)

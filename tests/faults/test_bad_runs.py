@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from isoloss.spec.study import Study
 from isoloss.store.tables import load_study
 from isoloss.training import loop
 from isoloss.training.state import MemberState
-from tests.faults.harness import science
+from tests.faults.harness import Points, science
 from tests.faults.processes import workers_of
 from tests.recording import Recording, recorded
 
@@ -45,19 +44,20 @@ def _bits(state: MemberState) -> list[bytes]:
     return [tensor.numpy().tobytes() for tensor in (state.flat_P, state.exp_avg_P, state.exp_avg_sq_P)]
 
 
+@pytest.mark.promise(8, "NaN or Inf in each member of a stack, at each step")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_what_is_not_finite_in_one_member_changes_no_bit_of_another(
     make: Callable[..., RunConfig],
     tokens: Tokens,
     monkeypatch: pytest.MonkeyPatch,
-    few: int | None,
+    points: Points,
     compiled: bool,
 ) -> None:
     configs = [make(seed=seed, dropout=0.1, max_iters=STEPS, eval_interval=4) for seed in (1, 2, 3)]
     whole = [found(recording) for recording in recorded(configs, tokens, compiled=compiled)]
     take = loop.Stepper.take
-    points = [(e, step, value) for e in range(3) for step in range(STEPS) for value in (float("nan"), float("inf"))]
-    for poisoned, at, value in points if few is None else random.Random(int(compiled)).sample(points, few // 2):
+    everywhere = [(e, step, value) for e in range(3) for step in range(STEPS) for value in (float("nan"), float("inf"))]
+    for poisoned, at, value in points(everywhere, 5):
 
         def poison(stepper: Any, n: int, e: int = poisoned, at: int = at, value: float = value) -> Any:
             stack = stepper._stack
@@ -95,19 +95,21 @@ def grid(text_file: Path) -> Study:
     return Study("grid", str(text_file), base=base, factors={"weight_decay": (0.0, 0.1, 0.2)})
 
 
+@pytest.mark.promise(8, "SIGKILL, SIGSEGV, SIGBUS, SIGABRT, SIGILL of a worker, of one run and of three")
 @pytest.mark.parametrize("stack", [1, 3])
 def test_a_crash_in_native_code_costs_its_runs_one_more_try(
-    grid: Study, tmp_path: Path, few: int | None, stack: int
+    grid: Study, tmp_path: Path, points: Points, stack: int
 ) -> None:
     options = RunOptions(device="cpu", workers=1, stack=stack, compile="off")
     run_study(grid, tmp_path / "whole", options)
-    for number in CRASHES if few is None else CRASHES[stack : stack + 1]:
+    for number in points(CRASHES, 1):
         harm = Harm(1, number)
         run_study(grid, tmp_path / str(number), options, listener=harm)
         assert science(tmp_path / str(number)) == science(tmp_path / "whole")
         assert any(reason.endswith("it is tried once more") for reason in harm.reasons)
 
 
+@pytest.mark.promise(8, "a worker killed twice, or of three runs as often as one of them runs")
 def test_a_run_whose_worker_dies_twice_is_set_aside_and_the_next_start_tries_again(grid: Study, tmp_path: Path) -> None:
     harm, options = Harm(2, signal.SIGKILL), RunOptions(device="cpu", workers=1, compile="off")
     results = run_study(grid, tmp_path, options, listener=harm)
@@ -117,6 +119,7 @@ def test_a_run_whose_worker_dies_twice_is_set_aside_and_the_next_start_tries_aga
     assert run_study(grid, tmp_path, options).summary()["status"].to_list() == ["done"] * 3
 
 
+@pytest.mark.promise(8, "a worker killed twice, or of three runs as often as one of them runs")
 def test_of_a_stack_that_keeps_crashing_only_the_run_that_crashes_fails(grid: Study, tmp_path: Path) -> None:
     harm = Harm(3, signal.SIGSEGV)
     results = run_study(grid, tmp_path, RunOptions(device="cpu", workers=1, stack=3, compile="off"), listener=harm)
@@ -125,6 +128,7 @@ def test_of_a_stack_that_keeps_crashing_only_the_run_that_crashes_fails(grid: St
     assert sorted(status.state for status in states.values()) == ["done", "done", "failed"]
 
 
+@pytest.mark.promise(8, "a worker that hangs, under a clock that stands still")
 def test_a_hang_is_told_from_a_clock_that_jumps(grid: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "SILENCE_S", 12.0)
     options = RunOptions(device="cpu", workers=1, compile="off")

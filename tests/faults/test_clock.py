@@ -7,18 +7,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from isoloss.files import read_record
 from isoloss.store.run import read_rows
-from tests.faults.harness import Trials, science
+from tests.faults.harness import Points, Trials, science
 
 
+@pytest.mark.promise(10, "the clock jumps a day back or on between steps, with a kill")
 def test_a_clock_that_jumps_changes_nothing(
-    server: Trials, unharmed: tuple[dict[str, Any], int], tmp_path: Path, few: int | None
+    server: Trials, unharmed: tuple[dict[str, Any], int], tmp_path: Path, points: Points
 ) -> None:
     expected, operations = unharmed
-    generator, days = random.Random(0), set[int]()
-    for trial in range(few or 50):
-        out = tmp_path / str(trial)
+    days: set[int] = set()
+    for trial in points(range(50), 6):
+        out, generator = tmp_path / str(trial), random.Random(trial)
         server.start(out, "kill", generator.randint(1, operations), jumps=2 * trial)
         assert server.start(out, jumps=2 * trial + 1).states == ("done",) and science(out) == expected, trial
         for run in out.glob("runs/*"):
@@ -28,4 +31,4 @@ def test_a_clock_that_jumps_changes_nothing(
             assert all(row["step_time_s"] > 0 for row in read_rows(run / "metrics.jsonl")), trial
             assert all(row["eval_time_s"] > 0 for row in read_rows(run / "evals.jsonl")), trial
             assert sum(status["times_s"].values()) < 600, trial
-    assert len(days) >= 3  # the clock did jump
+    assert len(days) > 1  # the clock did jump

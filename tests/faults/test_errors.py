@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.harness import FOREVER, Harm, Trials, science
+from tests.faults.harness import FOREVER, Harm, Points, Trials, science
 
 Unharmed = tuple[dict[str, Any], int]
 
 
+@pytest.mark.promise(6, "ENOSPC, EIO and EFBIG at each operation, once and from there on")
 @pytest.mark.parametrize("harm", ["ENOSPC", "EIO", "EFBIG"])
-@pytest.mark.parametrize("times", [1, FOREVER])
+@pytest.mark.parametrize("times", [1, FOREVER], ids=["once", "forever"])
 def test_an_error_at_any_operation_loses_nothing(
-    server: Trials, unharmed: Unharmed, tmp_path: Path, few: int | None, harm: Harm, times: int
+    server: Trials, unharmed: Unharmed, tmp_path: Path, points: Points, harm: Harm, times: int
 ) -> None:
     expected, operations = unharmed
-    generator = random.Random(f"{harm} {times}")
-    everywhere = range(1, operations + 1)
-    for at in everywhere if few is None else sorted(generator.sample(everywhere, few // 2)):
+    for at in points(range(1, operations + 1), 3):
         out = tmp_path / str(at)
         told = server.start(out, harm, at, times=times)
         assert not told.killed, at

@@ -2,47 +2,93 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.harness import Harm, Trials, science
+from tests.faults.harness import Harm, Points, Trials, science
+from tests.faults.processes import workers_of
 
 Unharmed = tuple[dict[str, Any], int]
 
 
-@pytest.mark.parametrize("harm", ["kill", "half"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param("kill", marks=pytest.mark.promise(2, "SIGKILL before each operation, the recovery killed again")),
+        pytest.param("half", marks=pytest.mark.promise(2, "SIGKILL halfway through each write, likewise")),
+    ],
+)
 def test_a_kill_at_any_operation_is_recovered_from(
-    server: Trials, unharmed: Unharmed, tmp_path: Path, few: int | None, harm: Harm
+    server: Trials, unharmed: Unharmed, tmp_path: Path, points: Points, harm: Harm
 ) -> None:
     expected, operations = unharmed
-    generator = random.Random(harm)
-    points = range(1, operations + 1) if few is None else sorted(generator.sample(range(1, operations + 1), few))
-    for at in points:
+    for at in points(range(1, operations + 1), 8):
         out = tmp_path / str(at)
         killed = server.start(out, harm, at)
         assert killed.killed, at
-        server.start(out, "kill", generator.randint(1, operations))  # the recovery is killed too
+        server.start(out, "kill", random.Random(f"{harm} {at}").randint(1, operations))
         told = server.start(out)
         assert told.states == ("done",) and science(out) == expected, (harm, at)
         shutil.rmtree(out)
 
 
+@pytest.mark.promise(2, "SIGKILL before each operation of two runs in one stack")
+def test_a_kill_leaves_a_stack_together(
+    stacked: Trials, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, points: Points
+) -> None:
+    whole = tmp_path_factory.mktemp("whole") / "out"
+    stacked.start(whole.with_name("first"))
+    operations, expected = stacked.start(whole).operations, science(whole)
+    for at in points(range(1, operations + 1), 6):
+        out = tmp_path / str(at)
+        stacked.start(out, "kill", at)
+        told = stacked.start(out)
+        assert told.states == ("done", "done") and science(out) == expected, at
+        shutil.rmtree(out)
+
+
+@pytest.mark.promise(1, "SIGKILL of the process that trains")
 def test_a_kill_at_any_instant_is_recovered_from(
-    server: Trials, unharmed: Unharmed, tmp_path: Path, few: int | None
+    server: Trials, unharmed: Unharmed, tmp_path: Path, points: Points
 ) -> None:
     expected, _ = unharmed
     started = time.monotonic()
     server.start(tmp_path / "timed")
     takes = time.monotonic() - started
-    generator = random.Random(0)
-    for trial in range(few or 200):
-        out = tmp_path / str(trial)
+    for trial in points(range(200), 8):
+        out, generator = tmp_path / str(trial), random.Random(trial)
         while not server.start(out, kill_after=generator.uniform(0, takes)).killed:
             shutil.rmtree(out, ignore_errors=True)
         assert server.start(out).states == ("done",) and science(out) == expected, trial
         shutil.rmtree(out)
+
+
+@pytest.mark.promise(1, "SIGKILL of a worker, or of the coordinator of two")
+def test_a_killed_worker_or_coordinator_changes_nothing(
+    study: Path, unharmed: Unharmed, tmp_path: Path, points: Points
+) -> None:
+    for trial in points(range(50), 2):
+        out, generator = tmp_path / str(trial), random.Random(trial)
+        command = [sys.executable, "-m", "isoloss", "run", str(study), "--out", str(out), "--workers", "2"]
+        command += ["--device", "cpu"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not workers_of(process.pid):
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 5))
+        victims = [*workers_of(process.pid)] if trial % 2 else [process.pid]
+        for victim in victims:
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        process.wait()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and science(out) == unharmed[0], (trial, done.stderr)

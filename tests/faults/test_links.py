@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import socket
@@ -20,7 +19,7 @@ from isoloss.execution.study import run_study
 from isoloss.spec.studyfile import find_study
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.tables import load_study
-from tests.faults.harness import Trials, science
+from tests.faults.harness import Points, Trials, science
 
 WAIT_S = 20
 
@@ -128,15 +127,14 @@ def spoiled(finished: Path, folder: Path, name: str, kind: str, outside: Path) -
     return out, place
 
 
+@pytest.mark.promise(12, "links, pipes, sockets and devices at each place of a study, 8 verbs each: refused")
 def test_nothing_is_followed_written_removed_or_waited_for(
-    finished: Path, study: Path, few: int | None, tmp_path: Path, outside: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, study: Path, points: Points, tmp_path: Path, outside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = next(finished.glob("runs/*")).relative_to(finished)
     trials = [(name, kind) for name in (*OF_THE_STUDY, *(str(run / name) for name in OF_A_RUN)) for kind in KINDS]
-    if few is not None:
-        trials = random.Random(12).sample(trials, 2 * few)
     before = everything(outside)
-    for number, (name, kind) in enumerate(trials):
+    for number, (name, kind) in enumerate(points(trials, 24)):
         signal.setitimer(signal.ITIMER_REAL, WAIT_S)
         folder = tmp_path / str(number)
         out, place = spoiled(finished, folder, name, kind, outside)
@@ -154,7 +152,6 @@ def test_nothing_is_followed_written_removed_or_waited_for(
         assert everything(folder) == inside, (name, kind)
         assert everything(outside) == before, (name, kind)
         shutil.rmtree(folder)
-    print(f"{len(trials)} places and kinds, {8 * len(trials)} starts")
 
 
 def test_a_study_lies_behind_links_as_its_owner_likes(
@@ -209,6 +206,7 @@ def test_files_may_come_and_go_meanwhile(finished: Path, tmp_path: Path, monkeyp
     assert not gone.exists() and load_study(tmp_path / "out").summary()["status"].to_list() == ["pending"]
 
 
+@pytest.mark.promise(12, "a corpus that is a device, a pipe, a folder or without end")
 @pytest.mark.parametrize("name", ["/dev/zero", "pipe", "folder", "no\0file", "sparse"])
 def test_a_corpus_that_is_no_text_file_is_refused(tmp_path: Path, name: str) -> None:
     path = Path(name) if name.startswith("/") else tmp_path / name

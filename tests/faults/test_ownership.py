@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from isoloss.errors import StoreError
 from isoloss.store.tables import load_study
 from tests.faults.harness import Trials, science
@@ -19,6 +21,7 @@ def command(study: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "isoloss", "run", str(study), "--out", str(out), "--device", "cpu"]
 
 
+@pytest.mark.promise(5, "20 starts at once: 19 are turned away within 2 s of the first")
 def test_of_twenty_starts_one_owns_the_study(
     study: Path, unharmed: tuple[dict[str, object], int], tmp_path: Path
 ) -> None:
@@ -43,6 +46,7 @@ def test_of_twenty_starts_one_owns_the_study(
     print(f"the last of the others left after {sorted(ended.values())[-2]:.1f} s")
 
 
+@pytest.mark.promise(5, "a dead owner, a reader killed")
 def test_a_dead_owner_keeps_nobody_out_and_readers_nobody_waiting(
     server: Trials, unharmed: tuple[dict[str, object], int], tmp_path: Path
 ) -> None:

@@ -29,6 +29,10 @@ from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.report.tables import make_tables
 from tests.faults.hostile import RUN, page_of, payloads, study_of
 
+pytestmark = pytest.mark.promise(
+    12, "30 payloads wherever a study has words, parsed and in a browser; markup against the policy"
+)
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRAWINGS = {"svg", "g", "path", "text", "tspan", "rect", "line", "defs", "clipPath", "title"}
 NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")

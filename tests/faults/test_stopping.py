@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.harness import Trials, science
+from tests.faults.harness import Points, Trials, science
 from tests.faults.processes import alive
 
 Unharmed = tuple[dict[str, Any], int]
@@ -26,13 +26,13 @@ def start(study: Path, out: Path, **options: Any) -> subprocess.Popen[Any]:
     return subprocess.Popen([*command, "--device", "cpu"], start_new_session=True, **options)
 
 
+@pytest.mark.promise(9, "SIGINT and SIGTERM at random instants: all ends within 10 s")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_at_any_instant_is_orderly(
-    server: Trials, study: Path, unharmed: Unharmed, tmp_path: Path, few: int | None, number: int
+    server: Trials, study: Path, unharmed: Unharmed, tmp_path: Path, points: Points, number: int
 ) -> None:
-    generator = random.Random(number)
-    for trial in range(25 if few is None else 3):
-        out = tmp_path / str(trial)
+    for trial in points(range(25), 2):
+        out, generator = tmp_path / str(trial), random.Random(trial)
         process = start(study, out)
         while not out.exists():  # until then it is python that starts, and answers a signal in its own way
             time.sleep(0.01)
@@ -48,6 +48,7 @@ def test_a_stop_at_any_instant_is_orderly(
         assert told.states == ("done",) and science(out) == unharmed[0], trial
 
 
+@pytest.mark.promise(9, "both ends of output closed, then SIGHUP: the study goes on")
 def test_a_closed_pipe_stops_no_study(study: Path, unharmed: Unharmed, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     process = start(study, tmp_path / "out", stdout=writing, stderr=writing)

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from isoloss.spec.study import Study
 from isoloss.spec.studyfile import dump_study
 from isoloss.store.run import read_rows
@@ -39,6 +41,7 @@ def done(out: Path) -> int:
     return sum(b'"done"' in path.read_bytes() for path in out.glob("runs/*/status.json"))
 
 
+@pytest.mark.promise(4, "500 runs, 4 workers, 40 kills of workers and the coordinator")
 def test_no_run_is_lost_and_none_counted_twice(study: Path, tmp_path: Path, few: int | None) -> None:
     runs, kills = (500, 40) if few is None else (24, 3)
     text = str(study.with_name("words.txt"))

@@ -66,6 +66,7 @@ def another_vendor(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(numerics_module, "cpu_name", lambda: "Another chip")
 
 
+@pytest.mark.promise(11, "other threads, torch, instructions, processor, stack width, kernels: refused, each named")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -90,6 +91,7 @@ def test_a_run_is_not_continued_elsewhere_unasked(
     assert train(study, begun).summary()["status"].to_list() == ["done", "done"]
 
 
+@pytest.mark.promise(11, "other threads, torch, instructions, processor, stack width, kernels: refused, each named")
 def test_another_stack_width_and_other_kernels_are_refused(study: Study, begun: Path) -> None:
     with pytest.raises(ConfigError, match="stack was 1, is now 2"):
         train(study, begun, stack=2)
@@ -97,6 +99,7 @@ def test_another_stack_width_and_other_kernels_are_refused(study: Study, begun: 
         train(study, begun, compile="on")
 
 
+@pytest.mark.promise(11, "a change accepted by a flag: marked in the run and in the report")
 def test_an_accepted_change_marks_the_run_in_its_files_and_in_the_report(
     study: Study, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +123,7 @@ def test_a_run_that_began_nothing_is_bound_to_nothing(
     assert train(study, begun).summary()["status"].to_list() == ["done", "done"]
 
 
+@pytest.mark.promise(11, "a stack of which a run is behind, damaged or lost")
 @pytest.mark.parametrize("harm", ["behind", "damaged", "anew"])
 def test_a_torn_stack_goes_on_together_from_where_all_its_runs_were(study: Study, tmp_path: Path, harm: str) -> None:
     def weights(out: Path) -> list[str]:

@@ -22,9 +22,7 @@ from isoloss.data.tokens import prepare
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import sha256_bytes, sha256_file
 
-pytestmark = pytest.mark.promise(
-    13, "bad servers, redirections, slow drips, damaged caches, bad wheels, a hung pip"
-)
+pytestmark = pytest.mark.promise(13, "bad servers, redirections, slow drips, damaged caches, bad wheels, a hung pip")
 
 TEXT = b"Speak, speak. To be or not to be. " * 3000
 DEADLINE_S = 1

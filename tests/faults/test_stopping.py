@@ -37,13 +37,13 @@ def test_a_stop_at_any_instant_is_orderly(
         while not out.exists():  # until then it is python that starts, and answers a signal in its own way
             time.sleep(0.01)
         time.sleep(generator.uniform(0.0, 7.0))
-        asked = time.monotonic()
+        asked, since = time.monotonic(), time.time()
         process.send_signal(number)
         code = process.wait(LONGEST_S)
         while alive(process.pid) and time.monotonic() - asked < LONGEST_S:
             time.sleep(0.05)
         assert not alive(process.pid), (trial, code)
-        assert code in (0, 130, -number), (trial, code)
+        assert code in (130, -number) or (code == 0 and _finished(out, since + 1.0)), (trial, code)
         told = server.start(out)
         assert told.states == ("done",) and science(out) == unharmed[0], trial
 
@@ -59,3 +59,9 @@ def test_a_closed_pipe_stops_no_study(study: Path, unharmed: Unharmed, tmp_path:
     os.killpg(process.pid, signal.SIGHUP)
     process.wait(120)
     assert science(tmp_path / "out") == unharmed[0]
+
+
+def _finished(out: Path, by: float) -> bool:
+    """Whether the run was done by a time, so that there was nothing left to stop."""
+    status = next(out.glob("runs/*/status.json"))
+    return '"done"' in status.read_text() and status.stat().st_mtime < by

@@ -112,7 +112,7 @@ def run(
         offline: Use cached corpora alone.
         accept_other_numerics: Continue runs that began with other threads, kernels or stacks, or elsewhere; marks them.
     """
-    from isoloss.execution.interrupts import interrupts_end_at_once
+    from isoloss.execution.interrupts import signals_held_back
     from isoloss.execution.options import RunOptions
     from isoloss.store.owner import owned, study_paths
 
@@ -120,7 +120,7 @@ def run(
     options = RunOptions(device, precision, workers, stack, offline, compile, accept_other_numerics)
     first = os.environ.get("RANK", "0") == "0"
     with owned(study_paths(resolved, out)) if first else nullcontext():  # before torch: a second start knows at once
-        with interrupts_end_at_once():
+        with signals_held_back():
             from isoloss.cli.run import run_and_report
 
         return run_and_report(resolved, out, options)

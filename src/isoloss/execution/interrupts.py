@@ -31,10 +31,16 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def interrupts_end_at_once() -> Iterator[None]:
-    """Leave SIGINT to the system: a library being imported makes an error of its own of a KeyboardInterrupt."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+def signals_held_back() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait, and processes started meanwhile never hear them.
+
+    A library in the middle of its import makes an error of its own of a KeyboardInterrupt, or swallows the signal.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -10,8 +10,8 @@ import multiprocessing
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -21,6 +21,7 @@ from typing import cast
 import torch
 
 from isoloss.errors import StoreError
+from isoloss.execution.interrupts import signals_held_back
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import Emit, Event
 from isoloss.execution.worker import train_stack, write_failed
@@ -90,24 +91,11 @@ def _start(place: Workplace) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, place), daemon=True)
-    with _signals_held_back():
+    resource_tracker.ensure_running()  # else the start would, and let the signals through on the way
+    with signals_held_back():  # a Ctrl-C is the coordinator's to hear, from the first moment
         process.start()
     theirs.close()
     return _Worker(process, ours)
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Start a process with SIGINT and SIGTERM blocked: a Ctrl-C is the coordinator's to hear, from the first moment."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # else the first start would start it, and unblock both on the way
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _listen(pool: Sequence[_Worker], emit: Emit) -> None:

@@ -14,9 +14,9 @@ test: install
 bench: install
 	$(BIN)/python -m benchmarks train $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
-# Harms a study at every operation on its files, not at a seeded few as the tests do.
+# Harms a study at every operation on its files, not at a seeded few as the tests do; writes docs/reliability.md.
 faults: install
-	$(BIN)/python -m pytest tests/faults --all-faults --durations=0
+	$(BIN)/python -m pytest tests/faults --all-faults --numprocesses 2 --dist worksteal --durations 20
 
 # Simulates known truths for docs/statistics.md; nearly an hour on two cores.
 calibrate: install

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.faults.harness import Points, Trials, science, trials
-from tests.faults.tally import Table, Tally
+from tests.faults.tally import Row, Table, Tally
 
 STUDY = """\
 name: harmed
@@ -19,18 +19,17 @@ base: {{n_layer: 1, n_embd: 8, n_head: 2, block_size: 8, batch_size: 2, dropout:
   warmup_iters: 2, eval_train_tokens: 64, precision: fp32}}
 """
 TALLY = pytest.StashKey[Tally]()
-TABLE = pytest.StashKey[Table]()
+COUNTED = "counted"
+"""Under this name a test's report carries a row of the table."""
+_table = Table()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "promise(number, fault): the promise a test holds to, and what it does to it")
-    config.stash[TABLE] = Table()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Count the trials of a test that ran, and tell how to repeat the one that failed."""
     report = yield
     marker = item.get_closest_marker("promise")
@@ -42,17 +41,22 @@ def pytest_runtest_makereport(
     elif report.failed:
         again = f'python -m pytest "{item.nodeid}" --at "{tally.at}"'
         report.sections.append(("to repeat the trial that failed", again))
-    number, fault = marker.args
     test = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
-    item.config.stash[TABLE].add(number, fault, test, tally, report.duration)
+    report.user_properties.append((COUNTED, (*marker.args, test, tally.trials, tally.passed)))
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Hear of a counted test, from whichever process ran it."""
+    for name, value in report.user_properties if report.when == "call" else ():
+        if name == COUNTED:
+            _table.add(Row(*cast("tuple[int, str, str, int, int]", value), report.duration))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the table, where all there is was tried."""
-    table = session.config.stash[TABLE]
-    if session.config.getoption("--all-faults") and table.whole:
-        table.write()
+    if session.config.getoption("--all-faults") and _table.whole:
+        _table.write()
 
 
 @pytest.fixture(scope="session")

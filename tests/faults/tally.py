@@ -65,14 +65,12 @@ class Table:
 
     rows: dict[tuple[int, str], Row] = field(default_factory=dict[tuple[int, str], Row])
 
-    def add(self, promise: int, fault: str, test: str, tally: Tally, seconds: float) -> None:
+    def add(self, row: Row) -> None:
         """Count one test more."""
-        row = self.rows.setdefault((promise, fault), Row(promise, fault, test))
-        row.trials, row.passed, row.seconds = (
-            row.trials + tally.trials,
-            row.passed + tally.passed,
-            row.seconds + seconds,
-        )
+        before = self.rows.setdefault((row.promise, row.fault), Row(row.promise, row.fault, row.test))
+        before.trials += row.trials
+        before.passed += row.passed
+        before.seconds += row.seconds
 
     @property
     def whole(self) -> bool:

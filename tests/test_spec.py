@@ -69,6 +69,7 @@ def test_counted_parameters_are_the_models(bias: bool) -> None:
 def test_evaluation_happens_at_the_start_every_interval_and_the_end() -> None:
     assert compute.evaluation_steps(config(max_iters=500, eval_interval=200)) == [0, 200, 400, 500]
     assert compute.evaluation_steps(config(max_iters=400, eval_interval=200)) == [0, 200, 400]
+    assert [compute.evaluations(config(max_iters=n, eval_interval=200)) for n in (400, 500)] == [3, 4]
 
 
 def test_identity_is_science_alone() -> None:

@@ -11,11 +11,28 @@ Interrupted (130)      stopped on request; everything finished so far is on disk
 
 from __future__ import annotations
 
+MAX_LENGTH = 2000
+"""Characters of an error's text; what is longer quotes something, and loses its middle."""
+
 
 class IsolossError(Exception):
-    """Base of every error a user can act on; its text is one line: what, where, what instead."""
+    """Base of every error a user can act on; its text is one line: what, where, what instead.
+
+    Texts quote what strangers wrote. So that a quote can neither break the line nor command the terminal, what is not
+    printable is shown as an escape.
+    """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > MAX_LENGTH:
+            text = f"{text[: MAX_LENGTH // 2]} … {text[-MAX_LENGTH // 2 :]}"
+        return (
+            text
+            if text.isprintable()
+            else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        )
 
 
 class ConfigError(IsolossError):

@@ -104,6 +104,10 @@ def load_corpus(corpus: str, *, offline: bool = False, say: Callable[[str], None
         return _load_known(corpus, offline, say)
     path = Path(corpus)
     try:
+        if path.exists() and not path.is_file():
+            raise CorpusError(f"{corpus!r} is no file; give the path of a UTF-8 text")
+        if path.is_file() and path.stat().st_size > MAX_CORPUS_BYTES:
+            raise CorpusError(f"{corpus!r} is larger than {MAX_CORPUS_BYTES:,} bytes; take a part of it")
         return path.read_bytes()
     except FileNotFoundError:
         hint = did_you_mean(corpus, CORPORA)

@@ -125,6 +125,11 @@ def test_a_study_survives_its_own_file(
     assert list(map(run_id, again.expand(SHAKESPEARE))) == list(map(run_id, study.expand(SHAKESPEARE)))
 
 
+def test_a_long_description_keeps_its_spaces() -> None:
+    study = Study("s", "x", description="before  " + "after" * 30)
+    assert parse_study(dump_study(study), "dumped") == study
+
+
 def test_replicates_keep_the_seeds_there_were() -> None:
     study = Study("s", "x", seeds=(5, 9))
     assert study.with_seeds(1).seeds == (5,)

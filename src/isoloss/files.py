@@ -143,7 +143,8 @@ def write_json(path: Path, value: Any) -> None:
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
     """Replace the file at `path` by `value` as JSON that carries the SHA-256 of itself. Raises StoreError."""
     text = json.dumps({**value, DIGEST: _NO_DIGEST}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text.replace(_NO_DIGEST, sha256_bytes(text.encode())))
+    before, _, after = text.rpartition(_NO_DIGEST)  # the last: a value may be as many zeros
+    write_text(path, before + sha256_bytes(text.encode()) + after)
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def dump_study(study: Study) -> str:
         document["hypotheses"] = [hypothesis_values(hypothesis) for hypothesis in study.hypotheses]
     yaml = cast("Any", YAML())
     yaml.default_flow_style = None
-    yaml.width = 110
+    yaml.width = MAX_BYTES  # a line that is folded between two spaces loses one
     stream = io.StringIO()
     yaml.dump(document, stream)
     return stream.getvalue()

@@ -28,11 +28,9 @@ class IsolossError(Exception):
         text = super().__str__()
         if len(text) > MAX_LENGTH:
             text = f"{text[: MAX_LENGTH // 2]} … {text[-MAX_LENGTH // 2 :]}"
-        return (
-            text
-            if text.isprintable()
-            else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-        )
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class ConfigError(IsolossError):

@@ -45,6 +45,8 @@ STUDIES = {
     "a tag on a value": ("name: !!binary aGVsbG8=", "is not read"),
     "a tag that lies": ("name: x\nbase: {n_layer: !!int four}", "'four' is no value of type int"),
     "a key twice": ("name: x\nname: y", "s.yaml:2: not valid YAML: the key 'name' is here a second time"),
+    "another YAML": ("%YAML 1.1\n---\nname: x\nbase: {dropout: 1e-1}", "s.yaml:1: this is read as YAML 1.2"),
+    "a YAML that never was": ("%YAML 0.1\n---\nname: x", "s.yaml:1: this is read as YAML 1.2"),
     "two documents": ("name: x\n---\nname: y", "s.yaml:2: a second document begins"),
     "half a surrogate": ('name: x\ndescription: "\\ud800"', "s.yaml:2: half of a surrogate pair"),
     "a hundred thousand digits": ("name: x\nbase: {n_layer: 0x" + "f" * 100_000 + "}", "needs more than 64 bits"),

@@ -84,11 +84,16 @@ class _Reader:
     def document(self) -> Any:
         """The first document's value; there must be no second."""
         found: Any = None
-        for number, start in enumerate(event for event in self._events if isinstance(event, DocumentStartEvent)):
+        for number, start in enumerate(self._starts()):
             if number > 0:
                 raise _NotPlainError(start, "a second document begins here; a file states one study")
+            if start.version not in (None, (1, 2)):
+                raise _NotPlainError(start, "this is read as YAML 1.2; take the %YAML line out")
             found = self._value(next(self._events), ())
         return found
+
+    def _starts(self) -> Iterator[Any]:
+        return (event for event in self._events if isinstance(event, DocumentStartEvent))
 
     def _value(self, event: Any, place: Place) -> Any:
         if isinstance(event, AliasEvent):

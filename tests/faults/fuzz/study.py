@@ -36,6 +36,7 @@ SMALL = [
     b"name: s\nbase: {n_layer: 1, dropout: 0.1}\nfactors:\n  n_embd: [8, 16]\nseeds: [1, 2]\n",
     b"name: s\nhypotheses:\n  - {says: it falls, kind: effect, factor: n_head, levels: [1, 2], direction: up}\n",
     b"name: s\nhypotheses:\n- says: |\n    of\n    two\n  kind: range\n  response: mfu\n  low: 0\n  high: 1\n",
+    b"%YAML 1.2\n---\nname: s\nseeds: [0x1, 0o7]\n...\n",
     b'name: "s"\ndescription: "\\u00e9\\n\\x07"\ntokenizer: byte\nseeds: 3\nbase:\n  ? lr_decay_iters\n  : null\n',
 ]
 

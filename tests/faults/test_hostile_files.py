@@ -37,7 +37,8 @@ RECORDS = {
 @pytest.mark.parametrize("name", RECORDS)
 def test_hostile_records(name: str, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(RECORDS[name])
-    refused(lambda: read_record(tmp_path / "r.json"), StoreError, "cannot read")
+    reason = "is not a finite number" if name in ("no number", "no end") else "cannot read"
+    refused(lambda: read_record(tmp_path / "r.json"), StoreError, reason)
 
 
 def test_a_value_that_looks_like_the_place_of_a_digest(tmp_path: Path) -> None:

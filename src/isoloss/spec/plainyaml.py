@@ -54,7 +54,7 @@ def read_yaml(text: str, source: str) -> tuple[Any, Mapping[Place, int]]:
         marked = cast("Any", error)
         line = f":{marked.problem_mark.line + 1}" if marked.problem_mark else ""
         raise ConfigError(f"{source}{line}: not valid YAML: {marked.problem or marked.context}") from error
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, AssertionError) as error:  # the last of a %YAML line
         raise ConfigError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
 
 

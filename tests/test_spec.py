@@ -125,8 +125,12 @@ def test_a_study_survives_its_own_file(
     assert list(map(run_id, again.expand(SHAKESPEARE))) == list(map(run_id, study.expand(SHAKESPEARE)))
 
 
-def test_a_long_description_keeps_its_spaces() -> None:
-    study = Study("s", "x", description="before  " + "after" * 30)
+@pytest.mark.parametrize(
+    "text", ["before  " + "after" * 30, ": of two", "? a", "a: b #c", "-", "a \u2028 \x85 \x07é", "1e3"]
+)
+def test_texts_survive_a_studys_file(text: str) -> None:
+    says = make_hypothesis({"says": f"{text} so", "kind": "spikes"}, 1)
+    study = Study("s", text, description=text, hypotheses=(says,))
     assert parse_study(dump_study(study), "dumped") == study
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from isoloss.errors import ConfigError
 from isoloss.spec.config import TokenizerName, did_you_mean
@@ -19,6 +21,7 @@ from isoloss.spec.study import ANY_DATA, Scalar, Study, seeds_from
 
 KEYS = ("name", "description", "corpus", "tokenizer", "base", "factors", "seeds", "hypotheses")
 SECTIONS = ("factors", "base")
+_BARE = re.compile(r"[A-Za-z][A-Za-z0-9 ._/-]*")
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,18 @@ def dump_study(study: Study) -> str:
     yaml.default_flow_style = None
     yaml.width = MAX_BYTES  # a line that is folded between two spaces loses one
     stream = io.StringIO()
-    yaml.dump(document, stream)
+    yaml.dump(_quoted(document), stream)
     return stream.getvalue()
+
+
+def _quoted(value: Any) -> Any:
+    """The value with every text but the plainest in quotes: not all that the library leaves bare can be read again."""
+    if isinstance(value, dict):
+        return {key: _quoted(entry) for key, entry in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_quoted(item) for item in cast("list[Any]", value)]
+    bare = not isinstance(value, str) or _BARE.fullmatch(value)
+    return value if bare else DoubleQuotedScalarString(value)
 
 
 def _load(text: str, source: str) -> _Document:

@@ -11,6 +11,7 @@ import argparse
 import importlib
 import os
 import resource
+import sys
 import tempfile
 from pathlib import Path
 
@@ -54,7 +55,10 @@ def main() -> None:
         atheris.Setup(["fuzz", *options, inputs], target.reader(folder / "files"))
         limit = address_space() + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        atheris.Fuzz()
+        if os.fork() == 0:
+            atheris.Fuzz()  # does not return
+        code = os.waitstatus_to_exitcode(os.wait()[1])
+    sys.exit(code)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -69,6 +69,7 @@ def test_counted_parameters_are_the_models(bias: bool) -> None:
 def test_evaluation_happens_at_the_start_every_interval_and_the_end() -> None:
     assert compute.evaluation_steps(config(max_iters=500, eval_interval=200)) == [0, 200, 400, 500]
     assert compute.evaluation_steps(config(max_iters=400, eval_interval=200)) == [0, 200, 400]
+    assert [compute.evaluations(config(max_iters=n, eval_interval=200)) for n in (400, 500)] == [3, 4]
 
 
 def test_identity_is_science_alone() -> None:
@@ -122,6 +123,15 @@ def test_a_study_survives_its_own_file(
     again = parse_study(dump_study(study), "dumped")
     assert again == study
     assert list(map(run_id, again.expand(SHAKESPEARE))) == list(map(run_id, study.expand(SHAKESPEARE)))
+
+
+@pytest.mark.parametrize(
+    "text", ["before  " + "after" * 30, ": of two", "? a", "a: b #c", "-", "a \u2028 \x85 \x07é", "1e3"]
+)
+def test_texts_survive_a_studys_file(text: str) -> None:
+    says = make_hypothesis({"says": f"{text} so", "kind": "spikes"}, 1)
+    study = Study("s", text, description=text, hypotheses=(says,))
+    assert parse_study(dump_study(study), "dumped") == study
 
 
 def test_replicates_keep_the_seeds_there_were() -> None:

@@ -11,11 +11,42 @@ Interrupted (130)      stopped on request; everything finished so far is on disk
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
+MAX_LENGTH = 2000
+"""Characters of an error's text; what is longer quotes something, and loses its middle."""
+
+
+def printable(text: str) -> str:
+    """The text on one line, with every character that is no sign or space written as JSON escapes it.
+
+    So no escape sequence colours, moves, links or retitles anything, no end of line forges a message, and no mark of
+    direction turns words round.
+    """
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    kind = unicodedata.category(character)
+    if not kind.startswith("C") and kind not in ("Zl", "Zp"):
+        return character
+    return re.sub("(....)", r"\\u\1", character.encode("utf-16-be", "surrogatepass").hex())
+
 
 class IsolossError(Exception):
-    """Base of every error a user can act on; its text is one line: what, where, what instead."""
+    """Base of every error a user can act on; its text is one line: what, where, what instead.
+
+    Texts quote what strangers wrote, and are printable all the same.
+    """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > MAX_LENGTH:
+            text = f"{text[: MAX_LENGTH // 2]} … {text[-MAX_LENGTH // 2 :]}"
+        return printable(text)
 
 
 class ConfigError(IsolossError):

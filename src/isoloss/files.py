@@ -14,7 +14,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import filelock
@@ -25,6 +27,8 @@ from isoloss.errors import StoreError
 DIGEST = "digest"
 """Key of a record under which it states the SHA-256 of itself, taken with zeros in this place."""
 _NO_DIGEST = "0" * 64
+MAX_TEXT_BYTES = 4_000_000
+"""Records and sealed texts that are larger were not written here. A record takes at most some 30 times its size."""
 _SEAL = "# sha256 "
 
 
@@ -34,9 +38,12 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256 of a file's content in hexadecimal. Raises StoreError when it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
 
 
 def cache_dir() -> Path:
@@ -154,29 +161,46 @@ def write_json(path: Path, value: Any) -> None:
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
     """Replace the file at `path` by `value` as JSON that carries the SHA-256 of itself. Raises StoreError."""
     text = json.dumps({**value, DIGEST: _NO_DIGEST}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text.replace(_NO_DIGEST, sha256_bytes(text.encode())))
+    before, _, after = text.rpartition(_NO_DIGEST)  # the last: a value may be as many zeros
+    write_text(path, before + sha256_bytes(text.encode()) + after)
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """The object written by write_record, without its digest. Raises StoreError when it is missing or damaged."""
     text = _text_of(path)  # once: the file may be replaced at any moment
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"cannot read {path}: {error}") from error
     if not isinstance(value, dict):
         raise StoreError(f"cannot read {path}: expected a JSON object")
-    stated = str(value.pop(DIGEST, ""))
-    if len(stated) != len(_NO_DIGEST) or sha256_bytes(text.replace(stated, _NO_DIGEST).encode()) != stated:
+    stated = value.pop(DIGEST, None)
+    if (
+        not isinstance(stated, str)
+        or len(stated) != len(_NO_DIGEST)
+        or sha256_bytes(text.replace(stated, _NO_DIGEST).encode()) != stated
+    ):
         raise StoreError(f"cannot read {path}: damaged, its content is not what its digest says")
     return value
 
 
 def _text_of(path: Path) -> str:
     try:
+        facts = path.stat()
+        if not S_ISREG(facts.st_mode):
+            raise StoreError(f"cannot read {path}: not a regular file")  # a pipe would keep its reader waiting
+        if facts.st_size > MAX_TEXT_BYTES:
+            raise StoreError(f"cannot read {path}: larger than {MAX_TEXT_BYTES:,} bytes; isoloss did not write it")
         return path.read_bytes().decode()  # not read_text, which makes one of all ends of lines
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {error}") from error
+
+
+def _finite(number: str) -> float:
+    """A number as JSON has it: no NaN and nothing infinite, which write_record never writes."""
+    if not isfinite(value := float(number)):
+        raise ValueError(f"{number} is not a finite number")
+    return value
 
 
 def _fill(path: Path, content: bytes) -> None:

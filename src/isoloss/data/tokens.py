@@ -72,11 +72,17 @@ def open_tokens(folder: Path) -> Tokens:
         path = folder / f"{split}.bin"
         if not path.is_file() or sha256_file(path) != meta.get(f"{split}_sha256"):
             raise StoreError(f"{path}: missing or not what its meta.json promises")
+        size = path.stat().st_size
+        if size == 0 or size % 2 or size // 2 != meta.get(f"{split}_tokens"):
+            raise StoreError(f"{path}: not the tokens of two bytes each that its meta.json counts")
         splits[split] = np.memmap(path, dtype="<u2", mode="c")
     tokenizer = tokenizer_from_dict(meta)
-    if any(len(tokens) and int(tokens.max()) >= tokenizer.vocab_size for tokens in splits.values()):
+    sha256, vocab_size = meta.get("corpus_sha256"), meta.get("vocab_size")
+    if not isinstance(sha256, str) or vocab_size != tokenizer.vocab_size:
+        raise StoreError(f"{folder}: its meta.json states no text, or not the vocabulary it lists")
+    if any(int(tokens.max()) >= tokenizer.vocab_size for tokens in splits.values()):
         raise StoreError(f"{folder}: holds tokens beyond its vocabulary of {tokenizer.vocab_size}")
-    return Tokens(str(meta["corpus_sha256"]), tokenizer, splits["train"], splits["val"], folder)
+    return Tokens(sha256, tokenizer, splits["train"], splits["val"], folder)
 
 
 def corpus_facts(corpus: str, tokenizer: TokenizerName) -> tuple[DataFacts, int, int]:

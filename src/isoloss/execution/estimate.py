@@ -14,7 +14,7 @@ import torch
 from isoloss.data.tokenizer import Tokenizer
 from isoloss.data.tokens import Tokens, check_length, corpus_facts
 from isoloss.execution.study import RunOptions, available_cores, resolve_study, uses_compiled_kernels
-from isoloss.spec.compute import disk_bytes, evaluation_steps, tokens_per_step
+from isoloss.spec.compute import disk_bytes, evaluations, tokens_per_step
 from isoloss.spec.config import RunConfig, shape_key
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
@@ -118,4 +118,4 @@ def _evaluated_tokens(config: RunConfig, val_tokens: int) -> int:
         once = 2 * config.eval_iters * config.batch_size * config.block_size
     else:
         once = val_tokens + config.eval_train_tokens
-    return once * len(evaluation_steps(config))
+    return once * evaluations(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from isoloss.spec.compute import evaluation_steps
+from isoloss.spec.compute import evaluations
 from isoloss.spec.config import RunConfig
 from isoloss.spec.finding import Finding, counted, listed, named, of_runs
 from isoloss.spec.hypotheses import (
@@ -152,7 +152,7 @@ def _plateau(hypothesis: PlateauStated, configs: Sequence[RunConfig]) -> Iterato
             f"Train every run for more than {step:,} steps.",
             "blocks" if short == runs else "limits",
         )
-    seldom = sum(len(evaluation_steps(config)) - 1 < FEWEST_EVALUATIONS for config in configs)
+    seldom = sum(evaluations(config) - 1 < FEWEST_EVALUATIONS for config in configs)
     if seldom:
         yield Finding(
             "too_few_evaluations",

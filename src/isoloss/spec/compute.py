@@ -56,6 +56,11 @@ def evaluation_steps(config: RunConfig) -> list[int]:
     return [*range(0, config.max_iters, config.eval_interval), config.max_iters]
 
 
+def evaluations(config: RunConfig) -> int:
+    """How often a run is evaluated: the number of its evaluation_steps, without listing what may be billions."""
+    return len(range(0, config.max_iters, config.eval_interval)) + 1
+
+
 def checkpoint_bytes(config: RunConfig) -> int:
     """Size of one checkpoint: weights and two AdamW moments in fp32."""
     return 3 * 4 * params_total(config)

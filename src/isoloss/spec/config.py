@@ -15,8 +15,12 @@ Precision = Literal["fp32", "bf16", "fp16"]
 EvalMode = Literal["exact", "sampled"]
 TokenizerName = Literal["char", "byte"]
 
-PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-CountInt = Annotated[int, Field(ge=0, strict=True)]
+MAX_INT = 2**31 - 1
+"""Steps, sequences and lengths are counted in 32 bits where batches are drawn."""
+MAX_LAYERS = 10_000
+
+PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT, strict=True)]
+CountInt = Annotated[int, Field(ge=0, le=MAX_INT, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 RateFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 FractionFloat = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -36,7 +40,7 @@ class RunConfig(BaseModel):
     tokenizer: TokenizerName = "char"
     vocab_size: Annotated[int, Field(ge=1, le=65536, strict=True)]
 
-    n_layer: PositiveInt = 4
+    n_layer: Annotated[int, Field(ge=1, le=MAX_LAYERS, strict=True)] = 4
     n_head: PositiveInt = 4
     n_embd: PositiveInt = 128
     block_size: PositiveInt = 64

@@ -12,9 +12,9 @@ from pydantic_core import PydanticCustomError
 from isoloss.errors import ConfigError
 from isoloss.spec.config import SETTINGS, did_you_mean
 
-Level = str | int | float | bool | None
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Level = str | int | Finite | bool | None
 OneLine = Annotated[str, AfterValidator(lambda text: " ".join(text.split())), Field(min_length=3, max_length=300)]
 Name = Annotated[str, Field(min_length=1)]
 

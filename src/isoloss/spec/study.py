@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast, get_args
 
 from isoloss.errors import ConfigError
+from isoloss.spec.compute import training_memory_bytes
 from isoloss.spec.config import SETTINGS, RunConfig, TokenizerName, did_you_mean, make_config
 from isoloss.spec.hypotheses import Hypothesis, check_against_factors
 from isoloss.spec.identity import run_id
@@ -18,6 +19,9 @@ FIRST_SEED = 1337
 
 MAX_RUNS = 100_000
 """More runs than this in one study is taken for a mistake."""
+
+MAX_RUN_BYTES = 1 << 40
+"""A run that needs more memory than this is no small GPT, and is taken for a mistake."""
 
 Scalar = str | int | float | bool | None
 
@@ -99,6 +103,13 @@ class Study:
         configs = [
             make_config({**resolved, **self.base, **cell, "seed": seed}) for cell in self.cells() for seed in self.seeds
         ]
+        largest = max(configs, key=training_memory_bytes)
+        if training_memory_bytes(largest) > MAX_RUN_BYTES:
+            raise ConfigError(
+                f"a run of n_layer={largest.n_layer}, n_embd={largest.n_embd}, block_size={largest.block_size} and "
+                f"batch_size={largest.batch_size} needs more than {MAX_RUN_BYTES >> 30:,} GiB; take a smaller one",
+                ("n_embd", "n_layer", "block_size", "batch_size"),
+            )
         if len({run_id(config) for config in configs}) < len(configs):
             raise ConfigError("two cells of the study define the same run; take the repeated level out", ("factors",))
         return configs
@@ -110,8 +121,8 @@ class Study:
 
     def with_seeds(self, count: int) -> Study:
         """The study with `count` seeds: its own first, then the numbers that follow the last. Raises ConfigError."""
-        if count < 1:
-            raise ConfigError(f"--seeds {count}: at least 1 is needed", ("seeds",))
+        if not 1 <= count <= MAX_RUNS:
+            raise ConfigError(f"--seeds {count}: a count must lie between 1 and {MAX_RUNS:,}", ("seeds",))
         following = itertools.count(max(self.seeds) + 1)
         extra = [next(following) for _ in range(count - len(self.seeds))]
         return replace(self, seeds=(*self.seeds, *extra)[:count])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -10,17 +11,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from isoloss.errors import ConfigError
 from isoloss.spec.config import TokenizerName, did_you_mean
 from isoloss.spec.hypotheses import Hypothesis, hypothesis_place, hypothesis_values, make_hypothesis
+from isoloss.spec.plainyaml import MAX_BYTES, Plain, read_yaml
 from isoloss.spec.study import ANY_DATA, Scalar, Study, seeds_from
 
 KEYS = ("name", "description", "corpus", "tokenizer", "base", "factors", "seeds", "hypotheses")
 SECTIONS = ("factors", "base")
-MAX_BYTES = 1_000_000
+_BARE = re.compile(r"[A-Za-z][A-Za-z0-9 ._/-]*")
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def parse_study(text: str, source: str) -> Study:
 def parse_scalar(text: str, source: str) -> Scalar:
     """One setting's value as YAML reads it (1e-3 is a number, true a flag). Raises ConfigError naming `source`."""
     try:
-        return _scalar(source, cast("Any", YAML(typ="safe")).load(text))
-    except (YAMLError, ValueError) as error:
+        return _scalar(source, read_yaml(text, source)[0])
+    except ConfigError as error:
         raise ConfigError(f"{source}: not a value") from error
 
 
@@ -110,49 +111,43 @@ def dump_study(study: Study) -> str:
         document["hypotheses"] = [hypothesis_values(hypothesis) for hypothesis in study.hypotheses]
     yaml = cast("Any", YAML())
     yaml.default_flow_style = None
-    yaml.width = 110
+    yaml.width = MAX_BYTES  # a line that is folded between two spaces loses one
     stream = io.StringIO()
-    yaml.dump(document, stream)
+    yaml.dump(_quoted(document), stream)
     return stream.getvalue()
 
 
+def _quoted(value: Any) -> Any:
+    """The value with every text but the plainest in quotes: not all that the library leaves bare can be read again."""
+    if isinstance(value, dict):
+        return {key: _quoted(entry) for key, entry in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_quoted(item) for item in cast("list[Any]", value)]
+    bare = not isinstance(value, str) or _BARE.fullmatch(value)
+    return value if bare else DoubleQuotedScalarString(value)
+
+
 def _load(text: str, source: str) -> _Document:
-    try:
-        loaded = cast("Any", YAML(typ="rt")).load(text)
-    except MarkedYAMLError as error:
-        marked = cast("Any", error)
-        line = f":{marked.problem_mark.line + 1}" if marked.problem_mark else ""
-        raise ConfigError(f"{source}{line}: not valid YAML: {marked.problem or marked.context}") from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(loaded, CommentedMap):
+    values, found = read_yaml(text, source)
+    if not isinstance(values, dict):
         raise ConfigError(f"{source}: expected the keys {', '.join(KEYS)}")
-    root = cast("Any", loaded)
     lines: dict[str, int] = {}
-    for mapping in (root, *(root.get(section) for section in SECTIONS)):
-        lines |= _lines_of_keys(mapping)
-    stated = root.get("hypotheses")
-    if isinstance(stated, CommentedSeq):
-        for number, item in enumerate(cast("Any", stated), 1):
-            place = hypothesis_place(number)
-            lines[place] = int(cast("Any", stated).lc.item(number - 1)[0]) + 1
-            lines |= {f"{place} {key}": line for key, line in _lines_of_keys(item).items()}
-    return _Document({str(key): root[key] for key in root}, lines, source)
-
-
-def _lines_of_keys(value: Any) -> dict[str, int]:
-    """The line of each key of a mapping; of anything else, nothing."""
-    if not isinstance(value, CommentedMap):
-        return {}
-    keyed = cast("Any", value)
-    return {str(key): int(keyed.lc.key(key)[0]) + 1 for key in keyed if key in keyed.lc.data}
+    for depth, section in ((1, None), *((2, section) for section in SECTIONS)):
+        lines |= {str(at[-1]): n for at, n in found.items() if len(at) == depth and section in (None, at[0])}
+    for place, line in found.items():
+        match place:
+            case ("hypotheses", int(index), *keys) if len(keys) < 2:
+                lines[" ".join([hypothesis_place(index + 1), *map(str, keys)])] = line
+            case _:
+                pass
+    return _Document(cast("dict[str, Any]", values), lines, source)
 
 
 def _text(values: Mapping[str, Any], key: str, default: str) -> str:
     value = values.get(key, default)
     if not isinstance(value, str):
         raise ConfigError(f"{key}={value!r}: expected text", (key,))
-    return str(value).strip()
+    return value.strip()
 
 
 def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -185,11 +180,8 @@ def _hypothesis(value: Any, number: int) -> Hypothesis:
 
 
 def _scalar(key: str, value: Any) -> Scalar:
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, Plain):
         return value
-    for plain in (int, float, str):
-        if isinstance(value, plain):
-            return plain(value)
     raise ConfigError(f"{key}: expected one value, got {type(value).__name__}; lists belong under factors", (key,))
 
 

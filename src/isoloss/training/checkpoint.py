@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 
-from isoloss.errors import NumericsError, StoreError
+from isoloss.errors import ConfigError, NumericsError, StoreError
 from isoloss.files import (
     explained,
     read_record,
@@ -27,8 +28,8 @@ from isoloss.files import (
     write_bytes,
     write_record,
 )
-from isoloss.model.parameters import layout_of
-from isoloss.spec.config import make_config
+from isoloss.model.parameters import Layout, layout_of
+from isoloss.spec.config import RunConfig, make_config
 from isoloss.spec.identity import run_id
 from isoloss.training.state import MemberState, Progress
 
@@ -39,6 +40,7 @@ Check = Callable[[Beside], None]
 FORMAT_VERSION = 2
 PARTS = {"model": "flat_P", "exp_avg": "exp_avg_P", "exp_avg_sq": "exp_avg_sq_P"}
 """Prefix of tensor names in the file, and the field of MemberState it holds."""
+_PROGRESS = TypeAdapter(Progress)
 
 
 def save_last(folder: Path, state: MemberState, beside: Beside | None = None) -> None:
@@ -118,15 +120,38 @@ def load(folder: Path, name: str) -> MemberState:
     if not tensors_path.is_file() or sha256_file(tensors_path) != car.get("sha256"):
         raise NumericsError(f"{tensors_path}: not the file its side-car describes (damaged or half written)")
     try:
-        config, progress = make_config(car["config"]), Progress(**car["progress"])
-        tensors, layout = safetensors_torch.load_file(tensors_path), layout_of(config)
+        config = make_config(car["config"])
+        if car["run_id"] != run_id(config):
+            raise ValueError(f"it says run {car['run_id']}, its configuration is that of run {run_id(config)}")
+        progress, layout = _progress(car["progress"], config), layout_of(config)
+        tensors = safetensors_torch.load_file(tensors_path)
+        _check_shapes(tensors, layout)  # before room is made for what the configuration asks
         parts = {
             field: layout.join({slot.name: tensors[f"{prefix}.{slot.name}"] for slot in layout.slots})
             for prefix, field in PARTS.items()
         }
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise NumericsError(f"{tensors_path}: not a checkpoint of this format: {error}") from error
     return MemberState(config, progress, **parts)
+
+
+def _progress(value: Mapping[str, Any], config: RunConfig) -> Progress:
+    """Progress from plain values. Raises ValueError when they cannot be this run's."""
+    progress = _PROGRESS.validate_python(value)
+    if asdict(progress) != value:
+        raise ValueError("its progress is not what a checkpoint states")
+    if not max(progress.updates, progress.evaluated_step, progress.best_step or 0) <= progress.step <= config.max_iters:
+        raise ValueError(f"its progress contradicts itself: step {progress.step} of {config.max_iters}")
+    return progress
+
+
+def _check_shapes(tensors: Mapping[str, torch.Tensor], layout: Layout) -> None:
+    """Raises ValueError when the tensors are not, by name, shape and type, those of this layout."""
+    expected = {f"{prefix}.{slot.name}": slot.shape for prefix in PARTS for slot in layout.slots}
+    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected:
+        raise ValueError("its tensors are not those of its configuration")
+    if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+        raise ValueError("its tensors are not all of type fp32")
 
 
 def save(folder: Path, name: str, state: MemberState, beside: Beside | None = None) -> None:

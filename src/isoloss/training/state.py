@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from isoloss.model.kernels import Kernels, TorchKernels
 from isoloss.model.parameters import Gradients, Layout, Parameters, init_flat, layout_of
-from isoloss.spec.config import RunConfig, shape_key
+from isoloss.spec.config import CountInt, PositiveFloat, RateFloat, RunConfig, shape_key
 from isoloss.spec.identity import run_id
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,19 +24,20 @@ class Progress:
     """The scalars of one member's state.
 
     `step` counts steps taken; `updates` those of them that changed the weights (fp16 skips on overflow).
-    `evaluated_step` is the last step whose evaluation is recorded, -1 before the first. Times are in seconds.
+    `evaluated_step` is the last step whose evaluation is recorded, -1 before the first. Times are in seconds. The types
+    say what a checkpoint's reader accepts; nothing is checked in between.
     """
 
-    step: int = 0
-    updates: int = 0
-    evaluated_step: int = -1
-    best_val_loss: float | None = None
-    best_step: int | None = None
-    loss_scale: float = 1.0
-    steps_since_overflow: int = 0
-    train_time_s: float = 0.0
-    eval_time_s: float = 0.0
-    checkpoint_time_s: float = 0.0
+    step: CountInt = 0
+    updates: CountInt = 0
+    evaluated_step: Annotated[int, Field(ge=-1, strict=True)] = -1
+    best_val_loss: RateFloat | None = None
+    best_step: CountInt | None = None
+    loss_scale: PositiveFloat = 1.0
+    steps_since_overflow: CountInt = 0
+    train_time_s: RateFloat = 0.0
+    eval_time_s: RateFloat = 0.0
+    checkpoint_time_s: RateFloat = 0.0
 
 
 @dataclass(frozen=True)

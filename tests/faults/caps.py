@@ -1,0 +1,44 @@
+"""Reading within a cap of time and one of memory: what is told of a hostile file, and that it is one typed line."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from isoloss.errors import IsolossError, printable
+
+TIME_S = 20
+MEMORY_BYTES = 512 << 20
+
+
+def told(read: Callable[[], object], memory_bytes: int = MEMORY_BYTES) -> str:
+    """What reading leads to, in a fork that is killed at the caps: the error's type and text, or nothing."""
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        outcome = "died"
+        try:
+            signal.alarm(TIME_S)
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            resource.setrlimit(resource.RLIMIT_AS, (taken + memory_bytes, taken + memory_bytes))
+            read()
+            outcome = ""
+        except BaseException as error:
+            outcome = f"{type(error).__name__}: {error}"
+        finally:
+            os.write(send, outcome.encode(errors="replace")[:60_000])
+            os._exit(0)
+    os.close(send)
+    with os.fdopen(receive, "rb") as stream:
+        outcome = stream.read().decode()
+    assert os.waitpid(child, 0)[1] == 0, "over the cap of time, or crashed"
+    return outcome
+
+
+def refused(read: Callable[[], object], kind: type[IsolossError], message: str) -> None:
+    outcome = told(read)
+    assert outcome.startswith(f"{kind.__name__}: ") and message in outcome, outcome[:500]
+    assert outcome == printable(outcome) and len(outcome) < 2100 and "allocate" not in outcome

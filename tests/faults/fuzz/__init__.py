@@ -1,0 +1,1 @@
+"""Readers of isoloss under coverage-guided fuzzing: a typed error, or a value that holds together."""

@@ -1,0 +1,108 @@
+"""What is read is data: no line of isoloss runs what it reads, and reading hostile files runs and writes nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import isoloss
+
+SOURCE = Path(isoloss.__file__).parent
+MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "dbm", "code", "codeop"}
+NAMES = {"eval", "exec", "compile", "__import__", "execfile", "input"}
+ATTRIBUTES = {
+    *("torch.load", "torch.jit.load", "torch.hub.load", "torch.package", "torch.save"),
+    *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "numpy.load", "np.load", "np.fromfile", "pl.read_ipc"),
+    *("os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "os.startfile", "subprocess.getoutput"),
+    *("zipfile.extractall", "archive.extract", "archive.extractall", "tarfile.open", "shutil.unpack_archive"),
+}
+ALLOWED = {
+    # Written for nanoGPT, whose format it is; never read.
+    ("execution/export.py", "torch.save"),
+}
+PROCESSES = {
+    "data/download.py": "pip, to download a wheel whose SHA-256 is known",
+    "model/library.py": "the compiler of the fast kernels",
+}
+"""Who starts programs, none of them named by what is read. Workers and ranks are isoloss's own, and so is what their
+pipes carry (multiprocessing pickles there)."""
+
+
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` of an attribute or a name, else nothing."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=value, attr=attr):
+            return f"{dotted(value)}.{attr}"
+        case _:
+            return ""
+
+
+def distrusted(source: str, place: str) -> list[str]:
+    """What of a module could run what it reads."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                found += [f"import {n.name}" for n in names if n.name.partition(".")[0] in MODULES]
+                found += [f"import {n.name}" for n in names if n.name == "subprocess" and place not in PROCESSES]
+            case ast.ImportFrom(module=module, names=names):
+                whole = [f"{module}.{n.name}" for n in names]
+                found += [f"from {name}" for name in whole if str(module).partition(".")[0] in MODULES | {"subprocess"}]
+                found += [f"from {name}" for name in whole if name in ATTRIBUTES]
+            case ast.Call(func=ast.Name(id=name)) if name in NAMES:
+                found.append(name)
+            case ast.Call(func=function) if dotted(function) in {"YAML", "ruamel.yaml.YAML"}:
+                kinds = [k.value for k in node.keywords if k.arg == "typ"]
+                found += [f"YAML of type {ast.unparse(k)}" for k in kinds if ast.unparse(k) not in ("'safe'", "'rt'")]
+            case ast.Attribute() if dotted(node) in ATTRIBUTES and (place, dotted(node)) not in ALLOWED:
+                found.append(dotted(node))
+            case ast.keyword(arg="shell" | "allow_pickle", value=value) if ast.unparse(value) != "False":
+                found.append(f"{node.arg}={ast.unparse(value)}")
+            case _:
+                pass
+    return found
+
+
+def test_no_line_runs_what_it_reads() -> None:
+    modules = sorted(SOURCE.rglob("*.py"))
+    assert len(modules) > 100
+    found = {path: distrusted(path.read_text(), path.relative_to(SOURCE).as_posix()) for path in modules}
+    assert not {path: lines for path, lines in found.items() if lines}
+
+
+def test_what_could_run_is_seen() -> None:
+    for line in (
+        "import pickle",
+        "from pickle import loads",
+        "import torch\ntorch.load('x')",
+        "from torch import load",
+        "eval('1')",
+        "exec('1')",
+        "yaml.load(text)",
+        "YAML(typ='unsafe')",
+        "import subprocess",
+        "f(shell=True)",
+        "np.load('x')",
+        "f(allow_pickle=True)",
+        "os.system('x')",
+        "torch.save(x)",
+    ):
+        assert distrusted(line, "x.py"), line
+
+
+def test_reading_hostile_files_runs_nothing_and_writes_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.audited", str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    heard = json.loads(done.stdout)
+    assert heard["reads"] > 50
+    assert heard["errors"] > 50
+    assert heard["forbidden"] == []
+    assert heard["probes"] == ["exec", "import", "open", "os.system", "pickle.find_class", "subprocess.Popen"]
+    assert not list(tmp_path.rglob("pwned"))

@@ -47,6 +47,7 @@ STUDIES = {
     "a tag that lies": ("name: x\nbase: {n_layer: !!int four}", "'four' is no value of type int"),
     "a key twice": ("name: x\nname: y", "s.yaml:2: not valid YAML: the key 'name' is here a second time"),
     "another YAML": ("%YAML 1.1\n---\nname: x\nbase: {dropout: 1e-1}", "s.yaml:2: this is read as YAML 1.2"),
+    "another YAML after it": (":\n%YAML 2.1\n---\nx", "s.yaml"),
     "a YAML that never was": ("%YAML 1.22\n---\nname: x", "s.yaml: not valid YAML: version minor part"),
     "two documents": ("name: x\n---\nname: y", "s.yaml:2: a second document begins"),
     "half a surrogate": ('name: x\ndescription: "\\ud800"', "s.yaml:2: half of a surrogate pair"),

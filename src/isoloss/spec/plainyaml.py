@@ -35,6 +35,14 @@ MAX_DEPTH = 8
 """Lists and mappings within one another; a study needs three."""
 INTEGERS = range(-(2**63), 2**63)
 _TAGS = "tag:yaml.org,2002:"
+_TYPES = cast("Any", YAML(typ="safe", pure=True))
+"""Tells types by YAML 1.2 and parses nothing itself: a %YAML line changes what its own parser takes values for."""
+_MADE: dict[str, Callable[[Any], int | float | bool | None]] = {
+    "null": lambda node: None,
+    "bool": _TYPES.constructor.construct_yaml_bool,
+    "int": _TYPES.constructor.construct_yaml_int,
+    "float": _TYPES.constructor.construct_yaml_float,
+}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -70,16 +78,8 @@ class _Reader:
     """Reads one text, and keeps the lines it comes by."""
 
     def __init__(self, text: str) -> None:
-        yaml = cast("Any", YAML(typ="safe", pure=True))
         self.lines: dict[Place, int] = {}
-        self._events: Iterator[Any] = yaml.parse(text)
-        self._tag_of: Callable[..., Any] = yaml.resolver.resolve
-        self._made: dict[str, Callable[[Any], int | float | bool | None]] = {
-            "null": lambda node: None,
-            "bool": yaml.constructor.construct_yaml_bool,
-            "int": yaml.constructor.construct_yaml_int,
-            "float": yaml.constructor.construct_yaml_float,
-        }
+        self._events: Iterator[Any] = cast("Any", YAML(typ="safe", pure=True)).parse(text)
 
     def document(self) -> Any:
         """The first document's value; there must be no second."""
@@ -130,14 +130,14 @@ class _Reader:
         text: str = event.value
         if _SURROGATE.search(text):
             raise _NotPlainError(event, "half of a surrogate pair is no character")
-        tag = str(event.tag or self._tag_of(ScalarNode, text, event.implicit))
+        tag = str(event.tag or _TYPES.resolver.resolve(ScalarNode, text, event.implicit))
         kind = tag.removeprefix(_TAGS)
-        if event.tag and kind not in (*self._made, "str"):
+        if event.tag and kind not in (*_MADE, "str"):
             raise _NotPlainError(event, f"the tag {tag} is not read; write a plain value")
-        if kind not in self._made:
+        if kind not in _MADE:
             return text  # text, or what YAML 1.1 took for more than that: a date, =, <<
         try:
-            value = self._made[kind](ScalarNode(tag, text))
+            value = _MADE[kind](ScalarNode(tag, text))
         except (ValueError, LookupError) as error:
             raise _NotPlainError(event, f"{text!r} is no value of type {kind}") from error
         if isinstance(value, int) and value not in INTEGERS:

@@ -106,12 +106,17 @@ def few(request: pytest.FixtureRequest) -> int | None:
 
 
 @pytest.fixture
-def points(request: pytest.FixtureRequest, few: int | None) -> Points:
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """The trials of this test, for one that counts by itself."""
+    return request.node.stash.setdefault(TALLY, Tally())
+
+
+@pytest.fixture
+def points(request: pytest.FixtureRequest, few: int | None, tally: Tally) -> Points:
     """`points(everywhere, short)`: the points of a fault to try, each counted as a trial.
 
     All of them under `make faults`, else so many, seeded by the test's name; with --at the one asked for.
     """
-    tally = request.node.stash[TALLY] = Tally()
     at = request.config.getoption("--at")
 
     def choose(everywhere: Sequence[Any], short: int) -> Iterator[Any]:

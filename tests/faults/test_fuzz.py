@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
@@ -19,6 +20,7 @@ from isoloss.spec.config import SETTINGS
 from isoloss.spec.hypotheses import RESPONSES
 from isoloss.spec.study import DataFacts
 from isoloss.spec.studyfile import dump_study, parse_study
+from tests.faults.tally import Tally
 
 INPUTS = (("tokens", 4_600_000), ("tokens", 4_600_000), ("checkpoint", 400_000), ("study", 400_000))
 """Ten million in all, most of them where an input costs least, each group from a seed of its own."""
@@ -26,7 +28,8 @@ SHORT = (("tokens", 5_000), ("checkpoint", 1_000), ("study", 1_000))
 SEED = 20261123
 
 
-def test_no_input_is_a_finding(few: int | None, tmp_path: Path) -> None:
+@pytest.mark.promise(12, "a fuzzer guided by coverage at files of tokens, checkpoints and study files")
+def test_no_input_is_a_finding(few: int | None, tally: Tally, tmp_path: Path) -> None:
     """Every target in a process of its own; what one finds is told with the command that replays it."""
     assert sum(inputs for _, inputs in INPUTS) == 10_000_000
     started: dict[Path, subprocess.Popen[bytes]] = {}
@@ -35,12 +38,14 @@ def test_no_input_is_a_finding(few: int | None, tmp_path: Path) -> None:
         log = tmp_path / f"{number}.log"
         with log.open("wb") as stream:
             started[log] = subprocess.Popen([sys.executable, *command], stdout=stream, stderr=subprocess.STDOUT)
+    tally.trials = sum(inputs for _, inputs in (INPUTS if few is None else SHORT))
     findings: list[str] = []
     for log, process in started.items():
         code, told = process.wait(), log.read_text(errors="replace")
         if code != 0 or "Done " not in told:
             findings.append(f"{shlex.join(map(str, process.args))}\n{told[-3000:]}")  # pyright: ignore
     assert not findings, "\n".join(findings)
+    tally.passed = tally.trials
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -118,7 +123,8 @@ def harmed(text: str, generator: random.Random) -> str:
     return text
 
 
-def test_a_study_file_is_a_study_or_a_typed_error(few: int | None) -> None:
+@pytest.mark.promise(12, "study files, valid and nearly so: a study, or a typed error with its line")
+def test_a_study_file_is_a_study_or_a_typed_error(few: int | None, tally: Tally) -> None:
     outcomes = {"studies": 0, "errors": 0}
 
     @seed(SEED)
@@ -144,4 +150,5 @@ def test_a_study_file_is_a_study_or_a_typed_error(few: int | None) -> None:
         outcomes["studies"] += 1
 
     every_text()
+    tally.trials = tally.passed = sum(outcomes.values())
     assert min(outcomes.values()) > sum(outcomes.values()) / 10, outcomes

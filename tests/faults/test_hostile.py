@@ -18,6 +18,8 @@ from isoloss.spec.studyfile import find_study, parse_study
 from isoloss.store.owner import study_paths
 from tests.faults.caps import refused, told
 
+pytestmark = pytest.mark.promise(12, "YAML bombs, tags, names that climb, endless files, zip members that escape")
+
 
 def nested_aliases(levels: int) -> str:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]

@@ -22,6 +22,8 @@ from tests.faults.caps import refused, told
 
 Made = Callable[..., RunConfig]
 
+pytestmark = pytest.mark.promise(12, "side-cars, safetensors headers and tokens that lie, sealed")
+
 RECORDS = {
     "deep lists": '{"a": ' + "[" * 100_000,
     "many small lists": '{"a": [' + "[],"[:MAX_TEXT_BYTES] * (MAX_TEXT_BYTES // 4) + "[]]}",

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import isoloss
 
 pytestmark = pytest.mark.promise(12, "no line that runs what it reads: by reading the source, and by an audit hook")

@@ -62,8 +62,21 @@ def read_yaml(text: str, source: str) -> tuple[Any, Mapping[Place, int]]:
         marked = cast("Any", error)
         line = f":{marked.problem_mark.line + 1}" if marked.problem_mark else ""
         raise ConfigError(f"{source}{line}: not valid YAML: {marked.problem or marked.context}") from error
-    except (YAMLError, ValueError, AssertionError) as error:  # the last of a %YAML line
-        raise ConfigError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
+    except YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from error
+
+
+def _events(text: str) -> Iterator[Any]:
+    """The parser's events. Raises YAMLError: what the library stumbles over is no YAML that anyone meant to write.
+
+    It asserts, indexes and overflows where an escape or a %YAML line is odd, so that its own errors are not all.
+    """
+    try:
+        yield from cast("Any", YAML(typ="safe", pure=True)).parse(text)
+    except YAMLError:
+        raise
+    except Exception as error:
+        raise YAMLError(f"{type(error).__name__}: {error}") from error
 
 
 class _NotPlainError(Exception):
@@ -79,7 +92,7 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.lines: dict[Place, int] = {}
-        self._events: Iterator[Any] = cast("Any", YAML(typ="safe", pure=True)).parse(text)
+        self._events = _events(text)
 
     def document(self) -> Any:
         """The first document's value; there must be no second."""

@@ -33,23 +33,22 @@ def fake_study(
     """A study directory as the store writes it; runs are done unless `states` says otherwise."""
     paths = StudyPaths(folder)
     write_sealed(paths.study, dump_study(study))
-    write_record(paths.provenance, {"started_at": "2026-01-01T00:00:00+00:00", "versions": {"isoloss": "0.1.0"}})
     write_record(
-        paths.tokenizer,
-        {
-            "tokenizer": "char",
-            "corpus": study.corpus,
-            "corpus_sha256": FACTS.sha256,
-            "vocab_size": FACTS.vocab_size,
-            "train_tokens": 900_000,
-            "val_tokens": 100_000,
-        },
+        paths.provenance, {"started_at": "2026-01-01T00:00:00+00:00", "versions": {"isoloss": "0.1.0"}, "machine": {}}
     )
+    write_tokenizer(paths, study, FACTS)
     for i, config in enumerate(study.expand(FACTS)):
         state, reason = states.get(i, ("done", ""))
         if state != "pending":
             _fake_run(paths, config, RunStatus(state, reason), lambda step, c=config, i=i: curve(c, i, step))
     return load_study(folder)
+
+
+def write_tokenizer(paths: StudyPaths, study: Study, facts: DataFacts) -> None:
+    characters = "".join(map(chr, range(ord("0"), ord("0") + facts.vocab_size)))
+    sizes = {"vocab_size": facts.vocab_size, "train_tokens": 900_000, "val_tokens": 100_000}
+    text = {"corpus": study.corpus, "corpus_sha256": facts.sha256}
+    write_record(paths.tokenizer, {"tokenizer": "char", "characters": characters, **text, **sizes})
 
 
 def _fake_run(paths: StudyPaths, config: RunConfig, status: RunStatus, val_loss: Callable[[int], float]) -> None:

@@ -79,7 +79,9 @@ def stored(tokens: Tokens, tmp_path: Path) -> Callable[[MemberState], tuple[Stud
         results = StudyResults(StudyPaths(tmp_path / "study"), Study("words", "words"), tokens.facts)
         run = results.paths.run(run_id(state.config))
         run.folder.mkdir(parents=True)
-        write_record(results.paths.tokenizer, {**tokens.tokenizer.as_dict(), "vocab_size": state.config.vocab_size})
+        sizes = {"vocab_size": state.config.vocab_size, "train_tokens": 900, "val_tokens": 100}
+        text = {"corpus": "words", "corpus_sha256": tokens.sha256}
+        write_record(results.paths.tokenizer, {**tokens.tokenizer.as_dict(), **text, **sizes})
         save_last(run.folder, state)
         return results, run
 

@@ -159,7 +159,9 @@ def test_a_run_that_is_not_done_and_leads_is_mentioned(tmp_path: Path) -> None:
     states: dict[int, tuple[State, str]] = dict.fromkeys(range(4, 8), ("diverged", "loss is not finite at step 7"))
     results = fake_study(tmp_path, FACTORIAL, states)
     leader = results.configs[4]
-    write_rows(results.paths.run(run_id(leader)).evals, [{"step": 5, "train_loss": 0.5, "val_loss": 0.5}])
+    write_rows(
+        results.paths.run(run_id(leader)).evals, [{"step": 5, "train_loss": 0.5, "val_loss": 0.5, "eval_time_s": 1.0}]
+    )
     text = sentences.summary(take_snapshot(results))
     assert f"Run {run_id(leader)}" in text and "which is diverged, reached 0.5000" in text
 

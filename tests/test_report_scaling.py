@@ -31,6 +31,7 @@ from isoloss.spec.studyfile import dump_study
 from isoloss.store.layout import StudyPaths
 from isoloss.store.run import RowWriter, RunStatus, State, create_run, write_status
 from isoloss.store.tables import load_study
+from tests.fake_studies import write_tokenizer
 
 TRUTH = {"E": 1.2, "A": 40.0, "B": 160.0, "alpha": 0.38, "beta": 0.4}
 FIGURES = ["scaling_fit", "isoloss_contours", "isoflop_curves", "scaling_holdout"]
@@ -55,8 +56,8 @@ def trained(
     """A study whose final losses follow the law with relative noise; `rise` is how far they lie above the best."""
     paths, facts = StudyPaths(folder), DataFacts(sha256="ab" * 32, vocab_size=65)
     write_sealed(paths.study, dump_study(study))
-    write_record(paths.provenance, {})
-    write_record(paths.tokenizer, {"corpus_sha256": facts.sha256, "vocab_size": facts.vocab_size})
+    write_record(paths.provenance, {"started_at": "2026-01-01T00:00:00+00:00", "versions": {}, "machine": {}})
+    write_tokenizer(paths, study, facts)
     generator = np.random.default_rng(1)
     for i, config in enumerate(study.expand(facts)):
         law = surface(compute.params_non_embedding(config), compute.train_tokens(config))

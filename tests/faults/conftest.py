@@ -82,7 +82,8 @@ def server(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tr
 def stacked(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
     """Starts two runs of it in one stack, harmed or not."""
     two = study.with_name("two.yaml")
-    two.write_text(study.read_text() + "factors: {weight_decay: [0.0, 0.1]}\n")
+    base = study.read_text().replace("max_iters: 8, ", "")
+    two.write_text(base + "factors: {max_iters: [6, 8]}  # one ends before the other\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ISOLOSS_CACHE", str(tmp_path_factory.mktemp("cache")))
         with trials(two, tmp_path_factory.mktemp("shim"), stack=2) as found:

@@ -31,6 +31,7 @@ SEED = 20261123
 @pytest.mark.promise(12, "a fuzzer guided by coverage at files of tokens, checkpoints and study files")
 def test_no_input_is_a_finding(few: int | None, tally: Tally, tmp_path: Path) -> None:
     """Every target in a process of its own; what one finds is told with the command that replays it."""
+    pytest.importorskip("atheris", reason="the fuzzer is built for Linux alone")
     assert sum(inputs for _, inputs in INPUTS) == 10_000_000
     started: dict[Path, subprocess.Popen[bytes]] = {}
     for number, (target, inputs) in enumerate(INPUTS if few is None else SHORT):

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def test_a_kill_at_any_operation_is_recovered_from(
         shutil.rmtree(out)
 
 
-@pytest.mark.promise(2, "SIGKILL before each operation of two runs in one stack")
+@pytest.mark.promise(2, "SIGKILL before each operation of two runs in one stack, likewise")
 def test_a_kill_leaves_a_stack_together(
     stacked: Trials, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, points: Points
 ) -> None:
@@ -52,6 +51,7 @@ def test_a_kill_leaves_a_stack_together(
     for at in points(range(1, operations + 1), 6):
         out = tmp_path / str(at)
         stacked.start(out, "kill", at)
+        stacked.start(out, "kill", random.Random(at).randint(1, operations))
         told = stacked.start(out)
         assert told.states == ("done", "done") and science(out) == expected, at
         shutil.rmtree(out)
@@ -73,7 +73,7 @@ def test_a_kill_at_any_instant_is_recovered_from(
         shutil.rmtree(out)
 
 
-@pytest.mark.promise(1, "SIGKILL of a worker, or of the coordinator of two")
+@pytest.mark.promise(1, "SIGKILL of a worker, or of the coordinator")
 def test_a_killed_worker_or_coordinator_changes_nothing(
     study: Path, unharmed: Unharmed, tmp_path: Path, points: Points
 ) -> None:
@@ -81,14 +81,24 @@ def test_a_killed_worker_or_coordinator_changes_nothing(
         out, generator = tmp_path / str(trial), random.Random(trial)
         command = [sys.executable, "-m", "isoloss", "run", str(study), "--out", str(out), "--workers", "2"]
         command += ["--device", "cpu"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not workers_of(process.pid):
-            time.sleep(0.01)
-        time.sleep(generator.uniform(0, 5))
-        victims = [*workers_of(process.pid)] if trial % 2 else [process.pid]
-        for victim in victims:
-            with suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGKILL)
-        process.wait()
+        killed = False
+        while not killed:
+            shutil.rmtree(out, ignore_errors=True)
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                while process.poll() is None and not workers_of(process.pid):
+                    time.sleep(0.01)
+                time.sleep(generator.uniform(0, 4))
+                killed = process.poll() is None and _killed(process.pid, worker=bool(trial % 2))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and science(out) == unharmed[0], (trial, done.stderr)
+
+
+def _killed(coordinator: int, *, worker: bool) -> bool:
+    """Kill a coordinator or its worker; whether there was one."""
+    victims = workers_of(coordinator) if worker else [coordinator]
+    try:
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return bool(victims)

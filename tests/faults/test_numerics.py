@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import isoloss.training.numerics as numerics_module
 from isoloss.errors import ConfigError, Interrupted
 from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
+from isoloss.execution.plan import plan_stacks
 from isoloss.execution.study import run_study
-from isoloss.files import read_record, sha256_file
+from isoloss.files import read_record, sha256_file, write_record
 from isoloss.report.page import write_report
+from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
+from isoloss.store.run import RunStatus, write_status
 from isoloss.store.tables import StudyResults, load_study
 
 TINY: dict[str, Any] = {"n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 8, "batch_size": 2, "max_iters": 12}
@@ -79,14 +83,13 @@ def another_vendor(patch: pytest.MonkeyPatch) -> None:
 def test_a_run_is_not_continued_elsewhere_unasked(
     study: Study, begun: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], None], said: str
 ) -> None:
-    before = {path: path.read_bytes() for path in begun.glob("runs/*/*.*")}
+    before = {path: path.read_bytes() for path in begun.rglob("*.*") if path.name != ".owner.json"}
     with monkeypatch.context() as patch:
         change(patch)
         with pytest.raises(ConfigError, match=said) as refused:
-            train(study, begun)
-    assert "--accept-other-numerics" in str(refused.value) and re.search(
-        r"runs/\w+ was trained to step \d", str(refused.value)
-    )
+            train(replace(study, seeds=(1337, 1338)), begun)  # a refused start seals no seeds into the study's file
+    assert "--accept-other-numerics" in str(refused.value)
+    assert re.search(r"1 unfinished runs began with other numerics \(\w+ to step \d", str(refused.value))
     assert {path: path.read_bytes() for path in before} == before
     assert train(study, begun).summary()["status"].to_list() == ["done", "done"]
 
@@ -146,3 +149,16 @@ def test_a_torn_stack_goes_on_together_from_where_all_its_runs_were(study: Study
     assert train(study, out, stack=2).summary()["status"].to_list() == ["done", "done"]
     if harm != "anew":  # the other run has no checkpoint of step 0 any more: their roundings may differ
         assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_runs_stay_together_whoever_has_ended_or_been_killed_between(study: Study, tmp_path: Path) -> None:
+    results = train(study, tmp_path, stack=3)
+    configs = {run_id(config): config for config in results.configs}
+    first, second = configs
+    one = {"progress": {"step": 8}, "beside": {"stack": [first, second]}}
+    late = {"progress": {"step": 4}, "beside": {"stack": ["ended", second, first, first]}}
+    for run, car in ((first, one), (second, late)):
+        paths = results.paths.run(run)
+        write_status(paths, RunStatus("pending"))
+        write_record(paths.folder / "last.json", car)
+    assert plan_stacks(results, 3) == [(configs[first], configs[second])]

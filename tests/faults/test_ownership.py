@@ -21,7 +21,7 @@ def command(study: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "isoloss", "run", str(study), "--out", str(out), "--device", "cpu"]
 
 
-@pytest.mark.promise(5, "20 starts at once: 19 are turned away within 2 s of the first")
+@pytest.mark.promise(5, "20 starts at once: 19 are turned away and told by whom")
 def test_of_twenty_starts_one_owns_the_study(
     study: Path, unharmed: tuple[dict[str, object], int], tmp_path: Path
 ) -> None:

@@ -50,7 +50,10 @@ def train_verb() -> Callable[..., int]:
             offline: Use cached corpora alone.
             accept_other_numerics: Continue a run that began with other threads or kernels, or elsewhere; marks it.
         """
-        from isoloss.cli.run import run_and_report
+        from isoloss.execution.interrupts import signals_held_back
+
+        with signals_held_back():
+            from isoloss.cli.run import run_and_report
         from isoloss.execution.study import RunOptions
         from isoloss.spec.study import Study
 

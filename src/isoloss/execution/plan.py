@@ -17,7 +17,7 @@ from isoloss.store.run import verified_status
 from isoloss.store.tables import StudyResults
 
 Stack = tuple[RunConfig, ...]
-"""Runs trained together in one program: equal in shape and in the step they continue from."""
+"""Runs trained together in one program: equal in shape, and in the step they continue from but for a kill."""
 
 TOGETHER = "stack"
 """Key, beside a checkpoint, of the ids of the runs it was trained with, in their order: they stay together."""
@@ -62,14 +62,17 @@ def resume_point(paths: RunPaths) -> Point:
 def _groups(missing: Mapping[str, RunConfig], points: Mapping[str, Point]) -> Iterator[list[str]]:
     """Runs that may be stacked: what was trained together so far, in its order; of the rest, what is alike.
 
-    A kill between the checkpoints of a stack leaves its runs at different steps; they go on from the earliest.
+    A kill between the checkpoints of a stack leaves its runs at different steps, and the latest record of who stood
+    in it with those that are ahead.
     """
-    begun = {points[run].together: None for run in missing if run in points[run].together}
     taken: set[str] = set()
-    for together in begun:
-        group = [run for run in together if run in missing and points[run].together in (together, ())]
-        taken.update(group)
-        yield group
+    for run in sorted(missing, key=lambda run: -points[run].step):
+        if run in points[run].together and run not in taken:
+            shape = shape_key(missing[run])
+            left = [one for one in dict.fromkeys(points[run].together) if one in missing and one not in taken]
+            group = [one for one in left if shape_key(missing[one]) == shape]
+            taken.update(group)
+            yield group
     alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for run, config in missing.items():
         if run not in taken:

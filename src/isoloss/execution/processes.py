@@ -91,7 +91,8 @@ def _start(place: Workplace) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, place), daemon=True)
-    resource_tracker.ensure_running()  # else the start would, and let the signals through on the way
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # else the start would, and let the signals through on the way
     with signals_held_back():  # a Ctrl-C is the coordinator's to hear, from the first moment
         process.start()
     theirs.close()
@@ -115,21 +116,24 @@ def _listen(pool: Sequence[_Worker], emit: Emit) -> None:
             emit(event)
 
 
-def _bury(worker: _Worker, place: Workplace, emit: Emit, deaths: Counter[str]) -> list[Stack]:
-    """A worker died: what of its runs to try once more, together, then each alone. A lone run's second death is it."""
-    if worker.stack is None:
-        return []
-    while _pending(worker.pipe):
+def _last_words(worker: _Worker, place: Workplace, emit: Emit) -> Stack:
+    """Pass on what a dead worker still said, and what it leaves undone."""
+    stack, worker.stack = worker.stack or (), None
+    while stack and _pending(worker.pipe):
         try:
             event = cast("Event | None", worker.pipe.recv())
         except (EOFError, ConnectionResetError):
             break
         if event is None:
-            worker.stack = None
-            return []
+            return ()
         emit(event)
     worker.process.join()
-    left = tuple(c for c in worker.stack if read_status(place.study.run(run_id(c))).state not in ("done", "diverged"))
+    return tuple(c for c in stack if read_status(place.study.run(run_id(c))).state not in ("done", "diverged"))
+
+
+def _bury(worker: _Worker, place: Workplace, emit: Emit, deaths: Counter[str]) -> list[Stack]:
+    """A worker died: what of its runs to try once more, together, then each alone. A lone run's second death is it."""
+    left = _last_words(worker, place, emit)
     deaths.update(map(run_id, left))
     again: list[Stack] = []
     if any(deaths[run_id(config)] == 1 for config in left):
@@ -137,12 +141,11 @@ def _bury(worker: _Worker, place: Workplace, emit: Emit, deaths: Counter[str]) -
     elif len(left) > 1:
         again = [(config,) for config in left]
     for config in left:
-        if not again:
+        if again:
+            emit(Event(run_id(config), "running", 0, reason=f"{_death(worker)}; it is tried once more"))
+        else:
             write_failed(place.study.run(run_id(config)), _death(worker))
             emit(Event(run_id(config), "failed", 0, reason=_death(worker)))
-        else:
-            emit(Event(run_id(config), "running", 0, reason=f"{_death(worker)}; it is tried once more"))
-    worker.stack = None
     return again
 
 
@@ -174,7 +177,7 @@ def _stop(pool: Sequence[_Worker], place: Workplace, emit: Emit) -> None:
     for worker in pool:
         worker.process.join(max(0.0, deadline - time.monotonic()))
         worker.process.kill()
-        for config in (config for left in _bury(worker, place, emit, Counter()) for config in left):
+        for config in _last_words(worker, place, emit):
             paths = place.study.run(run_id(config))
             with suppress(StoreError):
                 write_status(paths, replace(read_status(paths), state="pending", reason=STOPPED_LATE))

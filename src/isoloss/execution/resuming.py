@@ -12,16 +12,14 @@ from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import Emit, Event
 from isoloss.execution.workplace import Workplace
 from isoloss.files import read_record
-from isoloss.spec.config import Precision, RunConfig
+from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths, StudyPaths
+from isoloss.store.records import BESIDE, NUMERICS, checked
 from isoloss.store.run import Extent, check_rows, extents
 from isoloss.training import checkpoint
 from isoloss.training.numerics import Numerics, differences
 from isoloss.training.state import MemberState, fresh
-
-NUMERICS = "numerics"
-"""Key, in a run's provenance and beside its checkpoint, of the numerics that led there: each with its first `step`."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,8 @@ class Begun:
 def begun_together(study: StudyPaths, configs: Stack, emit: Emit) -> list[list[Begun]]:
     """What the runs of a stack continue from, grouped by their steps: one group, but for damaged checkpoints.
 
-    Those ahead of others, because a kill came between their checkpoints, go back to where all of them were. Where one
-    does not continue from the last thing saved, a line says why. Raises NumericsError.
+    Those ahead of others, because a kill came between their checkpoints, go back to where all of them were. Where a
+    checkpoint is of no use, a line says why. Raises NumericsError.
     """
     found = [_begun(study.run(run_id(config)), config, emit) for config in configs]
     earliest = min(one.step for one in found)
@@ -54,7 +52,7 @@ def begun_together(study: StudyPaths, configs: Stack, emit: Emit) -> list[list[B
 
 
 def _begun(paths: RunPaths, config: RunConfig, emit: Emit) -> Begun:
-    found = checkpoint.resume(paths.folder, partial(_check_rows, paths))
+    found = checkpoint.resume(paths.folder, partial(_check, paths))
     if found.problem:
         emit(Event(run_id(config), "running", 0, reason=found.problem))
     if found.state is None:
@@ -65,7 +63,7 @@ def _begun(paths: RunPaths, config: RunConfig, emit: Emit) -> Begun:
 
 
 def _back_at(paths: RunPaths, step: int) -> Begun | None:
-    found = checkpoint.step_back(paths.folder, step, partial(_check_rows, paths))
+    found = checkpoint.step_back(paths.folder, step, partial(_check, paths))
     return None if found.state is None else _as_begun(found.state, found.beside)
 
 
@@ -73,7 +71,8 @@ def _as_begun(state: MemberState, beside: checkpoint.Beside) -> Begun:
     return Begun(state, extents(beside.get("rows", {})), beside.get(NUMERICS, ()))
 
 
-def _check_rows(paths: RunPaths, beside: checkpoint.Beside) -> None:
+def _check(paths: RunPaths, beside: checkpoint.Beside) -> None:
+    checked(BESIDE, beside, paths.folder / "last.json")
     for name, extent in extents(beside.get("rows", {})).items():
         check_rows(paths.rows(name), extent)
 
@@ -82,24 +81,28 @@ def continued(before: Sequence[Mapping[str, Any]], step: int, now: Numerics) -> 
     """The record of a run's numerics, with those of now where they are others."""
     if before and not differences(before[-1], now):
         return list(before)
-    return [*before, {"step": step, **now.as_dict()}]
+    return [*(entry for entry in before if entry["step"] < step), {"step": step, **now.as_dict()}]
 
 
-def refuse_other_numerics(place: Workplace, stacks: Sequence[Stack], threads: int, ranks: int) -> None:
-    """Raises ConfigError where a run was trained so far with other numerics than it would be now."""
-    now: dict[Precision, Numerics] = {}
-    for config in (config for configs in stacks for config in configs):
-        if config.precision not in now:
-            now[config.precision] = place.numerics(config.precision, threads, ranks)
-        paths = place.study.run(run_id(config))
-        try:
-            car = read_record(paths.folder / "last.json")
-            step, before = int(car["progress"]["step"]), car["beside"][NUMERICS][-1]
-            changes = differences(before, now[config.precision])
-        except (StoreError, KeyError, IndexError, TypeError, ValueError, AttributeError):
-            continue  # nothing to go on from, or nothing whole
-        if step and changes:
-            raise ConfigError(
-                f"{paths.folder} was trained to step {step:,} with other numerics: {'; '.join(changes)}; continue "
-                "where it began, or accept the change with --accept-other-numerics, which marks the run"
-            )
+def other_numerics(place: Workplace, config: RunConfig, threads: int, ranks: int) -> str:
+    """How far a run was trained under other numerics than it would be now, and which; empty where it was not."""
+    try:
+        car = read_record(place.study.run(run_id(config)).folder / "last.json")
+        step, before = int(car["progress"]["step"]), car["beside"][NUMERICS][-1]
+        changes = differences(before, place.numerics(config.precision, threads, ranks)) if step else []
+    except (StoreError, KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return ""  # nothing to go on from, or nothing whole
+    return f"to step {step:,}: {'; '.join(changes)}" if changes else ""
+
+
+def refuse_other_numerics(place: Workplace, configs: Sequence[RunConfig], threads: int, ranks: int) -> None:
+    """Raises ConfigError where runs were trained so far under other numerics than they would be now."""
+    others = {run_id(config): other_numerics(place, config, threads, ranks) for config in configs}
+    others = {run: changes for run, changes in others.items() if changes}
+    if others:
+        first, changes = next(iter(others.items()))
+        raise ConfigError(
+            f"{place.study.folder}: {len(others)} unfinished runs began with other numerics ({first} {changes}); "
+            "start them as they began (--stack, --workers, --compile, OMP_NUM_THREADS, the same torch and processor), "
+            "delete their folders to train them anew, or accept the change with --accept-other-numerics: it marks them"
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from isoloss.execution.resuming import other_numerics
+from isoloss.execution.workplace import Workplace
 from isoloss.files import write_text
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -44,9 +46,10 @@ def waves(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     return [[config for config in configs if depth[run_id(config)] == level] for level in levels]
 
 
-def adopt(results: StudyResults, configs: Sequence[RunConfig]) -> None:
+def adopt(place: Workplace, results: StudyResults, configs: Sequence[RunConfig], threads: int, ranks: int) -> None:
     """Let runs that have not begun go on from where their predecessors ended, as if they had trained so far themselves.
 
+    A predecessor that was trained under other numerics is none: such a run trains its first steps itself.
     Raises StoreError or NumericsError when a predecessor's files cannot be read.
     """
     before = predecessors(results.configs)
@@ -56,7 +59,7 @@ def adopt(results: StudyResults, configs: Sequence[RunConfig]) -> None:
         if earlier is None or (target.folder / "last.json").exists():
             continue
         source = results.paths.run(run_id(earlier))
-        if read_status(source).state != "done":
+        if read_status(source).state != "done" or other_numerics(place, earlier, threads, ranks):
             continue
         create_run(target, config)
         for name in ("metrics", "evals"):

@@ -18,7 +18,7 @@ from isoloss.data.tokens import Tokens, check_length, prepare
 from isoloss.errors import ConfigError, Interrupted, IsolossError, StoreError
 from isoloss.execution.executor import Executor, Inline, Listener, Quiet
 from isoloss.execution.options import RunOptions
-from isoloss.execution.plan import Stack, is_missing, plan_stacks
+from isoloss.execution.plan import is_missing, plan_stacks
 from isoloss.execution.processes import Processes
 from isoloss.execution.resuming import refuse_other_numerics
 from isoloss.execution.reuse import adopt, waves
@@ -96,24 +96,27 @@ def run_study(
     with owned(paths):
         missing = [config for config in results.configs if is_missing(results, config)]
         _check_space(paths, missing)
+        executor = executor or _executor(options, results, device, ranks, listener.say)
+        if not options.accept_other_numerics:
+            refuse_other_numerics(place, missing, executor.threads, ranks.world)
         results = _open_directory(results, tokens, device, listener.say)
         ranks.barrier()
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
         listener.begin(missing, list(study.factors))
         for wave in waves(results.configs):
-            adopt(results, wave)
+            adopt(place, results, wave, executor.threads, ranks.world)
             ranks.barrier()
             stacks = plan_stacks(results, width, wave)
             ranks.barrier()  # before anyone's training changes what the others plan by
-            used = executor or _executor(options, results, stacks, device, ranks, listener.say)
-            if not options.accept_other_numerics:
-                refuse_other_numerics(place, stacks, used.threads, ranks.world)
-            used.run(stacks, place, listener.emit, should_stop)
+            executor.run(stacks, place, listener.emit, should_stop)
         missing = [config for config in results.configs if is_missing(results, config)]
         stopped = should_stop() and bool(missing)
-        _check_space(paths, missing)  # what has run out by now is why runs are missing
-        table = write_summary(results)
+        try:
+            table = write_summary(results)
+        except StoreError:
+            _check_space(paths, missing)  # a fuller answer, where that is why
+            raise
         if not stopped:
             _write_samples(results, table, device, listener.say)
     if stopped:
@@ -219,7 +222,7 @@ def _stack_width(options: RunOptions, configs: Sequence[RunConfig], device: torc
     if device.type != "cuda":
         return 1
     memory = torch.cuda.get_device_properties(device).total_memory * STACK_MEMORY_SHARE
-    return max(1, int(memory // max(training_memory_bytes(config) for config in configs)))
+    return min(len(configs), max(1, int(memory // max(training_memory_bytes(config) for config in configs))))
 
 
 def uses_compiled_kernels(
@@ -238,7 +241,6 @@ def uses_compiled_kernels(
 def _executor(
     options: RunOptions,
     results: StudyResults,
-    stacks: Sequence[Stack],
     device: torch.device,
     ranks: Ranks,
     say: Callable[[str], None],
@@ -253,9 +255,6 @@ def _executor(
         say(f"--workers {workers} on {cores} cores: workers will wait for each other")
     if ranks.world > 1 or device.type != "cpu" or (results.study.size == 1 and options.workers is None):
         return Inline(ranks)
-    if 0 < len(stacks) < workers:
-        idle = workers - len(stacks)
-        say(f"{len(stacks)} runs are left for {workers} workers: {idle} will stay idle, a run uses one core")
     return Processes(workers)
 
 

@@ -15,13 +15,14 @@ from isoloss.data.tokens import Tokens, open_tokens
 from isoloss.errors import StoreError
 from isoloss.execution.plan import TOGETHER, Stack
 from isoloss.execution.recorder import Emit, Event, RunRecorder, Silent
-from isoloss.execution.resuming import NUMERICS, Begun, begun_together, continued
+from isoloss.execution.resuming import Begun, begun_together, continued
 from isoloss.execution.reuse import CONTINUES
 from isoloss.execution.workplace import Workplace
 from isoloss.files import explained, locked
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
+from isoloss.store.records import NUMERICS
 from isoloss.store.run import RunStatus, create_run, read_status, write_status
 from isoloss.training import checkpoint
 from isoloss.training.backend import kernels_for

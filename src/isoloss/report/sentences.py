@@ -9,6 +9,7 @@ from isoloss.report import wording as say
 from isoloss.report.gallery import effects_by_factor
 from isoloss.report.snapshot import Snapshot
 from isoloss.spec import compute
+from isoloss.store.records import NUMERICS
 
 
 def summary(snapshot: Snapshot) -> str:
@@ -131,13 +132,13 @@ def _measurement(snapshot: Snapshot) -> Iterator[str]:
 
 def _numerics(snapshot: Snapshot) -> Iterator[str]:
     """Runs whose bits come of more than one place, and runs that differ in where they come from."""
-    records = [status.provenance.get("numerics", []) for status in snapshot.statuses.values()]
+    records = [status.provenance.get(NUMERICS, []) for status in snapshot.statuses.values()]
     changed = sum(len(record) > 1 for record in records)
     if changed:
         yield (
             f"{say.plural(changed, 'run')} {'was' if changed == 1 else 'were'} continued under other numerics than "
-            f"{'it' if changed == 1 else 'they'} began with (threads, kernels, stack width, torch or processor), as "
-            "was accepted; another start would not give the same bits."
+            f"{'it' if changed == 1 else 'they'} began with (threads, kernels, stack width, torch or processor); "
+            "another start would not give the same bits."
         )
     places = {tuple(value for name, value in entry.items() if name != "step") for record in records for entry in record}
     if len(places) > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -21,6 +21,8 @@ ARCHITECTURE = ("n_layer", "n_head", "n_embd", "block_size", "bias")
 
 SIZE = ("n_layer", "n_embd", "block_size", "bias")
 """Settings the parameter count depends on."""
+
+DAMAGED_ROWS = "its files of rows do not hold what a run writes"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def take_snapshot(results: StudyResults) -> Snapshot:
     statuses = {run: results.status(run) for run in configs}
     factors = [factor for factor, levels in results.study.factors.items() if len(levels) > 1]
     summary = results.summary()
+    for run in summary.filter(pl.col("status") == "damaged")["run_id"]:
+        statuses[run] = replace(statuses[run], state="damaged", reason=statuses[run].reason or DAMAGED_ROWS)
     with_seed = len(results.study.seeds) > 1
     table = summary.with_columns(
         pl.Series("label", [run_label(row, factors, with_seed=with_seed) for row in summary.to_dicts()]),

@@ -11,15 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from isoloss.errors import StoreError
 from isoloss.files import explained, make_folder, read_record, sha256_bytes, sync_folder, write_record
 from isoloss.spec.config import RunConfig
 from isoloss.store.layout import RunPaths
+from isoloss.store.records import STATUS, State, checked
 
-State = Literal["pending", "running", "done", "failed", "diverged", "damaged"]
-"""`damaged` is never written: it is what a reader finds."""
 FLUSH_INTERVAL_S = 1.0
 
 
@@ -68,12 +67,10 @@ def read_status(paths: RunPaths) -> RunStatus:
     if not paths.status.exists():
         return RunStatus("pending")
     try:
-        value = read_record(paths.status)
-        if value.get("state") not in get_args(State):
-            raise StoreError(f"{paths.status}: unknown state {value.get('state')!r}")
-        rows = extents(value.pop("rows", {}))
+        value: dict[str, Any] = {**checked(STATUS, read_record(paths.status), paths.status)}
+        rows = extents(value.pop("rows"))
         return RunStatus(rows=rows, **value)
-    except (StoreError, TypeError) as error:
+    except StoreError as error:
         return RunStatus("damaged", str(error))
 
 

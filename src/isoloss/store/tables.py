@@ -10,7 +10,7 @@ from itertools import pairwise
 from math import isfinite, sqrt
 from pathlib import Path
 from statistics import median, stdev
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -23,6 +23,7 @@ from isoloss.spec.study import DataFacts, Study
 from isoloss.spec.studyfile import parse_study
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import RunPaths, StudyPaths
+from isoloss.store.records import EVALS, START, STEPS, TOKENIZER, checked
 from isoloss.store.run import RunStatus, read_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
 
@@ -63,11 +64,11 @@ class StudyResults:
 
     def metrics(self, run: str) -> pl.DataFrame:
         """The per-step record of one run."""
-        return _frame(self.paths.run(run).metrics, METRICS_SCHEMA)
+        return pl.DataFrame(_steps(self.paths.run(run)), schema=METRICS_SCHEMA)
 
     def evals(self, run: str) -> pl.DataFrame:
         """The evaluations of one run."""
-        return _frame(self.paths.run(run).evals, EVALS_SCHEMA)
+        return pl.DataFrame(_evals(self.paths.run(run)), schema=EVALS_SCHEMA)
 
     def curves(self, runs: Iterable[str]) -> pl.DataFrame:
         """The losses of several runs: run_id, step, train_loss, val_loss, one row an evaluation."""
@@ -88,16 +89,21 @@ class StudyResults:
 
     def provenance(self) -> dict[str, Any]:
         """Versions and machine of the study's last start."""
-        return read_record(self.paths.provenance)
+        return {**checked(START, read_record(self.paths.provenance), self.paths.provenance)}
 
     def tokenizer(self) -> dict[str, Any]:
         """The vocabulary as written by the tokenizer, with the corpus's sizes."""
-        return read_record(self.paths.tokenizer)
+        return {**checked(TOKENIZER, read_record(self.paths.tokenizer), self.paths.tokenizer)}
 
     def _summary_row(self, config: RunConfig) -> dict[str, Any]:
         paths = self.paths.run(run_id(config))
-        status = verified_status(paths)
-        times, whole = status.times_s, status.state != "damaged"
+        status, evals, steps = verified_status(paths), list[dict[str, Any]](), list[dict[str, Any]]()
+        state, times = status.state, status.times_s
+        try:
+            if state != "damaged":
+                evals, steps = _evals(paths), _steps(paths)
+        except StoreError:
+            state = "damaged"
         return {
             "run_id": run_id(config),
             "seed": config.seed,
@@ -109,14 +115,14 @@ class StudyResults:
             "params_approx": compute.params_approx(config),
             "train_tokens": compute.train_tokens(config),
             "train_flops": compute.train_flops(config),
-            **_eval_columns(list(read_rows(paths.evals)) if whole else []),
-            **_step_columns(list(read_rows(paths.metrics)) if whole else []),
+            **_eval_columns(evals),
+            **_step_columns(steps),
             "train_time_s": times.get("train"),
             "eval_time_s": times.get("eval"),
             "checkpoint_time_s": times.get("checkpoint"),
             "wall_time_s": sum(times.values()) if times else None,
             "device": status.provenance.get("device"),
-            "status": status.state,
+            "status": state,
         }
 
 
@@ -127,11 +133,8 @@ def load_study(folder: str | Path) -> StudyResults:
     if not paths.study.exists():
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
     study = parse_study(read_sealed(paths.study), str(paths.study))
-    tokenizer = read_record(paths.tokenizer)
-    try:
-        facts = DataFacts(str(tokenizer["corpus_sha256"]), int(tokenizer["vocab_size"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{paths.tokenizer}: not the tokenizer of a study: {error!r}") from error
+    tokenizer = checked(TOKENIZER, read_record(paths.tokenizer), paths.tokenizer)
+    facts = DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"])
     return StudyResults(paths, study, facts)
 
 
@@ -167,8 +170,12 @@ def find_run(results: StudyResults, reference: str | None) -> RunPaths:
     return results.paths.run(found[0])
 
 
-def _frame(path: Path, schema: dict[str, pl.DataType]) -> pl.DataFrame:
-    return pl.DataFrame(list(read_rows(path)), schema=schema)
+def _steps(paths: RunPaths) -> list[dict[str, Any]]:
+    return cast("list[dict[str, Any]]", checked(STEPS, list(read_rows(paths.metrics)), paths.metrics))
+
+
+def _evals(paths: RunPaths) -> list[dict[str, Any]]:
+    return cast("list[dict[str, Any]]", checked(EVALS, list(read_rows(paths.evals)), paths.evals))
 
 
 def _schedule(config: RunConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What decides a run's bits besides its configuration: where all of it is equal, so are the numbers (on a CPU)."""
+"""What decides a run's bits besides its configuration: where all of it is equal, so are the numbers, on a CPU."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ import torch
 
 from isoloss.training.device import BF16_UNITS, cpu_flags, cpu_name
 
+NUMERICS_VERSION = 1
+"""Raised with every change of isoloss that changes a rounding."""
+
 
 @dataclass(frozen=True)
 class Numerics:
-    """Everything outside a configuration that a rounding may depend on. `stack` is the width planned with."""
+    """Everything outside a configuration that a rounding may depend on. `stack` is the width planned with.
 
+    Of the processor nothing counts, nor its threads, where an accelerator trains.
+    """
+
+    isoloss: int
     torch: str
     device: str
     instructions: str
@@ -30,11 +37,13 @@ class Numerics:
 
 def numerics_here(device: torch.device, kernels: str, *, threads: int, stack: int, ranks: int) -> Numerics:
     """The numerics of training on a device of this machine with these kernels and so many threads."""
+    on_cpu = device.type == "cpu"
     return Numerics(
+        isoloss=NUMERICS_VERSION,
         torch=f"{torch.__version__} ({str(torch.version.git_version)[:8]})",
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        instructions=_instructions(),
-        threads=threads,
+        instructions=_instructions() if on_cpu else "",
+        threads=threads if on_cpu else 0,
         kernels=kernels,
         stack=stack,
         ranks=ranks,

@@ -1,0 +1,122 @@
+"""What the records of a study must hold before anybody reads on: their seals tell damage, not malice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, NotRequired, TypeVar
+
+from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from isoloss.errors import StoreError
+from isoloss.spec.config import MAX_INT
+
+Record = TypeVar("Record")
+Count = Annotated[int, Field(ge=0, le=MAX_INT)]
+NUMERICS = "numerics"
+"""Key, in a run's provenance and beside its checkpoint, of the numerics that led there: each with its first `step`."""
+State = Literal["pending", "running", "done", "failed", "diverged", "damaged"]
+"""`damaged` is never written: it is what a reader finds."""
+
+
+class ExtentRecord(TypedDict):
+    """The first `size` bytes of a file of rows."""
+
+    size: NonNegativeInt
+    sha256: str
+
+
+class PeakRecord(TypedDict):
+    """What a step's FLOPs are held against."""
+
+    flops: FiniteFloat
+    source: str
+
+
+NumericsRecord = dict[str, str | int]
+
+
+@with_config(extra="allow")
+class BesideRecord(TypedDict):
+    """What stands beside a checkpoint: the rows that led to it, the numerics, and the runs it was trained with."""
+
+    rows: NotRequired[dict[str, ExtentRecord]]
+    numerics: NotRequired[list[NumericsRecord]]
+    stack: NotRequired[list[str]]
+
+
+@with_config(extra="allow")
+class RunProvenance(TypedDict):
+    """What a run was trained on: names and figures for a reader, and what is computed with."""
+
+    peak: NotRequired[PeakRecord]
+    numerics: NotRequired[list[NumericsRecord]]
+
+
+class StatusRecord(TypedDict):
+    """status.json."""
+
+    state: State
+    reason: str
+    times_s: dict[str, FiniteFloat]
+    provenance: RunProvenance
+    rows: dict[str, ExtentRecord]
+    updated_at: str
+
+
+class StartRecord(TypedDict):
+    """provenance.json."""
+
+    started_at: str
+    versions: dict[str, str]
+    machine: dict[str, str | int]
+
+
+@with_config(extra="allow")
+class TokenizerRecord(TypedDict):
+    """tokenizer.json."""
+
+    tokenizer: str
+    characters: str
+    corpus: str
+    corpus_sha256: str
+    vocab_size: Count
+    train_tokens: Count
+    val_tokens: Count
+
+
+class StepRecord(TypedDict):
+    """A row of metrics.jsonl."""
+
+    step: Count
+    loss: FiniteFloat | None
+    lr: FiniteFloat
+    grad_norm: FiniteFloat | None
+    step_time_s: FiniteFloat
+    tokens_per_s: FiniteFloat
+    mfu: FiniteFloat
+    mfu_a100: FiniteFloat
+
+
+class EvalRecord(TypedDict):
+    """A row of evals.jsonl."""
+
+    step: Count
+    train_loss: FiniteFloat | None
+    val_loss: FiniteFloat | None
+    eval_time_s: FiniteFloat
+
+
+STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), TypeAdapter(TokenizerRecord)
+BESIDE = TypeAdapter(BesideRecord)
+STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
+
+
+def checked(shape: TypeAdapter[Record], value: object, path: Path) -> Record:
+    """The value, if it is what a file at `path` must hold. Raises StoreError that names the first thing amiss."""
+    try:
+        return shape.validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "its content"
+        raise StoreError(f"{path}: {place}: {first['msg'].lower()}; isoloss did not write this") from error

@@ -1,0 +1,104 @@
+"""Records with whole seals and wrong content: a stranger can seal anything. A report, or one line that says where."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoloss.cli.status import status_as_text
+from isoloss.errors import IsolossError, printable
+from isoloss.files import read_record, write_record
+from isoloss.report.findings import find
+from isoloss.report.gallery import make_figures
+from isoloss.report.page import render
+from isoloss.report.snapshot import take_snapshot
+from isoloss.report.tables import make_tables
+from isoloss.store.tables import load_study, write_summary
+from tests.faults.harness import Points
+from tests.faults.hostile import study_of
+
+pytestmark = pytest.mark.promise(12, "13 lies at each key of every record, sealed, and in rows")
+
+LIES: list[Any] = [None, True, -1, 10**30, 1e308, "", "words", [], [1], {}]
+LIES += [{"flops": []}, [{"step": "x"}], {"a": {"b": 1}}]
+RECORDS = ("provenance.json", "tokenizer.json", "status.json", "config.json", "last.json")
+ROWS = ("metrics.jsonl", "evals.jsonl")
+
+
+def places(value: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key of an object and of the objects in it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*before, key)
+            yield from places(inner, (*before, key))
+
+
+def told(content: dict[str, Any], place: tuple[str, ...], lie: Any) -> dict[str, Any]:
+    """The object with a lie at one place; a lie of None takes the key away."""
+    key, *rest = place
+    if rest:
+        return {**content, key: told(content[key], tuple(rest), lie)}
+    return {k: v for k, v in content.items() if k != key} if lie is None else {**content, key: lie}
+
+
+def read_all(folder: Path) -> None:
+    """What `status` and `report` do, short of drawing."""
+    results = load_study(folder)
+    status_as_text(results)
+    write_summary(results)
+    snapshot = take_snapshot(results)
+    findings = find(snapshot)
+    render(snapshot, findings, make_figures(snapshot), make_tables(snapshot, findings))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("lies") / "study"
+    study_of(made, "plain")
+    read_all(made)
+    return made
+
+
+def test_a_sealed_lie_is_a_typed_error_or_a_report(folder: Path, points: Points) -> None:
+    run = next(path.parent for path in folder.glob("runs/*/status.json") if '"done"' in path.read_text())
+    files = [path for name in RECORDS for path in (folder / name, run / name) if path.exists()]
+    everywhere = [(path, place) for path in files for place in places(read_record(path))]
+    for path, place in points([(path.name, "/".join(place)) for path, place in everywhere], 2):
+        file, keys = next((f, k) for f, k in everywhere if (f.name, "/".join(k)) == (path, place))
+        before = read_record(file)
+        try:
+            for lie in LIES:
+                write_record(file, told(before, keys, lie))
+                _a_report_or_one_line(folder)
+        finally:
+            write_record(file, before)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_that_lies_damages_its_run_alone(folder: Path, points: Points, name: str) -> None:
+    run = next(path.parent for path in folder.glob("runs/*/status.json") if '"done"' in path.read_text())
+    rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
+    status, whole = read_record(run / "status.json"), (run / name).read_bytes()
+    try:
+        write_record(run / "status.json", {**status, "rows": {}})  # as if they had been sealed like this
+        for key in points(list(rows[0]), 1):
+            for lie in LIES:
+                chosen = random.Random(key).randrange(len(rows))
+                lies = [told(row, (key,), lie) if number == chosen else row for number, row in enumerate(rows)]
+                (run / name).write_text("".join(json.dumps(row) + "\n" for row in lies))
+                _a_report_or_one_line(folder)
+    finally:
+        (run / name).write_bytes(whole)
+        write_record(run / "status.json", status)
+
+
+def _a_report_or_one_line(folder: Path) -> None:
+    try:
+        read_all(folder)
+    except IsolossError as error:
+        assert str(error) == printable(str(error))

@@ -8,7 +8,7 @@ from isoloss.cli.progress import number, shown
 from isoloss.data.tokens import prepare
 from isoloss.execution.executor import Quiet
 from isoloss.execution.interrupts import stop_on_signals
-from isoloss.execution.study import RunOptions, run_study
+from isoloss.execution.study import RunOptions, resolve_study, run_study
 from isoloss.report.claims import verdicts_in_words
 from isoloss.report.page import Report, write_report
 from isoloss.spec.study import Study
@@ -24,6 +24,7 @@ def run_and_report(study: Study, out: Path | None, options: RunOptions) -> int:
     with ranks_from_environment(resolve_device(options.device)) as ranks, shown() as display:
         listener = Quiet() if ranks.rank else display
         if not ranks.rank:  # before signals wait for checkpoints: a download may be broken off at once
+            study, _ = resolve_study(study, options)
             prepare(study.corpus, study.tokenizer, offline=options.offline, say=display.say)
         with stop_on_signals(listener.say) as should_stop:
             results = run_study(study, out, options, listener=listener, should_stop=should_stop, ranks=ranks)

@@ -41,8 +41,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     elif report.failed:
         again = f'python -m pytest "{item.nodeid}" --at "{tally.at}"'
         report.sections.append(("to repeat the trial that failed", again))
-    test = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
-    report.user_properties.append((COUNTED, (*marker.args, test, tally.trials, tally.passed)))
+    report.user_properties.append((COUNTED, (*marker.args, item.path.name, tally.trials, tally.passed)))
     return report
 
 
@@ -54,8 +53,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the table, where all there is was tried."""
-    if session.config.getoption("--all-faults") and _table.whole:
+    """Write down what was tried at every point."""
+    option = session.config.option
+    here = not hasattr(session.config, "workerinput")  # where tests run side by side, their reports come together here
+    if (
+        here
+        and _table.rows
+        and option.all_faults
+        and not (option.at or option.keyword or "::" in "".join(session.config.args))
+    ):
         _table.write()
 
 

@@ -1,15 +1,12 @@
-"""What `make faults` counts, and the table it makes of it in docs/reliability.md."""
+"""What the fault tests count, and the table made of it in docs/reliability.md."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
-
-import torch
 
 PROMISES = {
     1: "a kill at any instant changes nothing",
@@ -28,6 +25,7 @@ PROMISES = {
 }
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- measured by make faults -->\n", "<!-- end of what make faults measured -->\n"
+HEAD = ("| | promise | fault | trials | passed | seconds | measured | `tests/faults/` |", "|---" * 8 + "|")
 Point = TypeVar("Point")
 
 
@@ -58,10 +56,14 @@ class Row:
     passed: int = 0
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        counts = f"{self.trials:,} | {self.passed:,} | {self.seconds:,.0f} | {datetime.now(UTC).date().isoformat()}"
+        return f"| {self.promise} | {PROMISES[self.promise]} | {self.fault} | {counts} | `{self.test}` |"
+
 
 @dataclass
 class Table:
-    """The rows of a session by promise and fault, in the order they came."""
+    """The rows of a session by promise and fault."""
 
     rows: dict[tuple[int, str], Row] = field(default_factory=dict[tuple[int, str], Row])
 
@@ -72,30 +74,17 @@ class Table:
         before.passed += row.passed
         before.seconds += row.seconds
 
-    @property
-    def whole(self) -> bool:
-        """Whether every promise was tried."""
-        return {promise for promise, _ in self.rows} == set(PROMISES)
-
     def write(self, document: Path = DOCUMENT) -> None:
-        """Replace what an earlier session measured."""
+        """Put the rows into the document, in place of what was measured of the same faults before."""
         before, rest = document.read_text(encoding="utf-8").split(BEGIN)
-        _, after = rest.split(END)
-        document.write_text(before + BEGIN + "\n".join(self._lines()) + "\n" + END + after, encoding="utf-8")
+        measured, after = rest.split(END)
+        lines = {_key(line): line for line in measured.splitlines() if line[:3].strip("| ").isdigit()}
+        lines |= {_key(str(row)): str(row) for row in self.rows.values()}
+        table = [*HEAD, *(lines[key] for key in sorted(lines))]
+        document.write_text(before + BEGIN + "\n".join(table) + "\n" + END + after, encoding="utf-8")
 
-    def _lines(self) -> Sequence[str]:
-        rows = sorted(self.rows.values(), key=lambda row: row.promise)
-        day, cores = datetime.now(UTC).date().isoformat(), len(os.sched_getaffinity(0))
-        minutes = sum(row.seconds for row in rows) / 60
-        return [
-            f"Measured on {day} by `make faults`: {cores} cores, torch {torch.__version__}, {minutes:.0f} minutes.",
-            "",
-            "| | promise | fault | trials | passed | seconds | `tests/faults/` |",
-            "|---|---|---|---|---|---|---|",
-            *(
-                f"| {row.promise} | {PROMISES[row.promise]} | {row.fault} | {row.trials:,} | {row.passed:,} "
-                f"| {row.seconds:,.0f} | `{row.test}` |"
-                for row in rows
-            ),
-            "",
-        ]
+
+def _key(line: str) -> tuple[int, str]:
+    """Promise and fault of a line of the table."""
+    _, promise, _, fault, *_ = (cell.strip() for cell in line.split("|"))
+    return int(promise), fault

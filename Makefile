@@ -8,7 +8,7 @@ study: install
 	@echo "open results/quickstart/report/index.html"
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # Against nanoGPT itself with: make bench NANOGPT=path/to/checkout
 bench: install

@@ -167,7 +167,7 @@ def test_a_stack_too_large_for_the_memory_is_split_and_a_run_too_large_fails(
 STUDY_FILE = """
 name: killed
 corpus: {corpus}
-base: {{n_layer: 1, n_embd: 16, block_size: 16, batch_size: 4, max_iters: 600, eval_interval: 50,
+base: {{n_layer: 1, n_embd: 16, block_size: 16, batch_size: 4, max_iters: 300, eval_interval: 25,
        warmup_iters: 5, eval_train_tokens: 256}}
 factors: {{n_head: [1, 2], dropout: [0.1, 0.2]}}
 """

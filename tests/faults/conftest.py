@@ -54,14 +54,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write down what was tried at every point."""
-    option = session.config.option
-    here = not hasattr(session.config, "workerinput")  # where tests run side by side, their reports come together here
-    if (
-        here
-        and _table.rows
-        and option.all_faults
-        and not (option.at or option.keyword or "::" in "".join(session.config.args))
-    ):
+    config, option = session.config, session.config.option
+    here = not hasattr(config, "workerinput")  # where tests run side by side, their reports come together here
+    narrowed = option.at or option.keyword or any("::" in argument for argument in config.args)
+    if here and _table.rows and option.all_faults and not narrowed:
         _table.write()
 
 

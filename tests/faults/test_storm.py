@@ -43,7 +43,7 @@ def done(out: Path) -> int:
 
 @pytest.mark.promise(4, "500 runs, 4 workers, 40 kills of workers and the coordinator")
 def test_no_run_is_lost_and_none_counted_twice(study: Path, tmp_path: Path, few: int | None) -> None:
-    runs, kills = (500, 40) if few is None else (24, 3)
+    runs, kills = (500, 40) if few is None else (16, 2)
     text = str(study.with_name("words.txt"))
     many = Study("many", text, base=TINY, factors={"weight_decay": (0.0, 0.1)}, seeds=tuple(range(runs // 2)))
     file, out, generator = tmp_path / "many.yaml", tmp_path / "out", random.Random(0)

@@ -129,7 +129,7 @@ def browser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         assert not request.config.getoption("--all-faults"), f"none of {', '.join(BROWSERS)} is here"
-        pytest.skip("no browser here; the parser has seen that there is nothing to run")
+        pytest.skip("no browser here: the page is looked at by a parser alone, its policy is not tried")
     command = [program, "--headless", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom"]
     command += ["--no-sandbox"]  # containers and root have none; what is loaded is our own
     command += [f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--virtual-time-budget=8000"]

@@ -22,7 +22,7 @@ IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 def can_mount(few: int | None) -> None:
     """Skips where the system lets nobody mount; `make faults` needs one that does."""
     if few is not None and subprocess.run([*IN_A_NAMESPACE, "true"], capture_output=True).returncode:
-        pytest.skip("this system lets nobody mount a small disk; tests of ENOSPC at every operation cover the code")
+        pytest.skip("this system lets nobody mount a small disk: a full one is tried by answering ENOSPC alone")
 
 
 @pytest.mark.promise(6, "a real disk (tmpfs) with so much left")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -81,23 +81,23 @@ def continued(before: Sequence[Mapping[str, Any]], step: int, now: Numerics) -> 
     """The record of a run's numerics, with those of now where they are others."""
     if before and not differences(before[-1], now):
         return list(before)
-    return [*(entry for entry in before if entry["step"] < step), {"step": step, **now.as_dict()}]
+    return [*(entry for entry in before if entry["step"] < step), {"step": step, **asdict(now)}]
 
 
-def other_numerics(place: Workplace, config: RunConfig, threads: int, ranks: int) -> str:
+def other_numerics(place: Workplace, config: RunConfig) -> str:
     """How far a run was trained under other numerics than it would be now, and which; empty where it was not."""
     try:
         car = read_record(place.study.run(run_id(config)).folder / "last.json")
         step, before = int(car["progress"]["step"]), car["beside"][NUMERICS][-1]
-        changes = differences(before, place.numerics(config.precision, threads, ranks)) if step else []
+        changes = differences(before, place.numerics(config.precision)) if step else []
     except (StoreError, KeyError, IndexError, TypeError, ValueError, AttributeError):
         return ""  # nothing to go on from, or nothing whole
     return f"to step {step:,}: {'; '.join(changes)}" if changes else ""
 
 
-def refuse_other_numerics(place: Workplace, configs: Sequence[RunConfig], threads: int, ranks: int) -> None:
+def refuse_other_numerics(place: Workplace, configs: Sequence[RunConfig]) -> None:
     """Raises ConfigError where runs were trained so far under other numerics than they would be now."""
-    others = {run_id(config): other_numerics(place, config, threads, ranks) for config in configs}
+    others = {run_id(config): other_numerics(place, config) for config in configs}
     others = {run: changes for run, changes in others.items() if changes}
     if others:
         first, changes = next(iter(others.items()))

@@ -46,7 +46,7 @@ def waves(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     return [[config for config in configs if depth[run_id(config)] == level] for level in levels]
 
 
-def adopt(place: Workplace, results: StudyResults, configs: Sequence[RunConfig], threads: int, ranks: int) -> None:
+def adopt(place: Workplace, results: StudyResults, configs: Sequence[RunConfig]) -> None:
     """Let runs that have not begun go on from where their predecessors ended, as if they had trained so far themselves.
 
     A predecessor that was trained under other numerics is none: such a run trains its first steps itself.
@@ -59,7 +59,7 @@ def adopt(place: Workplace, results: StudyResults, configs: Sequence[RunConfig],
         if earlier is None or (target.folder / "last.json").exists():
             continue
         source = results.paths.run(run_id(earlier))
-        if read_status(source).state != "done" or other_numerics(place, earlier, threads, ranks):
+        if read_status(source).state != "done" or other_numerics(place, earlier):
             continue
         create_run(target, config)
         for name in ("metrics", "evals"):

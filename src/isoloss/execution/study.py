@@ -85,27 +85,27 @@ def run_study(
         ranks.rows(config)
     compiled = uses_compiled_kernels(options, results.configs, device, listener.say)
     width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
-    place = Workplace(paths, tokens.folder, device, compiled, width)
+    executor = executor or _executor(options, study.size, device, ranks, listener.say)
+    place = Workplace(paths, tokens.folder, device, executor.threads, compiled, width, ranks.world)
     if ranks.rank:
         for wave in waves(results.configs):
             ranks.barrier()  # until rank 0 has adopted what the wave before it trained
             stacks = plan_stacks(results, 1, wave)
             ranks.barrier()
-            Inline(ranks).run(stacks, place, listener.emit, should_stop)
+            executor.run(stacks, place, listener.emit, should_stop)
         return results
     with owned(paths):
         missing = [config for config in results.configs if is_missing(results, config)]
         _check_space(paths, missing)
-        executor = executor or _executor(options, results, device, ranks, listener.say)
         if not options.accept_other_numerics:
-            refuse_other_numerics(place, missing, executor.threads, ranks.world)
+            refuse_other_numerics(place, missing)
         results = _open_directory(results, tokens, device, listener.say)
         ranks.barrier()
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
         listener.begin(missing, list(study.factors))
         for wave in waves(results.configs):
-            adopt(place, results, wave, executor.threads, ranks.world)
+            adopt(place, results, wave)
             ranks.barrier()
             stacks = plan_stacks(results, width, wave)
             ranks.barrier()  # before anyone's training changes what the others plan by
@@ -239,11 +239,7 @@ def uses_compiled_kernels(
 
 
 def _executor(
-    options: RunOptions,
-    results: StudyResults,
-    device: torch.device,
-    ranks: Ranks,
-    say: Callable[[str], None],
+    options: RunOptions, runs: int, device: torch.device, ranks: Ranks, say: Callable[[str], None]
 ) -> Executor:
     """Processes on a CPU; in this process on an accelerator, for a study of one run and for several ranks.
 
@@ -253,8 +249,10 @@ def _executor(
     workers = options.workers or (cores if device.type == "cpu" else 1)
     if workers > cores:
         say(f"--workers {workers} on {cores} cores: workers will wait for each other")
-    if ranks.world > 1 or device.type != "cpu" or (results.study.size == 1 and options.workers is None):
+    if ranks.world > 1 or device.type != "cpu" or (runs == 1 and options.workers is None):
         return Inline(ranks)
+    if runs < workers:
+        say(f"{runs} runs for {workers} workers: {workers - runs} will stay idle, a run uses one core")
     return Processes(workers)
 
 

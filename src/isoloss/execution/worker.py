@@ -25,11 +25,10 @@ from isoloss.store.layout import RunPaths
 from isoloss.store.records import NUMERICS
 from isoloss.store.run import RunStatus, create_run, read_status, write_status
 from isoloss.training import checkpoint
-from isoloss.training.backend import kernels_for
 from isoloss.training.device import describe, peak
 from isoloss.training.distributed import Ranks
 from isoloss.training.loop import train
-from isoloss.training.state import COMPUTE_DTYPES, stack
+from isoloss.training.state import stack
 
 LOCK_TIMEOUT_S = 30.0
 """How long a run's previous writer, orphaned by a kill, is given to notice and let go."""
@@ -84,7 +83,8 @@ def _attempt(
                 for config in configs:
                     run = place.study.run(run_id(config))
                     held.enter_context(locked(run.lock, LOCK_TIMEOUT_S, partial(_written_by_another, run)))
-            _train_locked(place, configs, tokens, recorders, emit, should_stop, ranks)
+            for found in begun_together(place.study, configs, emit):
+                _train_alike(place, found, tokens, recorders, emit, should_stop, ranks)
         except Exception as error:
             for recorder in recorders.values():
                 recorder.abandon()
@@ -106,20 +106,6 @@ def _out_of_memory(failure: BaseException | None) -> bool:
     return found
 
 
-def _train_locked(
-    place: Workplace,
-    configs: Stack,
-    tokens: Tokens,
-    recorders: dict[str, RunRecorder],
-    emit: Emit,
-    should_stop: Callable[[], bool],
-    ranks: Ranks,
-) -> None:
-    """Train what the runs continue from."""
-    for found in begun_together(place.study, configs, emit):
-        _train_alike(place, found, tokens, recorders, emit, should_stop, ranks)
-
-
 def _train_alike(
     place: Workplace,
     found: Sequence[Begun],
@@ -131,15 +117,14 @@ def _train_alike(
 ) -> None:
     states, precision = [one.state for one in found], found[0].state.config.precision
     ranks.barrier()
-    kernels = kernels_for(COMPUTE_DTYPES[precision], place.device, compiled=place.compiled)
+    kernels = place.kernels(precision)
     if ranks.rank:
         stacked = stack(states, place.device, kernels)
         train(stacked, tokens, lambda config: Silent(), ranks=ranks, should_stop=should_stop)
         return
-    threads = torch.get_num_threads()
-    now = place.numerics(precision, threads, ranks.world)
+    now = place.numerics(precision)
     layout = {"stack_width": len(found), "ranks": ranks.world, "kernels": kernels.name}
-    measured = {"peak": asdict(peak(place.device, precision, threads))}
+    measured = {"peak": asdict(peak(place.device, precision, place.threads))}
     provenance = {**describe(place.device).as_dict(), **layout, **measured}
     together = [run_id(state.config) for state in states]
     for run, one in zip(together, found, strict=True):

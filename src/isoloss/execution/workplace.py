@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from isoloss.model.kernels import Kernels
 from isoloss.spec.config import Precision
 from isoloss.store.layout import StudyPaths
 from isoloss.training.backend import kernels_for
@@ -18,16 +19,23 @@ from isoloss.training.state import COMPUTE_DTYPES
 class Workplace:
     """What every stack of a study shares: where to write, what to read, where and with which kernels to compute.
 
-    `stack` is the width that stacks are planned with.
+    `threads` of each process and `stack`, the width that stacks are planned with, follow from the study and not from
+    what is left of it; `ranks` processes train each stack together.
     """
 
     study: StudyPaths
     tokens_folder: Path
     device: torch.device
+    threads: int
     compiled: bool = False
     stack: int = 1
+    ranks: int = 1
 
-    def numerics(self, precision: Precision, threads: int, ranks: int) -> Numerics:
-        """What decides the bits of a stack of some precision, trained here with so many threads and ranks."""
-        kernels = kernels_for(COMPUTE_DTYPES[precision], self.device, compiled=self.compiled, threads=threads)
-        return numerics_here(self.device, kernels.name, threads=threads, stack=self.stack, ranks=ranks)
+    def kernels(self, precision: Precision) -> Kernels:
+        """What stacks of some precision are trained with here."""
+        return kernels_for(COMPUTE_DTYPES[precision], self.device, compiled=self.compiled, threads=self.threads)
+
+    def numerics(self, precision: Precision) -> Numerics:
+        """What decides the bits of a stack of some precision, trained here."""
+        kernels = self.kernels(precision).name
+        return numerics_here(self.device, kernels, threads=self.threads, stack=self.stack, ranks=self.ranks)

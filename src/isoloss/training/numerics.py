@@ -30,10 +30,6 @@ class Numerics:
     stack: int
     ranks: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """A JSON object."""
-        return asdict(self)
-
 
 def numerics_here(device: torch.device, kernels: str, *, threads: int, stack: int, ranks: int) -> Numerics:
     """The numerics of training on a device of this machine with these kernels and so many threads."""
@@ -52,7 +48,7 @@ def numerics_here(device: torch.device, kernels: str, *, threads: int, stack: in
 
 def differences(before: Mapping[str, Any], now: Numerics) -> list[str]:
     """What of a run's recorded numerics is not as it is now, in words, empty where nothing changed."""
-    changed = [(name, before.get(name), value) for name, value in now.as_dict().items() if before.get(name) != value]
+    changed = [(name, before.get(name), value) for name, value in asdict(now).items() if before.get(name) != value]
     return [f"{name} was {then}, is now {value}" for name, then, value in changed]
 
 

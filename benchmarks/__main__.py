@@ -6,11 +6,17 @@ import sys
 
 import tyro
 
-from benchmarks import precision, sampling, scale, train
+from benchmarks import faults, precision, sampling, scale, train
 from isoloss.errors import IsolossError
 
 if __name__ == "__main__":
-    verbs = {"train": train.run, "sampling": sampling.run, "scale": scale.run, "precision": precision.run}
+    verbs = {
+        "train": train.run,
+        "sampling": sampling.run,
+        "scale": scale.run,
+        "precision": precision.run,
+        "faults": faults.run,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(verbs, prog="python -m benchmarks")
     except IsolossError as error:

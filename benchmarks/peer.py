@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ EVAL_ITERS = 200
 
 TIMED_EVAL_ITERS = 40
 SETTLING_STEPS = 10
-STEP = re.compile(r"iter (\d+): loss [\d.naninf]+, time ([\d.]+)ms")
+STEP = re.compile(r"iter (\d+): loss ([\d.naninf]+), time ([\d.]+)ms")
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Peer:
         settings = {"max_iters": steps, "eval_iters": TIMED_EVAL_ITERS, "eval_interval": steps // 2, "log_interval": 1}
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
-            running = [self._start(config, settings, Path(folder) / str(i)) for i in range(self.processes)]
+            running = [self.start(config, settings, Path(folder) / str(i)) for i in range(self.processes)]
             outputs = [self._finish(process) for process in running]
             wall = time.perf_counter() - started
-        times = [{int(i): float(ms) / 1e3 for i, ms in STEP.findall(output)} for output in outputs]
+        times = [{step: seconds for step, _, seconds in self.steps(output)} for output in outputs]
         settled = [i for i in range(SETTLING_STEPS, steps) if i % (steps // 2)]
         step_s = statistics.median(one[i] for one in times for i in settled)
         timed_s = max(0.0, statistics.median(one[steps // 2] for one in times) - step_s)
@@ -75,12 +76,13 @@ class Peer:
     def train(self, config: RunConfig, folder: Path) -> None:
         """A whole run with its evaluations, at the peer's defaults."""
         settings = {"max_iters": config.max_iters, "eval_iters": EVAL_ITERS, "eval_interval": config.eval_interval}
-        self._finish(self._start(config, settings, folder))
+        self._finish(self.start(config, settings, folder))
 
-    def _start(self, config: RunConfig, settings: dict[str, int], folder: Path) -> subprocess.Popen[str]:
+    def start(self, config: RunConfig, settings: Mapping[str, int | str], folder: Path) -> subprocess.Popen[str]:
+        """Start it on a run's settings and others of its own; its checkpoint goes to the folder."""
         names = ("n_layer", "n_head", "n_embd", "block_size", "batch_size", "dropout", "learning_rate", "min_lr")
         names += ("warmup_iters", "beta2", "weight_decay", "grad_clip")
-        options = {name: getattr(config, name) for name in names} | settings
+        options = {name: getattr(config, name) for name in names} | dict(settings)
         options |= {"lr_decay_iters": config.decay_horizon, "gradient_accumulation_steps": 1, "out_dir": str(folder)}
         if self.checkout is None:
             command, where = [sys.executable, "-m", "benchmarks.reference_peer"], Path(__file__).parents[1]
@@ -91,6 +93,10 @@ class Peer:
         threads = {"OMP_NUM_THREADS": "1"} if self.processes > 1 else {}
         environment, pipe = {**os.environ, **threads}, subprocess.PIPE
         return subprocess.Popen(command, cwd=where, text=True, env=environment, stdout=pipe, stderr=pipe)
+
+    def steps(self, output: str) -> list[tuple[int, float, float]]:
+        """Step, loss and seconds of each line that it printed of a step."""
+        return [(int(step), float(loss), float(ms) / 1e3) for step, loss, ms in STEP.findall(output)]
 
     def _finish(self, process: subprocess.Popen[str]) -> str:
         output, complaints = process.communicate()

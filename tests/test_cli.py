@@ -154,6 +154,17 @@ def test_bad_input_gets_one_line_and_exit_2(
     assert left <= {("cache", "kernels")}  # compiled, for a true time
 
 
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_a_run_too_large_for_the_machine_is_refused_before_it_takes_memory(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("isoloss.execution.study.machine_memory_bytes", lambda: 1_000_000)
+    code, out, err = run(capsys, verb, "quickstart", "--device", "cpu")
+    assert (code, out) == (2, "") and not any(path.is_file() for path in tmp_path.rglob("*"))
+    assert "needs about 0 GB of memory, this machine has 0; take a smaller one" in err and len(err.splitlines()) == 1
+
+
 def test_unknown_options_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "train", "--n_layr", "3")
     assert code == 2 and "n_layer" in err

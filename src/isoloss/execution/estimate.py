@@ -17,7 +17,7 @@ from isoloss.execution.study import RunOptions, available_cores, resolve_study, 
 from isoloss.spec.compute import disk_bytes, evaluations, tokens_per_step
 from isoloss.spec.config import RunConfig, shape_key
 from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
+from isoloss.spec.study import Study, too_large
 from isoloss.training.backend import kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, fresh, stack
@@ -42,13 +42,19 @@ class _Stopwatch:
 
 
 def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool) -> float:
-    """Median seconds a step of a run takes on this machine, on random tokens, after one step to warm up."""
+    """Median seconds a step of a run takes on this machine, on random tokens, after one step to warm up.
+
+    Raises ConfigError where an accelerator has too little memory for it.
+    """
     data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size).astype(np.uint16)
     tokens = Tokens("", Tokenizer("byte"), data_N, data_N, folder=Path())
     short = config.model_copy(update={"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1, "eval": "exact"})
     stopwatch = _Stopwatch()
     kernels = kernels_for(COMPUTE_DTYPES[config.precision], device, compiled=compiled)
-    train(stack([fresh(short)], device, kernels), tokens, lambda config: stopwatch)
+    try:
+        train(stack([fresh(short)], device, kernels), tokens, lambda config: stopwatch)
+    except torch.OutOfMemoryError as error:
+        raise too_large(config, f"needs more memory than {device.type} has left") from error
     return statistics.median(stopwatch.times_s[1:])
 
 

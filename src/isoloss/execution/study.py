@@ -28,14 +28,14 @@ from isoloss.files import read_record, read_sealed, write_record, write_sealed
 from isoloss.spec.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
-from isoloss.spec.study import ANY_DATA, Study
+from isoloss.spec.study import ANY_DATA, Study, too_large
 from isoloss.spec.studyfile import dump_study, parse_study
 from isoloss.store.layout import StudyPaths
 from isoloss.store.owner import owned, study_paths
 from isoloss.store.run import create_run, read_status
 from isoloss.store.tables import StudyResults, ranked_runs, write_summary
 from isoloss.training.backend import compiled_kernels
-from isoloss.training.device import describe, resolve_device, resolve_precision
+from isoloss.training.device import describe, machine_memory_bytes, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks
 
 COMPILE_REPAID_FLOPS = 1e12
@@ -49,7 +49,9 @@ def resolve_study(study: Study, options: RunOptions) -> tuple[Study, torch.devic
     """The study, every cell valid, with its precision settled for a device of this machine. Raises ConfigError."""
     device = resolve_device(options.device)
     stated = study.factors.get("precision", (study.base["precision"],) if "precision" in study.base else ())
-    study.expand(ANY_DATA)
+    largest = max(study.expand(ANY_DATA), key=training_memory_bytes)
+    if device.type == "cpu" and (needed := training_memory_bytes(largest)) > (there := machine_memory_bytes()):
+        raise too_large(largest, f"needs about {needed / 1e9:,.0f} GB of memory, this machine has {there / 1e9:,.0f}")
     for precision in stated:
         resolve_precision(str(precision), device)
     if stated and options.precision == "auto":

@@ -103,13 +103,8 @@ class Study:
         configs = [
             make_config({**resolved, **self.base, **cell, "seed": seed}) for cell in self.cells() for seed in self.seeds
         ]
-        largest = max(configs, key=training_memory_bytes)
-        if training_memory_bytes(largest) > MAX_RUN_BYTES:
-            raise ConfigError(
-                f"a run of n_layer={largest.n_layer}, n_embd={largest.n_embd}, block_size={largest.block_size} and "
-                f"batch_size={largest.batch_size} needs more than {MAX_RUN_BYTES >> 30:,} GiB; take a smaller one",
-                ("n_embd", "n_layer", "block_size", "batch_size"),
-            )
+        if max(map(training_memory_bytes, configs)) > MAX_RUN_BYTES:
+            raise too_large(max(configs, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
         if len({run_id(config) for config in configs}) < len(configs):
             raise ConfigError("two cells of the study define the same run; take the repeated level out", ("factors",))
         return configs
@@ -158,3 +153,10 @@ def _check_levels(key: str, levels: tuple[Any, ...]) -> None:
         raise ConfigError(f"factor '{key}' has no levels; list at least one value", (key,))
     if len(set(map(repr, levels))) < len(levels):
         raise ConfigError(f"factor '{key}' repeats a level: {list(levels)}; list each once", (key,))
+
+
+def too_large(config: RunConfig, why: str) -> ConfigError:
+    """The error of a run whose size is why it cannot be trained."""
+    sizes = ("n_layer", "n_embd", "block_size", "batch_size")
+    stated = ", ".join(f"{name}={getattr(config, name)}" for name in sizes)
+    return ConfigError(f"a run of {stated} {why}; take a smaller one", sizes)

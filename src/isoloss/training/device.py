@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -110,6 +111,11 @@ def describe(device: torch.device) -> Machine:
         python=platform.python_version(),
         platform=platform.platform(),
     )
+
+
+def machine_memory_bytes() -> int:
+    """Memory of the machine; where the system does not say, more than any."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
 
 
 @cache

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from isoloss.cli.status import status_as_text
 from isoloss.errors import StoreError
+from isoloss.store.owner import owned
 from isoloss.store.tables import load_study
 from tests.faults.harness import Trials, science
 
@@ -53,7 +55,10 @@ def test_a_dead_owner_keeps_nobody_out_and_readers_nobody_waiting(
     expected, operations = unharmed
     out = tmp_path / "out"
     server.start(out, "kill", operations // 2)
-    assert load_study(out).summary()["status"].to_list() == ["running"]
+    left = load_study(out)
+    assert left.summary()["status"].to_list() == ["running"] and "nobody runs it now" in status_as_text(left)
+    with owned(left.paths):
+        assert "nobody" not in status_as_text(left)
     reader = subprocess.Popen([sys.executable, "-m", "isoloss", "status", str(out)], stdout=subprocess.PIPE)
     time.sleep(0.1)
     os.kill(reader.pid, signal.SIGKILL)

@@ -9,16 +9,23 @@ from typing import Any
 from isoloss.errors import printable
 from isoloss.execution.plan import resume_point
 from isoloss.spec.identity import run_id
+from isoloss.store.owner import owner_is_gone
 from isoloss.store.tables import StudyResults
 
 SHOWN_RUNS = 20
 
 
 def status_as_json(results: StudyResults) -> str:
-    """One object: counts by state, and every run's state, step and reason."""
+    """One object: counts by state, whether it was abandoned, and every run's state, step and reason."""
     runs = _runs(results)
     counts = Counter(run["state"] for run in runs)
-    return json.dumps({"study": results.study.name, "total": len(runs), "counts": counts, "runs": runs}, indent=2)
+    whole = {
+        "study": results.study.name,
+        "total": len(runs),
+        "counts": counts,
+        "abandoned": _abandoned(results, counts),
+    }
+    return json.dumps({**whole, "runs": runs}, indent=2)
 
 
 def status_as_text(results: StudyResults) -> str:
@@ -34,7 +41,14 @@ def status_as_text(results: StudyResults) -> str:
             lines.append(f"    {printable(run['reason'])}")
     if len(notable) > SHOWN_RUNS:
         lines.append(f"  … and {len(notable) - SHOWN_RUNS} more (--json lists all)")
+    if _abandoned(results, counts):
+        lines.append("nobody runs it now: the process that did is gone; the same `isoloss run` continues")
     return "\n".join(lines)
+
+
+def _abandoned(results: StudyResults, counts: Counter[str]) -> bool:
+    """Whether runs are marked as running that nobody can be at."""
+    return counts["running"] > 0 and owner_is_gone(results.paths)
 
 
 def _runs(results: StudyResults) -> list[dict[str, Any]]:

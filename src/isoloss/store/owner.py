@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isoloss.errors import ConfigError, StoreError
@@ -40,6 +40,21 @@ def owned(paths: StudyPaths) -> Generator[None]:
         except ConfigError:
             _leave_nothing(paths)
             raise
+
+
+def owner_is_gone(paths: StudyPaths) -> bool:
+    """Whether whoever ran a study last is known to be gone: a process of this machine that is no more.
+
+    The lock is not tried: a start at that moment would be turned away.
+    """
+    with suppress(StoreError, KeyError, TypeError, ValueError, OverflowError, PermissionError):
+        owner = read_record(paths.owner)
+        if os.name == "posix" and owner["machine"] == platform.node() and (process := int(owner["process"])) > 0:
+            try:
+                os.kill(process, 0)  # sends nothing, only asks whether it could
+            except ProcessLookupError:
+                return True
+    return False
 
 
 def _leave_nothing(paths: StudyPaths) -> None:

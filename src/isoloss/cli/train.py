@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from isoloss.cli.verbs import Compile, Device, PrecisionChoice
+from isoloss.cli.verbs import Compile, Device, PrecisionChoice, start
 
 
 def train_verb() -> Callable[..., int]:
@@ -50,18 +50,14 @@ def train_verb() -> Callable[..., int]:
             offline: Use cached corpora alone.
             accept_other_numerics: Continue a run that began with other threads or kernels, or elsewhere; marks it.
         """
-        from isoloss.execution.interrupts import signals_held_back
-
-        with signals_held_back():
-            from isoloss.cli.run import run_and_report
-        from isoloss.execution.study import RunOptions
+        from isoloss.execution.options import RunOptions
         from isoloss.spec.study import Study
 
         study = Study("train", corpus, tokenizer, base=dataclasses.asdict(settings), seeds=(seed,))
         options = RunOptions(
             device, precision, offline=offline, compile=compile, accept_other_numerics=accept_other_numerics
         )
-        return run_and_report(study, out, options)
+        return start(study, out, options)
 
     train.__annotations__["settings"] = tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[settings_type]]
     return train

@@ -14,6 +14,7 @@ from isoloss.cli.terminal import say, show
 from isoloss.errors import ConfigError
 
 if TYPE_CHECKING:
+    from isoloss.execution.options import RunOptions
     from isoloss.spec.study import Study
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -112,18 +113,23 @@ def run(
         offline: Use cached corpora alone.
         accept_other_numerics: Continue runs that began with other threads, kernels or stacks, or elsewhere; marks them.
     """
-    from isoloss.execution.interrupts import signals_held_back
     from isoloss.execution.options import RunOptions
+
+    options = RunOptions(device, precision, workers, stack, offline, compile, accept_other_numerics)
+    return start(_study(study, seeds, set), out, options)
+
+
+def start(study: Study, out: Path | None, options: RunOptions) -> int:
+    """Own a study's directory, and only then import what trains it: a second start knows at once."""
+    from isoloss.execution.interrupts import signals_held_back
     from isoloss.store.owner import owned, study_paths
 
-    resolved = _study(study, seeds, set)
-    options = RunOptions(device, precision, workers, stack, offline, compile, accept_other_numerics)
     first = os.environ.get("RANK", "0") == "0"
-    with owned(study_paths(resolved, out)) if first else nullcontext():  # before torch: a second start knows at once
+    with owned(study_paths(study, out)) if first else nullcontext():
         with signals_held_back():
             from isoloss.cli.run import run_and_report
 
-        return run_and_report(resolved, out, options)
+        return run_and_report(study, out, options)
 
 
 def status(directory: tyro.conf.Positional[Path], /, *, json: bool = False) -> int:

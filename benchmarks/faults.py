@@ -171,9 +171,11 @@ def _kill(side: Side, folder: Path, sign: Callable[[], bool], then_s: float, *, 
     with side.start(folder, resume=resume) as process:
         while not sign():
             if process.poll() is not None:
-                raise ConfigError(f"{type(side).__name__} ended before it could be killed")
+                break
             time.sleep(0.001)
         time.sleep(then_s)
+        if process.poll() is not None:
+            raise ConfigError(f"{type(side).__name__} ended before it could be killed")
         process.kill()
 
 

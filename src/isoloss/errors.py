@@ -4,6 +4,8 @@ IsolossError (2)
 ├── ConfigError        a setting, study or command line that cannot be run as written
 ├── CorpusError        a text that cannot be had, verified or tokenized
 ├── StoreError         a study directory that cannot be read or written
+│   ├── InUseError         files that another process writes
+│   └── UnreadableError    a file the system does not give just now, for all anyone knows whole
 └── NumericsError      a checkpoint that does not belong to this run or is damaged
 CompilerError          fast kernels that cannot be compiled here: never ends the program, torch takes over
 Interrupted (130)      stopped on request; everything finished so far is on disk
@@ -63,6 +65,17 @@ class CorpusError(IsolossError):
 
 class StoreError(IsolossError):
     """A study directory that cannot be read or written."""
+
+
+class InUseError(StoreError):
+    """Files that another process writes, and that are not for anybody else to touch."""
+
+
+class UnreadableError(StoreError):
+    """A file that the system does not give just now: for lack of memory or handles, or by an error of the disk.
+
+    Nothing says that it is damaged, so nobody may treat it as such.
+    """
 
 
 class NumericsError(IsolossError):

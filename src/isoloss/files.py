@@ -22,7 +22,7 @@ from typing import Any
 import filelock
 import platformdirs
 
-from isoloss.errors import StoreError
+from isoloss.errors import InUseError, StoreError, UnreadableError
 
 DIGEST = "digest"
 """Key of a record under which it states the SHA-256 of itself, taken with zeros in this place."""
@@ -39,17 +39,37 @@ def sha256_bytes(content: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content in hexadecimal. Raises StoreError when it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    with reading(path), path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def cache_dir() -> Path:
     """Where fetched texts, token files and compiled kernels are kept: ISOLOSS_CACHE, else the user's cache folder."""
     override = os.environ.get("ISOLOSS_CACHE")
     return Path(override) if override else platformdirs.user_cache_path("isoloss")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Tell a file that is missing, a StoreError, from one that is not given just now, an UnreadableError."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, MemoryError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or "not enough memory"
+        raise UnreadableError(f"cannot read {path} just now: {reason}; the same command tries again") from error
+
+
+def read_bytes(path: Path, at_most: int) -> bytes:
+    """The content of a regular file. Raises StoreError when it is none, or larger, and UnreadableError."""
+    with reading(path):
+        facts = path.stat()
+        if not S_ISREG(facts.st_mode):
+            raise StoreError(f"cannot read {path}: not a regular file")  # a pipe would keep its reader waiting
+        if facts.st_size > at_most:
+            raise StoreError(f"cannot read {path}: larger than {at_most:,} bytes; isoloss did not write it")
+        return path.read_bytes()
 
 
 @contextmanager
@@ -76,7 +96,7 @@ def _free_space(path: Path) -> str:
 def locked(path: Path, timeout_s: float, message: Callable[[], str]) -> Iterator[None]:
     """Hold the lock file at `path`; should its process die, the system lets go of it. Its holder may hold it again.
 
-    Raises StoreError with the message when another process still holds it after `timeout_s`.
+    Raises InUseError with the message when another process still holds it after `timeout_s`.
     """
     lock = filelock.FileLock(path, is_singleton=True)
     with explained(path.parent):
@@ -84,7 +104,7 @@ def locked(path: Path, timeout_s: float, message: Callable[[], str]) -> Iterator
         try:
             lock.acquire(timeout=timeout_s)
         except filelock.Timeout as error:
-            raise StoreError(message()) from error
+            raise InUseError(message()) from error
     try:
         yield
     finally:
@@ -110,6 +130,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left half written in a folder; whoever calls is its one writer."""
+    for path in folder.glob(".*.tmp"):
+        with explained(path):
+            path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -186,13 +213,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _text_of(path: Path) -> str:
     try:
-        facts = path.stat()
-        if not S_ISREG(facts.st_mode):
-            raise StoreError(f"cannot read {path}: not a regular file")  # a pipe would keep its reader waiting
-        if facts.st_size > MAX_TEXT_BYTES:
-            raise StoreError(f"cannot read {path}: larger than {MAX_TEXT_BYTES:,} bytes; isoloss did not write it")
-        return path.read_bytes().decode()  # not read_text, which makes one of all ends of lines
-    except (OSError, ValueError) as error:
+        return read_bytes(path, MAX_TEXT_BYTES).decode()  # not read_text, which makes one of all ends of lines
+    except ValueError as error:
         raise StoreError(f"cannot read {path}: {error}") from error
 
 

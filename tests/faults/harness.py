@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from isoloss.files import sha256_file
+from isoloss.errors import StoreError
+from isoloss.execution.executor import Quiet
+from isoloss.execution.recorder import Event
+from isoloss.files import read_record, sha256_file
 from isoloss.store.run import read_rows
 from isoloss.store.tables import load_study
 
@@ -34,12 +37,14 @@ Points = Callable[[Sequence[Any], int], Iterator[Any]]
 
 @dataclass(frozen=True)
 class Told:
-    """What became of one start of a study."""
+    """What became of one start of a study: `began` is the step from which its runs went on, the first of them."""
 
     killed: bool
     operations: int = 0
     message: str = ""
     states: tuple[str, ...] = ()
+    began: int | None = None
+    reasons: tuple[str, ...] = ()
     traceback: str = ""
 
 
@@ -78,9 +83,16 @@ class Trials:
         assert self._process.stdin and self._process.stdout
         print(json.dumps(request), file=self._process.stdin, flush=True)
         answer = json.loads(self._process.stdout.readline())
-        answer["states"] = tuple(answer.get("states", ()))
-        told = Told(**answer)
+        told = Told(**{**answer, **{name: tuple(answer.get(name, ())) for name in ("states", "reasons")}})
         assert not told.traceback, told.traceback
+        return told
+
+    def finish(self, out: Path, *, jumps: int | None = None) -> Told:
+        """Run the study to its end from where it was left, and not from before: all that was kept is gone on from."""
+        kept = acknowledged(out)
+        told = self.start(out, jumps=jumps)
+        assert told.states and set(told.states) == {"done"}, told
+        assert told.began is None or told.began >= kept, f"kept to step {kept}, went on from {told.began}"
         return told
 
 
@@ -102,6 +114,38 @@ def trials(study: Path, folder: Path, stack: int = 1) -> Iterator[Trials]:
         yield Trials(study, stack, process)
         assert process.stdin
         process.stdin.close()
+
+
+class Heard(Quiet):
+    """Remembers the step from which runs went on, the first of them, and the reasons of those that failed."""
+
+    def __init__(self) -> None:
+        self.began: int | None = None
+        self.reasons: list[str] = []
+
+    def emit(self, event: Event) -> None:
+        """Hear of a run."""
+        if event.kind == "running" and event.loss is None and not event.reason:
+            self.began = event.step if self.began is None else min(event.step, self.began)
+        if event.kind == "failed":
+            self.reasons.append(event.reason)
+
+
+def acknowledged(folder: Path) -> int:
+    """The step that every run of a study was kept at: by its last checkpoint, or by its rows.
+
+    Rows of an evaluation are written when the checkpoint of the evaluation before has been acknowledged.
+    """
+    return min(map(_kept, folder.glob("runs/*")), default=0)
+
+
+def _kept(run: Path) -> int:
+    try:
+        last = int(read_record(run / "last.json")["progress"]["step"])
+    except StoreError:
+        last = 0
+    evaluated = sorted({row["step"] for row in read_rows(run / "evals.jsonl")})
+    return max([last, *evaluated[:-1]])
 
 
 def science(folder: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from isoloss.errors import IsolossError
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.spec.studyfile import find_study
+from tests.faults.harness import Heard
 
 SHIM: Any = ctypes.CDLL(os.environ["LD_PRELOAD"])
 SHIM.fault_counted.restype = ctypes.c_long
@@ -45,15 +46,15 @@ def trial(request: dict[str, Any], answer: int) -> None:
             SHIM.fault_jump(ctypes.c_long(jumps.choice((-DAY_S, 0, DAY_S))))
         return False
 
-    message, options = "", RunOptions(device="cpu", stack=request["stack"])
+    message, options, heard = "", RunOptions(device="cpu", stack=request["stack"]), Heard()
     try:
         study = find_study(request["study"])
-        results = run_study(study, out, options, executor=Inline(), should_stop=should_stop)
+        results = run_study(study, out, options, executor=Inline(), listener=heard, should_stop=should_stop)
         states = results.summary()["status"].to_list()
     except IsolossError as error:
         message, states = str(error), []
-    told = json.dumps({"operations": SHIM.fault_counted(), "message": message, "states": states})
-    os.write(answer, told.encode())
+    told = {"operations": SHIM.fault_counted(), "message": message, "states": states, **vars(heard)}
+    os.write(answer, json.dumps(told).encode())
 
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:

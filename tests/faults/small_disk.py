@@ -19,7 +19,7 @@ from isoloss.execution.recorder import Event
 from isoloss.execution.study import run_study
 from isoloss.spec.studyfile import find_study
 from isoloss.store.tables import load_study
-from tests.faults.harness import science
+from tests.faults.harness import Heard, acknowledged, science
 
 SIZE = "2M"
 
@@ -49,8 +49,10 @@ def main(study: str, disk: Path, left: int) -> None:
         message = str(error)
     states = load_study(out).summary()["status"].to_list()
     filler.go()
-    run_study(find_study(study), out, options, executor=Inline())
-    print(json.dumps({"message": message, "states": states, "science": science(out)}))
+    kept, heard = acknowledged(out), Heard()
+    run_study(find_study(study), out, options, executor=Inline(), listener=heard)
+    told = {"message": message, "states": states, "kept": kept, "began": heard.began, "science": science(out)}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -6,22 +6,28 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from isoloss.cli.run import run_and_report
 from isoloss.data.tokens import Tokens
-from isoloss.execution import processes
+from isoloss.execution import processes, recorder
 from isoloss.execution.executor import Quiet
 from isoloss.execution.options import RunOptions
+from isoloss.execution.processes import Processes
 from isoloss.execution.recorder import Event
 from isoloss.execution.study import run_study
+from isoloss.execution.workplace import Workplace
 from isoloss.spec.config import RunConfig
 from isoloss.spec.study import Study
+from isoloss.store.layout import StudyPaths
 from isoloss.store.tables import load_study
-from isoloss.training import loop
+from isoloss.training import evaluate, loop
 from isoloss.training.state import MemberState
 from tests.faults.harness import Points, science
 from tests.faults.processes import workers_of
@@ -137,6 +143,63 @@ def test_a_hang_is_told_from_a_clock_that_jumps(grid: Study, tmp_path: Path, mon
     results = run_study(grid, tmp_path, options, listener=harm)
     assert results.summary()["status"].to_list() == ["done"] * 3
     assert "its worker process hung; it is tried once more" in harm.reasons
+
+
+class Reasons(Quiet):
+    """Does something at the first event, and keeps the reasons that it hears."""
+
+    def __init__(self, at_first: Callable[[], None]) -> None:
+        self.at_first, self.reasons = at_first, list[str]()
+
+    def emit(self, event: Event) -> None:
+        if not self.reasons:
+            self.at_first()
+        self.reasons.append(event.reason)
+
+
+@pytest.mark.promise(8, "a coordinator that was itself stopped for an hour")
+def test_a_coordinator_that_was_stopped_takes_no_worker_for_hung(
+    grid: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + sum(pauses)))
+    told = Reasons(lambda: pauses.append(3600.0))
+    results = run_study(grid, tmp_path, RunOptions(device="cpu", workers=1, compile="off"), listener=told)
+    assert results.summary()["status"].to_list() == ["done"] * 3
+    assert pauses and not any(told.reasons)
+
+
+def slow_to_evaluate(pipe: Connection, place: Workplace) -> None:
+    """The life of a worker whose evaluations have nine parts of 0.6 s each."""
+    loss = evaluate.gpt.loss
+
+    def slow_loss(*arguments: Any) -> torch.Tensor:
+        time.sleep(0.6)
+        return loss(*arguments)
+
+    recorder.EMIT_INTERVAL_S = 0.2
+    evaluate.CPU_CHUNK_TOKENS = 512
+    evaluate.gpt = SimpleNamespace(loss=slow_loss)  # here alone: steps are as fast as ever
+    processes._work(pipe, place)
+
+
+@pytest.mark.promise(8, "evaluations that take longer than a worker may be silent")
+def test_a_long_evaluation_is_no_hang(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study("slow", str(text_file), base={**TINY, "max_iters": 2, "eval_interval": 2})
+    monkeypatch.setattr(processes, "_work", slow_to_evaluate)
+    told = Reasons(lambda: monkeypatch.setattr(processes, "SILENCE_S", 3.0))  # once the worker is on its feet
+    results = run_study(study, tmp_path, RunOptions(device="cpu", workers=1, compile="off"), listener=told)
+    assert results.summary()["status"].to_list() == ["done"]
+    assert results.summary()["eval_time_s"].item() > 6.0 and not any(told.reasons)
+
+
+def test_after_a_stop_no_process_is_started(
+    make: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study asks for each of its waves, the later ones after a stop too."""
+    monkeypatch.setattr(processes, "_start", lambda place: pytest.fail("started"))
+    place = Workplace(StudyPaths(tmp_path), tmp_path, torch.device("cpu"), threads=1)
+    Processes(2).run([(make(),)], place, Quiet().emit, should_stop=lambda: True)
 
 
 def test_the_program_ends_with_1_when_a_run_diverged(text_file: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from isoloss.errors import ConfigError, NumericsError, StoreError
 from isoloss.files import DIGEST, MAX_TEXT_BYTES, read_record, sha256_bytes, sha256_file, write_record
 from isoloss.model.parameters import layout_of
 from isoloss.spec.config import RunConfig
+from isoloss.store.run import Extent, check_rows, read_rows
 from isoloss.training import checkpoint
 from isoloss.training.state import MemberState, Progress
 from tests.faults.caps import refused, told
@@ -155,7 +157,7 @@ HEADERS: dict[str, Callable[[bytes], bytes]] = {
         content, lambda h: json.dumps(h).encode()[:-1] + b', "model.wte.weight": 1}'
     ),
     "no UTF-8": lambda content: with_header(content, lambda h: b'{"\xff\xfe": 1}'),
-    "deep lists": lambda content: with_header(content, lambda h: b"[" * 100_000),
+    "deep lists": lambda content: with_header(content, lambda h: b"[" * 10_000),
     "a list": lambda content: with_header(content, lambda h: b"[]"),
     "nothing": lambda content: b"",
     "a pickle": lambda content: b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR.",
@@ -170,6 +172,18 @@ def test_tensors_that_lie(saved: Path, name: str) -> None:
     path.write_bytes(HEADERS[name](path.read_bytes()))
     write_record(saved / "c.json", {**car, "sha256": sha256_file(path)})
     refused(lambda: checkpoint.load(saved, "c"), NumericsError, f"{path}: not a checkpoint of this format: ")
+
+
+def test_tensors_without_end(saved: Path) -> None:
+    os.truncate(saved / "c.safetensors", 1 << 40)  # a file with a hole takes no room
+    refused(lambda: checkpoint.load(saved, "c"), StoreError, "larger than")
+
+
+def test_rows_without_end(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    os.truncate(tmp_path / "metrics.jsonl", 1 << 40)
+    refused(lambda: list(read_rows(tmp_path / "metrics.jsonl")), StoreError, "larger than")
+    refused(lambda: check_rows(tmp_path / "metrics.jsonl", Extent(1 << 40, "0" * 64)), StoreError, "larger than")
 
 
 METAS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

@@ -154,6 +154,23 @@ def test_nothing_is_followed_written_removed_or_waited_for(
         shutil.rmtree(folder)
 
 
+@pytest.mark.promise(12, "a second name, elsewhere, of a file that is written to where it is: refused")
+@pytest.mark.parametrize("name", ["runs/*/metrics.jsonl", "runs/*/evals.jsonl", "runs/*/.lock", ".lock"])
+def test_a_hard_link_leads_no_write_out(
+    server: Trials, unharmed: tuple[dict[str, object], int], tmp_path: Path, name: str
+) -> None:
+    out, precious = tmp_path / "out", tmp_path / "precious"
+    server.start(out, "kill", unharmed[1] // 2)
+    precious.write_text("not for anybody to write")
+    place = next(out.glob(name))
+    place.unlink()
+    place.hardlink_to(precious)
+    assert f"{place} has a second name" in server.start(out).message
+    assert precious.read_text() == "not for anybody to write"
+    place.unlink()
+    server.finish(out)
+
+
 def test_a_study_lies_behind_links_as_its_owner_likes(
     study: Path, unharmed: tuple[dict[str, object], int], tmp_path: Path
 ) -> None:
@@ -220,3 +237,28 @@ def test_a_corpus_that_is_no_text_file_is_refused(tmp_path: Path, name: str) -> 
     with pytest.raises(CorpusError) as caught:
         load_corpus(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.promise(12, "a corpus that is a device, a pipe, a folder or without end")
+def test_a_corpus_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opened = tmp_path / "log.txt", Path.open
+
+    def growing(self: Path, mode: str) -> object:
+        with opened(self, "ab") as stream:
+            stream.write(b"or not to be")
+        return opened(self, mode)
+
+    path.write_text("to be ")
+    monkeypatch.setattr(Path, "open", growing)
+    with pytest.raises(CorpusError, match="grows while it is read"):
+        load_corpus(str(path))
+
+
+@pytest.mark.promise(12, "a corpus that is a device, a pipe, a folder or without end")
+def test_a_corpus_without_size_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is a file of /proc, which says that it is a regular one and may keep its reader waiting."""
+    (tmp_path / "empty").touch()
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("opened"))
+    for name in ("/proc/self/status", "/proc/kmsg", str(tmp_path / "empty")):
+        with pytest.raises(CorpusError, match=f"'{name}' is empty"):
+            load_corpus(name)

@@ -102,6 +102,16 @@ def test_another_stack_width_and_other_kernels_are_refused(study: Study, begun: 
         train(study, begun, compile="on")
 
 
+@pytest.mark.promise(11, "other threads, torch, instructions, processor, stack width, kernels: refused, each named")
+def test_a_damaged_last_checkpoint_lets_nobody_in(study: Study, begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    car = next(begun.glob("runs/*/last.json"))
+    assert car.with_name("previous.json").exists()
+    car.write_bytes(car.read_bytes()[:-9])
+    other_threads(monkeypatch)
+    with pytest.raises(ConfigError, match="threads was 1, is now 3"):
+        train(study, begun)
+
+
 @pytest.mark.promise(11, "a change accepted by a flag: marked in the run and in the report")
 def test_an_accepted_change_marks_the_run_in_its_files_and_in_the_report(
     study: Study, begun: Path, monkeypatch: pytest.MonkeyPatch
@@ -120,7 +130,7 @@ def test_an_accepted_change_marks_the_run_in_its_files_and_in_the_report(
 def test_a_run_that_began_nothing_is_bound_to_nothing(
     study: Study, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in begun.glob("runs/*/last.*"):
+    for path in [*begun.glob("runs/*/last.*"), *begun.glob("runs/*/previous.*")]:
         path.unlink()
     other_threads(monkeypatch)
     assert train(study, begun).summary()["status"].to_list() == ["done", "done"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -14,9 +12,14 @@ import pytest
 
 from isoloss.cli.status import status_as_text
 from isoloss.errors import StoreError
+from isoloss.execution import worker
+from isoloss.execution.executor import Inline
+from isoloss.execution.options import RunOptions
+from isoloss.execution.study import run_study
+from isoloss.spec.studyfile import find_study
 from isoloss.store.owner import owned
 from isoloss.store.tables import load_study
-from tests.faults.harness import Trials, science
+from tests.faults.harness import Heard, Trials, science
 
 
 def command(study: Path, out: Path) -> list[str]:
@@ -59,8 +62,41 @@ def test_a_dead_owner_keeps_nobody_out_and_readers_nobody_waiting(
     assert left.summary()["status"].to_list() == ["running"] and "nobody runs it now" in status_as_text(left)
     with owned(left.paths):
         assert "nobody" not in status_as_text(left)
-    reader = subprocess.Popen([sys.executable, "-m", "isoloss", "status", str(out)], stdout=subprocess.PIPE)
-    time.sleep(0.1)
-    os.kill(reader.pid, signal.SIGKILL)
-    reader.communicate()
-    assert server.start(out).states == ("done",) and science(out) == expected
+    reader = [sys.executable, "-m", "isoloss", "status", str(out)]
+    started = time.monotonic()
+    subprocess.run(reader, capture_output=True, check=True)
+    takes = time.monotonic() - started
+    for share in (0.7, 0.8, 0.9):  # the first part goes into imports
+        with subprocess.Popen(reader, stdout=subprocess.DEVNULL) as process:
+            time.sleep(share * takes)
+            process.kill()
+    server.finish(out)
+    assert science(out) == expected
+
+
+@pytest.mark.promise(5, "a run that another process still writes: left to it")
+def test_a_run_that_is_being_written_is_left_to_its_writer(
+    server: Trials,
+    study: Path,
+    unharmed: tuple[dict[str, object], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So it is after a kill of the coordinator alone: its worker may be in the middle of an evaluation."""
+    out = tmp_path / "out"
+    server.start(out, "kill", unharmed[1] // 2)
+    run = next(out.glob("runs/*"))
+    status = (run / "status.json").read_bytes()
+    monkeypatch.setattr(worker, "LOCK_TIMEOUT_S", 0.1)
+    program = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(run / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout and writer.stdout.readline()
+        heard = Heard()
+        run_study(find_study(str(study)), out, RunOptions(device="cpu"), executor=Inline(), listener=heard)
+        assert "is being written by another process" in heard.reasons[0]
+        assert (run / "status.json").read_bytes() == status
+        writer.kill()
+    server.finish(out)
+    assert science(out) == unharmed[0]

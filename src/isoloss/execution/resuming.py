@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -86,13 +87,13 @@ def continued(before: Sequence[Mapping[str, Any]], step: int, now: Numerics) -> 
 
 def other_numerics(place: Workplace, config: RunConfig) -> str:
     """How far a run was trained under other numerics than it would be now, and which; empty where it was not."""
-    try:
-        car = read_record(place.study.run(run_id(config)).folder / "last.json")
-        step, before = int(car["progress"]["step"]), car["beside"][NUMERICS][-1]
-        changes = differences(before, place.numerics(config.precision)) if step else []
-    except (StoreError, KeyError, IndexError, TypeError, ValueError, AttributeError):
-        return ""  # nothing to go on from, or nothing whole
-    return f"to step {step:,}: {'; '.join(changes)}" if changes else ""
+    for name in ("last", "previous"):  # as it would be resumed
+        with suppress(StoreError, KeyError, IndexError, TypeError, ValueError, AttributeError):
+            car = read_record(place.study.run(run_id(config)).folder / f"{name}.json")
+            step, before = int(car["progress"]["step"]), car["beside"][NUMERICS][-1]
+            changes = differences(before, place.numerics(config.precision)) if step else []
+            return f"to step {step:,}: {'; '.join(changes)}" if changes else ""
+    return ""
 
 
 def refuse_other_numerics(place: Workplace, configs: Sequence[RunConfig]) -> None:
@@ -103,6 +104,6 @@ def refuse_other_numerics(place: Workplace, configs: Sequence[RunConfig]) -> Non
         first, changes = next(iter(others.items()))
         raise ConfigError(
             f"{place.study.folder}: {len(others)} unfinished runs began with other numerics ({first} {changes}); "
-            "start them as they began (--stack, --workers, --compile, OMP_NUM_THREADS, the same torch and processor), "
+            "start them as they began (--stack, --workers, --compile, OMP_NUM_THREADS; torch, compiler, processor), "
             "delete their folders to train them anew, or accept the change with --accept-other-numerics: it marks them"
         )

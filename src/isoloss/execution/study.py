@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ from isoloss.spec.study import ANY_DATA, Study, too_large
 from isoloss.spec.studyfile import dump_study, parse_study
 from isoloss.store.layout import StudyPaths
 from isoloss.store.owner import owned, study_paths
-from isoloss.store.run import create_run, read_status
+from isoloss.store.run import create_run
 from isoloss.store.tables import StudyResults, ranked_runs, write_summary
 from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import describe, machine_memory_bytes, resolve_device, resolve_precision
@@ -130,13 +131,23 @@ def _check_space(paths: StudyPaths, missing: Sequence[RunConfig]) -> None:
     """Raises StoreError where the disk cannot hold what is missing; what partial runs hold already counts as free."""
     spare = max((2 * checkpoint_bytes(config) for config in missing), default=0)  # while one takes another's place
     needed = sum(map(disk_bytes, missing)) + spare
-    held = sum(file.stat().st_size for run in missing for file in paths.run(run_id(run)).folder.glob("*.*"))
+    held = sum(_bytes_held(paths.run(run_id(config)).folder) for config in missing)
     free = shutil.disk_usage(paths.folder).free
     if needed > free + held:
         raise StoreError(
             f"{paths.folder} has {free / 1e6:,.1f} MB free, what is left of the study needs about "
             f"{(needed - held) / 1e6:,.1f}; free some space, then the same command continues, or choose another --out"
         )
+
+
+def _bytes_held(folder: Path) -> int:
+    """Bytes of the files of a run, each counted once by whatever names: its checkpoints may be one file."""
+    sizes: dict[int, int] = {}
+    for path in folder.glob("*.*"):
+        with suppress(FileNotFoundError):  # a writer that was orphaned by a kill may still be about
+            facts = path.stat()
+            sizes[facts.st_ino] = facts.st_size
+    return sum(sizes.values())
 
 
 def _open_directory(
@@ -150,7 +161,7 @@ def _open_directory(
     if paths.study.exists():
         recorded = parse_study(read_sealed(paths.study), str(paths.study))
         _check_unchanged(recorded, results)
-        begun = any(read_status(paths.run(run_id(config))).state != "pending" for config in results.configs)
+        begun = any(paths.run(run_id(config)).metrics.exists() for config in results.configs)
         if begun and recorded.hypotheses != results.study.hypotheses:
             say(f"the hypotheses changed after training began: those in {paths.study} are judged")
             results = replace(results, study=replace(results.study, hypotheses=recorded.hypotheses))

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from isoloss.data.tokens import Tokens, open_tokens
-from isoloss.errors import StoreError
+from isoloss.errors import InUseError, StoreError
 from isoloss.execution.plan import TOGETHER, Stack
 from isoloss.execution.recorder import Emit, Event, RunRecorder, Silent
 from isoloss.execution.resuming import Begun, begun_together, continued
 from isoloss.execution.reuse import CONTINUES
 from isoloss.execution.workplace import Workplace
-from isoloss.files import explained, locked
+from isoloss.files import explained, locked, remove_leftovers
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
@@ -30,8 +30,8 @@ from isoloss.training.distributed import Ranks
 from isoloss.training.loop import train
 from isoloss.training.state import stack
 
-LOCK_TIMEOUT_S = 30.0
-"""How long a run's previous writer, orphaned by a kill, is given to notice and let go."""
+LOCK_TIMEOUT_S = 600.0
+"""How long a run's previous writer, orphaned by a kill, is given to notice and let go: it may be evaluating."""
 
 
 def train_stack(
@@ -136,6 +136,7 @@ def _train_alike(
         lambda config: recorders[run_id(config)],
         ranks=ranks,
         should_stop=should_stop,
+        alive=lambda config, step: recorders[run_id(config)].alive(step),
     )
     if stopped is not None:
         for config, progress in zip(stopped.members, stopped.progress, strict=True):
@@ -155,6 +156,7 @@ def _open_recorder(
     before = read_status(paths).provenance.get(CONTINUES)
     provenance = provenance if before is None else {**provenance, CONTINUES: before}
     create_run(paths, state.config)
+    remove_leftovers(paths.folder)
     with explained(paths.samples):
         paths.samples.unlink(missing_ok=True)  # of what the run was before
     if progress.step:
@@ -173,7 +175,8 @@ def _has_ended(recorders: Mapping[str, RunRecorder], config: RunConfig) -> bool:
 def _fail(place: Workplace, configs: Stack, error: BaseException, emit: Emit) -> None:
     reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     for config in configs:
-        write_failed(place.study.run(run_id(config)), reason)
+        if not isinstance(error, InUseError):  # else it is for that other process to say how the run stands
+            write_failed(place.study.run(run_id(config)), reason)
         emit(Event(run_id(config), "failed", 0, reason=reason))
 
 

@@ -11,11 +11,15 @@ from pathlib import Path
 
 from isoloss.errors import StoreError
 
+IN_PLACE = (".jsonl", ".lock")
+"""How files end that are written to where they are; all others are replaced whole, whatever other names they have."""
 
-def check_enclosed(folder: Path) -> None:
+
+def check_enclosed(folder: Path, *, to_write: bool = False) -> None:
     """Refuse a folder that holds, at any depth, anything but files and folders. One that is missing holds nothing.
 
-    Hard links are files: isoloss makes them between checkpoints. Raises StoreError that names what it found.
+    Hard links are files, and isoloss makes them between checkpoints; but to write, no file that is written to where
+    it is may have another name elsewhere. Raises StoreError that names what it found.
     """
     folders = [str(folder)]
     while folders:
@@ -28,6 +32,10 @@ def check_enclosed(folder: Path) -> None:
                     elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
                         kind = "a symbolic link" if entry.is_symlink() else "a pipe, socket or device"
                         raise StoreError(f"{entry.path} is {kind}; a study holds files and folders only, remove it")
+                    elif to_write and entry.name.endswith(IN_PLACE) and entry.stat().st_nlink > 1:
+                        raise StoreError(
+                            f"{entry.path} has a second name, perhaps elsewhere: copy the study whole first"
+                        )
         except (FileNotFoundError, NotADirectoryError):  # gone meanwhile: others may be writing
             continue
         except OSError as error:

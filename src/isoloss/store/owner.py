@@ -28,7 +28,7 @@ def owned(paths: StudyPaths) -> Generator[None]:
 
     Raises StoreError that says who has it, or what in it leads elsewhere; nothing is written then.
     """
-    check_enclosed(paths.folder)
+    check_enclosed(paths.folder, to_write=True)
 
     def in_use() -> str:
         return f"{paths.folder} is in use by {_owner(paths)}; wait for it or choose another --out"

@@ -14,12 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from isoloss.errors import StoreError
-from isoloss.files import explained, make_folder, read_record, sha256_bytes, sync_folder, write_record
+from isoloss.files import (
+    explained,
+    make_folder,
+    read_bytes,
+    read_record,
+    sha256_bytes,
+    sync_folder,
+    write_record,
+)
 from isoloss.spec.config import RunConfig
 from isoloss.store.layout import RunPaths
-from isoloss.store.records import STATUS, State, checked
+from isoloss.store.records import BESIDE, STATUS, State, checked
 
 FLUSH_INTERVAL_S = 1.0
+MAX_ROWS_BYTES = 1 << 29
+"""Some two million steps. What is larger was not written here, and is not read."""
 
 
 def now() -> str:
@@ -55,11 +65,8 @@ NOTHING = Extent(0, sha256_bytes(b""))
 
 
 def extents(value: Mapping[str, Mapping[str, Any]]) -> dict[str, Extent]:
-    """Extents from plain values, by name. Raises StoreError."""
-    try:
-        return {name: Extent(int(extent["size"]), str(extent["sha256"])) for name, extent in value.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"no extents of rows: {error!r}") from error
+    """Extents from a record that was checked, by name."""
+    return {name: Extent(**extent) for name, extent in value.items()}
 
 
 def read_status(paths: RunPaths) -> RunStatus:
@@ -80,9 +87,12 @@ def verified_status(paths: RunPaths) -> RunStatus:
     try:
         if paths.config.exists():
             read_record(paths.config)
+        known = status.rows or _rows_at_checkpoint(paths)
         for name in ROWS:
-            if name in status.rows:
-                check_rows(paths.rows(name), status.rows[name], nothing_after=status.state != "pending")
+            if name in known:
+                check_rows(
+                    paths.rows(name), known[name], nothing_after=name in status.rows and status.state != "pending"
+                )
             else:
                 deque(read_rows(paths.rows(name)), maxlen=0)
     except StoreError as error:
@@ -90,12 +100,18 @@ def verified_status(paths: RunPaths) -> RunStatus:
     return status
 
 
+def _rows_at_checkpoint(paths: RunPaths) -> dict[str, Extent]:
+    """The rows that a run's last checkpoint vouches for; of one that cannot be read, none."""
+    path = paths.folder / "last.json"
+    try:
+        return extents(checked(BESIDE, read_record(path).get("beside"), path).get("rows", {}))
+    except StoreError:
+        return {}
+
+
 def check_rows(path: Path, extent: Extent, *, nothing_after: bool = False) -> None:
     """Raises StoreError when a file of rows does not begin with what was written up to an extent."""
-    try:
-        content = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+    content = read_bytes(path, MAX_ROWS_BYTES) if path.exists() else b""
     if sha256_bytes(content[: extent.size]) != extent.sha256 or (nothing_after and len(content) > extent.size):
         raise StoreError(f"{path}: damaged, not the {extent.size:,} bytes that were written")
 
@@ -121,7 +137,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of an append-only file; a last line cut short by a crash is left out. Raises StoreError."""
     if not path.exists():
         return
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(read_bytes(path, MAX_ROWS_BYTES).split(b"\n")[:-1], start=1):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:

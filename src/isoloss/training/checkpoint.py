@@ -18,17 +18,18 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 
-from isoloss.errors import ConfigError, NumericsError, StoreError
+from isoloss.errors import ConfigError, NumericsError, StoreError, UnreadableError
 from isoloss.files import (
     explained,
+    read_bytes,
     read_record,
     sha256_bytes,
-    sha256_file,
     sync_folder,
     write_bytes,
     write_record,
 )
 from isoloss.model.parameters import Layout, layout_of
+from isoloss.spec.compute import checkpoint_bytes
 from isoloss.spec.config import RunConfig, make_config
 from isoloss.spec.identity import run_id
 from isoloss.training.state import MemberState, Progress
@@ -38,6 +39,8 @@ Beside = Mapping[str, Any]
 Check = Callable[[Beside], None]
 """Raises StoreError when what was saved beside a checkpoint no longer holds."""
 FORMAT_VERSION = 2
+HEADER_BYTES = 1024
+"""More than what a file says of one tensor."""
 PARTS = {"model": "flat_P", "exp_avg": "exp_avg_P", "exp_avg_sq": "exp_avg_sq_P"}
 """Prefix of tensor names in the file, and the field of MemberState it holds."""
 _PROGRESS = TypeAdapter(Progress)
@@ -74,8 +77,9 @@ class Resumed:
 def resume(folder: Path, check: Check = lambda beside: None) -> Resumed:
     """What to continue from: `last`, else `previous` where `last` is torn or damaged, else nothing.
 
-    A checkpoint that fails the check is of no use. What is found becomes `last`. Raises StoreError when the folder
-    cannot be written.
+    A checkpoint that fails the check is of no use, and what is of no use is removed. What is found becomes `last`.
+    Raises UnreadableError, with nothing changed, when a checkpoint cannot be looked at just now; StoreError when the
+    folder cannot be written.
     """
     problems: list[str] = []
     for name in ("last", "previous"):
@@ -84,6 +88,8 @@ def resume(folder: Path, check: Check = lambda beside: None) -> Resumed:
         try:
             state, beside = load(folder, name), beside_of(folder, name)
             check(beside)
+        except UnreadableError:
+            raise
         except (NumericsError, StoreError) as error:
             problems.append(str(error))
             continue
@@ -99,11 +105,13 @@ def resume(folder: Path, check: Check = lambda beside: None) -> Resumed:
 def step_back(folder: Path, step: int, check: Check) -> Resumed:
     """Make `previous` the `last` again, where it is whole and at this step; else nothing is changed and no state found.
 
-    Raises StoreError when the folder cannot be written.
+    Raises UnreadableError as `resume` does, StoreError when the folder cannot be written.
     """
     try:
         state, beside = load(folder, "previous"), beside_of(folder, "previous")
         check(beside)
+    except UnreadableError:
+        raise
     except (NumericsError, StoreError) as error:
         return Resumed(None, {}, str(error))
     if state.progress.step != step:
@@ -113,25 +121,31 @@ def step_back(folder: Path, step: int, check: Check) -> Resumed:
 
 
 def load(folder: Path, name: str) -> MemberState:
-    """One checkpoint, verified against its side-car. Raises StoreError or NumericsError."""
+    """One checkpoint, verified against its side-car.
+
+    Raises StoreError or NumericsError for what is no whole checkpoint, UnreadableError for one not to be had just now.
+    """
     tensors_path, car = folder / f"{name}.safetensors", read_record(folder / f"{name}.json")
     if car.get("format_version") != FORMAT_VERSION:
         raise NumericsError(f"{tensors_path}: checkpoint format {car.get('format_version')}, expected {FORMAT_VERSION}")
-    if not tensors_path.is_file() or sha256_file(tensors_path) != car.get("sha256"):
-        raise NumericsError(f"{tensors_path}: not the file its side-car describes (damaged or half written)")
     try:
         config = make_config(car["config"])
         if car["run_id"] != run_id(config):
             raise ValueError(f"it says run {car['run_id']}, its configuration is that of run {run_id(config)}")
         progress, layout = _progress(car["progress"], config), layout_of(config)
-        tensors = safetensors_torch.load_file(tensors_path)
+        content = read_bytes(tensors_path, checkpoint_bytes(config) + HEADER_BYTES * len(PARTS) * len(layout.slots))
+        if sha256_bytes(content) != car.get("sha256"):
+            raise ValueError("not the file its side-car describes (damaged or half written)")
+        tensors = safetensors_torch.load(content)
         _check_shapes(tensors, layout)  # before room is made for what the configuration asks
         parts = {
             field: layout.join({slot.name: tensors[f"{prefix}.{slot.name}"] for slot in layout.slots})
             for prefix, field in PARTS.items()
         }
-    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise NumericsError(f"{tensors_path}: not a checkpoint of this format: {error}") from error
+    except (MemoryError, RuntimeError) as error:  # an allocator's: the content has been looked at
+        raise UnreadableError(f"cannot read {tensors_path} just now: {error}; the same command tries again") from error
     return MemberState(config, progress, **parts)
 
 

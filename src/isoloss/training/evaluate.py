@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -33,12 +35,14 @@ class Texts:
         self.val_M = on_device(tokens.val_M, device)
 
 
-def evaluate(stack: StackState, texts: Texts, ranks: Ranks) -> tuple[list[float], list[float]]:
-    """Train and val loss of every member at the stack's step, in nats a token."""
+def evaluate(
+    stack: StackState, texts: Texts, ranks: Ranks, alive: Callable[[], None] = lambda: None
+) -> tuple[list[float], list[float]]:
+    """Train and val loss of every member at the stack's step, in nats a token; `alive` hears of every part of it."""
     losses: list[list[float]] = []
     for split, text_N in enumerate((texts.train_N, texts.val_M)):
         starts = [_starts(config, stack.step, split, len(text_N)) for config in stack.members]
-        losses.append(_mean_loss(stack, text_N, np.stack(starts), ranks).tolist())
+        losses.append(_mean_loss(stack, text_N, np.stack(starts), ranks, alive).tolist())
     return losses[0], losses[1]
 
 
@@ -59,7 +63,9 @@ def _chunk_tokens(stack: StackState) -> int:
 
 
 @torch.no_grad()
-def _mean_loss(stack: StackState, text_N: Tensor, starts_ExW: NDArray[np.int64], ranks: Ranks) -> Tensor:
+def _mean_loss(
+    stack: StackState, text_N: Tensor, starts_ExW: NDArray[np.int64], ranks: Ranks, alive: Callable[[], None]
+) -> Tensor:
     """Mean loss over windows, fp64 of shape [E]; the ranks share the windows between them."""
     n_windows, block_size = starts_ExW.shape[1], stack.members[0].block_size
     chunk = max(1, _chunk_tokens(stack) // block_size)
@@ -69,4 +75,5 @@ def _mean_loss(stack: StackState, text_N: Tensor, starts_ExW: NDArray[np.int64],
         part_ExW = mine_ExW[:, first : first + chunk]
         blocks_ExWxT1 = gather_windows(text_N, part_ExW, block_size)
         sums.append(gpt.loss(stack.parameters, stack.members, blocks_ExWxT1) * part_ExW.shape[1])
+        alive()
     return ranks.sum(torch.stack(sums).cpu().double().sum(dim=0)) / n_windows

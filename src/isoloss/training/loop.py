@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from typing import Literal, Protocol
 
@@ -79,9 +80,11 @@ def train(
     *,
     ranks: Ranks | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    alive: Callable[[RunConfig, int], None] = lambda config, step: None,
 ) -> StackState | None:
     """Train every member to its horizon.
 
+    An evaluation may take long: `alive` hears of every part of it, with one of those evaluated and the step it is at.
     None when all ended, else the stack as it was stopped, after a checkpoint of each member.
     """
     ranks = ranks or Ranks()
@@ -93,7 +96,7 @@ def train(
         leaving = {e: "" for e, (config, progress) in pairs if _complete(config, progress)}
         outcome: Outcome = "done"
         if due and not leaving:
-            _evaluate(stack, due, texts, observe, ranks)
+            _evaluate(stack, due, texts, observe, ranks, partial(alive, stack.members[due[0]], stack.step))
             _checkpoint(stack, due, observe)
         elif not leaving and ranks.any(should_stop()):
             _checkpoint(stack, range(len(stack.members)), observe)
@@ -120,10 +123,15 @@ def _complete(config: RunConfig, progress: Progress) -> bool:
 
 
 def _evaluate(
-    stack: StackState, due: Sequence[int], texts: Texts, observe: Callable[[RunConfig], Observer], ranks: Ranks
+    stack: StackState,
+    due: Sequence[int],
+    texts: Texts,
+    observe: Callable[[RunConfig], Observer],
+    ranks: Ranks,
+    alive: Callable[[], None],
 ) -> None:
     started = time.perf_counter()
-    train_losses, val_losses = evaluate(stack, texts, ranks)
+    train_losses, val_losses = evaluate(stack, texts, ranks, alive)
     elapsed = time.perf_counter() - started
     for e in due:
         progress = stack.progress[e]

@@ -1,0 +1,81 @@
+"""What the system does not give just now, for lack of memory or by an error of the disk, is left as it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoloss.errors import UnreadableError
+from isoloss.execution.executor import Inline
+from isoloss.execution.options import RunOptions
+from isoloss.execution.study import run_study
+from isoloss.files import sha256_file
+from isoloss.spec.studyfile import find_study
+from isoloss.training import checkpoint
+from tests.faults.harness import Trials, acknowledged, science
+
+READ_BYTES = Path.read_bytes
+
+
+def answering(number: int, suffix: str = ".safetensors") -> Callable[[Path], bytes]:
+    def read(path: Path) -> bytes:
+        if path.suffix == suffix:
+            raise OSError(number, os.strerror(number))
+        return READ_BYTES(path)
+
+    return read
+
+
+def without_memory(path: Path) -> bytes:
+    if path.suffix == ".safetensors":
+        raise MemoryError
+    return READ_BYTES(path)
+
+
+def unloaded(content: bytes) -> dict[str, Any]:
+    del content
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 300000000 bytes")
+
+
+@pytest.mark.promise(6, "a checkpoint that cannot be read for lack of memory or handles, or by EIO: left as it is")
+@pytest.mark.parametrize("lack", [errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE, "memory", "tensors"])
+def test_a_checkpoint_that_cannot_be_read_just_now_is_not_thrown_away(
+    server: Trials, unharmed: tuple[dict[str, Any], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lack: Any
+) -> None:
+    expected, operations = unharmed
+    out = tmp_path / "out"
+    server.start(out, "kill", operations * 2 // 3)
+    run = next(out.glob("runs/*"))
+    before = {path.name: sha256_file(path) for path in run.glob("*.*")}
+    assert acknowledged(out) > 0
+    with monkeypatch.context() as patch:
+        if lack == "tensors":
+            patch.setattr(checkpoint.safetensors_torch, "load", unloaded)
+        else:
+            patch.setattr(Path, "read_bytes", without_memory if lack == "memory" else answering(lack))
+        with pytest.raises(UnreadableError, match="just now"):
+            checkpoint.resume(run)
+    assert {path.name: sha256_file(path) for path in run.glob("*.*")} == before
+    server.finish(out)
+    assert science(out) == expected
+
+
+@pytest.mark.promise(6, "rows of a finished run that cannot be read: it is not trained again")
+def test_rows_that_cannot_be_read_just_now_cost_nothing(
+    server: Trials, study: Path, unharmed: tuple[dict[str, Any], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    server.start(out)
+    checkpoints = {path: sha256_file(path) for path in out.glob("runs/*/*.safetensors")}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", answering(errno.EIO, ".jsonl"))
+        results = run_study(find_study(str(study)), out, RunOptions(device="cpu"), executor=Inline())
+        assert results.summary()["status"].to_list() == ["damaged"]
+    assert {path: sha256_file(path) for path in checkpoints} == checkpoints
+    server.finish(out)
+    assert science(out) == unharmed[0]

@@ -199,6 +199,7 @@ METAS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "characters in a list": lambda meta: {"characters": list(meta["characters"])},
     "more tokens than there are": lambda meta: {"train_tokens": 10**12},
     "no text": lambda meta: {"corpus_sha256": None},
+    "a digest of nothing": lambda meta: {"corpus_sha256": ""},
     "an unknown tokenizer": lambda meta: {"tokenizer": "bpe"},
     "another format": lambda meta: {"format_version": 2},
 }

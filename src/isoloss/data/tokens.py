@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -77,8 +78,8 @@ def open_tokens(folder: Path) -> Tokens:
             raise StoreError(f"{path}: not the tokens of two bytes each that its meta.json counts")
         splits[split] = np.memmap(path, dtype="<u2", mode="c")
     tokenizer = tokenizer_from_dict(meta)
-    sha256, vocab_size = meta.get("corpus_sha256"), meta.get("vocab_size")
-    if not isinstance(sha256, str) or vocab_size != tokenizer.vocab_size:
+    sha256, vocab_size = str(meta.get("corpus_sha256")), meta.get("vocab_size")
+    if not re.fullmatch("[0-9a-f]{64}", sha256) or vocab_size != tokenizer.vocab_size:
         raise StoreError(f"{folder}: its meta.json states no text, or not the vocabulary it lists")
     if any(int(tokens.max()) >= tokenizer.vocab_size for tokens in splits.values()):
         raise StoreError(f"{folder}: holds tokens beyond its vocabulary of {tokenizer.vocab_size}")

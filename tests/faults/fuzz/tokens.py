@@ -38,7 +38,7 @@ def reader(folder: Path) -> Callable[[bytes], None]:
         meta: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "corpus": "x",
-            "corpus_sha256": "ab",
+            "corpus_sha256": "ab" * 32,
             "tokenizer": "byte" if how & 32 else "char",
             "characters": "" if how & 32 else "abé",
             "vocab_size": 256 if how & 32 else 3,
@@ -56,7 +56,7 @@ def reader(folder: Path) -> Callable[[bytes], None]:
         except IsolossError as error:
             assert str(error) == printable(str(error)), repr(error)
             return
-        assert tokens.facts.sha256
+        assert len(tokens.facts.sha256) == 64
         for split in (tokens.train_N, tokens.val_M):
             text = tokens.tokenizer.decode(split)
             assert text.encode()

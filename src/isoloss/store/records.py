@@ -49,6 +49,8 @@ class BesideRecord(TypedDict):
 class RunProvenance(TypedDict):
     """What a run was trained on: names and figures for a reader, and what is computed with."""
 
+    device: NotRequired[str]
+    continues: NotRequired[str]
     peak: NotRequired[PeakRecord]
     numerics: NotRequired[list[NumericsRecord]]
 

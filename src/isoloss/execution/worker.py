@@ -6,7 +6,6 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from isoloss.training.distributed import Ranks
 from isoloss.training.loop import train
 from isoloss.training.state import stack
 
+NOTICE_S = 2.0
 LOCK_TIMEOUT_S = 600.0
 """How long a run's previous writer, orphaned by a kill, is given to notice and let go: it may be evaluating."""
 
@@ -81,8 +81,7 @@ def _attempt(
             tokens = open_tokens(place.tokens_folder)
             if ranks.rank == 0:
                 for config in configs:
-                    run = place.study.run(run_id(config))
-                    held.enter_context(locked(run.lock, LOCK_TIMEOUT_S, partial(_written_by_another, run)))
+                    _claim(place.study.run(run_id(config)), held, emit)
             for found in begun_together(place.study, configs, emit):
                 _train_alike(place, found, tokens, recorders, emit, should_stop, ranks)
         except Exception as error:
@@ -92,8 +91,14 @@ def _attempt(
     return None
 
 
-def _written_by_another(run: RunPaths) -> str:
-    return f"{run.folder} is being written by another process"
+def _claim(run: RunPaths, held: ExitStack, emit: Emit) -> None:
+    """Hold a run's lock; who has to wait for it says so. Raises InUseError."""
+    in_use = f"{run.folder} is being written by another process"
+    try:
+        held.enter_context(locked(run.lock, NOTICE_S, lambda: in_use))
+    except InUseError:
+        emit(Event(run.folder.name, "running", 0, reason=f"{in_use}: waiting for it to let go"))
+        held.enter_context(locked(run.lock, LOCK_TIMEOUT_S, lambda: in_use))
 
 
 def _out_of_memory(failure: BaseException | None) -> bool:

@@ -121,12 +121,12 @@ def run(
 
 def start(study: Study, out: Path | None, options: RunOptions) -> int:
     """Own a study's directory, and only then import what trains it: a second start knows at once."""
-    from isoloss.execution.interrupts import signals_held_back
+    from isoloss.execution.interrupts import leaving_at_once
     from isoloss.store.owner import owned, study_paths
 
     first = os.environ.get("RANK", "0") == "0"
     with owned(study_paths(study, out)) if first else nullcontext():
-        with signals_held_back():
+        with leaving_at_once():
             from isoloss.cli.run import run_and_report
 
         return run_and_report(study, out, options)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+from isoloss.errors import Interrupted
 
 
 @contextmanager
@@ -31,11 +35,29 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def signals_held_back() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait, and processes started meanwhile never hear them.
+def leaving_at_once() -> Iterator[None]:
+    """End the program at a SIGINT or SIGTERM, for as long as there is nothing to save.
 
-    A library in the middle of its import makes an error of its own of a KeyboardInterrupt, or swallows the signal.
+    A library in the middle of its import makes an error of its own of a KeyboardInterrupt.
     """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), b"isoloss: interrupted before anything began\n")
+        os._exit(Interrupted.exit_code)
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait, and processes started meanwhile never hear them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

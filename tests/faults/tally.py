@@ -75,10 +75,12 @@ class Table:
         before.seconds += row.seconds
 
     def write(self, document: Path = DOCUMENT) -> None:
-        """Put the rows into the document, in place of what was measured of the same faults before."""
+        """Put the rows into the document, in place of what the same test files measured before."""
         before, rest = document.read_text(encoding="utf-8").split(BEGIN)
         measured, after = rest.split(END)
-        lines = {_key(line): line for line in measured.splitlines() if line[:3].strip("| ").isdigit()}
+        known = (line for line in measured.splitlines() if line[:3].strip("| ").isdigit())
+        again = tuple(f"`{row.test}` |" for row in self.rows.values())
+        lines = {_key(line): line for line in known if not line.endswith(again)}
         lines |= {_key(str(row)): str(row) for row in self.rows.values()}
         table = [*HEAD, *(lines[key] for key in sorted(lines))]
         document.write_text(before + BEGIN + "\n".join(table) + "\n" + END + after, encoding="utf-8")

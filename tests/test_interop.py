@@ -242,8 +242,11 @@ def test_refusals_say_what_is_wrong(make: Make, stored: Stored, tmp_path: Path) 
         export_run(results, run, "nanogpt", file / "ckpt.pt")
     with pytest.raises(StoreError, match="has no best checkpoint"):
         export_run(results, results.paths.run("untrained"), "nanogpt", tmp_path / "ckpt.pt")
-    (run.folder / "best.safetensors").unlink()
+    (run.folder / "best.safetensors").write_bytes(b"half")
     with pytest.raises(NumericsError, match="damaged"):
+        export_run(results, run, "nanogpt", tmp_path / "ckpt.pt")
+    (run.folder / "best.safetensors").unlink()
+    with pytest.raises(StoreError, match=r"cannot read .*best\.safetensors: No such file"):
         export_run(results, run, "nanogpt", tmp_path / "ckpt.pt")
     assert file.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "study"]

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -141,25 +142,18 @@ def _harmed(side: Side, trials: int) -> dict[str, Count]:
     none, between, writing = Count(), Count(), Count()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        begun, torn = folder / "begun", folder / "torn"
         expected = _ended(side, folder / "unharmed", resume=False)
         if not expected:
             raise ConfigError(f"{type(side).__name__} does not train here")
         none.add(expected, _ended(side, folder / "again", resume=False))
         for trial in range(trials):
-            generator, begun, torn = random.Random(trial), folder / "begun", folder / "torn"
-            _kill(
-                side, begun, lambda begun=begun: side.checkpointed(begun), generator.uniform(*BETWEEN_S), resume=False
-            )
+            generator = random.Random(trial)
+            _kill(side, begun, partial(side.checkpointed, begun), generator.uniform(*BETWEEN_S), resume=False)
             shutil.copytree(begun, torn)
-            before = _checkpoints(side, torn)
+            changed = partial(_differs, side, torn, _checkpoints(side, torn))
             between.add(expected, _ended(side, begun, resume=True))
-            _kill(
-                side,
-                torn,
-                lambda torn=torn, before=before: _checkpoints(side, torn) != before,
-                generator.uniform(*WRITING_S),
-                resume=True,
-            )
+            _kill(side, torn, changed, generator.uniform(*WRITING_S), resume=True)
             writing.add(expected, _ended(side, torn, resume=True))
             shutil.rmtree(begun)
             shutil.rmtree(torn)
@@ -169,9 +163,7 @@ def _harmed(side: Side, trials: int) -> dict[str, Count]:
 def _kill(side: Side, folder: Path, sign: Callable[[], bool], then_s: float, *, resume: bool) -> None:
     """Start, wait for a sign and some seconds more, and kill. Raises ConfigError when it ended before."""
     with side.start(folder, resume=resume) as process:
-        while not sign():
-            if process.poll() is not None:
-                break
+        while not sign() and process.poll() is None:
             time.sleep(0.001)
         time.sleep(then_s)
         if process.poll() is not None:
@@ -184,6 +176,11 @@ def _ended(side: Side, folder: Path, *, resume: bool) -> Losses:
     process = side.start(folder, resume=resume)
     output, _ = process.communicate()
     return {} if process.returncode else side.losses(folder, output)
+
+
+def _differs(side: Side, folder: Path, before: set[tuple[str, int]]) -> bool:
+    """Whether a checkpoint is being written, or has been since."""
+    return _checkpoints(side, folder) != before
 
 
 def _checkpoints(side: Side, folder: Path) -> set[tuple[str, int]]:

@@ -44,7 +44,7 @@ def leaving_at_once() -> Iterator[None]:
     def on_signal(number: int, frame: FrameType | None) -> None:
         del number, frame
         with suppress(OSError):
-            os.write(sys.stderr.fileno(), b"isoloss: interrupted before anything began\n")
+            os.write(sys.stderr.fileno(), b"isoloss: interrupted before training; the same command continues\n")
         os._exit(Interrupted.exit_code)
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -8,6 +8,7 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    _open_streams()
     try:
         from isoloss.cli import run_command_line
 
@@ -19,6 +20,15 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Let a standard stream that is closed from the start lead nowhere, and no file opened later take its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stdout, sys.stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")
 
 
 if __name__ == "__main__":

@@ -57,8 +57,28 @@ def reading(path: Path) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except (OSError, MemoryError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "not enough memory"
-        raise UnreadableError(f"cannot read {path} just now: {reason}; the same command tries again") from error
+        raise not_given(
+            path, (error.strerror if isinstance(error, OSError) else None) or "not enough memory"
+        ) from error
+
+
+def not_given(path: Path, reason: object) -> UnreadableError:
+    """What to say of a file that is there and cannot be had."""
+    return UnreadableError(
+        f"cannot read {path} just now: {reason}; the same command tries again, or goes on without it once it is removed"
+    )
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything by this name. Raises UnreadableError where the system does not tell."""
+    try:
+        with reading(path):
+            path.stat()
+    except UnreadableError:
+        raise
+    except StoreError:
+        return False
+    return True
 
 
 def read_bytes(path: Path, at_most: int) -> bytes:

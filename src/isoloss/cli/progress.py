@@ -5,16 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from io import StringIO
-from typing import TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from isoloss.cli.terminal import Unhindered
 from isoloss.errors import printable
 from isoloss.execution.recorder import Event
 from isoloss.spec.compute import train_flops
@@ -125,43 +124,18 @@ class Display:
         return self._progress.table()
 
 
-class Unhindered(StringIO):
-    """A stream to write to that may be closed at its other end: a terminal that is gone ends no study."""
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__()
-        self._stream = stream
-
-    def write(self, text: str, /) -> int:
-        """Write what can be written."""
-        with suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush what can be flushed."""
-        with suppress(OSError):
-            self._stream.flush()
-
-    def isatty(self) -> bool:
-        """Whether somebody may be looking."""
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        """The descriptor, by which the width of a terminal is known."""
-        return self._stream.fileno()
-
-
 @contextmanager
 def shown() -> Iterator[Display]:
     """A display on stderr whose table is gone from the terminal when it ends."""
-    console = Console(file=Unhindered(sys.stderr))
-    if not console.is_terminal:
-        yield Display(console)
-        return
+    stream = Unhindered(sys.stderr)
+    console = Console(file=stream)
     display = Display(console)
-    with Live(console=console, get_renderable=display.table, refresh_per_second=4, transient=True):
-        yield display
+    live = Live(console=console, get_renderable=display.table, refresh_per_second=4, transient=True)
+    try:
+        with live if console.is_terminal else nullcontext():
+            yield display
+    finally:
+        stream.finish()
 
 
 def duration(seconds: float) -> str:

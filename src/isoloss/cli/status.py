@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from isoloss.errors import printable
+from isoloss.errors import UnreadableError, printable
 from isoloss.execution.plan import resume_point
 from isoloss.spec.identity import run_id
 from isoloss.store.owner import owner_is_gone
@@ -57,7 +57,10 @@ def _runs(results: StudyResults) -> list[dict[str, Any]]:
 
 def _run(results: StudyResults, run: str, max_iters: int, config: Any) -> dict[str, Any]:
     status = results.status(run)
-    step = resume_point(results.paths.run(run)).step
+    try:
+        step, reason = resume_point(results.paths.run(run)).step, status.reason
+    except UnreadableError as error:
+        step, reason = 0, str(error)
     levels = {name: getattr(config, name) for name in (*results.study.factors, "seed")}
     return {
         "run_id": run,
@@ -65,5 +68,5 @@ def _run(results: StudyResults, run: str, max_iters: int, config: Any) -> dict[s
         "state": status.state,
         "step": step,
         "max_iters": max_iters,
-        "reason": status.reason,
+        "reason": reason,
     }

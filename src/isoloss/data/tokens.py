@@ -118,6 +118,8 @@ def _tokenize(content: bytes, corpus: str, name: TokenizerName, folder: Path) ->
     cut, _ = _split(len(tokens), corpus)
     with explained(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.parent.glob(f".{folder.name}.*"):  # of one that was killed here
+            shutil.rmtree(leftover)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             tokens[:cut].astype("<u2").tofile(temporary / "train.bin")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from isoloss.errors import StoreError
+from isoloss.errors import StoreError, UnreadableError
 from isoloss.files import read_record
 from isoloss.spec.compute import flops_per_token, tokens_per_step
 from isoloss.spec.config import RunConfig, shape_key
@@ -51,10 +51,12 @@ def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | 
 
 
 def resume_point(paths: RunPaths) -> Point:
-    """Where a run goes on, the beginning without a checkpoint."""
+    """Where a run goes on, the beginning without a checkpoint. Raises UnreadableError."""
     try:
         car = read_record(paths.folder / "last.json")
         return Point(int(car["progress"]["step"]), tuple(map(str, car["beside"].get(TOGETHER, ()))))
+    except UnreadableError:
+        raise
     except (StoreError, AttributeError, KeyError, TypeError, ValueError):
         return Point()
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -25,10 +25,10 @@ from isoloss.errors import StoreError
 from isoloss.execution.interrupts import signals_held_back
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import Emit, Event
-from isoloss.execution.worker import train_stack, write_failed
+from isoloss.execution.worker import mark, train_stack
 from isoloss.execution.workplace import Workplace
 from isoloss.spec.identity import run_id
-from isoloss.store.run import read_status, write_status
+from isoloss.store.run import read_status
 from isoloss.training.backend import keep_freed_memory
 
 THREADS = 1
@@ -64,28 +64,25 @@ class Processes:
 
     def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
         """Hand out the stacks in order, the next one to whoever is free."""
-        if should_stop():  # before a study's later wave: there is nothing to start, only to stop again
-            return
         waiting = deque(stacks)
         deaths: Counter[str] = Counter()
         pool: list[_Worker] = []
         try:
-            pool += [_start(place) for _ in range(min(self.workers, len(stacks)))]
             began = time.monotonic()
             while not should_stop():
                 began = _excused(pool, began)
-                for index, worker in enumerate(pool):
-                    if worker.stack is not None and began - worker.heard > SILENCE_S:
-                        worker.process.kill()
-                        worker.process.join()
-                    if not worker.process.is_alive():
-                        waiting.extend(_bury(worker, place, emit, deaths))
-                        pool[index] = worker = _start(place) if waiting else worker
-                    if worker.stack is None and waiting and worker.process.is_alive():
+                for worker in [worker for worker in pool if _is_dead(worker, began)]:
+                    pool.remove(worker)
+                    waiting.extend(_bury(worker, place, emit, deaths))
+                    worker.pipe.close()
+                busy = sum(worker.stack is not None for worker in pool)
+                if not waiting and not busy:
+                    break
+                _fill(pool, min(self.workers, busy + len(waiting)), place)
+                for worker in pool:
+                    if worker.stack is None and waiting:
                         worker.stack, worker.heard = waiting.popleft(), time.monotonic()
                         _tell(worker.pipe, worker.stack)
-                if not waiting and all(worker.stack is None for worker in pool):
-                    break
                 _listen(pool, emit)
             _stop(pool, place, emit)
         finally:
@@ -95,17 +92,40 @@ class Processes:
                 worker.pipe.close()
 
 
+def _fill(pool: list[_Worker], size: int, place: Workplace) -> None:
+    """Start workers until there are so many or the system gives no more. Raises StoreError where there are none."""
+    try:
+        while len(pool) < size:
+            pool.append(_start(place))
+    except OSError as error:
+        if not pool:
+            reason = error.strerror or error
+            raise StoreError(f"cannot start a worker process: {reason}; the same command continues") from error
+
+
 def _start(place: Workplace) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, place), daemon=True)
-    with _safe_path():
-        if hasattr(signal, "pthread_sigmask"):
-            resource_tracker.ensure_running()  # else the start would, and let the signals through on the way
-        with signals_held_back():  # a Ctrl-C is the coordinator's to hear, from the first moment
-            process.start()
-    theirs.close()
+    try:
+        with _safe_path():
+            if hasattr(signal, "pthread_sigmask"):
+                resource_tracker.ensure_running()  # else the start would, and let the signals through on the way
+            with signals_held_back():  # a Ctrl-C is the coordinator's to hear, from the first moment
+                process.start()
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
     return _Worker(process, ours)
+
+
+def _is_dead(worker: _Worker, now: float) -> bool:
+    """Whether a worker is no more; one that has been silent for too long is killed, and soon will be."""
+    if worker.stack is not None and now - worker.heard > SILENCE_S:
+        worker.process.kill()
+    return not worker.process.is_alive()
 
 
 @contextmanager
@@ -180,7 +200,7 @@ def _bury(worker: _Worker, place: Workplace, emit: Emit, deaths: Counter[str]) -
         if again:
             emit(Event(run_id(config), "running", 0, reason=f"{_death(worker)}; it is tried once more"))
         else:
-            write_failed(place.study.run(run_id(config)), _death(worker))
+            mark(place.study.run(run_id(config)), "failed", _death(worker))
             emit(Event(run_id(config), "failed", 0, reason=_death(worker)))
     return again
 
@@ -214,9 +234,7 @@ def _stop(pool: Sequence[_Worker], place: Workplace, emit: Emit) -> None:
         worker.process.join(max(0.0, deadline - time.monotonic()))
         worker.process.kill()
         for config in _last_words(worker, place, emit):
-            paths = place.study.run(run_id(config))
-            with suppress(StoreError):
-                write_status(paths, replace(read_status(paths), state="pending", reason=STOPPED_LATE))
+            mark(place.study.run(run_id(config)), "pending", STOPPED_LATE)
             emit(Event(run_id(config), "stopped", 0))
 
 
@@ -231,7 +249,7 @@ def _work(pipe: Connection, place: Workplace) -> None:
             # Whatever arrives while a stack trains, the coordinator's death too, means: save and stop.
             train_stack(place, configs, lambda event: _tell(pipe, event), should_stop=pipe.poll)
             _tell(pipe, None)
-    except EOFError:
+    except (EOFError, ConnectionResetError):  # the latter where it died with our words unread
         return
 
 

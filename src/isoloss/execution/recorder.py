@@ -75,6 +75,7 @@ class RunRecorder:
 
     def alive(self, step: int) -> None:
         """Repeat now and then what was told last: an evaluation at this step is on its way."""
+        self._metrics.flush()
         if time.monotonic() - self._repeated > EMIT_INTERVAL_S:
             self._emit(replace(self._told, step=step))
             self._repeated = time.monotonic()

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from isoloss.errors import ConfigError, NumericsError, StoreError
-from isoloss.execution.plan import Stack
+from isoloss.errors import ConfigError, NumericsError, StoreError, UnreadableError
 from isoloss.execution.recorder import Emit, Event
 from isoloss.execution.workplace import Workplace
 from isoloss.files import read_record
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths, StudyPaths
-from isoloss.store.records import BESIDE, NUMERICS, checked
+from isoloss.store.records import BESIDE, CONTINUES, NUMERICS, checked
 from isoloss.store.run import Extent, check_rows, extents
 from isoloss.training import checkpoint
 from isoloss.training.numerics import Numerics, differences
@@ -30,6 +28,8 @@ class Begun:
     state: MemberState
     rows: Mapping[str, Extent] = field(default_factory=dict[str, Extent])
     numerics: Sequence[Mapping[str, Any]] = ()
+    continues: str | None = None
+    """The run from whose end it went on, where it took no first steps itself."""
 
     @property
     def step(self) -> int:
@@ -37,14 +37,13 @@ class Begun:
         return self.state.progress.step
 
 
-def begun_together(study: StudyPaths, configs: Stack, emit: Emit) -> list[list[Begun]]:
-    """What the runs of a stack continue from, grouped by their steps: one group, but for damaged checkpoints.
+def together(study: StudyPaths, found: Sequence[Begun]) -> list[list[Begun]]:
+    """The runs of a stack grouped by their steps: one group, but for damaged checkpoints.
 
-    Those ahead of others, because a kill came between their checkpoints, go back to where all of them were. Where a
-    checkpoint is of no use, a line says why. Raises NumericsError.
+    Those ahead of others, because a kill came between their checkpoints, go back to where all of them were. Raises
+    UnreadableError.
     """
-    found = [_begun(study.run(run_id(config)), config, emit) for config in configs]
-    earliest = min(one.step for one in found)
+    earliest = min((one.step for one in found), default=0)
     alike: dict[int, list[Begun]] = {}
     for one in found:
         kept = one if one.step == earliest else _back_at(study.run(run_id(one.state.config)), earliest) or one
@@ -52,7 +51,11 @@ def begun_together(study: StudyPaths, configs: Stack, emit: Emit) -> list[list[B
     return list(alike.values())
 
 
-def _begun(paths: RunPaths, config: RunConfig, emit: Emit) -> Begun:
+def begun(paths: RunPaths, config: RunConfig, emit: Emit) -> Begun:
+    """What a run continues from; where a checkpoint is of no use, a line says why.
+
+    Raises NumericsError for a checkpoint that is another run's, UnreadableError for one not to be had just now.
+    """
     found = checkpoint.resume(paths.folder, partial(_check, paths))
     if found.problem:
         emit(Event(run_id(config), "running", 0, reason=found.problem))
@@ -69,7 +72,7 @@ def _back_at(paths: RunPaths, step: int) -> Begun | None:
 
 
 def _as_begun(state: MemberState, beside: checkpoint.Beside) -> Begun:
-    return Begun(state, extents(beside.get("rows", {})), beside.get(NUMERICS, ()))
+    return Begun(state, extents(beside.get("rows", {})), beside.get(NUMERICS, ()), beside.get(CONTINUES))
 
 
 def _check(paths: RunPaths, beside: checkpoint.Beside) -> None:
@@ -86,18 +89,28 @@ def continued(before: Sequence[Mapping[str, Any]], step: int, now: Numerics) -> 
 
 
 def other_numerics(place: Workplace, config: RunConfig) -> str:
-    """How far a run was trained under other numerics than it would be now, and which; empty where it was not."""
+    """How far a run was trained under other numerics than it would be now, and which; empty where it was not.
+
+    Raises UnreadableError.
+    """
     for name in ("last", "previous"):  # as it would be resumed
-        with suppress(StoreError, KeyError, IndexError, TypeError, ValueError, AttributeError):
+        try:
             car = read_record(place.study.run(run_id(config)).folder / f"{name}.json")
             step, before = int(car["progress"]["step"]), car["beside"][NUMERICS][-1]
             changes = differences(before, place.numerics(config.precision)) if step else []
             return f"to step {step:,}: {'; '.join(changes)}" if changes else ""
+        except UnreadableError:
+            raise
+        except (StoreError, KeyError, IndexError, TypeError, ValueError, AttributeError):
+            continue
     return ""
 
 
 def refuse_other_numerics(place: Workplace, configs: Sequence[RunConfig]) -> None:
-    """Raises ConfigError where runs were trained so far under other numerics than they would be now."""
+    """Raises ConfigError where runs were trained so far under other numerics than they would be now.
+
+    Raises UnreadableError where that cannot be told just now.
+    """
     others = {run_id(config): other_numerics(place, config) for config in configs}
     others = {run: changes for run, changes in others.items() if changes}
     if others:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from isoloss.errors import IsolossError
 from isoloss.execution.resuming import other_numerics
+from isoloss.execution.worker import mark
 from isoloss.execution.workplace import Workplace
-from isoloss.files import write_text
+from isoloss.files import is_there, locked, read_bytes, write_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.prefixes import prefix_groups
-from isoloss.store.run import RunStatus, create_run, read_status, write_status
+from isoloss.store.records import CONTINUES
+from isoloss.store.run import MAX_ROWS_BYTES, ROWS, create_run, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.training import checkpoint
-
-CONTINUES = "continues"
-"""Key of a run's provenance: the run whose end it went on from."""
 
 
 def predecessors(configs: Sequence[RunConfig]) -> dict[str, RunConfig]:
@@ -46,27 +46,43 @@ def waves(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     return [[config for config in configs if depth[run_id(config)] == level] for level in levels]
 
 
-def adopt(place: Workplace, results: StudyResults, configs: Sequence[RunConfig]) -> None:
+def adopt(
+    place: Workplace,
+    results: StudyResults,
+    configs: Sequence[RunConfig],
+    say: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> None:
     """Let runs that have not begun go on from where their predecessors ended, as if they had trained so far themselves.
 
-    A predecessor that was trained under other numerics is none: such a run trains its first steps itself.
-    Raises StoreError or NumericsError when a predecessor's files cannot be read.
+    A predecessor that was trained under other numerics is none: such a run trains its first steps itself; likewise,
+    with a line that says why, where the predecessor's files are not whole.
     """
     before = predecessors(results.configs)
     for config in configs:
         earlier = before.get(run_id(config))
-        target = results.paths.run(run_id(config))
-        if earlier is None or (target.folder / "last.json").exists():
+        if earlier is None:
             continue
-        source = results.paths.run(run_id(earlier))
-        if read_status(source).state != "done" or other_numerics(place, earlier):
-            continue
+        if should_stop():
+            return
+        try:
+            _adopt(place, config, earlier)
+        except IsolossError as error:
+            say(f"run {run_id(config)} takes its first steps itself: {error}")
+
+
+def _adopt(place: Workplace, config: RunConfig, earlier: RunConfig) -> None:
+    target, source = place.study.run(run_id(config)), place.study.run(run_id(earlier))
+    with locked(target.lock, 0, lambda: f"{target.folder} is being written by another process"):
+        if is_there(target.folder / "last.json") or read_status(source).state != "done":
+            return
+        if other_numerics(place, earlier):
+            return
         create_run(target, config)
-        for name in ("metrics", "evals"):
-            write_text(getattr(target, name), getattr(source, name).read_text(encoding="utf-8"))
+        for name in ROWS:
+            write_bytes(target.rows(name), read_bytes(source.rows(name), MAX_ROWS_BYTES))
         for name in ("best", "last"):  # `last` makes the run one that has begun, so it comes last
             state = checkpoint.load(source.folder, name)
-            beside = checkpoint.beside_of(source.folder, name)
+            beside = {**checkpoint.beside_of(source.folder, name), CONTINUES: run_id(earlier)}
             checkpoint.save(target.folder, name, replace(state, config=config), beside)
-        reason = f"continues run {run_id(earlier)} from step {earlier.max_iters}"
-        write_status(target, RunStatus("pending", reason, provenance={CONTINUES: run_id(earlier)}))
+        mark(target, "pending", f"continues run {run_id(earlier)} from step {earlier.max_iters}")

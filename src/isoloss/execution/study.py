@@ -25,7 +25,7 @@ from isoloss.execution.resuming import refuse_other_numerics
 from isoloss.execution.reuse import adopt, waves
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.workplace import Workplace
-from isoloss.files import read_record, read_sealed, write_record, write_sealed
+from isoloss.files import is_there, read_sealed, write_record, write_sealed
 from isoloss.spec.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -92,6 +92,8 @@ def run_study(
     place = Workplace(paths, tokens.folder, device, executor.threads, compiled, width, ranks.world)
     if ranks.rank:
         for wave in waves(results.configs):
+            if ranks.any(should_stop()):
+                break
             ranks.barrier()  # until rank 0 has adopted what the wave before it trained
             stacks = plan_stacks(results, 1, wave)
             ranks.barrier()
@@ -108,22 +110,22 @@ def run_study(
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
         listener.begin(missing, list(study.factors))
         for wave in waves(results.configs):
-            adopt(place, results, wave)
+            if ranks.any(should_stop()):  # there is nothing to start, only to stop again
+                break
+            adopt(place, results, wave, listener.say, should_stop)
             ranks.barrier()
             stacks = plan_stacks(results, width, wave)
             ranks.barrier()  # before anyone's training changes what the others plan by
             executor.run(stacks, place, listener.emit, should_stop)
         missing = [config for config in results.configs if is_missing(results, config)]
-        stopped = should_stop() and bool(missing)
+        if should_stop() and missing:  # at once: `isoloss report` makes the summary at any time
+            raise Interrupted("stopped; everything so far is saved, the same command continues")
         try:
             table = write_summary(results)
         except StoreError:
             _check_space(paths, missing)  # a fuller answer, where that is why
             raise
-        if not stopped:
-            _write_samples(results, table, device, listener.say)
-    if stopped:
-        raise Interrupted("stopped; everything so far is saved, the same command continues")
+        _write_samples(results, table, device, listener.say)
     return results
 
 
@@ -158,10 +160,10 @@ def _open_directory(
     Hypotheses count as stated beforehand while nothing is trained; later ones are not taken in.
     """
     paths = results.paths
-    if paths.study.exists():
+    if is_there(paths.study):
         recorded = parse_study(read_sealed(paths.study), str(paths.study))
         _check_unchanged(recorded, results)
-        begun = any(paths.run(run_id(config)).metrics.exists() for config in results.configs)
+        begun = any(is_there(paths.run(run_id(config)).metrics) for config in results.configs)
         if begun and recorded.hypotheses != results.study.hypotheses:
             say(f"the hypotheses changed after training began: those in {paths.study} are judged")
             results = replace(results, study=replace(results.study, hypotheses=recorded.hypotheses))
@@ -202,7 +204,7 @@ def _check_unchanged(recorded: Study, results: StudyResults) -> None:
     if changes:
         listed = "; ".join(changes[:3])
         raise ConfigError(f"{paths.folder} was started with another study: {listed}; choose another --out")
-    if read_record(paths.tokenizer)["corpus_sha256"] != results.facts.sha256:
+    if results.tokenizer()["corpus_sha256"] != results.facts.sha256:
         raise ConfigError(
             f"the text '{results.study.corpus}' changed since {paths.folder} was started; choose another --out"
         )

@@ -19,6 +19,8 @@ MAX_INT = 2**31 - 1
 """Steps, sequences and lengths are counted in 32 bits where batches are drawn."""
 MAX_LAYERS = 10_000
 
+MAX_ITERS = 2_000_000
+"""Every step is a row of a file that is read whole."""
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT, strict=True)]
 CountInt = Annotated[int, Field(ge=0, le=MAX_INT, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -49,7 +51,7 @@ class RunConfig(BaseModel):
 
     batch_size: PositiveInt = 12
     gradient_accumulation_steps: PositiveInt = 1
-    max_iters: PositiveInt = 2000
+    max_iters: Annotated[PositiveInt, Field(le=MAX_ITERS)] = 2000
     learning_rate: PositiveFloat = 1e-3
     decay_lr: bool = True
     warmup_iters: CountInt = 100

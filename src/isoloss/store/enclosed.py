@@ -32,7 +32,7 @@ def check_enclosed(folder: Path, *, to_write: bool = False) -> None:
                     elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
                         kind = "a symbolic link" if entry.is_symlink() else "a pipe, socket or device"
                         raise StoreError(f"{entry.path} is {kind}; a study holds files and folders only, remove it")
-                    elif to_write and entry.name.endswith(IN_PLACE) and entry.stat().st_nlink > 1:
+                    elif to_write and entry.name.endswith(IN_PLACE) and _names(entry) > 1:
                         raise StoreError(
                             f"{entry.path} has a second name, perhaps elsewhere: copy the study whole first"
                         )
@@ -40,3 +40,11 @@ def check_enclosed(folder: Path, *, to_write: bool = False) -> None:
             continue
         except OSError as error:
             raise StoreError(f"cannot read {here}: {error.strerror}") from error
+
+
+def _names(entry: os.DirEntry[str]) -> int:
+    """How many names a file has; none, if it is gone meanwhile."""
+    try:
+        return entry.stat(follow_symlinks=False).st_nlink
+    except FileNotFoundError:
+        return 0

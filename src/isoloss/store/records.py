@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, NotRequired, TypeVar
 
-from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from isoloss.errors import StoreError
@@ -15,10 +15,13 @@ Record = TypeVar("Record")
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 NUMERICS = "numerics"
 """Key, in a run's provenance and beside its checkpoint, of the numerics that led there: each with its first `step`."""
+CONTINUES = "continues"
+"""Key, likewise, of the run whose end a run went on from."""
 State = Literal["pending", "running", "done", "failed", "diverged", "damaged"]
 """`damaged` is never written: it is what a reader finds."""
 
 
+@with_config(extra="forbid")  # else those who hold it would let it hold anything, as they may themselves
 class ExtentRecord(TypedDict):
     """The first `size` bytes of a file of rows."""
 
@@ -33,16 +36,23 @@ class PeakRecord(TypedDict):
     source: str
 
 
-NumericsRecord = dict[str, str | int]
+def _from_a_step(numerics: dict[str, str | int]) -> dict[str, str | int]:
+    if not isinstance(numerics.get("step"), int):
+        raise ValueError("no step from which on")
+    return numerics
+
+
+NumericsRecord = Annotated[dict[str, str | int], AfterValidator(_from_a_step)]
 
 
 @with_config(extra="allow")
 class BesideRecord(TypedDict):
-    """What stands beside a checkpoint: the rows that led to it, the numerics, and the runs it was trained with."""
+    """What stands beside a checkpoint: its rows, its numerics, the runs it was trained with, the one it continues."""
 
     rows: NotRequired[dict[str, ExtentRecord]]
     numerics: NotRequired[list[NumericsRecord]]
     stack: NotRequired[list[str]]
+    continues: NotRequired[str]
 
 
 @with_config(extra="allow")

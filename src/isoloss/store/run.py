@@ -16,6 +16,7 @@ from typing import Any
 from isoloss.errors import StoreError
 from isoloss.files import (
     explained,
+    is_there,
     make_folder,
     read_bytes,
     read_record,
@@ -23,13 +24,13 @@ from isoloss.files import (
     sync_folder,
     write_record,
 )
-from isoloss.spec.config import RunConfig
+from isoloss.spec.config import MAX_ITERS, RunConfig
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import BESIDE, STATUS, State, checked
 
 FLUSH_INTERVAL_S = 1.0
-MAX_ROWS_BYTES = 1 << 29
-"""Some two million steps. What is larger was not written here, and is not read."""
+MAX_ROWS_BYTES = 500 * MAX_ITERS
+"""A row takes about half of that. What is larger was not written here, and is not read."""
 
 
 def now() -> str:
@@ -71,9 +72,9 @@ def extents(value: Mapping[str, Mapping[str, Any]]) -> dict[str, Extent]:
 
 def read_status(paths: RunPaths) -> RunStatus:
     """A run's status; a run without a status file is pending, one whose status cannot be read is damaged."""
-    if not paths.status.exists():
-        return RunStatus("pending")
     try:
+        if not is_there(paths.status):
+            return RunStatus("pending")
         value: dict[str, Any] = {**checked(STATUS, read_record(paths.status), paths.status)}
         rows = extents(value.pop("rows"))
         return RunStatus(rows=rows, **value)
@@ -85,7 +86,7 @@ def verified_status(paths: RunPaths) -> RunStatus:
     """A run's status, damaged where its configuration cannot be read or its rows are not those it ended with."""
     status = read_status(paths)
     try:
-        if paths.config.exists():
+        if is_there(paths.config):
             read_record(paths.config)
         known = status.rows or _rows_at_checkpoint(paths)
         for name in ROWS:
@@ -111,7 +112,7 @@ def _rows_at_checkpoint(paths: RunPaths) -> dict[str, Extent]:
 
 def check_rows(path: Path, extent: Extent, *, nothing_after: bool = False) -> None:
     """Raises StoreError when a file of rows does not begin with what was written up to an extent."""
-    content = read_bytes(path, MAX_ROWS_BYTES) if path.exists() else b""
+    content = read_bytes(path, MAX_ROWS_BYTES) if is_there(path) else b""
     if sha256_bytes(content[: extent.size]) != extent.sha256 or (nothing_after and len(content) > extent.size):
         raise StoreError(f"{path}: damaged, not the {extent.size:,} bytes that were written")
 
@@ -135,7 +136,7 @@ def create_run(paths: RunPaths, config: RunConfig) -> None:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of an append-only file; a last line cut short by a crash is left out. Raises StoreError."""
-    if not path.exists():
+    if not is_there(path):
         return
     for number, line in enumerate(read_bytes(path, MAX_ROWS_BYTES).split(b"\n")[:-1], start=1):
         try:
@@ -172,9 +173,14 @@ class RowWriter:
             self._stream.write(line)
             self._digest.update(line)
             self._size += len(line)
-            if time.monotonic() - self._flushed > FLUSH_INTERVAL_S:
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand the system what is older than a second. Raises StoreError."""
+        if time.monotonic() - self._flushed > FLUSH_INTERVAL_S:
+            with explained(self.path):
                 self._stream.flush()
-                self._flushed = time.monotonic()
+            self._flushed = time.monotonic()
 
     def sync(self) -> Extent:
         """Force what was written to the disk, and tell how far it goes. Raises StoreError."""

@@ -15,7 +15,7 @@ from typing import Any, cast
 import polars as pl
 
 from isoloss.errors import StoreError
-from isoloss.files import read_record, read_sealed, write_bytes
+from isoloss.files import is_there, read_record, read_sealed, write_bytes
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -130,7 +130,7 @@ def load_study(folder: str | Path) -> StudyResults:
     """Read a study directory. Raises StoreError when it is none, is damaged, or leads out of its folder."""
     paths = StudyPaths(Path(folder))
     check_enclosed(paths.folder)
-    if not paths.study.exists():
+    if not is_there(paths.study):
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
     study = parse_study(read_sealed(paths.study), str(paths.study))
     tokenizer = checked(TOKENIZER, read_record(paths.tokenizer), paths.tokenizer)

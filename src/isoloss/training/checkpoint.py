@@ -21,6 +21,8 @@ from safetensors import torch as safetensors_torch
 from isoloss.errors import ConfigError, NumericsError, StoreError, UnreadableError
 from isoloss.files import (
     explained,
+    is_there,
+    not_given,
     read_bytes,
     read_record,
     sha256_bytes,
@@ -48,7 +50,7 @@ _PROGRESS = TypeAdapter(Progress)
 
 def save_last(folder: Path, state: MemberState, beside: Beside | None = None) -> None:
     """Make `state` the run's `last` checkpoint and, if it is the best so far, its `best`. Raises StoreError."""
-    if (folder / "last.json").exists():
+    if is_there(folder / "last.json"):
         _link(folder, "last", "previous")
     save(folder, "last", state, beside)
     promote_best(folder, state)
@@ -83,7 +85,7 @@ def resume(folder: Path, check: Check = lambda beside: None) -> Resumed:
     """
     problems: list[str] = []
     for name in ("last", "previous"):
-        if not (folder / f"{name}.json").exists():
+        if not is_there(folder / f"{name}.json"):
             continue
         try:
             state, beside = load(folder, name), beside_of(folder, name)
@@ -145,7 +147,7 @@ def load(folder: Path, name: str) -> MemberState:
     except (ConfigError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise NumericsError(f"{tensors_path}: not a checkpoint of this format: {error}") from error
     except (MemoryError, RuntimeError) as error:  # an allocator's: the content has been looked at
-        raise UnreadableError(f"cannot read {tensors_path} just now: {error}; the same command tries again") from error
+        raise not_given(tensors_path, error) from error
     return MemberState(config, progress, **parts)
 
 

@@ -154,8 +154,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what writers that were killed left half written in a folder; whoever calls is its one writer."""
-    for path in folder.glob(".*.tmp"):
-        with explained(path):
+    with explained(folder):
+        for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
 

@@ -81,14 +81,37 @@ def server(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tr
 
 
 @pytest.fixture(scope="session")
-def stacked(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
-    """Starts two runs of it in one stack, harmed or not."""
+def two_runs(study: Path) -> Path:
+    """The study's file with two runs, of which one ends before the other."""
     two = study.with_name("two.yaml")
-    base = study.read_text().replace("max_iters: 8, ", "")
-    two.write_text(base + "factors: {max_iters: [6, 8]}  # one ends before the other\n")
+    two.write_text(study.read_text().replace("max_iters: 8, ", "") + "factors: {max_iters: [6, 8]}\n")
+    return two
+
+
+@pytest.fixture(scope="session")
+def stacked(two_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
+    """Starts two runs of it in one stack, harmed or not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ISOLOSS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with trials(two, tmp_path_factory.mktemp("shim"), stack=2) as found:
+        with trials(two_runs, tmp_path_factory.mktemp("shim"), stack=2) as found:
+            yield found
+
+
+@pytest.fixture(scope="session")
+def prefixed(study: Path) -> Path:
+    """The study's file with a run that goes on from the end of another."""
+    path = study.with_name("prefixed.yaml")
+    base = study.read_text().replace("max_iters: 8, ", "lr_decay_iters: 8, ")
+    path.write_text(base + "factors: {max_iters: [6, 8]}\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def continuing(prefixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
+    """Starts these two runs, harmed or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOLOSS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with trials(prefixed, tmp_path_factory.mktemp("shim")) as found:
             yield found
 
 

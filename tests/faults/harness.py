@@ -21,7 +21,7 @@ from isoloss.files import read_record, sha256_file
 from isoloss.store.run import read_rows
 from isoloss.store.tables import load_study
 
-Harm = Literal["none", "kill", "half", "ENOSPC", "EIO", "EFBIG"]
+Harm = Literal["none", "kill", "half", "ENOSPC", "EIO", "EFBIG", "unreadable", "no handles"]
 _CODES: dict[Harm, int] = {
     "none": 0,
     "kill": 1,
@@ -29,6 +29,8 @@ _CODES: dict[Harm, int] = {
     "ENOSPC": 1000 + errno.ENOSPC,
     "EIO": 1000 + errno.EIO,
     "EFBIG": 1000 + errno.EFBIG,
+    "unreadable": 2000 + errno.EIO,
+    "no handles": 2000 + errno.EMFILE,
 }
 FOREVER = 1 << 40
 Points = Callable[[Sequence[Any], int], Iterator[Any]]
@@ -41,6 +43,7 @@ class Told:
 
     killed: bool
     operations: int = 0
+    looks: int = 0
     message: str = ""
     states: tuple[str, ...] = ()
     began: int | None = None
@@ -67,6 +70,7 @@ class Trials:
     ) -> Told:
         """Run the study into `out`, harmed at the operation numbered `at` from 1, or killed after so many seconds.
 
+        What makes it blind strikes at a look, counted apart.
         `record` takes every operation; `jumps` seeds the days by which the clock is off from one step to the next.
         """
         request = {

@@ -25,7 +25,7 @@ from isoloss.spec.studyfile import find_study
 from tests.faults.harness import Heard
 
 SHIM: Any = ctypes.CDLL(os.environ["LD_PRELOAD"])
-SHIM.fault_counted.restype = ctypes.c_long
+SHIM.fault_counted.restype = SHIM.fault_looked.restype = ctypes.c_long
 DAY_S = 86400
 
 
@@ -53,7 +53,8 @@ def trial(request: dict[str, Any], answer: int) -> None:
         states = results.summary()["status"].to_list()
     except IsolossError as error:
         message, states = str(error), []
-    told = {"operations": SHIM.fault_counted(), "message": message, "states": states, **vars(heard)}
+    looks = SHIM.fault_looked()
+    told = {"operations": SHIM.fault_counted(), "looks": looks, "message": message, "states": states, **vars(heard)}
     os.write(answer, json.dumps(told).encode())
 
 

@@ -3,10 +3,12 @@
  * Preloaded before the C library. Nothing happens until fault_arm() is called; from then on every write, truncation,
  * flush to disk, rename, link, removal and new folder below the root is counted, in the order it happens, and the one
  * with the given number is struck: the process is killed before it, or halfway through a write, or the system's answer
- * is an error, from there on as often as asked. Every operation may be recorded: a line `name, path, other path, offset,
+ * is an error, from there on as often as asked. Looks are counted apart: files opened to be read, asked for their
+ * facts, read, folders listed; one of them may be answered with an error. Every operation may be recorded: a line `name, path, other path, offset,
  * size`, separated by tabs, and what was written. The clock of the day may be told to be off.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -22,13 +24,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NOTHING = 0, KILL = 1, HALF = 2 }; /* any other value above 2 is an errno: 1000 + errno */
+enum { NOTHING = 0, KILL = 1, HALF = 2, ERROR = 1000, BLIND = 2000 }; /* the last two with an errno added */
 
 static char root[PATH_MAX];
 static size_t root_length;
 static long strike_at, strikes;
 static int harm, record_fd = -1;
-static atomic_long counted, clock_jump_s;
+static atomic_long counted, looked, clock_jump_s;
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
@@ -39,11 +41,14 @@ void fault_arm(const char *folder, long at, int what, long times, const char *re
     strike_at = at, harm = what, strikes = times;
     record_fd = record[0] ? NEXT(open)(record, O_WRONLY | O_CREAT | O_APPEND, 0644) : -1;
     atomic_store(&counted, 0);
+    atomic_store(&looked, 0);
 }
 
 void fault_jump(long seconds) { atomic_store(&clock_jump_s, seconds); }
 
 long fault_counted(void) { return atomic_load(&counted); }
+
+long fault_looked(void) { return atomic_load(&looked); }
 
 static int below_root(const char *path) { return root_length && strncmp(path, root, root_length) == 0; }
 
@@ -51,15 +56,24 @@ static int below_root(const char *path) { return root_length && strncmp(path, ro
 static int struck(const char *name, const char *path) {
     if (!below_root(path)) return 0;
     long number = atomic_fetch_add(&counted, 1) + 1;
-    if (!strike_at || number < strike_at) return 0;
+    if (!strike_at || number < strike_at || harm >= BLIND) return 0;
     int halved = harm == HALF && strstr(name, "write"); /* what is no write has no half: the process dies before it */
     if ((harm == KILL || harm == HALF) && number == strike_at && !halved) kill(getpid(), SIGKILL);
     if (halved) return number == strike_at ? HALF : 0;
-    if (harm >= 1000 && number < strike_at + strikes) {
-        errno = harm - 1000;
+    if (harm >= ERROR && number < strike_at + strikes) {
+        errno = harm - ERROR;
         return 1;
     }
     return 0;
+}
+
+/* Whether to answer this look with an error. */
+static int blinded(const char *path) {
+    if (!below_root(path)) return 0;
+    long number = atomic_fetch_add(&looked, 1) + 1;
+    if (harm < BLIND || number < strike_at || number >= strike_at + strikes) return 0;
+    errno = harm - BLIND;
+    return 1;
 }
 
 /* The path of an open file; 0 when it is none below the root. */
@@ -104,6 +118,7 @@ static void record_fd_other(const char *name, int fd, off64_t offset) {
 static int struck_open(const char *path, int flags) {
     if (!below_root(path)) return 0;
     int absent = access(path, F_OK) != 0;
+    if ((flags & O_ACCMODE) == O_RDONLY && blinded(path)) return 1;
     if (!((flags & O_CREAT && absent) || flags & O_TRUNC)) return 0;
     if (struck("open", path)) return 1;
     record(absent ? "create" : "empty", path, "", 0, NULL, 0);
@@ -129,6 +144,32 @@ int openat(int folder, const char *path, int flags, ...) {
     va_end(rest);
     if (root_length && struck_open(path, flags)) return -1;
     return NEXT(openat)(folder, path, flags, mode);
+}
+
+#define LOOK(symbol, facts_type)                        \
+    int symbol(const char *path, facts_type *facts) {   \
+        if (blinded(path)) return -1;                   \
+        return NEXT(symbol)(path, facts);               \
+    }
+LOOK(stat, struct stat)
+LOOK(stat64, struct stat64)
+LOOK(lstat, struct stat)
+LOOK(lstat64, struct stat64)
+
+#define LOOK_AT(symbol, facts_type)                                                \
+    int symbol(int folder, const char *path, facts_type *facts, int flags) {       \
+        if (blinded(path)) return -1;                                              \
+        return NEXT(symbol)(folder, path, facts, flags);                           \
+    }
+LOOK_AT(fstatat, struct stat)
+LOOK_AT(fstatat64, struct stat64)
+
+DIR *opendir(const char *path) { return blinded(path) ? NULL : NEXT(opendir)(path); }
+
+ssize_t read(int fd, void *data, size_t size) {
+    char path[PATH_MAX];
+    if (path_of(fd, path) && blinded(path)) return -1;
+    return NEXT(read)(fd, data, size);
 }
 
 ssize_t write(int fd, const void *data, size_t size) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ import torch
 
 from isoloss.cli.run import run_and_report
 from isoloss.data.tokens import Tokens
+from isoloss.errors import StoreError
 from isoloss.execution import processes, recorder
 from isoloss.execution.executor import Quiet
 from isoloss.execution.options import RunOptions
@@ -200,6 +202,24 @@ def test_after_a_stop_no_process_is_started(
     monkeypatch.setattr(processes, "_start", lambda place: pytest.fail("started"))
     place = Workplace(StudyPaths(tmp_path), tmp_path, torch.device("cpu"), threads=1)
     Processes(2).run([(make(),)], place, Quiet().emit, should_stop=lambda: True)
+
+
+def test_a_study_makes_do_with_the_workers_there_are(
+    grid: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = processes._start, list[Workplace]()
+
+    def scarce(place: Workplace) -> Any:
+        if started:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(place)
+        return start(place)
+
+    monkeypatch.setattr(processes, "_start", scarce)
+    options = RunOptions(device="cpu", workers=2, compile="off")
+    assert run_study(grid, tmp_path / "one", options).summary()["status"].to_list() == ["done"] * 3
+    with pytest.raises(StoreError, match="cannot start a worker process: Resource temporarily unavailable"):
+        run_study(grid, tmp_path / "none", options)
 
 
 def test_the_program_ends_with_1_when_a_run_diverged(text_file: Path, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ STUDIES = {
     "a billion wide": ("name: x\nbase: {n_embd: 1000000000}", "s.yaml:2: a run of n_layer=4, n_embd=1000000000"),
     "a billion sequences": ("name: x\nbase: {batch_size: 1000000000}", "needs more than 1,024 GiB"),
     "more steps than 32 bits": ("name: x\nbase: {max_iters: 3000000000}", "s.yaml:2: max_iters=3000000000"),
+    "more rows than are read": ("name: x\nbase: {max_iters: 2000001}", "s.yaml:2: max_iters=2000001"),
     "a way up": ("name: ../../etc/x", "s.yaml:1: name='../../etc/x'"),
     "a way up in words": ("name: ..", "s.yaml:1: name='..'"),
     "an absolute name": ("name: /etc/x", "s.yaml:1: name='/etc/x'"),

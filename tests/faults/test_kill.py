@@ -41,20 +41,40 @@ def test_a_kill_at_any_operation_is_recovered_from(
         shutil.rmtree(out)
 
 
-@pytest.mark.promise(2, "SIGKILL before each operation of two runs in one stack, likewise")
-def test_a_kill_leaves_a_stack_together(
-    stacked: Trials, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, points: Points
+@pytest.mark.parametrize(
+    "two",
+    [
+        pytest.param(
+            "stacked",
+            marks=pytest.mark.promise(2, "SIGKILL before each operation of two runs in one stack, likewise"),
+        ),
+        pytest.param(
+            "continuing",
+            marks=pytest.mark.promise(
+                2, "SIGKILL before each operation of a run and of one that continues it, likewise"
+            ),
+        ),
+    ],
+    indirect=True,
+)
+def test_a_kill_at_any_operation_of_two_runs_is_recovered_from(
+    two: Trials, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, points: Points
 ) -> None:
     whole = tmp_path_factory.mktemp("whole") / "out"
-    stacked.start(whole.with_name("first"))
-    operations, expected = stacked.start(whole).operations, science(whole)
-    for at in points(range(1, operations + 1), 6):
+    two.start(whole.with_name("first"))
+    operations, expected = two.start(whole).operations, science(whole)
+    for at in points(range(1, operations + 1), 5):
         out = tmp_path / str(at)
-        stacked.start(out, "kill", at)
-        stacked.start(out, "kill", random.Random(at).randint(1, operations))
-        stacked.finish(out)
+        two.start(out, "kill", at)
+        two.start(out, "kill", random.Random(at).randint(1, operations))
+        two.finish(out)
         assert science(out) == expected, at
         shutil.rmtree(out)
+
+
+@pytest.fixture
+def two(request: pytest.FixtureRequest) -> Trials:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.mark.promise(1, "SIGKILL of the process that trains")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from isoloss.cli.status import status_as_text
-from isoloss.errors import StoreError
+from isoloss.errors import Interrupted, StoreError
 from isoloss.execution import worker
 from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
@@ -97,6 +97,13 @@ def test_a_run_that_is_being_written_is_left_to_its_writer(
         heard = Heard()
         run_study(find_study(str(study)), out, RunOptions(device="cpu"), executor=Inline(), listener=heard)
         assert "is being written by another process" in heard.reasons[0]
+        assert (run / "status.json").read_bytes() == status
+        monkeypatch.setattr(worker, "LOCK_TIMEOUT_S", 600.0)
+        options, enough = RunOptions(device="cpu"), time.monotonic() + 1.0
+        with pytest.raises(Interrupted):  # a stop is heard while it waits
+            run_study(
+                find_study(str(study)), out, options, executor=Inline(), should_stop=lambda: time.monotonic() > enough
+            )
         assert (run / "status.json").read_bytes() == status
         writer.kill()
     server.finish(out)

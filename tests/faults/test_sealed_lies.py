@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,10 @@ from isoloss.report.page import render
 from isoloss.report.snapshot import take_snapshot
 from isoloss.report.tables import make_tables
 from isoloss.store.tables import load_study, write_summary
-from tests.faults.harness import Points
+from tests.faults.harness import Points, Trials
 from tests.faults.hostile import study_of
 
-pytestmark = pytest.mark.promise(12, "13 lies at each key of every record, sealed, and in rows")
-
+reading = pytest.mark.promise(12, "13 lies at each key of every record, sealed, and in rows")
 LIES: list[Any] = [None, True, -1, 10**30, 1e308, "", "words", [], [1], {}]
 LIES += [{"flops": []}, [{"step": "x"}], {"a": {"b": 1}}]
 RECORDS = ("provenance.json", "tokenizer.json", "status.json", "config.json", "last.json")
@@ -31,8 +31,9 @@ ROWS = ("metrics.jsonl", "evals.jsonl")
 
 
 def places(value: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key of an object and of the objects in it."""
+    """Every key of an object and of the objects in it, and in each one more that nobody writes."""
     if isinstance(value, dict):
+        yield (*before, "more")
         for key, inner in value.items():
             yield (*before, key)
             yield from places(inner, (*before, key))
@@ -64,6 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@reading
 def test_a_sealed_lie_is_a_typed_error_or_a_report(folder: Path, points: Points) -> None:
     run = next(path.parent for path in folder.glob("runs/*/status.json") if '"done"' in path.read_text())
     files = [path for name in RECORDS for path in (folder / name, run / name) if path.exists()]
@@ -79,6 +81,7 @@ def test_a_sealed_lie_is_a_typed_error_or_a_report(folder: Path, points: Points)
             write_record(file, before)
 
 
+@reading
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_that_lies_damages_its_run_alone(folder: Path, points: Points, name: str) -> None:
     run = next(path.parent for path in folder.glob("runs/*/status.json") if '"done"' in path.read_text())
@@ -95,6 +98,25 @@ def test_a_row_that_lies_damages_its_run_alone(folder: Path, points: Points, nam
     finally:
         (run / name).write_bytes(whole)
         write_record(run / "status.json", status)
+
+
+@pytest.mark.promise(12, "3 lies at each key of every record of an unfinished run, sealed, and started again")
+def test_a_lie_in_an_unfinished_run_is_a_typed_error_or_trained_over(
+    server: Trials, unharmed: tuple[dict[str, Any], int], tmp_path: Path, points: Points
+) -> None:
+    left, out = tmp_path / "left", tmp_path / "out"
+    server.start(left, "kill", unharmed[1] // 2)
+    files = [path.relative_to(left) for path in (left / "tokenizer.json", *left.glob("runs/*/*.json"))]
+    everywhere = {f"{file.name} {'/'.join(p)}": (file, p) for file in files for p in places(read_record(left / file))}
+    for point in points(list(everywhere), 6):
+        file, keys = everywhere[point]
+        for lie in random.Random(point).sample(LIES, 3):
+            shutil.copytree(left, out)
+            write_record(out / file, told(read_record(out / file), keys, lie))
+            again = server.start(out)  # an error of any other type comes with its traceback
+            assert again.message or set(again.states) <= {"done", "failed"}, (lie, again)
+            _a_report_or_one_line(out)
+            shutil.rmtree(out)
 
 
 def _a_report_or_one_line(folder: Path) -> None:

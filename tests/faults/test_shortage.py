@@ -17,7 +17,7 @@ from isoloss.execution.study import run_study
 from isoloss.files import sha256_file
 from isoloss.spec.studyfile import find_study
 from isoloss.training import checkpoint
-from tests.faults.harness import Trials, acknowledged, science
+from tests.faults.harness import Heard, Trials, acknowledged, science
 
 READ_BYTES = Path.read_bytes
 
@@ -67,6 +67,32 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_thrown_away(
     assert {path.name: sha256_file(path) for path in run.glob("*.*")} == before
     server.finish(out)
     assert science(out) == expected
+
+
+@pytest.mark.promise(6, "a checkpoint of one run of a stack that cannot be read: the other is trained")
+def test_a_run_that_cannot_be_had_fails_alone(
+    stacked: Trials, two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    stacked.start(whole.with_name("first"))
+    stacked.start(out, "kill", stacked.start(whole).operations // 2)
+    unreadable = next(out.glob("runs/*")) / "last.safetensors"
+    before = sha256_file(unreadable)
+
+    def read(path: Path) -> bytes:
+        if path == unreadable:
+            raise os_error(errno.EIO)
+        return READ_BYTES(path)
+
+    heard = Heard()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", read)
+        options = RunOptions(device="cpu", stack=2)
+        results = run_study(find_study(str(two_runs)), out, options, executor=Inline(), listener=heard)
+        assert sorted(results.summary()["status"]) == ["done", "failed"]
+    assert str(unreadable) in heard.reasons[0] and sha256_file(unreadable) == before
+    stacked.finish(out)
+    assert science(out) == science(whole)
 
 
 @pytest.mark.promise(6, "rows of a finished run that cannot be read: it is not trained again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -93,6 +94,30 @@ def test_a_closed_pipe_stops_no_study(study: Path, unharmed: Unharmed, tmp_path:
     os.killpg(process.pid, signal.SIGHUP)
     process.wait(120)
     assert science(tmp_path / "out") == unharmed[0]
+
+
+@pytest.mark.promise(9, "a reader of the messages that does not read: a stop is heard and ends within 10 s")
+def test_a_frozen_terminal_holds_nothing_up(lasting: tuple[Path, Trials, dict[str, Any]], tmp_path: Path) -> None:
+    study, server, expected = lasting
+    reading, writing = os.pipe()
+    os.write(writing, bytes(fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)))  # not a byte more has room
+    out = tmp_path / "out"
+    process = start(study, out, stderr=writing)
+    while not list(out.glob("runs/*/metrics.jsonl")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(LONGEST_S) == 130 and not alive(process.pid) and all(map(_saved, out.glob("runs/*")))
+    os.close(reading)
+    os.close(writing)
+    server.finish(out)
+    assert science(out) == expected
+
+
+@pytest.mark.promise(9, "no standard streams from the start: the study is trained")
+def test_streams_that_were_never_open_are_not_missed(study: Path, unharmed: Unharmed, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "isoloss", "run", str(study), "--out", str(tmp_path), "--device", "cpu"]
+    assert subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=False).returncode == 0
+    assert science(tmp_path) == unharmed[0]
 
 
 def _finished(out: Path, by: float) -> bool:

@@ -25,7 +25,7 @@ from isoloss.execution.resuming import refuse_other_numerics
 from isoloss.execution.reuse import adopt, waves
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.workplace import Workplace
-from isoloss.files import is_there, read_sealed, write_record, write_sealed
+from isoloss.files import is_there, read_sealed, reading, write_record, write_sealed
 from isoloss.spec.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -133,8 +133,9 @@ def _check_space(paths: StudyPaths, missing: Sequence[RunConfig]) -> None:
     """Raises StoreError where the disk cannot hold what is missing; what partial runs hold already counts as free."""
     spare = max((2 * checkpoint_bytes(config) for config in missing), default=0)  # while one takes another's place
     needed = sum(map(disk_bytes, missing)) + spare
-    held = sum(_bytes_held(paths.run(run_id(config)).folder) for config in missing)
-    free = shutil.disk_usage(paths.folder).free
+    with reading(paths.folder):
+        held = sum(_bytes_held(paths.run(run_id(config)).folder) for config in missing)
+        free = shutil.disk_usage(paths.folder).free
     if needed > free + held:
         raise StoreError(
             f"{paths.folder} has {free / 1e6:,.1f} MB free, what is left of the study needs about "
@@ -277,8 +278,8 @@ def _write_samples(
     """Keep samples with the best runs; a run that cannot be sampled is no reason to lose the rest of a study."""
     for run in ranked_runs(table)["run_id"].head(REPORT_RUNS):
         paths = results.paths.run(run)
-        if not paths.samples.exists():
-            try:
+        try:
+            if not is_there(paths.samples):
                 write_report_samples(results, paths, device)
-            except IsolossError as error:
-                say(f"no samples of run {run}: {error}")
+        except IsolossError as error:
+            say(f"no samples of run {run}: {error}")

@@ -22,7 +22,7 @@ from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import CONTINUES, NUMERICS
-from isoloss.store.run import create_run, read_status, write_status
+from isoloss.store.run import create_run, read_status, verified_status, write_status
 from isoloss.training import checkpoint
 from isoloss.training.device import describe, peak
 from isoloss.training.distributed import Ranks
@@ -43,12 +43,13 @@ class _Job:
     should_stop: Callable[[], bool]
     ranks: Ranks
     recorders: dict[str, RunRecorder] = field(default_factory=dict[str, RunRecorder])
-    failed: set[str] = field(default_factory=set[str])
+    settled: set[str] = field(default_factory=set[str])
+    """Those that failed alone, or had ended."""
 
     def leaves(self, config: RunConfig) -> bool:
         """Whether a run neither ended nor failed."""
         recorder = self.recorders.get(run_id(config))
-        return run_id(config) not in self.failed and (recorder is None or not recorder.ended)
+        return run_id(config) not in self.settled and (recorder is None or not recorder.ended)
 
 
 def train_stack(
@@ -99,7 +100,11 @@ def _attempt(job: _Job, configs: Stack) -> Exception | None:
 
 
 def _found(job: _Job, configs: Stack, held: ExitStack) -> list[Begun]:
-    """The runs as they were left, their locks held; none when told to stop while waiting for a lock."""
+    """The runs as they were left, their locks held; none when told to stop while waiting for a lock.
+
+    A run that fails here fails alone. One that has ended after all, by its previous writer, or that could not be read
+    when the stack was planned, is left as it is.
+    """
     found: list[Begun] = []
     for config in configs:
         run = job.place.study.run(run_id(config))
@@ -108,7 +113,11 @@ def _found(job: _Job, configs: Stack, held: ExitStack) -> list[Begun]:
                 for waiting in configs:
                     job.emit(Event(run_id(waiting), "stopped", 0))
                 return []
-            found.append(begun(run, config, job.emit))
+            if job.ranks.world == 1 and (state := verified_status(run).state) in ("done", "diverged"):
+                job.settled.add(run_id(config))
+                job.emit(Event(run_id(config), state, config.max_iters, reason="it had ended"))
+            else:
+                found.append(begun(run, config, job.emit))
         except IsolossError as error:
             if job.ranks.world > 1:
                 raise
@@ -196,7 +205,7 @@ def _open_recorder(job: _Job, found: Begun, provenance: Mapping[str, Any], besid
 
 def _fail(job: _Job, config: RunConfig, error: BaseException) -> None:
     reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    job.failed.add(run_id(config))
+    job.settled.add(run_id(config))
     mark(job.place.study.run(run_id(config)), "failed", reason)
     job.emit(Event(run_id(config), "failed", 0, reason=reason))
 

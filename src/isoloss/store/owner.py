@@ -59,8 +59,9 @@ def owner_is_gone(paths: StudyPaths) -> bool:
 
 def _leave_nothing(paths: StudyPaths) -> None:
     """Remove a directory that holds no study yet; the lock is still held, and who waits for it looks for its name."""
-    if {path.name for path in paths.folder.iterdir()} <= {paths.lock.name, paths.owner.name}:
-        shutil.rmtree(paths.folder, ignore_errors=True)
+    with suppress(OSError):
+        if {path.name for path in paths.folder.iterdir()} <= {paths.lock.name, paths.owner.name}:
+            shutil.rmtree(paths.folder, ignore_errors=True)
 
 
 def _owner(paths: StudyPaths) -> str:

@@ -1,0 +1,52 @@
+"""A run that would go on from another's end, which is damaged: it takes those steps itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from isoloss.execution.executor import Inline, Quiet
+from isoloss.execution.options import RunOptions
+from isoloss.execution.study import run_study
+from isoloss.spec.studyfile import find_study
+from isoloss.store.tables import StudyResults, load_study
+from tests.faults.harness import Trials, science
+
+
+class Said(Quiet):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines = list[str]()
+
+    def say(self, line: str) -> None:
+        """Keep it."""
+        self.lines.append(line)
+
+
+def continued(results: StudyResults) -> tuple[str, str]:
+    """The run that went on from another's end, and that other."""
+    return next(
+        (run, s.provenance["continues"])
+        for run in results.summary()["run_id"]
+        if "continues" in (s := results.status(run)).provenance
+    )
+
+
+@pytest.mark.promise(7, "a run that others go on from, damaged: they train its steps themselves")
+@pytest.mark.parametrize("name", ["last.safetensors", "best.safetensors", "last.json", "metrics.jsonl"])
+def test_a_damaged_predecessor_costs_no_study(continuing: Trials, prefixed: Path, tmp_path: Path, name: str) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    continuing.start(whole)
+    shutil.copytree(whole, out)
+    later, earlier = continued(load_study(out))
+    shutil.rmtree(out / "runs" / later)
+    path = out / "runs" / earlier / name
+    path.write_bytes(bytes(reversed(path.read_bytes())))
+    said = Said()
+    run_study(find_study(str(prefixed)), out, RunOptions(device="cpu"), executor=Inline(), listener=said)
+    assert science(out)[later] == science(whole)[later]
+    if name != "metrics.jsonl":  # rows are looked at before, and their run is trained anew
+        assert any(line.startswith(f"run {later} takes its first steps itself") for line in said.lines), said.lines

@@ -61,7 +61,7 @@ def _write_past_buffer(stream: TextIO, text: str) -> None:
     except OSError:  # a stream in memory
         stream.write(text)
         return
-    left = text.encode(errors="backslashreplace")
+    left = text.encode(stream.encoding, errors="backslashreplace")
     while left:
         left = left[os.write(descriptor, left) :]
 

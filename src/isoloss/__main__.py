@@ -23,9 +23,12 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Let a standard stream that is closed from the start lead nowhere, and no file opened later take its number."""
+    """Let standard streams that are closed from the start lead nowhere, so that no file takes their numbers.
+
+    Workers inherit them.
+    """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        os.set_inheritable(descriptor, True)
     os.close(descriptor)
     sys.stdin = sys.stdin or os.fdopen(0)
     sys.stdout, sys.stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")

@@ -11,11 +11,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import Console
+
+from isoloss.cli.progress import Display
 from isoloss.errors import StoreError
-from isoloss.execution.executor import Quiet
 from isoloss.execution.recorder import Event
 from isoloss.files import read_record, sha256_file
 from isoloss.store.run import read_rows
@@ -120,19 +123,26 @@ def trials(study: Path, folder: Path, stack: int = 1) -> Iterator[Trials]:
         process.stdin.close()
 
 
-class Heard(Quiet):
-    """Remembers the step from which runs went on, the first of them, and the reasons of those that failed."""
+class Heard(Display):
+    """Shows runs to nobody; remembers the step from which they went on, the first of them, and why some failed."""
 
     def __init__(self) -> None:
+        self._page = StringIO()
+        super().__init__(Console(file=self._page))
         self.began: int | None = None
         self.reasons: list[str] = []
 
     def emit(self, event: Event) -> None:
         """Hear of a run."""
+        super().emit(event)
         if event.kind == "running" and event.loss is None and not event.reason:
             self.began = event.step if self.began is None else min(event.step, self.began)
         if event.kind == "failed":
             self.reasons.append(event.reason)
+
+    def words(self) -> str:
+        """All that was shown."""
+        return self._page.getvalue()
 
 
 def acknowledged(folder: Path) -> int:

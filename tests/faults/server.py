@@ -54,7 +54,8 @@ def trial(request: dict[str, Any], answer: int) -> None:
     except IsolossError as error:
         message, states = str(error), []
     looks = SHIM.fault_looked()
-    told = {"operations": SHIM.fault_counted(), "looks": looks, "message": message, "states": states, **vars(heard)}
+    told = {"operations": SHIM.fault_counted(), "looks": looks, "message": message, "states": states}
+    told |= {"began": heard.began, "reasons": heard.reasons}
     os.write(answer, json.dumps(told).encode())
 
 

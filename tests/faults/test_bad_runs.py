@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from isoloss.cli.run import run_and_report
+from isoloss.cli.run import conclude, run_and_report
 from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError
 from isoloss.execution import processes, recorder
@@ -225,5 +225,6 @@ def test_a_study_makes_do_with_the_workers_there_are(
 def test_the_program_ends_with_1_when_a_run_diverged(text_file: Path, tmp_path: Path) -> None:
     base = {**TINY, "max_iters": 4, "eval_interval": 2, "decay_lr": False, "grad_clip": 0.0}
     study = Study("rates", str(text_file), base=base, factors={"learning_rate": (1e-3, 1e30)})
-    assert run_and_report(study, tmp_path, RunOptions(device="cpu", workers=1)) == 1
+    found = run_and_report(study, tmp_path, RunOptions(device="cpu", workers=1))
+    assert found and conclude(*found) == 1
     assert sorted(load_study(tmp_path).summary()["status"]) == ["diverged", "done"]

@@ -31,6 +31,7 @@ def test_what_cannot_be_looked_at_is_gone_on_from_later(
     shutil.copytree(left, out)
     looks = server.start(out).looks
     shutil.rmtree(out)
+    assert looks > 200
     for at in points(range(1, looks + 1), 6):
         shutil.copytree(left, out)
         told = server.start(out, harm, at)
@@ -47,6 +48,7 @@ def test_what_is_done_stays_done(server: Trials, unharmed: Unharmed, tmp_path: P
     run = load_study(out).paths.run(next(iter(unharmed[0])))
     status, kept = read_status(run), weights(out)
     looks = server.start(out).looks
+    assert looks > 100
     for at in points(range(1, looks + 1), 4):
         server.start(out, "unreadable", at)
         assert weights(out) == kept and server.finish(out).began is None, at

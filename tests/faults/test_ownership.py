@@ -99,11 +99,17 @@ def test_a_run_that_is_being_written_is_left_to_its_writer(
         assert "is being written by another process" in heard.reasons[0]
         assert (run / "status.json").read_bytes() == status
         monkeypatch.setattr(worker, "LOCK_TIMEOUT_S", 600.0)
-        options, enough = RunOptions(device="cpu"), time.monotonic() + 1.0
+        waiting, began = Heard(), time.monotonic()
         with pytest.raises(Interrupted):  # a stop is heard while it waits
             run_study(
-                find_study(str(study)), out, options, executor=Inline(), should_stop=lambda: time.monotonic() > enough
+                find_study(str(study)),
+                out,
+                RunOptions(device="cpu"),
+                executor=Inline(),
+                listener=waiting,
+                should_stop=lambda: "waiting for it" in waiting.words(),
             )
+        assert time.monotonic() - began < 60
         assert (run / "status.json").read_bytes() == status
         writer.kill()
     server.finish(out)

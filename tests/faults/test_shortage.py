@@ -24,7 +24,7 @@ READ_BYTES = Path.read_bytes
 
 def answering(error: Exception, suffix: str = ".safetensors") -> Callable[[Path], bytes]:
     def read(path: Path) -> bytes:
-        if path.suffix == suffix:
+        if str(path).endswith(suffix):
             raise error
         return READ_BYTES(path)
 
@@ -95,17 +95,23 @@ def test_a_run_that_cannot_be_had_fails_alone(
     assert science(out) == science(whole)
 
 
-@pytest.mark.promise(6, "rows of a finished run that cannot be read: it is not trained again")
-def test_rows_that_cannot_be_read_just_now_cost_nothing(
-    server: Trials, study: Path, unharmed: tuple[dict[str, Any], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.promise(6, "rows or records of a finished run that cannot be read: it stays as it is")
+@pytest.mark.parametrize("name", [".jsonl", "/status.json", "/config.json", "/last.json"])
+def test_what_is_done_and_cannot_be_read_just_now_stays(
+    server: Trials,
+    study: Path,
+    unharmed: tuple[dict[str, Any], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
     out = tmp_path / "out"
     server.start(out)
-    checkpoints = {path: sha256_file(path) for path in out.glob("runs/*/*.safetensors")}
+    files = {path: sha256_file(path) for path in out.glob("runs/*/*.*") if path.is_file()}
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", answering(os_error(errno.EIO), ".jsonl"))
+        patch.setattr(Path, "read_bytes", answering(os_error(errno.EIO), name))
         results = run_study(find_study(str(study)), out, RunOptions(device="cpu"), executor=Inline())
-        assert results.summary()["status"].to_list() == ["damaged"]
-    assert {path: sha256_file(path) for path in checkpoints} == checkpoints
+        assert results.summary()["status"].to_list() == ["done" if name == "/last.json" else "damaged"]
+    assert {path: sha256_file(path) for path in files} == files
     server.finish(out)
     assert science(out) == unharmed[0]

@@ -103,7 +103,7 @@ def test_a_frozen_terminal_holds_nothing_up(lasting: tuple[Path, Trials, dict[st
     os.write(writing, bytes(fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)))  # not a byte more has room
     out = tmp_path / "out"
     process = start(study, out, stderr=writing)
-    while not list(out.glob("runs/*/metrics.jsonl")):
+    while process.poll() is None and not list(out.glob("runs/*/metrics.jsonl")):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     assert process.wait(LONGEST_S) == 130 and not alive(process.pid) and all(map(_saved, out.glob("runs/*")))
@@ -116,6 +116,7 @@ def test_a_frozen_terminal_holds_nothing_up(lasting: tuple[Path, Trials, dict[st
 @pytest.mark.promise(9, "no standard streams from the start: the study is trained")
 def test_streams_that_were_never_open_are_not_missed(study: Path, unharmed: Unharmed, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "isoloss", "run", str(study), "--out", str(tmp_path), "--device", "cpu"]
+    command += ["--workers", "2"]
     assert subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=False).returncode == 0
     assert science(tmp_path) == unharmed[0]
 

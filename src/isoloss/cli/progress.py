@@ -15,13 +15,12 @@ from rich.text import Text
 
 from isoloss.cli.terminal import Unhindered
 from isoloss.errors import printable
-from isoloss.execution.recorder import Event
+from isoloss.execution.recorder import ENDED, Event
 from isoloss.spec.compute import train_flops
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 
 PLAIN_INTERVAL_S = 10.0
-ENDED = ("done", "failed", "diverged")
 
 
 @dataclass
@@ -111,7 +110,7 @@ class Display:
         self._progress.take(event)
         if event.kind in ENDED:
             position = f"[{self._progress.ended()}/{len(self._progress.configs)}]"
-            outcome = f"best val loss {number(event.loss)}" if event.kind == "done" else event.reason
+            outcome = event.reason or f"best val loss {number(event.loss)}"
             self.say(f"{position} {event.run_id} {event.kind}: {outcome}  ({self._progress.label(event.run_id)})")
         elif event.reason:
             self.say(event.reason)

@@ -18,8 +18,8 @@ from isoloss.training.device import resolve_device
 from isoloss.training.distributed import ranks_from_environment
 
 
-def run_and_report(study: Study, out: Path | None, options: RunOptions) -> int:
-    """Train a study's missing runs and write its report; the exit code is 1 when runs failed or diverged."""
+def run_and_report(study: Study, out: Path | None, options: RunOptions) -> tuple[StudyResults, Report] | None:
+    """Train a study's missing runs and write its report; ranks other than the first have none."""
     keep_freed_memory()
     with ranks_from_environment(resolve_device(options.device)) as ranks, shown() as display:
         listener = Quiet() if ranks.rank else display
@@ -29,13 +29,13 @@ def run_and_report(study: Study, out: Path | None, options: RunOptions) -> int:
         with stop_on_signals(listener.say) as should_stop:
             results = run_study(study, out, options, listener=listener, should_stop=should_stop, ranks=ranks)
         if ranks.rank:
-            return 0
+            return None
         display.say("writing the report")
-        report = write_report(results)
-    return _conclude(results, report)
+        return results, write_report(results)
 
 
-def _conclude(results: StudyResults, report: Report) -> int:
+def conclude(results: StudyResults, report: Report) -> int:
+    """Print what was found and where it is; the exit code is 1 when runs failed or diverged."""
     table = results.summary()
     ranked = ranked_runs(table)
     if len(ranked):

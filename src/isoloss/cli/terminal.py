@@ -26,19 +26,25 @@ class Unhindered(StringIO):
         super().__init__()
         self._stream = stream
         self._texts: SimpleQueue[str | None] = SimpleQueue()  # one that a signal handler may put into at any moment
-        self._writer = Thread(target=self._write_on, daemon=True)
-        self._writer.start()
+        self._writer: Thread | None = Thread(target=self._write_on, daemon=True)
+        try:
+            self._writer.start()
+        except RuntimeError:  # the system has no thread to give: whoever writes waits
+            self._writer = None
 
     def write(self, text: str, /) -> int:
         """Have it written, in a moment."""
-        if self._texts.qsize() < MAX_WAITING:
+        if self._writer is None:
+            self._write(text)
+        elif self._texts.qsize() < MAX_WAITING:
             self._texts.put(text)
         return len(text)
 
     def finish(self) -> None:
         """Let what waits be written, if that takes no longer than a moment."""
         self._texts.put(None)
-        self._writer.join(FAREWELL_S)
+        if self._writer is not None:
+            self._writer.join(FAREWELL_S)
 
     def isatty(self) -> bool:
         """Whether somebody may be looking."""
@@ -50,8 +56,11 @@ class Unhindered(StringIO):
 
     def _write_on(self) -> None:
         while (text := self._texts.get()) is not None:
-            with suppress(OSError, ValueError):
-                _write_past_buffer(self._stream, text)
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            _write_past_buffer(self._stream, text)
 
 
 def _write_past_buffer(stream: TextIO, text: str) -> None:

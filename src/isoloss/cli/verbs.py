@@ -127,9 +127,10 @@ def start(study: Study, out: Path | None, options: RunOptions) -> int:
     first = os.environ.get("RANK", "0") == "0"
     with owned(study_paths(study, out)) if first else nullcontext():
         with leaving_at_once():
-            from isoloss.cli.run import run_and_report
+            from isoloss.cli.run import conclude, run_and_report
 
-        return run_and_report(study, out, options)
+        found = run_and_report(study, out, options)
+    return conclude(*found) if found else 0  # whoever reads this may take their time: the study is free
 
 
 def status(directory: tyro.conf.Positional[Path], /, *, json: bool = False) -> int:

@@ -24,7 +24,7 @@ import torch
 from isoloss.errors import StoreError
 from isoloss.execution.interrupts import signals_held_back
 from isoloss.execution.plan import Stack
-from isoloss.execution.recorder import Emit, Event
+from isoloss.execution.recorder import ENDED, Emit, Event
 from isoloss.execution.worker import mark, train_stack
 from isoloss.execution.workplace import Workplace
 from isoloss.spec.identity import run_id
@@ -166,25 +166,29 @@ def _listen(pool: Sequence[_Worker], emit: Emit) -> None:
         except (EOFError, ConnectionResetError):
             continue  # its process has died: the next round buries it
         busy[ready].heard = time.monotonic()
-        if event is None:
-            busy[ready].stack = None
-        else:
-            emit(event)
+        _hear(busy[ready], event, emit)
+
+
+def _hear(worker: _Worker, event: Event | None, emit: Emit) -> None:
+    """Pass on an event; a run that has ended is no longer of the worker's stack."""
+    if event is None:
+        worker.stack = None
+        return
+    if event.kind in ENDED and worker.stack is not None:
+        worker.stack = tuple(config for config in worker.stack if run_id(config) != event.run_id)
+    emit(event)
 
 
 def _last_words(worker: _Worker, place: Workplace, emit: Emit) -> Stack:
     """Pass on what a dead worker still said, and what it leaves undone."""
-    stack, worker.stack = worker.stack or (), None
-    while stack and _pending(worker.pipe):
+    while worker.stack and _pending(worker.pipe):
         try:
-            event = cast("Event | None", worker.pipe.recv())
+            _hear(worker, cast("Event | None", worker.pipe.recv()), emit)
         except (EOFError, ConnectionResetError):
             break
-        if event is None:
-            return ()
-        emit(event)
     worker.process.join()
-    return tuple(c for c in stack if read_status(place.study.run(run_id(c))).state not in ("done", "diverged"))
+    left, worker.stack = worker.stack or (), None
+    return tuple(c for c in left if read_status(place.study.run(run_id(c))).state not in ("done", "diverged"))
 
 
 def _bury(worker: _Worker, place: Workplace, emit: Emit, deaths: Counter[str]) -> list[Stack]:

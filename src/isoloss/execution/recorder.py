@@ -38,6 +38,8 @@ class Event:
 
 
 Emit = Callable[[Event], None]
+ENDED = ("done", "failed", "diverged")
+"""Kinds of events after which a run does not go on."""
 
 
 class RunRecorder:

@@ -13,7 +13,7 @@ from isoloss.execution.workplace import Workplace
 from isoloss.files import read_record
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
-from isoloss.store.layout import RunPaths, StudyPaths
+from isoloss.store.layout import RunPaths
 from isoloss.store.records import BESIDE, CONTINUES, NUMERICS, checked
 from isoloss.store.run import Extent, check_rows, extents
 from isoloss.training import checkpoint
@@ -37,20 +37,6 @@ class Begun:
         return self.state.progress.step
 
 
-def together(study: StudyPaths, found: Sequence[Begun]) -> list[list[Begun]]:
-    """The runs of a stack grouped by their steps: one group, but for damaged checkpoints.
-
-    Those ahead of others, because a kill came between their checkpoints, go back to where all of them were. Raises
-    UnreadableError.
-    """
-    earliest = min((one.step for one in found), default=0)
-    alike: dict[int, list[Begun]] = {}
-    for one in found:
-        kept = one if one.step == earliest else _back_at(study.run(run_id(one.state.config)), earliest) or one
-        alike.setdefault(kept.step, []).append(kept)
-    return list(alike.values())
-
-
 def begun(paths: RunPaths, config: RunConfig, emit: Emit) -> Begun:
     """What a run continues from; where a checkpoint is of no use, a line says why.
 
@@ -66,9 +52,12 @@ def begun(paths: RunPaths, config: RunConfig, emit: Emit) -> Begun:
     return _as_begun(found.state, found.beside)
 
 
-def _back_at(paths: RunPaths, step: int) -> Begun | None:
-    found = checkpoint.step_back(paths.folder, step, partial(_check, paths))
-    return None if found.state is None else _as_begun(found.state, found.beside)
+def back_at(paths: RunPaths, found: Begun, step: int) -> Begun:
+    """The run at an earlier step, if its previous checkpoint is of that one; else as it is. Raises UnreadableError."""
+    if found.step == step:
+        return found
+    earlier = checkpoint.step_back(paths.folder, step, partial(_check, paths))
+    return found if earlier.state is None else _as_begun(earlier.state, earlier.beside)
 
 
 def _as_begun(state: MemberState, beside: checkpoint.Beside) -> Begun:

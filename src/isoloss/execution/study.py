@@ -114,7 +114,7 @@ def run_study(
                 break
             adopt(place, results, wave, listener.say, should_stop)
             ranks.barrier()
-            stacks = plan_stacks(results, width, wave)
+            stacks = plan_stacks(results, width, [config for config in wave if config in missing])
             ranks.barrier()  # before anyone's training changes what the others plan by
             executor.run(stacks, place, listener.emit, should_stop)
         missing = [config for config in results.configs if is_missing(results, config)]

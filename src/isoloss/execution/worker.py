@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
 from isoloss.data.tokens import Tokens, open_tokens
-from isoloss.errors import InUseError, IsolossError, StoreError
+from isoloss.errors import InUseError, IsolossError, StoreError, UnreadableError
 from isoloss.execution.plan import TOGETHER, Stack
 from isoloss.execution.recorder import Emit, Event, RunRecorder, Silent
-from isoloss.execution.resuming import Begun, begun, continued, together
+from isoloss.execution.resuming import Begun, back_at, begun, continued
 from isoloss.execution.workplace import Workplace
 from isoloss.files import explained, locked, remove_leftovers
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import CONTINUES, NUMERICS
-from isoloss.store.run import create_run, read_status, verified_status, write_status
+from isoloss.store.run import create_run, read_status, whole_status, write_status
 from isoloss.training import checkpoint
 from isoloss.training.device import describe, peak
 from isoloss.training.distributed import Ranks
 from isoloss.training.loop import train
-from isoloss.training.state import stack
+from isoloss.training.state import MemberState, stack
 
 NOTICE_S = 2.0
 LOCK_TIMEOUT_S = 600.0
@@ -71,14 +71,14 @@ def train_stack(
     if job.ranks.world > 1:
         raise failure
     left = tuple(filter(job.leaves, configs))
-    if len(configs) > 1 and _out_of_memory(failure):
+    if len(left) > 1 and _out_of_memory(failure):
         gc.collect()
         if place.device.type == "cuda":
             torch.cuda.empty_cache()
         half = (len(left) + 1) // 2
         note = f"not enough memory for {len(configs)} runs in one stack: going on with at most {half}"
-        emit(Event(run_id(configs[0]), "running", 0, reason=note))
-        for part in filter(None, (left[:half], left[half:])):
+        emit(Event(run_id(left[0]), "running", 0, reason=note))
+        for part in (left[:half], left[half:]):
             train_stack(place, part, emit, should_stop)
     else:
         for config in left:
@@ -90,7 +90,7 @@ def _attempt(job: _Job, configs: Stack) -> Exception | None:
     with ExitStack() as held:
         try:
             tokens = open_tokens(job.place.tokens_folder)
-            for found in together(job.place.study, _found(job, configs, held)):
+            for found in _together(job, _found(job, configs, held)):
                 _train_alike(job, found, tokens)
         except Exception as error:
             for recorder in job.recorders.values():
@@ -99,30 +99,64 @@ def _attempt(job: _Job, configs: Stack) -> Exception | None:
     return None
 
 
+@contextmanager
+def _alone(job: _Job, config: RunConfig) -> Iterator[None]:
+    """What goes wrong with one run's files fails that run and no other, but where several ranks train it."""
+    try:
+        yield
+    except IsolossError as error:
+        if job.ranks.world > 1:
+            raise
+        _fail(job, config, error)
+
+
 def _found(job: _Job, configs: Stack, held: ExitStack) -> list[Begun]:
     """The runs as they were left, their locks held; none when told to stop while waiting for a lock.
 
-    A run that fails here fails alone. One that has ended after all, by its previous writer, or that could not be read
-    when the stack was planned, is left as it is.
+    One that has ended after all, by its previous writer, or that could not be read when the stack was planned, is left
+    as it is.
     """
     found: list[Begun] = []
     for config in configs:
         run = job.place.study.run(run_id(config))
-        try:
-            if not job.ranks.rank and not _claimed(job, run, held):
-                for waiting in configs:
+        with _alone(job, config):
+            claimed = job.ranks.rank > 0 or _claimed(job, run, held)
+            if job.ranks.any(not claimed):
+                for waiting in filter(job.leaves, configs):
+                    mark(job.place.study.run(run_id(waiting)), "pending", "stopped before it went on")
                     job.emit(Event(run_id(waiting), "stopped", 0))
                 return []
-            if job.ranks.world == 1 and (state := verified_status(run).state) in ("done", "diverged"):
+            if job.ranks.world == 1 and (ended := _ended(run)):
                 job.settled.add(run_id(config))
-                job.emit(Event(run_id(config), state, config.max_iters, reason="it had ended"))
+                job.emit(Event(run_id(config), ended, config.max_iters, reason="it had ended"))
             else:
                 found.append(begun(run, config, job.emit))
-        except IsolossError as error:
-            if job.ranks.world > 1:
-                raise
-            _fail(job, config, error)
     return found
+
+
+def _ended(run: RunPaths) -> Literal["done", "diverged"] | None:
+    """How a run ended, if it did and its files are whole. Raises UnreadableError."""
+    try:
+        state = whole_status(run).state
+    except UnreadableError:
+        raise
+    except StoreError:
+        return None
+    return state if state == "done" or state == "diverged" else None
+
+
+def _together(job: _Job, found: Sequence[Begun]) -> list[list[Begun]]:
+    """The runs of a stack grouped by their steps: one group, but for damaged checkpoints.
+
+    Those ahead of others, because a kill came between their checkpoints, go back to where all of them were.
+    """
+    earliest = min((one.step for one in found), default=0)
+    alike: dict[int, list[Begun]] = {}
+    for one in found:
+        with _alone(job, one.state.config):
+            kept = back_at(job.place.study.run(run_id(one.state.config)), one, earliest)
+            alike.setdefault(kept.step, []).append(kept)
+    return list(alike.values())
 
 
 def _claimed(job: _Job, run: RunPaths, held: ExitStack) -> bool:
@@ -155,22 +189,27 @@ def _out_of_memory(failure: BaseException | None) -> bool:
 
 def _train_alike(job: _Job, found: Sequence[Begun], tokens: Tokens) -> None:
     place, ranks = job.place, job.ranks
-    states, precision = [one.state for one in found], found[0].state.config.precision
+    precision = found[0].state.config.precision
     ranks.barrier()
     kernels = place.kernels(precision)
     if ranks.rank:
-        stacked = stack(states, place.device, kernels)
+        stacked = stack([one.state for one in found], place.device, kernels)
         train(stacked, tokens, lambda config: Silent(), ranks=ranks, should_stop=job.should_stop)
         return
     now = place.numerics(precision)
     layout = {"stack_width": len(found), "ranks": ranks.world, "kernels": kernels.name}
     measured = {"peak": asdict(peak(place.device, precision, place.threads))}
     provenance = {**describe(place.device).as_dict(), **layout, **measured}
-    stacked_with = [run_id(state.config) for state in states]
+    stacked_with = [run_id(one.state.config) for one in found]
+    states: list[MemberState] = []
     for run, one in zip(stacked_with, found, strict=True):
         kept = {NUMERICS: continued(one.numerics, one.step, now)}
         kept |= {CONTINUES: one.continues} if one.continues else {}
-        job.recorders[run] = _open_recorder(job, one, {**provenance, **kept}, {**kept, TOGETHER: stacked_with})
+        with _alone(job, one.state.config):
+            job.recorders[run] = _open_recorder(job, one, {**provenance, **kept}, {**kept, TOGETHER: stacked_with})
+            states.append(one.state)
+    if not states:
+        return
     stopped = train(
         stack(states, place.device, kernels),  # no name here, so that what leaves the stack leaves the memory
         tokens,
@@ -211,7 +250,10 @@ def _fail(job: _Job, config: RunConfig, error: BaseException) -> None:
 
 
 def mark(paths: RunPaths, state: Literal["failed", "pending"], reason: str) -> None:
-    """Say how a run was left, as far as the disk allows; not of one that ended, or that another process writes."""
+    """Say how a run was left, as far as the disk allows.
+
+    Not of one that ended, that another process writes, or whose status cannot be read.
+    """
     with suppress(StoreError), locked(paths.lock, 0, lambda: ""):
         before = read_status(paths)
         if before.state in ("pending", "running", "failed"):

@@ -73,31 +73,38 @@ def extents(value: Mapping[str, Mapping[str, Any]]) -> dict[str, Extent]:
 def read_status(paths: RunPaths) -> RunStatus:
     """A run's status; a run without a status file is pending, one whose status cannot be read is damaged."""
     try:
-        if not is_there(paths.status):
-            return RunStatus("pending")
-        value: dict[str, Any] = {**checked(STATUS, read_record(paths.status), paths.status)}
-        rows = extents(value.pop("rows"))
-        return RunStatus(rows=rows, **value)
+        return _status(paths)
     except StoreError as error:
         return RunStatus("damaged", str(error))
 
 
+def _status(paths: RunPaths) -> RunStatus:
+    if not is_there(paths.status):
+        return RunStatus("pending")
+    value: dict[str, Any] = {**checked(STATUS, read_record(paths.status), paths.status)}
+    rows = extents(value.pop("rows"))
+    return RunStatus(rows=rows, **value)
+
+
 def verified_status(paths: RunPaths) -> RunStatus:
     """A run's status, damaged where its configuration cannot be read or its rows are not those it ended with."""
-    status = read_status(paths)
     try:
-        if is_there(paths.config):
-            read_record(paths.config)
-        known = status.rows or _rows_at_checkpoint(paths)
-        for name in ROWS:
-            if name in known:
-                check_rows(
-                    paths.rows(name), known[name], nothing_after=name in status.rows and status.state != "pending"
-                )
-            else:
-                deque(read_rows(paths.rows(name)), maxlen=0)
+        return whole_status(paths)
     except StoreError as error:
-        return replace(status, state="damaged", reason=str(error))
+        return replace(read_status(paths), state="damaged", reason=str(error))
+
+
+def whole_status(paths: RunPaths) -> RunStatus:
+    """A run's status. Raises StoreError where that, its configuration or its rows are not what was written."""
+    status = _status(paths)
+    if is_there(paths.config):
+        read_record(paths.config)
+    known = status.rows or _rows_at_checkpoint(paths)
+    for name in ROWS:
+        if name in known:
+            check_rows(paths.rows(name), known[name], nothing_after=name in status.rows and status.state != "pending")
+        else:
+            deque(read_rows(paths.rows(name)), maxlen=0)
     return status
 
 

@@ -102,8 +102,9 @@ def test_a_frozen_terminal_holds_nothing_up(lasting: tuple[Path, Trials, dict[st
     reading, writing = os.pipe()
     os.write(writing, bytes(fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)))  # not a byte more has room
     out = tmp_path / "out"
-    process = start(study, out, stderr=writing)
-    while process.poll() is None and not list(out.glob("runs/*/metrics.jsonl")):
+    process, began = start(study, out, stderr=writing), time.monotonic()
+    while not list(out.glob("runs/*/metrics.jsonl")):
+        assert process.poll() is None and time.monotonic() - began < 60, "it does not train"
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     assert process.wait(LONGEST_S) == 130 and not alive(process.pid) and all(map(_saved, out.glob("runs/*")))

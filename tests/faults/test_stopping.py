@@ -59,12 +59,8 @@ def test_a_stop_at_any_instant_is_orderly(
             while process.poll() is None and not list(out.glob("runs/*/metrics.jsonl")):
                 time.sleep(0.01)
         time.sleep(generator.uniform(0.0, 1.0 if trial % 2 else 3.0))
-        asked, since = time.monotonic(), time.time()
-        process.send_signal(number)
-        code = process.wait(LONGEST_S)
-        while alive(process.pid) and time.monotonic() - asked < LONGEST_S:
-            time.sleep(0.05)
-        assert not alive(process.pid), (trial, code)
+        since = time.time()
+        code = _stopped(process, number)
         if code == 0:
             assert _finished(out, since + 1.0), trial
         elif code == -number:  # it had not yet begun to train, and took the signal as any program does
@@ -73,6 +69,17 @@ def test_a_stop_at_any_instant_is_orderly(
             assert code == 130 and all(map(_saved, out.glob("runs/*"))), (trial, code)
         server.finish(out)
         assert science(out) == expected, trial
+
+
+def _stopped(process: subprocess.Popen[Any], number: int) -> int:
+    """Ask a study to stop; its exit code, when it and all it started are gone in time."""
+    asked = time.monotonic()
+    process.send_signal(number)
+    code = process.wait(LONGEST_S)
+    while alive(process.pid) and time.monotonic() - asked < LONGEST_S:
+        time.sleep(0.05)
+    assert not alive(process.pid), code
+    return code
 
 
 def _saved(run: Path) -> bool:
@@ -106,8 +113,7 @@ def test_a_frozen_terminal_holds_nothing_up(lasting: tuple[Path, Trials, dict[st
     while not list(out.glob("runs/*/metrics.jsonl")):
         assert process.poll() is None and time.monotonic() - began < 60, "it does not train"
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(LONGEST_S) == 130 and not alive(process.pid) and all(map(_saved, out.glob("runs/*")))
+    assert _stopped(process, signal.SIGTERM) == 130 and all(map(_saved, out.glob("runs/*")))
     os.close(reading)
     os.close(writing)
     server.finish(out)

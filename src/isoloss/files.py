@@ -72,12 +72,11 @@ def not_given(path: Path, reason: object) -> UnreadableError:
 def is_there(path: Path) -> bool:
     """Whether there is anything by this name. Raises UnreadableError where the system does not tell."""
     try:
-        with reading(path):
-            path.stat()
-    except UnreadableError:
-        raise
-    except StoreError:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise not_given(path, error.strerror) from error
     return True
 
 

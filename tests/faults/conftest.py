@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.faults.harness import Points, Trials, science, trials
+from tests.faults.harness import Points, Trials, science, serving
 from tests.faults.tally import Row, Table, Tally
 
 STUDY = """\
@@ -74,10 +74,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
     """Starts the study, harmed or not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ISOLOSS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with trials(study, tmp_path_factory.mktemp("shim")) as found:
-            yield found
+    with serving(study, tmp_path_factory) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -91,10 +89,8 @@ def two_runs(study: Path) -> Path:
 @pytest.fixture(scope="session")
 def stacked(two_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
     """Starts two runs of it in one stack, harmed or not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ISOLOSS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with trials(two_runs, tmp_path_factory.mktemp("shim"), stack=2) as found:
-            yield found
+    with serving(two_runs, tmp_path_factory, stack=2) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -109,10 +105,8 @@ def prefixed(study: Path) -> Path:
 @pytest.fixture(scope="session")
 def continuing(prefixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
     """Starts these two runs, harmed or not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ISOLOSS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with trials(prefixed, tmp_path_factory.mktemp("shim")) as found:
-            yield found
+    with serving(prefixed, tmp_path_factory) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 from rich.console import Console
 
 from isoloss.cli.progress import Display
@@ -104,23 +105,25 @@ class Trials:
 
 
 @contextmanager
-def trials(study: Path, folder: Path, stack: int = 1) -> Iterator[Trials]:
-    """A server of trials of the study in a file, so many runs a stack; `folder` takes the compiled shim."""
-    shim = folder / "shim.so"
+def serving(study: Path, folders: pytest.TempPathFactory, stack: int = 1) -> Iterator[Trials]:
+    """A server of trials of the study in a file, so many runs a stack, with a cache that is everybody's meanwhile."""
+    shim = folders.mktemp("shim") / "shim.so"
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     assert compiler, "the fault tests need a C compiler"
     source = Path(__file__).with_name("shim.c")
     subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(shim), str(source), "-ldl"], check=True)
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1"},
-    ) as process:
-        yield Trials(study, stack, process)
-        assert process.stdin
-        process.stdin.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOLOSS_CACHE", str(folders.mktemp("cache")))
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1"},
+        ) as process:
+            yield Trials(study, stack, process)
+            assert process.stdin
+            process.stdin.close()
 
 
 class Heard(Display):

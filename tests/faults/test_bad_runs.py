@@ -198,7 +198,6 @@ def test_a_long_evaluation_is_no_hang(text_file: Path, tmp_path: Path, monkeypat
 def test_after_a_stop_no_process_is_started(
     make: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A study asks for each of its waves, the later ones after a stop too."""
     monkeypatch.setattr(processes, "_start", lambda place: pytest.fail("started"))
     place = Workplace(StudyPaths(tmp_path), tmp_path, torch.device("cpu"), threads=1)
     Processes(2).run([(make(),)], place, Quiet().emit, should_stop=lambda: True)

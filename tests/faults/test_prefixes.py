@@ -7,23 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from isoloss.execution.executor import Inline, Quiet
+from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
 from isoloss.execution.study import run_study
 from isoloss.spec.studyfile import find_study
 from isoloss.store.tables import StudyResults, load_study
-from tests.faults.harness import Trials, science
-
-
-class Said(Quiet):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines = list[str]()
-
-    def say(self, line: str) -> None:
-        """Keep it."""
-        self.lines.append(line)
+from tests.faults.harness import Heard, Trials, science
 
 
 def continued(results: StudyResults) -> tuple[str, str]:
@@ -45,8 +34,8 @@ def test_a_damaged_predecessor_costs_no_study(continuing: Trials, prefixed: Path
     shutil.rmtree(out / "runs" / later)
     path = out / "runs" / earlier / name
     path.write_bytes(bytes(reversed(path.read_bytes())))
-    said = Said()
-    run_study(find_study(str(prefixed)), out, RunOptions(device="cpu"), executor=Inline(), listener=said)
+    heard = Heard()
+    run_study(find_study(str(prefixed)), out, RunOptions(device="cpu"), executor=Inline(), listener=heard)
     assert science(out)[later] == science(whole)[later]
     if name != "metrics.jsonl":  # rows are looked at before, and their run is trained anew
-        assert any(line.startswith(f"run {later} takes its first steps itself") for line in said.lines), said.lines
+        assert f"run {later} takes its first steps itself" in heard.words()

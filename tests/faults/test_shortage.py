@@ -76,17 +76,10 @@ def test_a_run_that_cannot_be_had_fails_alone(
     whole, out = tmp_path / "whole", tmp_path / "out"
     stacked.start(whole.with_name("first"))
     stacked.start(out, "kill", stacked.start(whole).operations // 2)
-    unreadable = next(out.glob("runs/*")) / "last.safetensors"
-    before = sha256_file(unreadable)
-
-    def read(path: Path) -> bytes:
-        if path == unreadable:
-            raise os_error(errno.EIO)
-        return READ_BYTES(path)
-
-    heard = Heard()
+    unreadable = next(out.glob("runs/*/last.json")).with_suffix(".safetensors")
+    before, heard = sha256_file(unreadable), Heard()
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", read)
+        patch.setattr(Path, "read_bytes", answering(os_error(errno.EIO), str(unreadable)))
         options = RunOptions(device="cpu", stack=2)
         results = run_study(find_study(str(two_runs)), out, options, executor=Inline(), listener=heard)
         assert sorted(results.summary()["status"]) == ["done", "failed"]

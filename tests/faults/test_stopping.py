@@ -18,7 +18,7 @@ import pytest
 from isoloss.files import read_record
 from isoloss.store.layout import RunPaths
 from isoloss.store.run import read_rows, read_status
-from tests.faults.harness import Points, Trials, science, trials
+from tests.faults.harness import Points, Trials, science, serving
 from tests.faults.processes import alive
 
 Unharmed = tuple[dict[str, Any], int]
@@ -36,12 +36,10 @@ def lasting(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     """The study with some seconds of steps, so that many a stop comes between two; what starts it; what it finds."""
     path = study.with_name("lasting.yaml")
     path.write_text(study.read_text().replace("max_iters: 8, eval_interval: 3", "max_iters: 1500, eval_interval: 250"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ISOLOSS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with trials(path, tmp_path_factory.mktemp("shim")) as server:
-            out = tmp_path_factory.mktemp("unharmed") / "out"
-            server.start(out)
-            yield path, server, science(out)
+    with serving(path, tmp_path_factory) as server:
+        out = tmp_path_factory.mktemp("unharmed") / "out"
+        server.start(out)
+        yield path, server, science(out)
 
 
 @pytest.mark.promise(9, "SIGINT and SIGTERM at random instants: saved, and all ends within 10 s")

@@ -71,7 +71,8 @@ class Processes:
             began = time.monotonic()
             while not should_stop():
                 began = _excused(pool, began)
-                for worker in [worker for worker in pool if _is_dead(worker, began)]:
+                _kill_silent(pool, began)
+                for worker in [worker for worker in pool if not worker.process.is_alive()]:
                     pool.remove(worker)
                     waiting.extend(_bury(worker, place, emit, deaths))
                     worker.pipe.close()
@@ -121,11 +122,11 @@ def _start(place: Workplace) -> _Worker:
     return _Worker(process, ours)
 
 
-def _is_dead(worker: _Worker, now: float) -> bool:
-    """Whether a worker is no more; one that has been silent for too long is killed, and soon will be."""
-    if worker.stack is not None and now - worker.heard > SILENCE_S:
-        worker.process.kill()
-    return not worker.process.is_alive()
+def _kill_silent(pool: Sequence[_Worker], now: float) -> None:
+    """Kill workers that have a stack and have said nothing for too long; a later round finds them dead."""
+    for worker in pool:
+        if worker.stack is not None and now - worker.heard > SILENCE_S:
+            worker.process.kill()
 
 
 @contextmanager

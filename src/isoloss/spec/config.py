@@ -18,9 +18,9 @@ TokenizerName = Literal["char", "byte"]
 MAX_INT = 2**31 - 1
 """Steps, sequences and lengths are counted in 32 bits where batches are drawn."""
 MAX_LAYERS = 10_000
-
 MAX_ITERS = 2_000_000
 """Every step is a row of a file that is read whole."""
+
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT, strict=True)]
 CountInt = Annotated[int, Field(ge=0, le=MAX_INT, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -13,12 +13,12 @@ import pytest
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from isoloss.cli import run_command_line
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.spec.audit import audit
 from isoloss.spec.config import RunConfig
-from isoloss.spec.finding import Finding
 from isoloss.spec.hypotheses import Hypothesis, make_hypothesis
 from isoloss.spec.identity import run_id
 from isoloss.spec.power import minimum_detectable_effect, seeds_needed
@@ -44,11 +44,11 @@ def study(*hypotheses: Hypothesis, seeds: int = 2, base: dict[str, Any] | None =
     return Study("s", "x", base=base or {}, factors=levels, hypotheses=hypotheses).with_seeds(seeds)
 
 
-def audited(audited_study: Study, **known: Any) -> list[Finding]:
+def audited(audited_study: Study, **known: Any) -> list[Diagnostic]:
     return audit(audited_study, audited_study.expand(SHAKESPEARE), **known)
 
 
-def finding(code: str, audited_study: Study, **known: Any) -> Finding | None:
+def finding(code: str, audited_study: Study, **known: Any) -> Diagnostic | None:
     found = [one for one in audited(audited_study, **known) if one.code == code]
     assert len(found) <= 1
     return found[0] if found else None
@@ -57,7 +57,7 @@ def finding(code: str, audited_study: Study, **known: Any) -> Finding | None:
 def sentence(code: str, audited_study: Study, **known: Any) -> str:
     found = finding(code, audited_study, **known)
     assert found is not None
-    return found.sentence
+    return found.text
 
 
 @pytest.mark.parametrize("n", [2, 3, 9, 16, 64])
@@ -114,7 +114,7 @@ def test_what_detects_nothing_is_refused(arguments: tuple[Any, ...], expected: s
 
 def test_group1_is_told_what_it_cannot_show() -> None:
     found = audited(find_study("group1"), train_tokens_in_corpus=TRAIN_TOKENS, hours=0.5)
-    text = {one.code: one.sentence for one in found}
+    text = {one.code: one.text for one in found}
     assert "32 runs with one seed (1337)" in text["one_seed"]
     assert "2 sizes (787,584 and 3,148,032 non-embedding parameters)" in text["too_few_sizes"]
     assert "804,096 parameters with any of them, cut into heads of 32 and 16 dimensions" in text["n_head_same_params"]
@@ -142,8 +142,8 @@ def test_findings_are_whole_sentences_the_gravest_first(name: str) -> None:
     order = [("blocks", "limits", "note").index(one.severity) for one in found]
     assert order == sorted(order)
     for one in found:
-        assert one.sentence.endswith(".") and one.remedy.endswith(".")
-        assert any(character.isdigit() for character in one.sentence) or one.code == "device_specific"
+        assert one.text.endswith(".") and one.remedy.endswith(".")
+        assert any(character.isdigit() for character in one.text) or one.code == "device_specific"
 
 
 def test_one_seed_only_screens() -> None:
@@ -157,10 +157,10 @@ def test_a_comparison_says_what_it_can_find() -> None:
     wide = study(WIDER, n_embd=[32, 64], dropout=[0.0, 0.1, 0.2], seeds=3)
     told = finding("detectable_effect", wide)
     assert told is not None and told.severity == "note"
-    assert "“It is so” compares 9 runs at n_embd 32 with as many at 64 (3 cells, 3 seeds)" in told.sentence
-    assert f"{minimum_detectable_effect(0.007, 9, 5 * 2, level=0.96):.3g} nats" in told.sentence
+    assert "“It is so” compares 9 runs at n_embd 32 with as many at 64 (3 cells, 3 seeds)" in told.text
+    assert f"{minimum_detectable_effect(0.007, 9, 5 * 2, level=0.96):.3g} nats" in told.text
     loud = finding("detectable_effect", wide, noise_sd=0.05)
-    assert loud is not None and loud.severity == "limits" and "sd 0.05 nats (stated)" in loud.sentence
+    assert loud is not None and loud.severity == "limits" and "sd 0.05 nats (stated)" in loud.text
     assert f"--seeds {seeds_needed(0.02, 0.05, 6, 3, level=0.96)} " in loud.remedy
 
 
@@ -175,21 +175,21 @@ def test_a_response_of_unknown_noise_is_judged_in_its_own_units() -> None:
 def test_a_constant_factor_cannot_be_judged(factors: dict[str, Any]) -> None:
     told = finding("hypothesis_untestable", study(WIDER, base={} if factors else {"n_embd": 64}, **factors))
     assert told is not None and told.severity == "blocks"
-    assert "n_embd is 64 in all 2 runs" in told.sentence
+    assert "n_embd is 64 in all 2 runs" in told.text
     assert finding("hypothesis_untestable", study(WIDER, n_embd=[32, 64])) is None
 
 
 def test_an_overridden_factor_leaves_its_hypothesis_unjudged() -> None:
     group1 = find_study("group1").with_settings({"n_embd": 128})
     told = finding("hypothesis_untestable", group1)
-    assert told is not None and "“Wider models reach lower validation loss” can't be judged" in told.sentence
+    assert told is not None and "“Wider models reach lower validation loss” can't be judged" in told.text
     assert finding("too_few_sizes", group1) is None
 
 
 def test_a_plateau_needs_runs_that_get_there() -> None:
     plateau = stated(kind="plateau", by_step=1500)
     told = finding("horizon_before_plateau", study(plateau, max_iters=[1000, 2000]))
-    assert told is not None and told.severity == "limits" and "2 of 4 runs end before step 1,500" in told.sentence
+    assert told is not None and told.severity == "limits" and "2 of 4 runs end before step 1,500" in told.text
     short = finding("horizon_before_plateau", study(plateau, base={"max_iters": 1000}))
     assert short is not None and short.severity == "blocks"
     assert finding("horizon_before_plateau", study(plateau, base={"max_iters": 1500})) is None
@@ -201,7 +201,7 @@ def test_a_plateau_needs_runs_that_get_there() -> None:
 def test_spikes_need_evaluations_on_the_way() -> None:
     spikes = stated(kind="spikes")
     told = finding("no_evaluation_within", study(spikes, base={"eval_interval": 500}, max_iters=[500, 1000]))
-    assert told is not None and told.severity == "limits" and "2 of 4 runs" in told.sentence
+    assert told is not None and told.severity == "limits" and "2 of 4 runs" in told.text
     assert finding("no_evaluation_within", study(spikes, base={"eval_interval": 499}, max_iters=[500, 1000])) is None
 
 
@@ -213,18 +213,18 @@ def test_a_statement_about_a_device_is_announced() -> None:
 
 def test_two_sizes_identify_no_exponent() -> None:
     told = finding("too_few_sizes", study(n_embd=[32, 64]))
-    assert told is not None and told.severity == "limits" and "so 2 sizes can't identify" in told.sentence
+    assert told is not None and told.severity == "limits" and "so 2 sizes can't identify" in told.text
     asked = finding("too_few_sizes", study(ALPHA, n_embd=[32, 64], max_iters=[100, 200, 400]))
     assert asked is not None and asked.severity == "blocks"
     alone = finding("too_few_sizes", study(ALPHA, max_iters=[100, 200, 400]))
-    assert alone is not None and "The study has 1 size (" in alone.sentence
+    assert alone is not None and "The study has 1 size (" in alone.text
     for sound in (study(n_embd=[32, 64, 128]), study(n_head=[2, 4]), study(bias=[False, True]), study(BETA_D)):
         assert finding("too_few_sizes", sound) is None
 
 
 def test_two_horizons_identify_no_exponent() -> None:
     told = finding("too_few_horizons", study(max_iters=[1000, 2000]))
-    assert told is not None and told.severity == "limits" and "2 horizons (768,000 and 1,536,000" in told.sentence
+    assert told is not None and told.severity == "limits" and "2 horizons (768,000 and 1,536,000" in told.text
     asked = finding("too_few_horizons", study(BETA_D, max_iters=[1000, 2000]))
     assert asked is not None and asked.severity == "blocks"
     assert finding("too_few_horizons", study(n_embd=[32, 64, 128])) is None
@@ -244,7 +244,7 @@ def test_sizes_tied_to_tokens_are_told_apart_from_crossed_ones() -> None:
     configs = crossed.expand(SHAKESPEARE)
     diagonal = [c for c in configs if {32: 500, 64: 2000, 128: 8000}[c.n_embd] == c.max_iters]
     [told] = [one for one in audit(crossed, diagonal) if one.code == "sizes_tied_to_tokens"]
-    assert told.severity == "blocks" and "Over 6 runs" in told.sentence and "r = 1.000" in told.sentence
+    assert told.severity == "blocks" and "Over 6 runs" in told.text and "r = 1.000" in told.text
     assert finding("sizes_tied_to_tokens", crossed) is None
 
 
@@ -297,7 +297,7 @@ def test_batch_size_is_confounded_with_tokens() -> None:
     batch = study(batch_size=[8, 32])
     told = finding("tokens_confounded", batch)
     assert told is not None and told.severity == "note"
-    assert "(1,024,000 and 4,096,000 at 2,000 steps)" in told.sentence
+    assert "(1,024,000 and 4,096,000 at 2,000 steps)" in told.text
     assert told.remedy.endswith("make max_iters a factor with levels 4 times apart.")
     asked = study(stated(kind="effect", factor="batch_size", direction="down"), batch_size=[8, 32])
     assert [one.severity for one in audited(asked) if one.code == "tokens_confounded"] == ["limits"]
@@ -306,7 +306,7 @@ def test_batch_size_is_confounded_with_tokens() -> None:
 
 def test_widths_at_one_learning_rate() -> None:
     told = finding("one_learning_rate", study(n_embd=[32, 128]))
-    assert told is not None and told.severity == "note" and "2 widths (32 to 128)" in told.sentence
+    assert told is not None and told.severity == "note" and "2 widths (32 to 128)" in told.text
     asked = finding("one_learning_rate", study(WIDER, n_embd=[32, 128]))
     assert asked is not None and asked.severity == "limits"
     assert finding("one_learning_rate", study(WIDER, n_embd=[32, 128], learning_rate=[1e-3, 2e-3])) is None
@@ -318,9 +318,7 @@ def test_runs_with_one_decay_for_all_horizons_are_prefixes() -> None:
     assert sentence("prefix_runs", fixed).startswith("8 of 12 runs are the first steps of a longer one")
     unmatched = finding("horizon_unmatched", fixed)
     assert unmatched is not None and unmatched.severity == "limits"
-    assert (
-        "8 of 12 runs" in unmatched.sentence and "(lr_decay_iters 2,000, max_iters 500 and 1,000)" in unmatched.sentence
-    )
+    assert "8 of 12 runs" in unmatched.text and "(lr_decay_iters 2,000, max_iters 500 and 1,000)" in unmatched.text
     asked = finding("horizon_unmatched", study(BETA_D, base={"lr_decay_iters": 2000}, max_iters=[500, 1000, 2000]))
     assert asked is not None and asked.severity == "blocks"
     constant = study(base={"decay_lr": False}, max_iters=[500, 1000])
@@ -375,12 +373,10 @@ def test_equal_training_keys_mean_equal_training() -> None:
 def test_epochs_are_counted_where_the_text_is_known() -> None:
     short, long = study(base={"max_iters": 2000}), study(max_iters=[2000, 20_000])
     told = finding("epochs", short, train_tokens_in_corpus=TRAIN_TOKENS)
-    assert (
-        told is not None and told.severity == "note" and "1.5 times" in told.sentence and "none goes" in told.sentence
-    )
+    assert told is not None and told.severity == "note" and "1.5 times" in told.text and "none goes" in told.text
     many = finding("epochs", long, train_tokens_in_corpus=TRAIN_TOKENS)
-    assert many is not None and many.severity == "limits" and "1.5 to 15 times" in many.sentence
-    assert "2 of 4 runs go beyond 10 times" in many.sentence
+    assert many is not None and many.severity == "limits" and "1.5 to 15 times" in many.text
+    assert "2 of 4 runs go beyond 10 times" in many.text
     assert finding("epochs", long) is None
 
 
@@ -389,9 +385,9 @@ def test_the_cost_says_what_resolving_takes() -> None:
     few = finding("cost", study(n_head=[2, 4]), hours=3.0, noise_sd=0.02)
     needed = seeds_needed(0.02, 0.02, cells=2, cells_per_level=1)
     assert few is not None and few.remedy == f"Train it with --seeds {needed}."
-    assert f"{2 * needed} runs, about {3 * needed / 2:.1f} hours here" in few.sentence
+    assert f"{2 * needed} runs, about {3 * needed / 2:.1f} hours here" in few.text
     many = finding("cost", study(n_head=[2, 4], seeds=20))
-    assert many is not None and many.remedy == "Nothing to change." and "here" not in many.sentence
+    assert many is not None and many.remedy == "Nothing to change." and "here" not in many.text
     assert sentence("cost", study(seeds=1)) == "The study is 1 run."
 
 

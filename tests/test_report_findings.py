@@ -259,7 +259,7 @@ def test_the_slow_steps_of_a_stack_count_once(tmp_path: Path) -> None:
 def test_the_audit_of_replicated_runs_rests_on_their_own_noise(tmp_path: Path) -> None:
     found = find(take_snapshot(fake_study(tmp_path, REPLICATED, {}, cube)))
     assert not isinstance(found.effects, str) and found.effects.error is not None
-    said = next(finding.sentence for finding in found.audit if finding.code == "cost")
+    said = next(finding.text for finding in found.audit if finding.code == "cost")
     assert f"sd {found.effects.error.sd:.4g} nats (measured in these runs" in said
 
 

@@ -22,10 +22,11 @@ from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.curves import Spikes
 from isoloss.analysis.effects import LevelDifference, analyse_effects, level_difference
-from isoloss.analysis.estimate import LEVEL, Caution, Estimate, holm, in_words, p_in_words
+from isoloss.analysis.estimate import LEVEL, Estimate, holm, in_words, p_in_words
 from isoloss.analysis.laws import SUMMARY_COLUMNS
 from isoloss.analysis.plateau import plateaued_by
 from isoloss.analysis.scaling import fit_law
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.spec.hypotheses import (
     EffectStated,
@@ -58,7 +59,7 @@ class Claim:
     p_adjusted: float | None
     run_ids: tuple[str, ...]
     """The runs behind it."""
-    cautions: tuple[Caution, ...] = ()
+    cautions: tuple[Diagnostic, ...] = ()
     """What the reader of the verdict has to know besides."""
 
 
@@ -135,10 +136,10 @@ def _effect(stated: EffectStated, evidence: Evidence) -> Claim:
     )
 
 
-def _interactions(stated: EffectStated, evidence: Evidence) -> list[Caution]:
+def _interactions(stated: EffectStated, evidence: Evidence) -> list[Diagnostic]:
     """Factors with which the stated effect changes, by two-factor interactions that stand out after Holm."""
     found = analyse_effects(evidence.table, stated.response, list(evidence.factors), evidence.block)
-    cautions: list[Caution] = []
+    cautions: list[Diagnostic] = []
     for effect in found.effects:
         others = [factor for factor in effect.factors if factor != stated.factor]
         if len(others) == 1 < len(effect.factors) and effect.p_holm is not None and effect.p_holm < ALPHA:
@@ -146,7 +147,7 @@ def _interactions(stated: EffectStated, evidence: Evidence) -> list[Caution]:
                 f"The effect of {stated.factor} changes with {others[0]} (p {p_in_words(effect.p_holm)} after Holm): "
                 "this is its average over the levels."
             )
-            cautions.append(Caution("interaction", text))
+            cautions.append(Diagnostic("interaction", "limits", text))
     return cautions
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from isoloss.analysis.estimate import Caution
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.spec.config import did_you_mean
 
@@ -22,7 +22,7 @@ class Rows:
     """The rows of a table that can be analysed, and what had to be left out to get them."""
 
     table: pl.DataFrame
-    cautions: tuple[Caution, ...]
+    cautions: tuple[Diagnostic, ...]
 
     def floats(self, column: str) -> NDArray[np.float64]:
         """One numeric column, shape [n]."""
@@ -64,7 +64,7 @@ def usable_rows(
         if len(wild):
             raise ConfigError(f"column '{column}' holds {wild[column][0]:g}: not between 1e-100 and 1e100", (column,))
     text = f"{left_out:,} of {len(table):,} rows lack a finite value in {', '.join(wanted)} and are left out."
-    return Rows(kept, (Caution("incomplete_rows", text),) if left_out else ())
+    return Rows(kept, (Diagnostic("incomplete_rows", "limits", text),) if left_out else ())
 
 
 def _as_numbers(column: pl.Series) -> pl.Series:

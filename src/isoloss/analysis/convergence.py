@@ -30,8 +30,9 @@ from scipy import special
 
 from isoloss.analysis.columns import Rows, usable_rows
 from isoloss.analysis.curves import Curve, curves_of, end_without_loss, proportion
-from isoloss.analysis.estimate import LEVEL, Caution, Estimate
+from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.trend import LEAST, Points, RunNoise, Window, condense, judge_noise, rise_at_end, windows_of
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
 State = Literal["improving", "plateaued", "U-turned", "inconclusive"]
@@ -104,7 +105,7 @@ class Convergence:
     shares: dict[State, Estimate]
     reached: Estimate | None
     gap: Estimate | None
-    cautions: tuple[Caution, ...]
+    cautions: tuple[Diagnostic, ...]
 
 
 def analyse_convergence(
@@ -163,7 +164,7 @@ def analyse_convergence(
 
 def _gaps(
     rows: Rows, run: str, step: str, loss: str, train_loss: str | None
-) -> tuple[dict[str, float], Estimate | None, tuple[Caution, ...]]:
+) -> tuple[dict[str, float], Estimate | None, tuple[Diagnostic, ...]]:
     """Final val − final train loss of each run that has both at its last evaluation, and the mean (t interval)."""
     if train_loss is None:
         return {}, None, ()
@@ -174,7 +175,7 @@ def _gaps(
         if train_loss not in last.columns:
             raise
         # Logged at other steps, say: the rest of the analysis does not need it.
-        return {}, None, (Caution("no_gap", f"No gap between validation and training loss: {error}."),)
+        return {}, None, (Diagnostic("no_gap", "note", f"No gap between validation and training loss: {error}."),)
     gap_R = complete.floats(loss) - complete.floats(train_loss)
     n = len(gap_R)
     half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2) * np.std(gap_R, ddof=1) / math.sqrt(n)) if n > 1 else None
@@ -253,7 +254,7 @@ def _time_to(target: float, curve: Curve, rates: Rates) -> TimeToTarget:
 
 def _cautions(
     curves: list[Curve], points: list[Points], noises: list[RunNoise | None], diverged: set[str]
-) -> list[Caution]:
+) -> list[Diagnostic]:
     """What a reader of the states has to know about the runs they were told from."""
     judged = {curve.run for curve in curves}
     few = sum(len(each.x_P) < LEAST for each in points)
@@ -286,5 +287,7 @@ def _cautions(
         (at_zero, "step_zero", "are evaluated at step 0, which has no logarithm and is left out of slopes."),
     )
     return [
-        Caution(code, f"{count:,} of {len(judged | diverged):,} runs {text}") for count, code, text in found if count
+        Diagnostic(code, "limits", f"{count:,} of {len(judged | diverged):,} runs {text}")
+        for count, code, text in found
+        if count
     ]

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from isoloss.analysis.columns import Rows, usable_rows
-from isoloss.analysis.estimate import Caution
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
 MOST_FACTORS = 12
@@ -66,7 +66,7 @@ class Crossed:
     means_CxB: NDArray[np.float64]
     within_ss: float
     largest: float
-    cautions: tuple[Caution, ...]
+    cautions: tuple[Diagnostic, ...]
 
     @property
     def n_cells(self) -> int:
@@ -88,17 +88,17 @@ class Crossed:
         return " × ".join(self.factors[position].name for position in term)
 
 
-def _without_copies(rows: Rows, columns: Sequence[str], block: str | None) -> tuple[Rows, list[Caution]]:
+def _without_copies(rows: Rows, columns: Sequence[str], block: str | None) -> tuple[Rows, list[Diagnostic]]:
     """Rows that repeat another's cell, block and response are copies, no replicates; without a block one can't tell."""
     table = rows.table
     if block is not None:
         kept = table.unique(columns, keep="first", maintain_order=True)
         copies = len(table) - len(kept)
         text = f"{copies:,} of {len(table):,} rows repeat another's cell, {block} and response; they are left out."
-        return Rows(kept, rows.cautions), [Caution("duplicate_rows", text)] if copies else []
+        return Rows(kept, rows.cautions), [Diagnostic("duplicate_rows", "limits", text)] if copies else []
     copies = len(table) - table.n_unique()
     text = f"{copies:,} of {len(table):,} rows equal another in every column and count as replicates: remove copies."
-    return rows, [Caution("duplicate_rows", text)] if copies else []
+    return rows, [Diagnostic("duplicate_rows", "limits", text)] if copies else []
 
 
 def read_crossed(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None) -> Crossed:
@@ -121,7 +121,7 @@ def read_crossed(table: pl.DataFrame, response: str, factors: Sequence[str], blo
             text = (
                 f"{factor.name} is {factor.levels[0]} in every run that has it: nothing can be said about its effect."
             )
-            cautions.append(Caution("one_level", text))
+            cautions.append(Diagnostic("one_level", "blocks", text))
     read = [(factor, codes_N) for factor, codes_N in read if len(factor.levels) > 1]
     _check_size([factor for factor, _ in read])
     shape = tuple(len(factor.levels) for factor, _ in read)
@@ -214,33 +214,33 @@ def _plain(column: pl.Series) -> pl.Series:
 
 def _usable_block(
     column: pl.Series, cell_N: NDArray[np.intp], n_cells: int
-) -> tuple[str | None, NDArray[np.intp], list[Caution]]:
+) -> tuple[str | None, NDArray[np.intp], list[Diagnostic]]:
     """The block, if each of its levels has a run in every cell, else none; and the block of each run."""
     blocks, block_N = np.unique(_plain(column).to_numpy(), return_inverse=True)
     n_blocks = len(blocks)
     ignored = np.zeros(len(block_N), dtype=np.intp)
     if n_blocks == 1:
         text = f"{column.name} is {column[0]} in every run: one block tells nothing about what another would give."
-        return None, ignored, [Caution("one_block", text)]
+        return None, ignored, [Diagnostic("one_block", "limits", text)]
     if len(np.unique(cell_N * n_blocks + block_N)) < n_cells * n_blocks:
         text = f"{column.name} is ignored as a block: not each of its {n_blocks:,} levels has a run in every cell."
-        return None, ignored, [Caution("block_not_crossed", text)]
+        return None, ignored, [Diagnostic("block_not_crossed", "limits", text)]
     return column.name, block_N, []
 
 
-def _confounded(names: Sequence[str], codes: Sequence[NDArray[np.intp]]) -> list[Caution]:
+def _confounded(names: Sequence[str], codes: Sequence[NDArray[np.intp]]) -> list[Diagnostic]:
     """Pairs of factors of which one follows from the other in every run."""
-    cautions: list[Caution] = []
+    cautions: list[Diagnostic] = []
     for (a, a_N), (b, b_N) in itertools.combinations(zip(names, codes, strict=True), 2):
         pairs = len(np.unique(a_N * MOST_LEVELS + b_N))
         a_tells_b, b_tells_a = pairs == a_N.max() + 1, pairs == b_N.max() + 1
         if a_tells_b and b_tells_a:
             text = f"{a} and {b} change together in every run: their effects cannot be told apart."
-            cautions.append(Caution("aliased", text))
+            cautions.append(Diagnostic("aliased", "limits", text))
         elif a_tells_b or b_tells_a:
             outer, inner = (b, a) if a_tells_b else (a, b)
             text = f"{outer} is the same in all runs of a level of {inner}: their effects cannot be told apart fully."
-            cautions.append(Caution("aliased", text))
+            cautions.append(Diagnostic("aliased", "limits", text))
     return cautions
 
 

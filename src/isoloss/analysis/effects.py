@@ -16,9 +16,10 @@ import polars as pl
 
 from isoloss.analysis.crossed import Crossed, read_crossed
 from isoloss.analysis.error_term import ErrorTerm, Judged, block_error, fit_with_error
-from isoloss.analysis.estimate import LEVEL, Caution, Estimate, holm
+from isoloss.analysis.estimate import LEVEL, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.screening import Screening
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.spec.power import detectable_effect
 
@@ -64,7 +65,7 @@ class Effects:
     block: str | None
     error: ErrorTerm | None
     effects: tuple[Effect, ...]
-    cautions: tuple[Caution, ...]
+    cautions: tuple[Diagnostic, ...]
     screening: Screening | None
 
 
@@ -78,7 +79,7 @@ class LevelDifference:
     estimate: Estimate | None
     p: float | None
     screening: bool
-    cautions: tuple[Caution, ...]
+    cautions: tuple[Diagnostic, ...]
 
 
 def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None = None) -> Effects:
@@ -90,7 +91,10 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
     """
     runs = read_crossed(table, response, factors, block)
     if not runs.factors:
-        cautions = (*runs.cautions, Caution("no_factor", "No factor has two levels: there is no effect to compute."))
+        cautions = (
+            *runs.cautions,
+            Diagnostic("no_factor", "blocks", "No factor has two levels: there is no effect to compute."),
+        )
         return Effects(response, runs.n, 1, runs.replicated, runs.block, None, (), cautions, None)
     judged = fit_with_error(runs)
     effects = [_effect(judged, term) for term in terms_of(len(runs.factors))]
@@ -99,7 +103,7 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         effects[number] = replace(effects[number], p_holm=p_holm)
     differing = [found for position in range(len(runs.factors)) if (found := block_error(runs, position))]
     narrow = f"its interval, from noise within cells, is too narrow. More levels of {runs.block} would tell how far."
-    said = [Caution("differs_by_block", f"{sentence}: {narrow}") for _, sentence in differing]
+    said = [Diagnostic("differs_by_block", "limits", f"{sentence}: {narrow}") for _, sentence in differing]
     cautions = (*judged.cautions, *said, *_undetermined(effects))
     return Effects(
         response,
@@ -145,13 +149,13 @@ def level_difference(
     found = judged.fit.contrast((position,), [weights])
     if found is None:
         text = f"The runs do not determine {factor} {high} − {low}: other factors change with it or cells are empty."
-        return LevelDifference(None, None, False, (*judged.cautions, Caution("not_estimable", text)))
+        return LevelDifference(None, None, False, (*judged.cautions, Diagnostic("not_estimable", "blocks", text)))
     value, variance = found
     cautions, varying = judged.cautions, block_error(runs, position)
     if varying is not None and judged.error is not None and varying[0].sd > judged.error.sd:
         judged = replace(judged, error=varying[0])
         text = f"{varying[1]}: the interval is that of {varying[0].df:g} degrees of freedom between them."
-        cautions = (*cautions, Caution("differs_by_block", text))
+        cautions = (*cautions, Diagnostic("differs_by_block", "limits", text))
     p = t_two_sided(value / (judged.error.sd * math.sqrt(variance)), judged.error.df) if judged.error else None
     return LevelDifference(
         _estimate(judged, value, variance, "difference"),
@@ -220,7 +224,7 @@ def _estimate(judged: Judged, value: float, variance: float, kind: str) -> Estim
     return Estimate(value, value - reach, value + reach, LEVEL, n, method)
 
 
-def _undetermined(effects: Sequence[Effect]) -> list[Caution]:
+def _undetermined(effects: Sequence[Effect]) -> list[Diagnostic]:
     """Terms of which the runs determine nothing, or not all contrasts."""
     lost = [effect.term for effect in effects if effect.df == 0]
     partly = [
@@ -228,11 +232,11 @@ def _undetermined(effects: Sequence[Effect]) -> list[Caution]:
         for effect in effects
         if effect.df and (effect.estimate is None or any(other.estimate is None for other in effect.others))
     ]
-    cautions: list[Caution] = []
+    cautions: list[Diagnostic] = []
     if lost:
         text = f"Not determined by these runs, other terms explain the same differences: {', '.join(lost)}."
-        cautions.append(Caution("not_estimable", text))
+        cautions.append(Diagnostic("not_estimable", "blocks", text))
     if partly:
         text = f"Tested on the runs there are, but sizes need cells that have none: {', '.join(partly)}."
-        cautions.append(Caution("partly_estimable", text))
+        cautions.append(Diagnostic("partly_estimable", "limits", text))
     return cautions

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from isoloss.analysis.crossed import Crossed
-from isoloss.analysis.estimate import LEVEL, Caution
+from isoloss.analysis.estimate import LEVEL
 from isoloss.analysis.factorial import SumOfSquares, TwoFactorFit, f_upper, fit_two_factor, pure_error
 from isoloss.analysis.screening import Screening, screen
+from isoloss.diagnostic import Diagnostic
 
 FEWEST_PURE_DF = 4
 """Below it Student's t is so wide (2.8 at 4, 12.7 at 1) that pooling higher-order interactions resolves more."""
@@ -42,7 +43,7 @@ class Judged:
     fit: TwoFactorFit
     error: ErrorTerm | None
     screening: Screening | None
-    cautions: tuple[Caution, ...]
+    cautions: tuple[Diagnostic, ...]
 
 
 def fit_with_error(runs: Crossed) -> Judged:
@@ -52,7 +53,7 @@ def fit_with_error(runs: Crossed) -> Judged:
     cautions = [*runs.cautions, *_imbalance(runs)]
     if float(np.ptp(runs.means_CxB)) <= noise and runs.within_ss <= noise**2:
         text = f"{runs.response} is the same in all {runs.n:,} runs: there is nothing to test."
-        return Judged(runs, fit, None, None, (*cautions, Caution("constant_response", text)))
+        return Judged(runs, fit, None, None, (*cautions, Diagnostic("constant_response", "blocks", text)))
     screening = None
     if runs.replicated:
         error, said = _replicate_error(runs, fit)
@@ -66,11 +67,11 @@ def fit_with_error(runs: Crossed) -> Judged:
     cautions.extend(said)
     if error is not None and error.sd <= noise:
         text = f"The noise is zero ({error.source}): no interval or test can be had from it."
-        return Judged(runs, fit, None, None, (*cautions, Caution("no_noise", text)))
+        return Judged(runs, fit, None, None, (*cautions, Diagnostic("no_noise", "blocks", text)))
     return Judged(runs, fit, error, screening, tuple(cautions))
 
 
-def _replicate_error(runs: Crossed, fit: TwoFactorFit) -> tuple[ErrorTerm, list[Caution]]:
+def _replicate_error(runs: Crossed, fit: TwoFactorFit) -> tuple[ErrorTerm, list[Diagnostic]]:
     """Pure error; where replicates are too few, the model's residual, which holds higher-order interactions as well."""
     pure = pure_error(runs)
     blocked = f" after additive {runs.block} blocks" if runs.block else ""
@@ -80,8 +81,8 @@ def _replicate_error(runs: Crossed, fit: TwoFactorFit) -> tuple[ErrorTerm, list[
             "more factors are pooled with them as noise, which widens intervals where they are real."
         )
         source = f"replicates pooled with interactions of three and more factors{blocked}"
-        return _error(fit.residual, source, screening=False), [Caution("few_replicates", text)]
-    cautions: list[Caution] = []
+        return _error(fit.residual, source, screening=False), [Diagnostic("few_replicates", "limits", text)]
+    cautions: list[Diagnostic] = []
     higher = SumOfSquares(fit.residual.value - pure.value, fit.residual.df - pure.df)
     if higher.df and pure.value > 0:
         f = higher.value / higher.df / (pure.value / pure.df)
@@ -91,7 +92,7 @@ def _replicate_error(runs: Crossed, fit: TwoFactorFit) -> tuple[ErrorTerm, list[
                 f"Interactions of three and more factors stand out from the noise (F = {f:.2f} on {higher.df} and "
                 f"{pure.df} df, p = {p:.2g}): an effect is an average over levels at which it differs."
             )
-            cautions.append(Caution("higher_order", text))
+            cautions.append(Diagnostic("higher_order", "note", text))
     return _error(pure, f"pure error within cells{blocked}", screening=False), cautions
 
 
@@ -129,10 +130,10 @@ def block_error(runs: Crossed, position: int) -> tuple[ErrorTerm, str] | None:
     ), sentence
 
 
-def _lenth_error(runs: Crossed, screening: Screening | None) -> tuple[ErrorTerm | None, list[Caution]]:
+def _lenth_error(runs: Crossed, screening: Screening | None) -> tuple[ErrorTerm | None, list[Diagnostic]]:
     if screening is None:
         text = "No cell has replicates and half the effects or more are zero: there is no noise to judge the others by."
-        return None, [Caution("no_noise", text)]
+        return None, [Diagnostic("no_noise", "blocks", text)]
     m = len(screening.effects)
     text = (
         f"No cell has replicates: the {m} effects are judged against each other, which screens for large ones and "
@@ -140,36 +141,38 @@ def _lenth_error(runs: Crossed, screening: Screening | None) -> tuple[ErrorTerm 
     )
     # An effect is the difference of two means of n/2 runs: its standard error is 2 sd / sqrt(n).
     sd = screening.pse * math.sqrt(runs.n) / 2
-    return ErrorTerm(sd, screening.df, f"Lenth's margin over {m} effects", True), [Caution("unreplicated", text)]
+    return ErrorTerm(sd, screening.df, f"Lenth's margin over {m} effects", True), [
+        Diagnostic("unreplicated", "limits", text)
+    ]
 
 
-def _interaction_error(fit: TwoFactorFit) -> tuple[ErrorTerm | None, list[Caution]]:
+def _interaction_error(fit: TwoFactorFit) -> tuple[ErrorTerm | None, list[Diagnostic]]:
     if fit.residual.df == 0:
         text = "No cell has replicates and no run is left over to tell noise from effects: sizes only, no intervals."
-        return None, [Caution("no_error", text)]
+        return None, [Diagnostic("no_error", "blocks", text)]
     text = (
         "No cell has replicates: interactions of three and more factors stand in for noise, which screens for large "
         "effects only."
     )
     source = "interactions of three and more factors, no replicates"
-    return _error(fit.residual, source, screening=True), [Caution("unreplicated", text)]
+    return _error(fit.residual, source, screening=True), [Diagnostic("unreplicated", "limits", text)]
 
 
 def _error(squares: SumOfSquares, source: str, *, screening: bool) -> ErrorTerm:
     return ErrorTerm(math.sqrt(squares.value / squares.df), squares.df, source, screening)
 
 
-def _imbalance(runs: Crossed) -> list[Caution]:
-    cautions: list[Caution] = []
+def _imbalance(runs: Crossed) -> list[Diagnostic]:
+    cautions: list[Diagnostic] = []
     fewest, most = int(runs.counts_CxB.sum(axis=1).min()), int(runs.counts_CxB.sum(axis=1).max())
     if not runs.complete:
         possible = math.prod(len(factor.levels) for factor in runs.factors)
         text = f"{possible - runs.n_cells:,} of {possible:,} combinations of levels have no run."
-        cautions.append(Caution("empty_cells", text))
+        cautions.append(Diagnostic("empty_cells", "limits", text))
     if fewest < most or not runs.complete:
         text = (
             f"The table is unbalanced ({fewest:,} to {most:,} runs a cell that has any): tests compare models (Type "
             "II) and sizes weigh cells alike, so an interval and its p can disagree."
         )
-        cautions.append(Caution("unbalanced", text))
+        cautions.append(Diagnostic("unbalanced", "limits", text))
     return cautions

@@ -1,4 +1,4 @@
-"""What an analysis says: a number with its interval and where both come from, and a caution with a code."""
+"""What an analysis says: a number with its interval and where both come from."""
 
 from __future__ import annotations
 
@@ -23,14 +23,6 @@ class Estimate:
     level: float
     n: int
     method: str
-
-
-@dataclass(frozen=True)
-class Caution:
-    """Something the reader of a result has to know; `code` is stable, `text` one sentence."""
-
-    code: str
-    text: str
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

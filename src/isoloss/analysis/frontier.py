@@ -14,10 +14,11 @@ import numpy as np
 import polars as pl
 
 from isoloss.analysis.columns import LARGEST, usable_rows
-from isoloss.analysis.estimate import Caution, Estimate
+from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.laws import AXES, Floats
 from isoloss.analysis.scaling import Fit, fit_law
 from isoloss.analysis.uncertainty import Uncertainty
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
 FLOPS_PER_PARAMETER_TOKEN = 6.0
@@ -33,7 +34,7 @@ class Prediction:
     point: Mapping[str, float]
     law: Estimate
     new_run: Estimate
-    cautions: tuple[Caution, ...]
+    cautions: tuple[Diagnostic, ...]
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def data_compute(fit: Fit, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> tupl
     return per * float(np.exp(log_n.min())), per * float(np.exp(log_n.max()))
 
 
-def _extrapolation(fit: Fit, point: Mapping[str, float]) -> list[Caution]:
+def _extrapolation(fit: Fit, point: Mapping[str, float]) -> list[Diagnostic]:
     """Where a point lies far outside the data, up or down, in any of its variables or in N·D."""
     logs_Kxn = fit.law.x_Kxn + fit.law.centre_K[:, None]
     places = {axis: (log_n, log(point[axis])) for axis, log_n in zip(AXES[fit.form], logs_Kxn, strict=True)}
@@ -190,7 +191,7 @@ def _extrapolation(fit: Fit, point: Mapping[str, float]) -> list[Caution]:
         elif below > FAR:
             said.append(f"1/{below:.3g} of the smallest {name} of the data")
     where = ", ".join(f"{name} = {value:.4g}" for name, value in point.items())
-    return [Caution("extrapolates", f"{where} has {', '.join(said)}.")] if said else []
+    return [Diagnostic("extrapolates", "limits", f"{where} has {', '.join(said)}.")] if said else []
 
 
 def _identified(fit: Fit) -> Uncertainty:

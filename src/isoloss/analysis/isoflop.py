@@ -14,8 +14,9 @@ import polars as pl
 from scipy import stats
 
 from isoloss.analysis.columns import usable_rows
-from isoloss.analysis.estimate import LEVEL, Caution, Estimate
+from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.laws import Floats
+from isoloss.diagnostic import Diagnostic
 
 Curve = Literal["cubic", "parabola"]
 DEGREES: dict[Curve, int] = {"cubic": 3, "parabola": 2}
@@ -35,7 +36,7 @@ class Profile:
     curve: Curve
     optimal_params: Estimate | None
     lowest_loss: Estimate | None
-    cautions: tuple[Caution, ...]
+    cautions: tuple[Diagnostic, ...]
 
 
 def isoflop_profiles(
@@ -63,18 +64,18 @@ def _profile(group: pl.DataFrame, params: str, compute: str, loss: str, curve: C
     size_n, loss_n = (means[column].cast(pl.Float64()).to_numpy() for column in (params, loss))
     sizes = tuple(size_n.tolist())
     flops, degree, n = float(np.exp(np.log(group[compute].to_numpy()).mean())), DEGREES[curve], len(group)
-    cautions: list[Caution] = []
+    cautions: list[Diagnostic] = []
     if curve == "parabola":
-        cautions.append(Caution("parabola_biased", "A parabola's minimum is biased even without noise."))
+        cautions.append(Diagnostic("parabola_biased", "limits", "A parabola's minimum is biased even without noise."))
     found = None
     if len(sizes) < degree + 2:
         text = f"{len(sizes)} sizes are too few for a {curve} with an error of its own; {degree + 2} are needed."
-        cautions.append(Caution("few_levels", text))
+        cautions.append(Diagnostic("few_levels", "limits", text))
     else:
         found = _minimum(np.log(size_n), loss_n, degree)
         if found is None:
             text = f"No minimum of the {curve} lies between the second smallest and the second largest size."
-            cautions.append(Caution("not_bracketed", text))
+            cautions.append(Diagnostic("not_bracketed", "limits", text))
     if found is None:
         return Profile(flops, n, sizes, curve, None, None, tuple(cautions))
     x, x_se, lowest, lowest_se = found

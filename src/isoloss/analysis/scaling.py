@@ -11,10 +11,11 @@ import polars as pl
 from scipy import stats
 
 from isoloss.analysis.columns import usable_rows
-from isoloss.analysis.estimate import LEVEL, Caution, Estimate
+from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.laws import AXES, Floats, Form, Law, make_law
 from isoloss.analysis.solve import Objective, ObjectiveName, Solution, make_objective, solve
 from isoloss.analysis.uncertainty import Uncertainty, by_bootstrap, by_delta, cells
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.spec.audit_scaling import FEWEST_LEVELS, MOST_CORRELATION
 
@@ -54,7 +55,7 @@ class Fit:
     """None where the design alone leaves the law unidentified."""
     uncertainty: Uncertainty | None
     parameters: Mapping[str, Parameter]
-    cautions: tuple[Caution, ...]
+    cautions: tuple[Diagnostic, ...]
 
     @property
     def status(self) -> Literal["ok", "unidentified"]:
@@ -93,7 +94,7 @@ def fit_law(
         law, solution = _solved(law, objective)
         if floor and not law.floor:
             text = "The data show no floor: E is at its lower bound, and the law is fitted without it."
-            doubts.append(Caution("at_bound", text))
+            doubts.append(Diagnostic("at_bound", "limits", text))
         condition, more = _solution_doubts(law, objective, solution)
         doubts += more
         if condition <= SINGULAR:
@@ -167,55 +168,55 @@ def _parameters(law: Law, uncertainty: Uncertainty) -> dict[str, Parameter]:
     return {name: found[name] for name in ("E", "A", "B", "alpha", "beta") if name in found}
 
 
-def _design_doubts(law: Law) -> tuple[list[Caution], bool]:
+def _design_doubts(law: Law) -> tuple[list[Diagnostic], bool]:
     """What the table's sizes and horizons cannot tell, and whether that leaves the law unidentified."""
-    doubts: list[Caution] = []
+    doubts: list[Diagnostic] = []
     axes, (_, n_cells) = AXES[law.form], cells(law)
     hopeless = n_cells <= law.n_parameters
     if hopeless:
         text = f"{n_cells} different points cannot determine {law.n_parameters} parameters with an error of their own."
-        doubts.append(Caution("too_few_rows", text))
+        doubts.append(Diagnostic("too_few_rows", "blocks", text))
     levels = [len({round(x, 9) for x in x_n}) for x_n in law.x_Kxn.tolist()]
     for axis, count in zip(axes, levels, strict=True):
         if count < FEWEST_LEVELS:
             values = f"{count} value{'s' * (count != 1)}"
             text = f"{axis} takes {values}; an exponent and a floor need at least {FEWEST_LEVELS}."
-            doubts.append(Caution("few_levels", text))
+            doubts.append(Diagnostic("few_levels", "limits", text))
     hopeless |= min(levels) < 2 or (min(levels) < FEWEST_LEVELS and (law.floor or max(levels) < FEWEST_LEVELS))
     if len(axes) == 2 and min(levels) > 1:
         correlation = float(np.corrcoef(law.x_Kxn[0], law.x_Kxn[1]).item(1))
         if abs(correlation) > MOST_CORRELATION:
             text = f"log N and log D are correlated at {correlation:.3f}: the data hardly tell their exponents apart."
-            doubts.append(Caution("axes_correlated", text))
+            doubts.append(Diagnostic("axes_correlated", "limits", text))
             hopeless |= abs(correlation) > COLLINEAR
     return doubts, hopeless
 
 
-def _solution_doubts(law: Law, objective: Objective, solution: Solution) -> tuple[float, list[Caution]]:
+def _solution_doubts(law: Law, objective: Objective, solution: Solution) -> tuple[float, list[Diagnostic]]:
     """The solution's condition number, infinite where a parameter is at a bound, and what to doubt of it."""
-    doubts: list[Caution] = []
+    doubts: list[Diagnostic] = []
     at_bound = _at_bound(law, solution.theta_p)
     if at_bound:
         text = f"{' and '.join(at_bound)} at a bound: the data do not show a term of this law, or not how it falls."
-        return float("inf"), [Caution("at_bound", text)]
+        return float("inf"), [Diagnostic("at_bound", "limits", text)]
     condition = _condition(law, objective, solution.theta_p)
     for name, value in zip(law.names, law.published(solution.theta_p)[0], strict=True):
         low, high = PLAUSIBLE_EXPONENTS
         if name in EXPONENTS and not low <= value <= high:
             text = f"{name} = {value:.3g} lies outside {low} to {high}, where published exponents lie."
-            doubts.append(Caution("exponent_implausible", text))
+            doubts.append(Diagnostic("exponent_implausible", "limits", text))
     if condition > ILL_CONDITIONED:
         text = f"The fit's condition number is {condition:.1e}: parameters trade off against each other."
-        doubts.append(Caution("ill_conditioned", text))
+        doubts.append(Diagnostic("ill_conditioned", "limits", text))
     if solution.n_agreeing == 1:
         text = f"One of {solution.n_polished} polished starts alone reaches the minimum; it may not be the lowest."
-        doubts.append(Caution("starts_disagree", text))
+        doubts.append(Diagnostic("starts_disagree", "limits", text))
     return condition, doubts
 
 
-def _exponent_doubts(parameters: Mapping[str, Parameter]) -> tuple[bool, list[Caution]]:
+def _exponent_doubts(parameters: Mapping[str, Parameter]) -> tuple[bool, list[Diagnostic]]:
     """Whether an exponent could be nearly anything, which leaves the law unidentified; and what to doubt of one."""
-    doubts: list[Caution] = []
+    doubts: list[Diagnostic] = []
     undetermined = False
     for name in EXPONENTS:
         found = parameters[name].estimate if name in parameters else None
@@ -225,16 +226,16 @@ def _exponent_doubts(parameters: Mapping[str, Parameter]) -> tuple[bool, list[Ca
         if half > PLAUSIBLE_EXPONENTS[1]:
             undetermined = True
             text = f"The 95% interval of {name} is ±{half:.3g}, wider than all that is plausible: it is not determined."
-            doubts.append(Caution("exponent_undetermined", text))
+            doubts.append(Diagnostic("exponent_undetermined", "blocks", text))
         elif found.low <= 0:
             text = f"The interval of {name} reaches 0: the data hardly show that the loss falls along its axis."
-            doubts.append(Caution("exponent_unclear", text))
+            doubts.append(Diagnostic("exponent_unclear", "limits", text))
     return undetermined, doubts
 
 
-def _other_variables(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -> list[Caution]:
+def _other_variables(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -> list[Diagnostic]:
     """Size or tokens that vary in the table though the form has no place for them."""
-    doubts: list[Caution] = []
+    doubts: list[Diagnostic] = []
     for axis in {"N", "D"} - set(AXES[form]) if form in ("LN", "LD") else set[str]():
         column = columns.get(axis)
         if column in table.columns and table[column].n_unique() > 1:
@@ -242,11 +243,11 @@ def _other_variables(table: pl.DataFrame, form: Form, columns: Mapping[str, str]
                 f"{column} varies too ({table[column].n_unique():,} values): this law averages over it, and its E and "
                 f"exponent are not those at any one {axis}. The form LND has a place for both."
             )
-            doubts.append(Caution("other_variable", text))
+            doubts.append(Diagnostic("other_variable", "limits", text))
     return doubts
 
 
-def _lack_of_fit(law: Law, objective: Objective, uncertainty: Uncertainty) -> list[Caution]:
+def _lack_of_fit(law: Law, objective: Objective, uncertainty: Uncertainty) -> list[Diagnostic]:
     """Whether cells miss the law by more than runs of a cell differ, by the F test for lack of fit."""
     residuals_n, _ = objective.residuals(law, uncertainty.theta_p)
     cell_n, n_cells = cells(law)
@@ -266,10 +267,10 @@ def _lack_of_fit(law: Law, objective: Objective, uncertainty: Uncertainty) -> li
         f"by {inside} among themselves at equal {' and '.join(AXES[law.form])}. More replicates will not help: the law "
         "or the design is at fault. Intervals allow for it."
     )
-    return [Caution("lack_of_fit", text)]
+    return [Diagnostic("lack_of_fit", "limits", text)]
 
 
-def _schedule_doubts(table: pl.DataFrame) -> list[Caution]:
+def _schedule_doubts(table: pl.DataFrame) -> list[Diagnostic]:
     """Runs whose learning rate does not reach its end with the run are prefixes of longer ones."""
     if not {"max_iters", "lr_decay_iters"} <= set(table.columns):
         return []
@@ -279,7 +280,7 @@ def _schedule_doubts(table: pl.DataFrame) -> list[Caution]:
     if unmatched.is_empty():
         return []
     text = f"In {len(unmatched):,} rows the learning rate does not end with the run: its loss is of an unfinished one."
-    return [Caution("horizon_unmatched", text)]
+    return [Diagnostic("horizon_unmatched", "limits", text)]
 
 
 def _at_bound(law: Law, theta_p: Floats) -> list[str]:

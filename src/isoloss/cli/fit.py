@@ -10,12 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from isoloss.analysis.estimate import Caution, Estimate
+from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.frontier import Frontier, HoldOut, Prediction
 from isoloss.analysis.isoflop import Profile
 from isoloss.analysis.laws import AXES
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.solve import OBJECTIVES
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.spec.studyfile import parse_scalar
 
@@ -33,7 +34,7 @@ class Answer:
     profiles: Sequence[Profile]
     predictions: Sequence[Prediction]
     holdout: HoldOut | None
-    cautions: Sequence[Caution]
+    cautions: Sequence[Diagnostic]
 
 
 def parse_point(text: str) -> dict[str, float]:

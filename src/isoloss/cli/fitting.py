@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from isoloss.analysis.estimate import Caution
 from isoloss.analysis.frontier import data_compute, frontier, hold_out_largest, predict
 from isoloss.analysis.isoflop import Curve, isoflop_profiles
 from isoloss.analysis.laws import SUMMARY_COLUMNS, Form
 from isoloss.analysis.scaling import Intervals, fit_law, other_objectives
 from isoloss.analysis.solve import ObjectiveName, make_objective
 from isoloss.cli.fit import Answer, parse_point
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.spec.config import did_you_mean
 
@@ -59,10 +59,10 @@ def answer_question(
     cautions = list(fit.cautions)
     if parsed and not identified:
         text = "The table does not identify the law, so nothing was predicted."
-        cautions.append(Caution("prediction_unidentified", text))
+        cautions.append(Diagnostic("prediction_unidentified", "blocks", text))
     if holdout and held is None:
         text = "Without its largest level the table does not identify the law, so nothing was predicted."
-        cautions.append(Caution("holdout_unidentified", text))
+        cautions.append(Diagnostic("holdout_unidentified", "blocks", text))
     profiled = "N" in form and columns["C"] in table.columns
     predictions = [predict(fit, point) for point in parsed] if identified else []
     return Answer(

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
 from isoloss.cli.progress import duration
 from isoloss.data.tokens import corpus_facts
+from isoloss.diagnostic import Diagnostic
 from isoloss.execution.estimate import Plan
 from isoloss.spec import compute
 from isoloss.spec.audit import audit
-from isoloss.spec.finding import Finding
 from isoloss.spec.identity import run_id
 
 WIDTH = 110
 SECONDS_PER_HOUR = 3600
 
 
-def audit_plan(plan: Plan, noise_sd: float | None = None) -> list[Finding]:
+def audit_plan(plan: Plan, noise_sd: float | None = None) -> list[Diagnostic]:
     """The design audit of a planned study, with its time here. Raises ConfigError when `noise_sd` is not positive."""
     _, train_tokens, _ = corpus_facts(plan.study.corpus, plan.study.tokenizer)
     return audit(
@@ -50,7 +49,7 @@ def plan_as_json(plan: Plan, noise_sd: float | None = None) -> str:
     totals = {"study": plan.study.name, "precision": plan.precision, "device": plan.device, "workers": plan.workers}
     totals |= {"eta_s": plan.eta_s, "disk_bytes": plan.disk_bytes}
     return json.dumps(
-        {**totals, "audit": [asdict(finding) for finding in audit_plan(plan, noise_sd)], "runs": runs}, indent=2
+        {**totals, "audit": [_as_entry(each) for each in audit_plan(plan, noise_sd)], "runs": runs}, indent=2
     )
 
 
@@ -83,9 +82,13 @@ def plan_as_text(plan: Plan, noise_sd: float | None = None) -> str:
     )
 
 
-def _finding_as_text(finding: Finding) -> str:
+def _as_entry(found: Diagnostic) -> dict[str, str | None]:
+    return {"code": found.code, "sentence": found.text, "remedy": found.remedy, "severity": found.severity}
+
+
+def _finding_as_text(finding: Diagnostic) -> str:
     """Severity and code on one line, the sentence and its remedy indented under it."""
     indent = "    "
-    sentence = textwrap.fill(finding.sentence, WIDTH, initial_indent=indent, subsequent_indent=indent)
+    sentence = textwrap.fill(finding.text, WIDTH, initial_indent=indent, subsequent_indent=indent)
     remedy = textwrap.fill(f"→ {finding.remedy}", WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ")
     return f"  {finding.code} ({finding.severity})\n{sentence}\n{remedy}"

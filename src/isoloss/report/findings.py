@@ -8,13 +8,13 @@ from isoloss.analysis.claims import Claim, Evidence, judge
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.effects import Effects, analyse_effects
 from isoloss.analysis.exploration import explore
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import evidence
 from isoloss.report.scaling import ScalingView, scaling_view
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.wording import plural
 from isoloss.spec.audit import audit
-from isoloss.spec.finding import Finding
 from isoloss.spec.hypotheses import PlateauStated
 
 TOLERANCE = 0.02
@@ -32,7 +32,7 @@ class Findings:
     effects: Effects | str
     convergence: Convergence | str
     scaling: ScalingView
-    audit: list[Finding]
+    audit: list[Diagnostic]
 
 
 def find(snapshot: Snapshot) -> Findings:
@@ -52,7 +52,7 @@ def find(snapshot: Snapshot) -> Findings:
     )
 
 
-def _audit(snapshot: Snapshot, effects: Effects | str) -> list[Finding]:
+def _audit(snapshot: Snapshot, effects: Effects | str) -> list[Diagnostic]:
     """The design audit, by the noise that the runs themselves show where they are replicated."""
     noise = None if isinstance(effects, str) or not effects.replicated else effects.error
     return audit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from isoloss.diagnostic import Diagnostic
 from isoloss.report import sections
 from isoloss.report.claims import claim_table
 from isoloss.report.convergence import run_table, share_table
@@ -11,7 +12,6 @@ from isoloss.report.effects import effect_table
 from isoloss.report.findings import Findings
 from isoloss.report.parts import Table
 from isoloss.report.snapshot import Snapshot
-from isoloss.spec.finding import Finding
 
 
 def make_tables(snapshot: Snapshot, findings: Findings) -> dict[str, Table]:
@@ -39,9 +39,9 @@ def scaling_tables(findings: Findings) -> list[tuple[str, str, Table]]:
     return [(f"scaling_{i}", caption, table) for i, (caption, table) in enumerate(findings.scaling.tables, start=1)]
 
 
-def audit_table(findings: list[Finding]) -> Table:
+def audit_table(findings: list[Diagnostic]) -> Table:
     """Findings of the design audit, the gravest first."""
-    rows = [(finding.code, finding.severity, finding.sentence, finding.remedy) for finding in findings]
+    rows = [(finding.code, finding.severity, finding.text, finding.remedy) for finding in findings]
     return Table(("code", "severity", "finding", "remedy"), rows, numbers_from=4)
 
 

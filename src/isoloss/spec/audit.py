@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import expm1
 
+from isoloss.diagnostic import SEVERITIES, Diagnostic
 from isoloss.spec.audit_hypotheses import (
     SMALLEST_EFFECT_NATS,
     SeedNoise,
@@ -15,11 +16,11 @@ from isoloss.spec.audit_hypotheses import (
 from isoloss.spec.audit_scaling import asks_for_exponent, rests_on_width, scaling_findings
 from isoloss.spec.compute import params_total, tokens_per_step, train_tokens
 from isoloss.spec.config import RunConfig
-from isoloss.spec.finding import SEVERITIES, Finding, between, counted, listed, named, of_runs
 from isoloss.spec.hypotheses import EffectStated, RatioStated
 from isoloss.spec.power import POWER
 from isoloss.spec.prefixes import EVALUATION_FIELDS, changes_nothing, prefix_groups
 from isoloss.spec.study import Study
+from isoloss.wording import between, counted, listed, named, of_runs
 
 MANY_EPOCHS = 10.0
 """Passes over a text from which on overfitting is to be expected. A rule of thumb: repeated text was found to teach
@@ -40,7 +41,7 @@ def audit(
     noise_origin: str = "stated",
     train_tokens_in_corpus: int | None = None,
     hours: float | None = None,
-) -> list[Finding]:
+) -> list[Diagnostic]:
     """What to know about a study before training its runs, `configs`: the gravest findings first.
 
     `noise_sd` is the seed-to-seed standard deviation of a run's best validation loss in nats and `noise_origin` says
@@ -62,29 +63,29 @@ def audit(
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def _seeds(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Finding]:
+def _seeds(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Diagnostic]:
     seed, *others = study.seeds
     if others:
         return
     seeds = max(2, seeds_to_resolve(study, noise))
     df = (max(len(configs), 2) - 1) * (seeds - 1)
-    yield Finding(
+    yield Diagnostic(
         "one_seed",
+        "limits",
         f"The study is {counted(len(configs), 'run')} with one seed ({seed}): every cell is trained once and nothing "
         "estimates the noise between seeds, so effects can be screened but not tested against it.",
         f"Train more seeds: --seeds {seeds} estimates the noise on {counted(df, 'degree')} of freedom.",
-        "limits",
     )
 
 
-def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Finding]:
+def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
     for factor, levels in study.factors.items():
         if len(levels) == 1:
-            yield Finding(
+            yield Diagnostic(
                 "constant_factor",
+                "note",
                 f"{factor} is listed as a factor but has one level, {named(levels[0])}: nothing is learned about it.",
                 f"Add a level to {factor}, or state it under base.",
-                "note",
             )
             continue
         same = changes_nothing(factor, configs)
@@ -94,12 +95,12 @@ def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Finding]:
                 if factor in EVALUATION_FIELDS
                 else "with decay_lr false the learning rate is constant and it is never read"
             )
-            yield Finding(
+            yield Diagnostic(
                 "empty_factor",
+                "limits",
                 f"{factor} ({listed(levels)}) changes nothing in {of_runs(len(same), len(configs))}: {why}, so "
                 f"{len(levels)} runs train the same weights each time.",
                 f"State one {factor} under base.",
-                "limits",
             )
         if factor in TOKEN_FIELDS:
             yield _confounded_with_tokens(study, configs, factor)
@@ -107,30 +108,30 @@ def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Finding]:
             yield _heads(configs)
 
 
-def _heads(configs: Sequence[RunConfig]) -> Finding:
+def _heads(configs: Sequence[RunConfig]) -> Diagnostic:
     example, heads = configs[0], sorted({config.n_head for config in configs})
     sizes = {params_total(example.model_copy(update={"n_head": n})) for n in heads}
     dimensions = [example.n_embd // n for n in heads]
-    return Finding(
+    return Diagnostic(
         "n_head_same_params",
+        "note",
         f"n_head ({listed(heads)}) changes no parameter count: a model {example.n_embd:,} wide has {listed(sizes)} "
         f"parameters with any of them, cut into heads of {listed(dimensions)} dimensions.",
         "Read an effect of n_head as one of head width at equal size; vary n_embd or n_layer to change the size.",
-        "note",
     )
 
 
-def _confounded_with_tokens(study: Study, configs: Sequence[RunConfig], factor: str) -> Finding:
+def _confounded_with_tokens(study: Study, configs: Sequence[RunConfig], factor: str) -> Diagnostic:
     steps = configs[0].max_iters
     like_first = [c for c in configs if _without(c, factor, "seed") == _without(configs[0], factor, "seed")]
     tokens = {getattr(config, factor): train_tokens(config) for config in like_first}
     stated = any(isinstance(h, EffectStated | RatioStated) and h.factor == factor for h in study.hypotheses)
-    return Finding(
+    return Diagnostic(
         "tokens_confounded",
+        "limits" if stated else "note",
         f"{factor} ({listed(tokens)}) also changes the tokens a run sees at equal max_iters ({listed(tokens.values())} "
         f"at {steps:,} steps): its effect at equal steps is in part one of more tokens.",
         _equal_tokens(configs, factor),
-        "limits" if stated else "note",
     )
 
 
@@ -152,74 +153,79 @@ def _equal_tokens(configs: Sequence[RunConfig], factor: str) -> str:
     return f"Compare at equal tokens too: make max_iters a factor with levels {apart} times apart."
 
 
-def _learning_rate(study: Study, configs: Sequence[RunConfig]) -> Iterator[Finding]:
+def _learning_rate(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
     widths = sorted({config.n_embd for config in configs})
     rates = {config.learning_rate for config in configs}
     if len(rates) > 1 or widths[-1] < LARGE_WIDTH_RATIO * widths[0]:
         return
-    yield Finding(
+    yield Diagnostic(
         "one_learning_rate",
+        "limits" if any(map(rests_on_width, study.hypotheses)) else "note",
         f"{counted(len(widths), 'width')} ({between(widths)}) train at one learning rate, {named(rates.pop())}: the "
         "best rate falls with width in this parametrization (Yang et al. 2022), so a difference between widths is in "
         "part one of how well the rate suits them.",
         "Make learning_rate a factor with three levels or more and compare each width at its best.",
-        "limits" if any(map(rests_on_width, study.hypotheses)) else "note",
     )
 
 
-def _horizons(study: Study, configs: Sequence[RunConfig]) -> Iterator[Finding]:
+def _horizons(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
     ends = sorted({config.max_iters for config in configs})
     if len(ends) == 1:
         return
     shorter = [run for group in prefix_groups(configs) for run in group if run.max_iters < group[-1].max_iters]
     if shorter:
-        yield Finding(
+        yield Diagnostic(
             "prefix_runs",
+            "limits",
             f"{of_runs(len(shorter), len(configs))} are the first steps of a longer one, step for step the same, "
             f"because the learning rate does not follow max_iters ({listed(ends)}): they add no observation.",
             "Let the rate follow max_iters (decay_lr true, lr_decay_iters unset), or keep the longest horizon alone "
             "and read the losses on its way.",
-            "limits",
         )
     unmatched = [c for c in configs if c.decay_lr and c.decay_horizon != c.max_iters]
     if unmatched:
-        yield Finding(
+        yield Diagnostic(
             "horizon_unmatched",
+            "blocks"
+            if any(asks_for_exponent(h, axis) for axis in ("tokens", "compute") for h in study.hypotheses)
+            else "limits",
             f"{of_runs(len(unmatched), len(configs))} end elsewhere than their learning-rate decay "
             f"(lr_decay_iters {listed(sorted({c.decay_horizon for c in unmatched}))}, max_iters "
             f"{listed(sorted({c.max_iters for c in unmatched}))}): their losses are not what a schedule made for their "
             "length gives, and mislead a comparison of horizons (Hoffmann et al. 2022).",
             "Leave lr_decay_iters unset: the decay then ends with the run.",
-            "blocks"
-            if any(asks_for_exponent(h, axis) for axis in ("tokens", "compute") for h in study.hypotheses)
-            else "limits",
         )
 
 
-def _epochs(configs: Sequence[RunConfig], train_tokens_in_corpus: int | None) -> Iterator[Finding]:
+def _epochs(configs: Sequence[RunConfig], train_tokens_in_corpus: int | None) -> Iterator[Diagnostic]:
     if train_tokens_in_corpus is None:
         return
     epochs = [train_tokens(config) / train_tokens_in_corpus for config in configs]
     many = sum(passes > MANY_EPOCHS for passes in epochs)
     seen = between(float(f"{passes:.2g}") for passes in epochs)
-    yield Finding(
+    yield Diagnostic(
         "epochs",
+        "limits" if many else "note",
         f"A run sees {seen} times the {train_tokens_in_corpus:,} tokens of the training split; "
         f"{of_runs(many, len(configs)) + ' go' if many else 'none goes'} beyond {MANY_EPOCHS:g} times, where by a rule "
         "of thumb overfitting is to be expected.",
         "Shorten the horizon, take a longer text, or read the best validation loss in place of the final one."
         if many
         else "Nothing to change; watch the gap between validation and training loss.",
-        "limits" if many else "note",
     )
 
 
-def _cost(study: Study, configs: Sequence[RunConfig], noise: SeedNoise, hours: float | None) -> Iterator[Finding]:
+def _cost(study: Study, configs: Sequence[RunConfig], noise: SeedNoise, hours: float | None) -> Iterator[Diagnostic]:
     runs, seeds = len(configs), len(study.seeds)
     sentence = f"The study is {counted(runs, 'run')}{_hours(hours)}"
     needed = seeds_to_resolve(study, noise)
     if not needed:
-        yield Finding("cost", f"{sentence}.", "Nothing to compare: add a factor to the study.", "note")
+        yield Diagnostic(
+            "cost",
+            "note",
+            f"{sentence}.",
+            "Nothing to compare: add a factor to the study.",
+        )
         return
     share = f"{expm1(SMALLEST_EFFECT_NATS):.0%} of perplexity"
     compared = "any two cells" if not compared_factors(study) else "levels"
@@ -229,14 +235,19 @@ def _cost(study: Study, configs: Sequence[RunConfig], noise: SeedNoise, hours: f
     )
     if needed <= seeds:
         enough = f"its {seeds} seeds are enough to find {what}"
-        yield Finding("cost", f"{sentence}; {enough}.", "Nothing to change.", "note")
+        yield Diagnostic(
+            "cost",
+            "note",
+            f"{sentence}; {enough}.",
+            "Nothing to change.",
+        )
         return
     scaled = None if hours is None else hours * needed / seeds
-    yield Finding(
+    yield Diagnostic(
         "cost",
+        "note",
         f"{sentence}; {needed} seeds find {what}: {counted(runs // seeds * needed, 'run')}{_hours(scaled)}.",
         f"Train it with --seeds {needed}.",
-        "note",
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from isoloss.diagnostic import Diagnostic
 from isoloss.spec.compute import evaluations
 from isoloss.spec.config import RunConfig
-from isoloss.spec.finding import Finding, counted, listed, named, of_runs
 from isoloss.spec.hypotheses import (
     EffectStated,
     Hypothesis,
@@ -18,6 +18,7 @@ from isoloss.spec.hypotheses import (
 )
 from isoloss.spec.power import LEVEL, POWER, STATED_SHARE, check_noise, minimum_detectable_effect, seeds_needed
 from isoloss.spec.study import Study
+from isoloss.wording import counted, listed, named, of_runs
 
 ASSUMED_NOISE_NATS = 0.007
 """Seed-to-seed standard deviation of best validation loss where none is stated: the upper end of the 0.003 to 0.007
@@ -81,7 +82,7 @@ def _level(study: Study) -> float:
     return 1 - (1 - LEVEL) * STATED_SHARE / effects if effects else LEVEL
 
 
-def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Finding]:
+def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Diagnostic]:
     """Findings for each hypothesis but those on scaling exponents."""
     for hypothesis in study.hypotheses:
         match hypothesis:
@@ -92,11 +93,11 @@ def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedN
             case SpikesStated():
                 yield from _spikes(hypothesis, configs)
             case RangeStated(device=device) if device is not None:
-                yield Finding(
+                yield Diagnostic(
                     "device_specific",
+                    "note",
                     f"{_quoted(hypothesis)} is about runs trained on {device}: it is not applicable to others.",
                     f"Train on {device} to have it judged.",
-                    "note",
                 )
             case _:
                 pass
@@ -104,15 +105,15 @@ def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedN
 
 def _compared(
     hypothesis: EffectStated | RatioStated, study: Study, configs: Sequence[RunConfig], noise: SeedNoise
-) -> Finding:
+) -> Diagnostic:
     factor, levels = hypothesis.factor, hypothesis.between(study.factors)
     if levels is None:
         constant = listed({getattr(config, factor) for config in configs})
-        return Finding(
+        return Diagnostic(
             "hypothesis_untestable",
+            "blocks",
             f"{_quoted(hypothesis)} can't be judged: {factor} is {constant} in all {counted(len(configs), 'run')}.",
             f"List at least two levels of {factor} under factors.",
-            "blocks",
         )
     seeds, cells = len(study.seeds), study.size // len(study.seeds)
     per_level = cells // len(study.factors[factor])
@@ -124,13 +125,13 @@ def _compared(
     rate = f"{(1 - LEVEL) * STATED_SHARE:.0%}"
     shared = f" at an error rate of {rate}{f' that {effects} stated effects share' * (effects > 1)}" if effects else ""
     finds = f"a difference of {found:.3g} {unit} with {POWER:.0%} power{shared}{condition}"
-    return Finding(
+    return Diagnostic(
         "detectable_effect",
+        "note" if needed <= seeds else "limits",
         f"{_quoted(hypothesis)} compares {counted(per_level * seeds, 'run')} at {factor} {named(levels[0])} with as "
         f"many at {named(levels[1])} ({counted(per_level, 'cell')}, {counted(seeds, 'seed')}): "
         + (f"that finds {finds}." if seeds > 1 else f"one seed estimates no noise; {tested} seeds would find {finds}."),
         "Nothing to change." if needed <= seeds else f"Train more seeds: --seeds {needed} finds {smallest:g} {unit}.",
-        "note" if needed <= seeds else "limits",
     )
 
 
@@ -141,37 +142,37 @@ def _scale(response: str, noise: SeedNoise) -> tuple[float, float, str, str]:
     return 1.0, SMALLEST_EFFECT_SD, f"seed-to-seed sd of {response}", ""
 
 
-def _plateau(hypothesis: PlateauStated, configs: Sequence[RunConfig]) -> Iterator[Finding]:
+def _plateau(hypothesis: PlateauStated, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
     step, runs = hypothesis.by_step, len(configs)
     short = sum(config.max_iters < step for config in configs)
     if short:
-        yield Finding(
+        yield Diagnostic(
             "horizon_before_plateau",
+            "blocks" if short == runs else "limits",
             f"{_quoted(hypothesis)}: {of_runs(short, runs)} end before step {step:,}; one that still improves at its "
             "end can't tell whether it would have plateaued by then.",
             f"Train every run for more than {step:,} steps.",
-            "blocks" if short == runs else "limits",
         )
     seldom = sum(evaluations(config) - 1 < FEWEST_EVALUATIONS for config in configs)
     if seldom:
-        yield Finding(
+        yield Diagnostic(
             "too_few_evaluations",
+            "blocks" if seldom == runs else "limits",
             f"{_quoted(hypothesis)}: {of_runs(seldom, runs)} are evaluated fewer than {FEWEST_EVALUATIONS} times after "
             "step 0, too seldom to tell a plateau from a slope.",
             "Lower eval_interval.",
-            "blocks" if seldom == runs else "limits",
         )
 
 
-def _spikes(hypothesis: SpikesStated, configs: Sequence[RunConfig]) -> Iterator[Finding]:
+def _spikes(hypothesis: SpikesStated, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
     runs, without = len(configs), sum(config.eval_interval >= config.max_iters for config in configs)
     if without:
-        yield Finding(
+        yield Diagnostic(
             "no_evaluation_within",
+            "blocks" if without == runs else "limits",
             f"{_quoted(hypothesis)}: {of_runs(without, runs)} are evaluated before the first and after the last step "
             "alone, so no step but the first follows an evaluation.",
             "Lower eval_interval below max_iters.",
-            "blocks" if without == runs else "limits",
         )
 
 

@@ -8,11 +8,12 @@ from math import log
 from statistics import correlation
 from typing import Literal
 
+from isoloss.diagnostic import Diagnostic
 from isoloss.spec.compute import params_non_embedding, train_flops, train_tokens
 from isoloss.spec.config import RunConfig
-from isoloss.spec.finding import Finding, between, counted, listed
 from isoloss.spec.hypotheses import EffectStated, ExponentStated, Hypothesis, RatioStated
 from isoloss.spec.study import Study
+from isoloss.wording import between, counted, listed
 
 FEWEST_LEVELS = 3
 """A power law with a floor has three unknowns along each axis."""
@@ -64,7 +65,7 @@ def rests_on_width(hypothesis: Hypothesis) -> bool:
     return asks_for_exponent(hypothesis, "sizes") or asks_for_exponent(hypothesis, "compute")
 
 
-def scaling_findings(study: Study, configs: Sequence[RunConfig]) -> Iterator[Finding]:
+def scaling_findings(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
     """Too few levels along an axis of a scaling law, axes tied to each other, or what is offered to a stated one."""
     sizes = _Axis("sizes", "too_few_sizes", "size", "non-embedding parameters", [*map(params_non_embedding, configs)])
     tokens = _Axis("tokens", "too_few_horizons", "horizon", "training tokens", [*map(train_tokens, configs)])
@@ -76,42 +77,42 @@ def scaling_findings(study: Study, configs: Sequence[RunConfig]) -> Iterator[Fin
     if stated and not any(finding.severity == "blocks" for finding in (*short, *tied)):
         used = [axis for axis in (sizes, tokens, compute) if any(asks_for_exponent(h, axis.name) for h in stated)]
         offered = " and ".join(f"{counted(len(a.levels), a.noun)} ({between(a.levels)} {a.unit})" for a in used)
-        yield Finding(
+        yield Diagnostic(
             "scaling_design",
+            "note",
             f"A stated scaling exponent needs at least {FEWEST_LEVELS} levels along each axis of its law; the study "
             f"has {offered}.",
             "Nothing to change; hold out the largest size to see how well the fit extrapolates.",
-            "note",
         )
 
 
-def _too_few(study: Study, axis: _Axis) -> Iterator[Finding]:
+def _too_few(study: Study, axis: _Axis) -> Iterator[Diagnostic]:
     """A complaint when a stated exponent needs more levels, or when the study has just two, which invites a slope."""
     levels = axis.levels
     blocked = any(asks_for_exponent(hypothesis, axis.name) for hypothesis in study.hypotheses)
     invites = len(levels) == 2 and axis.name != "compute"
     if len(levels) >= FEWEST_LEVELS or not (blocked or invites):
         return
-    yield Finding(
+    yield Diagnostic(
         axis.code,
+        "blocks" if blocked else "limits",
         f"The study has {counted(len(levels), axis.noun)} ({listed(levels)} {axis.unit}): a power law with a floor has "
         f"three unknowns along it, so {counted(len(levels), axis.noun)} can't identify a scaling exponent.",
         f"Train at least {FEWEST_LEVELS} {axis.noun}s for a scaling law; else compare {axis.noun}s as levels.",
-        "blocks" if blocked else "limits",
     )
 
 
-def _tied(study: Study, sizes: _Axis, tokens: _Axis) -> Iterator[Finding]:
+def _tied(study: Study, sizes: _Axis, tokens: _Axis) -> Iterator[Diagnostic]:
     if min(len(sizes.levels), len(tokens.levels)) < 2:
         return
     r = correlation([log(n) for n in sizes.values], [log(d) for d in tokens.values])
     if abs(r) <= MOST_CORRELATION:
         return
     both = any(asks_for_exponent(h, "sizes") and asks_for_exponent(h, "tokens") for h in study.hypotheses)
-    yield Finding(
+    yield Diagnostic(
         "sizes_tied_to_tokens",
+        "blocks" if both else "limits",
         f"Over {counted(len(sizes.values), 'run')} log N and log D are correlated with r = {r:.3f}: which of "
         "parameters and tokens lowers the loss can't be told.",
         "Cross the sizes with the horizons, so that every size is trained at every horizon.",
-        "blocks" if both else "limits",
     )

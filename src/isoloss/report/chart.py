@@ -1,0 +1,189 @@
+"""Figures: a frame, a chart of it at any width, and the look that all charts share.
+
+A chart is drawn at two widths, those of one and of two columns of a paper: the page shows the narrow one on a phone.
+Colours: ACCENT is an estimate or a law, WARNING what failed, contradicts or lies outside, GREY what stands behind.
+Levels of a factor take `level_colours`, which holds neither, so that a colour means one thing on the whole page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any, Literal
+
+import altair as alt
+import polars as pl
+import vl_convert
+
+from isoloss.errors import StoreError
+
+WIDE, NARROW = 648, 317
+"""Pixels of 1/96 inch: 6.75 and 3.3 inches."""
+ACCENT, WARNING = "#0072b2", "#d55e00"
+INK, GREY, LIGHT, GRID, PAPER = "#222222", "#767676", "#d9d9d9", "#ececec", "#ffffff"
+CATEGORIES = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c510a", "#5e4fa2", "#66a61e", "#222222")
+"""Okabe and Ito (2008) without the two above, and four more that are told apart by lightness."""
+SEQUENCE = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39")
+"""Viridis without its brightest end, which vanishes on white."""
+VEGA_LITE_VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+PNG_DPI = 300
+PX_PER_INCH, PT_PER_PX = 96, 0.75
+
+CONFIG: dict[str, Any] = {
+    "background": PAPER,
+    "font": "Liberation Sans, Arial, Helvetica, sans-serif",
+    "padding": 4,
+    "view": {"stroke": None},
+    "axis": {
+        "labelFontSize": 10, "titleFontSize": 10, "titleFontWeight": "normal", "titlePadding": 6, "labelColor": INK,
+        "titleColor": INK, "domainColor": GREY, "tickColor": GREY, "gridColor": GRID, "labelOverlap": "greedy",
+        "labelLimit": 240,
+    },
+    "axisX": {"grid": False, "tickCount": 5, "labelFlush": False},
+    "axisY": {"domain": False, "ticks": False, "tickCount": 5, "labelPadding": 6},
+    "legend": {
+        "orient": "top", "direction": "horizontal", "labelFontSize": 10, "titleFontSize": 10, "labelColor": INK,
+        "titleColor": INK, "titleFontWeight": "normal", "titleOrient": "left", "labelLimit": 240, "symbolSize": 60,
+        "symbolStrokeWidth": 2, "columnPadding": 12, "offset": 4,
+    },
+    "header": {"labelFontSize": 10, "titleFontSize": 10, "labelColor": INK, "titleColor": INK},
+    "title": {"fontSize": 10, "fontWeight": "normal", "color": INK, "anchor": "start", "frame": "group", "offset": 6},
+    "text": {"fontSize": 10, "color": INK},
+    "range": {"category": list(CATEGORIES), "ramp": list(SEQUENCE)},
+    "line": {"strokeWidth": 1.8},
+    "point": {"size": 45},
+    "concat": {"spacing": 16},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`title` is what the figure shows, as a finding in one sentence; `subtitle` what is drawn: n, intervals, method.
+
+    `frame` has the rows that are drawn, which are its CSV; `draw` makes the chart at a width in pixels, all in all.
+
+    Example: `Figure("gap", "Wider models overfit more", "Mean over 3 seeds; n = 18 runs", frame, draw)`.
+    """
+
+    name: str
+    title: str
+    subtitle: str
+    frame: pl.DataFrame
+    draw: Callable[[int], alt.TopLevelMixin]
+
+    def spec(self, width: int) -> dict[str, Any]:
+        """The Vega-Lite specification at a width, with the shared look."""
+        return {**self.draw(width).to_dict(), "config": CONFIG}
+
+
+def as_image(figure: Figure, width: int, kind: Literal["svg", "png", "pdf"]) -> bytes:
+    """A picture of the figure, at its size in inches. Raises StoreError when it cannot be drawn."""
+    try:
+        if kind == "svg":
+            return _svg(figure, width).encode()
+        if kind == "png":
+            return vl_convert.svg_to_png(_svg(figure, width), scale=PNG_DPI / PX_PER_INCH, ppi=PNG_DPI)
+        return vl_convert.svg_to_pdf(_in_points(_svg(figure, width)))
+    except ValueError as error:
+        raise StoreError(f"cannot draw {figure.name}: {str(error).splitlines()[0]}") from error
+
+
+def inline_svg(figure: Figure, width: int) -> str:
+    """The figure as an element of a page: its ids are its own, and the element around it says what it shows."""
+    svg = as_image(figure, width, "svg").decode()
+    own = f"{figure.name}-{width}-"
+    svg = re.sub(r'\bid="', f'id="{own}', svg)
+    return re.sub(r"url\(#", f"url(#{own}", svg)
+
+
+def sized(chart: Any, width: int, height: int) -> Any:
+    """A chart of one view at a width in all, labels included, and a height of its own."""
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    return chart.properties(width=width, height=height, autosize=fit)
+
+
+def inline(table: pl.DataFrame) -> alt.InlineData:
+    """Rows inside the specification; Altair's limit on their number does not apply."""
+    return alt.InlineData(values=table.to_dicts())
+
+
+def level_colours(levels: Sequence[Any]) -> list[str]:
+    """A colour for each level of a factor: a sequence for three numbers or more, else categories."""
+    numeric = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
+    if numeric and len(levels) > 2:
+        last = len(SEQUENCE) - 1
+        return [SEQUENCE[round(i * last / (len(levels) - 1))] for i in range(len(levels))]
+    return [CATEGORIES[i % len(CATEGORIES)] for i in range(len(levels))]
+
+
+def colour_by(field: str, colours: Mapping[str, str], *, title: str | None = None, legend: bool = True) -> alt.Color:
+    """A colour for each of some known words, in their order."""
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    return alt.Color(f"{field}:N", scale=scale, sort=None, legend=alt.Legend(title=title) if legend else None)
+
+
+def rows_axis(order: Sequence[str], **axis: Any) -> alt.Y:
+    """One line a label, none left out, in their order."""
+    return alt.Y("label:N", title=None, scale=alt.Scale(domain=list(order)), axis=alt.Axis(labelOverlap=False, **axis))
+
+
+def near_data(*columns: pl.Series, right: float = 0.06) -> alt.Scale:
+    """A linear scale that begins where the data is; `right` is the share of its range left free at the far end."""
+    low, high = _range(*columns)
+    span = (high - low) or 0.3 * abs(high) or 1.0
+    return alt.Scale(domain=[low - 0.06 * span, high + right * span], zero=False, nice=False)
+
+
+def log_axis(values: pl.Series, fmt: str = "~s", ticks: int = 7) -> dict[str, Any]:
+    """Scale and axis of a logarithmic channel with a few round ticks inside the data's range."""
+    low, high = _range(values)
+    low, high = (low / 1.25, high * 1.25) if high / low > 1.25 else (low / 1.6, high * 1.6)
+    axis = alt.Axis(values=log_ticks(low, high, ticks), format=fmt, grid=True, labelOverlap=False)
+    return {"scale": alt.Scale(type="log", domain=[low, high], nice=False), "axis": axis}
+
+
+def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """Round numbers between two positive ones: the finest of 10, 1-3, 1-2-5 and 1-1.5-2-3-5-7 with at most so many."""
+    found: list[float] = []
+    for digits in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)):
+        ticks = [digit * 10.0**power for power in range(-12, 31) for digit in digits]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if not found or len(inside) <= most:
+            found = inside
+    return found
+
+
+def spaced(values: Sequence[float], gap: float) -> list[float]:
+    """Places for labels near values: in the same order, at least `gap` apart, moved as little as that allows."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    placed = list(map(float, values))
+    for _ in range(len(values)):
+        for lower, upper in pairwise(order):
+            short = gap - (placed[upper] - placed[lower])
+            if short > 1e-12:
+                placed[lower] -= short / 2
+                placed[upper] += short / 2
+    return placed
+
+
+@cache
+def scripts(snippet: str) -> str:
+    """Vega, Vega-Lite, Vega-Embed and a script that uses them, bundled."""
+    return vl_convert.javascript_bundle(snippet=snippet, vl_version=VEGA_LITE_VERSION)
+
+
+def _svg(figure: Figure, width: int) -> str:
+    return vl_convert.vegalite_to_svg(figure.spec(width), vl_version=VEGA_LITE_VERSION)
+
+
+def _in_points(svg: str) -> str:
+    """An SVG whose pixels are made points, the unit of a PDF's page."""
+    return re.sub(r'\b(width|height)="([\d.]+)"', lambda m: f'{m[1]}="{PT_PER_PX * float(m[2]):g}"', svg, count=2)
+
+
+def _range(*columns: pl.Series) -> tuple[float, float]:
+    numbers = [float(value) for values in columns for value in values.drop_nulls()]
+    return min(numbers), max(numbers)

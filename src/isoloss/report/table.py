@@ -1,0 +1,106 @@
+"""A table: a frame of exact values, and how its columns read. It is written as text, CSV, Markdown or HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table as TextTable
+
+from isoloss.report.format import Kind, spelled, spelled_interval
+from isoloss.store.spreadsheet import csv_text
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that is shown: which of the frame, its head, the kind of quantity and its unit.
+
+    `interval` names the frame's columns with the ends of its interval, shown in brackets behind the value. `width` is
+    the number of characters at which long text wraps.
+
+    Example: `Column("value", "effect", "difference", unit="nats", interval=("low", "high"))`.
+    """
+
+    name: str
+    title: str
+    kind: Kind = "text"
+    unit: str = ""
+    interval: tuple[str, str] | None = None
+    width: int | None = None
+
+    @property
+    def head(self) -> str:
+        """The title with its unit, 'effect (nats)'."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it is aligned as a number."""
+        return self.kind != "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a frame under described columns. What the frame holds besides is in its CSV alone.
+
+    `name` is that of its files and its id on the page; `title` says what it holds, with n and method.
+    """
+
+    name: str
+    title: str
+    frame: pl.DataFrame
+    columns: Sequence[Column]
+
+    def cells(self, rows: int | None = None) -> list[list[str]]:
+        """The shown columns as words, one list a row; `rows` limits their number."""
+        shown = self.frame if rows is None else self.frame.head(rows)
+        return [[_cell(row, column) for column in self.columns] for row in shown.iter_rows(named=True)]
+
+
+def as_csv(table: Table) -> str:
+    """Every column of the frame at full precision; text that a spreadsheet would run is defused."""
+    return csv_text(table.frame)
+
+
+def as_markdown(table: Table) -> str:
+    """A pipe table under its title."""
+    lines = [
+        [column.head for column in table.columns],
+        ["---:" if column.numeric else "---" for column in table.columns],
+        *table.cells(),
+    ]
+    body = "\n".join(
+        f"| {' | '.join(cell.replace('|', '&#124;').replace(chr(10), ' ') for cell in line)} |" for line in lines
+    )
+    return f"{table.title}\n\n{body}\n"
+
+
+def as_text(table: Table, width: int, rows: int | None = None) -> str:
+    """Lines for a terminal of a width in characters; says how many rows were left out."""
+    text = TextTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for column in table.columns:
+        text.add_column(
+            column.head,
+            justify="right" if column.numeric else "left",
+            no_wrap=column.numeric,
+            overflow="fold",
+            max_width=column.width,
+        )
+    for cells in table.cells(rows):
+        text.add_row(*cells)
+    console = Console(width=width, markup=False, highlight=False, emoji=False, color_system=None)
+    with console.capture() as captured:
+        console.print(text)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    hidden = 0 if rows is None else len(table.frame) - rows
+    return "\n".join([*lines, *([f"… and {hidden:,} more rows (--json has all)"] if hidden > 0 else [])])
+
+
+def _cell(row: dict[str, object], column: Column) -> str:
+    value = row[column.name]
+    if column.interval is None:
+        return spelled(value, column.kind)
+    low, high = column.interval
+    return spelled_interval(value, row[low], row[high], column.kind)

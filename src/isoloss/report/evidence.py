@@ -26,7 +26,7 @@ TELLING_STEPS = 8
 
 def evidence(snapshot: Snapshot) -> Evidence:
     """The done runs of a study. Its curves are read when first asked for, and once."""
-    done = snapshot.done.drop("label", "reason")
+    done = snapshot.done.drop("key", "configuration", "label", "reason")
     factors = {factor: snapshot.study.factors[factor] for factor in snapshot.factors}
     return Evidence(done, factors, _convergence(snapshot), _spikes(snapshot))
 

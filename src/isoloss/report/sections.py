@@ -163,7 +163,7 @@ def all_runs(snapshot: Snapshot) -> Table:
         ]
         for row in snapshot.table.to_dicts()
     ]
-    return Table(head, rows, numbers_from=len(factors) + 3, exact=snapshot.table.drop("label"))
+    return Table(head, rows, numbers_from=len(factors) + 3, exact=snapshot.table.drop("key", "configuration", "label"))
 
 
 def study_file(snapshot: Snapshot) -> str:

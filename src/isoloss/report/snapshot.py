@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import polars as pl
+from scipy import special
 
-from isoloss.report.wording import run_label
+from isoloss.analysis.estimate import LEVEL
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
 from isoloss.store.run import RunStatus
 from isoloss.store.tables import StudyResults
+from isoloss.wording import level
 
 ARCHITECTURE = ("n_layer", "n_head", "n_embd", "block_size", "bias")
 """Settings in which two runs must differ to count as different architectures."""
@@ -29,13 +32,17 @@ DAMAGED_ROWS = "its files of rows do not hold what a run writes"
 class Snapshot:
     """What the report is written from.
 
-    `table` is the study's summary, one row a run, with each run's `label` and the `reason` of its status. `ranked`
-    holds the runs that results are drawn from, best first: those that are done, or while none is, those evaluated.
+    `table` is the study's summary, one row a run, with the `key` of its configuration, its `label` (configuration and
+    seed) and the `reason` of its status. `configurations` has one row a combination of factor levels, in the study's
+    order: its `key` (c1, c2, …), `label`, factor levels, number of `runs` and of those `done`, the `mean` best
+    validation loss of the latter with the ends `low` and `high` of its 95% t interval over seeds, their `sd`, and the
+    means of other columns. Losses are in nats/token.
     """
 
     results: StudyResults
     table: pl.DataFrame
     ranked: pl.DataFrame
+    configurations: pl.DataFrame
     configs: Mapping[str, RunConfig]
     statuses: Mapping[str, RunStatus]
     provenance: Mapping[str, Any]
@@ -61,6 +68,31 @@ class Snapshot:
         """Runs in each state."""
         return Counter(self.table["status"].to_list())
 
+    @property
+    def ranking(self) -> pl.DataFrame:
+        """Configurations with a mean loss, the lowest first."""
+        return self.configurations.drop_nulls("mean").sort("mean", "key")
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The key of each run's configuration, by run id."""
+        return dict(self.table.select("run_id", "key").iter_rows())
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The label of each run, by run id."""
+        return dict(self.table.select("run_id", "label").iter_rows())
+
+    @property
+    def size_column(self) -> str:
+        """The parameter count that tells sizes apart.
+
+        Without embeddings where a factor changes only the embeddings (block_size), with them elsewhere.
+        """
+        sizes = self.table.select("params_total", "params_non_embedding").unique()
+        return "params_total" if sizes["params_non_embedding"].is_unique().all() else "params_non_embedding"
+
+    # Superseded by `ranking`: for modules that are about to go.
     @property
     def provisional(self) -> bool:
         """Whether the ranking rests on runs that are not done, because none is."""
@@ -91,21 +123,65 @@ def take_snapshot(results: StudyResults) -> Snapshot:
     summary = results.summary()
     for run in summary.filter(pl.col("status") == "damaged")["run_id"]:
         statuses[run] = replace(statuses[run], state="damaged", reason=statuses[run].reason or DAMAGED_ROWS)
-    with_seed = len(results.study.seeds) > 1
-    table = summary.with_columns(
-        pl.Series("label", [run_label(row, factors, with_seed=with_seed) for row in summary.to_dicts()]),
-        pl.Series("reason", [statuses[run].reason for run in summary["run_id"]], dtype=pl.String()),
-        # A run nobody evaluated yet leaves columns of nulls without a type, which cannot be sorted or averaged.
-        *(pl.col(name).cast(pl.Float64()) for name in summary.columns if summary.schema[name] == pl.Null()),
-    )
+    table = _labelled(summary, factors, seeds=len(results.study.seeds), statuses=statuses)
     evaluated = table.drop_nulls("best_val_loss").sort("best_val_loss", "run_id")
     done = evaluated.filter(pl.col("status") == "done")
     return Snapshot(
         results=results,
         table=table,
         ranked=evaluated if done.is_empty() else done,
+        configurations=_configurations(table, factors),
         configs=configs,
         statuses=statuses,
         provenance=results.provenance(),
         tokenizer=results.tokenizer(),
     )
+
+
+def label_of(row: Mapping[str, Any], factors: Sequence[str]) -> str:
+    """The factor levels of a row as words, like 'n_embd 128 · dropout 0.2'."""
+    return " · ".join(f"{factor} {level(row[factor])}" for factor in factors)
+
+
+def _labelled(
+    summary: pl.DataFrame, factors: Sequence[str], seeds: int, statuses: Mapping[str, RunStatus]
+) -> pl.DataFrame:
+    """The summary with each run's configuration, label and reason. Seeds vary fastest in it."""
+    rows = summary.to_dicts()
+    cells = [label_of(row, factors) for row in rows]
+    with_seed = [
+        " · ".join([*([cell] if cell else []), *([f"seed {row['seed']}"] if seeds > 1 or not cell else [])])
+        for cell, row in zip(cells, rows, strict=True)
+    ]
+    return summary.with_columns(
+        pl.Series("key", [f"c{1 + i // seeds}" for i in range(len(rows))]),
+        pl.Series("configuration", [cell or "all runs" for cell in cells]),
+        pl.Series("label", with_seed),
+        pl.Series("reason", [statuses[run].reason for run in summary["run_id"]], dtype=pl.String()),
+        # A run nobody evaluated yet leaves columns of nulls without a type, which cannot be sorted or averaged.
+        *(pl.col(name).cast(pl.Float64()) for name in summary.columns if summary.schema[name] == pl.Null()),
+    )
+
+
+def _configurations(table: pl.DataFrame, factors: Sequence[str]) -> pl.DataFrame:
+    """A row for each combination of factor levels; means are over the runs that are done and have the value."""
+    done = pl.col("status") == "done"
+    loss = pl.col("best_val_loss").filter(done)
+    means = ("final_train_loss", "train_val_gap", "tokens_per_s", "mfu", "median_step_time_s", "wall_time_s")
+    grouped = table.group_by("key", maintain_order=True).agg(
+        pl.col("configuration").first().alias("label"),
+        *(pl.col(factor).first() for factor in factors),
+        pl.len().alias("runs"),
+        done.sum().alias("done"),
+        loss.count().alias("n"),
+        loss.mean().alias("mean"),
+        loss.std().alias("sd"),
+        loss.min().alias("lowest"),
+        *(pl.col(name).first() for name in ("params_total", "params_non_embedding", "train_tokens", "train_flops")),
+        *(pl.col(name).filter(done).mean() for name in means),
+    )
+    n = grouped["n"].to_numpy().astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        half = special.stdtrit(np.maximum(n - 1, 1), (1 + LEVEL) / 2) * grouped["sd"].cast(pl.Float64()).to_numpy()
+        reach = pl.Series("reach", half / np.sqrt(n), nan_to_null=True)
+    return grouped.with_columns(low=pl.col("mean") - reach, high=pl.col("mean") + reach)

@@ -13,7 +13,7 @@ from isoloss.files import write_sealed
 from isoloss.report import frames, sections, sentences
 from isoloss.report.figures import log_ticks
 from isoloss.report.gallery import make_figures
-from isoloss.report.page import write_report
+from isoloss.report.legacy_page import write_report
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study

@@ -20,7 +20,7 @@ from isoloss.report.convergence import convergence_sentences
 from isoloss.report.effects import effect_figures, effect_sentences
 from isoloss.report.evidence import evidence, target_loss
 from isoloss.report.findings import Findings, find
-from isoloss.report.page import write_report
+from isoloss.report.legacy_page import write_report
 from isoloss.report.parts import Table
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.report.tables import exact_values, make_tables

@@ -18,7 +18,7 @@ from isoloss.analysis import solve
 from isoloss.analysis.frontier import frontier, predict
 from isoloss.files import write_record, write_sealed
 from isoloss.report import scaling_frames as frames
-from isoloss.report.page import VEGA_LITE_VERSION
+from isoloss.report.legacy_page import VEGA_LITE_VERSION
 from isoloss.report.scaling import ScalingView, scaling_view
 from isoloss.report.scaling_fit import StudyLaw, fit_done
 from isoloss.report.scaling_words import law_sentences

@@ -23,7 +23,7 @@ import vl_convert
 from isoloss.files import write_text
 from isoloss.report.findings import find
 from isoloss.report.gallery import make_figures
-from isoloss.report.page import VEGA_LITE_VERSION, render
+from isoloss.report.legacy_page import VEGA_LITE_VERSION, render
 from isoloss.report.parts import Figure
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.report.tables import make_tables

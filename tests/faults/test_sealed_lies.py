@@ -16,7 +16,7 @@ from isoloss.errors import IsolossError, printable
 from isoloss.files import read_record, write_record
 from isoloss.report.findings import find
 from isoloss.report.gallery import make_figures
-from isoloss.report.page import render
+from isoloss.report.legacy_page import render
 from isoloss.report.snapshot import take_snapshot
 from isoloss.report.tables import make_tables
 from isoloss.store.tables import load_study, write_summary

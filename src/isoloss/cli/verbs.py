@@ -154,7 +154,7 @@ def report(directory: tyro.conf.Positional[Path], /) -> int:
     Args:
         directory: The study's directory.
     """
-    from isoloss.report.page import write_report
+    from isoloss.report.legacy_page import write_report
     from isoloss.store.tables import load_study, write_summary
 
     results = load_study(directory)

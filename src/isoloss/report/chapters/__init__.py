@@ -1,0 +1,1 @@
+"""One file a chapter: typed results in, words, figures and tables out."""

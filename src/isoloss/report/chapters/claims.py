@@ -1,0 +1,107 @@
+"""The claims: what each hypothesis turned out to be, and what else is significant though nobody stated it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+import polars as pl
+
+from isoloss.analysis.claims import Claim
+from isoloss.analysis.estimate import Estimate
+from isoloss.report.chapter import Chapter, Item
+from isoloss.report.format import spelled_interval
+from isoloss.report.table import Column, Table
+from isoloss.wording import counted, listed
+
+VERDICTS = ("supported", "contradicted", "not resolved", "not applicable")
+COLUMNS = (
+    Column("statement", "statement", width=40),
+    Column("verdict", "verdict"),
+    Column("value", "effect", "number", interval=("low", "high")),
+    Column("n", "n", "count"),
+    Column("p_adjusted", "adjusted p", "probability"),
+)
+
+
+def claims_chapter(claims: Sequence[Claim], exploratory: Sequence[Claim], comparisons: int, *, seeds: int) -> Chapter:
+    """Stated claims and exploratory ones; `comparisons` is how many effects were looked at for the latter."""
+    every = [*claims, *exploratory]
+    return Chapter(
+        "claims",
+        "Claims",
+        list(_answer(claims, exploratory, comparisons, seeds)),
+        tables=[_table(every)] if every else [],
+        items=[_item(claim) for claim in every],
+        details=[
+            "A statement is supported when the data put what it says beyond doubt at 95%, contradicted when they do so "
+            "for its opposite, and not resolved otherwise.",
+            "The p values of stated effects are adjusted for their number (Holm 1979), those of all other effects for "
+            "all effects that were looked at; together, were there no effect at all, at most 5% of studies would claim "
+            "one. Intervals are 95% each and not adjusted.",
+            "What was not stated before the study ran is exploratory: a lead for the next study, not a result of this "
+            "one.",
+        ],
+    )
+
+
+def verdicts_in_words(claims: Sequence[Claim]) -> str:
+    """'2 are supported and 1 is not resolved'."""
+    counts = Counter(claim.verdict for claim in claims)
+    return listed(f"{counts[v]} {'is' if counts[v] == 1 else 'are'} {v}" for v in VERDICTS if counts[v])
+
+
+def estimate_columns(estimate: Estimate | None) -> dict[str, Any]:
+    """An estimate as columns of a frame, empty where there is none."""
+    return {field.name: estimate and getattr(estimate, field.name) for field in fields(Estimate)}
+
+
+def _answer(claims: Sequence[Claim], exploratory: Sequence[Claim], comparisons: int, seeds: int) -> Iterator[str]:
+    if claims:
+        stated = counted(len(claims), "hypothesis", "hypotheses")
+        yield f"Of {stated} stated before training, {verdicts_in_words(claims)}."
+    else:
+        yield "The study stated no hypotheses before it ran, so nothing on this page is a test of one."
+    if comparisons:
+        found = "none is" if not exploratory else f"{len(exploratory)} {'is' if len(exploratory) == 1 else 'are'}"
+        yield (
+            f"Of {counted(comparisons, 'effect')} on the best validation loss that were looked at, {found} larger than "
+            "chance explains and stated by no hypothesis."
+        )
+    if seeds == 1:
+        yield (
+            "One seed: nothing here shows how much a loss changes from seed to seed, so effects are compared with each "
+            "other, not with noise. More seeds would show it."
+        )
+
+
+def _item(claim: Claim) -> Item:
+    estimate, text = claim.estimate, ""
+    if estimate is not None:
+        measured = spelled_interval(estimate.value, estimate.low, estimate.high, "number")
+        text = f"Measured: {measured}, n = {estimate.n:,}."
+        text += " Held against other effects, not against noise (screening)." if claim.screening else ""
+    cautions = " ".join(caution.text for caution in claim.cautions)
+    return Item(claim.says, claim.verdict, text, f"{claim.sentence} {cautions}".strip())
+
+
+def _table(claims: Sequence[Claim]) -> Table:
+    rows = [
+        {
+            "statement": claim.says,
+            "stated": claim.stated,
+            "verdict": claim.verdict,
+            "screening": claim.screening,
+            **estimate_columns(claim.estimate),
+            "p": claim.p,
+            "p_adjusted": claim.p_adjusted,
+            "sentence": claim.sentence,
+            "cautions": " ".join(caution.text for caution in claim.cautions),
+            "run_ids": " ".join(claim.run_ids),
+        }
+        for claim in claims
+    ]
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    return Table("claims", "Every claim with the numbers it rests on; 95% intervals in brackets.", frame, COLUMNS)

@@ -11,10 +11,10 @@ import polars as pl
 
 from calibration.factorials import RESPONSE, WIDTH, Design, two_level
 from calibration.measure import Experiment, Tally
-from isoloss.analysis.claims import Evidence, judge
+from isoloss.analysis.claims import Evidence, adjusted_p, judge
 from isoloss.analysis.effects import analyse_effects
 from isoloss.analysis.estimate import holm
-from isoloss.analysis.exploration import explore
+from isoloss.analysis.exploration import exploratory_claims, study_effects
 from isoloss.analysis.pairs import paired_effects
 from isoloss.spec.hypotheses import EffectStated
 
@@ -61,9 +61,10 @@ def _claimed(design: Design, table: pl.DataFrame, generator: np.random.Generator
     ]
     runs = table.with_columns(run_id=pl.format("run-{}", "row"), device=pl.lit("cpu"))
     evidence = Evidence(runs, dict(zip(design.names, design.levels, strict=True)), _not_needed, _not_needed)
-    stated = any(claim.verdict in ("supported", "contradicted") for claim in judge(hypotheses, evidence))
-    exploratory, _ = explore(hypotheses, evidence)
-    return stated, stated or bool(exploratory)
+    claims, effects = judge(hypotheses, evidence), study_effects(evidence)
+    stated = any(claim.verdict in ("supported", "contradicted") for claim in claims)
+    adjusted = adjusted_p(hypotheses, claims, effects)
+    return stated, stated or bool(exploratory_claims(effects, adjusted, evidence.run_ids))
 
 
 def _not_needed(_: float) -> NoReturn:

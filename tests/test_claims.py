@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from isoloss.analysis.claims import Claim, Evidence, judge
+from isoloss.analysis.claims import AdjustedP, Claim, Evidence, adjusted_p, judge
 from isoloss.analysis.convergence import Convergence, analyse_convergence
 from isoloss.analysis.curves import Spikes, pooled, spike_report
-from isoloss.analysis.exploration import explore
-from isoloss.spec.hypotheses import make_hypothesis
+from isoloss.analysis.effects import Effects
+from isoloss.analysis.estimate import holm, p_in_words
+from isoloss.analysis.exploration import exploratory_claims, study_effects
+from isoloss.spec.hypotheses import Hypothesis, make_hypothesis
 
 FACTORS = {"n_embd": (128, 256), "dropout": (0.1, 0.2), "batch_size": (8, 16)}
 
@@ -65,6 +67,13 @@ def claim(found: Evidence, **stated: Any) -> Claim:
     return only
 
 
+def explore(hypotheses: list[Hypothesis], found: Evidence) -> tuple[list[Claim], dict[str, AdjustedP]]:
+    """The exploratory claims, and the adjusted p of every term."""
+    effects = study_effects(found)
+    adjusted = adjusted_p(hypotheses, judge(hypotheses, found), effects)
+    return exploratory_claims(effects, adjusted, found.run_ids), adjusted
+
+
 WIDER = {"kind": "effect", "factor": "n_embd", "direction": "down"}
 
 
@@ -106,8 +115,8 @@ def test_null_studies_make_few_false_claims() -> None:
 
 def test_what_nobody_stated_is_exploratory() -> None:
     found = evidence(narrower_is_worse)
-    claims, looked_at = explore([], found)
-    assert [c.says for c in claims] == ["best_val_loss depends on n_embd"] and looked_at == 6
+    claims, adjusted = explore([], found)
+    assert [c.says for c in claims] == ["best_val_loss depends on n_embd"] and len(adjusted) == 6
     assert not claims[0].stated and "adjusted for 6 effects" in claims[0].sentence
     assert explore([make_hypothesis({"says": "It is so", **WIDER}, 1)], found)[0] == []
 
@@ -204,3 +213,59 @@ def test_a_claim_says_when_its_effect_depends_on_another_factor() -> None:
     assert found.verdict == "supported"
     assert "changes with dropout" in next(c.text for c in found.cautions if c.code == "interaction")
     assert not [c for c in claim(evidence(narrower_is_worse), **WIDER).cautions if c.code == "interaction"]
+
+
+def test_holm_steps_down_and_never_falls() -> None:
+    """0.04 times 1 is below 0.03 times 2: the running maximum keeps the order of the p-values."""
+    assert holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02], rel=1e-12)
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_an_effect_has_one_adjusted_p() -> None:
+    """A stated main effect that of its claim, all else Holm's over all terms divided by the fifth that is left."""
+
+    def together(cell: dict[str, Any]) -> float:
+        wide, dropped = cell["n_embd"] == 256, cell["dropout"] == 0.2
+        return -0.01 * wide + 0.006 * (wide == dropped) + 0.004 * (cell["batch_size"] == 16)
+
+    found = evidence(together)
+    effects = study_effects(found)
+    assert isinstance(effects, Effects)
+    holms = {effect.term: effect.p_holm for effect in effects.effects}
+    hypotheses = [
+        make_hypothesis({"says": "Wider", **WIDER}, 1),
+        make_hypothesis({"says": "Spikes", "kind": "spikes"}, 2),
+    ]
+    claims = judge(hypotheses, found)
+    adjusted = adjusted_p(hypotheses, claims, effects)
+    assert adjusted["n_embd"] == AdjustedP(claims[0].p_adjusted or 0.0, stated=True)
+    assert claims[0].p_adjusted == pytest.approx((claims[0].p or 1) / 0.8, rel=1e-12)
+    for term in ("n_embd × dropout", "batch_size", "dropout"):
+        assert adjusted[term].p == pytest.approx(min(1.0, (holms[term] or 0.0) / 0.2), rel=1e-12)
+        assert not adjusted[term].stated
+    assert 1e-12 < adjusted["n_embd × dropout"].p < 0.01
+    assert adjusted_p([], [], effects)["batch_size"].p == holms["batch_size"]
+    explored = exploratory_claims(effects, adjusted, found.run_ids)
+    assert {claim.says: claim.p_adjusted for claim in explored}[
+        "best_val_loss depends on interaction n_embd × dropout"
+    ] == (adjusted["n_embd × dropout"].p)
+    (caution,) = (each for each in claims[0].cautions if each.code == "interaction")
+    assert f"(adjusted p {p_in_words(adjusted['n_embd × dropout'].p)})" in caution.text
+
+
+def test_a_hypothesis_on_another_response_adjusts_no_effect_of_this_one() -> None:
+    stated = {"says": "Wider", **WIDER, "response": "final_val_loss"}
+    hypotheses = [make_hypothesis(stated, 1)]
+    found = evidence(narrower_is_worse)
+    effects = study_effects(found)
+    assert isinstance(effects, Effects)
+    claims = judge(
+        hypotheses,
+        Evidence(found.table.with_columns(final_val_loss="best_val_loss"), FACTORS, found.convergence, found.spikes),
+    )
+    assert claims[0].p_adjusted is not None
+    adjusted = adjusted_p(hypotheses, claims, effects)
+    assert not adjusted["n_embd"].stated and adjusted["n_embd"].p == pytest.approx(
+        (effects.effects[0].p_holm or 0) / 0.2
+    )

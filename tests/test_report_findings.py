@@ -106,7 +106,7 @@ def test_claims_come_first_with_their_verdicts_and_numbers(page: str, findings: 
 
 def test_what_nobody_stated_is_exploratory_and_says_of_how_many(page: str, findings: Findings) -> None:
     assert [claim.says for claim in findings.exploratory] == ["best_val_loss depends on interaction n_embd × n_head"]
-    assert findings.comparisons == 6
+    assert len(findings.adjusted) == 6
     section = page[page.index("Exploratory: not stated") : page.index('<h2 id="method">')]
     assert "6 comparisons of the best validation loss" in section
     assert '"chip exploratory"' in section and '"chip supported"' not in section
@@ -258,7 +258,7 @@ def test_the_slow_steps_of_a_stack_count_once(tmp_path: Path) -> None:
 
 def test_the_audit_of_replicated_runs_rests_on_their_own_noise(tmp_path: Path) -> None:
     found = find(take_snapshot(fake_study(tmp_path, REPLICATED, {}, cube)))
-    assert not isinstance(found.effects, str) and found.effects.error is not None
+    assert isinstance(found.effects, Effects) and found.effects.error is not None
     said = next(finding.text for finding in found.audit if finding.code == "cost")
     assert f"sd {found.effects.error.sd:.4g} nats (measured in these runs" in said
 

@@ -21,7 +21,7 @@ from scipy import stats
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.curves import Spikes
-from isoloss.analysis.effects import LevelDifference, analyse_effects, level_difference
+from isoloss.analysis.effects import Effect, Effects, LevelDifference, analyse_effects, level_difference
 from isoloss.analysis.estimate import LEVEL, Estimate, holm, in_words, p_in_words
 from isoloss.analysis.laws import SUMMARY_COLUMNS
 from isoloss.analysis.plateau import plateaued_by
@@ -64,6 +64,14 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class AdjustedP:
+    """A term's p, adjusted for the tests it shares the 5% with: those of stated effects, or of all others."""
+
+    p: float
+    stated: bool
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What claims are judged by: a row for each run that is done, and their curves.
 
@@ -91,18 +99,48 @@ class Evidence:
 
 def judge(hypotheses: Sequence[Hypothesis], evidence: Evidence) -> list[Claim]:
     """A claim for every hypothesis, in their order; what cannot be judged is not resolved and says why."""
-    drafts = [_judged(hypothesis, evidence) for hypothesis in hypotheses]
+    share = _unstated_share(hypotheses)
+    drafts = [_draft(hypothesis, evidence, share) for hypothesis in hypotheses]
     tested = [i for i, draft in enumerate(drafts) if draft.p is not None]
     for i, p_adjusted in zip(tested, holm([drafts[i].p or 0.0 for i in tested]), strict=True):
         drafts[i] = _adjusted(drafts[i], min(1.0, p_adjusted / STATED_SHARE), len(tested))
     return drafts
 
 
-def _judged(hypothesis: Hypothesis, evidence: Evidence) -> Claim:
+def adjusted_p(
+    hypotheses: Sequence[Hypothesis], claims: Sequence[Claim], effects: Effects | Diagnostic
+) -> dict[str, AdjustedP]:
+    """The one adjusted p of each term that has a p; `claims` are those of the hypotheses, in their order.
+
+    A main effect that a stated hypothesis tests on this response has the smallest adjusted p of such claims. Any other
+    term has that of the Holm correction over all terms, divided by the share of the 5% that unstated effects have.
+    """
+    if isinstance(effects, Diagnostic):
+        return {}
+    share = _unstated_share(hypotheses)
+    found = {e.term: AdjustedP(p, stated=False) for e in effects.effects if (p := _unstated_p(e, share)) is not None}
+    tested: dict[str, float] = {}
+    for stated, claim in zip(hypotheses, claims, strict=True):
+        if isinstance(stated, EffectStated) and stated.response == effects.response and claim.p_adjusted is not None:
+            tested[stated.factor] = min(claim.p_adjusted, tested.get(stated.factor, 1.0))
+    return found | {term: AdjustedP(p, stated=True) for term, p in tested.items() if term in found}
+
+
+def _unstated_share(hypotheses: Sequence[Hypothesis]) -> float:
+    """What effects that nobody stated have of the 5%: all of it where no effect is stated."""
+    return 1 - STATED_SHARE if any(isinstance(hypothesis, EffectStated) for hypothesis in hypotheses) else 1.0
+
+
+def _unstated_p(effect: Effect, share: float) -> float | None:
+    return None if effect.p_holm is None else min(1.0, effect.p_holm / share)
+
+
+def _draft(hypothesis: Hypothesis, evidence: Evidence, share: float) -> Claim:
+    """The claim of a hypothesis, not yet adjusted for the number of tests."""
     try:
         match hypothesis:
             case EffectStated():
-                return _effect(hypothesis, evidence)
+                return _effect(hypothesis, evidence, share)
             case RatioStated():
                 return _ratio(hypothesis, evidence)
             case PlateauStated():
@@ -117,7 +155,7 @@ def _judged(hypothesis: Hypothesis, evidence: Evidence) -> Claim:
         return _unresolved(hypothesis, f"It cannot be judged: {error}.", evidence.run_ids)
 
 
-def _effect(stated: EffectStated, evidence: Evidence) -> Claim:
+def _effect(stated: EffectStated, evidence: Evidence, share: float) -> Claim:
     compared = _compare(stated, evidence, evidence.table)
     if isinstance(compared, Claim):
         return compared
@@ -130,22 +168,23 @@ def _effect(stated: EffectStated, evidence: Evidence) -> Claim:
     verdict: Verdict = "supported" if as_stated else "contradicted"
     if difference.p is None:
         return _unresolved(stated, f"{sentence}.", run_ids, estimate)
-    cautions = (*difference.cautions, *_interactions(stated, evidence))
+    cautions = (*difference.cautions, *_interactions(stated, evidence, share))
     return Claim(
         stated.says, True, verdict, difference.screening, sentence, estimate, difference.p, None, run_ids, cautions
     )
 
 
-def _interactions(stated: EffectStated, evidence: Evidence) -> list[Diagnostic]:
-    """Factors with which the stated effect changes, by two-factor interactions that stand out after Holm."""
+def _interactions(stated: EffectStated, evidence: Evidence, share: float) -> list[Diagnostic]:
+    """Factors with which the stated effect changes, by two-factor interactions whose adjusted p is below ALPHA."""
     found = analyse_effects(evidence.table, stated.response, list(evidence.factors), evidence.block)
     cautions: list[Diagnostic] = []
     for effect in found.effects:
         others = [factor for factor in effect.factors if factor != stated.factor]
-        if len(others) == 1 < len(effect.factors) and effect.p_holm is not None and effect.p_holm < ALPHA:
+        p = _unstated_p(effect, share)
+        if len(others) == 1 < len(effect.factors) and p is not None and p < ALPHA:
             text = (
-                f"The effect of {stated.factor} changes with {others[0]} (p {p_in_words(effect.p_holm)} after Holm): "
-                "this is its average over the levels."
+                f"The effect of {stated.factor} changes with {others[0]} (adjusted p {p_in_words(p)}): this is its "
+                "average over the levels."
             )
             cautions.append(Diagnostic("interaction", "limits", text))
     return cautions

@@ -13,7 +13,7 @@ from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.spec.config import did_you_mean
 
-LARGEST = 1e100
+MAX_MAGNITUDE = 1e100
 """Positive numbers beyond it, or below its inverse, are taken for mistakes: their powers leave double precision."""
 
 
@@ -60,7 +60,7 @@ def usable_rows(
                 "it is taken on a log scale and must be above 0",
                 (column,),
             )
-        wild = kept.filter((pl.col(column) >= LARGEST) | (pl.col(column) <= 1 / LARGEST))
+        wild = kept.filter((pl.col(column) >= MAX_MAGNITUDE) | (pl.col(column) <= 1 / MAX_MAGNITUDE))
         if len(wild):
             raise ConfigError(f"column '{column}' holds {wild[column][0]:g}: not between 1e-100 and 1e100", (column,))
     text = f"{left_out:,} of {len(table):,} rows lack a finite value in {', '.join(wanted)} and are left out."

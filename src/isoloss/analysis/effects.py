@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from isoloss.analysis.crossed import Crossed, read_crossed
-from isoloss.analysis.error_term import ErrorTerm, Judged, block_error, fit_with_error
+from isoloss.analysis.error_term import ErrorTerm, FitWithError, block_error, fit_with_error
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_upper, t_quantile, t_two_sided, terms_of
+from isoloss.analysis.factorial_table import FactorialTable, read_factorial_table
 from isoloss.analysis.screening import Screening
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
@@ -89,32 +89,32 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
     in every cell. Without, a complete two-level factorial is screened by Lenth's margins, and any other table is held
     against its interactions of three and more factors. Raises ConfigError when a column is missing or unfit.
     """
-    runs = read_crossed(table, response, factors, block)
+    runs = read_factorial_table(table, response, factors, block)
     if not runs.factors:
         cautions = (
             *runs.cautions,
             Diagnostic("no_factor", "blocks", "No factor has two levels: there is no effect to compute."),
         )
         return Effects(response, runs.n, 1, runs.replicated, runs.block, None, (), cautions, None)
-    judged = fit_with_error(runs)
-    effects = [_effect(judged, term) for term in terms_of(len(runs.factors))]
+    fitted = fit_with_error(runs)
+    effects = [_effect(fitted, term) for term in terms_of(len(runs.factors))]
     tested = [number for number, effect in enumerate(effects) if effect.p is not None]
     for number, p_holm in zip(tested, holm([effects[number].p or 0.0 for number in tested]), strict=True):
         effects[number] = replace(effects[number], p_holm=p_holm)
     differing = [found for position in range(len(runs.factors)) if (found := block_error(runs, position))]
     narrow = f"its interval, from noise within cells, is too narrow. More levels of {runs.block} would tell how far."
     said = [Diagnostic("differs_by_block", "limits", f"{sentence}: {narrow}") for _, sentence in differing]
-    cautions = (*judged.cautions, *said, *_undetermined(effects))
+    cautions = (*fitted.cautions, *said, *_undetermined(effects))
     return Effects(
         response,
         runs.n,
         runs.n_cells,
         runs.replicated,
         runs.block,
-        judged.error,
+        fitted.error,
         tuple(effects),
         cautions,
-        judged.screening,
+        fitted.screening,
     )
 
 
@@ -133,7 +133,7 @@ def level_difference(
     to block by more than noise and that is wider, on this difference; the estimate's method names it. Raises
     ConfigError as that does, and when the factor lacks one of the two levels.
     """
-    runs = read_crossed(table, response, [*factors, factor], block)
+    runs = read_factorial_table(table, response, [*factors, factor], block)
     position = next((number for number, each in enumerate(runs.factors) if each.name == factor), None)
     if position is None:
         raise ConfigError(f"'{factor}' has one level only: there is no difference to compute", (factor,))
@@ -144,57 +144,57 @@ def level_difference(
             raise ConfigError(f"'{factor}' has no level {level!r} in this table, only {known}", (factor,))
     if low == high:
         raise ConfigError(f"'{factor}': a level cannot be compared with itself ({low})", (factor,))
-    judged = fit_with_error(runs)
+    fitted = fit_with_error(runs)
     _, weights = runs.factors[position].difference(levels.index(low), levels.index(high))
-    found = judged.fit.contrast((position,), [weights])
+    found = fitted.fit.contrast((position,), [weights])
     if found is None:
         text = f"The runs do not determine {factor} {high} − {low}: other factors change with it or cells are empty."
-        return LevelDifference(None, None, False, (*judged.cautions, Diagnostic("not_estimable", "blocks", text)))
+        return LevelDifference(None, None, False, (*fitted.cautions, Diagnostic("not_estimable", "blocks", text)))
     value, variance = found
-    cautions, varying = judged.cautions, block_error(runs, position)
-    if varying is not None and judged.error is not None and varying[0].sd > judged.error.sd:
-        judged = replace(judged, error=varying[0])
+    cautions, varying = fitted.cautions, block_error(runs, position)
+    if varying is not None and fitted.error is not None and varying[0].sd > fitted.error.sd:
+        fitted = replace(fitted, error=varying[0])
         text = f"{varying[1]}: the interval is that of {varying[0].df:g} degrees of freedom between them."
         cautions = (*cautions, Diagnostic("differs_by_block", "limits", text))
-    p = t_two_sided(value / (judged.error.sd * math.sqrt(variance)), judged.error.df) if judged.error else None
+    p = t_two_sided(value / (fitted.error.sd * math.sqrt(variance)), fitted.error.df) if fitted.error else None
     return LevelDifference(
-        _estimate(judged, value, variance, "difference"),
+        _estimate(fitted, value, variance, "difference"),
         p,
-        judged.error is not None and judged.error.screening,
+        fitted.error is not None and fitted.error.screening,
         cautions,
     )
 
 
-def _effect(judged: Judged, term: Term) -> Effect:
+def _effect(fitted: FitWithError, term: Term) -> Effect:
     """A term's contrasts and its test, not yet adjusted for the other terms."""
-    runs, error = judged.runs, judged.error
+    runs, error = fitted.runs, fitted.error
     first, *others = [
-        Contrast(wording, _contrast_estimate(judged, term, weights)) for wording, weights in _contrasts(runs, term)
+        Contrast(wording, _contrast_estimate(fitted, term, weights)) for wording, weights in _contrasts(runs, term)
     ]
-    squares = judged.fit.type_two(term)
+    squares = fitted.fit.type_two(term)
     f = p = share = None
-    if error is not None and judged.screening is not None and first.estimate is not None:
-        p = t_two_sided(first.estimate.value / judged.screening.pse, error.df)
-    elif error is not None and judged.screening is None and squares.df:
+    if error is not None and fitted.screening is not None and first.estimate is not None:
+        p = t_two_sided(first.estimate.value / fitted.screening.pse, error.df)
+    elif error is not None and fitted.screening is None and squares.df:
         f = squares.value / squares.df / error.sd**2
         p = f_upper(f, squares.df, error.df)
         share = squares.value / (squares.value + error.sd**2 * error.df)
     names = tuple(runs.factors[position].name for position in term)
-    detectable = _detectable(judged, term)
+    detectable = _detectable(fitted, term)
     return Effect(
         runs.name(term), names, first.contrast, first.estimate, tuple(others), squares.df, f, p, None, share, detectable
     )
 
 
-def _detectable(judged: Judged, term: Term) -> float | None:
-    error = judged.error
-    found = judged.fit.contrast(term, _contrasts(judged.runs, term)[0][1])
+def _detectable(fitted: FitWithError, term: Term) -> float | None:
+    error = fitted.error
+    found = fitted.fit.contrast(term, _contrasts(fitted.runs, term)[0][1])
     if error is None or error.screening or found is None:
         return None
     return detectable_effect(error.sd * math.sqrt(found[1]), error.df)
 
 
-def _contrasts(runs: Crossed, term: Term) -> list[tuple[str, list[Floats]]]:
+def _contrasts(runs: FactorialTable, term: Term) -> list[tuple[str, list[Floats]]]:
     """What is asked of a term, in words and in weights of each factor's levels."""
     own = [runs.factors[position].contrasts() for position in term]
     if len(term) == 1:
@@ -208,14 +208,14 @@ def _contrasts(runs: Crossed, term: Term) -> list[tuple[str, list[Floats]]]:
     ]
 
 
-def _contrast_estimate(judged: Judged, term: Term, weights: Sequence[Floats]) -> Estimate | None:
-    found = judged.fit.contrast(term, weights)
-    return None if found is None else _estimate(judged, *found, "contrast")
+def _contrast_estimate(fitted: FitWithError, term: Term, weights: Sequence[Floats]) -> Estimate | None:
+    found = fitted.fit.contrast(term, weights)
+    return None if found is None else _estimate(fitted, *found, "contrast")
 
 
-def _estimate(judged: Judged, value: float, variance: float, kind: str) -> Estimate:
+def _estimate(fitted: FitWithError, value: float, variance: float, kind: str) -> Estimate:
     """A contrast with its t interval; `variance` is in units of the error variance."""
-    n, error = judged.runs.n, judged.error
+    n, error = fitted.runs.n, fitted.error
     if error is None:
         return Estimate(value, None, None, LEVEL, n, f"{kind} of least-squares means; no error to judge it by")
     reach = t_quantile((1 + LEVEL) / 2, error.df) * error.sd * math.sqrt(variance)

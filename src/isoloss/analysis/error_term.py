@@ -1,4 +1,4 @@
-"""What the effects of a factorial are held against: its replicates, or, without any, its own smaller effects.
+"""The error that the effects of a factorial are tested with: from replicates, or, without any, from smaller effects.
 
 The choice follows from the design alone, never from what the responses turned out to be.
 """
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isoloss.analysis.crossed import Crossed
 from isoloss.analysis.estimate import LEVEL
 from isoloss.analysis.factorial import SumOfSquares, TwoFactorFit, f_upper, fit_two_factor, pure_error
+from isoloss.analysis.factorial_table import FactorialTable
 from isoloss.analysis.screening import Screening, screen
 from isoloss.diagnostic import Diagnostic
 
-FEWEST_PURE_DF = 4
+MIN_PURE_DF = 4
 """Below it Student's t is so wide (2.8 at 4, 12.7 at 1) that pooling higher-order interactions resolves more."""
 ROUNDING = 1e-12
 """A standard deviation below this share of the largest response is rounding, not noise."""
@@ -24,7 +24,7 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class ErrorTerm:
-    """What effects are held against: the standard deviation of a run, its degrees of freedom and where it is from.
+    """What effects are tested with: the standard deviation of a run, its degrees of freedom and where it is from.
 
     `screening` is set where the runs have no replicates, so that effects themselves had to serve as noise.
     """
@@ -36,24 +36,24 @@ class ErrorTerm:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A fitted factorial and the error its contrasts are held against."""
+class FitWithError:
+    """A fitted factorial and the error its contrasts are tested with."""
 
-    runs: Crossed
+    runs: FactorialTable
     fit: TwoFactorFit
     error: ErrorTerm | None
     screening: Screening | None
     cautions: tuple[Diagnostic, ...]
 
 
-def fit_with_error(runs: Crossed) -> Judged:
+def fit_with_error(runs: FactorialTable) -> FitWithError:
     """Fit the model and choose its error; `runs` has a factor or more. An error of zero is none."""
     fit = fit_two_factor(runs)
     noise = ROUNDING * runs.largest
     cautions = [*runs.cautions, *_imbalance(runs)]
     if float(np.ptp(runs.means_CxB)) <= noise and runs.within_ss <= noise**2:
         text = f"{runs.response} is the same in all {runs.n:,} runs: there is nothing to test."
-        return Judged(runs, fit, None, None, (*cautions, Diagnostic("constant_response", "blocks", text)))
+        return FitWithError(runs, fit, None, None, (*cautions, Diagnostic("constant_response", "blocks", text)))
     screening = None
     if runs.replicated:
         error, said = _replicate_error(runs, fit)
@@ -67,15 +67,15 @@ def fit_with_error(runs: Crossed) -> Judged:
     cautions.extend(said)
     if error is not None and error.sd <= noise:
         text = f"The noise is zero ({error.source}): no interval or test can be had from it."
-        return Judged(runs, fit, None, None, (*cautions, Diagnostic("no_noise", "blocks", text)))
-    return Judged(runs, fit, error, screening, tuple(cautions))
+        return FitWithError(runs, fit, None, None, (*cautions, Diagnostic("no_noise", "blocks", text)))
+    return FitWithError(runs, fit, error, screening, tuple(cautions))
 
 
-def _replicate_error(runs: Crossed, fit: TwoFactorFit) -> tuple[ErrorTerm, list[Diagnostic]]:
+def _replicate_error(runs: FactorialTable, fit: TwoFactorFit) -> tuple[ErrorTerm, list[Diagnostic]]:
     """Pure error; where replicates are too few, the model's residual, which holds higher-order interactions as well."""
     pure = pure_error(runs)
     blocked = f" after additive {runs.block} blocks" if runs.block else ""
-    if pure.df < FEWEST_PURE_DF and pure.df < fit.residual.df:
+    if pure.df < MIN_PURE_DF and pure.df < fit.residual.df:
         text = (
             f"Replicates give {pure.df} degree{'s' if pure.df > 1 else ''} of freedom only: interactions of three and "
             "more factors are pooled with them as noise, which widens intervals where they are real."
@@ -89,14 +89,14 @@ def _replicate_error(runs: Crossed, fit: TwoFactorFit) -> tuple[ErrorTerm, list[
         p = f_upper(max(f, 0.0), higher.df, pure.df)
         if p < 1 - LEVEL:
             text = (
-                f"Interactions of three and more factors stand out from the noise (F = {f:.2f} on {higher.df} and "
+                f"Interactions of three and more factors exceed the noise (F = {f:.2f} on {higher.df} and "
                 f"{pure.df} df, p = {p:.2g}): an effect is an average over levels at which it differs."
             )
             cautions.append(Diagnostic("higher_order", "note", text))
     return _error(pure, f"pure error within cells{blocked}", screening=False), cautions
 
 
-def block_error(runs: Crossed, position: int) -> tuple[ErrorTerm, str] | None:
+def block_error(runs: FactorialTable, position: int) -> tuple[ErrorTerm, str] | None:
     """The error of a factor's effect from block to block, and a sentence, where it exceeds the noise within cells.
 
     Runs of one seed and one shape share initialisation and data order, so a seed may favour a level: then its effect is
@@ -130,7 +130,7 @@ def block_error(runs: Crossed, position: int) -> tuple[ErrorTerm, str] | None:
     ), sentence
 
 
-def _lenth_error(runs: Crossed, screening: Screening | None) -> tuple[ErrorTerm | None, list[Diagnostic]]:
+def _lenth_error(runs: FactorialTable, screening: Screening | None) -> tuple[ErrorTerm | None, list[Diagnostic]]:
     if screening is None:
         text = "No cell has replicates and half the effects or more are zero: there is no noise to judge the others by."
         return None, [Diagnostic("no_noise", "blocks", text)]
@@ -162,7 +162,7 @@ def _error(squares: SumOfSquares, source: str, *, screening: bool) -> ErrorTerm:
     return ErrorTerm(math.sqrt(squares.value / squares.df), squares.df, source, screening)
 
 
-def _imbalance(runs: Crossed) -> list[Diagnostic]:
+def _imbalance(runs: FactorialTable) -> list[Diagnostic]:
     cautions: list[Diagnostic] = []
     fewest, most = int(runs.counts_CxB.sum(axis=1).min()), int(runs.counts_CxB.sum(axis=1).max())
     if not runs.complete:

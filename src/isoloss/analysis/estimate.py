@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from isoloss import wording
 from isoloss.spec.power import LEVEL as LEVEL
 
 
@@ -36,11 +37,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def in_words(estimate: Estimate, *, signed: bool = False) -> str:
     """'−0.2103 (95% interval −0.2182 to −0.2024; n = 32; method)'."""
-    form = "+.4g" if signed else ".4g"
-
-    def number(value: float) -> str:
-        return format(value, form).replace("-", "−")
-
+    number = wording.signed if signed else wording.number
     interval = "no interval"
     if estimate.low is not None and estimate.high is not None:
         interval = f"{estimate.level:.0%} interval {number(estimate.low)} to {number(estimate.high)}"

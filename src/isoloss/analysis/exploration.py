@@ -1,43 +1,45 @@
-"""What stands out though nobody stated it: exploratory claims, adjusted for everything that was looked at."""
+"""What the runs show though no hypothesis states it: all effects, and a claim for each that chance does not explain."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from isoloss.analysis.claims import ALPHA, Claim, Evidence
-from isoloss.analysis.effects import Effect, analyse_effects
+from isoloss.analysis.claims import ALPHA, AdjustedP, Claim, Evidence
+from isoloss.analysis.effects import Effect, Effects, analyse_effects
 from isoloss.analysis.estimate import in_words, p_in_words
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
-from isoloss.spec.hypotheses import EffectStated, Hypothesis
-from isoloss.spec.power import STATED_SHARE
+from isoloss.wording import counted
 
 EXPLORED = "best_val_loss"
 """The response that is explored."""
 
 
-def explore(hypotheses: Sequence[Hypothesis], evidence: Evidence) -> tuple[list[Claim], int]:
-    """Effects on the best validation loss that stand out though nobody stated them, and how many were looked at.
-
-    Each is adjusted for all of these; effects that a hypothesis states are left to it.
-    """
-    if not evidence.factors or len(evidence.table) < 2:
-        return [], 0
+def study_effects(evidence: Evidence) -> Effects | Diagnostic:
+    """All effects on the best validation loss, or why there are none."""
+    if not evidence.factors:
+        return Diagnostic("no_factor", "blocks", "The study varies no factor, so there is no effect to estimate.")
+    if len(evidence.table) < 2:
+        done = counted(len(evidence.table), "run")
+        return Diagnostic("too_few_runs", "blocks", f"{done} done: an effect is a difference and needs two or more.")
     try:
-        found = analyse_effects(evidence.table, EXPLORED, list(evidence.factors), evidence.block)
-    except ConfigError:
-        return [], 0
-    effects = [h for h in hypotheses if isinstance(h, EffectStated)]
-    stated, share = {h.factor for h in effects if h.response == EXPLORED}, 1 - STATED_SHARE if effects else 1.0
-    tested = [effect for effect in found.effects if effect.p_holm is not None]
-    screening = found.error is not None and found.error.screening
-    claims = [
-        _exploratory(effect, effect.p_holm / share, len(tested), screening, evidence.run_ids)
-        for effect in tested
-        if effect.p_holm is not None
-        and effect.p_holm / share < ALPHA
-        and not (len(effect.factors) == 1 and effect.term in stated)
+        return analyse_effects(evidence.table, EXPLORED, list(evidence.factors), evidence.block)
+    except ConfigError as error:
+        return Diagnostic("no_effects", "blocks", f"No effects: {error}.")
+
+
+def exploratory_claims(
+    effects: Effects | Diagnostic, adjusted: Mapping[str, AdjustedP], run_ids: tuple[str, ...]
+) -> list[Claim]:
+    """A claim for each effect that no hypothesis states and whose adjusted p (`claims.adjusted_p`) is below ALPHA."""
+    if isinstance(effects, Diagnostic):
+        return []
+    screening = effects.error is not None and effects.error.screening
+    return [
+        _exploratory(effect, found.p, len(adjusted), screening, run_ids)
+        for effect in effects.effects
+        if (found := adjusted.get(effect.term)) is not None and not found.stated and found.p < ALPHA
     ]
-    return claims, len(tested)
 
 
 def _exploratory(effect: Effect, p_adjusted: float, looked_at: int, screening: bool, run_ids: tuple[str, ...]) -> Claim:

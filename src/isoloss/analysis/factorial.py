@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special
 
-from isoloss.analysis.crossed import Crossed
+from isoloss.analysis.factorial_table import FactorialTable
 
 Floats = NDArray[np.float64]
 Term = tuple[int, ...]
@@ -72,7 +72,7 @@ class TwoFactorFit:
         return float(solved_R @ self.response_R), float(solved_R @ solved_R)
 
 
-def fit_two_factor(runs: Crossed) -> TwoFactorFit:
+def fit_two_factor(runs: FactorialTable) -> TwoFactorFit:
     """Fit main effects and two-factor interactions, with an additive effect of each block; needs a factor or more."""
     codings = tuple(_coding(len(factor.levels)) for factor in runs.factors)
     main = [coding[runs.cells_CxF[:, position]] for position, coding in enumerate(codings)]
@@ -100,7 +100,7 @@ def terms_of(n_factors: int) -> list[Term]:
     return [*((a,) for a in range(n_factors)), *itertools.combinations(range(n_factors), 2)]
 
 
-def pure_error(runs: Crossed) -> SumOfSquares:
+def pure_error(runs: FactorialTable) -> SumOfSquares:
     """How far runs of a cell differ once an additive effect of their block is taken out; no model of the factors."""
     counts_CxB, means_CxB = runs.counts_CxB, runs.means_CxB
     df = runs.n - sum(counts_CxB.shape) + 1
@@ -136,7 +136,7 @@ def _coding(levels: int) -> Floats:
     return np.asarray(cast(Any, linalg).helmert(levels).T, dtype=np.float64)
 
 
-def _without_blocks(runs: Crossed, x_CxP: Floats) -> tuple[Floats, Floats]:
+def _without_blocks(runs: FactorialTable, x_CxP: Floats) -> tuple[Floats, Floats]:
     """Design and response a group of runs, less their block's mean, times the root of the group's runs."""
     weights_CxB = runs.counts_CxB / runs.counts_CxB.sum(axis=0)
     roots_CxB = np.sqrt(runs.counts_CxB)

@@ -13,7 +13,7 @@ from math import exp, log
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.columns import LARGEST, usable_rows
+from isoloss.analysis.columns import MAX_MAGNITUDE, usable_rows
 from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.laws import AXES, Floats
 from isoloss.analysis.scaling import Fit, fit_law
@@ -89,7 +89,7 @@ def predict(fit: Fit, point: Mapping[str, float]) -> Prediction:
     given = ", ".join(f"{name}={value:g}" for name, value in point.items())
     if set(point) != set(axes):
         raise ConfigError(f"cannot predict at {given}: {fit.form} needs {' and '.join(axes)}, no more", ("predict",))
-    if not all(1 / LARGEST < value < LARGEST for value in point.values()):
+    if not all(1 / MAX_MAGNITUDE < value < MAX_MAGNITUDE for value in point.values()):
         raise ConfigError(f"cannot predict at {given}: not between 1e-100 and 1e100", ("predict",))
     x_Kx1 = fit.law.centred(np.array([point[axis] for axis in axes]))
     log = fit.objective.name != "ls"

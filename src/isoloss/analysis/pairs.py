@@ -11,12 +11,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from isoloss.analysis.columns import usable_rows
-from isoloss.analysis.crossed import in_order
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import t_quantile, t_two_sided
+from isoloss.analysis.factorial_table import sorted_levels
 from isoloss.errors import ConfigError
 
-MOST_ENUMERATED = 16
+MAX_ENUMERATED_PAIRS = 16
 """Pairs up to which all 2^n signs are tried; beyond it signs are drawn."""
 DRAWS = 19_999
 
@@ -75,7 +75,7 @@ def paired_difference(first_N: Floats, second_N: Floats, generator: np.random.Ge
     if error > rounding:
         reach = t_quantile((1 + LEVEL) / 2, n - 1) * error
         p, low, high = t_two_sided(mean / error, n - 1), mean - reach, mean + reach
-    exact = n <= MOST_ENUMERATED
+    exact = n <= MAX_ENUMERATED_PAIRS
     p_sign_flip = _all_signs(difference_N) if exact else _drawn_signs(difference_N, generator)
     smallest = 2.0 ** (1 - n) if exact else max(2.0 ** (1 - n), 1 / (1 + DRAWS))
     estimate = Estimate(mean, low, high, LEVEL, n, f"mean of {n} paired differences; paired t on {n - 1} df")
@@ -100,7 +100,7 @@ def paired_effects(
         levels = runs[factor].unique(maintain_order=True)
         if len(levels) != 2:
             continue
-        low, high = in_order(levels).to_list()
+        low, high = sorted_levels(levels).to_list()
         means = runs.group_by([*others, factor]).agg(pl.col(_FIRST).mean())
         first = means.filter(pl.col(factor) == low)
         second = means.filter(pl.col(factor) == high).rename({_FIRST: _SECOND})

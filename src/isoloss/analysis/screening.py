@@ -1,4 +1,4 @@
-"""Effects of an unreplicated two-level factorial, judged against each other: screening, not a test.
+"""Effects of an unreplicated two-level factorial, compared with each other: screening, not a test.
 
 Few effects are taken to be active; the others then show how far an effect goes by chance (Lenth, Technometrics 31,
 1989). Where many are active the margins grow and little is declared.
@@ -17,7 +17,7 @@ from scipy import special
 from isoloss.analysis.estimate import LEVEL
 from isoloss.analysis.factorial import t_quantile, t_two_sided
 
-FEWEST_EFFECTS = 7
+MIN_EFFECTS = 7
 """Below three factors the pseudo standard error rests on one degree of freedom and says nothing."""
 
 
@@ -71,7 +71,7 @@ def screen(response: NDArray[np.float64], names: Sequence[str], smallest: float 
     values_M = np.array([effects[tuple(int(axis in term) for axis in range(len(names)))] for term in terms])
     m = len(values_M)
     pse = lenth_pse(values_M)
-    if m < FEWEST_EFFECTS or pse <= smallest:
+    if m < MIN_EFFECTS or pse <= smallest:
         return None
     df = m / 3
     simultaneous = t_quantile((1 + LEVEL ** (1 / m)) / 2, df) * pse

@@ -31,11 +31,11 @@ def verdicts_in_words(claims: list[Claim]) -> str:
 
 def exploratory_sentence(findings: Findings) -> str:
     """How many effects were looked at, and how many that no hypothesis states stand out."""
-    if not findings.comparisons:
+    if not findings.adjusted:
         return "Nothing could be explored beyond the hypotheses: these runs hold no effect that can be tested."
     found = len(findings.exploratory)
     return (
-        f"{say.plural(findings.comparisons, 'comparison')} of the best validation loss were looked at, main effects "
+        f"{say.plural(len(findings.adjusted), 'comparison')} of the best validation loss were looked at, main effects "
         f"and two-factor interactions; {'none' if not found else say.count(found)} that no hypothesis states "
         f"{'stands' if found < 2 else 'stand'} out after correction for all of them. "
         "What was not stated before the study ran is exploratory: a lead for the next study, not a result of this one."

@@ -12,6 +12,7 @@ import polars as pl
 from isoloss.analysis.effects import Contrast, Effect, Effects
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import t_quantile
+from isoloss.diagnostic import Diagnostic
 from isoloss.report import effects_figures as charts
 from isoloss.report import wording as say
 from isoloss.report.parts import Figure, Table
@@ -29,10 +30,10 @@ MOST_INTERACTIONS = 3
 """As many rows and panels as their figures have room for."""
 
 
-def effect_sentences(effects: Effects | str) -> list[str]:
+def effect_sentences(effects: Effects | Diagnostic) -> list[str]:
     """What the effects rest on, which interactions stand out, and what a reader has to know."""
-    if isinstance(effects, str):
-        return [effects]
+    if isinstance(effects, Diagnostic):
+        return [effects.text]
     return [*_basis(effects), *_interactions_in_words(effects), *(caution.text for caution in effects.cautions)]
 
 
@@ -53,9 +54,9 @@ def effect_table(effects: Effects) -> Table:
     return Table(head, rows, numbers_from=2, exact=pl.DataFrame(exact, infer_schema_length=None))
 
 
-def effect_figures(snapshot: Snapshot, effects: Effects | str) -> Iterator[Figure]:
+def effect_figures(snapshot: Snapshot, effects: Effects | Diagnostic) -> Iterator[Figure]:
     """All terms as dots; the half-normal plot of an unreplicated two-level design; the interactions that stand out."""
-    if isinstance(effects, str):
+    if isinstance(effects, Diagnostic):
         return
     yield from _dots(effects)
     yield from _half_normal(effects)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isoloss.analysis.claims import Claim, Evidence, judge
+from isoloss.analysis.claims import AdjustedP, Claim, Evidence, adjusted_p, judge
 from isoloss.analysis.convergence import Convergence
-from isoloss.analysis.effects import Effects, analyse_effects
-from isoloss.analysis.exploration import explore
+from isoloss.analysis.effects import Effects
+from isoloss.analysis.exploration import exploratory_claims, study_effects
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import evidence
 from isoloss.report.scaling import ScalingView, scaling_view
 from isoloss.report.snapshot import Snapshot
-from isoloss.report.wording import plural
 from isoloss.spec.audit import audit
 from isoloss.spec.hypotheses import PlateauStated
 
@@ -27,9 +26,9 @@ class Findings:
 
     claims: list[Claim]
     exploratory: list[Claim]
-    comparisons: int
-    """Effects that were looked at for the exploratory claims."""
-    effects: Effects | str
+    adjusted: dict[str, AdjustedP]
+    """The adjusted p of every effect on the best validation loss that was looked at, by its term."""
+    effects: Effects | Diagnostic
     convergence: Convergence | str
     scaling: ScalingView
     audit: list[Diagnostic]
@@ -38,13 +37,13 @@ class Findings:
 def find(snapshot: Snapshot) -> Findings:
     """All analyses of a study."""
     study, runs = snapshot.study, evidence(snapshot)
-    exploratory, comparisons = explore(study.hypotheses, runs)
     tolerance = next((h.tolerance for h in study.hypotheses if isinstance(h, PlateauStated)), TOLERANCE)
-    effects = _effects(runs)
+    effects, claims = study_effects(runs), judge(study.hypotheses, runs)
+    adjusted = adjusted_p(study.hypotheses, claims, effects)
     return Findings(
-        judge(study.hypotheses, runs),
-        exploratory,
-        comparisons,
+        claims,
+        exploratory_claims(effects, adjusted, runs.run_ids),
+        adjusted,
         effects,
         _convergence(runs, tolerance),
         scaling_view(snapshot),
@@ -52,9 +51,9 @@ def find(snapshot: Snapshot) -> Findings:
     )
 
 
-def _audit(snapshot: Snapshot, effects: Effects | str) -> list[Diagnostic]:
+def _audit(snapshot: Snapshot, effects: Effects | Diagnostic) -> list[Diagnostic]:
     """The design audit, by the noise that the runs themselves show where they are replicated."""
-    noise = None if isinstance(effects, str) or not effects.replicated else effects.error
+    noise = None if isinstance(effects, Diagnostic) or not effects.replicated else effects.error
     return audit(
         snapshot.study,
         list(snapshot.configs.values()),
@@ -62,17 +61,6 @@ def _audit(snapshot: Snapshot, effects: Effects | str) -> list[Diagnostic]:
         noise_origin=f"measured in these runs on {noise.df:.4g} degrees of freedom" if noise else "",
         train_tokens_in_corpus=snapshot.tokenizer.get("train_tokens"),
     )
-
-
-def _effects(runs: Evidence) -> Effects | str:
-    if not runs.factors:
-        return "The study varies no factor, so there is no effect to estimate."
-    if len(runs.table) < 2:
-        return f"{plural(len(runs.table), 'run')} done: an effect is a difference and needs two or more."
-    try:
-        return analyse_effects(runs.table, "best_val_loss", list(runs.factors), runs.block)
-    except ConfigError as error:
-        return f"No effects: {error}."
 
 
 def _convergence(runs: Evidence, tolerance: float) -> Convergence | str:

@@ -25,7 +25,7 @@ def make_tables(snapshot: Snapshot, findings: Findings) -> dict[str, Table]:
         "audit": audit_table(findings.audit),
         "unfinished": sections.unfinished(snapshot),
     }
-    if not isinstance(findings.effects, str):
+    if not isinstance(findings.effects, Diagnostic):
         tables["effects"] = effect_table(findings.effects)
     if not isinstance(findings.convergence, str):
         tables["convergence"] = share_table(findings.convergence)

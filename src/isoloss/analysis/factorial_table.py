@@ -14,11 +14,11 @@ from isoloss.analysis.columns import Rows, usable_rows
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
-MOST_FACTORS = 12
-MOST_LEVELS = 50
-MOST_COLUMNS = 600
+MAX_FACTORS = 12
+MAX_LEVELS = 50
+MAX_COLUMNS = 600
 """Of a model with all two-factor interactions; beyond it a table is no factorial and its fit no matter of seconds."""
-LARGEST = 1e150
+MAX_RESPONSE = 1e150
 """Of a response: sums of squares beyond it leave double precision."""
 
 
@@ -31,7 +31,7 @@ class Factor:
     numeric: bool
 
     def contrasts(self) -> list[tuple[str, NDArray[np.float64]]]:
-        """What is asked of the level means: wording and weights, the most telling first.
+        """What is asked of the level means: wording and weights, the most informative first.
 
         Two levels: second minus first. More levels of positive numbers: the linear and the quadratic coefficient of
         the polynomial in log2(level) through the level means, in units a doubling and a doubling squared. Otherwise:
@@ -51,7 +51,7 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class Crossed:
+class FactorialTable:
     """Runs sorted into C cells (combinations of levels) and B blocks; B is 1 without a block.
 
     `counts_CxB` are runs, `means_CxB` their mean responses, `within_ss` the sum of squares of runs about those means.
@@ -101,7 +101,9 @@ def _without_copies(rows: Rows, columns: Sequence[str], block: str | None) -> tu
     return rows, [Diagnostic("duplicate_rows", "limits", text)] if copies else []
 
 
-def read_crossed(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None) -> Crossed:
+def read_factorial_table(
+    table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None
+) -> FactorialTable:
     """Sort the rows of a table (one a run) by the levels of `factors` and by `block`.
 
     A factor with one level is dropped; a block that does not have a run in every cell is ignored; both leave a caution.
@@ -133,9 +135,9 @@ def read_crossed(table: pl.DataFrame, response: str, factors: Sequence[str], blo
         block, block_N, said = _usable_block(rows.table[block], cell_N, len(cells_C))
         cautions.extend(said)
     y_N = rows.floats(response)
-    if float(np.abs(y_N).max()) > LARGEST:
+    if float(np.abs(y_N).max()) > MAX_RESPONSE:
         raise ConfigError(
-            f"'{response}' holds values beyond {LARGEST:g}, whose squares overflow: rescale it", (response,)
+            f"'{response}' holds values beyond {MAX_RESPONSE:g}, whose squares overflow: rescale it", (response,)
         )
     size = (len(cells_C), int(block_N.max()) + 1)
     group_N = np.ravel_multi_index((cell_N, block_N), size)
@@ -145,7 +147,7 @@ def read_crossed(table: pl.DataFrame, response: str, factors: Sequence[str], blo
     origin_CxB[group_N] = y_N
     above_N = y_N - origin_CxB[group_N]
     above_CxB = np.bincount(group_N, above_N, minlength=len(counts_CxB)) / counts_CxB
-    return Crossed(
+    return FactorialTable(
         response=response,
         n=n,
         factors=tuple(factor for factor, _ in read),
@@ -162,8 +164,8 @@ def read_crossed(table: pl.DataFrame, response: str, factors: Sequence[str], blo
 def _check_roles(response: str, factors: Sequence[str], block: str | None) -> None:
     if not factors:
         raise ConfigError("no factor is named: say which columns were varied", ("factors",))
-    if len(factors) > MOST_FACTORS:
-        raise ConfigError(f"{len(factors)} factors are too many: at most {MOST_FACTORS}", ("factors",))
+    if len(factors) > MAX_FACTORS:
+        raise ConfigError(f"{len(factors)} factors are too many: at most {MAX_FACTORS}", ("factors",))
     if response in factors or response == block:
         role = "a factor" if response in factors else "the block"
         raise ConfigError(f"'{response}' is both the response and {role}", (response,))
@@ -174,10 +176,10 @@ def _check_roles(response: str, factors: Sequence[str], block: str | None) -> No
 def _check_size(factors: Sequence[Factor]) -> None:
     free = [len(factor.levels) - 1 for factor in factors]
     columns = 1 + sum(free) + sum(a * b for a, b in itertools.combinations(free, 2))
-    if columns > MOST_COLUMNS:
+    if columns > MAX_COLUMNS:
         raise ConfigError(
             f"{len(factors)} factors with {', '.join(str(level + 1) for level in free)} levels make a model of "
-            f"{columns:,} columns, at most {MOST_COLUMNS}: leave out a factor or merge levels",
+            f"{columns:,} columns, at most {MAX_COLUMNS}: leave out a factor or merge levels",
             ("factors",),
         )
 
@@ -186,19 +188,19 @@ def _read_factor(column: pl.Series) -> tuple[Factor, NDArray[np.intp]]:
     """A factor and the position of each run's level."""
     column = _plain(column)
     levels = column.unique(maintain_order=True)
-    if len(levels) > MOST_LEVELS:
+    if len(levels) > MAX_LEVELS:
         raise ConfigError(
-            f"factor '{column.name}' has {len(levels):,} levels, at most {MOST_LEVELS}: a measured quantity is no "
+            f"factor '{column.name}' has {len(levels):,} levels, at most {MAX_LEVELS}: a measured quantity is no "
             "factor; leave it out or merge its levels",
             (column.name,),
         )
-    levels = in_order(levels)
+    levels = sorted_levels(levels)
     position = {level: number for number, level in enumerate(levels.to_list())}
     codes_N = np.fromiter((position[level] for level in column.to_list()), dtype=np.intp, count=len(column))
     return Factor(column.name, tuple(position), column.dtype.is_numeric()), codes_N
 
 
-def in_order(levels: pl.Series) -> pl.Series:
+def sorted_levels(levels: pl.Series) -> pl.Series:
     """A factor's levels: words as they first appear, anything else ascending."""
     return levels if levels.dtype == pl.String() else levels.sort()
 
@@ -232,7 +234,7 @@ def _confounded(names: Sequence[str], codes: Sequence[NDArray[np.intp]]) -> list
     """Pairs of factors of which one follows from the other in every run."""
     cautions: list[Diagnostic] = []
     for (a, a_N), (b, b_N) in itertools.combinations(zip(names, codes, strict=True), 2):
-        pairs = len(np.unique(a_N * MOST_LEVELS + b_N))
+        pairs = len(np.unique(a_N * MAX_LEVELS + b_N))
         a_tells_b, b_tells_a = pairs == a_N.max() + 1, pairs == b_N.max() + 1
         if a_tells_b and b_tells_a:
             text = f"{a} and {b} change together in every run: their effects cannot be told apart."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from typing import Any, Literal
@@ -30,7 +30,8 @@ SEQUENCE = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#
 """Viridis without its brightest end, which vanishes on white."""
 VEGA_LITE_VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 PNG_DPI = 300
-PX_PER_INCH, PT_PER_PX = 96, 0.75
+PX_PER_INCH, PT_PER_PX = 96, 0.75  # of a browser; an inch has 72 points
+ImageKind = Literal["pdf", "svg", "png"]
 
 CONFIG: dict[str, Any] = {
     "background": PAPER,
@@ -73,30 +74,34 @@ class Figure:
     subtitle: str
     frame: pl.DataFrame
     draw: Callable[[int], alt.TopLevelMixin]
+    _drawn: dict[int, str] = field(default_factory=dict[int, str], init=False, repr=False, compare=False)
 
     def spec(self, width: int) -> dict[str, Any]:
         """The Vega-Lite specification at a width, with the shared look."""
         return {**self.draw(width).to_dict(), "config": CONFIG}
 
+    def svg(self, width: int) -> str:
+        """The figure drawn at a width, once for all formats; its ids are its own. Raises StoreError."""
+        if width not in self._drawn:
+            try:
+                svg = vl_convert.vegalite_to_svg(self.spec(width), vl_version=VEGA_LITE_VERSION)
+            except ValueError as error:
+                raise StoreError(f"cannot draw {self.name}: {str(error).splitlines()[0]}") from error
+            self._drawn[width] = _with_ids(svg, f"{plain_name(self.name)}-{width}")
+        return self._drawn[width]
 
-def as_image(figure: Figure, width: int, kind: Literal["svg", "png", "pdf"]) -> bytes:
+
+def as_image(figure: Figure, width: int, kind: ImageKind) -> bytes:
     """A picture of the figure, at its size in inches. Raises StoreError when it cannot be drawn."""
-    try:
-        if kind == "svg":
-            return _svg(figure, width).encode()
-        if kind == "png":
-            return vl_convert.svg_to_png(_svg(figure, width), scale=PNG_DPI / PX_PER_INCH, ppi=PNG_DPI)
-        return vl_convert.svg_to_pdf(_in_points(_svg(figure, width)))
-    except ValueError as error:
-        raise StoreError(f"cannot draw {figure.name}: {str(error).splitlines()[0]}") from error
+    svg = figure.svg(width)
+    if kind == "png":
+        return vl_convert.svg_to_png(svg, scale=PT_PER_PX, ppi=PNG_DPI)  # its unit is a point
+    return vl_convert.svg_to_pdf(_in_points(svg)) if kind == "pdf" else svg.encode()
 
 
-def inline_svg(figure: Figure, width: int) -> str:
-    """The figure as an element of a page: its ids are its own, and the element around it says what it shows."""
-    svg = as_image(figure, width, "svg").decode()
-    own = f"{figure.name}-{width}-"
-    svg = re.sub(r'\bid="', f'id="{own}', svg)
-    return re.sub(r"url\(#", f"url(#{own}", svg)
+def plain_name(name: str) -> str:
+    """A name as it stands in ids and names of files: of plain letters, digits, - and _."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
 
 
 def sized(chart: Any, width: int, height: int) -> Any:
@@ -175,8 +180,14 @@ def scripts(snippet: str) -> str:
     return vl_convert.javascript_bundle(snippet=snippet, vl_version=VEGA_LITE_VERSION)
 
 
-def _svg(figure: Figure, width: int) -> str:
-    return vl_convert.vegalite_to_svg(figure.spec(width), vl_version=VEGA_LITE_VERSION)
+def _with_ids(svg: str, name: str) -> str:
+    """An SVG whose ids begin with a name and count from 0: Vega's count all that the process has drawn."""
+    numbers: dict[str, int] = {}
+
+    def own(found: re.Match[str]) -> str:
+        return f"{found[1]}{name}-{numbers.setdefault(found[2], len(numbers))}"
+
+    return re.sub(r'(\bid="|url\(#)(\w+)', own, svg)
 
 
 def _in_points(svg: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table as TextTable
 
+from isoloss.errors import printable
 from isoloss.report.format import Kind, spelled, spelled_interval
 from isoloss.store.spreadsheet import csv_text
 
@@ -66,15 +68,15 @@ def as_csv(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """A pipe table under its title."""
-    lines = [
-        [column.head for column in table.columns],
-        ["---:" if column.numeric else "---" for column in table.columns],
-        *table.cells(),
-    ]
-    body = "\n".join(
-        f"| {' | '.join(cell.replace('|', '&#124;').replace(chr(10), ' ') for cell in line)} |" for line in lines
-    )
-    return f"{table.title}\n\n{body}\n"
+    rule = ["---:" if column.numeric else "---" for column in table.columns]
+    head, *rows = (list(map(markdown, line)) for line in ([column.head for column in table.columns], *table.cells()))
+    body = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
+    return f"{markdown(table.title)}\n\n{body}\n"
+
+
+def markdown(text: str) -> str:
+    """Any text as Markdown in one line, in which none of it is markup."""
+    return re.sub(r"([\\`*_<>|~&#]|\[(?![−+]?\d))", r"\\\1", printable(" ".join(text.split())))
 
 
 def as_text(table: Table, width: int, rows: int | None = None) -> str:

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import altair as alt
+import polars as pl
+import pytest
+
+from isoloss.report.chapter import Chapter, Item
+from isoloss.report.chart import NARROW, WIDE, Figure, inline, sized
+from isoloss.report.latex import as_latex, escaped
+from isoloss.report.paper import write_paper
+from isoloss.report.references import cited, references_in
+from isoloss.report.table import Column, Table, as_markdown
+
+HOSTILE = [
+    r"50% & $x_1$ #2 {a} ~b ^c \input{/etc/passwd} \\[1cm]",
+    "<script>alert(1)</script>",
+    "学习率 😀 Łódź Ąę «q» „b‟ Ж ŉ ﷽",
+    "[option] *starred",
+    "line\nbreak\x1b[31m\x00\x0c\x7f\u202e",
+    "a--b---c | d `e` \"f\" 'g' ?` !`",
+    "x" * 300,
+    "η² α β −1.5 × ½ – — … ≤ ≥ ≈ ± → ′ · µ 10⁻³ N₀",
+    "",
+]
+
+
+def table_of(texts: list[str], name: str = "levels") -> Table:
+    n = len(texts)
+    frame = pl.DataFrame(
+        {"level": texts, "effect": [-0.25] * n, "low": [-0.5] * n, "high": [0.125] * n, "n": [1234] * n, "x": [1.0] * n}
+    )
+    columns = [
+        Column("level", texts[0]),
+        Column("effect", "effect", "difference", unit="nats", interval=("low", "high")),
+        Column("n", "n_of_runs", "count"),
+    ]
+    return Table(name, f"Effects of {texts[0]}", frame, columns)
+
+
+def figure_of(name: str, title: str = "Wider is better") -> Figure:
+    frame = pl.DataFrame({"width": [64, 128, 256], "loss": [1.8, 1.7, 1.6], "level": ["a", "b", "c"]})
+
+    def draw(width: int) -> alt.TopLevelMixin:
+        points = (
+            alt.Chart(inline(frame)).mark_line(point=True, clip=True).encode(x="width:Q", y="loss:Q", color="level:N")
+        )
+        return sized(points, width, 200)
+
+    return Figure(name, title, "Mean over 3 seeds", frame, draw)
+
+
+def compiled(folder: Path, *files: str) -> str:
+    """The log of pdflatex on a document that does nothing but include files."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex")
+    body = "".join(f"\\input{{{name}}}\n" for name in files)
+    head = "\\documentclass{article}\n\\usepackage{array, booktabs, longtable, graphicx}\n\\begin{document}\n"
+    (folder / "main.tex").write_text(f"{head}{body}\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape", "main.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120, check=False)
+    log = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, log[-2000:]
+    return log
+
+
+def text_of(pdf: Path) -> str:
+    return subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, check=True).stdout.decode()
+
+
+def test_hostile_tables_compile_and_say_what_they_hold(tmp_path: Path) -> None:
+    (tmp_path / "short.tex").write_text(as_latex(table_of(HOSTILE)), encoding="utf-8")
+    (tmp_path / "long.tex").write_text(as_latex(table_of(HOSTILE * 5, "many")), encoding="utf-8")
+    log = compiled(tmp_path, "short.tex", "long.tex")
+    assert "Missing character" not in log
+    assert "Overfull" not in log
+    if shutil.which("pdftotext"):
+        text = text_of(tmp_path / "main.pdf")
+        assert text.count("−0.2500 [−0.5000, +0.1250]") == 6 * len(HOSTILE)
+        for words in ("<script>alert(1)</script>", "[option] *starred", "a--b---c | d", "1,234", "effect (nats)"):
+            assert words in text
+        assert "root:" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("n_embd", "n\\_\\allowbreak{}embd"),
+        ("100 %", "100 \\%"),
+        ("\\", "{\\textbackslash}"),
+        ("中文", "\\ensuremath{\\langle}U+4E2D U+6587\\ensuremath{\\rangle}"),
+        ("a\nb", "a b"),
+        ("−1", "\\ensuremath{-}1"),
+        ("--", "-{}-"),
+        ("y" * 17, f"{'y' * 16}\\allowbreak{{}}y"),
+    ],
+)
+def test_text_becomes_latex(text: str, latex: str) -> None:
+    assert escaped(text) == latex
+
+
+def test_numbers_are_right_aligned_with_units_and_long_text_wraps() -> None:
+    short, wide = as_latex(table_of(["a", "b"])), as_latex(table_of(["a", "word " * 10]))
+    assert "\\begin{tabular}{lrr}" in short
+    assert "{}b & \\ensuremath{-}0.2500 [\\ensuremath{-}0.5000, +0.1250] & 1,234 \\\\\n" in short
+    assert "\\begin{tabular}{>{\\raggedright\\arraybackslash}p{18em}rr}" in wide
+
+
+def test_a_long_table_breaks_and_a_wide_one_repeats_its_first_column() -> None:
+    long = as_latex(table_of(list(map(str, range(60)))))
+    assert "\\begin{longtable}" in long and "\\begin{table}" not in long
+    assert "{}59 & " in long
+    frame = pl.DataFrame({"term": ["a"], **{f"value_{i:02}": [float(i)] for i in range(20)}})
+    wide = as_latex(
+        Table("wide", "Many", frame, [Column(n, n, "text" if n == "term" else "loss") for n in frame.columns])
+    )
+    assert wide.count("\\begin{tabular}{lr") == 3
+    assert wide.count("{}term & ") == wide.count("{}a & ") == 3
+    assert all(wide.count(f"{i}.0000") == 1 for i in range(10, 20))
+    assert wide.count("\\caption") == 1
+
+
+def test_markdown_is_text_alone() -> None:
+    table = as_markdown(table_of(["<b>x</b> | [a](http://b) *c* `d`", "plain"]))
+    assert "| \\<b\\>x\\</b\\> \\| \\[a](http://b) \\*c\\* \\`d\\` | −0.2500 [−0.5000, +0.1250] | 1,234 |" in table
+    assert "| --- | ---: | ---: |" in table
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "paper"
+    folder.mkdir()
+    (folder / "outgrown-3.3in.pdf").write_bytes(b"")
+    chapter = Chapter(
+        "effects", "Effects", ["Wider is better."], [figure_of("effects", HOSTILE[0])], [table_of(HOSTILE, "effects")]
+    )
+    methods = [
+        Item("Tests & intervals", text=f"p-values are adjusted {cited('holm1979', 'lenth1989')}, at 5% (two-sided)."),
+        Item("Data", text=f"The corpus is my_text {cited('karpathy2015')}."),
+    ]
+    write_paper(folder, [chapter], methods)
+    return folder
+
+
+def test_every_figure_and_table_has_all_formats(paper: Path) -> None:
+    images = [f"effects-{width}in.{kind}" for width in ("3.3", "6.75") for kind in ("pdf", "svg", "png")]
+    tables = ["effects.csv", "effects.md", "effects.tex", "effects-figure.csv"]
+    others = ["figures.tex", "methods.md", "methods.tex", "references.bib"]
+    assert sorted(path.name for path in paper.iterdir()) == sorted([*images, *tables, *others])
+    assert (paper / "effects-figure.csv").read_text().startswith("width,loss,level\n64,1.8,a\n")
+
+
+@pytest.mark.parametrize(("name", "pixels", "inches"), [("3.3", NARROW, 3.3), ("6.75", WIDE, 6.75)])
+def test_pictures_have_their_size_in_all_formats(paper: Path, name: str, pixels: int, inches: float) -> None:
+    png = (paper / f"effects-{name}in.png").read_bytes()
+    dots = struct.unpack(">I", png[16:20])[0]
+    per_metre = struct.unpack(">I", png[png.index(b"pHYs") + 4 :][:4])[0]
+    assert dots / (per_metre * 0.0254) == pytest.approx(inches, abs=0.01)
+    svg = (paper / f"effects-{name}in.svg").read_text(encoding="utf-8")
+    assert re.search(r'width="([\d.]+)"', svg)[1] == str(pixels)  # type: ignore[index]
+    if shutil.which("pdfinfo"):
+        pdf = paper / f"effects-{name}in.pdf"
+        info = subprocess.run(["pdfinfo", pdf], capture_output=True, check=True).stdout.decode()
+        assert float(re.search(r"Page size:\s+([\d.]+)", info)[1]) == pytest.approx(72 * inches, abs=0.5)  # type: ignore[index]
+        assert "Date" not in info
+        fonts = subprocess.run(["pdffonts", pdf], capture_output=True, check=True).stdout.decode().splitlines()[2:]
+        assert fonts and all("yes yes" in font for font in fonts)  # embedded, as a subset
+
+
+def test_no_text_is_below_seven_points(paper: Path) -> None:
+    for path in paper.glob("*.svg"):
+        sizes = re.findall(r'font-size="([\d.]+)px"', path.read_text(encoding="utf-8"))
+        assert sizes and min(map(float, sizes)) * 0.75 >= 7
+
+
+def test_a_picture_has_the_same_bytes_whatever_was_drawn_before(paper: Path, tmp_path: Path) -> None:
+    chapter = Chapter("c", "C", [], [figure_of("other"), figure_of("effects", HOSTILE[0])])
+    write_paper(tmp_path, [chapter], [])
+    for path in paper.glob("effects-*in.*"):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_methods_cite_what_the_bibliography_holds(paper: Path) -> None:
+    latex = (paper / "methods.tex").read_text(encoding="utf-8")
+    assert (
+        "\\paragraph{Tests \\& intervals} p-values are adjusted \\cite{holm1979,lenth1989}, at 5\\% (two-sided)."
+        in latex
+    )
+    entries = re.findall(r"@\w+\{(\w+),", (paper / "references.bib").read_text(encoding="utf-8"))
+    assert entries == ["holm1979", "karpathy2015", "lenth1989"]
+    markdown = (paper / "methods.md").read_text(encoding="utf-8")
+    assert "**Data.** The corpus is my\\_text (Karpathy 2015)." in markdown
+    assert "- Holm, Sture: A Simple Sequentially Rejective Multiple Test Procedure. Scandinavian Journal" in markdown
+
+
+def test_all_of_the_paper_compiles(paper: Path, tmp_path: Path) -> None:
+    shutil.copytree(paper, tmp_path / "paper")
+    compiled(tmp_path / "paper", "figures.tex", "effects.tex", "methods.tex")
+
+
+def test_a_citation_reads_the_same_everywhere() -> None:
+    assert cited("clopper1934", "hoffmann2022") == "(Clopper and Pearson 1934; Hoffmann et al. 2022)"
+    assert references_in(["a (Holm 1979, for one) and (none)"]) == []
+    with pytest.raises(KeyError):
+        cited("nobody1900")

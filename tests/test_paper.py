@@ -13,6 +13,7 @@ import pytest
 from isoloss.report.chapter import Chapter, Item
 from isoloss.report.chart import NARROW, WIDE, Figure, inline, sized
 from isoloss.report.latex import as_latex, escaped
+from isoloss.report.page import render_page
 from isoloss.report.paper import write_paper
 from isoloss.report.references import cited, references_in
 from isoloss.report.table import Column, Table, as_markdown
@@ -208,3 +209,11 @@ def test_a_citation_reads_the_same_everywhere() -> None:
     assert references_in(["a (Holm 1979, for one) and (none)"]) == []
     with pytest.raises(KeyError):
         cited("nobody1900")
+
+
+def test_the_page_links_the_files_of_the_paper(paper: Path) -> None:
+    chapter = Chapter("effects", "Effects", [], [figure_of("effects")], [table_of(["a"], "effects")])
+    page = render_page("A study", [chapter], files="paper")
+    links = re.findall(r'href="paper/([^"]*)"', page)
+    assert links == [*(f"effects-6.75in.{kind}" for kind in ("pdf", "svg", "png")), "effects-figure.csv", "effects.csv"]
+    assert all((paper / link).is_file() for link in links)

@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from isoloss.report.chapter import Chapter
-from isoloss.report.chart import NARROW, WIDE, Figure, inline_svg
+from isoloss.report.chart import NARROW, WIDE, Figure
+from isoloss.report.paper import IMAGE_KINDS, data_file, image_file, table_file
 
 MAX_ROWS = 100
 """Of a table on the page; its CSV has all, and a script that takes the table over shows all."""
@@ -37,6 +38,10 @@ def render_page(title: str, chapters: Sequence[Chapter], *, question: str = "", 
         question=question,
         chapters=chapters,
         files=files,
+        kinds=IMAGE_KINDS,
+        image_file=image_file,
+        data_file=data_file,
+        table_file=table_file,
         most_rows=MAX_ROWS,
         svg=_svg,
         wide=WIDE,
@@ -66,7 +71,7 @@ def content_security_policy(styles: Sequence[str], scripts: Sequence[str] = (), 
 
 
 def _svg(figure: Figure, width: int) -> Markup:
-    return Markup(inline_svg(figure, width))  # Vega escapes what it draws; tests/faults/test_page.py tries
+    return Markup(figure.svg(width))  # Vega escapes what it draws; tests/faults/test_page.py tries
 
 
 @cache

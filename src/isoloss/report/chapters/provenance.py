@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from isoloss.files import read_sealed
+from isoloss.files import read_checksummed
 from isoloss.report.chapter import Chapter, Item
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
@@ -55,7 +55,7 @@ def provenance_chapter(snapshot: Snapshot) -> Chapter:
             f"`{command}`, given in the folder that the study lies in, writes this report again from its files.",
         ],
         tables=tables,
-        items=[Item("The study file", text=read_sealed(snapshot.results.paths.study), verbatim=True)],
+        items=[Item("The study file", text=read_checksummed(snapshot.results.paths.study), verbatim=True)],
     )
 
 

@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import get_args
 
-from isoloss.files import explained, write_bytes
+from isoloss.files import write_bytes, writing
 from isoloss.report.chapter import Chapter
 from isoloss.report.chart import NARROW, PX_PER_INCH, WIDE, Figure, ImageKind, as_image, plain_name
 from isoloss.report.latex import as_latex, escaped
@@ -47,7 +47,7 @@ def write_paper(folder: Path, chapters: Sequence[Chapter]) -> None:
         written.add(name)
     for path in folder.iterdir():
         if path.name not in written:
-            with explained(path):
+            with writing(path):
                 path.unlink(missing_ok=True)
 
 

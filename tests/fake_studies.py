@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from isoloss.files import write_checksummed, write_record
+from isoloss.files import write_record, write_sealed
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import DataFacts, Study
 from isoloss.spec.studyfile import dump_study
 from isoloss.store.layout import StudyPaths
-from isoloss.store.run import RowWriter, RunStatus, State, create_run, write_status
+from isoloss.store.outcome import keep_outcome
+from isoloss.store.run import Extent, RowWriter, RunStatus, State, create_run, write_status
 from isoloss.store.tables import StudyResults, load_study
 
 FACTS = DataFacts(sha256="ab" * 32, vocab_size=65)
@@ -32,7 +33,7 @@ def fake_study(
 ) -> StudyResults:
     """A study directory as the store writes it; runs are done unless `states` says otherwise."""
     paths = StudyPaths(folder)
-    write_checksummed(paths.study, dump_study(study))
+    write_sealed(paths.study, dump_study(study))
     write_record(
         paths.provenance, {"started_at": "2026-01-01T00:00:00+00:00", "versions": {"isoloss": "0.1.0"}, "machine": {}}
     )
@@ -56,11 +57,13 @@ def _fake_run(paths: StudyPaths, config: RunConfig, status: RunStatus, val_loss:
     create_run(run, config)
     last = config.max_iters if status.state == "done" else 7
     own = 1e-9 * int(run.folder.name[:4], 16)  # no two programs take the same time
-    write_rows(run.metrics, [step_row(step, 0.01 + own) for step in range(last)])
+    metrics = write_rows(run.metrics, [step_row(step, 0.01 + own) for step in range(last)])
     steps = [step for step in compute.evaluation_steps(config) if step <= last]
     losses = [(step, val_loss(step)) for step in steps]
     rows = [{"step": s, "train_loss": v - 0.5 / (1 + s), "val_loss": v, "eval_time_s": 1.0} for s, v in losses]
-    write_rows(run.evals, rows)
+    written = {"metrics": metrics, "evals": write_rows(run.evals, rows)}
+    if status.state == "done":
+        status = replace(status, rows=written, measured=keep_outcome(run, written))
     times = {"train": 4.0, "eval": 2.0, "checkpoint": 0.5}
     peak = {"flops": 2e11, "source": "measured GEMM"}
     write_status(run, replace(status, times_s=times, provenance={"device_name": "a processor", "peak": peak}))
@@ -80,8 +83,10 @@ def step_row(step: int, seconds: float = 0.01) -> dict[str, Any]:
     }
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Extent:
     writer = RowWriter(path)
     for row in rows:
         writer.write(row)
+    extent = writer.sync()
     writer.close()
+    return extent

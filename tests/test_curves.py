@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from isoloss.analysis.curves import pooled, proportion, short_term_noise, spike_report
 from isoloss.errors import ConfigError
-from isoloss.store.tables import loss_roughness
+from isoloss.store.outcome import loss_roughness
 
 
 def test_roughness_is_the_noise_and_not_the_trend() -> None:

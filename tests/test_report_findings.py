@@ -268,7 +268,7 @@ def test_a_damaged_run_is_listed_and_the_rest_reported(tmp_path: Path) -> None:
     run = results.paths.run(results.summary()["run_id"][3])
     run.metrics.write_bytes(run.metrics.read_bytes().replace(b"3.0", b"?.0", 1))
     page = write_report(results).page.read_text(encoding="utf-8")
-    assert "23 done, 0 failed, 0 diverged and 1 damaged" in page and f"{run.metrics}:1: not a JSON row" in page
+    assert "23 done, 0 failed, 0 diverged and 1 damaged" in page and f"{run.metrics}: damaged, not the" in page
 
 
 @pytest.mark.parametrize("state", ["pending", "failed", "running"])

@@ -19,7 +19,7 @@ import torch
 
 from isoloss.errors import ConfigError, Interrupted, StoreError
 from isoloss.execution import plan, worker
-from isoloss.execution.executor import Inline, NullListener
+from isoloss.execution.executor import Inline, Quiet
 from isoloss.execution.plan import plan_stacks
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.spec.config import RunConfig
@@ -78,7 +78,11 @@ def test_a_study_becomes_a_directory_readable_without_isoloss(study: Callable[..
     assert [row["step"] for row in read_rows(run.evals)] == [0, 5, 10, 12]
     names = {path.name for path in run.folder.iterdir() if not path.name.startswith(".")}
     needed = {"config.json", "status.json", "metrics.jsonl", "evals.jsonl", "last.safetensors", "best.safetensors"}
-    assert needed | {"last.json", "best.json"} <= names
+    assert needed | {"last.json", "best.json", "curves.json"} <= names
+    kept = results.status(run.folder.name).measured
+    assert kept and kept["best_val_loss"] == table["best_val_loss"][0]
+    losses = [row["loss"] for row in read_rows(run.metrics)]
+    assert results.thinned_steps().filter(run_id=run.folder.name)["loss"].to_list() == pytest.approx(losses, rel=1e-5)
     assert not {name for name in names if name.startswith("previous")}
     assert load_study(tmp_path / "out").summary().equals(table)
 
@@ -140,7 +144,7 @@ def test_a_diverging_run_is_recorded_and_the_rest_goes_on(study: Callable[..., S
     results = train_here(wild, tmp_path)
     assert results.summary()["status"].to_list() == ["done", "diverged"]
     lost = results.summary()["run_id"][1]
-    assert results.status(lost).reason.startswith("loss is not finite at step ")
+    assert results.status(lost).reason.startswith("loss is not finite at step ") and results.status(lost).measured
     assert list(read_rows(results.paths.run(lost).metrics))[-1]["loss"] is None
 
 
@@ -237,7 +241,7 @@ def test_a_directory_has_one_writer_at_a_time(study: Callable[..., Study], tmp_p
     command = [sys.executable, "-m", "isoloss", "run", str(text), "--out", str(tmp_path / "here")]
     second: list[subprocess.CompletedProcess[str]] = []
 
-    class Second(NullListener):
+    class Second(Quiet):
         def begin(self, configs: Sequence[RunConfig], factors: Sequence[str]) -> None:
             second.append(subprocess.run(command, capture_output=True, text=True, check=False))
 
@@ -257,9 +261,9 @@ def test_runs_that_are_prefixes_of_others_are_trained_once(study: Callable[..., 
     taken: list[int] = []
 
     class Counting(Inline):
-        def run(self, stacks: Any, context: Any, emit: Any, should_stop: Any) -> None:
-            taken.extend(c.max_iters - plan.resume_point(context.study.run(run_id(c))).step for s in stacks for c in s)
-            super().run(stacks, context, emit, should_stop)
+        def run(self, stacks: Any, place: Any, emit: Any, should_stop: Any) -> None:
+            taken.extend(c.max_iters - plan.resume_point(place.study.run(run_id(c))).step for s in stacks for c in s)
+            super().run(stacks, place, emit, should_stop)
 
     results = run_study(horizons, tmp_path / "out", OPTIONS, executor=Counting())
     assert science(results) == apart
@@ -277,12 +281,12 @@ def test_hypotheses_count_as_stated_while_nothing_is_trained(study: Callable[...
     asking = replace(plain, hypotheses=(make_hypothesis(stated, 1),))
     said: list[str] = []
 
-    class Says(NullListener):
+    class Says(Quiet):
         def say(self, line: str) -> None:
             said.append(line)
 
     class Never(Inline):
-        def run(self, stacks: Any, context: Any, emit: Any, should_stop: Any) -> None: ...
+        def run(self, stacks: Any, place: Any, emit: Any, should_stop: Any) -> None: ...
 
     run_study(plain, tmp_path / "out", OPTIONS, executor=Never())
     assert run_study(asking, tmp_path / "out", OPTIONS, executor=Never(), listener=Says()).study.hypotheses

@@ -22,7 +22,8 @@ from isoloss.cli.progress import Display
 from isoloss.errors import StoreError
 from isoloss.execution.recorder import Event
 from isoloss.files import read_record, sha256_file
-from isoloss.store.run import read_rows
+from isoloss.store.outcome import measure
+from isoloss.store.run import eval_rows, read_rows, step_rows
 from isoloss.store.tables import load_study
 
 Harm = Literal["none", "kill", "half", "ENOSPC", "EIO", "EFBIG", "unreadable", "no handles"]
@@ -166,11 +167,15 @@ def _kept(run: Path) -> int:
 
 
 def science(folder: Path) -> dict[str, Any]:
-    """What a study found, apart from the clock: every row, and the digests of all weights."""
+    """What a study found, apart from the clock: every row, and the digests of all weights.
+
+    What a run kept of its rows when it ended must be what they come to.
+    """
     results = load_study(folder)
     found: dict[str, Any] = {}
-    for run, state in results.summary().select("run_id", "status").iter_rows():
-        paths = results.paths.run(run)
+    for run, status in results.statuses().items():
+        paths, state = results.paths.run(run), status.state
+        assert status.measured in (None, measure(step_rows(paths), eval_rows(paths))), run
         steps = [(row["step"], row["loss"], row["lr"], row["grad_norm"]) for row in read_rows(paths.metrics)]
         evals = [(row["step"], row["train_loss"], row["val_loss"]) for row in read_rows(paths.evals)]
         weights = [sha256_file(paths.folder / f"{name}.safetensors") for name in ("last", "best")]

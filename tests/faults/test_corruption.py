@@ -10,7 +10,7 @@ import pytest
 
 from isoloss.data.tokens import open_tokens, prepare
 from isoloss.errors import IsolossError, NumericsError, StoreError
-from isoloss.files import read_checksummed
+from isoloss.files import read_record, read_sealed
 from isoloss.spec.identity import run_id
 from isoloss.store.run import verified_status
 from isoloss.store.tables import load_study
@@ -19,6 +19,7 @@ from tests.faults.harness import Points, Trials, science
 
 OF_THE_STUDY = ("study.yaml", "tokenizer.json", "provenance.json")
 OF_A_RUN = ("status.json", "metrics.jsonl", "evals.jsonl", "last.json", "last.safetensors", "best.json", "config.json")
+WHEN_IT_ENDED = "curves.json"
 
 
 def noticed(folder: Path, name: str) -> bool:
@@ -30,8 +31,10 @@ def noticed(folder: Path, name: str) -> bool:
             return verified_status(run).state == "damaged"
         if name.startswith(("last", "best")):
             checkpoint.load(run.folder, name.partition(".")[0])
+        elif name == "curves.json":  # of which nothing is used then: tests/test_outcome.py
+            read_record(run.curves)
         elif name == "samples.txt":
-            read_checksummed(run.samples)
+            read_sealed(run.samples)
         else:
             assert results.provenance() and results.tokenizer()
     except IsolossError as error:
@@ -58,7 +61,7 @@ def finished(server: Trials, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.promise(7, "1,000 bits flipped in each kind of file, and cuts at and around its lines and ends")
-@pytest.mark.parametrize("name", [*OF_THE_STUDY, *OF_A_RUN])
+@pytest.mark.parametrize("name", [*OF_THE_STUDY, *OF_A_RUN, WHEN_IT_ENDED])
 def test_every_damage_is_noticed(finished: Path, points: Points, name: str) -> None:
     folder = finished if name in OF_THE_STUDY else next(finished.glob("runs/*"))
     path = folder / name

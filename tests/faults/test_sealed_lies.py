@@ -26,7 +26,7 @@ from tests.faults.hostile import study_of
 reading = pytest.mark.promise(12, "13 lies at each key of every record, sealed, and in rows")
 LIES: list[Any] = [None, True, -1, 10**30, 1e308, "", "words", [], [1], {}]
 LIES += [{"flops": []}, [{"step": "x"}], {"a": {"b": 1}}]
-RECORDS = ("provenance.json", "tokenizer.json", "status.json", "config.json", "last.json")
+RECORDS = ("provenance.json", "tokenizer.json", "status.json", "config.json", "curves.json", "last.json")
 ROWS = ("metrics.jsonl", "evals.jsonl")
 
 
@@ -52,6 +52,8 @@ def read_all(folder: Path) -> None:
     results = load_study(folder)
     status_as_text(results)
     write_summary(results)
+    results.thinned_steps()
+    results.thinned_evals()
     snapshot = take_snapshot(results)
     findings = find(snapshot)
     render(snapshot, findings, make_figures(snapshot), make_tables(snapshot, findings))

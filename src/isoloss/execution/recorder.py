@@ -1,4 +1,4 @@
-"""Writes one run's files while it trains: rows, checkpoints, status; and sends events to the coordinator."""
+"""One run's files while it trains: rows as they come, checkpoints beside them, a status, events to the coordinator."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from isoloss.spec.compute import tokens_per_step
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
+from isoloss.store.outcome import keep_outcome
+from isoloss.store.records import MeasuredRecord
 from isoloss.store.run import NOTHING, Extent, RowWriter, RunStatus, write_status
 from isoloss.training import checkpoint
 from isoloss.training.loop import EvalRow, StepRow
@@ -43,19 +45,19 @@ ENDED = ("done", "failed", "diverged")
 
 
 class RunRecorder:
-    """One run's observer: rows to its files, checkpoints, events to the coordinator."""
+    """One run's observer: rows to its files, checkpoints beside them, events to the coordinator."""
 
     def __init__(
         self,
         paths: RunPaths,
         config: RunConfig,
         provenance: Mapping[str, Any],
-        metadata: checkpoint.Metadata,
+        beside: checkpoint.Beside,
         emit: Emit,
         kept: Mapping[str, Extent] = MappingProxyType({}),
     ) -> None:
         self._paths, self._id, self._emit = paths, run_id(config), emit
-        self._provenance, self._metadata = provenance, metadata
+        self._provenance, self._beside = provenance, beside
         self._metrics = RowWriter(paths.metrics, kept.get("metrics", NOTHING))
         self._evals = RowWriter(paths.evals, kept.get("evals", NOTHING))
         self._rows: dict[str, Extent] = {}
@@ -75,7 +77,7 @@ class RunRecorder:
             self._emit(self._told)
             self._emitted, self._unreported_steps = time.monotonic(), 0
 
-    def heartbeat(self, step: int) -> None:
+    def alive(self, step: int) -> None:
         """Repeat now and then what was told last: an evaluation at this step is on its way."""
         self._metrics.flush()
         if time.monotonic() - self._repeated > EMIT_INTERVAL_S:
@@ -89,20 +91,26 @@ class RunRecorder:
     def checkpoint(self, state: MemberState) -> None:
         """Save the state, once the rows that led to it are on the disk."""
         rows = {name: asdict(extent) for name, extent in self._sync().items()}
-        checkpoint.save_last(self._paths.folder, state, {**self._metadata, "rows": rows})
+        checkpoint.save_last(self._paths.folder, state, {**self._beside, "rows": rows})
 
     def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
         """Close the run."""
         self.close()
         checkpoint.drop_previous(self._paths.folder)
-        self.status(outcome, progress, reason)
+        self.status(outcome, progress, reason, keep_outcome(self._paths, self._rows))
         self._emit(Event(self._id, outcome, progress.step, progress.best_val_loss, reason=reason))
         self.ended = True
 
-    def status(self, state: Literal["pending", "running", "done", "diverged"], progress: Progress, reason: str) -> None:
+    def status(
+        self,
+        state: Literal["pending", "running", "done", "diverged"],
+        progress: Progress,
+        reason: str,
+        measured: MeasuredRecord | None = None,
+    ) -> None:
         """Replace status.json."""
         times = {"train": progress.train_time_s, "eval": progress.eval_time_s, "checkpoint": progress.checkpoint_time_s}
-        write_status(self._paths, RunStatus(state, reason, times, self._provenance, self._rows))
+        write_status(self._paths, RunStatus(state, reason, times, self._provenance, self._rows, measured))
 
     def abandon(self) -> None:
         """Let go of the row files after a failure, as far as the disk still allows."""
@@ -120,7 +128,7 @@ class RunRecorder:
         return {"metrics": self._metrics.sync(), "evals": self._evals.sync()}
 
 
-class NullObserver:
+class Silent:
     """The observer of ranks that keep no record."""
 
     def step(self, row: StepRow) -> None: ...  # noqa: D102

@@ -118,9 +118,9 @@ class Snapshot:
 def take_snapshot(results: StudyResults) -> Snapshot:
     """Read a study. Raises StoreError when a file of it is missing or damaged."""
     configs = {run_id(config): config for config in results.configs}
-    statuses = {run: results.status(run) for run in configs}
+    statuses = results.statuses()
     factors = [factor for factor, levels in results.study.factors.items() if len(levels) > 1]
-    summary = results.summary()
+    summary = results.summary(statuses)
     for run in summary.filter(pl.col("status") == "damaged")["run_id"]:
         statuses[run] = replace(statuses[run], state="damaged", reason=statuses[run].reason or DAMAGED_ROWS)
     table = _labelled(summary, factors, seeds=len(results.study.seeds), statuses=statuses)

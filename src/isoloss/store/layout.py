@@ -32,6 +32,11 @@ class RunPaths:
         """One row an evaluation."""
         return self.folder / "evals.jsonl"
 
+    @property
+    def curves(self) -> Path:
+        """Thinned curves of a run that has ended."""
+        return self.folder / "curves.json"
+
     def rows(self, name: str) -> Path:
         """A file of rows by its name: metrics or evals."""
         return self.folder / f"{name}.jsonl"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, NotRequired, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
 from pydantic import AfterValidator, Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -14,7 +15,7 @@ from isoloss.spec.config import MAX_INT
 Record = TypeVar("Record")
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 NUMERICS = "numerics"
-"""Key, in a run's provenance and in a checkpoint's metadata, of the numerics so far, each with its first `step`."""
+"""Key, in a run's provenance and beside its checkpoint, of the numerics that led there: each with its first `step`."""
 CONTINUES = "continues"
 """Key, likewise, of the run whose end a run went on from."""
 State = Literal["pending", "running", "done", "failed", "diverged", "damaged"]
@@ -46,8 +47,8 @@ NumericsRecord = Annotated[dict[str, str | int], AfterValidator(_from_a_step)]
 
 
 @with_config(extra="allow")
-class MetadataRecord(TypedDict):
-    """A checkpoint's metadata: extents of its rows, numerics, the runs it was stacked with, the run it continues."""
+class BesideRecord(TypedDict):
+    """What stands beside a checkpoint: its rows, its numerics, the runs it was trained with, the one it continues."""
 
     rows: NotRequired[dict[str, ExtentRecord]]
     numerics: NotRequired[list[NumericsRecord]]
@@ -65,14 +66,30 @@ class RunProvenance(TypedDict):
     numerics: NotRequired[list[NumericsRecord]]
 
 
+class MeasuredRecord(TypedDict):
+    """The columns of the summary that are computed from a run's rows."""
+
+    best_val_loss: FiniteFloat | None
+    best_step: Count | None
+    final_val_loss: FiniteFloat | None
+    final_train_loss: FiniteFloat | None
+    train_val_gap: FiniteFloat | None
+    loss_roughness: FiniteFloat | None
+    median_step_time_s: FiniteFloat | None
+    tokens_per_s: FiniteFloat | None
+    mfu: FiniteFloat | None
+    mfu_a100: FiniteFloat | None
+
+
 class StatusRecord(TypedDict):
-    """status.json."""
+    """status.json; `measured` of a run that has ended, and was not written by earlier versions."""
 
     state: State
     reason: str
     times_s: dict[str, FiniteFloat]
     provenance: RunProvenance
     rows: dict[str, ExtentRecord]
+    measured: NotRequired[MeasuredRecord | None]
     updated_at: str
 
 
@@ -119,16 +136,58 @@ class EvalRecord(TypedDict):
     eval_time_s: FiniteFloat
 
 
+class ThinnedSteps(TypedDict):
+    """Points of a run's per-step record, by column and all of one length."""
+
+    step: list[Count]
+    loss: list[FiniteFloat | None]
+    lr: list[FiniteFloat]
+    grad_norm: list[FiniteFloat | None]
+    seconds: list[FiniteFloat]
+
+
+class ThinnedEvals(TypedDict):
+    """Some of a run's evaluations, by column and all of one length."""
+
+    step: list[Count]
+    train_loss: list[FiniteFloat | None]
+    val_loss: list[FiniteFloat | None]
+
+
+def _of_one_length(columns: Any) -> Any:
+    if len(set(map(len, columns.values()))) > 1:
+        raise ValueError("columns of different lengths")
+    return columns
+
+
+class CurvesRecord(TypedDict):
+    """curves.json: the thinned curves of a run that has ended, of the rows of these extents."""
+
+    rows: dict[str, ExtentRecord]
+    steps: Annotated[ThinnedSteps, AfterValidator(_of_one_length)]
+    evals: Annotated[ThinnedEvals, AfterValidator(_of_one_length)]
+
+
 STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), TypeAdapter(TokenizerRecord)
-METADATA = TypeAdapter(MetadataRecord)
+BESIDE = TypeAdapter(BesideRecord)
+CURVES = TypeAdapter(CurvesRecord)
 STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
 
 
 def checked(shape: TypeAdapter[Record], value: object, path: Path) -> Record:
     """The value, if it is what a file at `path` must hold. Raises StoreError that names the first thing amiss."""
+    return _checked(lambda: shape.validate_python(value, strict=True), path)
+
+
+def parsed(shape: TypeAdapter[Record], text: bytes, path: Path) -> Record:
+    """What JSON from a file at `path` says, if it is what it must. Raises StoreError likewise."""
+    return _checked(lambda: shape.validate_json(text, strict=True), path)
+
+
+def _checked(validate: Callable[[], Record], path: Path) -> Record:
     try:
-        return shape.validate_python(value, strict=True)
+        return validate()
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "its content"
         raise StoreError(f"{path}: {place}: {first['msg'].lower()}; isoloss did not write this") from error

@@ -11,23 +11,37 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from isoloss.errors import StoreError
 from isoloss.files import (
+    explained,
+    is_there,
     make_folder,
-    path_exists,
     read_bytes,
     read_record,
     sha256_bytes,
     sync_folder,
     write_record,
-    writing,
 )
 from isoloss.spec.config import MAX_ITERS, RunConfig
 from isoloss.store.layout import RunPaths
-from isoloss.store.records import METADATA, STATUS, State, checked
+from isoloss.store.records import (
+    BESIDE,
+    EVALS,
+    STATUS,
+    STEPS,
+    EvalRecord,
+    MeasuredRecord,
+    State,
+    StepRecord,
+    checked,
+    parsed,
+)
 
+Row = TypeVar("Row")
 FLUSH_INTERVAL_S = 1.0
 MAX_ROWS_BYTES = 500 * MAX_ITERS
 """A row takes about half of that. What is larger was not written here, and is not read."""
@@ -42,7 +56,9 @@ def now() -> str:
 class RunStatus:
     """Where a run stands. `provenance` tells what it was trained on, `times_s` where its wall time went.
 
-    `rows` are the extents of its files of rows, once nobody writes to them: of `metrics` and `evals`.
+    `rows` are the extents of its files of rows, once nobody writes to them: of `metrics` and `evals`. `measured` is
+    what a run that has ended contributes to the summary, computed from those rows when it ended; None where that is
+    still to be done.
     """
 
     state: State
@@ -50,6 +66,7 @@ class RunStatus:
     times_s: Mapping[str, float] = field(default_factory=dict[str, float])
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
     rows: Mapping[str, Extent] = field(default_factory=dict[str, "Extent"])
+    measured: MeasuredRecord | None = None
     updated_at: str = ""
 
 
@@ -79,7 +96,7 @@ def read_status(paths: RunPaths) -> RunStatus:
 
 
 def _status(paths: RunPaths) -> RunStatus:
-    if not path_exists(paths.status):
+    if not is_there(paths.status):
         return RunStatus("pending")
     value: dict[str, Any] = {**checked(STATUS, read_record(paths.status), paths.status)}
     rows = extents(value.pop("rows"))
@@ -97,7 +114,7 @@ def verified_status(paths: RunPaths) -> RunStatus:
 def whole_status(paths: RunPaths) -> RunStatus:
     """A run's status. Raises StoreError where that, its configuration or its rows are not what was written."""
     status = _status(paths)
-    if path_exists(paths.config):
+    if is_there(paths.config):
         read_record(paths.config)
     known = status.rows or _rows_at_checkpoint(paths)
     for name in ROWS:
@@ -112,14 +129,14 @@ def _rows_at_checkpoint(paths: RunPaths) -> dict[str, Extent]:
     """The rows that a run's last checkpoint vouches for; of one that cannot be read, none."""
     path = paths.folder / "last.json"
     try:
-        return extents(checked(METADATA, read_record(path).get("beside"), path).get("rows", {}))
+        return extents(checked(BESIDE, read_record(path).get("beside"), path).get("rows", {}))
     except StoreError:
         return {}
 
 
 def check_rows(path: Path, extent: Extent, *, nothing_after: bool = False) -> None:
     """Raises StoreError when a file of rows does not begin with what was written up to an extent."""
-    content = read_bytes(path, MAX_ROWS_BYTES) if path_exists(path) else b""
+    content = read_bytes(path, MAX_ROWS_BYTES) if is_there(path) else b""
     if sha256_bytes(content[: extent.size]) != extent.sha256 or (nothing_after and len(content) > extent.size):
         raise StoreError(f"{path}: damaged, not the {extent.size:,} bytes that were written")
 
@@ -131,7 +148,7 @@ def write_status(paths: RunPaths, status: RunStatus) -> None:
 
 def create_run(paths: RunPaths, config: RunConfig) -> None:
     """Make a run's directory with its configuration. Raises StoreError."""
-    with writing(paths.folder):
+    with explained(paths.folder):
         make_folder(paths.folder)
     try:
         known = read_record(paths.config)
@@ -143,7 +160,7 @@ def create_run(paths: RunPaths, config: RunConfig) -> None:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of an append-only file; a last line cut short by a crash is left out. Raises StoreError."""
-    if not path_exists(path):
+    if not is_there(path):
         return
     for number, line in enumerate(read_bytes(path, MAX_ROWS_BYTES).split(b"\n")[:-1], start=1):
         try:
@@ -153,6 +170,25 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(row, dict):
             raise StoreError(f"{path}:{number}: not a JSON row")
         yield row
+
+
+def step_rows(paths: RunPaths) -> list[StepRecord]:
+    """The per-step record of a run. Raises StoreError where a row is not what a run writes."""
+    return _rows(STEPS, paths.metrics)
+
+
+def eval_rows(paths: RunPaths) -> list[EvalRecord]:
+    """The evaluations of a run. Raises StoreError where a row is not what a run writes."""
+    return _rows(EVALS, paths.evals)
+
+
+def _rows(shape: TypeAdapter[list[Row]], path: Path) -> list[Row]:
+    """Rows of one shape, parsed at once; a last line cut short by a crash is left out."""
+    if not is_there(path):
+        return []
+    content = read_bytes(path, MAX_ROWS_BYTES)
+    whole = content[: content.rfind(b"\n") + 1]
+    return parsed(shape, b"[" + whole[:-1].replace(b"\n", b",") + b"]", path)
 
 
 class RowWriter:
@@ -165,7 +201,7 @@ class RowWriter:
     def __init__(self, path: Path, kept: Extent = NOTHING) -> None:
         self.path, self._size = path, kept.size
         check_rows(path, kept)
-        with writing(path):
+        with explained(path):
             self._stream = path.open("ab+")
             self._stream.truncate(kept.size)
             self._stream.seek(0)
@@ -176,7 +212,7 @@ class RowWriter:
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row. Raises StoreError."""
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
-        with writing(self.path):
+        with explained(self.path):
             self._stream.write(line)
             self._digest.update(line)
             self._size += len(line)
@@ -185,18 +221,18 @@ class RowWriter:
     def flush(self) -> None:
         """Hand the system what is older than a second. Raises StoreError."""
         if time.monotonic() - self._flushed > FLUSH_INTERVAL_S:
-            with writing(self.path):
+            with explained(self.path):
                 self._stream.flush()
             self._flushed = time.monotonic()
 
     def sync(self) -> Extent:
         """Force what was written to the disk, and tell how far it goes. Raises StoreError."""
-        with writing(self.path):
+        with explained(self.path):
             self._stream.flush()
             os.fsync(self._stream.fileno())
         return Extent(self._size, self._digest.hexdigest())
 
     def close(self) -> None:
         """Flush and close."""
-        with writing(self.path):
+        with explained(self.path):
             self._stream.close()

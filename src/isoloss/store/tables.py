@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
-from itertools import pairwise
-from math import isfinite, sqrt
 from pathlib import Path
-from statistics import median, stdev
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 
 from isoloss.errors import StoreError
-from isoloss.files import path_exists, read_checksummed, read_record, write_bytes
+from isoloss.files import is_there, read_record, read_sealed, write_bytes
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -23,8 +21,9 @@ from isoloss.spec.study import DataFacts, Study
 from isoloss.spec.studyfile import parse_study
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import RunPaths, StudyPaths
-from isoloss.store.records import EVALS, START, STEPS, TOKENIZER, checked
-from isoloss.store.run import RunStatus, read_rows, verified_status
+from isoloss.store.outcome import curves, measure, measured
+from isoloss.store.records import START, TOKENIZER, EvalRecord, ThinnedEvals, ThinnedSteps, checked
+from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
 
 METRICS_SCHEMA: dict[str, pl.DataType] = {
@@ -43,6 +42,13 @@ EVALS_SCHEMA: dict[str, pl.DataType] = {
     "val_loss": pl.Float64(),
     "eval_time_s": pl.Float64(),
 }
+THINNED_STEPS_SCHEMA = {
+    **{name: METRICS_SCHEMA[name] for name in ("step", "loss", "lr", "grad_norm")},
+    "seconds": pl.Float64(),
+}
+THINNED_EVALS_SCHEMA = {name: EVALS_SCHEMA[name] for name in ("step", "train_loss", "val_loss")}
+NOTHING_MEASURED = measure([], [])
+"""What a damaged run contributes to the summary."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +64,47 @@ class StudyResults:
         """Every run the study consists of, trained or not."""
         return self.study.expand(self.facts)
 
-    def summary(self) -> pl.DataFrame:
-        """One row a run, in the study's order; what a run has not measured is null."""
-        return pl.DataFrame([self._summary_row(config) for config in self.configs], infer_schema_length=None)
+    def statuses(self) -> dict[str, RunStatus]:
+        """By run id, where every run stands, in the study's order, its files verified."""
+        return {run: self.status(run) for run in map(run_id, self.configs)}
+
+    def summary(self, statuses: Mapping[str, RunStatus] | None = None) -> pl.DataFrame:
+        """One row a run, in the study's order; what a run has not measured is null.
+
+        `statuses` are what `statuses()` gave, where it was asked already: they are not verified again.
+        """
+        statuses = self.statuses() if statuses is None else statuses
+        return pl.DataFrame(list(map(self._summary_row, self.configs, statuses.values())), infer_schema_length=None)
 
     def metrics(self, run: str) -> pl.DataFrame:
         """The per-step record of one run."""
-        return pl.DataFrame(_steps(self.paths.run(run)), schema=METRICS_SCHEMA)
+        return pl.DataFrame(step_rows(self.paths.run(run)), schema=METRICS_SCHEMA)
 
     def evals(self, run: str) -> pl.DataFrame:
         """The evaluations of one run."""
-        return pl.DataFrame(_evals(self.paths.run(run)), schema=EVALS_SCHEMA)
+        return pl.DataFrame(eval_rows(self.paths.run(run)), schema=EVALS_SCHEMA)
 
     def curves(self, runs: Iterable[str]) -> pl.DataFrame:
         """The losses of several runs: run_id, step, train_loss, val_loss, one row an evaluation."""
-        schema = {"run_id": pl.String(), **{name: EVALS_SCHEMA[name] for name in ("step", "train_loss", "val_loss")}}
-        frames = [self.evals(run).select(pl.lit(run).alias("run_id"), *list(schema)[1:]) for run in runs]
-        return pl.concat([pl.DataFrame(schema=schema), *frames])
+        return _curve_frame(THINNED_EVALS_SCHEMA, ((run, _columns(eval_rows(self.paths.run(run)))) for run in runs))
+
+    def thinned_steps(self, statuses: Mapping[str, RunStatus] | None = None) -> pl.DataFrame:
+        """The per-step records of all runs for charts: run_id, step, loss, lr, grad_norm, seconds.
+
+        At most 64 rows a run, its first and last step among them, closer together at the beginning; a shorter record
+        is kept whole. `loss` and `grad_norm` are means over the steps a row stands for, `seconds` is the training time
+        before its step. Runs without rows, or damaged, have none. `statuses` as for `summary`.
+
+            results.thinned_steps().join(results.summary().select("run_id", "n_embd"), on="run_id")
+        """
+        return _curve_frame(THINNED_STEPS_SCHEMA, ((run, steps) for run, (steps, _) in self._thinned(statuses)))
+
+    def thinned_evals(self, statuses: Mapping[str, RunStatus] | None = None) -> pl.DataFrame:
+        """The evaluations of all runs for charts: run_id, step, train_loss, val_loss.
+
+        All of a run that has up to 64, else 64 at most: the first, the last, the best and some between, exactly.
+        """
+        return _curve_frame(THINNED_EVALS_SCHEMA, ((run, evals) for run, (_, evals) in self._thinned(statuses)))
 
     def status(self, run: str) -> RunStatus:
         """Where one run stands."""
@@ -83,7 +113,7 @@ class StudyResults:
     def samples(self, run: str) -> str | None:
         """Text one run wrote, if it was asked to and it is whole."""
         try:
-            return read_checksummed(self.paths.run(run).samples)
+            return read_sealed(self.paths.run(run).samples)
         except StoreError:
             return None
 
@@ -95,17 +125,24 @@ class StudyResults:
         """The vocabulary as written by the tokenizer, with the corpus's sizes."""
         return {**checked(TOKENIZER, read_record(self.paths.tokenizer), self.paths.tokenizer)}
 
-    def _summary_row(self, config: RunConfig) -> dict[str, Any]:
-        paths = self.paths.run(run_id(config))
-        status, evals, steps = verified_status(paths), list[dict[str, Any]](), list[dict[str, Any]]()
-        state, times = status.state, status.times_s
+    def _thinned(
+        self, statuses: Mapping[str, RunStatus] | None
+    ) -> Iterator[tuple[str, tuple[ThinnedSteps, ThinnedEvals]]]:
+        for run, status in (self.statuses() if statuses is None else statuses).items():
+            if status.state != "damaged":
+                with suppress(StoreError):
+                    yield run, curves(self.paths.run(run), status)
+
+    def _summary_row(self, config: RunConfig, status: RunStatus) -> dict[str, Any]:
+        run, state, times = run_id(config), status.state, status.times_s
+        columns: Mapping[str, Any] = NOTHING_MEASURED
         try:
             if state != "damaged":
-                evals, steps = _evals(paths), _steps(paths)
+                columns = measured(self.paths.run(run), status)
         except StoreError:
             state = "damaged"
         return {
-            "run_id": run_id(config),
+            "run_id": run,
             "seed": config.seed,
             **{factor: getattr(config, factor) for factor in self.study.factors},
             **{name: value for name, value in _schedule(config).items() if name not in self.study.factors},
@@ -115,8 +152,7 @@ class StudyResults:
             "params_approx": compute.params_approx(config),
             "train_tokens": compute.train_tokens(config),
             "train_flops": compute.train_flops(config),
-            **_eval_columns(evals),
-            **_step_columns(steps),
+            **columns,
             "train_time_s": times.get("train"),
             "eval_time_s": times.get("eval"),
             "checkpoint_time_s": times.get("checkpoint"),
@@ -130,9 +166,9 @@ def load_study(folder: str | Path) -> StudyResults:
     """Read a study directory. Raises StoreError when it is none, is damaged, or leads out of its folder."""
     paths = StudyPaths(Path(folder))
     check_enclosed(paths.folder)
-    if not path_exists(paths.study):
+    if not is_there(paths.study):
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
-    study = parse_study(read_checksummed(paths.study), str(paths.study))
+    study = parse_study(read_sealed(paths.study), str(paths.study))
     tokenizer = checked(TOKENIZER, read_record(paths.tokenizer), paths.tokenizer)
     facts = DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"])
     return StudyResults(paths, study, facts)
@@ -170,55 +206,26 @@ def find_run(results: StudyResults, reference: str | None) -> RunPaths:
     return results.paths.run(found[0])
 
 
-def _steps(paths: RunPaths) -> list[dict[str, Any]]:
-    return cast("list[dict[str, Any]]", checked(STEPS, list(read_rows(paths.metrics)), paths.metrics))
-
-
-def _evals(paths: RunPaths) -> list[dict[str, Any]]:
-    return cast("list[dict[str, Any]]", checked(EVALS, list(read_rows(paths.evals)), paths.evals))
-
-
 def _schedule(config: RunConfig) -> dict[str, Any]:
     """Whether a run's learning rate ends with it: a loss on the way is not what a schedule of that length gives."""
     return {"max_iters": config.max_iters, "decay_lr": config.decay_lr, "lr_decay_iters": config.decay_horizon}
 
 
-def _eval_columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Losses of one run; best is the lowest validation loss, final the last evaluation."""
-    finite = [row for row in rows if row["val_loss"] is not None]
-    best: dict[str, Any] = min(finite, key=lambda row: (row["val_loss"], row["step"])) if finite else {}
-    final: dict[str, Any] = rows[-1] if rows else {}
+def _columns(rows: list[EvalRecord]) -> ThinnedEvals:
     return {
-        "best_val_loss": best.get("val_loss"),
-        "best_step": best.get("step"),
-        "final_val_loss": final.get("val_loss"),
-        "final_train_loss": final.get("train_loss"),
-        "train_val_gap": _difference(final.get("val_loss"), final.get("train_loss")),
+        "step": [row["step"] for row in rows],
+        "train_loss": [row["train_loss"] for row in rows],
+        "val_loss": [row["val_loss"] for row in rows],
     }
 
 
-def _difference(first: float | None, second: float | None) -> float | None:
-    return None if first is None or second is None else first - second
-
-
-def _step_columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Roughness of the loss, and median speeds, so that a slow first step or a busy moment does not count."""
-    columns = {
-        "median_step_time_s": "step_time_s",
-        "tokens_per_s": "tokens_per_s",
-        "mfu": "mfu",
-        "mfu_a100": "mfu_a100",
-    }
-    speeds = {name: median(row[column] for row in rows) if rows else None for name, column in columns.items()}
-    return {"loss_roughness": loss_roughness([row["loss"] for row in rows]), **speeds}
-
-
-def loss_roughness(losses: Sequence[float | None]) -> float | None:
-    """Short-term noise of a per-step training loss in nats/token: sd of its differences / √2, second half of the steps.
-
-    Differences remove a slow trend (von Neumann 1941). None below three steps there, or where a loss is missing.
-    """
-    late = [loss for loss in losses[len(losses) // 2 :] if loss is not None and isfinite(loss)]
-    if len(late) < 3 or len(late) < len(losses) - len(losses) // 2:
-        return None
-    return stdev(after - before for before, after in pairwise(late)) / sqrt(2)
+def _curve_frame(
+    schema: Mapping[str, pl.DataType], curves: Iterable[tuple[str, ThinnedSteps | ThinnedEvals]]
+) -> pl.DataFrame:
+    """Curves of many runs by column, one below the other, with their runs' ids."""
+    frame: dict[str, list[Any]] = {name: [] for name in ("run_id", *schema)}
+    for run, columns in curves:
+        frame["run_id"] += [run] * len(columns["step"])
+        for name in schema:
+            frame[name] += columns[name]
+    return pl.DataFrame(frame, schema={"run_id": pl.String(), **schema})

@@ -1,0 +1,154 @@
+"""What a run's rows come to, computed once when it ends: its columns of the summary, and curves of few points.
+
+The columns are kept in status.json, the curves in curves.json with the extents of the rows they are of. Where either
+is missing (earlier versions did not write them), of other rows, or damaged, it is computed from the rows again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import accumulate, pairwise
+from math import isfinite, sqrt
+from statistics import median, stdev
+
+from isoloss.errors import StoreError
+from isoloss.files import read_record, write_record
+from isoloss.store.layout import RunPaths
+from isoloss.store.records import (
+    CURVES,
+    CurvesRecord,
+    EvalRecord,
+    MeasuredRecord,
+    StepRecord,
+    ThinnedEvals,
+    ThinnedSteps,
+    checked,
+)
+from isoloss.store.run import ROWS, Extent, RunStatus, eval_rows, extents, step_rows
+
+MAX_POINTS = 64
+"""Points of a thinned curve; a shorter one is kept whole."""
+FIGURES = 6
+"""Significant figures of a thinned curve of steps, which is for charts; evaluations are kept exactly."""
+
+
+def keep_outcome(paths: RunPaths, rows: Mapping[str, Extent]) -> MeasuredRecord | None:
+    """Write the curves of a run that has ended with rows of these extents, and return what it measured.
+
+    None, and nothing written, where the rows cannot be read back. Raises StoreError when the disk refuses.
+    """
+    try:
+        steps, evals = step_rows(paths), eval_rows(paths)
+    except StoreError:
+        return None
+    kept = {name: asdict(extent) for name, extent in rows.items()}
+    write_record(paths.curves, {"rows": kept, "steps": thinned_steps(steps), "evals": thinned_evals(evals)})
+    return measure(steps, evals)
+
+
+def measured(paths: RunPaths, status: RunStatus) -> MeasuredRecord:
+    """What a run of this status has measured. Raises StoreError when that takes its rows and they cannot be read."""
+    return _kept(status) or measure(step_rows(paths), eval_rows(paths))
+
+
+def curves(paths: RunPaths, status: RunStatus) -> tuple[ThinnedSteps, ThinnedEvals]:
+    """The thinned curves of a run of this status. Raises StoreError likewise."""
+    if _kept(status):
+        try:
+            kept: CurvesRecord = checked(CURVES, read_record(paths.curves), paths.curves)
+            if extents(kept["rows"]) == status.rows:
+                return kept["steps"], kept["evals"]
+        except StoreError:
+            pass
+    return thinned_steps(step_rows(paths)), thinned_evals(eval_rows(paths))
+
+
+def _kept(status: RunStatus) -> MeasuredRecord | None:
+    """What was measured, if it is of rows of known extents."""
+    return status.measured if set(status.rows) == set(ROWS) else None
+
+
+def measure(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> MeasuredRecord:
+    """The columns of the summary that a run's rows decide; None where they do not.
+
+    Best is the lowest validation loss, final the last evaluation. Speeds are medians, so that a slow first step or a
+    busy moment does not count.
+    """
+    best = min(((row["val_loss"], row["step"]) for row in evals if row["val_loss"] is not None), default=(None, None))
+    final_val, final_train = (evals[-1]["val_loss"], evals[-1]["train_loss"]) if evals else (None, None)
+    return {
+        "best_val_loss": best[0],
+        "best_step": best[1],
+        "final_val_loss": final_val,
+        "final_train_loss": final_train,
+        "train_val_gap": None if final_val is None or final_train is None else final_val - final_train,
+        "loss_roughness": loss_roughness([row["loss"] for row in steps]),
+        "median_step_time_s": median(row["step_time_s"] for row in steps) if steps else None,
+        "tokens_per_s": median(row["tokens_per_s"] for row in steps) if steps else None,
+        "mfu": median(row["mfu"] for row in steps) if steps else None,
+        "mfu_a100": median(row["mfu_a100"] for row in steps) if steps else None,
+    }
+
+
+def loss_roughness(losses: Sequence[float | None]) -> float | None:
+    """Short-term noise of a per-step training loss in nats/token: sd of its differences / √2, second half of the steps.
+
+    Differences remove a slow trend (von Neumann 1941). None below three steps there, or where a loss is missing.
+    """
+    late = [loss for loss in losses[len(losses) // 2 :] if loss is not None and isfinite(loss)]
+    if len(late) < 3 or len(late) < len(losses) - len(losses) // 2:
+        return None
+    return stdev(after - before for before, after in pairwise(late)) / sqrt(2)
+
+
+def thinned_steps(rows: Sequence[StepRecord]) -> ThinnedSteps:
+    """At most MAX_POINTS points of the per-step record: the first and the last row, and one for each bucket between.
+
+    A point stands at the middle row of its bucket; its loss and grad_norm are means over the bucket, of what was
+    finite. `seconds` is the training time before that step's update, evaluations and checkpoints apart.
+    """
+    seconds = list(accumulate((row["step_time_s"] for row in rows), initial=0.0))
+    buckets = _buckets(len(rows), MAX_POINTS)
+    middles = [(first + last) // 2 for first, last in buckets]
+    return {
+        "step": [rows[middle]["step"] for middle in middles],
+        "loss": [_mean([row["loss"] for row in rows[first : last + 1]]) for first, last in buckets],
+        "lr": [_rounded(rows[middle]["lr"]) for middle in middles],
+        "grad_norm": [_mean([row["grad_norm"] for row in rows[first : last + 1]]) for first, last in buckets],
+        "seconds": [_rounded(seconds[middle]) for middle in middles],
+    }
+
+
+def thinned_evals(rows: Sequence[EvalRecord]) -> ThinnedEvals:
+    """At most MAX_POINTS of a run's evaluations: the first, the last and the best among them."""
+    losses = {place: row["val_loss"] for place, row in enumerate(rows) if row["val_loss"] is not None}
+    kept = {first for first, _ in _buckets(len(rows), MAX_POINTS - 1)} if len(rows) > MAX_POINTS else range(len(rows))
+    places = sorted({*kept, *sorted(losses, key=lambda place: (losses[place], place))[:1]})
+    return {
+        "step": [rows[place]["step"] for place in places],
+        "train_loss": [rows[place]["train_loss"] for place in places],
+        "val_loss": [rows[place]["val_loss"] for place in places],
+    }
+
+
+def _buckets(rows: int, most: int) -> list[tuple[int, int]]:
+    """First and last place of each of at most so many buckets of rows, the first row and the last one alone.
+
+    They grow with the square root of their place, a mean between a linear and a logarithmic axis: a loss falls fastest
+    at the beginning.
+    """
+    if rows <= most:
+        return [(place, place) for place in range(rows)]
+    inner = most - 2
+    edges = sorted({0, rows, *(1 + (rows - 2) * i * i // (inner * inner) for i in range(inner + 1))})
+    return [(first, after - 1) for first, after in pairwise(edges)]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return _rounded(sum(present) / len(present)) if present else None
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{FIGURES}g}")

@@ -10,13 +10,18 @@ import altair as alt
 import polars as pl
 import pytest
 
-from isoloss.report.chapter import Chapter, Item
+from isoloss.report.chapter import Chapter
+from isoloss.report.chapters.method import method_chapter, references_chapter
 from isoloss.report.chart import NARROW, WIDE, Figure, inline, sized
 from isoloss.report.latex import as_latex, escaped
 from isoloss.report.page import render_page
 from isoloss.report.paper import write_paper
 from isoloss.report.references import cited, references_in
+from isoloss.report.snapshot import take_snapshot
 from isoloss.report.table import Column, Table, as_markdown
+from isoloss.spec.config import SETTINGS
+from isoloss.spec.study import Study
+from tests.fake_studies import fake_study
 
 HOSTILE = [
     r"50% & $x_1$ #2 {a} ~b ^c \input{/etc/passwd} \\[1cm]",
@@ -137,14 +142,14 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "paper"
     folder.mkdir()
     (folder / "outgrown-3.3in.pdf").write_bytes(b"")
-    chapter = Chapter(
-        "effects", "Effects", ["Wider is better."], [figure_of("effects", HOSTILE[0])], [table_of(HOSTILE, "effects")]
-    )
-    methods = [
-        Item("Tests & intervals", text=f"p-values are adjusted {cited('holm1979', 'lenth1989')}, at 5% (two-sided)."),
-        Item("Data", text=f"The corpus is my_text {cited('karpathy2015')}."),
+    tests = [f"p-values are adjusted {cited('holm1979', 'lenth1989')}, at 5% (two-sided).", "n = 2."]
+    figures, tables = [figure_of("effects", HOSTILE[0])], [table_of(HOSTILE, "effects")]
+    chapters = [
+        Chapter("effects", "Tests & intervals", ["Wider is better."], figures, tables, details=tests),
+        Chapter("answer", "Answer", ["Nothing of methods (Huber 1964)."]),
+        Chapter("method", "Data", [], details=[f"The corpus is my_text {cited('karpathy2015')}."]),
     ]
-    write_paper(folder, [chapter], methods)
+    write_paper(folder, chapters)
     return folder
 
 
@@ -181,7 +186,7 @@ def test_no_text_is_below_seven_points(paper: Path) -> None:
 
 def test_a_picture_has_the_same_bytes_whatever_was_drawn_before(paper: Path, tmp_path: Path) -> None:
     chapter = Chapter("c", "C", [], [figure_of("other"), figure_of("effects", HOSTILE[0])])
-    write_paper(tmp_path, [chapter], [])
+    write_paper(tmp_path, [chapter])
     for path in paper.glob("effects-*in.*"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
@@ -217,3 +222,57 @@ def test_the_page_links_the_files_of_the_paper(paper: Path) -> None:
     links = re.findall(r'href="paper/([^"]*)"', page)
     assert links == [*(f"effects-6.75in.{kind}" for kind in ("pdf", "svg", "png")), "effects-figure.csv", "effects.csv"]
     assert all((paper / link).is_file() for link in links)
+
+
+STUDY = Study(
+    name="method",
+    corpus="tinyshakespeare",
+    base={"max_iters": 40, "eval_interval": 20, "lr_decay_iters": 30, "precision": "bf16"},
+    factors={"n_embd": (32, 64), "dropout": (0.0, 0.2)},
+    seeds=tuple(range(13)),
+)
+
+
+def method_of(folder: Path, study: Study) -> str:
+    return " ".join(method_chapter(take_snapshot(fake_study(folder, study, {1: ("failed", "no memory")}))).details)
+
+
+def test_methods_state_data_model_training_evaluation_runs_and_machine(tmp_path: Path) -> None:
+    said = method_of(tmp_path, STUDY)
+    for words in (
+        f"tinyshakespeare (Karpathy 2015), SHA-256 {'ab' * 32}.",
+        "The first 90 % of the text, 900,000 tokens, is for training, and the rest, 100,000 tokens, for validation",
+        "n_embd {32, 64}, block_size 64, bias false and dropout {0.0, 0.2} (Srivastava et al. 2014).",
+        "AdamW (Loshchilov and Hutter 2019) with beta1 0.9, beta2 0.99 and weight_decay 0.1",
+        "max_iters 40 steps of 768 tokens",
+        "over warmup_iters 100 steps to learning_rate 0.001 and falls by a cosine",
+        "to min_lr 0.0001 at lr_decay_iters 30.",
+        "Matrix products run in bf16, all else in fp32.",
+        "on the whole validation split",
+        "4 combinations of n_embd {32, 64} and dropout {0.0, 0.2}, each with 13 seeds (13 values from 0 to 12).",
+        "Of 52 runs, 51 done and 1 failed; results are drawn from those that are done.",
+        "Versions: isoloss 0.1.0.",
+        "Runs by device_name: a processor (52 runs).",
+    ):
+        assert words in said
+
+
+def test_methods_name_what_a_study_does_otherwise(tmp_path: Path) -> None:
+    other = {"decay_lr": False, "grad_clip": 0.0, "eval": "sampled", "eval_iters": 7}
+    said = method_of(tmp_path, Study(name="o", corpus="my_$text", tokenizer="byte", base={"max_iters": 20, **other}))
+    assert "The corpus is my_$text, SHA-256" in said and "Its tokens are bytes" in said
+    assert "The learning rate is constant, learning_rate 0.001. All arithmetic is fp32." in said
+    assert "random batches of each split, eval_iters 7 of them" in said and "whole validation split" not in said
+    assert "clipped" not in said and "Srivastava" not in said and "cosine" not in said
+    assert "The study has 1 combination, each with 1 seed (1337)." in said
+
+
+def test_settings_are_all_in_one_of_two_tables_and_sources_in_a_third(tmp_path: Path) -> None:
+    chapter = method_chapter(take_snapshot(fake_study(tmp_path, STUDY, {})))
+    stated, default = (table.frame for table in chapter.tables)
+    assert stated.row(0) == ("n_embd", "{32, 64}", "factors")
+    assert ("precision", "bf16", "base") in stated.rows() and ("n_layer", "4", "default") in default.rows()
+    assert sorted([*stated["setting"], *default["setting"]]) == sorted(SETTINGS)
+    sources = references_chapter([chapter]).tables[0].frame
+    assert sources["cited"].to_list() == sorted(sources["cited"]) and "Karpathy 2015" in sources["cited"]
+    assert references_chapter([]).tables == []

@@ -10,14 +10,18 @@ import altair as alt
 import polars as pl
 import pytest
 
+from isoloss.errors import StoreError
+from isoloss.report import pdf as pdf_module
 from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.method import method_chapter, references_chapter
 from isoloss.report.chart import NARROW, WIDE, Figure, inline, sized
 from isoloss.report.latex import as_latex, escaped
 from isoloss.report.page import render_page
 from isoloss.report.paper import write_paper
+from isoloss.report.pdf import BROWSERS, print_page
 from isoloss.report.references import cited, references_in
 from isoloss.report.snapshot import take_snapshot
+from isoloss.report.standalone import write_chapter
 from isoloss.report.table import Column, Table, as_markdown
 from isoloss.spec.config import SETTINGS
 from isoloss.spec.study import Study
@@ -141,7 +145,10 @@ def test_markdown_is_text_alone() -> None:
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "paper"
     folder.mkdir()
-    (folder / "outgrown-3.3in.pdf").write_bytes(b"")
+    for name in ("outgrown-3.3in.pdf", "main.tex"):
+        (folder / name).write_bytes(b"")
+    (folder / "files.txt").write_text("outgrown-3.3in.pdf\n../index.html\n/etc/passwd\n")
+    (folder.parent / "index.html").write_text("a page")
     tests = [f"p-values are adjusted {cited('holm1979', 'lenth1989')}, at 5% (two-sided).", "n = 2."]
     figures, tables = [figure_of("effects", HOSTILE[0])], [table_of(HOSTILE, "effects")]
     chapters = [
@@ -157,7 +164,10 @@ def test_every_figure_and_table_has_all_formats(paper: Path) -> None:
     images = [f"effects-{width}in.{kind}" for width in ("3.3", "6.75") for kind in ("pdf", "svg", "png")]
     tables = ["effects.csv", "effects.md", "effects.tex", "effects-figure.csv"]
     others = ["figures.tex", "methods.md", "methods.tex", "references.bib"]
-    assert sorted(path.name for path in paper.iterdir()) == sorted([*images, *tables, *others])
+    written = sorted([*images, *tables, *others])
+    assert (paper / "files.txt").read_text().split() == written
+    assert {path.name for path in paper.iterdir()} == {*written, "files.txt", "main.tex"}  # main.tex is a person's own
+    assert (paper.parent / "index.html").is_file()
     assert (paper / "effects-figure.csv").read_text().startswith("width,loss,level\n64,1.8,a\n")
 
 
@@ -276,3 +286,61 @@ def test_settings_are_all_in_one_of_two_tables_and_sources_in_a_third(tmp_path: 
     sources = references_chapter([chapter]).tables[0].frame
     assert sources["cited"].to_list() == sorted(sources["cited"]) and "Karpathy 2015" in sources["cited"]
     assert references_chapter([]).tables == []
+
+
+def test_a_chapter_becomes_a_folder_that_may_be_written_again_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    first = Chapter(
+        "effects", "Effects <of> x", ["Wider is better."], [figure_of("effects")], [table_of(["a"], "effects")]
+    )
+    page = write_chapter(tmp_path / "out", first)
+    html = page.read_text(encoding="utf-8")
+    assert "Effects &lt;of&gt; x" in html and "Wider is better." in html
+    assert all((page.parent / link).is_file() for link in re.findall(r'href="(paper/[^"]*)"', html))
+    write_chapter(tmp_path / "out", Chapter("effects", "Effects", ["None."]))
+    assert not list((tmp_path / "out" / "paper").glob("effects*"))
+
+    for name in ("thesis.tex", "index.html"):
+        other = tmp_path / name.partition(".")[0]
+        other.mkdir()
+        (other / name).write_text("mine")
+        with pytest.raises(StoreError, match=f"{other} holds {name}, which no earlier --out wrote"):
+            write_chapter(other, first)
+        assert [path.name for path in other.iterdir()] == [name] and (other / name).read_text() == "mine"
+    with pytest.raises(StoreError, match="Not a directory"):
+        write_chapter(tmp_path / "thesis" / "thesis.tex", first)
+    (tmp_path / "out" / "paper").rename(tmp_path / "elsewhere")
+    (tmp_path / "out" / "paper").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="symbolic link"):
+        write_chapter(tmp_path / "out", first)
+
+
+def test_a_page_is_printed_by_an_installed_browser(tmp_path: Path) -> None:
+    if not any(map(shutil.which, BROWSERS)):
+        pytest.skip("no Chromium")
+    page = tmp_path / "a b" / "index.html"
+    page.parent.mkdir()
+    page.write_text("<title>T</title><p>The answer is 42.</p>", encoding="utf-8")
+    pdf = print_page(page)
+    assert pdf == page.with_name("report.pdf")
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF") and b"/CreationDate (D:19700101000000" in content
+    if shutil.which("pdftotext"):
+        assert text_of(pdf).strip() == "The answer is 42."
+
+
+def test_without_a_browser_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "index.html"
+    page.write_text("x")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StoreError, match="no Chromium or Chrome is installed; open the page and print it yourself"):
+        print_page(page)
+    browser = tmp_path / "chromium"
+    browser.write_text("#!/bin/sh\necho it broke >&2\nexit 3\n")
+    browser.chmod(0o755)
+    with pytest.raises(StoreError, match="wrote no PDF \\(it broke\\)"):
+        print_page(page)
+    browser.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    monkeypatch.setattr(pdf_module, "TIMEOUT_S", 0.2)
+    with pytest.raises(StoreError, match="took more than"):
+        print_page(page)
+    assert not page.with_name("report.pdf").exists()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import get_args
 
-from isoloss.files import write_bytes, writing
+from isoloss.files import path_exists, read_bytes, write_bytes, write_text, writing
 from isoloss.report.chapter import Chapter
 from isoloss.report.chart import NARROW, PX_PER_INCH, WIDE, Figure, ImageKind, as_image, plain_name
 from isoloss.report.latex import as_latex, escaped
@@ -16,6 +17,10 @@ from isoloss.report.table import Table, as_csv, as_markdown, markdown
 from isoloss.store.spreadsheet import csv_text
 
 IMAGE_KINDS: tuple[ImageKind, ...] = get_args(ImageKind)
+LIST = "files.txt"
+"""Names what was written, so that nothing else is ever removed."""
+MAX_LIST_BYTES = 1_000_000
+FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(csv|md|tex|bib|pdf|svg|png)")
 TABLE_FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
 
 
@@ -35,20 +40,29 @@ def table_file(table: Table, kind: str) -> str:
 
 
 def write_paper(folder: Path, chapters: Sequence[Chapter]) -> None:
-    """Fill a folder with all figures and tables of some chapters, their methods, and the references these name.
+    """Write every figure and table of some chapters, their methods (the `details`), and the references these name.
 
-    The methods are the `details` of each chapter.
-
-    Other files in the folder are removed. Raises StoreError when a figure cannot be drawn or a file not be written.
+    What an earlier call wrote and this one does not is removed; other files in the folder stay. Raises StoreError when
+    a figure cannot be drawn or a file not be written.
     """
-    written: set[str] = set()
+    before = written_files(folder)
+    write_text(folder / LIST, "".join(f"{name}\n" for name in before))
+    names: list[str] = []
     for name, content in (*_pictures(chapters), *_words(chapters)):
         write_bytes(folder / name, content)
-        written.add(name)
-    for path in folder.iterdir():
-        if path.name not in written:
-            with writing(path):
-                path.unlink(missing_ok=True)
+        names.append(name)
+    for name in {*before}.difference(names):
+        with writing(folder / name):
+            (folder / name).unlink(missing_ok=True)
+    write_text(folder / LIST, "".join(f"{name}\n" for name in sorted(names)))
+
+
+def written_files(folder: Path) -> list[str]:
+    """What the list in a paper's folder names; nothing where there is none. Raises StoreError when it is unreadable."""
+    if not path_exists(folder / LIST):
+        return []
+    names = read_bytes(folder / LIST, MAX_LIST_BYTES).decode(errors="replace").splitlines()
+    return [name for name in names if FILE_NAME.fullmatch(name)]
 
 
 def _pictures(chapters: Sequence[Chapter]) -> Iterator[tuple[str, bytes]]:

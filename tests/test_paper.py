@@ -16,7 +16,7 @@ from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.method import method_chapter, references_chapter
 from isoloss.report.chart import NARROW, WIDE, Figure, inline, sized
 from isoloss.report.latex import as_latex, escaped
-from isoloss.report.page import render_page
+from isoloss.report.page import render_section
 from isoloss.report.paper import write_paper
 from isoloss.report.pdf import BROWSERS, print_page
 from isoloss.report.references import cited, references_in
@@ -228,7 +228,7 @@ def test_a_citation_reads_the_same_everywhere() -> None:
 
 def test_the_page_links_the_files_of_the_paper(paper: Path) -> None:
     chapter = Chapter("effects", "Effects", [], [figure_of("effects")], [table_of(["a"], "effects")])
-    page = render_page("A study", [chapter], files="paper")
+    page = render_section(chapter, files="paper").html
     links = re.findall(r'href="paper/([^"]*)"', page)
     assert links == [*(f"effects-6.75in.{kind}" for kind in ("pdf", "svg", "png")), "effects-figure.csv", "effects.csv"]
     assert all((paper / link).is_file() for link in links)

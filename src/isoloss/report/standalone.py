@@ -7,7 +7,7 @@ from pathlib import Path
 from isoloss.errors import StoreError
 from isoloss.files import write_text, writing
 from isoloss.report.chapter import Chapter
-from isoloss.report.page import render_page
+from isoloss.report.page import render_page, render_section
 from isoloss.report.paper import LIST, write_paper
 from isoloss.store.enclosed import check_enclosed
 
@@ -33,5 +33,5 @@ def write_chapter(folder: Path, chapter: Chapter) -> Path:
     """
     check_output_folder(folder)
     write_paper(folder / FILES, [chapter])
-    write_text(folder / PAGE, render_page(chapter.title, [chapter], files=FILES))
+    write_text(folder / PAGE, render_page(chapter.title, [render_section(chapter, files=FILES)]))
     return folder / PAGE

@@ -44,7 +44,7 @@ def render_section(chapter: Chapter, *, files: str = "") -> Section:
 def render_page(title: str, sections: Sequence[Section], *, question: str = "", data: str = "", live: str = "") -> str:
     """A page that opens with its first section, as the answer to the question.
 
-    `data` is what `payload` packed for the scripts that draw every run; a page without it has no such scripts. `live` is
+    `data` is what `payload` packed for the scripts that draw every run; a page without it has none of them. `live` is
     the version that a page of `isoloss watch` shows; such a page may ask its own server for the next.
     """
     styles, scripts = [_read("page.css")], list[str]()

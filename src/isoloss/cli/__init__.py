@@ -40,8 +40,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
             use_underscores=True,
         )
     except IsolossError as error:
-        for line in str(error).split("\n"):
-            say(f"isoloss: {line}")
+        say(f"isoloss: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         say("isoloss: interrupted; what was on disk is safe, the same command continues")

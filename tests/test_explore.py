@@ -1,0 +1,377 @@
+"""The interactive part of the page: what its data block holds, and what a browser does with it."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from isoloss.report.chapters.runs import runs_chapter
+from isoloss.report.page import render_page
+from isoloss.report.payload import MAX_SAMPLE, as_planes, payload
+from isoloss.report.snapshot import Snapshot, take_snapshot
+from isoloss.spec import compute
+from isoloss.spec.config import RunConfig
+from isoloss.spec.identity import run_id
+from isoloss.spec.study import Study
+from isoloss.store.tables import StudyResults
+from tests.fake_studies import fake_study
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+BINARY, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+WORST = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+
+
+def curve(config: RunConfig, number: int, step: int) -> float:
+    """Wider is better; seeds differ, and more so in some configurations."""
+    return 3.0 - config.n_embd / 100 + config.dropout + (number * number % 7) / 1000 + 1.5 / (1 + step)
+
+
+def three_seeds(**factors: tuple[Any, ...]) -> Study:
+    base = {"max_iters": 60, "eval_interval": 5, "warmup_iters": 10}
+    return Study("widths", "a text", base=base, factors=factors, seeds=(1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+    """Two widths by three dropouts by three seeds; one run failed, one never began."""
+    study = three_seeds(n_embd=(64, 128), dropout=(0.0, 0.1, 0.2))
+    folder = tmp_path_factory.mktemp("studies") / "widths"
+    return fake_study(folder, study, {4: ("failed", WORST), 17: ("pending", "")}, curve)
+
+
+@pytest.fixture(scope="module")
+def snapshot(results: StudyResults) -> Snapshot:
+    return take_snapshot(results)
+
+
+def data_of(snapshot: Snapshot) -> str:
+    return payload(snapshot, *runs_chapter(snapshot).tables)
+
+
+def unpacked(text: str) -> dict[str, Any]:
+    """The data block as its reader sees it, with the curves of each run by column."""
+    packed = zlib.decompress(b64decode(text, validate=True))
+    length = int.from_bytes(packed[:4], "little")
+    data, place = json.loads(packed[4 : 4 + length]), 4 + length
+    for header in data["curves"].values():
+        lengths = [len(header["grids"][grid]) for grid in header["grid"]]
+        for column in header["columns"]:
+            planes = np.frombuffer(packed[place : place + 3 * sum(lengths)], np.uint8).reshape(3, -1).astype(np.uint32)
+            values = (planes[0] << 24 | planes[1] << 16 | planes[2] << 8).view(np.float32)
+            header[column] = np.split(values, np.cumsum(lengths)[:-1])
+            place += planes.size
+    assert place == len(packed)
+    return data
+
+
+def column(table: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(column for column in table["columns"] if column["name"] == name)
+
+
+def test_the_data_block_has_every_runs_curves(results: StudyResults, snapshot: Snapshot) -> None:
+    data = unpacked(data_of(snapshot))
+    assert sorted(data["runs"]["id"]) == sorted(map(run_id, results.configs))
+    for number, run in enumerate(data["runs"]["id"]):
+        evals, steps = results.evals(run), results.metrics(run)
+        for set_, table, columns in (("evals", evals, ("train_loss", "val_loss")), ("steps", steps, ("loss", "lr"))):
+            header = data["curves"][set_]
+            assert header["grids"][header["grid"][number]] == table["step"].to_list()
+            for name in columns:
+                assert header[name][number] == pytest.approx(table[name].to_list(), rel=2e-5)
+        elapsed = [0.0, *steps["step_time_s"].cum_sum().to_list()[:-1]] if len(steps) else []
+        assert data["curves"]["steps"]["seconds"][number] == pytest.approx(elapsed, rel=1e-4)
+
+
+def test_the_data_block_says_what_each_run_is(results: StudyResults, snapshot: Snapshot) -> None:
+    data = unpacked(data_of(snapshot))
+    configs = {run_id(config): config for config in results.configs}
+    levels = {factor["name"]: factor for factor in data["factors"]}
+    assert list(levels) == ["n_embd", "dropout"]  # the larger effect first
+    for number, run in enumerate(data["runs"]["id"]):
+        config, configuration = configs[run], data["runs"]["configuration"][number]
+        for name, factor in levels.items():
+            assert factor["numbers"][factor["level"][configuration]] == getattr(config, name)
+        assert data["runs"]["tokens"][number] == compute.tokens_per_step(config)
+        assert data["runs"]["flops"][number] * config.max_iters == compute.train_flops(config)
+
+
+def test_configurations_are_ranked_by_the_mean_over_seeds_with_its_t_interval(snapshot: Snapshot) -> None:
+    table = runs_chapter(snapshot).tables[0]
+    assert table.frame["mean"].drop_nulls().is_sorted()
+    rows = snapshot.table.filter(status="done")
+    for row in table.frame.iter_rows(named=True):
+        losses = rows.filter(key=row["key"])["best_val_loss"].to_numpy()
+        low, high = stats.t.interval(0.95, len(losses) - 1, losses.mean(), stats.sem(losses))
+        assert (row["mean"], row["low"], row["high"]) == pytest.approx((losses.mean(), low, high))
+        assert (row["n"], row["sd"]) == (len(losses), pytest.approx(losses.std(ddof=1)))
+    shown = column(unpacked(data_of(snapshot))["configurations"], "mean")
+    first = table.frame.row(0, named=True)
+    assert shown["words"][0] == f"{first['mean']:.4f} [{first['low']:.4f}, {first['high']:.4f}]"
+    assert shown["numbers"] == pytest.approx(table.frame["mean"].to_list(), rel=1e-6)
+
+
+def test_size_leaves_out_embeddings_where_the_context_is_a_factor(tmp_path: Path) -> None:
+    study = three_seeds(block_size=(8, 16))
+    tables = runs_chapter(take_snapshot(fake_study(tmp_path / "s", study, {}))).tables
+    for table in tables:
+        size = next(column for column in table.columns if column.kind == "si")
+        assert (size.name, size.title) == ("params_non_embedding", "non-embedding parameters")
+        assert table.frame[size.name].n_unique() == 1
+
+
+@given(arrays(np.float32, 20, elements=st.floats(width=32, allow_nan=True, allow_infinity=True)))
+def test_planes_keep_fifteen_bits_of_a_float(values: np.ndarray[Any, Any]) -> None:
+    planes = np.frombuffer(as_planes(values), np.uint8).reshape(3, -1).astype(np.uint32)
+    back = (planes[0] << 24 | planes[1] << 16 | planes[2] << 8).view(np.float32)
+    largest = np.float32(3.3e38)
+    np.testing.assert_allclose(back.clip(-largest, largest), values.clip(-largest, largest), rtol=1.6e-5, atol=1e-40)
+
+
+def test_many_runs_have_fewer_points_and_keep_both_ends(
+    snapshot: Snapshot, results: StudyResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isoloss.report.payload.ALL_POINTS", 0)
+    data = unpacked(data_of(snapshot))
+    done = data["runs"]["id"].index(run_id(results.configs[0]))
+    for header in data["curves"].values():
+        grid = header["grids"][header["grid"][done]]
+        assert (len(grid) <= 16, grid[0], grid == sorted(set(grid))) == (True, 0, True)
+    assert data["curves"]["steps"]["grids"][data["curves"]["steps"]["grid"][done]][-1] == 59
+
+
+def test_the_same_study_gives_the_same_text(results: StudyResults, snapshot: Snapshot) -> None:
+    assert data_of(snapshot) == data_of(take_snapshot(results))
+
+
+def test_samples_are_cut(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StudyResults, "samples", lambda self, run: "x" * (MAX_SAMPLE + 1))
+    assert {len(text) for text in unpacked(data_of(snapshot))["samples"].values()} == {MAX_SAMPLE}
+
+
+def test_a_study_without_results_says_so(tmp_path: Path) -> None:
+    snapshot = take_snapshot(
+        fake_study(tmp_path / "s", three_seeds(n_embd=(64, 128)), dict.fromkeys(range(6), ("pending", "")))
+    )
+    assert runs_chapter(snapshot).answer == ["No run is done yet."]
+    assert column(unpacked(data_of(snapshot))["configurations"], "mean")["numbers"] == [None, None]
+
+
+# ---- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not (BINARY.exists() and DRIVER.exists()):
+        pytest.skip("Chromium or its driver is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(BINARY)
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(snapshot: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "index.html"
+    marks = "".join(f'<path aria-label="c{i} · n_embd 1: 2.0"/>' for i in range(1, 7))  # as figures of the page have
+    text = render_page("widths", [runs_chapter(snapshot)], data=data_of(snapshot))
+    path.write_text(text.replace("</main>", f"<figure><svg>{marks}</svg></figure></main>"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def opened(browser: Any, page: Path) -> Iterator[Callable[..., Any]]:
+    """Runs a script's expression on the page, freshly opened; at the end nothing may have been refused or failed."""
+    browser.get_log("browser")
+    _resize(browser, 1280)
+    browser.get(page.as_uri())
+    _wait(browser, "document.documentElement.dataset.drawn")
+
+    def run(expression: str, *arguments: Any) -> Any:
+        return browser.execute_script(f"return {expression}", *arguments)
+
+    yield run
+    assert [line["message"] for line in browser.get_log("browser") if "favicon" not in line["message"]] == []
+
+
+def _resize(browser: Any, width: int) -> None:
+    metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def _wait(browser: Any, condition: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(f"return {condition}"))
+
+
+def choose(run: Callable[..., Any], name: str, value: str | bool) -> None:
+    """Set a menu or a box of the page."""
+    what = "checked" if isinstance(value, bool) else "value"
+    run(f"document.querySelector('[name={name}]').{what} = arguments[0]", value)
+    run(f"document.querySelector('[name={name}]').dispatchEvent(new Event('change'))")
+
+
+def rows_of(run: Callable[..., Any], table: str) -> list[list[str]]:
+    return run(f"[...document.querySelectorAll('#{table} tbody tr')].map(r => [...r.cells].map(c => c.textContent))")
+
+
+LINES = """isoloss.lines().map(line => ({...line, x: [...line.x], y: [...line.y], low: line.low && [...line.low]}))"""
+PIXELS = "[...document.querySelectorAll('#curves canvas')].map(c => c.toDataURL() + getComputedStyle(c).opacity).join()"
+
+
+def test_curves_are_means_over_seeds_against_what_is_chosen(
+    opened: Callable[..., Any], results: StudyResults, snapshot: Snapshot
+) -> None:
+    data = unpacked(data_of(snapshot))
+    lines = opened(LINES)
+    assert len(lines) == 6
+    for line in lines:
+        members = [i for i, c in enumerate(data["runs"]["configuration"]) if c == line["configuration"]]
+        curves = [results.evals(data["runs"]["id"][i]) for i in members]
+        longest = max(curves, key=len)
+        there = [[c["val_loss"][i] for c in curves if len(c) > i] for i in range(len(longest))]
+        assert line["x"] == longest["step"].to_list()
+        assert line["y"] == pytest.approx([np.mean(values) for values in there], rel=2e-5)
+        assert line["low"] == pytest.approx([min(values) for values in there], rel=2e-5)
+
+
+@pytest.mark.parametrize("against", ["tokens", "flops", "seconds"])
+def test_single_runs_lie_on_the_chosen_axes(
+    opened: Callable[..., Any], results: StudyResults, snapshot: Snapshot, against: str
+) -> None:
+    data, configs = unpacked(data_of(snapshot)), {run_id(config): config for config in results.configs}
+    for name, value in (("single", True), ("quantity", "lr"), ("against", against)):
+        choose(opened, name, value)
+    lines = opened(LINES)
+    assert len(lines) == 17  # one has not begun
+    for line in lines:
+        run = data["runs"]["id"][line["run"]]
+        steps, config = results.metrics(run), configs[run]
+        tokens = steps["step"] * compute.tokens_per_step(config)
+        elapsed = steps["step_time_s"].cum_sum() - steps["step_time_s"]
+        x = {"tokens": tokens, "flops": tokens * compute.flops_per_token(config), "seconds": elapsed}[against]
+        assert line["x"] == pytest.approx(x.to_list(), rel=1e-4, abs=1e-9)
+        assert line["y"] == pytest.approx(steps["lr"].to_list(), rel=2e-5)
+
+
+def test_colour_by_seed_shows_single_runs(opened: Callable[..., Any]) -> None:
+    choose(opened, "colour", "seed")
+    assert len(opened(LINES)) == 17
+    assert opened("document.querySelector('.legend').innerText.split(/\\s+/)")[:4] == ["seed", "1", "2", "3"]
+
+
+def test_a_table_is_sorted_filtered_and_searched(opened: Callable[..., Any], browser: Any) -> None:
+    ranked = rows_of(opened, "configurations")
+    assert [row[1] for row in ranked] == list("123456")
+    order = "document.querySelectorAll('#configurations thead th')[4].querySelector('button').click()"
+    opened(order)
+    opened(order)  # the second time from the largest
+    losses = [float(row[4].split()[0]) for row in rows_of(opened, "configurations")]
+    assert losses == sorted(losses, reverse=True)
+
+    search = browser.find_element("css selector", "#runs_wrapper input[type=search]")
+    search.send_keys("failed")
+    assert [row[5] for row in rows_of(opened, "runs")] == ["failed"]
+    search.clear()
+    search.send_keys("zzz")
+    assert len(rows_of(opened, "runs")[0]) == 1  # "no matching records"
+
+    menus = browser.find_elements("css selector", "#configurations thead .dtcc-button_dropdown")
+    browser.execute_script("arguments[0].click()", menus[0])
+    choices = browser.find_elements("css selector", ".dtcc-dropdown .dtcc-list-buttons button")
+    assert [choice.text for choice in choices] == ["64", "128"]
+    browser.execute_script("arguments[0].click()", choices[0])
+    assert {row[2] for row in rows_of(opened, "configurations")} == {"64"}
+
+
+def test_what_is_selected_in_a_table_shows_in_every_chart(
+    opened: Callable[..., Any], browser: Any, snapshot: Snapshot
+) -> None:
+    _resize(browser, 1280)
+    opened("document.querySelector('.tabs').scrollIntoView()")
+    _wait(browser, "document.querySelector('#chart canvas')")
+    chart = "document.querySelector('#chart canvas').toDataURL()"
+    before, chart_before = opened(PIXELS), opened(chart)
+    opened("document.querySelector('#configurations tbody tr').click()")
+    best = runs_chapter(snapshot).tables[0].frame["key"][0]
+    assert sorted(opened("isoloss.selected()")) == sorted(snapshot.table.filter(key=best)["run_id"])
+    assert (opened(PIXELS) != before, opened(chart) != chart_before) == (True, True)
+    dimmed = "[...document.querySelectorAll('svg .dimmed')].map(p => p.getAttribute('aria-label').split(' ')[0])"
+    assert sorted(opened(dimmed)) == [f"c{i}" for i in range(1, 7) if f"c{i}" != best]
+    selected_runs = "[...document.querySelectorAll('#runs tr.selected')].map(r => r.cells[1].textContent)"
+    assert sorted(opened(selected_runs)) == sorted(snapshot.table.filter(key=best)["run_id"])
+    browser.find_element("css selector", ".selection button").click()
+    assert (opened("isoloss.selected()"), opened(PIXELS)) == ([], before)
+
+
+def test_text_of_a_study_stays_text(opened: Callable[..., Any]) -> None:
+    cells = [cell for row in rows_of(opened, "runs") for cell in row]
+    opened("document.querySelector('#runs_wrapper .dt-paging button.last').click()")
+    cells += [cell for row in rows_of(opened, "runs") for cell in row]
+    assert WORST in cells
+    assert opened("document.querySelectorAll('main img').length") == 0
+
+
+@pytest.mark.parametrize("chart", ["sweep", "heat", "parallel", "columns", "compute", "spread", "gap", "samples"])
+def test_every_chart_is_drawn_with_a_finding_for_a_title(opened: Callable[..., Any], browser: Any, chart: str) -> None:
+    opened("document.querySelector('.tabs').scrollIntoView()")
+    _wait(browser, "document.querySelector('#chart canvas')")
+    opened("document.querySelector(`.tabs input[value=${arguments[0]}]`).click()", chart)
+    _wait(
+        browser, "document.querySelector('#chart canvas') || document.querySelector('#chart').childNodes.length === 0"
+    )
+    title = opened("document.querySelector('#chart').previousSibling.textContent")
+    assert {
+        "sweep": "The best dropout is 0.0 for every n_embd; the best lies at the edge of the grid",
+        "heat": "Lowest where n_embd is 128 and dropout 0.0",
+        "parallel": "The best 3 configurations all have n_embd 128",
+        "samples": "No run has kept samples",
+    }.get(chart, "(rank correlation ") in title
+
+
+def test_other_data_keeps_selection_filters_and_axes(
+    opened: Callable[..., Any], browser: Any, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    choose(opened, "quantity", "train_loss")
+    opened("document.querySelector('#configurations tbody tr').click()")
+    browser.find_element("css selector", "#runs_wrapper input[type=search]").send_keys("128")
+    picked = opened("isoloss.selected()")
+    changed = fake_study(
+        tmp_path / "s", snapshot.study, {}, lambda config, number, step: 1 + curve(config, number, step)
+    )
+    browser.execute_async_script("isolossUpdate(arguments[0]).then(arguments[1])", data_of(take_snapshot(changed)))
+    assert sorted(opened("isoloss.selected()")) == sorted(picked)
+    assert opened("document.querySelector('[name=quantity]').value") == "train_loss"
+    assert {row[2] for row in rows_of(opened, "runs")} == {"128"}
+    assert all(min(line["y"]) > 2 for line in opened(LINES))
+
+
+def test_a_phone_sees_all_without_scrolling_sideways_and_the_dark_is_dark(
+    opened: Callable[..., Any], browser: Any
+) -> None:
+    _resize(browser, 390)
+    _wait(browser, "document.querySelector('#curves').clientWidth < 390")
+    assert opened("document.documentElement.scrollWidth") <= 390
+    light = opened(PIXELS)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": dark})
+    try:
+        _wait(browser, "document.documentElement.classList.contains('dark')")
+        assert opened(PIXELS) != light
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -1,0 +1,102 @@
+"""The report of a study: its chapters, its page, the files beside it, and the page of `isoloss watch`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from isoloss.analysis.claims import Claim
+from isoloss.files import write_text
+from isoloss.report.chapter import Chapter
+from isoloss.report.chapters.answer import answer_chapter
+from isoloss.report.chapters.claims import claims_chapter
+from isoloss.report.chapters.convergence import convergence_chapter
+from isoloss.report.chapters.design import design_chapter
+from isoloss.report.chapters.effects import effects_chapter
+from isoloss.report.chapters.method import method_chapter
+from isoloss.report.chapters.provenance import provenance_chapter, samples_chapter
+from isoloss.report.chapters.runs import runs_chapter
+from isoloss.report.chapters.scaling import scaling_chapter
+from isoloss.report.chapters.speed import speed_chapter
+from isoloss.report.findings import Findings, find
+from isoloss.report.live import LiveData
+from isoloss.report.page import Section, render_page, render_section
+from isoloss.report.paper import write_paper
+from isoloss.report.payload import payload
+from isoloss.report.snapshot import Snapshot, take_snapshot
+from isoloss.store.tables import StudyResults, load_study
+
+PAPER = "paper"
+"""The folder with the files of figures and tables, beside the page."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A written report: its page, and the claims that it makes of the study's hypotheses."""
+
+    page: Path
+    claims: list[Claim]
+
+
+def write_report(results: StudyResults) -> Report:
+    """Write report/index.html and report/paper/ of a study, finished or not.
+
+    Raises StoreError when the study cannot be read, a figure cannot be drawn, or the report cannot be written.
+    """
+    snapshot = take_snapshot(results)
+    findings = find(snapshot)
+    chapters = study_chapters(snapshot, findings)
+    page = results.paths.report
+    method = next(chapter for chapter in chapters if chapter.id == "method")
+    write_paper(page.parent / PAPER, chapters, method.items)
+    sections = [render_section(chapter, files=PAPER) for chapter in chapters]
+    write_text(page, _page(snapshot, sections))
+    return Report(page, findings.claims)
+
+
+def study_chapters(snapshot: Snapshot, findings: Findings) -> list[Chapter]:
+    """Every chapter of a study's report, in order."""
+    effects = effects_chapter(findings.effects, snapshot.done, adjusted=findings.adjusted)
+    scaling = scaling_chapter(findings.law)
+    convergence = convergence_chapter(findings.convergence, snapshot.table)
+    return [
+        answer_chapter(snapshot, findings.effects, [effects, scaling]),
+        claims_chapter(findings.claims, findings.exploratory, len(findings.adjusted), seeds=len(snapshot.study.seeds)),
+        runs_chapter(snapshot),
+        effects,
+        convergence,
+        scaling,
+        speed_chapter(snapshot),
+        samples_chapter(snapshot),
+        design_chapter(snapshot, findings.audit),
+        method_chapter(snapshot, findings),
+        provenance_chapter(snapshot),
+    ]
+
+
+class StudyRendering:
+    """What `isoloss watch` shows of the study in a folder, which may not be there for a moment."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def data(self) -> LiveData:
+        """The explorer's data and how far the study is. Raises StoreError."""
+        snapshot = take_snapshot(load_study(self._folder))
+        return LiveData(explorer(snapshot).data, progress_in_words(snapshot))
+
+    def sections(self) -> Sequence[Section]:
+        """The chapters. Raises StoreError."""
+        snapshot = take_snapshot(load_study(self._folder))
+        return [render_section(chapter) for chapter in study_chapters(snapshot, find(snapshot))]
+
+    def page(self, data: LiveData, sections: Sequence[Section], version: str) -> str:
+        """The page. Raises StoreError."""
+        study = load_study(self._folder).study
+        return render_page(study.name, sections, question=study.description, explorer=..., live=version)
+
+
+def _page(snapshot: Snapshot, sections: Sequence[Section]) -> str:
+    study = snapshot.study
+    return render_page(study.name, sections, question=study.description, explorer=explorer(snapshot))

@@ -115,7 +115,7 @@ def _target_sentence(convergence: Convergence, names: Names) -> str:
         return f"No run reached {target} in {_steps(missed)} steps."
     unit, times = _times(convergence, names)
     fastest, slowest = min(times.items(), key=lambda item: item[1]), max(times.values())
-    if len(times) == 1:
+    if len({name.configuration for name in names.values()}) == 1:
         sentence = f"{'The run' if n == 1 else 'The typical run'} reached {target} after {_step(fastest[1])} steps"
     else:
         sentence = (
@@ -268,7 +268,7 @@ def _improvements(convergence: Convergence, names: Names) -> Iterator[Figure]:
 def _times_to_target(convergence: Convergence, names: Names) -> Iterator[Figure]:
     rows = [
         {**_named(run, names), "group": "reached" if run.to_target.reached else "missed",
-         "value": run.to_target.step, "low": run.to_target.after if run.to_target.reached else None,
+         "value": run.to_target.step, "low": 0.0 if run.to_target.reached else None,
          "high": run.to_target.step}
         for run in convergence.runs
         if run.to_target is not None
@@ -311,7 +311,7 @@ def _placed(table: pl.DataFrame, heads: Mapping[str, str]) -> tuple[pl.DataFrame
         n = len(part)
         most = n if total <= MAX_DRAWN else min(n, max(MIN_DRAWN, round(MAX_DRAWN * n / total)))
         part = part[np.unique(np.linspace(0, n - 1, most).round().astype(np.int64))] if n else part
-        named = [total <= MAX_LABELLED or i in (0, most - 1) for i in range(len(part))]
+        named = [total <= MAX_LABELLED or i in (0, most) for i in range(len(part))]
         heights = [LABELLED_PX if each else ROWS_PX / min(total, MAX_DRAWN) for each in named]
         starts = top + HEAD_PX + np.cumsum([0.0, *heights])
         places = [end - 9 if each else end - h / 2 for end, each, h in zip(starts[1:], named, heights, strict=True)]

@@ -20,9 +20,9 @@ from isoloss.analysis.convergence import (
     Convergence,
     Rates,
     analyse_convergence,
+    convergence_as_json,
 )
 from isoloss.analysis.plateau import plateau_counts, plateaued_by
-from isoloss.cli.convergence import convergence_as_json, convergence_as_text
 from isoloss.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -312,22 +312,13 @@ def test_a_hundred_thousand_rows_take_seconds() -> None:
     assert time.perf_counter() - started < 3
 
 
-def test_text_and_json_say_the_same() -> None:
-    table = pl.concat(
-        [
-            simulate(FEW, power_law(FEW), 0.005, 30),
-            simulate(FEW, u_turn(FEW), 0.005, 30).with_columns(run="a-very-long-name-of-a-run-" + pl.col("run")),
-        ]
-    ).with_columns(train=pl.col("loss") - 0.1)
+def test_json_has_a_run_without_its_earlier_windows() -> None:
+    table = simulate(FEW, power_law(FEW), 0.005, 30).with_columns(train=pl.col("loss") - 0.1)
     convergence = analyse_convergence(table, target=2.0, train_loss="train")
-    text = convergence_as_text(convergence)
-    name = "a-very-long-name-of-a-run-r0"
-    assert name in text and max(map(len, text.splitlines())) <= 110 + len(name)
-    assert "… and 20 more runs" in text
-    assert "improving: 30 of 60 runs, 50% [37%, 63%]" in text
-    assert "note (noise_pooled): 60 of 60 runs" in text
     shown = json.loads(convergence_as_json(convergence))
-    assert len(shown["runs"]) == 60
+    assert [*shown] == ["tolerance", "target", "shares", "reached", "gap", "cautions", "runs"]
+    assert len(shown["runs"]) == 30 and "windows" not in shown["runs"][0]
     assert shown["runs"][0]["improvement"]["value"] == convergence.runs[0].windows[-1].improvement.value
     assert shown["runs"][0]["last_window"] == [1000, 2000]
-    assert shown["shares"]["U-turned"]["n"] == 60
+    assert shown["shares"]["U-turned"]["n"] == 30
+    assert [caution["code"] for caution in shown["cautions"]] == ["noise_pooled"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import polars as pl
@@ -47,6 +49,12 @@ def effects_chapter(
     return Chapter(
         "effects", title, answer, list(effect_figures(view, replicates)), tables, details=list(_details(view))
     )
+
+
+def effects_as_json(effects: Effects, pairs: Sequence[PairedFactor] = ()) -> str:
+    """One object, at full precision; what could not be computed is null."""
+    document = asdict(effects) | {"pairs": [asdict(pair) for pair in pairs]}
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _answer(view: EffectsView) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Level means: what a response averages at each level of a factor, and how far the runs there spread.
+"""What a response averages at each level of a factor, and how far the runs of a level or of a cell spread.
 
 In a factorial without replicates, the spread of a level's runs holds the effects of all other factors. It is
-described here (sd, range, n) and never turned into an interval.
+described here (sd, range, n) and never turned into an interval. The spread within cells is noise, and compared.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
+from scipy import special
+
+from isoloss.analysis.estimate import LEVEL
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,46 @@ class LevelMean:
     sd: float | None
     minimum: float | None
     maximum: float | None
+
+
+@dataclass(frozen=True)
+class CellSpread:
+    """The replicates of a cell: their mean and standard deviation.
+
+    With the same noise in all cells, the sd of every cell lies between its `low` and `high` in 95% of tables.
+    """
+
+    levels: tuple[Any, ...]
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+    @property
+    def outside(self) -> bool:
+        """Whether the cell spreads more or less than chance explains."""
+        return not self.low <= self.sd <= self.high
+
+
+def cell_spreads(table: pl.DataFrame, factors: Sequence[str], response: str) -> list[CellSpread]:
+    """Cells with two runs or more, in the order of the table; none where there are fewer than two or nothing spreads.
+
+    Each is compared with all others by F (normal noise), 5% over all of them (Bonferroni). Rows lack no value.
+    """
+    grouped = table.group_by(factors, maintain_order=True).agg(pl.col(response).cast(pl.Float64()))
+    cells = [(tuple(levels), np.asarray(y)) for (*levels, y) in grouped.iter_rows() if len(y) > 1]
+    squares = [float(((y - y.mean()) ** 2).sum()) for _, y in cells]
+    all_squares, all_df = math.fsum(squares), sum(len(y) - 1 for _, y in cells)
+    found: list[CellSpread] = []
+    for (levels, y), own in zip(cells, squares, strict=True):
+        df, rest = len(y) - 1, all_squares - own
+        if rest <= 1e-12 * all_squares:
+            return []
+        variance, tail = rest / (all_df - df), (1 - LEVEL) / 2 / len(cells)
+        low, high = (math.sqrt(variance * float(special.fdtri(df, all_df - df, p))) for p in (tail, 1 - tail))
+        found.append(CellSpread(levels, len(y), float(y.mean()), math.sqrt(own / df), low, high))
+    return found
 
 
 def level_means(table: pl.DataFrame, factor: str, response: str) -> list[LevelMean]:

@@ -15,7 +15,7 @@ from isoloss.store.tables import StudyResults, load_study
 
 NO_VALUE = ["", "NA", "N/A", "null", "None"]
 STUDY_FILE = "study.yaml"
-TO_TARGET = "steps_to_target"
+STEPS_TO_TARGET = "steps_to_target"
 
 
 def read_runs(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
@@ -54,6 +54,7 @@ def read_rates(path: Path) -> dict[str, Rates] | None:
     return rates(results, results.summary())
 
 
+<<<<<<< HEAD
 def read_snapshot(path: Path) -> Snapshot:
     """What a study directory holds, with the labels of its runs. Raises StoreError on a damaged study."""
     return take_snapshot(_study(path))
@@ -61,6 +62,10 @@ def read_snapshot(path: Path) -> Snapshot:
 
 def with_time_to_target(runs: pl.DataFrame, path: Path, target: float | None) -> pl.DataFrame:
     """Runs of a study with the column TO_TARGET: the first evaluated step at or below a loss, null where none is.
+=======
+def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -> pl.DataFrame:
+    """Runs of a study with the column STEPS_TO_TARGET: the first evaluated step at or below a loss, null where none is.
+>>>>>>> 08debd1972e93aadddb67c404bfad5e001849e4d
 
     Without a target the table is returned as it is. Raises ConfigError for a table that is no study directory.
     """
@@ -68,9 +73,9 @@ def with_time_to_target(runs: pl.DataFrame, path: Path, target: float | None) ->
         return runs
     if not is_study(path):
         raise ConfigError(f"--target needs a study directory with its evaluations, and {path} is a table")
-    judged = analyse_convergence(read_curves(path, lambda line: None), target=target).runs
-    reached = {run.run: run.to_target.step for run in judged if run.to_target and run.to_target.reached}
-    return runs.with_columns(pl.Series(TO_TARGET, [reached.get(run) for run in runs["run_id"]], dtype=pl.Float64()))
+    analysed = analyse_convergence(read_curves(path, lambda line: None), target=target).runs
+    reached = {run.run: run.to_target.step for run in analysed if run.to_target and run.to_target.reached}
+    return runs.with_columns(pl.Series(STEPS_TO_TARGET, [reached.get(run) for run in runs["run_id"]], dtype=pl.Float64()))
 
 
 def varied_factors(path: Path, runs: pl.DataFrame) -> list[str]:

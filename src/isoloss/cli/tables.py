@@ -10,7 +10,6 @@ import polars as pl
 from isoloss.analysis.convergence import Rates, analyse_convergence
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import rates
-from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.store.tables import StudyResults, load_study
 
 NO_VALUE = ["", "NA", "N/A", "null", "None"]
@@ -54,18 +53,8 @@ def read_rates(path: Path) -> dict[str, Rates] | None:
     return rates(results, results.summary())
 
 
-<<<<<<< HEAD
-def read_snapshot(path: Path) -> Snapshot:
-    """What a study directory holds, with the labels of its runs. Raises StoreError on a damaged study."""
-    return take_snapshot(_study(path))
-
-
-def with_time_to_target(runs: pl.DataFrame, path: Path, target: float | None) -> pl.DataFrame:
-    """Runs of a study with the column TO_TARGET: the first evaluated step at or below a loss, null where none is.
-=======
 def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -> pl.DataFrame:
     """Runs of a study with the column STEPS_TO_TARGET: the first evaluated step at or below a loss, null where none is.
->>>>>>> 08debd1972e93aadddb67c404bfad5e001849e4d
 
     Without a target the table is returned as it is. Raises ConfigError for a table that is no study directory.
     """
@@ -75,7 +64,9 @@ def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -
         raise ConfigError(f"--target needs a study directory with its evaluations, and {path} is a table")
     analysed = analyse_convergence(read_curves(path, lambda line: None), target=target).runs
     reached = {run.run: run.to_target.step for run in analysed if run.to_target and run.to_target.reached}
-    return runs.with_columns(pl.Series(STEPS_TO_TARGET, [reached.get(run) for run in runs["run_id"]], dtype=pl.Float64()))
+    return runs.with_columns(
+        pl.Series(STEPS_TO_TARGET, [reached.get(run) for run in runs["run_id"]], dtype=pl.Float64())
+    )
 
 
 def varied_factors(path: Path, runs: pl.DataFrame) -> list[str]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from isoloss.analysis.claims import AdjustedP, Claim, Evidence, adjusted_p, judge
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.effects import Effects
+from isoloss.analysis.scaling_results import ScalingResults, study_law
 from isoloss.analysis.exploration import exploratory_claims, study_effects
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import evidence
-from isoloss.report.scaling import ScalingView, scaling_view
 from isoloss.report.snapshot import Snapshot
 from isoloss.spec.audit import audit
 from isoloss.spec.hypotheses import PlateauStated
@@ -29,8 +29,8 @@ class Findings:
     adjusted: dict[str, AdjustedP]
     """The adjusted p of every effect on the best validation loss that was looked at, by its term."""
     effects: Effects | Diagnostic
-    convergence: Convergence | str
-    scaling: ScalingView
+    convergence: Convergence | Diagnostic
+    scaling: ScalingResults | Diagnostic
     audit: list[Diagnostic]
 
 
@@ -46,7 +46,7 @@ def find(snapshot: Snapshot) -> Findings:
         adjusted,
         effects,
         _convergence(runs, tolerance),
-        scaling_view(snapshot),
+        study_law(snapshot.table, snapshot.done, snapshot.factors),
         _audit(snapshot, effects),
     )
 
@@ -63,8 +63,8 @@ def _audit(snapshot: Snapshot, effects: Effects | Diagnostic) -> list[Diagnostic
     )
 
 
-def _convergence(runs: Evidence, tolerance: float) -> Convergence | str:
+def _convergence(runs: Evidence, tolerance: float) -> Convergence | Diagnostic:
     try:
         return runs.convergence(tolerance)
     except ConfigError as error:
-        return f"Nothing to say of convergence: {error}."
+        return Diagnostic("no_convergence", "blocks", f"Nothing can be said of convergence: {error}.")

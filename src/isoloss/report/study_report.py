@@ -14,11 +14,10 @@ from isoloss.report.chapters.claims import claims_chapter
 from isoloss.report.chapters.convergence import convergence_chapter
 from isoloss.report.chapters.design import design_chapter
 from isoloss.report.chapters.effects import effects_chapter
-from isoloss.report.chapters.method import method_chapter
+from isoloss.report.chapters.method import method_chapter, references_chapter
 from isoloss.report.chapters.provenance import provenance_chapter, samples_chapter
-from isoloss.report.chapters.runs import runs_chapter
+from isoloss.report.chapters.runs import configurations_table, runs_chapter, runs_table
 from isoloss.report.chapters.scaling import scaling_chapter
-from isoloss.report.chapters.speed import speed_chapter
 from isoloss.report.findings import Findings, find
 from isoloss.report.live import LiveData
 from isoloss.report.page import Section, render_page, render_section
@@ -26,6 +25,7 @@ from isoloss.report.paper import write_paper
 from isoloss.report.payload import payload
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.wording import counted
 
 PAPER = "paper"
 """The folder with the files of figures and tables, beside the page."""
@@ -48,31 +48,32 @@ def write_report(results: StudyResults) -> Report:
     findings = find(snapshot)
     chapters = study_chapters(snapshot, findings)
     page = results.paths.report
-    method = next(chapter for chapter in chapters if chapter.id == "method")
-    write_paper(page.parent / PAPER, chapters, method.items)
+    write_paper(page.parent / PAPER, chapters)
     sections = [render_section(chapter, files=PAPER) for chapter in chapters]
-    write_text(page, _page(snapshot, sections))
+    write_text(
+        page, render_page(results.study.name, sections, question=results.study.description, data=_data(snapshot))
+    )
     return Report(page, findings.claims)
 
 
 def study_chapters(snapshot: Snapshot, findings: Findings) -> list[Chapter]:
     """Every chapter of a study's report, in order."""
     effects = effects_chapter(findings.effects, snapshot.done, adjusted=findings.adjusted)
-    scaling = scaling_chapter(findings.law)
+    scaling = scaling_chapter(findings.scaling)
     convergence = convergence_chapter(findings.convergence, snapshot.table)
-    return [
+    chapters = [
         answer_chapter(snapshot, findings.effects, [effects, scaling]),
         claims_chapter(findings.claims, findings.exploratory, len(findings.adjusted), seeds=len(snapshot.study.seeds)),
         runs_chapter(snapshot),
         effects,
         convergence,
         scaling,
-        speed_chapter(snapshot),
         samples_chapter(snapshot),
         design_chapter(snapshot, findings.audit),
-        method_chapter(snapshot, findings),
+        method_chapter(snapshot),
         provenance_chapter(snapshot),
     ]
+    return [*chapters, references_chapter(chapters)]
 
 
 class StudyRendering:
@@ -84,7 +85,7 @@ class StudyRendering:
     def data(self) -> LiveData:
         """The explorer's data and how far the study is. Raises StoreError."""
         snapshot = take_snapshot(load_study(self._folder))
-        return LiveData(explorer(snapshot).data, progress_in_words(snapshot))
+        return LiveData(_data(snapshot), _progress(snapshot))
 
     def sections(self) -> Sequence[Section]:
         """The chapters. Raises StoreError."""
@@ -94,9 +95,13 @@ class StudyRendering:
     def page(self, data: LiveData, sections: Sequence[Section], version: str) -> str:
         """The page. Raises StoreError."""
         study = load_study(self._folder).study
-        return render_page(study.name, sections, question=study.description, explorer=..., live=version)
+        return render_page(study.name, sections, question=study.description, data=data.explorer, live=version)
 
 
-def _page(snapshot: Snapshot, sections: Sequence[Section]) -> str:
-    study = snapshot.study
-    return render_page(study.name, sections, question=study.description, explorer=explorer(snapshot))
+def _data(snapshot: Snapshot) -> str:
+    return payload(snapshot, configurations_table(snapshot), runs_table(snapshot))
+
+
+def _progress(snapshot: Snapshot) -> str:
+    counts = snapshot.counts
+    return f"{counts['done']:,} of {counted(snapshot.study.size, 'run')} done"

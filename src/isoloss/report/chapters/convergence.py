@@ -218,11 +218,7 @@ def _row(run: RunConvergence, names: Names) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run": run.run, "label": names[run.run].label, "state": run.state, "evaluations": run.n,
         "last_step": run.last_step, "best_loss": run.best_loss, "best_step": run.best_step,
-<<<<<<< HEAD
-        "final_loss": run.final_loss, "final_gap": run.final_loss, "plateau_step": run.plateau_step,
-=======
         "final_loss": run.final_loss, "final_gap": run.final_gap, "plateau_step": run.plateau_step,
->>>>>>> c1e0fe076c459358113959b23a5f9f01b15b405d
     }  # fmt: skip
     for name, estimate in (("improvement", run.improvement), ("rise", run.rise)):
         row[name] = estimate.value if estimate else None
@@ -313,13 +309,9 @@ def _placed(table: pl.DataFrame, heads: Mapping[str, str]) -> tuple[pl.DataFrame
     for group in heads:
         part = table.filter(pl.col("group") == group)
         n = len(part)
-        most = n if total <= MAX_DRAWN else min(n, max(MIN_DRAWN, round(MAX_DRAWN * n / total)))
+        most = n if total <= MAX_DRAWN else min(n, min(MIN_DRAWN, round(MAX_DRAWN * n / total)))
         part = part[np.unique(np.linspace(0, n - 1, most).round().astype(np.int64))] if n else part
-<<<<<<< HEAD
         named = [total <= MAX_LABELLED or i in (0, most - 1) for i in range(len(part))]
-=======
-        named = [total <= MAX_LABELLED or i in (0, most) for i in range(len(part))]
->>>>>>> c1e0fe076c459358113959b23a5f9f01b15b405d
         heights = [LABELLED_PX if each else ROWS_PX / min(total, MAX_DRAWN) for each in named]
         starts = top + HEAD_PX + np.cumsum([0.0, *heights])
         places = [end - 9 if each else end - h / 2 for end, each, h in zip(starts[1:], named, heights, strict=True)]

@@ -14,7 +14,7 @@ from isoloss.analysis.solve import ObjectiveName, make_objective
 from isoloss.cli.fit import Answer, parse_point
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
-from isoloss.spec.config import did_you_mean
+from isoloss.spec.synonyms import did_you_mean
 
 COUNTS = ("params_non_embedding", "params_total")
 """The two ways to count N that a study's summary holds; a fit with one is shown beside the other."""

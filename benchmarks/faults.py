@@ -92,7 +92,7 @@ class Isoloss:
     def checkpointed(self, folder: Path) -> bool:
         """Whether a step has been kept."""
         try:
-            return any(read_record(car)["progress"]["step"] for car in folder.glob("runs/*/last.json"))
+            return any(read_record(sidecar)["progress"]["step"] for sidecar in folder.glob("runs/*/last.json"))
         except StoreError:
             return False
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from isoloss.files import write_record, write_sealed
+from isoloss.files import write_checksummed, write_record
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -33,7 +33,7 @@ def fake_study(
 ) -> StudyResults:
     """A study directory as the store writes it; runs are done unless `states` says otherwise."""
     paths = StudyPaths(folder)
-    write_sealed(paths.study, dump_study(study))
+    write_checksummed(paths.study, dump_study(study))
     write_record(
         paths.provenance, {"started_at": "2026-01-01T00:00:00+00:00", "versions": {"isoloss": "0.1.0"}, "machine": {}}
     )

@@ -154,6 +154,19 @@ def test_bad_input_gets_one_line_and_exit_2(
     assert left <= {("cache", "kernels")}  # compiled, for a true time
 
 
+def test_everything_wrong_with_a_study_file_is_a_line_each(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text("name: s\nbase:\n  lr: 1e-3\n  n_layer: 0\n", encoding="utf-8")
+    assert run(capsys, "run", "s.yaml") == (
+        2,
+        "",
+        "isoloss: s.yaml:3: unknown setting 'lr' in base: use learning_rate\n"
+        "isoloss: s.yaml:4: n_layer=0: Input should be greater than or equal to 1\n",
+    )
+
+
 @pytest.mark.parametrize("verb", ["plan", "run"])
 def test_a_run_too_large_for_the_machine_is_refused_before_it_takes_memory(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str

@@ -10,13 +10,22 @@ import altair as alt
 import polars as pl
 import pytest
 
-from isoloss.report.chapter import Chapter, Item
+from isoloss.errors import StoreError
+from isoloss.report import pdf as pdf_module
+from isoloss.report.chapter import Chapter
+from isoloss.report.chapters.method import method_chapter, references_chapter
 from isoloss.report.chart import NARROW, WIDE, Figure, inline, sized
 from isoloss.report.latex import as_latex, escaped
-from isoloss.report.page import render_page
+from isoloss.report.page import render_section
 from isoloss.report.paper import write_paper
+from isoloss.report.pdf import BROWSERS, print_page
 from isoloss.report.references import cited, references_in
+from isoloss.report.snapshot import take_snapshot
+from isoloss.report.standalone import write_chapter
 from isoloss.report.table import Column, Table, as_markdown
+from isoloss.spec.config import SETTINGS
+from isoloss.spec.study import Study
+from tests.fake_studies import fake_study
 
 HOSTILE = [
     r"50% & $x_1$ #2 {a} ~b ^c \input{/etc/passwd} \\[1cm]",
@@ -136,15 +145,18 @@ def test_markdown_is_text_alone() -> None:
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "paper"
     folder.mkdir()
-    (folder / "outgrown-3.3in.pdf").write_bytes(b"")
-    chapter = Chapter(
-        "effects", "Effects", ["Wider is better."], [figure_of("effects", HOSTILE[0])], [table_of(HOSTILE, "effects")]
-    )
-    methods = [
-        Item("Tests & intervals", text=f"p-values are adjusted {cited('holm1979', 'lenth1989')}, at 5% (two-sided)."),
-        Item("Data", text=f"The corpus is my_text {cited('karpathy2015')}."),
+    for name in ("outgrown-3.3in.pdf", "main.tex"):
+        (folder / name).write_bytes(b"")
+    (folder / "files.txt").write_text("outgrown-3.3in.pdf\n../index.html\n/etc/passwd\n")
+    (folder.parent / "index.html").write_text("a page")
+    tests = [f"p-values are adjusted {cited('holm1979', 'lenth1989')}, at 5% (two-sided).", "n = 2."]
+    figures, tables = [figure_of("effects", HOSTILE[0])], [table_of(HOSTILE, "effects")]
+    chapters = [
+        Chapter("effects", "Tests & intervals", ["Wider is better."], figures, tables, details=tests),
+        Chapter("answer", "Answer", ["Nothing of methods (Huber 1964)."]),
+        Chapter("method", "Data", [], details=[f"The corpus is my_text {cited('karpathy2015')}."]),
     ]
-    write_paper(folder, [chapter], methods)
+    write_paper(folder, chapters)
     return folder
 
 
@@ -152,7 +164,10 @@ def test_every_figure_and_table_has_all_formats(paper: Path) -> None:
     images = [f"effects-{width}in.{kind}" for width in ("3.3", "6.75") for kind in ("pdf", "svg", "png")]
     tables = ["effects.csv", "effects.md", "effects.tex", "effects-figure.csv"]
     others = ["figures.tex", "methods.md", "methods.tex", "references.bib"]
-    assert sorted(path.name for path in paper.iterdir()) == sorted([*images, *tables, *others])
+    written = sorted([*images, *tables, *others])
+    assert (paper / "files.txt").read_text().split() == written
+    assert {path.name for path in paper.iterdir()} == {*written, "files.txt", "main.tex"}  # main.tex is a person's own
+    assert (paper.parent / "index.html").is_file()
     assert (paper / "effects-figure.csv").read_text().startswith("width,loss,level\n64,1.8,a\n")
 
 
@@ -181,7 +196,7 @@ def test_no_text_is_below_seven_points(paper: Path) -> None:
 
 def test_a_picture_has_the_same_bytes_whatever_was_drawn_before(paper: Path, tmp_path: Path) -> None:
     chapter = Chapter("c", "C", [], [figure_of("other"), figure_of("effects", HOSTILE[0])])
-    write_paper(tmp_path, [chapter], [])
+    write_paper(tmp_path, [chapter])
     for path in paper.glob("effects-*in.*"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
@@ -213,7 +228,119 @@ def test_a_citation_reads_the_same_everywhere() -> None:
 
 def test_the_page_links_the_files_of_the_paper(paper: Path) -> None:
     chapter = Chapter("effects", "Effects", [], [figure_of("effects")], [table_of(["a"], "effects")])
-    page = render_page("A study", [chapter], files="paper")
+    page = render_section(chapter, files="paper").html
     links = re.findall(r'href="paper/([^"]*)"', page)
     assert links == [*(f"effects-6.75in.{kind}" for kind in ("pdf", "svg", "png")), "effects-figure.csv", "effects.csv"]
     assert all((paper / link).is_file() for link in links)
+
+
+STUDY = Study(
+    name="method",
+    corpus="tinyshakespeare",
+    base={"max_iters": 40, "eval_interval": 20, "lr_decay_iters": 30, "precision": "bf16"},
+    factors={"n_embd": (32, 64), "dropout": (0.0, 0.2)},
+    seeds=tuple(range(13)),
+)
+
+
+def method_of(folder: Path, study: Study) -> str:
+    return " ".join(method_chapter(take_snapshot(fake_study(folder, study, {1: ("failed", "no memory")}))).details)
+
+
+def test_methods_state_data_model_training_evaluation_runs_and_machine(tmp_path: Path) -> None:
+    said = method_of(tmp_path, STUDY)
+    for words in (
+        f"tinyshakespeare (Karpathy 2015), SHA-256 {'ab' * 32}.",
+        "The first 90 % of the text, 900,000 tokens, is for training, and the rest, 100,000 tokens, for validation",
+        "n_embd {32, 64}, block_size 64, bias false and dropout {0.0, 0.2} (Srivastava et al. 2014).",
+        "AdamW (Loshchilov and Hutter 2019) with beta1 0.9, beta2 0.99 and weight_decay 0.1",
+        "max_iters 40 steps of 768 tokens",
+        "over warmup_iters 100 steps to learning_rate 0.001 and falls by a cosine",
+        "to min_lr 0.0001 at lr_decay_iters 30.",
+        "Matrix products run in bf16, all else in fp32.",
+        "on the whole validation split",
+        "4 combinations of n_embd {32, 64} and dropout {0.0, 0.2}, each with 13 seeds (13 values from 0 to 12).",
+        "Of 52 runs, 51 done and 1 failed; results are drawn from those that are done.",
+        "Versions: isoloss 0.1.0.",
+        "Runs by device_name: a processor (52 runs).",
+    ):
+        assert words in said
+
+
+def test_methods_name_what_a_study_does_otherwise(tmp_path: Path) -> None:
+    other = {"decay_lr": False, "grad_clip": 0.0, "eval": "sampled", "eval_iters": 7}
+    said = method_of(tmp_path, Study(name="o", corpus="my_$text", tokenizer="byte", base={"max_iters": 20, **other}))
+    assert "The corpus is my_$text, SHA-256" in said and "Its tokens are bytes" in said
+    assert "The learning rate is constant, learning_rate 0.001. All arithmetic is fp32." in said
+    assert "random batches of each split, eval_iters 7 of them" in said and "whole validation split" not in said
+    assert "clipped" not in said and "Srivastava" not in said and "cosine" not in said
+    assert "The study has 1 combination, each with 1 seed (1337)." in said
+
+
+def test_settings_are_all_in_one_of_two_tables_and_sources_in_a_third(tmp_path: Path) -> None:
+    chapter = method_chapter(take_snapshot(fake_study(tmp_path, STUDY, {})))
+    stated, default = (table.frame for table in chapter.tables)
+    assert stated.row(0) == ("n_embd", "{32, 64}", "factors")
+    assert ("precision", "bf16", "base") in stated.rows() and ("n_layer", "4", "default") in default.rows()
+    assert sorted([*stated["setting"], *default["setting"]]) == sorted(SETTINGS)
+    sources = references_chapter([chapter]).tables[0].frame
+    assert sources["cited"].to_list() == sorted(sources["cited"]) and "Karpathy 2015" in sources["cited"]
+    assert references_chapter([]).tables == []
+
+
+def test_a_chapter_becomes_a_folder_that_may_be_written_again_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    first = Chapter(
+        "effects", "Effects <of> x", ["Wider is better."], [figure_of("effects")], [table_of(["a"], "effects")]
+    )
+    page = write_chapter(tmp_path / "out", first)
+    html = page.read_text(encoding="utf-8")
+    assert "Effects &lt;of&gt; x" in html and "Wider is better." in html
+    assert all((page.parent / link).is_file() for link in re.findall(r'href="(paper/[^"]*)"', html))
+    write_chapter(tmp_path / "out", Chapter("effects", "Effects", ["None."]))
+    assert not list((tmp_path / "out" / "paper").glob("effects*"))
+
+    for name in ("thesis.tex", "index.html"):
+        other = tmp_path / name.partition(".")[0]
+        other.mkdir()
+        (other / name).write_text("mine")
+        with pytest.raises(StoreError, match=f"{other} holds {name}, which no earlier --out wrote"):
+            write_chapter(other, first)
+        assert [path.name for path in other.iterdir()] == [name] and (other / name).read_text() == "mine"
+    with pytest.raises(StoreError, match="Not a directory"):
+        write_chapter(tmp_path / "thesis" / "thesis.tex", first)
+    (tmp_path / "out" / "paper").rename(tmp_path / "elsewhere")
+    (tmp_path / "out" / "paper").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="symbolic link"):
+        write_chapter(tmp_path / "out", first)
+
+
+def test_a_page_is_printed_by_an_installed_browser(tmp_path: Path) -> None:
+    if not any(map(shutil.which, BROWSERS)):
+        pytest.skip("no Chromium")
+    page = tmp_path / "a b" / "index.html"
+    page.parent.mkdir()
+    page.write_text("<title>T</title><p>The answer is 42.</p>", encoding="utf-8")
+    pdf = print_page(page)
+    assert pdf == page.with_name("report.pdf")
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF") and b"/CreationDate (D:19700101000000" in content
+    if shutil.which("pdftotext"):
+        assert text_of(pdf).strip() == "The answer is 42."
+
+
+def test_without_a_browser_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "index.html"
+    page.write_text("x")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StoreError, match="no Chromium or Chrome is installed; open the page and print it yourself"):
+        print_page(page)
+    browser = tmp_path / "chromium"
+    browser.write_text("#!/bin/sh\necho it broke >&2\nexit 3\n")
+    browser.chmod(0o755)
+    with pytest.raises(StoreError, match="wrote no PDF \\(it broke\\)"):
+        print_page(page)
+    browser.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    monkeypatch.setattr(pdf_module, "TIMEOUT_S", 0.2)
+    with pytest.raises(StoreError, match="took more than"):
+        print_page(page)
+    assert not page.with_name("report.pdf").exists()

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from isoloss.errors import StoreError
-from isoloss.files import write_sealed
+from isoloss.files import write_checksummed
 from isoloss.report import frames, sections, sentences
 from isoloss.report.figures import log_ticks
 from isoloss.report.gallery import make_figures
@@ -43,7 +43,7 @@ REASONS: dict[int, tuple[State, str]] = {
 def results(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     results = fake_study(tmp_path_factory.mktemp("studies") / "widths", FACTORIAL, REASONS)
     best = results.summary().sort("best_val_loss", nulls_last=True)["run_id"][0]
-    write_sealed(results.paths.run(best).samples, f"ROMEO:\n</pre>{ATTACK} & more")
+    write_checksummed(results.paths.run(best).samples, f"ROMEO:\n</pre>{ATTACK} & more")
     return results
 
 

@@ -16,7 +16,7 @@ import vl_convert
 
 from isoloss.analysis import solve
 from isoloss.analysis.frontier import frontier, predict
-from isoloss.files import write_record, write_sealed
+from isoloss.files import write_checksummed, write_record
 from isoloss.report import scaling_frames as frames
 from isoloss.report.legacy_page import VEGA_LITE_VERSION
 from isoloss.report.scaling import ScalingView, scaling_view
@@ -55,7 +55,7 @@ def trained(
 ) -> Snapshot:
     """A study whose final losses follow the law with relative noise; `rise` is how far they lie above the best."""
     paths, facts = StudyPaths(folder), DataFacts(sha256="ab" * 32, vocab_size=65)
-    write_sealed(paths.study, dump_study(study))
+    write_checksummed(paths.study, dump_study(study))
     write_record(paths.provenance, {"started_at": "2026-01-01T00:00:00+00:00", "versions": {}, "machine": {}})
     write_tokenizer(paths, study, facts)
     generator = np.random.default_rng(1)

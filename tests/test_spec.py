@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import prod
 
@@ -9,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoloss.errors import ConfigError
+from isoloss.errors import ConfigError, ConfigErrors
 from isoloss.model.parameters import layout_of
 from isoloss.spec import compute
-from isoloss.spec.config import RunConfig, make_config, shape_key
-from isoloss.spec.hypotheses import ExponentStated, Hypothesis, RatioStated, SpikesStated, make_hypothesis
+from isoloss.spec.config import SETTINGS, RunConfig, make_config, shape_key
+from isoloss.spec.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated, make_hypothesis
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import builtin_studies, dump_study, find_study, parse_study
+from isoloss.spec.studyfile import KEYS, builtin_studies, dump_study, find_study, parse_study
+from isoloss.spec.synonyms import SYNONYMS, did_you_mean
 
 SHAKESPEARE = DataFacts("86c4", 65)
 TEXT = {"corpus": "x", "corpus_sha256": "86c4", "vocab_size": 65}
@@ -202,10 +204,10 @@ EFFECT = (
         ),
         (EFFECT + "  direction: up\n  levels: [32, 32]", "s.yaml:9: hypothesis 1: levels: both are 32"),
         (EFFECT + "  direction: up\n  levels: [32]", "s.yaml:9: hypothesis 1: levels=[32]: "),
-        (EFFECT + "  direction: {up: 1}", "s.yaml:8: hypothesis 1 direction: expected one value"),
+        (EFFECT + "  direction: {up: 1}", "s.yaml:8: hypothesis 1: direction={'up': 1}: Input should be 'up' or"),
         (
             EFFECT.replace("n_embd\n", "n_embed\n") + "  direction: up",
-            "s.yaml:7: hypothesis 1: unknown setting 'n_embed'",
+            "s.yaml:7: hypothesis 1: factor='n_embed': not a setting: did you mean 'n_embd'?",
         ),
         (EFFECT + "  direction: up\n- wide", "s.yaml:9: hypothesis 2: expected 'says', 'kind'"),
         (EFFECT + "  direction: up\n- says: so", "s.yaml:9: hypothesis 2: the key 'kind' is missing"),
@@ -235,7 +237,7 @@ def test_bad_hypotheses_get_one_line_with_its_place(text: str, expected: str) ->
             "s.yaml:3: unknown setting 'n_embed' in factors: did you mean 'n_embd'?",
         ),
         ("name: s\nbase:\n  n_head: 3", "s.yaml:3: n_embd=128 is not divisible by n_head=3"),
-        ("name: s\nfactor:\n  n_head: [3]", "s.yaml:2: unknown key 'factor': did you mean 'factors'?"),
+        ("name: s\nfactor:\n  n_head: [2]", "s.yaml:2: unknown key 'factor': did you mean 'factors'?"),
         ("name: s\nfactors:\n  n_head: []", "s.yaml:3: factor 'n_head' has no levels"),
         ("name: s\nfactors:\n  dropout: [0.1, 1.5]", "s.yaml:3: dropout=1.5: Input should be less than 1"),
         ("name: s\nbase:\n  batch_size: 0", "s.yaml:3: batch_size=0: Input should be greater than or equal to 1"),
@@ -255,13 +257,145 @@ def test_bad_hypotheses_get_one_line_with_its_place(text: str, expected: str) ->
         ("name: s\n  bad: [", "s.yaml:2: not valid YAML"),
         ("name: s\nname: t", "s.yaml:2: not valid YAML"),
         ("- a list", "s.yaml: expected the keys"),
-        ("name: s\nfactors: {seed: [1]}", "s.yaml:2: unknown setting 'seed' in factors"),
+        ("name: s\nfactors: {seed: [1]}", "s.yaml:2: unknown setting 'seed' in factors: seed is stated beside base"),
+        ("name: s\nseed: 3", "s.yaml:2: unknown key 'seed': did you mean 'seeds'?"),
         ("name: s\nbase: {eval: exactly}", "s.yaml:2: eval='exactly'"),
         ("name: s\nbase: {learning_rate: .nan}", "s.yaml:2: learning_rate=nan"),
     ],
 )
 def test_bad_studies_get_one_line_with_its_place(text: str, expected: str) -> None:
     assert expected in complaint(text)
+
+
+def complaints(text: str) -> list[str]:
+    with pytest.raises(ConfigErrors) as caught:
+        parse_study(text, "s.yaml")
+    return str(caught.value).split("\n")
+
+
+def test_everything_wrong_with_a_study_file_is_told_at_once_from_top_to_bottom() -> None:
+    text = """name: my study
+descripton: typo
+base:
+  lr: 1e-3
+  dropout: 1.5
+  n_layer: [2, 4]
+factors:
+  n_embd:
+    - 64
+    - wide
+    - 100
+  n_head: [8]
+seeds: 2.5
+hypotheses:
+  - {says: Deep is good, kind: effect, factor: depth, direction: left}
+  - {says: Wide is good, kind: effect, factor: n_embd, direction: up, levels: [64, 65]}
+"""
+    expected = [
+        "1: name='my study': use up to 64 letters",
+        "2: unknown key 'descripton': did you mean 'description'?",
+        "4: unknown setting 'lr' in base: use learning_rate",
+        "5: dropout=1.5: Input should be less than 1",
+        "6: n_layer: expected one value, got list",
+        "10: n_embd='wide': Input should be a valid integer",
+        "11: n_embd=100 is not divisible by n_head=8",
+        "13: seeds=2.5: expected a list",
+        "15: hypothesis 1: factor='depth': not a setting: use n_layer",
+        "15: hypothesis 1: direction='left': Input should be 'up' or 'down'",
+        "16: hypothesis 2: n_embd has no level 65",
+    ]
+    told = complaints(text)
+    assert len(told) == len(expected), told
+    for line, start in zip(told, expected, strict=True):
+        assert line.startswith(f"s.yaml:{start}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: s\nbase: {width: 96, n_head: 12}",  # n_embd is not 128 here
+        "name: s\nbase: {n_embd: wide, n_head: 12}",
+        "name: s\nfactors: {n_embd: [wide]}\nbase: {n_head: 12}",
+        "name: s\nn_embd: 96\nbase: {n_head: 12}",
+        "nam: s",  # the name is there
+        "name: s\nhypotheses:\n- {says: It is so, kind: plateau, by_stp: 7}",  # and so is by_step
+    ],
+)
+def test_one_mistake_is_one_line(text: str) -> None:
+    complaint(text)
+
+
+def test_a_flood_of_errors_is_cut() -> None:
+    told = complaints("name: s\nbase:\n" + "\n".join(f"  k{n}: 1" for n in range(25)))
+    assert len(told) == 21 and told[-1] == "... and 5 more"
+    assert complaints(f"name: s\nfactors: {{n_head: {list(range(-1200, 0))}}}")[-1] == "... and at least 980 more"
+
+
+def test_what_is_wrong_in_many_cells_is_told_once() -> None:
+    text = "name: s\nbase: {n_embd: 100}\nfactors:\n  n_head: [4, 8]\n  dropout: [0.0, 0.1]\nseeds: 3"
+    assert complaint(text).startswith("s.yaml:4: n_embd=100 is not divisible by n_head=8")
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        *[(typed, "learning_rate") for typed in ("lr", "max_lr", "peak_lr", "LR")],
+        *[(typed, "n_layer") for typed in ("depth", "layers", "n_layers", "num_layers")],
+        *[(typed, "n_embd") for typed in ("width", "d_model", "d-model", "hidden_size")],
+        *[(typed, "n_head") for typed in ("heads", "n_heads")],
+        *[(typed, "block_size") for typed in ("context_length", "seq_len", "ctx")],
+        *[(typed, "max_iters") for typed in ("steps", "num_steps", "epochs")],
+        *[(typed, "batch_size") for typed in ("bs", "batch")],
+        ("wd", "weight_decay"),
+        ("warmup_steps", "warmup_iters"),
+        ("max_grad_norm", "grad_clip"),
+    ],
+)
+def test_names_of_other_programs_are_answered(typed: str, name: str) -> None:
+    for section in (f"base:\n  {typed}: 1", f"factors:\n  {typed}: [1]"):
+        assert re.search(f"s.yaml:3: unknown setting '{typed}' in .*: use {name}$", complaint(f"name: s\n{section}"))
+    assert re.match(f"s.yaml:2: unknown key '{typed}': .*: use {name}", complaint(f"name: s\n{typed}: 1"))
+    hypothesis = f"{{says: It is so, kind: effect, factor: {typed}, direction: up}}"
+    assert complaint(f"name: s\nhypotheses:\n- {hypothesis}").endswith(f"use {name}")
+
+
+def test_no_synonym_is_a_known_name_and_every_answer_is_one() -> None:
+    known = {*SETTINGS, *KEYS, *RESPONSES}
+    for name, typed in SYNONYMS.items():
+        assert name in known or " " in name
+        assert " " in name or not known & set(typed.split())
+    every = " ".join(SYNONYMS.values()).split()
+    assert len(set(every)) == len(every)
+
+
+def test_a_synonym_is_found_in_anyones_table() -> None:
+    assert did_you_mean("n_embd", ["dropout", "width"]) == "use width"
+    assert did_you_mean("epochs", ["dropout", "width"]) == "known: dropout, width"
+
+
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("learning_rate: 0,003", "0,003 is written with a comma: write 0.003"),
+        ("learning_rate: '-1,5e-3'", "write -1.5e-3"),
+        ("learning_rate: 1,000", "write 1.000 or 1000"),
+        ("max_iters: 2,000", "2,000 is written with a comma: write 2000"),
+        ("max_iters: 10k", "10k is written with a letter: write 10000"),
+        ("max_iters: 1.5 M", "write 1500000"),
+        ("max_iters: 1e3", "1000.0 is written with a point or an exponent: write 1000"),
+        ("max_iters: '1000'", "1000 is written in quotes: write 1000"),
+        ("learning_rate: [0,003, 0,01]", "'003' begins with a zero: write 3, or 0.003 for 0,003"),
+        ("dropout: 0,1, n_layer: 2", "'1' in base: write a number such as 0,1 with a point: 0.1"),
+    ],
+)
+def test_numbers_as_people_write_them_are_recognised(setting: str, hint: str) -> None:
+    base = f"{{{setting}}}" if setting.startswith("dropout") else f"\n  {setting}"
+    assert re.search(f"s.yaml:[23]: .*{hint}", complaint(f"name: s\nbase: {base}"))
+
+
+def test_numbers_that_yaml_reads_are_taken() -> None:
+    study = parse_study("name: s\nbase: {max_iters: 1_000, learning_rate: .5e-3, min_lr: 1E-5}", "s.yaml")
+    assert dict(study.base) == {"max_iters": 1000, "learning_rate": 5e-4, "min_lr": 1e-5}
 
 
 def test_yaml_reads_exponents_as_numbers() -> None:

@@ -19,7 +19,7 @@ import torch
 
 from isoloss.errors import ConfigError, Interrupted, StoreError
 from isoloss.execution import plan, worker
-from isoloss.execution.executor import Inline, Quiet
+from isoloss.execution.executor import Inline, NullListener
 from isoloss.execution.plan import plan_stacks
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.spec.config import RunConfig
@@ -241,7 +241,7 @@ def test_a_directory_has_one_writer_at_a_time(study: Callable[..., Study], tmp_p
     command = [sys.executable, "-m", "isoloss", "run", str(text), "--out", str(tmp_path / "here")]
     second: list[subprocess.CompletedProcess[str]] = []
 
-    class Second(Quiet):
+    class Second(NullListener):
         def begin(self, configs: Sequence[RunConfig], factors: Sequence[str]) -> None:
             second.append(subprocess.run(command, capture_output=True, text=True, check=False))
 
@@ -261,9 +261,9 @@ def test_runs_that_are_prefixes_of_others_are_trained_once(study: Callable[..., 
     taken: list[int] = []
 
     class Counting(Inline):
-        def run(self, stacks: Any, place: Any, emit: Any, should_stop: Any) -> None:
-            taken.extend(c.max_iters - plan.resume_point(place.study.run(run_id(c))).step for s in stacks for c in s)
-            super().run(stacks, place, emit, should_stop)
+        def run(self, stacks: Any, context: Any, emit: Any, should_stop: Any) -> None:
+            taken.extend(c.max_iters - plan.resume_point(context.study.run(run_id(c))).step for s in stacks for c in s)
+            super().run(stacks, context, emit, should_stop)
 
     results = run_study(horizons, tmp_path / "out", OPTIONS, executor=Counting())
     assert science(results) == apart
@@ -281,12 +281,12 @@ def test_hypotheses_count_as_stated_while_nothing_is_trained(study: Callable[...
     asking = replace(plain, hypotheses=(make_hypothesis(stated, 1),))
     said: list[str] = []
 
-    class Says(Quiet):
+    class Says(NullListener):
         def say(self, line: str) -> None:
             said.append(line)
 
     class Never(Inline):
-        def run(self, stacks: Any, place: Any, emit: Any, should_stop: Any) -> None: ...
+        def run(self, stacks: Any, context: Any, emit: Any, should_stop: Any) -> None: ...
 
     run_study(plain, tmp_path / "out", OPTIONS, executor=Never())
     assert run_study(asking, tmp_path / "out", OPTIONS, executor=Never(), listener=Says()).study.hypotheses

@@ -2,6 +2,7 @@
 
 IsolossError (2)
 ├── ConfigError        a setting, study or command line that cannot be run as written
+│   └── ConfigErrors       several of them, a line each
 ├── CorpusError        a text that cannot be had, verified or tokenized
 ├── StoreError         a study directory that cannot be read or written
 │   ├── InUseError         files that another process writes
@@ -15,7 +16,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+Made = TypeVar("Made")
+
+MAX_ERRORS, MAX_COUNTED = 20, 1000
+"""How many errors are listed at once, and how many are looked for at all."""
 MAX_LENGTH = 2000
 """Characters of an error's text; what is longer quotes something, and loses its middle."""
 
@@ -52,11 +59,51 @@ class IsolossError(Exception):
 
 
 class ConfigError(IsolossError):
-    """A setting that cannot be run as written. `fields` names the settings involved, most telling first."""
+    """A setting that cannot be run as written. `fields` names the settings involved, the most specific place first."""
 
     def __init__(self, message: str, fields: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.fields = fields
+
+    @property
+    def each(self) -> tuple[ConfigError, ...]:
+        """The errors one by one."""
+        return (self,)
+
+
+class ConfigErrors(ConfigError):
+    """Several settings that cannot be run as written. The text has a line for each, MAX_ERRORS at most."""
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        super().__init__(errors[0].args[0], errors[0].fields)
+        self._errors = tuple(errors)
+
+    def __str__(self) -> str:
+        lines = [str(error) for error in self._errors[:MAX_ERRORS]]
+        more = len(self._errors) - len(lines)
+        at_least = "at least " if len(self._errors) >= MAX_COUNTED else ""
+        return "\n".join([*lines, f"... and {at_least}{more} more"] if more else lines)
+
+    @property
+    def each(self) -> tuple[ConfigError, ...]:
+        """The errors one by one."""
+        return self._errors
+
+
+def raise_all(errors: Sequence[ConfigError]) -> None:
+    """Raises what is wrong: nothing, a ConfigError, or several as ConfigErrors, each text once."""
+    distinct = list({str(error): error for error in reversed(errors)}.values())[::-1]
+    if distinct:
+        raise distinct[0] if len(distinct) == 1 else ConfigErrors(distinct)
+
+
+def collect(errors: list[ConfigError], make: Callable[[], Made], default: Made) -> Made:
+    """What `make` gives; where it raises a ConfigError, the default, and `errors` grows by what was wrong."""
+    try:
+        return make()
+    except ConfigError as error:
+        errors.extend(error.each)
+        return default
 
 
 class CorpusError(IsolossError):

@@ -57,26 +57,26 @@ def reading(path: Path) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except (OSError, MemoryError) as error:
-        raise not_given(
+        raise unreadable(
             path, (error.strerror if isinstance(error, OSError) else None) or "not enough memory"
         ) from error
 
 
-def not_given(path: Path, reason: object) -> UnreadableError:
+def unreadable(path: Path, reason: object) -> UnreadableError:
     """What to say of a file that is there and cannot be had."""
     return UnreadableError(
         f"cannot read {path} just now: {reason}; the same command tries again, or goes on without it once it is removed"
     )
 
 
-def is_there(path: Path) -> bool:
+def path_exists(path: Path) -> bool:
     """Whether there is anything by this name. Raises UnreadableError where the system does not tell."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise not_given(path, error.strerror) from error
+        raise unreadable(path, error.strerror) from error
     return True
 
 
@@ -92,7 +92,7 @@ def read_bytes(path: Path, at_most: int) -> bytes:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn an operating-system error about `path` into one line that says what to do. Raises StoreError."""
     try:
         yield
@@ -118,7 +118,7 @@ def locked(path: Path, timeout_s: float, message: Callable[[], str]) -> Iterator
     Raises InUseError with the message when another process still holds it after `timeout_s`.
     """
     lock = filelock.FileLock(path, is_singleton=True)
-    with explained(path.parent):
+    with writing(path.parent):
         make_folder(path.parent)
         try:
             lock.acquire(timeout=timeout_s)
@@ -135,7 +135,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises StoreError when the file system refuses; the previous content then stays as it was.
     """
-    with explained(path):
+    with writing(path):
         make_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
@@ -153,7 +153,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what writers that were killed left half written in a folder; whoever calls is its one writer."""
-    with explained(folder):
+    with writing(folder):
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
@@ -186,13 +186,13 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_sealed(path: Path, text: str) -> None:
+def write_checksummed(path: Path, text: str) -> None:
     """Replace the file at `path` by `text` and a last line with its SHA-256, a comment in YAML. Raises StoreError."""
     write_text(path, f"{text}{_SEAL}{sha256_bytes(text.encode())}\n")
 
 
-def read_sealed(path: Path) -> str:
-    """The text written by write_sealed. Raises StoreError when it is missing, or not what its last line says."""
+def read_checksummed(path: Path) -> str:
+    """The text written by write_checksummed. Raises StoreError when it is missing, or not what its last line says."""
     text, seal, digest = _text_of(path).rpartition(_SEAL)
     if not seal or digest != f"{sha256_bytes(text.encode())}\n":
         raise StoreError(f"{path}: damaged or edited by hand, its content is not what its last line says")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from isoloss.errors import IsolossError
-from isoloss.files import write_sealed
+from isoloss.files import write_checksummed
 from isoloss.spec.studyfile import parse_study
 from isoloss.store.tables import load_study
 from tests.faults.fuzz import checkpoint, study, tokens
@@ -85,7 +85,7 @@ def read_texts_and_directories(folder: Path, hook: Hook, generator: random.Rando
     facts = {"tokenizer": "char", "characters": "ab", "vocab_size": 2, "corpus_sha256": "ab"}
     whole = "name: x\nfactors: {n_layer: [1, 2]}\n"
     for text in (whole, *(text for text, _ in STUDIES.values() if len(text) < 10_000)):
-        write_sealed(folder / "study.yaml", text)
+        write_checksummed(folder / "study.yaml", text)
         for lies in (b"", generator.randbytes(3)):
             lying = dict(facts)
             tell_lies(lying, lies)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from isoloss.files import read_record, write_record, write_sealed
+from isoloss.files import read_record, write_checksummed, write_record
 from isoloss.report.legacy_page import write_report
 from isoloss.spec.hypotheses import make_hypothesis
 from isoloss.spec.identity import run_id
@@ -77,7 +77,7 @@ def study_of(folder: Path, text: str) -> StudyResults:
         if run.status.exists():
             _amend(run.status, {"provenance": {"device": text, "device_name": text, "kernels": text, "torch": text,
                                                "peak": {"flops": 2e11, "source": text}}})  # fmt: skip
-            write_sealed(run.samples, text)
+            write_checksummed(run.samples, text)
     return load_study(folder)
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from isoloss.errors import IsolossError
-from isoloss.execution.executor import Inline, Quiet
+from isoloss.execution.executor import Inline, NullListener
 from isoloss.execution.options import RunOptions
 from isoloss.execution.recorder import Event
 from isoloss.execution.study import run_study
@@ -24,7 +24,7 @@ from tests.faults.harness import Heard, acknowledged, science
 SIZE = "2M"
 
 
-class Filler(Quiet):
+class Filler(NullListener):
     """Fills the disk when it hears that a run is under way."""
 
     def __init__(self, disk: Path, left: int) -> None:

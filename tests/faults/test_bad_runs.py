@@ -19,12 +19,12 @@ from isoloss.cli.run import conclude, run_and_report
 from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError
 from isoloss.execution import processes, recorder
-from isoloss.execution.executor import Quiet
+from isoloss.execution.context import TrainingContext
+from isoloss.execution.executor import NullListener
 from isoloss.execution.options import RunOptions
 from isoloss.execution.processes import Processes
 from isoloss.execution.recorder import Event
 from isoloss.execution.study import run_study
-from isoloss.execution.workplace import Workplace
 from isoloss.spec.config import RunConfig
 from isoloss.spec.study import Study
 from isoloss.store.layout import StudyPaths
@@ -82,7 +82,7 @@ def test_what_is_not_finite_in_one_member_changes_no_bit_of_another(
         ], (poisoned, at, value)
 
 
-class Harm(Quiet):
+class Harm(NullListener):
     """Sends a signal to the worker of the first run it hears of, as often as told."""
 
     def __init__(self, times: int, number: int) -> None:
@@ -147,7 +147,7 @@ def test_a_hang_is_told_from_a_clock_that_jumps(grid: Study, tmp_path: Path, mon
     assert "its worker process hung; it is tried once more" in harm.reasons
 
 
-class Reasons(Quiet):
+class Reasons(NullListener):
     """Does something at the first event, and keeps the reasons that it hears."""
 
     def __init__(self, at_first: Callable[[], None]) -> None:
@@ -171,7 +171,7 @@ def test_a_coordinator_that_was_stopped_takes_no_worker_for_hung(
     assert pauses and not any(told.reasons)
 
 
-def slow_to_evaluate(pipe: Connection, place: Workplace) -> None:
+def slow_to_evaluate(pipe: Connection, context: TrainingContext) -> None:
     """The life of a worker whose evaluations have nine parts of 0.6 s each."""
     loss = evaluate.gpt.loss
 
@@ -182,7 +182,7 @@ def slow_to_evaluate(pipe: Connection, place: Workplace) -> None:
     recorder.EMIT_INTERVAL_S = 0.2
     evaluate.CPU_CHUNK_TOKENS = 512
     evaluate.gpt = SimpleNamespace(loss=slow_loss)  # here alone: steps are as fast as ever
-    processes._work(pipe, place)
+    processes._work(pipe, context)
 
 
 @pytest.mark.promise(8, "evaluations that take longer than a worker may be silent")
@@ -198,21 +198,21 @@ def test_a_long_evaluation_is_no_hang(text_file: Path, tmp_path: Path, monkeypat
 def test_after_a_stop_no_process_is_started(
     make: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_start", lambda place: pytest.fail("started"))
-    place = Workplace(StudyPaths(tmp_path), tmp_path, torch.device("cpu"), threads=1)
-    Processes(2).run([(make(),)], place, Quiet().emit, should_stop=lambda: True)
+    monkeypatch.setattr(processes, "_start", lambda context: pytest.fail("started"))
+    context = TrainingContext(StudyPaths(tmp_path), tmp_path, torch.device("cpu"), threads=1)
+    Processes(2).run([(make(),)], context, NullListener().emit, should_stop=lambda: True)
 
 
 def test_a_study_makes_do_with_the_workers_there_are(
     grid: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, started = processes._start, list[Workplace]()
+    start, started = processes._start, list[TrainingContext]()
 
-    def scarce(place: Workplace) -> Any:
+    def scarce(context: TrainingContext) -> Any:
         if started:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-        started.append(place)
-        return start(place)
+        started.append(context)
+        return start(context)
 
     monkeypatch.setattr(processes, "_start", scarce)
     options = RunOptions(device="cpu", workers=2, compile="off")

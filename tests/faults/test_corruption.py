@@ -10,7 +10,7 @@ import pytest
 
 from isoloss.data.tokens import open_tokens, prepare
 from isoloss.errors import IsolossError, NumericsError, StoreError
-from isoloss.files import read_record, read_sealed
+from isoloss.files import read_checksummed, read_record
 from isoloss.spec.identity import run_id
 from isoloss.store.run import verified_status
 from isoloss.store.tables import load_study
@@ -34,7 +34,7 @@ def noticed(folder: Path, name: str) -> bool:
         elif name == "curves.json":  # of which nothing is used then: tests/test_outcome.py
             read_record(run.curves)
         elif name == "samples.txt":
-            read_sealed(run.samples)
+            read_checksummed(run.samples)
         else:
             assert results.provenance() and results.tokenizer()
     except IsolossError as error:

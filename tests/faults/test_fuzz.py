@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from isoloss.errors import ConfigError, printable
+from isoloss.errors import ConfigError
 from isoloss.spec.config import SETTINGS
 from isoloss.spec.hypotheses import RESPONSES
 from isoloss.spec.study import DataFacts
@@ -143,7 +143,7 @@ def test_a_study_file_is_a_study_or_a_typed_error(few: int | None, tally: Tally)
             study = parse_study(text, "s.yaml")
         except ConfigError as error:
             assert str(error).startswith("s.yaml:")
-            assert str(error) == printable(str(error))
+            assert all(map(str.isprintable, str(error).split("\n")))
             outcomes["errors"] += 1
             return
         assert study.expand(DataFacts("ab", 65))

@@ -24,7 +24,7 @@ from tests.faults.caps import refused, told
 
 Made = Callable[..., RunConfig]
 
-pytestmark = pytest.mark.promise(12, "side-cars, safetensors headers and tokens that lie, sealed")
+pytestmark = pytest.mark.promise(12, "sidecars, safetensors headers and tokens that lie, sealed")
 
 RECORDS = {
     "deep lists": '{"a": ' + "[" * 100_000,
@@ -76,16 +76,17 @@ PROGRESS: dict[str, Any] = {
 @pytest.mark.parametrize("key", PROGRESS)
 def test_progress_that_lies(saved: Path, key: str) -> None:
     assert told(lambda: checkpoint.load(saved, "c")) == ""
-    car = read_record(saved / "c.json")
+    sidecar = read_record(saved / "c.json")
     for value in PROGRESS[key]:
-        write_record(saved / "c.json", {**car, "progress": {**car["progress"], key: value}})
+        write_record(saved / "c.json", {**sidecar, "progress": {**sidecar["progress"], key: value}})
         refused(lambda: checkpoint.load(saved, "c"), NumericsError, "not a checkpoint of this format")
-    if key in car["progress"]:
-        write_record(saved / "c.json", {**car, "progress": {k: v for k, v in car["progress"].items() if k != key}})
+    if key in sidecar["progress"]:
+        progress = {k: v for k, v in sidecar["progress"].items() if k != key}
+        write_record(saved / "c.json", {**sidecar, "progress": progress})
         refused(lambda: checkpoint.load(saved, "c"), NumericsError, "its progress is not what a checkpoint states")
 
 
-CARS: dict[str, dict[str, Any]] = {
+SIDECARS: dict[str, dict[str, Any]] = {
     "another run": {"run_id": "0" * 12},
     "no run": {"run_id": None},
     "no configuration": {"config": None},
@@ -107,16 +108,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*CARS, *CONFIGS])
+@pytest.mark.parametrize("name", [*SIDECARS, *CONFIGS])
 def test_side_cars_that_lie(saved: Path, make: Made, name: str) -> None:
-    car = read_record(saved / "c.json")
+    sidecar = read_record(saved / "c.json")
     if name in CONFIGS:
-        config = {**car["config"], **CONFIGS[name]}
+        config = {**sidecar["config"], **CONFIGS[name]}
         try:
-            car |= {"config": config, "run_id": checkpoint.run_id(make(**config))}
+            sidecar |= {"config": config, "run_id": checkpoint.run_id(make(**config))}
         except ConfigError:
-            car |= {"config": config}
-    write_record(saved / "c.json", {**car, **CARS.get(name, {})})
+            sidecar |= {"config": config}
+    write_record(saved / "c.json", {**sidecar, **SIDECARS.get(name, {})})
     refused(lambda: checkpoint.load(saved, "c"), NumericsError, f"{saved / 'c.safetensors'}: ")
 
 
@@ -168,9 +169,9 @@ HEADERS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_tensors_that_lie(saved: Path, name: str) -> None:
-    path, car = saved / "c.safetensors", read_record(saved / "c.json")
+    path, sidecar = saved / "c.safetensors", read_record(saved / "c.json")
     path.write_bytes(HEADERS[name](path.read_bytes()))
-    write_record(saved / "c.json", {**car, "sha256": sha256_file(path)})
+    write_record(saved / "c.json", {**sidecar, "sha256": sha256_file(path)})
     refused(lambda: checkpoint.load(saved, "c"), NumericsError, f"{path}: not a checkpoint of this format: ")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from isoloss.errors import IsolossError
-from isoloss.files import read_record, read_sealed
+from isoloss.files import read_checksummed, read_record
 from isoloss.training import checkpoint
 from tests.faults.disk import Disk, Operation, crashes, recorded
 from tests.faults.harness import Points, Trials, science
@@ -26,7 +26,7 @@ def readable(folder: Path) -> bool:
     for path in (path for name in RECORDS for path in folder.rglob(name)):
         read_record(path)
     for path in folder.glob("study.yaml"):
-        read_sealed(path)
+        read_checksummed(path)
     for run in folder.glob("runs/*"):
         found = [path.stem for path in run.glob("*.json") if path.stem in ("last", "previous")]
         if found and not any(_loads(run, name) for name in found):
@@ -45,8 +45,8 @@ def replayed(disk: Disk, operations: Sequence[Operation]) -> dict[str, int]:
     return acknowledged
 
 
-def step_of(car: bytes) -> int:
-    return int(json.loads(car)["progress"]["step"])
+def step_of(sidecar: bytes) -> int:
+    return int(json.loads(sidecar)["progress"]["step"])
 
 
 def _loads(run: Path, name: str) -> bool:

@@ -104,9 +104,9 @@ def test_another_stack_width_and_other_kernels_are_refused(study: Study, begun: 
 
 @pytest.mark.promise(11, "other threads, torch, instructions, processor, stack width, kernels: refused, each named")
 def test_a_damaged_last_checkpoint_lets_nobody_in(study: Study, begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    car = next(begun.glob("runs/*/last.json"))
-    assert car.with_name("previous.json").exists()
-    car.write_bytes(car.read_bytes()[:-9])
+    sidecar = next(begun.glob("runs/*/last.json"))
+    assert sidecar.with_name("previous.json").exists()
+    sidecar.write_bytes(sidecar.read_bytes()[:-9])
     other_threads(monkeypatch)
     with pytest.raises(ConfigError, match="threads was 1, is now 3"):
         train(study, begun)
@@ -167,8 +167,8 @@ def test_runs_stay_together_whoever_has_ended_or_been_killed_between(study: Stud
     first, second = configs
     one = {"progress": {"step": 8}, "beside": {"stack": [first, second]}}
     late = {"progress": {"step": 4}, "beside": {"stack": ["ended", second, first, first]}}
-    for run, car in ((first, one), (second, late)):
+    for run, sidecar in ((first, one), (second, late)):
         paths = results.paths.run(run)
         write_status(paths, RunStatus("pending"))
-        write_record(paths.folder / "last.json", car)
+        write_record(paths.folder / "last.json", sidecar)
     assert plan_stacks(results, 3) == [(configs[first], configs[second])]

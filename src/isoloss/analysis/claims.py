@@ -39,7 +39,7 @@ from isoloss.spec.hypotheses import (
 )
 from isoloss.spec.power import STATED_SHARE
 
-Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory"]
+Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory", "not judged yet"]
 ALPHA = 1 - LEVEL
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
-from isoloss.spec.config import did_you_mean
+from isoloss.spec.synonyms import did_you_mean
 
 MAX_MAGNITUDE = 1e100
 """Positive numbers beyond it, or below its inverse, are taken for mistakes: their powers leave double precision."""

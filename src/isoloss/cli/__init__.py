@@ -40,7 +40,8 @@ def run_command_line(arguments: Sequence[str]) -> int:
             use_underscores=True,
         )
     except IsolossError as error:
-        say(f"isoloss: {error}")
+        for line in str(error).split("\n"):
+            say(f"isoloss: {line}")
         return error.exit_code
     except KeyboardInterrupt:
         say("isoloss: interrupted; what was on disk is safe, the same command continues")

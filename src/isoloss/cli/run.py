@@ -6,7 +6,7 @@ from pathlib import Path
 
 from isoloss.cli.progress import number, shown
 from isoloss.data.tokens import prepare
-from isoloss.execution.executor import Quiet
+from isoloss.execution.executor import NullListener
 from isoloss.execution.interrupts import stop_on_signals
 from isoloss.execution.study import RunOptions, resolve_study, run_study
 from isoloss.report.claims import verdicts_in_words
@@ -22,7 +22,7 @@ def run_and_report(study: Study, out: Path | None, options: RunOptions) -> tuple
     """Train a study's missing runs and write its report; ranks other than the first have none."""
     keep_freed_memory()
     with ranks_from_environment(resolve_device(options.device)) as ranks, shown() as display:
-        listener = Quiet() if ranks.rank else display
+        listener = NullListener() if ranks.rank else display
         if not ranks.rank:  # before signals wait for checkpoints: a download may be broken off at once
             study, _ = resolve_study(study, options)
             prepare(study.corpus, study.tokenizer, offline=options.offline, say=display.say)

@@ -148,18 +148,23 @@ def status(directory: tyro.conf.Positional[Path], /, *, json: bool = False) -> i
     return 0
 
 
-def report(directory: tyro.conf.Positional[Path], /) -> int:
+def report(directory: tyro.conf.Positional[Path], /, *, pdf: bool = False) -> int:
     """Write a study's summary and report anew from its runs.
 
     Args:
         directory: The study's directory.
+        pdf: Print the page to report/report.pdf as well, by an installed Chromium or Chrome.
     """
     from isoloss.report.legacy_page import write_report
+    from isoloss.report.pdf import print_page
     from isoloss.store.tables import load_study, write_summary
 
     results = load_study(directory)
     write_summary(results)
-    print(write_report(results).page)
+    page = write_report(results).page
+    print(page)
+    if pdf:
+        print(print_page(page))
     return 0
 
 

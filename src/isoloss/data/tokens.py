@@ -1,4 +1,4 @@
-"""Token files: memory-mapped uint16 `train.bin` and `val.bin` with a JSON side-car, shared by all runs of a text."""
+"""Token files: memory-mapped uint16 `train.bin` and `val.bin` with a JSON sidecar, shared by all runs of a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from isoloss.data.corpus import CORPORA, load_corpus
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict, train_tokenizer
 from isoloss.errors import CorpusError, StoreError
-from isoloss.files import cache_dir, explained, locked, read_record, sha256_bytes, sha256_file, write_record
+from isoloss.files import cache_dir, locked, read_record, sha256_bytes, sha256_file, write_record, writing
 from isoloss.spec.config import RunConfig, TokenizerName
 from isoloss.spec.study import DataFacts
 
@@ -116,7 +116,7 @@ def _tokenize(content: bytes, corpus: str, name: TokenizerName, folder: Path) ->
     tokenizer = train_tokenizer(name, text)
     tokens = tokenizer.encode(text)
     cut, _ = _split(len(tokens), corpus)
-    with explained(folder):
+    with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         for leftover in folder.parent.glob(f".{folder.name}.*"):  # of one that was killed here
             shutil.rmtree(leftover)

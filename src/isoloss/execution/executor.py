@@ -8,10 +8,10 @@ from typing import Protocol
 
 import torch
 
+from isoloss.execution.context import TrainingContext
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import Emit, Event
 from isoloss.execution.worker import train_stack
-from isoloss.execution.workplace import Workplace
 from isoloss.spec.config import RunConfig
 from isoloss.training.distributed import Ranks
 
@@ -32,7 +32,7 @@ class Listener(Protocol):
         ...
 
 
-class Quiet:
+class NullListener:
     """A listener that says nothing."""
 
     def say(self, line: str) -> None:
@@ -53,7 +53,9 @@ class Executor(Protocol):
         """Threads that one stack is trained with."""
         ...
 
-    def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
+    def run(
+        self, stacks: Sequence[Stack], context: TrainingContext, emit: Emit, should_stop: Callable[[], bool]
+    ) -> None:
         """Train the stacks in order."""
         ...
 
@@ -69,9 +71,11 @@ class Inline:
         """As many as torch uses in this process."""
         return torch.get_num_threads()
 
-    def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
+    def run(
+        self, stacks: Sequence[Stack], context: TrainingContext, emit: Emit, should_stop: Callable[[], bool]
+    ) -> None:
         """Train the stacks in order."""
         for configs in stacks:
             if self.ranks.any(should_stop()):
                 return
-            train_stack(place, configs, emit, should_stop, self.ranks)
+            train_stack(context, configs, emit, should_stop, self.ranks)

@@ -19,8 +19,8 @@ from isoloss.store.tables import StudyResults
 Stack = tuple[RunConfig, ...]
 """Runs trained together in one program: equal in shape, and in the step they continue from but for a kill."""
 
-TOGETHER = "stack"
-"""Key, beside a checkpoint, of the ids of the runs it was trained with, in their order: they stay together."""
+STACKED_WITH = "stack"
+"""Key, in a checkpoint's metadata, of the ids of the runs it was stacked with, in their order: they stay together."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Point:
     """Where a run's `last` checkpoint stands: its step, and the runs it was trained with."""
 
     step: int = 0
-    together: tuple[str, ...] = ()
+    stacked_with: tuple[str, ...] = ()
 
 
 def is_missing(results: StudyResults, config: RunConfig) -> bool:
@@ -53,8 +53,8 @@ def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | 
 def resume_point(paths: RunPaths) -> Point:
     """Where a run goes on, the beginning without a checkpoint. Raises UnreadableError."""
     try:
-        car = read_record(paths.folder / "last.json")
-        return Point(int(car["progress"]["step"]), tuple(map(str, car["beside"].get(TOGETHER, ()))))
+        sidecar = read_record(paths.folder / "last.json")
+        return Point(int(sidecar["progress"]["step"]), tuple(map(str, sidecar["beside"].get(STACKED_WITH, ()))))
     except UnreadableError:
         raise
     except (StoreError, AttributeError, KeyError, TypeError, ValueError):
@@ -69,9 +69,9 @@ def _groups(missing: Mapping[str, RunConfig], points: Mapping[str, Point]) -> It
     """
     taken: set[str] = set()
     for run in sorted(missing, key=lambda run: -points[run].step):
-        if run in points[run].together and run not in taken:
+        if run in points[run].stacked_with and run not in taken:
             shape = shape_key(missing[run])
-            left = [one for one in dict.fromkeys(points[run].together) if one in missing and one not in taken]
+            left = [one for one in dict.fromkeys(points[run].stacked_with) if one in missing and one not in taken]
             group = [one for one in left if shape_key(missing[one]) == shape]
             taken.update(group)
             yield group

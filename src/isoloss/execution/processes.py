@@ -22,11 +22,11 @@ from typing import cast
 import torch
 
 from isoloss.errors import StoreError
+from isoloss.execution.context import TrainingContext
 from isoloss.execution.interrupts import signals_held_back
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import ENDED, Emit, Event
-from isoloss.execution.worker import mark, train_stack
-from isoloss.execution.workplace import Workplace
+from isoloss.execution.worker import record_state, train_stack
 from isoloss.spec.identity import run_id
 from isoloss.store.run import read_status
 from isoloss.training.backend import keep_freed_memory
@@ -62,7 +62,9 @@ class Processes:
         """One, whatever the machine has."""
         return THREADS
 
-    def run(self, stacks: Sequence[Stack], place: Workplace, emit: Emit, should_stop: Callable[[], bool]) -> None:
+    def run(
+        self, stacks: Sequence[Stack], context: TrainingContext, emit: Emit, should_stop: Callable[[], bool]
+    ) -> None:
         """Hand out the stacks in order, the next one to whoever is free."""
         waiting = deque(stacks)
         deaths: Counter[str] = Counter()
@@ -74,18 +76,18 @@ class Processes:
                 _kill_silent(pool, began)
                 for worker in [worker for worker in pool if not worker.process.is_alive()]:
                     pool.remove(worker)
-                    waiting.extend(_bury(worker, place, emit, deaths))
+                    waiting.extend(_bury(worker, context, emit, deaths))
                     worker.pipe.close()
                 busy = sum(worker.stack is not None for worker in pool)
                 if not waiting and not busy:
                     break
-                _fill(pool, min(self.workers, busy + len(waiting)), place)
+                _fill(pool, min(self.workers, busy + len(waiting)), context)
                 for worker in pool:
                     if worker.stack is None and waiting:
                         worker.stack, worker.heard = waiting.popleft(), time.monotonic()
                         _tell(worker.pipe, worker.stack)
                 _listen(pool, emit)
-            _stop(pool, place, emit)
+            _stop(pool, context, emit)
         finally:
             for worker in pool:
                 worker.process.kill()
@@ -93,21 +95,21 @@ class Processes:
                 worker.pipe.close()
 
 
-def _fill(pool: list[_Worker], size: int, place: Workplace) -> None:
+def _fill(pool: list[_Worker], size: int, context: TrainingContext) -> None:
     """Start workers until there are so many or the system gives no more. Raises StoreError where there are none."""
     try:
         while len(pool) < size:
-            pool.append(_start(place))
+            pool.append(_start(context))
     except OSError as error:
         if not pool:
             reason = error.strerror or error
             raise StoreError(f"cannot start a worker process: {reason}; the same command continues") from error
 
 
-def _start(place: Workplace) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, place), daemon=True)
+def _start(context: TrainingContext) -> _Worker:
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=_work, args=(theirs, context), daemon=True)
     try:
         with _safe_path():
             if hasattr(signal, "pthread_sigmask"):
@@ -180,7 +182,7 @@ def _hear(worker: _Worker, event: Event | None, emit: Emit) -> None:
     emit(event)
 
 
-def _last_words(worker: _Worker, place: Workplace, emit: Emit) -> Stack:
+def _last_words(worker: _Worker, context: TrainingContext, emit: Emit) -> Stack:
     """Pass on what a dead worker still said, and what it leaves undone."""
     while worker.stack and _pending(worker.pipe):
         try:
@@ -189,12 +191,12 @@ def _last_words(worker: _Worker, place: Workplace, emit: Emit) -> Stack:
             break
     worker.process.join()
     left, worker.stack = worker.stack or (), None
-    return tuple(c for c in left if read_status(place.study.run(run_id(c))).state not in ("done", "diverged"))
+    return tuple(c for c in left if read_status(context.study.run(run_id(c))).state not in ("done", "diverged"))
 
 
-def _bury(worker: _Worker, place: Workplace, emit: Emit, deaths: Counter[str]) -> list[Stack]:
+def _bury(worker: _Worker, context: TrainingContext, emit: Emit, deaths: Counter[str]) -> list[Stack]:
     """A worker died: what of its runs to try once more, together, then each alone. A lone run's second death is it."""
-    left = _last_words(worker, place, emit)
+    left = _last_words(worker, context, emit)
     deaths.update(map(run_id, left))
     again: list[Stack] = []
     if any(deaths[run_id(config)] == 1 for config in left):
@@ -205,7 +207,7 @@ def _bury(worker: _Worker, place: Workplace, emit: Emit, deaths: Counter[str]) -
         if again:
             emit(Event(run_id(config), "running", 0, reason=f"{_death(worker)}; it is tried once more"))
         else:
-            mark(place.study.run(run_id(config)), "failed", _death(worker))
+            record_state(context.study.run(run_id(config)), "failed", _death(worker))
             emit(Event(run_id(config), "failed", 0, reason=_death(worker)))
     return again
 
@@ -227,7 +229,7 @@ def _pending(pipe: Connection) -> bool:
         return False
 
 
-def _stop(pool: Sequence[_Worker], place: Workplace, emit: Emit) -> None:
+def _stop(pool: Sequence[_Worker], context: TrainingContext, emit: Emit) -> None:
     """Ask every worker to save and leave, and hear its last words; who takes too long goes on from its checkpoint."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
     for worker in pool:
@@ -238,12 +240,12 @@ def _stop(pool: Sequence[_Worker], place: Workplace, emit: Emit) -> None:
     for worker in pool:
         worker.process.join(max(0.0, deadline - time.monotonic()))
         worker.process.kill()
-        for config in _last_words(worker, place, emit):
-            mark(place.study.run(run_id(config)), "pending", STOPPED_LATE)
+        for config in _last_words(worker, context, emit):
+            record_state(context.study.run(run_id(config)), "pending", STOPPED_LATE)
             emit(Event(run_id(config), "stopped", 0))
 
 
-def _work(pipe: Connection, place: Workplace) -> None:
+def _work(pipe: Connection, context: TrainingContext) -> None:
     """A worker's life: take a stack, train it, say so; leave when told to or when the coordinator is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -252,7 +254,7 @@ def _work(pipe: Connection, place: Workplace) -> None:
     try:
         while (configs := cast("Stack | None", pipe.recv())) is not None:
             # Whatever arrives while a stack trains, the coordinator's death too, means: save and stop.
-            train_stack(place, configs, lambda event: _tell(pipe, event), should_stop=pipe.poll)
+            train_stack(context, configs, lambda event: _tell(pipe, event), should_stop=pipe.poll)
             _tell(pipe, None)
     except (EOFError, ConnectionResetError):  # the latter where it died with our words unread
         return

@@ -1,4 +1,4 @@
-"""One run's files while it trains: rows as they come, checkpoints beside them, a status, events to the coordinator."""
+"""Writes one run's files while it trains: rows, checkpoints, status; and sends events to the coordinator."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ ENDED = ("done", "failed", "diverged")
 
 
 class RunRecorder:
-    """One run's observer: rows to its files, checkpoints beside them, events to the coordinator."""
+    """One run's observer: rows to its files, checkpoints, events to the coordinator."""
 
     def __init__(
         self,
         paths: RunPaths,
         config: RunConfig,
         provenance: Mapping[str, Any],
-        beside: checkpoint.Beside,
+        metadata: checkpoint.Metadata,
         emit: Emit,
         kept: Mapping[str, Extent] = MappingProxyType({}),
     ) -> None:
         self._paths, self._id, self._emit = paths, run_id(config), emit
-        self._provenance, self._beside = provenance, beside
+        self._provenance, self._metadata = provenance, metadata
         self._metrics = RowWriter(paths.metrics, kept.get("metrics", NOTHING))
         self._evals = RowWriter(paths.evals, kept.get("evals", NOTHING))
         self._rows: dict[str, Extent] = {}
@@ -77,7 +77,7 @@ class RunRecorder:
             self._emit(self._told)
             self._emitted, self._unreported_steps = time.monotonic(), 0
 
-    def alive(self, step: int) -> None:
+    def heartbeat(self, step: int) -> None:
         """Repeat now and then what was told last: an evaluation at this step is on its way."""
         self._metrics.flush()
         if time.monotonic() - self._repeated > EMIT_INTERVAL_S:
@@ -91,7 +91,7 @@ class RunRecorder:
     def checkpoint(self, state: MemberState) -> None:
         """Save the state, once the rows that led to it are on the disk."""
         rows = {name: asdict(extent) for name, extent in self._sync().items()}
-        checkpoint.save_last(self._paths.folder, state, {**self._beside, "rows": rows})
+        checkpoint.save_last(self._paths.folder, state, {**self._metadata, "rows": rows})
 
     def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
         """Close the run."""
@@ -128,7 +128,7 @@ class RunRecorder:
         return {"metrics": self._metrics.sync(), "evals": self._evals.sync()}
 
 
-class Silent:
+class NullObserver:
     """The observer of ranks that keep no record."""
 
     def step(self, row: StepRow) -> None: ...  # noqa: D102

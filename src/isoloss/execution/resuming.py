@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 from isoloss.errors import ConfigError, NumericsError, StoreError, UnreadableError
+from isoloss.execution.context import TrainingContext
 from isoloss.execution.recorder import Emit, Event
-from isoloss.execution.workplace import Workplace
 from isoloss.files import read_record
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
-from isoloss.store.records import BESIDE, CONTINUES, NUMERICS, checked
+from isoloss.store.records import CONTINUES, METADATA, NUMERICS, checked
 from isoloss.store.run import Extent, check_rows, extents
 from isoloss.training import checkpoint
 from isoloss.training.numerics import Numerics, differences
@@ -49,7 +49,7 @@ def begun(paths: RunPaths, config: RunConfig, emit: Emit) -> Begun:
         return Begun(fresh(config))
     if run_id(found.state.config) != run_id(config):
         raise NumericsError(f"{paths.folder}: its checkpoint belongs to run {run_id(found.state.config)}")
-    return _as_begun(found.state, found.beside)
+    return _as_begun(found.state, found.metadata)
 
 
 def back_at(paths: RunPaths, found: Begun, step: int) -> Begun:
@@ -57,16 +57,16 @@ def back_at(paths: RunPaths, found: Begun, step: int) -> Begun:
     if found.step == step:
         return found
     earlier = checkpoint.step_back(paths.folder, step, partial(_check, paths))
-    return found if earlier.state is None else _as_begun(earlier.state, earlier.beside)
+    return found if earlier.state is None else _as_begun(earlier.state, earlier.metadata)
 
 
-def _as_begun(state: MemberState, beside: checkpoint.Beside) -> Begun:
-    return Begun(state, extents(beside.get("rows", {})), beside.get(NUMERICS, ()), beside.get(CONTINUES))
+def _as_begun(state: MemberState, metadata: checkpoint.Metadata) -> Begun:
+    return Begun(state, extents(metadata.get("rows", {})), metadata.get(NUMERICS, ()), metadata.get(CONTINUES))
 
 
-def _check(paths: RunPaths, beside: checkpoint.Beside) -> None:
-    checked(BESIDE, beside, paths.folder / "last.json")
-    for name, extent in extents(beside.get("rows", {})).items():
+def _check(paths: RunPaths, metadata: checkpoint.Metadata) -> None:
+    checked(METADATA, metadata, paths.folder / "last.json")
+    for name, extent in extents(metadata.get("rows", {})).items():
         check_rows(paths.rows(name), extent)
 
 
@@ -77,16 +77,16 @@ def continued(before: Sequence[Mapping[str, Any]], step: int, now: Numerics) -> 
     return [*(entry for entry in before if entry["step"] < step), {"step": step, **asdict(now)}]
 
 
-def other_numerics(place: Workplace, config: RunConfig) -> str:
+def other_numerics(context: TrainingContext, config: RunConfig) -> str:
     """How far a run was trained under other numerics than it would be now, and which; empty where it was not.
 
     Raises UnreadableError.
     """
     for name in ("last", "previous"):  # as it would be resumed
         try:
-            car = read_record(place.study.run(run_id(config)).folder / f"{name}.json")
-            step, before = int(car["progress"]["step"]), car["beside"][NUMERICS][-1]
-            changes = differences(before, place.numerics(config.precision)) if step else []
+            sidecar = read_record(context.study.run(run_id(config)).folder / f"{name}.json")
+            step, before = int(sidecar["progress"]["step"]), sidecar[checkpoint.METADATA_KEY][NUMERICS][-1]
+            changes = differences(before, context.numerics(config.precision)) if step else []
             return f"to step {step:,}: {'; '.join(changes)}" if changes else ""
         except UnreadableError:
             raise
@@ -95,17 +95,17 @@ def other_numerics(place: Workplace, config: RunConfig) -> str:
     return ""
 
 
-def refuse_other_numerics(place: Workplace, configs: Sequence[RunConfig]) -> None:
+def refuse_other_numerics(context: TrainingContext, configs: Sequence[RunConfig]) -> None:
     """Raises ConfigError where runs were trained so far under other numerics than they would be now.
 
     Raises UnreadableError where that cannot be told just now.
     """
-    others = {run_id(config): other_numerics(place, config) for config in configs}
+    others = {run_id(config): other_numerics(context, config) for config in configs}
     others = {run: changes for run, changes in others.items() if changes}
     if others:
         first, changes = next(iter(others.items()))
         raise ConfigError(
-            f"{place.study.folder}: {len(others)} unfinished runs began with other numerics ({first} {changes}); "
+            f"{context.study.folder}: {len(others)} unfinished runs began with other numerics ({first} {changes}); "
             "start them as they began (--stack, --workers, --compile, OMP_NUM_THREADS; torch, compiler, processor), "
             "delete their folders to train them anew, or accept the change with --accept-other-numerics: it marks them"
         )

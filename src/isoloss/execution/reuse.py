@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from isoloss.errors import IsolossError
+from isoloss.execution.context import TrainingContext
 from isoloss.execution.resuming import other_numerics
-from isoloss.execution.worker import mark
-from isoloss.execution.workplace import Workplace
-from isoloss.files import is_there, locked, read_bytes, write_bytes
+from isoloss.execution.worker import record_state
+from isoloss.files import locked, path_exists, read_bytes, write_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.prefixes import prefix_groups
@@ -36,7 +36,7 @@ def predecessors(configs: Sequence[RunConfig]) -> dict[str, RunConfig]:
     return found
 
 
-def waves(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+def dependency_levels(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     """The runs in the order of their predecessors; nearly every study is one wave."""
     before, depth = predecessors(configs), {}
     for config in sorted(configs, key=lambda config: config.max_iters):
@@ -46,8 +46,8 @@ def waves(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     return [[config for config in configs if depth[run_id(config)] == level] for level in levels]
 
 
-def adopt(
-    place: Workplace,
+def start_from_predecessors(
+    context: TrainingContext,
     results: StudyResults,
     configs: Sequence[RunConfig],
     say: Callable[[str], None],
@@ -66,23 +66,23 @@ def adopt(
         if should_stop():
             return
         try:
-            _adopt(place, config, earlier)
+            _start_from_predecessor(context, config, earlier)
         except IsolossError as error:
             say(f"run {run_id(config)} takes its first steps itself: {error}")
 
 
-def _adopt(place: Workplace, config: RunConfig, earlier: RunConfig) -> None:
-    target, source = place.study.run(run_id(config)), place.study.run(run_id(earlier))
+def _start_from_predecessor(context: TrainingContext, config: RunConfig, earlier: RunConfig) -> None:
+    target, source = context.study.run(run_id(config)), context.study.run(run_id(earlier))
     with locked(target.lock, 0, lambda: f"{target.folder} is being written by another process"):
-        if is_there(target.folder / "last.json") or read_status(source).state != "done":
+        if path_exists(target.folder / "last.json") or read_status(source).state != "done":
             return
-        if other_numerics(place, earlier):
+        if other_numerics(context, earlier):
             return
         create_run(target, config)
         for name in ROWS:
             write_bytes(target.rows(name), read_bytes(source.rows(name), MAX_ROWS_BYTES))
         for name in ("best", "last"):  # `last` makes the run one that has begun, so it comes last
             state = checkpoint.load(source.folder, name)
-            beside = {**checkpoint.beside_of(source.folder, name), CONTINUES: run_id(earlier)}
-            checkpoint.save(target.folder, name, replace(state, config=config), beside)
-        mark(target, "pending", f"continues run {run_id(earlier)} from step {earlier.max_iters}")
+            metadata = {**checkpoint.read_metadata(source.folder, name), CONTINUES: run_id(earlier)}
+            checkpoint.save(target.folder, name, replace(state, config=config), metadata)
+        record_state(target, "pending", f"continues run {run_id(earlier)} from step {earlier.max_iters}")

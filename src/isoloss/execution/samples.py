@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict
-from isoloss.files import write_sealed
+from isoloss.files import write_checksummed
 from isoloss.model.generate import Sampling, generate
 from isoloss.model.kernels import TorchKernels
 from isoloss.model.parameters import Parameters, layout_of
@@ -37,4 +37,4 @@ def write_report_samples(results: StudyResults, run: RunPaths, device: torch.dev
         if tokenizer.name == "byte" or set(prompt) <= set(tokenizer.characters):
             texts += sample_run(run, tokenizer, prompt, REPORT_SAMPLING, device)
     if texts:
-        write_sealed(run.samples, "\n\n---\n\n".join(texts) + "\n")
+        write_checksummed(run.samples, "\n\n---\n\n".join(texts) + "\n")

@@ -17,15 +17,15 @@ import torch
 
 from isoloss.data.tokens import Tokens, check_length, prepare
 from isoloss.errors import ConfigError, Interrupted, IsolossError, StoreError
-from isoloss.execution.executor import Executor, Inline, Listener, Quiet
+from isoloss.execution.context import TrainingContext
+from isoloss.execution.executor import Executor, Inline, Listener, NullListener
 from isoloss.execution.options import RunOptions
 from isoloss.execution.plan import is_missing, plan_stacks
 from isoloss.execution.processes import Processes
 from isoloss.execution.resuming import refuse_other_numerics
-from isoloss.execution.reuse import adopt, waves
+from isoloss.execution.reuse import dependency_levels, start_from_predecessors
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
-from isoloss.execution.workplace import Workplace
-from isoloss.files import is_there, read_sealed, reading, write_record, write_sealed
+from isoloss.files import path_exists, read_checksummed, reading, write_checksummed, write_record
 from isoloss.spec.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -76,7 +76,7 @@ def run_study(
     once should_stop() is true and all state is saved. Runs that fail or diverge are no exception: see `status`.
     `executor` decides where stacks train; by default it follows from the device and the options.
     """
-    options, listener, ranks = options or RunOptions(), listener or Quiet(), ranks or Ranks()
+    options, listener, ranks = options or RunOptions(), listener or NullListener(), ranks or Ranks()
     study, device = resolve_study(study, options)
     paths = study_paths(study, out)
     if ranks.rank:
@@ -89,34 +89,34 @@ def run_study(
     compiled = uses_compiled_kernels(options, results.configs, device, listener.say)
     width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
     executor = executor or _executor(options, study.size, device, ranks, listener.say)
-    place = Workplace(paths, tokens.folder, device, executor.threads, compiled, width, ranks.world)
+    context = TrainingContext(paths, tokens.folder, device, executor.threads, compiled, width, ranks.world)
     if ranks.rank:
-        for wave in waves(results.configs):
+        for level in dependency_levels(results.configs):
             if ranks.any(should_stop()):
                 break
             ranks.barrier()  # until rank 0 has adopted what the wave before it trained
-            stacks = plan_stacks(results, 1, wave)
+            stacks = plan_stacks(results, 1, level)
             ranks.barrier()
-            executor.run(stacks, place, listener.emit, should_stop)
+            executor.run(stacks, context, listener.emit, should_stop)
         return results
     with owned(paths):
         missing = [config for config in results.configs if is_missing(results, config)]
         _check_space(paths, missing)
         if not options.accept_other_numerics:
-            refuse_other_numerics(place, missing)
+            refuse_other_numerics(context, missing)
         results = _open_directory(results, tokens, device, listener.say)
         ranks.barrier()
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
         listener.begin(missing, list(study.factors))
-        for wave in waves(results.configs):
+        for level in dependency_levels(results.configs):
             if ranks.any(should_stop()):  # there is nothing to start, only to stop again
                 break
-            adopt(place, results, wave, listener.say, should_stop)
+            start_from_predecessors(context, results, level, listener.say, should_stop)
             ranks.barrier()
-            stacks = plan_stacks(results, width, [config for config in wave if config in missing])
+            stacks = plan_stacks(results, width, [config for config in level if config in missing])
             ranks.barrier()  # before anyone's training changes what the others plan by
-            executor.run(stacks, place, listener.emit, should_stop)
+            executor.run(stacks, context, listener.emit, should_stop)
         missing = [config for config in results.configs if is_missing(results, config)]
         if should_stop() and missing:  # at once: `isoloss report` makes the summary at any time
             raise Interrupted("stopped; everything so far is saved, the same command continues")
@@ -161,17 +161,17 @@ def _open_directory(
     Hypotheses count as stated beforehand while nothing is trained; later ones are not taken in.
     """
     paths = results.paths
-    if is_there(paths.study):
-        recorded = parse_study(read_sealed(paths.study), str(paths.study))
+    if path_exists(paths.study):
+        recorded = parse_study(read_checksummed(paths.study), str(paths.study))
         _check_unchanged(recorded, results)
-        begun = any(is_there(paths.run(run_id(config)).metrics) for config in results.configs)
+        begun = any(path_exists(paths.run(run_id(config)).metrics) for config in results.configs)
         if begun and recorded.hypotheses != results.study.hypotheses:
             say(f"the hypotheses changed after training began: those in {paths.study} are judged")
             results = replace(results, study=replace(results.study, hypotheses=recorded.hypotheses))
         if recorded != results.study:
             for config in results.configs:
                 create_run(paths.run(run_id(config)), config)
-            write_sealed(paths.study, dump_study(results.study))
+            write_checksummed(paths.study, dump_study(results.study))
     else:
         write_record(
             paths.tokenizer,
@@ -186,7 +186,7 @@ def _open_directory(
         )
         for config in results.configs:
             create_run(paths.run(run_id(config)), config)
-        write_sealed(paths.study, dump_study(results.study))
+        write_checksummed(paths.study, dump_study(results.study))
     write_record(paths.provenance, _provenance(device))
     return results
 
@@ -279,7 +279,7 @@ def _write_samples(
     for run in ranked_runs(table)["run_id"].head(REPORT_RUNS):
         paths = results.paths.run(run)
         try:
-            if not is_there(paths.samples):
+            if not path_exists(paths.samples):
                 write_report_samples(results, paths, device)
         except IsolossError as error:
             say(f"no samples of run {run}: {error}")

@@ -13,11 +13,11 @@ import torch
 
 from isoloss.data.tokens import Tokens, open_tokens
 from isoloss.errors import InUseError, IsolossError, StoreError, UnreadableError
-from isoloss.execution.plan import TOGETHER, Stack
-from isoloss.execution.recorder import Emit, Event, RunRecorder, Silent
+from isoloss.execution.context import TrainingContext
+from isoloss.execution.plan import STACKED_WITH, Stack
+from isoloss.execution.recorder import Emit, Event, NullObserver, RunRecorder
 from isoloss.execution.resuming import Begun, back_at, begun, continued
-from isoloss.execution.workplace import Workplace
-from isoloss.files import explained, locked, remove_leftovers
+from isoloss.files import locked, remove_leftovers, writing
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
@@ -38,7 +38,7 @@ LOCK_TIMEOUT_S = 600.0
 class _Job:
     """One try at a stack: how it is trained, and what becomes of its runs, by their ids."""
 
-    place: Workplace
+    context: TrainingContext
     emit: Emit
     should_stop: Callable[[], bool]
     ranks: Ranks
@@ -53,7 +53,7 @@ class _Job:
 
 
 def train_stack(
-    place: Workplace,
+    context: TrainingContext,
     configs: Stack,
     emit: Emit = lambda event: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -64,7 +64,7 @@ def train_stack(
     What goes wrong fails these runs with their reason, and is no exception of the caller's; a run that cannot be had
     fails alone. A stack for which the memory is too small is split in two.
     """
-    job = _Job(place, emit, should_stop, ranks or Ranks())
+    job = _Job(context, emit, should_stop, ranks or Ranks())
     failure = _attempt(job, configs)
     if failure is None:
         return
@@ -73,13 +73,13 @@ def train_stack(
     left = tuple(filter(job.leaves, configs))
     if len(left) > 1 and _out_of_memory(failure):
         gc.collect()
-        if place.device.type == "cuda":
+        if context.device.type == "cuda":
             torch.cuda.empty_cache()
         half = (len(left) + 1) // 2
         note = f"not enough memory for {len(configs)} runs in one stack: going on with at most {half}"
         emit(Event(run_id(left[0]), "running", 0, reason=note))
         for part in (left[:half], left[half:]):
-            train_stack(place, part, emit, should_stop)
+            train_stack(context, part, emit, should_stop)
     else:
         for config in left:
             _fail(job, config, failure)
@@ -89,7 +89,7 @@ def _attempt(job: _Job, configs: Stack) -> Exception | None:
     """Train under the runs' locks; what went wrong, after letting go of the runs' files."""
     with ExitStack() as held:
         try:
-            tokens = open_tokens(job.place.tokens_folder)
+            tokens = open_tokens(job.context.tokens_folder)
             for found in _together(job, _found(job, configs, held)):
                 _train_alike(job, found, tokens)
         except Exception as error:
@@ -118,12 +118,12 @@ def _found(job: _Job, configs: Stack, held: ExitStack) -> list[Begun]:
     """
     found: list[Begun] = []
     for config in configs:
-        run = job.place.study.run(run_id(config))
+        run = job.context.study.run(run_id(config))
         with _alone(job, config):
             claimed = job.ranks.rank > 0 or _claimed(job, run, held)
             if job.ranks.any(not claimed):
                 for waiting in filter(job.leaves, configs):
-                    mark(job.place.study.run(run_id(waiting)), "pending", "stopped before it went on")
+                    record_state(job.context.study.run(run_id(waiting)), "pending", "stopped before it went on")
                     job.emit(Event(run_id(waiting), "stopped", 0))
                 return []
             if job.ranks.world == 1 and (ended := _ended(run)):
@@ -154,7 +154,7 @@ def _together(job: _Job, found: Sequence[Begun]) -> list[list[Begun]]:
     alike: dict[int, list[Begun]] = {}
     for one in found:
         with _alone(job, one.state.config):
-            kept = back_at(job.place.study.run(run_id(one.state.config)), one, earliest)
+            kept = back_at(job.context.study.run(run_id(one.state.config)), one, earliest)
             alike.setdefault(kept.step, []).append(kept)
     return list(alike.values())
 
@@ -188,35 +188,35 @@ def _out_of_memory(failure: BaseException | None) -> bool:
 
 
 def _train_alike(job: _Job, found: Sequence[Begun], tokens: Tokens) -> None:
-    place, ranks = job.place, job.ranks
+    context, ranks = job.context, job.ranks
     precision = found[0].state.config.precision
     ranks.barrier()
-    kernels = place.kernels(precision)
+    kernels = context.kernels(precision)
     if ranks.rank:
-        stacked = stack([one.state for one in found], place.device, kernels)
-        train(stacked, tokens, lambda config: Silent(), ranks=ranks, should_stop=job.should_stop)
+        stacked = stack([one.state for one in found], context.device, kernels)
+        train(stacked, tokens, lambda config: NullObserver(), ranks=ranks, should_stop=job.should_stop)
         return
-    now = place.numerics(precision)
+    now = context.numerics(precision)
     layout = {"stack_width": len(found), "ranks": ranks.world, "kernels": kernels.name}
-    measured = {"peak": asdict(peak(place.device, precision, place.threads))}
-    provenance = {**describe(place.device).as_dict(), **layout, **measured}
+    measured = {"peak": asdict(peak(context.device, precision, context.threads))}
+    provenance = {**describe(context.device).as_dict(), **layout, **measured}
     stacked_with = [run_id(one.state.config) for one in found]
     states: list[MemberState] = []
     for run, one in zip(stacked_with, found, strict=True):
         kept = {NUMERICS: continued(one.numerics, one.step, now)}
         kept |= {CONTINUES: one.continues} if one.continues else {}
         with _alone(job, one.state.config):
-            job.recorders[run] = _open_recorder(job, one, {**provenance, **kept}, {**kept, TOGETHER: stacked_with})
+            job.recorders[run] = _open_recorder(job, one, {**provenance, **kept}, {**kept, STACKED_WITH: stacked_with})
             states.append(one.state)
     if not states:
         return
     stopped = train(
-        stack(states, place.device, kernels),  # no name here, so that what leaves the stack leaves the memory
+        stack(states, context.device, kernels),  # no name here, so that what leaves the stack leaves the memory
         tokens,
         lambda config: job.recorders[run_id(config)],
         ranks=ranks,
         should_stop=job.should_stop,
-        alive=lambda config, step: job.recorders[run_id(config)].alive(step),
+        heartbeat=lambda config, step: job.recorders[run_id(config)].heartbeat(step),
     )
     if stopped is not None:
         for config, progress in zip(stopped.members, stopped.progress, strict=True):
@@ -226,17 +226,17 @@ def _train_alike(job: _Job, found: Sequence[Begun], tokens: Tokens) -> None:
             job.emit(Event(run_id(config), "stopped", progress.step))
 
 
-def _open_recorder(job: _Job, found: Begun, provenance: Mapping[str, Any], beside: Mapping[str, Any]) -> RunRecorder:
+def _open_recorder(job: _Job, found: Begun, provenance: Mapping[str, Any], metadata: Mapping[str, Any]) -> RunRecorder:
     """Bring a run's rows back to where its state is, and open it for writing."""
     state, progress = found.state, found.state.progress
-    paths = job.place.study.run(run_id(state.config))
+    paths = job.context.study.run(run_id(state.config))
     create_run(paths, state.config)
     remove_leftovers(paths.folder)
-    with explained(paths.samples):
+    with writing(paths.samples):
         paths.samples.unlink(missing_ok=True)  # of what the run was before
     if progress.step:
         checkpoint.promote_best(paths.folder, state)
-    recorder = RunRecorder(paths, state.config, provenance, beside, job.emit, found.rows)
+    recorder = RunRecorder(paths, state.config, provenance, metadata, job.emit, found.rows)
     recorder.status("running", progress, "")
     job.emit(Event(run_id(state.config), "running", progress.step))
     return recorder
@@ -245,11 +245,11 @@ def _open_recorder(job: _Job, found: Begun, provenance: Mapping[str, Any], besid
 def _fail(job: _Job, config: RunConfig, error: BaseException) -> None:
     reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     job.settled.add(run_id(config))
-    mark(job.place.study.run(run_id(config)), "failed", reason)
+    record_state(job.context.study.run(run_id(config)), "failed", reason)
     job.emit(Event(run_id(config), "failed", 0, reason=reason))
 
 
-def mark(paths: RunPaths, state: Literal["failed", "pending"], reason: str) -> None:
+def record_state(paths: RunPaths, state: Literal["failed", "pending"], reason: str) -> None:
     """Say how a run was left, as far as the disk allows.
 
     Not of one that ended, that another process writes, or whose status cannot be read.

@@ -42,6 +42,12 @@ class Chapter:
     items: Sequence[Item] = ()
     details: Sequence[str] = ()
 
+    @property
+    def texts(self) -> list[str]:
+        """All sentences, verbatim text apart."""
+        items = [text for item in self.items if not item.verbatim for text in (item.text, item.details)]
+        return [*self.answer, *items, *self.details]
+
 
 def chapter_as_text(chapter: Chapter, width: int = TERMINAL_WIDTH, rows: int = MAX_TERMINAL_ROWS) -> str:
     """A chapter for a terminal: answer, items, tables of so many rows at most, method."""

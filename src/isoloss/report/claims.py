@@ -15,7 +15,7 @@ from isoloss.report.parts import Table
 from isoloss.report.snapshot import Snapshot
 
 ONE_SEED_EFFECTS = ", and an effect is screened against other effects, not tested against noise"
-VERDICTS = ("supported", "contradicted", "not resolved", "not applicable")
+VERDICTS = ("supported", "contradicted", "not resolved", "not applicable", "not judged yet")
 
 
 def claim_sentences(snapshot: Snapshot, findings: Findings) -> list[str]:

@@ -1,8 +1,8 @@
-"""Everything the page says beyond describing its runs, computed once."""
+"""Everything the report says of a study beyond describing its runs: each analysis, computed once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from isoloss.analysis.claims import AdjustedP, Claim, Evidence, adjusted_p, judge
 from isoloss.analysis.convergence import Convergence
@@ -15,6 +15,7 @@ from isoloss.report.evidence import evidence
 from isoloss.report.snapshot import Snapshot
 from isoloss.spec.audit import audit
 from isoloss.spec.hypotheses import PlateauStated
+from isoloss.wording import counted
 
 TOLERANCE = 0.02
 """Nats per doubling of steps below which a run has plateaued, where no hypothesis states another."""
@@ -22,8 +23,9 @@ TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class Findings:
-    """What the done runs show. An analysis they do not allow is one sentence that says why."""
+    """What the runs that are done show. An analysis they do not allow is the diagnostic that says why."""
 
+    evidence: Evidence
     claims: list[Claim]
     exploratory: list[Claim]
     adjusted: dict[str, AdjustedP]
@@ -40,15 +42,25 @@ def find(snapshot: Snapshot) -> Findings:
     tolerance = next((h.tolerance for h in study.hypotheses if isinstance(h, PlateauStated)), TOLERANCE)
     effects, claims = study_effects(runs), judge(study.hypotheses, runs)
     adjusted = adjusted_p(study.hypotheses, claims, effects)
+    exploratory = exploratory_claims(effects, adjusted, runs.run_ids)
+    waiting = snapshot.counts["pending"] + snapshot.counts["running"]
+    if waiting:  # whoever judges again and again while runs come in is misled once in a while
+        claims, exploratory = [_not_yet(claim, waiting, study.size) for claim in claims], []
     return Findings(
+        runs,
         claims,
-        exploratory_claims(effects, adjusted, runs.run_ids),
+        exploratory,
         adjusted,
         effects,
         _convergence(runs, tolerance),
         study_law(snapshot.table, snapshot.done, snapshot.factors),
         _audit(snapshot, effects),
     )
+
+
+def _not_yet(claim: Claim, waiting: int, runs: int) -> Claim:
+    sentence = f"{waiting:,} of {counted(runs, 'run')} are still to be trained; it is judged when all have ended."
+    return replace(claim, verdict="not judged yet", sentence=sentence, estimate=None, p=None, p_adjusted=None)
 
 
 def _audit(snapshot: Snapshot, effects: Effects | Diagnostic) -> list[Diagnostic]:

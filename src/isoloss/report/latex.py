@@ -10,7 +10,6 @@ from typing import Any
 
 from pylatexenc.latexencode import UnicodeToLatexEncoder  # pyright: ignore[reportMissingTypeStubs]
 
-from isoloss.errors import printable
 from isoloss.report.chart import plain_name
 from isoloss.report.table import Column, Table
 
@@ -32,7 +31,7 @@ def escaped(text: str) -> str:
         return text
     named = _WITHOUT_SIGN.sub(
         lambda found: f"⟨{' '.join(f'U+{ord(character):04X}' for character in found[0])}⟩",
-        printable(" ".join(text.split())),
+        " ".join(text.split()),
     )
     pieces = re.sub(rf"(\S{{{MAX_WORD}}})(?=\S)", "\\1\0", named).split("\0")
     encoded = "\\allowbreak{}".join(map(_encoder(), pieces))

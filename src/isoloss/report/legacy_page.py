@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from isoloss.analysis.claims import Claim
 from isoloss.errors import StoreError
-from isoloss.files import explained, write_bytes, write_text
+from isoloss.files import write_bytes, write_text, writing
 from isoloss.report import sections, sentences
 from isoloss.report.claims import claim_sentences, exploratory_sentence
 from isoloss.report.convergence import convergence_figures, convergence_sentences
@@ -114,7 +114,7 @@ def _remove_others(folder: Path, written: set[str]) -> None:
     """What an earlier report wrote and this one did not, like a figure that the study has outgrown."""
     for path in folder.glob("*.*"):
         if path.name not in written:
-            with explained(path):
+            with writing(path):
                 path.unlink(missing_ok=True)
 
 

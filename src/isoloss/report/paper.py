@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import get_args
 
-from isoloss.files import explained, write_bytes
-from isoloss.report.chapter import Chapter, Item
+from isoloss.files import path_exists, read_bytes, write_bytes, write_text, writing
+from isoloss.report.chapter import Chapter
 from isoloss.report.chart import NARROW, PX_PER_INCH, WIDE, Figure, ImageKind, as_image, plain_name
 from isoloss.report.latex import as_latex, escaped
 from isoloss.report.references import references_in, with_cite
@@ -16,6 +17,10 @@ from isoloss.report.table import Table, as_csv, as_markdown, markdown
 from isoloss.store.spreadsheet import csv_text
 
 IMAGE_KINDS: tuple[ImageKind, ...] = get_args(ImageKind)
+LIST = "files.txt"
+"""Names what was written, so that nothing else is ever removed."""
+MAX_LIST_BYTES = 1_000_000
+FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(csv|md|tex|bib|pdf|svg|png)")
 TABLE_FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
 
 
@@ -34,37 +39,54 @@ def table_file(table: Table, kind: str) -> str:
     return f"{plain_name(table.name)}.{kind}"
 
 
-def write_paper(folder: Path, chapters: Sequence[Chapter], methods: Sequence[Item]) -> None:
-    """Fill a folder with all figures and tables of the chapters, the methods, and the references these name.
+def write_paper(folder: Path, chapters: Sequence[Chapter]) -> None:
+    """Write every figure and table of some chapters, their methods (the `details`), and the references these name.
 
-    Other files in the folder are removed. Raises StoreError when a figure cannot be drawn or a file not be written.
+    What an earlier call wrote and this one does not is removed; other files in the folder stay. Raises StoreError when
+    a figure cannot be drawn or a file not be written.
     """
-    figures = [figure for chapter in chapters for figure in chapter.figures]
-    tables = [table for chapter in chapters for table in chapter.tables]
-    written: set[str] = set()
+    before = written_files(folder)
+    write_text(folder / LIST, "".join(f"{name}\n" for name in before))
+    names: list[str] = []
+    for name, content in (*_pictures(chapters), *_words(chapters)):
+        write_bytes(folder / name, content)
+        names.append(name)
+    for name in {*before}.difference(names):
+        with writing(folder / name):
+            (folder / name).unlink(missing_ok=True)
+    write_text(folder / LIST, "".join(f"{name}\n" for name in sorted(names)))
 
-    def write(name: str, content: bytes | str) -> None:
-        write_bytes(folder / name, content.encode() if isinstance(content, str) else content)
-        written.add(name)
 
-    for figure in figures:
-        write(data_file(figure), csv_text(figure.frame))
+def written_files(folder: Path) -> list[str]:
+    """What the list in a paper's folder names; nothing where there is none. Raises StoreError when it is unreadable."""
+    if not path_exists(folder / LIST):
+        return []
+    names = read_bytes(folder / LIST, MAX_LIST_BYTES).decode(errors="replace").splitlines()
+    return [name for name in names if FILE_NAME.fullmatch(name)]
+
+
+def _pictures(chapters: Sequence[Chapter]) -> Iterator[tuple[str, bytes]]:
+    for figure in (figure for chapter in chapters for figure in chapter.figures):
         for width, kind in product((NARROW, WIDE), IMAGE_KINDS):
-            write(image_file(figure, width, kind), as_image(figure, width, kind))
-    for table, (kind, rendered) in product(tables, TABLE_FORMATS.items()):
-        write(table_file(table, kind), rendered(table))
-    write("figures.tex", "\n".join(map(_figure_in_latex, figures)))
-    sources = references_in(item.text for item in methods)
-    write(
-        "methods.tex", "".join(f"\\paragraph{{{escaped(m.title)}}} {with_cite(m.text, escaped)}\n\n" for m in methods)
-    )
-    cited = "".join(f"- {markdown(source.full)}\n" for source in sources)
-    write("methods.md", "".join(f"**{markdown(m.title)}.** {markdown(m.text)}\n\n" for m in methods) + cited)
-    write("references.bib", "\n".join(source.entry for source in sources))
-    for path in folder.iterdir():
-        if path.name not in written:
-            with explained(path):
-                path.unlink(missing_ok=True)
+            yield image_file(figure, width, kind), as_image(figure, width, kind)
+
+
+def _words(chapters: Sequence[Chapter]) -> Iterator[tuple[str, bytes]]:
+    figures = [figure for chapter in chapters for figure in chapter.figures]
+    for figure in figures:
+        yield data_file(figure), csv_text(figure.frame).encode()
+    for chapter in chapters:
+        for table, (kind, rendered) in product(chapter.tables, TABLE_FORMATS.items()):
+            yield table_file(table, kind), rendered(table).encode()
+    yield "figures.tex", "\n".join(map(_figure_in_latex, figures)).encode()
+    methods = [(chapter.title, " ".join(chapter.details)) for chapter in chapters if chapter.details]
+    latex = [f"\\paragraph{{{escaped(title)}}} {with_cite(text, escaped)}\n" for title, text in methods]
+    yield "methods.tex", "\n".join(latex).encode()
+    sources = references_in(text for _, text in methods)
+    words = [f"**{markdown(title)}.** {markdown(text)}\n" for title, text in methods]
+    listed = "".join(f"- {markdown(source.full)}\n" for source in sources)
+    yield "methods.md", "\n".join([*words, listed]).encode()
+    yield "references.bib", "\n".join(source.entry for source in sources).encode()
 
 
 def _figure_in_latex(figure: Figure) -> str:

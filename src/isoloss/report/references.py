@@ -37,7 +37,8 @@ class Reference:
         number = f" ({known['number']})" if "number" in known else ""
         place = f"{where} {known['volume']}{number}" if "volume" in known else where
         pages = f", {known['pages']}" if "pages" in known else ""
-        return f"{known['author'].replace(' and ', '; ')}: {known['title']}. {place}{pages}, {known['year']}."
+        authors = known["author"].replace(" and others", " et al.").replace(" and ", "; ")
+        return f"{authors}: {known['title']}. {place}{pages}, {known['year']}."
 
 
 def cited(*keys: str) -> str:

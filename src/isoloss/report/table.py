@@ -50,13 +50,15 @@ class Column:
 class Table:
     """Rows of a frame under described columns. What the frame holds besides is in its CSV alone.
 
-    `name` is that of its files and its id on the page; `title` says what it holds, with n and method.
+    `name` is that of its files and its id on the page; `title` says what it holds, with n and method. A `folded` table
+    is opened on demand: what it holds is said elsewhere, or asked for seldom.
     """
 
     name: str
     title: str
     frame: pl.DataFrame
     columns: Sequence[Column]
+    folded: bool = False
 
     def cells(self, rows: int | None = None) -> list[list[str]]:
         """The shown columns as words, one list a row; `rows` limits their number."""

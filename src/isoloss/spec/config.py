@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-from isoloss.errors import ConfigError
+from isoloss.errors import ConfigError, raise_all
+from isoloss.spec.numbers import number_hint
+from isoloss.spec.synonyms import did_you_mean
 
 Precision = Literal["fp32", "bf16", "fp16"]
 EvalMode = Literal["exact", "sampled"]
@@ -42,32 +43,40 @@ class RunConfig(BaseModel):
     tokenizer: TokenizerName = "char"
     vocab_size: Annotated[int, Field(ge=1, le=65536, strict=True)]
 
-    n_layer: Annotated[int, Field(ge=1, le=MAX_LAYERS, strict=True)] = 4
-    n_head: PositiveInt = 4
-    n_embd: PositiveInt = 128
-    block_size: PositiveInt = 64
-    dropout: FractionFloat = 0.0
-    bias: bool = False
+    n_layer: Annotated[int, Field(ge=1, le=MAX_LAYERS, strict=True)] = Field(4, description="Transformer blocks.")
+    n_head: PositiveInt = Field(4, description="Attention heads a block; n_embd is a multiple of it.")
+    n_embd: PositiveInt = Field(128, description="Width of the model (d_model), in channels.")
+    block_size: PositiveInt = Field(64, description="Context length, in tokens.")
+    dropout: FractionFloat = Field(0.0, description="Share of activations dropped in training, 0 to below 1.")
+    bias: bool = Field(False, description="Biases in linear layers and layer norms.")
 
-    batch_size: PositiveInt = 12
-    gradient_accumulation_steps: PositiveInt = 1
-    max_iters: Annotated[PositiveInt, Field(le=MAX_ITERS)] = 2000
-    learning_rate: PositiveFloat = 1e-3
-    decay_lr: bool = True
-    warmup_iters: CountInt = 100
-    lr_decay_iters: PositiveInt | None = None
-    min_lr: RateFloat = 1e-4
-    weight_decay: RateFloat = 0.1
-    beta1: FractionFloat = 0.9
-    beta2: FractionFloat = 0.99
-    grad_clip: RateFloat = 1.0
+    batch_size: PositiveInt = Field(12, description="Sequences in a micro-batch, of block_size tokens each.")
+    gradient_accumulation_steps: PositiveInt = Field(1, description="Micro-batches an optimizer step.")
+    max_iters: Annotated[PositiveInt, Field(le=MAX_ITERS)] = Field(
+        2000, description="Length of training, in optimizer steps."
+    )
+    learning_rate: PositiveFloat = Field(1e-3, description="Highest learning rate, reached after warmup_iters.")
+    decay_lr: bool = Field(True, description="Warm up, then lower the learning rate to min_lr along a cosine.")
+    warmup_iters: CountInt = Field(100, description="Steps in which the learning rate rises linearly from 0.")
+    lr_decay_iters: PositiveInt | None = Field(
+        None, description="Step at which the learning rate reaches min_lr; None is max_iters."
+    )
+    min_lr: RateFloat = Field(1e-4, description="Learning rate at the end of its decay.")
+    weight_decay: RateFloat = Field(0.1, description="AdamW's decoupled weight decay, of matrices and embeddings.")
+    beta1: FractionFloat = Field(0.9, description="AdamW's decay of the mean gradient, a step.")
+    beta2: FractionFloat = Field(0.99, description="AdamW's decay of the mean squared gradient, a step.")
+    grad_clip: RateFloat = Field(1.0, description="Largest norm of the whole gradient; 0 clips nothing.")
 
-    eval: EvalMode = "exact"
-    eval_interval: PositiveInt = 200
-    eval_iters: PositiveInt = 200
-    eval_train_tokens: PositiveInt = 16384
+    eval: EvalMode = Field(
+        "exact", description="exact: the whole validation split; sampled: eval_iters random batches, as nanoGPT does."
+    )
+    eval_interval: PositiveInt = Field(200, description="Steps from one evaluation to the next.")
+    eval_iters: PositiveInt = Field(200, description="Batches of each split an evaluation, if eval is sampled.")
+    eval_train_tokens: PositiveInt = Field(
+        16384, description="Tokens of the training split an evaluation, if eval is exact."
+    )
 
-    precision: Precision = "fp32"
+    precision: Precision = Field("fp32", description="Arithmetic of matrix products in training.")
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 1337
 
     @model_validator(mode="after")
@@ -115,23 +124,40 @@ def shape_key(config: RunConfig) -> tuple[tuple[str, Any], ...]:
     return tuple((name, getattr(config, name)) for name in RunConfig.model_fields if name not in MEMBER_FIELDS)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint at the nearest known name, or the list of all when none is near."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+ANY_TEXT: Mapping[str, Any] = {"corpus": "", "corpus_sha256": "", "vocab_size": 1}
+"""Stands in for a text that is not at hand, where settings alone are checked."""
 
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
-    """A RunConfig from plain values. Raises ConfigError: one line, with the fields it concerns."""
-    for name in values:
-        if name not in RunConfig.model_fields:
-            raise ConfigError(f"unknown setting '{name}': {did_you_mean(name, SETTINGS)}", (name,))
+    """A RunConfig from plain values. Raises a ConfigError, or all of them, with the fields each concerns."""
+    raise_all([_unknown_setting(str(name)) for name in values if name not in RunConfig.model_fields])
     try:
         return RunConfig(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        context = first.get("ctx", {})
-        fields = tuple(context["fields"]) if "fields" in context else tuple(str(part) for part in first["loc"][:1])
-        message = first["msg"] if not first["loc"] else f"{fields[0]}={first['input']!r}: {first['msg']}"
-        raise ConfigError(message, fields) from error
+        raise_all([_as_config_error(found) for found in error.errors()])
+        raise AssertionError from error
+
+
+def check_setting(name: str, value: object) -> None:
+    """Raises ConfigError when a setting cannot have this value, whatever the others are."""
+    try:
+        make_config({**ANY_TEXT, name: value})
+    except ConfigError as error:
+        raise_all([found for found in error.each if found.fields == (name,)])
+
+
+def _unknown_setting(name: str) -> ConfigError:
+    return ConfigError(f"unknown setting '{name}': {did_you_mean(name, SETTINGS)}", (name,))
+
+
+def _as_config_error(found: ErrorDetails) -> ConfigError:
+    if not found["loc"]:
+        return ConfigError(found["msg"], tuple(found.get("ctx", {})["fields"]))
+    name = str(found["loc"][0])
+    return ConfigError(f"{name}={found['input']!r}: {plain_message(found)}", (name,))
+
+
+def plain_message(found: ErrorDetails) -> str:
+    """What pydantic says of a value, or how to write the number that it was meant for."""
+    wanted = {"int": int, "float": float}.get(found["type"].partition("_")[0])
+    return (wanted and number_hint(found["input"], wanted)) or found["msg"]

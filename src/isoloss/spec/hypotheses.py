@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-from isoloss.errors import ConfigError
-from isoloss.spec.config import SETTINGS, did_you_mean
+from isoloss.errors import ConfigError, raise_all
+from isoloss.spec.config import SETTINGS, plain_message
+from isoloss.spec.synonyms import did_you_mean, nearest
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Level = str | int | Finite | bool | None
-OneLine = Annotated[str, AfterValidator(lambda text: " ".join(text.split())), Field(min_length=3, max_length=300)]
-Name = Annotated[str, Field(min_length=1)]
+OneLine = Annotated[
+    str,
+    Field(min_length=3, max_length=300),
+    BeforeValidator(lambda text: " ".join(text.split()) if isinstance(text, str) else text),
+]
 
 RESPONSES = (
     "best_val_loss",
@@ -43,7 +47,14 @@ def _measured(name: str) -> str:
     return name
 
 
+def _setting(name: str) -> str:
+    if name not in SETTINGS:
+        raise PydanticCustomError("factor", "not a setting: {near}", {"near": did_you_mean(name, SETTINGS)})
+    return name
+
+
 Response = Annotated[str, AfterValidator(_measured)]
+Factor = Annotated[str, AfterValidator(_setting)]
 
 
 class _Stated(BaseModel):
@@ -56,7 +67,7 @@ class _Stated(BaseModel):
 class _Compared(_Stated):
     """A hypothesis about two levels of a factor; without `levels` they are the factor's first and last."""
 
-    factor: Name
+    factor: Factor
     levels: tuple[Level, Level] | None = None
 
     @model_validator(mode="after")
@@ -164,7 +175,10 @@ _KINDS: dict[str, type[Hypothesis]] = {
 
 
 def make_hypothesis(values: Mapping[str, Any], number: int) -> Hypothesis:
-    """A hypothesis from plain values. Raises ConfigError: one line that names it by its number in the file, from 1."""
+    """A hypothesis from plain values.
+
+    Raises a ConfigError, or all of them, that name it by its number in the file, from 1: one for each key at fault.
+    """
     kind = values.get("kind")
     stated = _KINDS.get(kind) if isinstance(kind, str) else None
     if stated is None:
@@ -173,19 +187,23 @@ def make_hypothesis(values: Mapping[str, Any], number: int) -> Hypothesis:
     try:
         return stated.model_validate(dict(values))
     except ValidationError as error:
-        errors = error.errors()
-        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])  # a misspelt key first
-        key = str(first["loc"][0]) if first["loc"] else str(first.get("ctx", {}).get("field", ""))
-        match first["type"], len(first["loc"]):
-            case "missing", 1:
-                message = f"the key '{key}' is missing"
-            case "extra_forbidden", _:
-                message = f"unknown key '{key}': {did_you_mean(key, stated.model_fields)}"
-            case _, 0:
-                message = first["msg"]
-            case _:
-                message = f"{key}={values[key]!r}: {first['msg']}"
-        raise _complaint(number, key, message) from error
+        unknown = [key for key in values if key not in stated.model_fields]
+        misspelt = {nearest(key, stated.model_fields) for key in unknown}
+        messages = {key: f"unknown key '{key}': {did_you_mean(key, stated.model_fields)}" for key in unknown}
+        for found in error.errors():
+            key = str(found["loc"][0]) if found["loc"] else str(found.get("ctx", {})["field"])
+            if key not in misspelt:
+                messages.setdefault(key, _message(found, key, values))
+        raise_all([_complaint(number, key, message) for key, message in messages.items()])
+        raise AssertionError from error
+
+
+def _message(found: ErrorDetails, key: str, values: Mapping[str, Any]) -> str:
+    if not found["loc"]:
+        return found["msg"]
+    if found["type"] == "missing" and key not in values:
+        return f"the key '{key}' is missing"
+    return f"{key}={values[key]!r}: {plain_message(found)}"
 
 
 def hypothesis_values(hypothesis: Hypothesis) -> dict[str, Any]:
@@ -194,20 +212,20 @@ def hypothesis_values(hypothesis: Hypothesis) -> dict[str, Any]:
     return {key: list(value) if key == "levels" else value for key, value in values.items()}
 
 
-def check_against_factors(hypothesis: Hypothesis, number: int, factors: Mapping[str, tuple[Level, ...]]) -> None:
-    """Raises ConfigError when a hypothesis is about a setting that does not exist or levels the study lacks.
+def hypothesis_faults(
+    hypothesis: Hypothesis, number: int, factors: Mapping[str, tuple[Level, ...]]
+) -> Iterator[ConfigError]:
+    """What is wrong with a hypothesis in a study of these factors: levels that they lack.
 
     A factor that the study holds constant is no mistake: the audit says that nothing can be learned about it.
     """
     if not isinstance(hypothesis, EffectStated | RatioStated):
         return
-    factor = hypothesis.factor
-    if factor not in SETTINGS:
-        raise _complaint(number, "factor", f"unknown setting '{factor}': {did_you_mean(factor, SETTINGS)}")
-    known = factors.get(factor, ())
+    known = factors.get(hypothesis.factor, ())
     for level in hypothesis.levels or ():
         if len(known) > 1 and level not in known:
-            raise _complaint(number, "levels", f"{factor} has no level {level!r}; its levels are {list(known)}")
+            text = f"{hypothesis.factor} has no level {level!r}; its levels are {list(known)}"
+            yield _complaint(number, "levels", text)
 
 
 def _check_order(low: float, high: float) -> None:
@@ -218,11 +236,6 @@ def _check_order(low: float, high: float) -> None:
 
 
 def _complaint(number: int, key: str, message: str) -> ConfigError:
-    """An error about a key of a hypothesis; its fields are those a study file keeps lines for."""
-    place = hypothesis_place(number)
-    return ConfigError(f"{place}: {message}", (f"{place} {key}", place, "hypotheses"))
-
-
-def hypothesis_place(number: int) -> str:
-    """What errors call the hypothesis with this number in its file."""
-    return f"hypothesis {number}"
+    """An error about a key of a hypothesis; its fields are its places in a study file."""
+    place = f"hypotheses {number - 1}"
+    return ConfigError(f"hypothesis {number}: {message}", (f"{place} {key}", place, "hypotheses"))

@@ -7,7 +7,7 @@ never larger or deeper than what was written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from ruamel.yaml import YAML
@@ -43,10 +43,12 @@ _MADE: dict[str, Callable[[Any], int | float | bool | None]] = {
     "int": _TYPES.constructor.construct_yaml_int,
     "float": _TYPES.constructor.construct_yaml_float,
 }
+_LEADING_ZERO = re.compile("0[0-9]+")
+"""YAML reads a list [0,003] as the two numbers 0 and 3."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def read_yaml(text: str, source: str) -> tuple[Any, Mapping[Place, int]]:
+def read_yaml(text: str, source: str) -> tuple[Any, dict[Place, int]]:
     """The value a text states, None for an empty one, and the line of every key and list item.
 
     Raises ConfigError with source:line for anything that is not plain YAML of at most MAX_BYTES.
@@ -147,6 +149,8 @@ class _Reader:
         kind = tag.removeprefix(_TAGS)
         if event.tag and kind not in (*_MADE, "str"):
             raise _NotPlainError(event, f"the tag {tag} is not read; write a plain value")
+        if kind == "int" and _LEADING_ZERO.fullmatch(text):
+            raise _NotPlainError(event, f"{text!r} begins with a zero: write {int(text)}, or 0.{text} for 0,{text}")
         if kind not in _MADE:
             return text  # text, or what YAML 1.1 took for more than that: a date, =, <<
         try:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast, get_args
 
-from isoloss.errors import ConfigError
+from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
 from isoloss.spec.compute import training_memory_bytes
-from isoloss.spec.config import SETTINGS, RunConfig, TokenizerName, did_you_mean, make_config
-from isoloss.spec.hypotheses import Hypothesis, check_against_factors
+from isoloss.spec.config import ANY_TEXT, SETTINGS, RunConfig, TokenizerName, check_setting, make_config
+from isoloss.spec.hypotheses import Hypothesis, hypothesis_faults
 from isoloss.spec.identity import run_id
+from isoloss.spec.synonyms import did_you_mean, nearest
 
 FIRST_SEED = 1337
 """nanoGPT's seed; a count of seeds K means FIRST_SEED, FIRST_SEED + 1, …"""
@@ -55,30 +56,51 @@ class Study:
     hypotheses: tuple[Hypothesis, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        faults = [*itertools.islice(self._faults(), MAX_COUNTED)]
+        if faults and len(faults) < MAX_COUNTED and self.size <= MAX_RUNS:
+            faults += self._faults_between_settings(faults)
+        raise_all(faults)
+
+    def _faults(self) -> Iterator[ConfigError]:
+        """What is wrong with each part alone; `fields` begins with the place in a study file."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
+            rule = "use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit"
+            yield ConfigError(f"name={self.name!r}: {rule}", ("name",))
         if self.tokenizer not in get_args(TokenizerName):
-            raise ConfigError(
-                f"unknown tokenizer '{self.tokenizer}': {did_you_mean(str(self.tokenizer), get_args(TokenizerName))}",
-                ("tokenizer",),
-            )
-        for section in ("base", "factors"):
-            for key in getattr(self, section):
-                if key not in SETTINGS:
-                    raise ConfigError(f"unknown setting '{key}' in {section}: {did_you_mean(key, SETTINGS)}", (key,))
+            hint = did_you_mean(str(self.tokenizer), get_args(TokenizerName))
+            yield ConfigError(f"unknown tokenizer '{self.tokenizer}': {hint}", ("tokenizer",))
+        for key, value in self.base.items():
+            yield from _setting_faults("base", key, value)
         for key, levels in self.factors.items():
-            _check_levels(key, levels)
+            yield from _factor_faults(key, levels)
             if key in self.base:
-                raise ConfigError(f"'{key}' is both in base and a factor; keep one", (key,))
+                yield ConfigError(f"'{key}' is both in base and a factor; keep one", (f"base {key}",))
         if not self.seeds:
-            raise ConfigError("seeds is empty; give a list of numbers or a count", ("seeds",))
+            yield ConfigError("seeds is empty; give a list of numbers or a count", ("seeds",))
         if len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds repeat: {list(self.seeds)}; list each once", ("seeds",))
+            yield ConfigError(f"seeds repeat: {list(self.seeds)}; list each once", ("seeds",))
         if self.size > MAX_RUNS:
-            raise ConfigError(
+            yield ConfigError(
                 f"the study has {self.size:,} runs, the limit is {MAX_RUNS:,}; take levels out", ("factors",)
             )
         for number, hypothesis in enumerate(self.hypotheses, 1):
-            check_against_factors(hypothesis, number, self.factors)
+            yield from hypothesis_faults(hypothesis, number, self.factors)
+
+    def _faults_between_settings(self, faults: Sequence[ConfigError]) -> Iterator[ConfigError]:
+        """What is wrong between the settings that have no fault of their own."""
+        places = {fault.fields[0] for fault in faults}
+        base = {key: value for key, value in self.base.items() if f"base {key}" not in places}
+        sound = {
+            key: tuple(level for index, level in enumerate(levels) if f"factors {key} {index}" not in places)
+            for key, levels in self.factors.items()
+            if f"factors {key}" not in places
+        }
+        factors = {key: levels for key, levels in sound.items() if levels}
+        left_out = {key for key in (*self.base, *self.factors) if key not in base and key not in factors}
+        unsettled = {nearest(key, SETTINGS) for key in left_out}  # these do not have their defaults either
+        errors: list[ConfigError] = []
+        collect(errors, lambda: self._configs({**ANY_TEXT, **base}, factors, (FIRST_SEED,)), [])
+        yield from (error for error in errors if not unsettled.intersection(error.fields))
 
     @property
     def size(self) -> int:
@@ -88,10 +110,6 @@ class Study:
             product *= len(levels)
         return product
 
-    def cells(self) -> list[dict[str, Scalar]]:
-        """Every combination of factor levels, the last factor varying fastest."""
-        return [dict(zip(self.factors, levels, strict=True)) for levels in itertools.product(*self.factors.values())]
-
     def expand(self, data: DataFacts) -> list[RunConfig]:
         """All runs, cell by cell, seeds innermost. Raises ConfigError when a cell is not a valid configuration."""
         resolved = {
@@ -100,14 +118,34 @@ class Study:
             "tokenizer": self.tokenizer,
             "vocab_size": data.vocab_size,
         }
-        configs = [
-            make_config({**resolved, **self.base, **cell, "seed": seed}) for cell in self.cells() for seed in self.seeds
-        ]
+        configs = self._configs({**resolved, **self.base}, self.factors, self.seeds)
         if max(map(training_memory_bytes, configs)) > MAX_RUN_BYTES:
             raise too_large(max(configs, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
         if len({run_id(config) for config in configs}) < len(configs):
             raise ConfigError("two cells of the study define the same run; take the repeated level out", ("factors",))
         return configs
+
+    def _configs(
+        self, fixed: Mapping[str, Any], factors: Mapping[str, tuple[Scalar, ...]], seeds: tuple[int, ...]
+    ) -> list[RunConfig]:
+        """A run for each cell, the last factor varying fastest, and seed. Raises what is wrong in cells."""
+        configs: list[RunConfig] = []
+        errors: list[ConfigError] = []
+        for levels in itertools.product(*factors.values()):
+            cell = dict(zip(factors, levels, strict=True))
+            try:
+                configs += [make_config({**fixed, **cell, "seed": seed}) for seed in seeds]
+            except ConfigError as error:
+                errors += [self._located_in(cell, found) for found in error.each]
+                if len(errors) >= MAX_COUNTED:
+                    break
+        raise_all(errors)
+        return configs
+
+    def _located_in(self, cell: Mapping[str, Scalar], error: ConfigError) -> ConfigError:
+        """An error about a cell, with the places of the levels it concerns in a study file before its fields."""
+        places = [f"factors {key} {self.factors[key].index(cell[key])}" for key in error.fields if key in cell]
+        return ConfigError(error.args[0], (*places, *error.fields))
 
     def with_settings(self, settings: Mapping[str, Scalar]) -> Study:
         """The study with settings overridden; a factor that is set becomes constant. Raises ConfigError."""
@@ -140,19 +178,36 @@ def seeds_from(value: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise ConfigError(
-            f"name={name!r}: use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit",
-            ("name",),
-        )
+def _factor_faults(key: str, levels: tuple[Any, ...]) -> Iterator[ConfigError]:
+    place = (f"factors {key}",)
+    if key not in SETTINGS:
+        yield from _setting_faults("factors", key, None)
+    elif not levels:
+        yield ConfigError(f"factor '{key}' has no levels; list at least one value", place)
+    elif len(set(map(repr, levels))) < len(levels):
+        yield ConfigError(f"factor '{key}' repeats a level: {list(levels)}; list each once", place)
+    else:
+        for index, level in enumerate(levels):
+            yield from _setting_faults("factors", key, level, f" {index}")
 
 
-def _check_levels(key: str, levels: tuple[Any, ...]) -> None:
-    if not levels:
-        raise ConfigError(f"factor '{key}' has no levels; list at least one value", (key,))
-    if len(set(map(repr, levels))) < len(levels):
-        raise ConfigError(f"factor '{key}' repeats a level: {list(levels)}; list each once", (key,))
+def _setting_faults(section: str, key: str, value: object, level: str = "") -> Iterator[ConfigError]:
+    """What is wrong with a setting in `section`, or with one level of it."""
+    place = (f"{section} {key}{level}", f"{section} {key}")
+    if key not in SETTINGS:
+        hint = did_you_mean(key, SETTINGS)
+        if key == "seed" or key in Study.__dataclass_fields__:
+            hint = f"{key} is stated beside base and factors, not in them"
+        elif key.isdigit():
+            hint = f"write a number such as 0,{key} with a point: 0.{key}"
+        yield ConfigError(f"unknown setting '{key}' in {section}: {hint}", place)
+    elif not isinstance(value, Scalar):
+        got = type(value).__name__
+        yield ConfigError(f"{key}: expected one value, got {got}; lists belong under factors", place)
+    else:
+        errors: list[ConfigError] = []
+        collect(errors, lambda: check_setting(key, value), None)
+        yield from (ConfigError(error.args[0], place) for error in errors)
 
 
 def too_large(config: RunConfig, why: str) -> ConfigError:

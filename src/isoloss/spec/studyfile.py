@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,29 +13,38 @@ from typing import Any, cast
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from isoloss.errors import ConfigError
-from isoloss.spec.config import TokenizerName, did_you_mean
-from isoloss.spec.hypotheses import Hypothesis, hypothesis_place, hypothesis_values, make_hypothesis
+from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
+from isoloss.spec.config import SETTINGS, TokenizerName
+from isoloss.spec.hypotheses import Hypothesis, SpikesStated, hypothesis_values, make_hypothesis
 from isoloss.spec.plainyaml import MAX_BYTES, Plain, read_yaml
-from isoloss.spec.study import ANY_DATA, Scalar, Study, seeds_from
+from isoloss.spec.study import ANY_DATA, FIRST_SEED, Scalar, Study, seeds_from
+from isoloss.spec.synonyms import did_you_mean, meant, nearest
 
 KEYS = ("name", "description", "corpus", "tokenizer", "base", "factors", "seeds", "hypotheses")
 SECTIONS = ("factors", "base")
+_FAULTY = SpikesStated(says="has errors", kind="spikes")
+"""Stands for a hypothesis with errors, so that those after it keep their numbers."""
 _BARE = re.compile(r"[A-Za-z][A-Za-z0-9 ._/-]*")
 
 
 @dataclass(frozen=True)
 class _Document:
-    """A study file as plain values, and the line each key of it stands on, sections' keys before its own."""
+    """A study file as plain values, and the line of each place in it, as 'factors n_embd 2' (indices from 0)."""
 
     values: Mapping[str, Any]
+    unknown: Sequence[str]
     lines: Mapping[str, int]
     source: str
 
-    def located(self, error: ConfigError) -> ConfigError:
-        """The same complaint, prefixed by source:line of the first of its fields that the file names."""
-        line = next((f":{self.lines[name]}" for name in error.fields if name in self.lines), "")
-        return ConfigError(f"{self.source}{line}: {error}", error.fields)
+    def raise_all(self, errors: Sequence[ConfigError]) -> None:
+        """Raises what is wrong, from top to bottom, each with source:line of the first of its fields that is here."""
+        lines = {error: next((self.lines[at] for at in error.fields if at in self.lines), 0) for error in errors}
+        raise_all(
+            [
+                ConfigError(f"{self.source}{f':{line}' if line else ''}: {error.args[0]}", error.fields)
+                for error, line in sorted(lines.items(), key=lambda pair: pair[1])
+            ]
+        )
 
 
 def builtin_studies() -> list[str]:
@@ -63,34 +72,46 @@ def find_study(reference: str) -> Study:
 
 
 def parse_study(text: str, source: str) -> Study:
-    """The study a YAML text states; `source` names it in errors. Raises ConfigError with source:line."""
+    """The study a YAML text states; `source` names it in errors.
+
+    Raises ConfigError with source:line, or ConfigErrors with everything that is wrong; of text that is not plain YAML
+    the first fault alone.
+    """
     document = _load(text, source)
     values = document.values
-    try:
-        for key in values:
-            if key not in KEYS:
-                raise ConfigError(f"unknown key '{key}': {did_you_mean(key, KEYS)}", (key,))
-        if "name" not in values:
-            raise ConfigError("the key 'name' is missing; the study's results are kept under it")
-        study = Study(
-            name=_text(values, "name", ""),
-            description=_text(values, "description", ""),
-            corpus=_text(values, "corpus", "tinyshakespeare"),
-            tokenizer=cast("TokenizerName", _text(values, "tokenizer", "char")),
-            base={key: _scalar(key, value) for key, value in _section(values, "base").items()},
-            factors={key: _levels(key, value) for key, value in _section(values, "factors").items()},
-            seeds=seeds_from(values.get("seeds", 1)),
-            hypotheses=_hypotheses(values.get("hypotheses")),
+    errors: list[ConfigError] = []
+    if "name" not in values:
+        errors.append(ConfigError("the key 'name' is missing; the study's results are kept under it"))
+    factors = collect(errors, lambda: _section(values, "factors"), {})
+
+    def study() -> Study:
+        made = Study(
+            name=collect(errors, lambda: _text(values, "name", "study"), "study"),
+            description=collect(errors, lambda: _text(values, "description", ""), ""),
+            corpus=collect(errors, lambda: _text(values, "corpus", "tinyshakespeare"), ""),
+            tokenizer=cast("TokenizerName", collect(errors, lambda: _text(values, "tokenizer", "char"), "char")),
+            base=collect(errors, lambda: _section(values, "base"), {}),
+            factors={key: _levels(key, value, errors) for key, value in factors.items()},
+            seeds=collect(errors, lambda: seeds_from(values.get("seeds", 1)), (FIRST_SEED,)),
+            hypotheses=tuple(_hypotheses(values.get("hypotheses"), errors)),
         )
-        study.expand(ANY_DATA)
-    except ConfigError as error:
-        raise document.located(error) from error
-    return study
+        made.expand(ANY_DATA)
+        return made
+
+    made = collect(errors, study, None)
+    # A setting that stands outside base and factors would seem to have its default beside those that are inside.
+    misplaced = {meant(key, SETTINGS) for key in document.unknown}
+    errors = [error for error in errors if not misplaced.intersection(error.fields)]
+    document.raise_all([*map(_unknown_key, document.unknown), *errors])
+    return cast("Study", made)
 
 
 def parse_scalar(text: str, source: str) -> Scalar:
     """One setting's value as YAML reads it (1e-3 is a number, true a flag). Raises ConfigError naming `source`."""
-    return _scalar(source, read_yaml(text, source)[0])
+    value = read_yaml(text, source)[0]
+    if isinstance(value, Plain):
+        return value
+    raise ConfigError(f"{source}: expected one value, got {type(value).__name__}; lists belong under factors")
 
 
 def dump_study(study: Study) -> str:
@@ -125,19 +146,30 @@ def _quoted(value: Any) -> Any:
 
 
 def _load(text: str, source: str) -> _Document:
-    values, found = read_yaml(text, source)
-    if not isinstance(values, dict):
+    read, found = read_yaml(text, source)
+    if not isinstance(read, dict):
         raise ConfigError(f"{source}: expected the keys {', '.join(KEYS)}")
+    values = cast("dict[str, Any]", read)
+    unknown = [key for key in values if key not in KEYS][:MAX_COUNTED]
+    for typed in unknown:  # read as what it stands for, to find what else is wrong
+        known = None if meant(typed, SETTINGS) else nearest(typed, KEYS)
+        if known is not None and known not in values:
+            values[known] = values[typed]
+            found |= {(known, *place[1:]): line for place, line in found.items() if place[0] == typed}
     lines: dict[str, int] = {}
-    for depth, section in ((1, None), *((2, section) for section in SECTIONS)):
-        lines |= {str(at[-1]): n for at, n in found.items() if len(at) == depth and section in (None, at[0])}
-    for place, line in found.items():
-        match place:
-            case ("hypotheses", int(index), *keys) if len(keys) < 2:
-                lines[" ".join([hypothesis_place(index + 1), *map(str, keys)])] = line
-            case _:
-                pass
-    return _Document(cast("dict[str, Any]", values), lines, source)
+    for section in SECTIONS:  # an error between settings names them alone
+        lines |= {str(place[1]): line for place, line in found.items() if len(place) == 2 and place[0] == section}
+    lines |= {" ".join(map(str, place)): line for place, line in found.items()}
+    return _Document(values, unknown, lines, source)
+
+
+def _unknown_key(key: str) -> ConfigError:
+    setting = meant(key, SETTINGS)
+    if setting is None:
+        hint = did_you_mean(key, KEYS)
+    else:
+        hint = f"settings stand under base, or with a list of levels under factors: use {setting} there"
+    return ConfigError(f"unknown key '{key}': {hint}", (key,))
 
 
 def _text(values: Mapping[str, Any], key: str, default: str) -> str:
@@ -153,36 +185,29 @@ def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(f"{key}: expected 'setting: value' lines under it", (key,))
-    return {str(name): level for name, level in cast("dict[Any, Any]", value).items()}
+    return cast("dict[str, Any]", value)
 
 
-def _hypotheses(value: Any) -> tuple[Hypothesis, ...]:
+def _levels(key: str, value: Any, errors: list[ConfigError]) -> tuple[Any, ...]:
+    if isinstance(value, list):
+        return tuple(cast("list[Any]", value))
+    errors.append(ConfigError(f"factor '{key}': expected a list of levels, like [4, 8]", (f"factors {key}",)))
+    return (value,)
+
+
+def _hypotheses(value: Any, errors: list[ConfigError]) -> Iterator[Hypothesis]:
     if value is None:
-        return ()
+        return
     if not isinstance(value, list) or not value:
-        raise ConfigError("hypotheses: expected a list, each entry with 'says' and 'kind'", ("hypotheses",))
-    return tuple(_hypothesis(stated, number) for number, stated in enumerate(cast("list[Any]", value), 1))
+        expected = "hypotheses: expected a list, each entry with 'says' and 'kind'"
+        errors.append(ConfigError(expected, ("hypotheses",)))
+        return
+    for number, stated in enumerate(cast("list[Any]", value), 1):
+        yield collect(errors, lambda stated=stated, number=number: _hypothesis(stated, number), _FAULTY)
 
 
 def _hypothesis(value: Any, number: int) -> Hypothesis:
-    place = hypothesis_place(number)
     if not isinstance(value, dict):
-        raise ConfigError(f"{place}: expected 'says', 'kind' and what the kind needs", (place, "hypotheses"))
-    values: dict[str, Any] = {}
-    for key, entry in cast("dict[Any, Any]", value).items():
-        items = cast("list[Any]", entry) if isinstance(entry, list) else None
-        name = f"{place} {key}"
-        values[str(key)] = _scalar(name, entry) if items is None else [_scalar(name, item) for item in items]
-    return make_hypothesis(values, number)
-
-
-def _scalar(key: str, value: Any) -> Scalar:
-    if isinstance(value, Plain):
-        return value
-    raise ConfigError(f"{key}: expected one value, got {type(value).__name__}; lists belong under factors", (key,))
-
-
-def _levels(key: str, value: Any) -> tuple[Scalar, ...]:
-    if not isinstance(value, list):
-        raise ConfigError(f"factor '{key}': expected a list of levels, like [4, 8]", (key,))
-    return tuple(_scalar(key, level) for level in cast("list[Any]", value))
+        expected = f"hypothesis {number}: expected 'says', 'kind' and what the kind needs"
+        raise ConfigError(expected, (f"hypotheses {number - 1}", "hypotheses"))
+    return make_hypothesis(cast("dict[str, Any]", value), number)

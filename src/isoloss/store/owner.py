@@ -38,7 +38,7 @@ def owned(paths: StudyPaths) -> Generator[None]:
         try:
             yield
         except ConfigError:
-            _leave_nothing(paths)
+            _remove_if_empty(paths)
             raise
 
 
@@ -57,8 +57,8 @@ def owner_is_gone(paths: StudyPaths) -> bool:
     return False
 
 
-def _leave_nothing(paths: StudyPaths) -> None:
-    """Remove a directory that holds no study yet; the lock is still held, and who waits for it looks for its name."""
+def _remove_if_empty(paths: StudyPaths) -> None:
+    """Remove a directory that holds no study yet; the lock is still held, and whoever waits for it opens it by name."""
     with suppress(OSError):
         if {path.name for path in paths.folder.iterdir()} <= {paths.lock.name, paths.owner.name}:
             shutil.rmtree(paths.folder, ignore_errors=True)

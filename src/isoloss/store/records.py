@@ -15,7 +15,7 @@ from isoloss.spec.config import MAX_INT
 Record = TypeVar("Record")
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 NUMERICS = "numerics"
-"""Key, in a run's provenance and beside its checkpoint, of the numerics that led there: each with its first `step`."""
+"""Key, in a run's provenance and in a checkpoint's metadata, of the numerics so far, each with its first `step`."""
 CONTINUES = "continues"
 """Key, likewise, of the run whose end a run went on from."""
 State = Literal["pending", "running", "done", "failed", "diverged", "damaged"]
@@ -47,8 +47,8 @@ NumericsRecord = Annotated[dict[str, str | int], AfterValidator(_from_a_step)]
 
 
 @with_config(extra="allow")
-class BesideRecord(TypedDict):
-    """What stands beside a checkpoint: its rows, its numerics, the runs it was trained with, the one it continues."""
+class MetadataRecord(TypedDict):
+    """A checkpoint's metadata: extents of its rows, numerics, the runs it was stacked with, the run it continues."""
 
     rows: NotRequired[dict[str, ExtentRecord]]
     numerics: NotRequired[list[NumericsRecord]]
@@ -169,7 +169,7 @@ class CurvesRecord(TypedDict):
 
 
 STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), TypeAdapter(TokenizerRecord)
-BESIDE = TypeAdapter(BesideRecord)
+METADATA = TypeAdapter(MetadataRecord)
 CURVES = TypeAdapter(CurvesRecord)
 STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
 

@@ -17,20 +17,20 @@ from pydantic import TypeAdapter
 
 from isoloss.errors import StoreError
 from isoloss.files import (
-    explained,
-    is_there,
     make_folder,
+    path_exists,
     read_bytes,
     read_record,
     sha256_bytes,
     sync_folder,
     write_record,
+    writing,
 )
 from isoloss.spec.config import MAX_ITERS, RunConfig
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import (
-    BESIDE,
     EVALS,
+    METADATA,
     STATUS,
     STEPS,
     EvalRecord,
@@ -96,7 +96,7 @@ def read_status(paths: RunPaths) -> RunStatus:
 
 
 def _status(paths: RunPaths) -> RunStatus:
-    if not is_there(paths.status):
+    if not path_exists(paths.status):
         return RunStatus("pending")
     value: dict[str, Any] = {**checked(STATUS, read_record(paths.status), paths.status)}
     rows = extents(value.pop("rows"))
@@ -114,7 +114,7 @@ def verified_status(paths: RunPaths) -> RunStatus:
 def whole_status(paths: RunPaths) -> RunStatus:
     """A run's status. Raises StoreError where that, its configuration or its rows are not what was written."""
     status = _status(paths)
-    if is_there(paths.config):
+    if path_exists(paths.config):
         read_record(paths.config)
     known = status.rows or _rows_at_checkpoint(paths)
     for name in ROWS:
@@ -129,14 +129,14 @@ def _rows_at_checkpoint(paths: RunPaths) -> dict[str, Extent]:
     """The rows that a run's last checkpoint vouches for; of one that cannot be read, none."""
     path = paths.folder / "last.json"
     try:
-        return extents(checked(BESIDE, read_record(path).get("beside"), path).get("rows", {}))
+        return extents(checked(METADATA, read_record(path).get("beside"), path).get("rows", {}))
     except StoreError:
         return {}
 
 
 def check_rows(path: Path, extent: Extent, *, nothing_after: bool = False) -> None:
     """Raises StoreError when a file of rows does not begin with what was written up to an extent."""
-    content = read_bytes(path, MAX_ROWS_BYTES) if is_there(path) else b""
+    content = read_bytes(path, MAX_ROWS_BYTES) if path_exists(path) else b""
     if sha256_bytes(content[: extent.size]) != extent.sha256 or (nothing_after and len(content) > extent.size):
         raise StoreError(f"{path}: damaged, not the {extent.size:,} bytes that were written")
 
@@ -148,7 +148,7 @@ def write_status(paths: RunPaths, status: RunStatus) -> None:
 
 def create_run(paths: RunPaths, config: RunConfig) -> None:
     """Make a run's directory with its configuration. Raises StoreError."""
-    with explained(paths.folder):
+    with writing(paths.folder):
         make_folder(paths.folder)
     try:
         known = read_record(paths.config)
@@ -160,7 +160,7 @@ def create_run(paths: RunPaths, config: RunConfig) -> None:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of an append-only file; a last line cut short by a crash is left out. Raises StoreError."""
-    if not is_there(path):
+    if not path_exists(path):
         return
     for number, line in enumerate(read_bytes(path, MAX_ROWS_BYTES).split(b"\n")[:-1], start=1):
         try:
@@ -184,7 +184,7 @@ def eval_rows(paths: RunPaths) -> list[EvalRecord]:
 
 def _rows(shape: TypeAdapter[list[Row]], path: Path) -> list[Row]:
     """Rows of one shape, parsed at once; a last line cut short by a crash is left out."""
-    if not is_there(path):
+    if not path_exists(path):
         return []
     content = read_bytes(path, MAX_ROWS_BYTES)
     whole = content[: content.rfind(b"\n") + 1]
@@ -201,7 +201,7 @@ class RowWriter:
     def __init__(self, path: Path, kept: Extent = NOTHING) -> None:
         self.path, self._size = path, kept.size
         check_rows(path, kept)
-        with explained(path):
+        with writing(path):
             self._stream = path.open("ab+")
             self._stream.truncate(kept.size)
             self._stream.seek(0)
@@ -212,7 +212,7 @@ class RowWriter:
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row. Raises StoreError."""
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
-        with explained(self.path):
+        with writing(self.path):
             self._stream.write(line)
             self._digest.update(line)
             self._size += len(line)
@@ -221,18 +221,18 @@ class RowWriter:
     def flush(self) -> None:
         """Hand the system what is older than a second. Raises StoreError."""
         if time.monotonic() - self._flushed > FLUSH_INTERVAL_S:
-            with explained(self.path):
+            with writing(self.path):
                 self._stream.flush()
             self._flushed = time.monotonic()
 
     def sync(self) -> Extent:
         """Force what was written to the disk, and tell how far it goes. Raises StoreError."""
-        with explained(self.path):
+        with writing(self.path):
             self._stream.flush()
             os.fsync(self._stream.fileno())
         return Extent(self._size, self._digest.hexdigest())
 
     def close(self) -> None:
         """Flush and close."""
-        with explained(self.path):
+        with writing(self.path):
             self._stream.close()

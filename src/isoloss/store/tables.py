@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from isoloss.errors import StoreError
-from isoloss.files import is_there, read_record, read_sealed, write_bytes
+from isoloss.files import path_exists, read_checksummed, read_record, write_bytes
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -113,7 +113,7 @@ class StudyResults:
     def samples(self, run: str) -> str | None:
         """Text one run wrote, if it was asked to and it is whole."""
         try:
-            return read_sealed(self.paths.run(run).samples)
+            return read_checksummed(self.paths.run(run).samples)
         except StoreError:
             return None
 
@@ -166,9 +166,9 @@ def load_study(folder: str | Path) -> StudyResults:
     """Read a study directory. Raises StoreError when it is none, is damaged, or leads out of its folder."""
     paths = StudyPaths(Path(folder))
     check_enclosed(paths.folder)
-    if not is_there(paths.study):
+    if not path_exists(paths.study):
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
-    study = parse_study(read_sealed(paths.study), str(paths.study))
+    study = parse_study(read_checksummed(paths.study), str(paths.study))
     tokenizer = checked(TOKENIZER, read_record(paths.tokenizer), paths.tokenizer)
     facts = DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"])
     return StudyResults(paths, study, facts)

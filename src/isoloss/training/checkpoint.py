@@ -1,6 +1,6 @@
-"""Checkpoints: a run's whole state in safetensors with a JSON side-car, verified, and never half written.
+"""Checkpoints: a run's whole state in safetensors with a JSON sidecar, verified, and never half written.
 
-A checkpoint is a pair `NAME.safetensors`, `NAME.json`; the side-car holds the tensors' SHA-256, so a pair torn by a
+A checkpoint is a pair `NAME.safetensors`, `NAME.json`; the sidecar holds the tensors' SHA-256, so a pair torn by a
 crash between its two renames is recognised. Before `last` is replaced it is kept as `previous`, so that at every
 instant one pair is whole.
 """
@@ -20,15 +20,15 @@ from safetensors import torch as safetensors_torch
 
 from isoloss.errors import ConfigError, NumericsError, StoreError, UnreadableError
 from isoloss.files import (
-    explained,
-    is_there,
-    not_given,
+    path_exists,
     read_bytes,
     read_record,
     sha256_bytes,
     sync_folder,
+    unreadable,
     write_bytes,
     write_record,
+    writing,
 )
 from isoloss.model.parameters import Layout, layout_of
 from isoloss.spec.compute import checkpoint_bytes
@@ -36,11 +36,13 @@ from isoloss.spec.config import RunConfig, make_config
 from isoloss.spec.identity import run_id
 from isoloss.training.state import MemberState, Progress
 
-Beside = Mapping[str, Any]
-"""What else is true of a run at its checkpoint, in plain values: the extents of its rows."""
-Check = Callable[[Beside], None]
-"""Raises StoreError when what was saved beside a checkpoint no longer holds."""
+Metadata = Mapping[str, Any]
+"""Plain values saved with a checkpoint: extents of its rows, numerics, the runs it was stacked with."""
+Check = Callable[[Metadata], None]
+"""Raises StoreError when a checkpoint's metadata no longer match the files of its run."""
 FORMAT_VERSION = 2
+METADATA_KEY = "beside"
+"""Key of the metadata in a checkpoint's sidecar; a new name would be a new format."""
 HEADER_BYTES = 1024
 """More than what a file says of one tensor."""
 PARTS = {"model": "flat_P", "exp_avg": "exp_avg_P", "exp_avg_sq": "exp_avg_sq_P"}
@@ -48,11 +50,11 @@ PARTS = {"model": "flat_P", "exp_avg": "exp_avg_P", "exp_avg_sq": "exp_avg_sq_P"
 _PROGRESS = TypeAdapter(Progress)
 
 
-def save_last(folder: Path, state: MemberState, beside: Beside | None = None) -> None:
+def save_last(folder: Path, state: MemberState, metadata: Metadata | None = None) -> None:
     """Make `state` the run's `last` checkpoint and, if it is the best so far, its `best`. Raises StoreError."""
-    if is_there(folder / "last.json"):
+    if path_exists(folder / "last.json"):
         _link(folder, "last", "previous")
-    save(folder, "last", state, beside)
+    save(folder, "last", state, metadata)
     promote_best(folder, state)
 
 
@@ -72,11 +74,11 @@ class Resumed:
     """What a run continues from: a state, None to begin anew; `problem` is why it is not the last one saved."""
 
     state: MemberState | None
-    beside: Beside
+    metadata: Metadata
     problem: str = ""
 
 
-def resume(folder: Path, check: Check = lambda beside: None) -> Resumed:
+def resume(folder: Path, check: Check = lambda metadata: None) -> Resumed:
     """What to continue from: `last`, else `previous` where `last` is torn or damaged, else nothing.
 
     A checkpoint that fails the check is of no use, and what is of no use is removed. What is found becomes `last`.
@@ -85,11 +87,11 @@ def resume(folder: Path, check: Check = lambda beside: None) -> Resumed:
     """
     problems: list[str] = []
     for name in ("last", "previous"):
-        if not is_there(folder / f"{name}.json"):
+        if not path_exists(folder / f"{name}.json"):
             continue
         try:
-            state, beside = load(folder, name), beside_of(folder, name)
-            check(beside)
+            state, metadata = load(folder, name), read_metadata(folder, name)
+            check(metadata)
         except UnreadableError:
             raise
         except (NumericsError, StoreError) as error:
@@ -98,7 +100,7 @@ def resume(folder: Path, check: Check = lambda beside: None) -> Resumed:
         if name == "previous":
             _link(folder, "previous", "last")
             problems.append(f"going on from step {state.progress.step:,}")
-        return Resumed(state, beside, "; ".join(problems))
+        return Resumed(state, metadata, "; ".join(problems))
     for name in ("last", "previous"):
         _remove(folder, name)
     return Resumed(None, {}, "; ".join([*problems, "training it anew"]) if problems else "")
@@ -110,8 +112,8 @@ def step_back(folder: Path, step: int, check: Check) -> Resumed:
     Raises UnreadableError as `resume` does, StoreError when the folder cannot be written.
     """
     try:
-        state, beside = load(folder, "previous"), beside_of(folder, "previous")
-        check(beside)
+        state, metadata = load(folder, "previous"), read_metadata(folder, "previous")
+        check(metadata)
     except UnreadableError:
         raise
     except (NumericsError, StoreError) as error:
@@ -119,25 +121,25 @@ def step_back(folder: Path, step: int, check: Check) -> Resumed:
     if state.progress.step != step:
         return Resumed(None, {}, f"{folder}: no checkpoint of step {step:,}")
     _link(folder, "previous", "last")
-    return Resumed(state, beside)
+    return Resumed(state, metadata)
 
 
 def load(folder: Path, name: str) -> MemberState:
-    """One checkpoint, verified against its side-car.
+    """One checkpoint, verified against its sidecar.
 
     Raises StoreError or NumericsError for what is no whole checkpoint, UnreadableError for one not to be had just now.
     """
-    tensors_path, car = folder / f"{name}.safetensors", read_record(folder / f"{name}.json")
-    if car.get("format_version") != FORMAT_VERSION:
-        raise NumericsError(f"{tensors_path}: checkpoint format {car.get('format_version')}, expected {FORMAT_VERSION}")
+    tensors_path, sidecar = folder / f"{name}.safetensors", read_record(folder / f"{name}.json")
+    if (version := sidecar.get("format_version")) != FORMAT_VERSION:
+        raise NumericsError(f"{tensors_path}: checkpoint format {version}, expected {FORMAT_VERSION}")
     try:
-        config = make_config(car["config"])
-        if car["run_id"] != run_id(config):
-            raise ValueError(f"it says run {car['run_id']}, its configuration is that of run {run_id(config)}")
-        progress, layout = _progress(car["progress"], config), layout_of(config)
+        config = make_config(sidecar["config"])
+        if sidecar["run_id"] != run_id(config):
+            raise ValueError(f"it says run {sidecar['run_id']}, its configuration is that of run {run_id(config)}")
+        progress, layout = _progress(sidecar["progress"], config), layout_of(config)
         content = read_bytes(tensors_path, checkpoint_bytes(config) + HEADER_BYTES * len(PARTS) * len(layout.slots))
-        if sha256_bytes(content) != car.get("sha256"):
-            raise ValueError("not the file its side-car describes (damaged or half written)")
+        if sha256_bytes(content) != sidecar.get("sha256"):
+            raise ValueError("not the file its sidecar describes (damaged or half written)")
         tensors = safetensors_torch.load(content)
         _check_shapes(tensors, layout)  # before room is made for what the configuration asks
         parts = {
@@ -147,7 +149,7 @@ def load(folder: Path, name: str) -> MemberState:
     except (ConfigError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise NumericsError(f"{tensors_path}: not a checkpoint of this format: {error}") from error
     except (MemoryError, RuntimeError) as error:  # an allocator's: the content has been looked at
-        raise not_given(tensors_path, error) from error
+        raise unreadable(tensors_path, error) from error
     return MemberState(config, progress, **parts)
 
 
@@ -170,8 +172,8 @@ def _check_shapes(tensors: Mapping[str, torch.Tensor], layout: Layout) -> None:
         raise ValueError("its tensors are not all of type fp32")
 
 
-def save(folder: Path, name: str, state: MemberState, beside: Beside | None = None) -> None:
-    """Write one checkpoint, tensors before their side-car. Raises StoreError."""
+def save(folder: Path, name: str, state: MemberState, metadata: Metadata | None = None) -> None:
+    """Write one checkpoint, tensors before their sidecar. Raises StoreError."""
     layout = layout_of(state.config)
     tensors: dict[str, torch.Tensor] = {
         f"{prefix}.{key}": tensor.contiguous()
@@ -182,20 +184,20 @@ def save(folder: Path, name: str, state: MemberState, beside: Beside | None = No
     # Bytes first: safetensors' own writing hides what the file system answered.
     content = safetensors_torch.save(tensors)
     write_bytes(path, content)
-    car = {
+    sidecar = {
         "format_version": FORMAT_VERSION,
         "sha256": sha256_bytes(content),
         "run_id": run_id(state.config),
         "config": state.config.model_dump(),
         "progress": asdict(state.progress),
-        "beside": beside or {},
+        METADATA_KEY: metadata or {},
     }
-    write_record(folder / f"{name}.json", car)
+    write_record(folder / f"{name}.json", sidecar)
 
 
 def _remove(folder: Path, name: str) -> None:
     for suffix in (".json", ".safetensors"):
-        with explained(folder / f"{name}{suffix}"):
+        with writing(folder / f"{name}{suffix}"):
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
@@ -204,7 +206,7 @@ def _link(folder: Path, source: str, target: str) -> None:
     for suffix in (".safetensors", ".json"):
         path, other = folder / f"{target}{suffix}", folder / f"{source}{suffix}"
         temporary = folder / f".{target}{suffix}.tmp"
-        with explained(path):
+        with writing(path):
             temporary.unlink(missing_ok=True)
             try:
                 os.link(other, temporary)
@@ -213,10 +215,10 @@ def _link(folder: Path, source: str, target: str) -> None:
             else:
                 temporary.replace(path)
                 temporary.unlink(missing_ok=True)  # a rename onto another name of the same file leaves both
-    with explained(folder):
+    with writing(folder):
         sync_folder(folder)
 
 
-def beside_of(folder: Path, name: str) -> Beside:
-    """What was saved beside a checkpoint. Raises StoreError."""
-    return read_record(folder / f"{name}.json").get("beside", {})
+def read_metadata(folder: Path, name: str) -> Metadata:
+    """The metadata saved with a checkpoint. Raises StoreError."""
+    return read_record(folder / f"{name}.json").get(METADATA_KEY, {})

@@ -36,13 +36,13 @@ class Texts:
 
 
 def evaluate(
-    stack: StackState, texts: Texts, ranks: Ranks, alive: Callable[[], None] = lambda: None
+    stack: StackState, texts: Texts, ranks: Ranks, heartbeat: Callable[[], None] = lambda: None
 ) -> tuple[list[float], list[float]]:
-    """Train and val loss of every member at the stack's step, in nats a token; `alive` hears of every part of it."""
+    """Train and val loss of every member at the stack's step, in nats a token; calls `heartbeat` after each chunk."""
     losses: list[list[float]] = []
     for split, text_N in enumerate((texts.train_N, texts.val_M)):
         starts = [_starts(config, stack.step, split, len(text_N)) for config in stack.members]
-        losses.append(_mean_loss(stack, text_N, np.stack(starts), ranks, alive).tolist())
+        losses.append(_mean_loss(stack, text_N, np.stack(starts), ranks, heartbeat).tolist())
     return losses[0], losses[1]
 
 
@@ -64,7 +64,7 @@ def _chunk_tokens(stack: StackState) -> int:
 
 @torch.no_grad()
 def _mean_loss(
-    stack: StackState, text_N: Tensor, starts_ExW: NDArray[np.int64], ranks: Ranks, alive: Callable[[], None]
+    stack: StackState, text_N: Tensor, starts_ExW: NDArray[np.int64], ranks: Ranks, heartbeat: Callable[[], None]
 ) -> Tensor:
     """Mean loss over windows, fp64 of shape [E]; the ranks share the windows between them."""
     n_windows, block_size = starts_ExW.shape[1], stack.members[0].block_size
@@ -75,5 +75,5 @@ def _mean_loss(
         part_ExW = mine_ExW[:, first : first + chunk]
         blocks_ExWxT1 = gather_windows(text_N, part_ExW, block_size)
         sums.append(gpt.loss(stack.parameters, stack.members, blocks_ExWxT1) * part_ExW.shape[1])
-        alive()
+        heartbeat()
     return ranks.sum(torch.stack(sums).cpu().double().sum(dim=0)) / n_windows

@@ -80,12 +80,12 @@ def train(
     *,
     ranks: Ranks | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    alive: Callable[[RunConfig, int], None] = lambda config, step: None,
+    heartbeat: Callable[[RunConfig, int], None] = lambda config, step: None,
 ) -> StackState | None:
     """Train every member to its horizon.
 
-    An evaluation may take long: `alive` hears of every part of it, with one of those evaluated and the step it is at.
-    None when all ended, else the stack as it was stopped, after a checkpoint of each member.
+    An evaluation may take long: `heartbeat` is called after each chunk of it, with an evaluated member and its step.
+    Returns None when all members ended, else the stack as it was stopped, after a checkpoint of each member.
     """
     ranks = ranks or Ranks()
     texts = Texts(tokens, stack.device)
@@ -96,7 +96,7 @@ def train(
         leaving = {e: "" for e, (config, progress) in pairs if _complete(config, progress)}
         outcome: Outcome = "done"
         if due and not leaving:
-            _evaluate(stack, due, texts, observe, ranks, partial(alive, stack.members[due[0]], stack.step))
+            _evaluate(stack, due, texts, observe, ranks, partial(heartbeat, stack.members[due[0]], stack.step))
             _checkpoint(stack, due, observe)
         elif not leaving and ranks.any(should_stop()):
             _checkpoint(stack, range(len(stack.members)), observe)
@@ -128,10 +128,10 @@ def _evaluate(
     texts: Texts,
     observe: Callable[[RunConfig], Observer],
     ranks: Ranks,
-    alive: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> None:
     started = time.perf_counter()
-    train_losses, val_losses = evaluate(stack, texts, ranks, alive)
+    train_losses, val_losses = evaluate(stack, texts, ranks, heartbeat)
     elapsed = time.perf_counter() - started
     for e in due:
         progress = stack.progress[e]

@@ -1,4 +1,4 @@
-"""Checkpoints: lies in the side-car and in the tensors' header, sealed as if isoloss had told them; other bytes."""
+"""Checkpoints: lies in the sidecar and in the tensors' header, sealed as if isoloss had told them; other bytes."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def reader(folder: Path) -> Callable[[bytes], None]:
     numbers_P = torch.arange(layout_of(config).size, dtype=torch.float32)
     progress = Progress(step=3, updates=3, evaluated_step=3, best_val_loss=1.5, best_step=2, train_time_s=0.5)
     checkpoint.save(folder, "c", MemberState(config, progress, numbers_P, -numbers_P, numbers_P / 8))
-    car_path, tensors_path = folder / "c.json", folder / "c.safetensors"
-    in_car, in_tensors = Slot(car_path), Slot(tensors_path)
-    whole_car, tensors = json.dumps(read_record(car_path)), tensors_path.read_bytes()
+    sidecar_path, tensors_path = folder / "c.json", folder / "c.safetensors"
+    in_sidecar, in_tensors = Slot(sidecar_path), Slot(tensors_path)
+    whole_sidecar, tensors = json.dumps(read_record(sidecar_path)), tensors_path.read_bytes()
     header_size = int.from_bytes(tensors[:8], "little")
     whole_header, data = tensors[8 : 8 + header_size], tensors[8 + header_size :]
 
     def read(content: bytes) -> None:
-        how, n_car, n_header = content[:3].ljust(3, b"\0")
+        how, n_sidecar, n_header = content[:3].ljust(3, b"\0")
         body = content[3:]
-        lies, more = body[: n_car % 32], body[n_car % 32 :]
+        lies, more = body[: n_sidecar % 32], body[n_sidecar % 32 :]
         header_lies, more = more[: n_header % 32], more[n_header % 32 :]
         written = tensors
         if header_lies:
@@ -72,13 +72,13 @@ def reader(folder: Path) -> Callable[[bytes], None]:
             written = written[: -more[0]] if more[0] & 1 else written + more
         if how & 4:
             written = more
-        car = json.loads(whole_car)
-        car["sha256"] = sha256_bytes(written)
-        tell_lies(car, lies)
+        sidecar = json.loads(whole_sidecar)
+        sidecar["sha256"] = sha256_bytes(written)
+        tell_lies(sidecar, lies)
         if how & 8:  # as one who makes a configuration up would name its run
-            car["run_id"] = _named(car)
+            sidecar["run_id"] = _named(sidecar)
         in_tensors.put(written)
-        in_car.put(more if how & 192 == 192 else sealed(car, broken=how & 48 == 48))
+        in_sidecar.put(more if how & 192 == 192 else sealed(sidecar, broken=how & 48 == 48))
         try:
             state = checkpoint.load(folder, "c")
         except IsolossError as error:
@@ -88,13 +88,13 @@ def reader(folder: Path) -> Callable[[bytes], None]:
             state.flat_P.shape == state.exp_avg_P.shape == state.exp_avg_sq_P.shape == (layout_of(state.config).size,)
         )
         assert 0 <= state.progress.updates <= state.progress.step <= state.config.max_iters
-        assert asdict(state.progress) == car["progress"] and run_id(state.config) == car["run_id"]
+        assert asdict(state.progress) == sidecar["progress"] and run_id(state.config) == sidecar["run_id"]
 
     return read
 
 
-def _named(car: dict[str, Any]) -> str:
+def _named(sidecar: dict[str, Any]) -> str:
     try:
-        return run_id(make_config(car["config"]))
+        return run_id(make_config(sidecar["config"]))
     except (IsolossError, KeyError, TypeError):
         return "none"

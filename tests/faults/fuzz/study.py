@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import isoloss.spec.study
-from isoloss.errors import IsolossError, printable
+from isoloss.errors import IsolossError
 from isoloss.spec.config import SETTINGS
 from isoloss.spec.study import DataFacts
 from isoloss.spec.studyfile import KEYS, dump_study, parse_study
@@ -56,7 +56,7 @@ def reader(_folder: Path) -> Callable[[bytes], None]:
         try:
             study = parse_study(text, "s.yaml")
         except IsolossError as error:
-            assert str(error).startswith("s.yaml") and str(error) == printable(str(error)), repr(error)
+            assert str(error).startswith("s.yaml") and all(map(str.isprintable, str(error).split("\n"))), repr(error)
             return
         assert study.expand(data)
         assert parse_study(dump_study(study), "dumped") == study

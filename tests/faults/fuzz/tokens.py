@@ -1,4 +1,4 @@
-"""Token files: lies in their side-car, sealed as if isoloss had told them; other bytes; broken seals."""
+"""Token files: lies in their sidecar, sealed as if isoloss had told them; other bytes; broken seals."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from isoloss.report.format import spelled_interval
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, listed
 
-VERDICTS = ("supported", "contradicted", "not resolved", "not applicable")
+VERDICTS = ("supported", "contradicted", "not resolved", "not applicable", "not judged yet")
 COLUMNS = (
     Column("statement", "statement", width=40),
     Column("verdict", "verdict"),
@@ -104,4 +104,6 @@ def _table(claims: Sequence[Claim]) -> Table:
         for claim in claims
     ]
     frame = pl.DataFrame(rows, infer_schema_length=None)
-    return Table("claims", "Every claim with the numbers it rests on; 95% intervals in brackets.", frame, COLUMNS)
+    return Table(
+        "claims", "Every claim with the numbers it rests on; 95% intervals in brackets.", frame, COLUMNS, folded=True
+    )

@@ -12,25 +12,24 @@ from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
 from isoloss.spec import compute
 from isoloss.store.records import NUMERICS
-from isoloss.wording import counted, listed, si
+from isoloss.wording import counted, si
 
+MAX_SENTENCES = 2
+"""Of the audit, before the table."""
 COLUMNS = (
     Column("severity", "severity"),
     Column("finding", "finding", width=60),
     Column("remedy", "what would help", width=40),
-    Column("code", "code"),
 )
 
 
 def design_chapter(snapshot: Snapshot, audit: Sequence[Diagnostic]) -> Chapter:
     """The audit of the design, and the limits of what these runs show."""
     grave = [one for one in audit if one.severity != "note"]
-    answer = [
-        f"The design limits what can be concluded in {counted(len(grave), 'way')}: {listed(one.code for one in grave)}."
-        if grave
-        else "The audit of the design finds nothing that limits what is concluded.",
-        *_unfinished(snapshot),
-    ]
+    answer = [one.text for one in grave[:MAX_SENTENCES]] or ["The audit of the design finds nothing that limits it."]
+    if len(grave) > MAX_SENTENCES:
+        answer.append(f"The table has {counted(len(grave) - MAX_SENTENCES, 'more limit')}.")
+    answer += _unfinished(snapshot)
     return Chapter("design", "Limits of this study", answer, tables=[audit_table(audit)] if audit else [],
                    details=[*_design(snapshot), *_measurement(snapshot)])  # fmt: skip
 

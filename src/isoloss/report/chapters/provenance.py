@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from isoloss.files import read_sealed
+from isoloss.files import read_checksummed
 from isoloss.report.chapter import Chapter, Item
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
@@ -41,8 +41,8 @@ def samples_chapter(snapshot: Snapshot) -> Chapter:
 def provenance_chapter(snapshot: Snapshot) -> Chapter:
     """Machine, versions, runs that are not done, the study file, and how to write the report again."""
     unfinished = snapshot.table.filter(pl.col("status") != "done")
-    machine = pl.DataFrame(list(_machine(snapshot)), schema={"what": pl.String(), "value": pl.String()}, orient="row")
-    tables = [Table("machine", "What the study was trained on and with.", machine, PAIRS)]
+    rows = pl.DataFrame(list(machine(snapshot)), schema={"what": pl.String(), "value": pl.String()}, orient="row")
+    tables = [Table("machine", "What the study was trained on and with.", rows, PAIRS)]
     if len(unfinished):
         title = f"Runs that are not done: {len(unfinished):,} of {len(snapshot.table):,}."
         tables.insert(0, Table("unfinished", title, unfinished.select([c.name for c in UNFINISHED]), UNFINISHED))
@@ -51,21 +51,22 @@ def provenance_chapter(snapshot: Snapshot) -> Chapter:
         "provenance",
         "Provenance",
         [
-            "Every run is done; none failed or diverged." if unfinished.is_empty() else f"{_states(snapshot)}.",
+            "Every run is done; none failed or diverged." if unfinished.is_empty() else f"{states(snapshot)}.",
             f"`{command}`, given in the folder that the study lies in, writes this report again from its files.",
         ],
         tables=tables,
-        items=[Item("The study file", text=read_sealed(snapshot.results.paths.study), verbatim=True)],
+        items=[Item("The study file", text=read_checksummed(snapshot.results.paths.study), verbatim=True)],
     )
 
 
-def _states(snapshot: Snapshot) -> str:
+def states(snapshot: Snapshot) -> str:
+    """How many runs are in each state: 'Of 8 runs, 5 done, 1 failed and 2 pending'."""
     counts = snapshot.counts
-    states = [s for s in ("done", "failed", "diverged", "running", "pending", "damaged") if counts[s]]
-    return f"Of {counted(snapshot.study.size, 'run')}, {listed(f'{counts[s]:,} {s}' for s in states)}"
+    known = [s for s in ("done", "failed", "diverged", "running", "pending", "damaged") if counts[s]]
+    return f"Of {counted(snapshot.study.size, 'run')}, {listed(f'{counts[s]:,} {s}' for s in known)}"
 
 
-def _machine(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+def machine(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     """Versions and machine of the last start, and what the runs themselves were trained on."""
     start = snapshot.provenance
     yield "last started", str(start.get("started_at", MISSING))

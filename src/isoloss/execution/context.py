@@ -16,7 +16,7 @@ from isoloss.training.state import COMPUTE_DTYPES
 
 
 @dataclass(frozen=True)
-class Workplace:
+class TrainingContext:
     """What every stack of a study shares: where to write, what to read, where and with which kernels to compute.
 
     `threads` of each process and `stack`, the width that stacks are planned with, follow from the study and not from

@@ -1,0 +1,94 @@
+"""The answer to the study's question in three plain sentences: what its page opens with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from isoloss.analysis.effects import Effects
+from isoloss.analysis.estimate import LEVEL
+from isoloss.analysis.factorial import t_quantile
+from isoloss.diagnostic import Diagnostic
+from isoloss.report.chapter import Chapter
+from isoloss.report.snapshot import Snapshot
+from isoloss.wording import counted, listed, loss
+
+
+def answer_chapter(snapshot: Snapshot, effects: Effects | Diagnostic, others: Sequence[Chapter]) -> Chapter:
+    """What matters, in the first words of the `others`; the best configuration; and what limits both.
+
+    `others` are the chapters whose first sentence answers the question, the most fitting first.
+    """
+    if snapshot.ranking.is_empty():
+        return Chapter("answer", "Answer", list(_nothing_yet(snapshot)))
+    first = others[0].answer[0] if others else ""
+    sentences = [first, *_best(snapshot, effects), *_limit(snapshot)]
+    return Chapter("answer", "Answer", [sentence for sentence in sentences if sentence])
+
+
+def _nothing_yet(snapshot: Snapshot) -> Iterator[str]:
+    counts = snapshot.counts
+    states = [f"{counts[s]:,} {s}" for s in ("failed", "diverged", "damaged", "running", "pending") if counts[s]]
+    yield f"There is no result yet: of {counted(snapshot.study.size, 'run')}, {listed(states)} and none is done."
+    evaluated = snapshot.table.drop_nulls("best_val_loss").sort("best_val_loss", "run_id")
+    if len(evaluated):
+        best = evaluated.row(0, named=True)
+        yield f"The lowest validation loss so far is {loss(best['best_val_loss'])} nats per token ({best['label']})."
+
+
+def _best(snapshot: Snapshot, effects: Effects | Diagnostic) -> Iterator[str]:
+    best = snapshot.ranking.row(0, named=True)
+    if len(snapshot.configurations) == 1:
+        yield f"The lowest validation loss is {_mean(best)}."
+        return
+    text = f"The lowest validation loss, {_mean(best)}, is that of {best['label']}"
+    error = None if isinstance(effects, Diagnostic) else effects.error
+    if error is None or error.screening or best["n"] < 2:
+        yield (
+            f"{text}; each configuration was trained once, so a close second may be as good."
+            if best["n"] < 2
+            else f"{text}."
+        )
+        return
+    t = t_quantile((1 + LEVEL) / 2, error.df)
+    reach = t * error.sd * (1 / best["n"] + 1 / pl.col("n")).sqrt()
+    close = snapshot.ranking[1:].filter(pl.col("mean") - best["mean"] < reach)
+    others = counted(len(close), "other configuration")
+    told = (
+        "every other configuration is worse by more than chance explains"
+        if close.is_empty()
+        else (f"{others} {'is' if len(close) == 1 else 'are'} too close to it to be told apart")
+    )
+    yield f"{text}; {told}."
+
+
+def _mean(row: Mapping[str, Any]) -> str:
+    """'1.7565 nats per token (mean of 3 seeds, 95% interval 1.7513 to 1.7617)'."""
+    value = f"{loss(row['mean'])} nats per token"
+    if row["low"] is None or row["high"] is None:
+        return value
+    return f"{value} (mean of {row['n']} seeds, 95% interval {loss(row['low'])} to {loss(row['high'])})"
+
+
+def _limit(snapshot: Snapshot) -> Iterator[str]:
+    """What a reader must know first of what the study cannot say."""
+    lost = snapshot.table.height - snapshot.counts["done"]
+    waiting = sum(snapshot.counts[state] for state in ("pending", "running"))
+    if waiting:
+        yield f"{waiting:,} of {counted(snapshot.study.size, 'run')} are still to be trained; all of this may change."
+    elif lost:
+        yield f"{lost:,} of {counted(snapshot.study.size, 'run')} failed or diverged and are left out of these means."
+    elif len(snapshot.study.seeds) == 1:
+        yield "With one seed, nothing here shows how much of a difference is chance: more seeds would."
+    else:
+        at_end = sum(
+            step == snapshot.configs[run].max_iters
+            for run, step in snapshot.done.select("run_id", "best_step").iter_rows()
+        )
+        if at_end > len(snapshot.done) / 2:
+            yield (
+                f"{at_end:,} of {counted(len(snapshot.done), 'run')} reached their lowest loss at their last step, so "
+                "longer training may order them differently."
+            )

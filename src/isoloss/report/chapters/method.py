@@ -1,0 +1,173 @@
+"""Data and method: what was trained on what, how, and how it was evaluated, in the words of a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+from isoloss.report.chapter import Chapter
+from isoloss.report.chapters.provenance import machine, states
+from isoloss.report.references import cited, references_in
+from isoloss.report.snapshot import Snapshot
+from isoloss.report.table import Column, Table
+from isoloss.spec import compute
+from isoloss.spec.config import SETTINGS, RunConfig
+from isoloss.wording import count, counted, duration, level, listed, percent, si
+
+SETTING_COLUMNS = (Column("setting", "setting"), Column("value", "value", width=50), Column("from", "stated as"))
+MAX_LEVELS = 12
+"""A factor with more levels is named by its ends."""
+SOURCE_COLUMNS = (Column("cited", "cited as", width=30), Column("source", "source", width=90))
+
+
+def method_chapter(snapshot: Snapshot) -> Chapter:
+    """Data, model, training, evaluation, runs and machine of a study, and all its settings."""
+    stated = [*snapshot.study.factors, *snapshot.study.base]
+    default = [name for name in SETTINGS if name not in stated]
+    parts = (_data, _model, _training, _evaluation, _runs, _machine)
+    return Chapter(
+        "method",
+        "Data and method",
+        [_in_short(snapshot)],
+        tables=[
+            _settings(snapshot, "settings", "Settings that the study states.", stated),
+            _settings(snapshot, "defaults", "Settings left at their defaults.", default),
+        ],
+        details=[" ".join(part(snapshot)) for part in parts],
+    )
+
+
+def references_chapter(chapters: Sequence[Chapter]) -> Chapter:
+    """The sources that some chapters cite."""
+    sources = references_in(text for chapter in chapters for text in chapter.texts)
+    rows = [{"cited": source.short, "source": source.full} for source in sources]
+    answer = f"The chapters of this page cite {counted(len(rows), 'source')}."
+    table = Table("references", "Sources of methods and data.", pl.DataFrame(rows), SOURCE_COLUMNS)
+    return Chapter("references", "References", [answer], tables=[table] if rows else [])
+
+
+def _in_short(snapshot: Snapshot) -> str:
+    sizes, tokens = _range(snapshot, compute.params_total, si), _range(snapshot, compute.train_tokens, si)
+    runs = counted(snapshot.study.size, "run")
+    return f"{runs} of a GPT with {sizes} parameters, each on {tokens} tokens of {snapshot.study.corpus}."
+
+
+def _data(snapshot: Snapshot) -> Iterator[str]:
+    study, known = snapshot.study, snapshot.tokenizer
+    source = f" {cited('karpathy2015')}" if study.corpus == "tinyshakespeare" else ""
+    yield f"The corpus is {study.corpus}{source}, SHA-256 {known.get('corpus_sha256')}."
+    unit = {"char": "characters", "byte": "bytes"}.get(study.tokenizer, study.tokenizer)
+    yield f"Its tokens are {unit}, with a vocabulary of {count(known.get('vocab_size'))}."
+    train, val = known.get("train_tokens"), known.get("val_tokens")
+    if train and val:
+        yield (
+            f"The first {percent(train / (train + val))} of the text, {count(train)} tokens, is for training, and the "
+            f"rest, {count(val)} tokens, for validation; there is no test split."
+        )
+
+
+def _model(snapshot: Snapshot) -> Iterator[str]:
+    shape = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
+    dropout = f" {cited('srivastava2014')}" if any(config.dropout for config in snapshot.configs.values()) else ""
+    yield (
+        f"The model is a decoder-only transformer {cited('vaswani2017')} as in GPT-2 {cited('radford2019')} and "
+        f"nanoGPT {cited('karpathy2022')}: norms before attention and MLP, learned positions, exact GELU "
+        f"{cited('hendrycks2016')}, GPT-2's initialisation, and the token embedding tied to the output "
+        f"{cited('press2017')}, with {_said(snapshot, *shape)}{dropout}."
+    )
+    yield (
+        f"It has {_range(snapshot, compute.params_total, count)} parameters, "
+        f"{_range(snapshot, compute.params_non_embedding, count)} without embeddings."
+    )
+
+
+def _training(snapshot: Snapshot) -> Iterator[str]:
+    configs = list(snapshot.configs.values())
+    yield (
+        f"The optimizer is AdamW {cited('loshchilov2019')} with {_said(snapshot, 'beta1', 'beta2', 'weight_decay')}, "
+        "which decays matrices and embeddings."
+    )
+    if any(config.grad_clip for config in configs):
+        yield f"The norm of the gradient is clipped at {_said(snapshot, 'grad_clip')} {cited('pascanu2013')}."
+    yield (
+        f"Training takes {_said(snapshot, 'max_iters')} steps of {_range(snapshot, compute.tokens_per_step, count)} "
+        "tokens from random places of the training split "
+        f"({_said(snapshot, 'batch_size', 'gradient_accumulation_steps', 'block_size')})."
+    )
+    if any(config.decay_lr for config in configs):
+        at_end = all(config.decay_horizon == config.max_iters for config in configs)
+        yield (
+            f"The learning rate rises linearly over {_said(snapshot, 'warmup_iters')} steps to "
+            f"{_said(snapshot, 'learning_rate')} and falls by a cosine {cited('loshchilov2017')} to "
+            f"{_said(snapshot, 'min_lr')} at {'the last step' if at_end else _said(snapshot, 'lr_decay_iters')}"
+            f"{'' if all(config.decay_lr for config in configs) else ', where decay_lr is true; else it is constant'}."
+        )
+    else:
+        yield f"The learning rate is constant, {_said(snapshot, 'learning_rate')}."
+    low = sorted({config.precision for config in configs} - {"fp32"})
+    yield f"Matrix products run in {listed(low)}, all else in fp32." if low else "All arithmetic is fp32."
+
+
+def _evaluation(snapshot: Snapshot) -> Iterator[str]:
+    modes = {config.eval for config in snapshot.configs.values()}
+    on = {
+        "exact": "on the whole validation split in blocks that do not overlap, and on at most "
+        f"{_said(snapshot, 'eval_train_tokens')} of the training split",
+        "sampled": f"on random batches of each split, {_said(snapshot, 'eval_iters')} of them",
+    }
+    yield (
+        "The loss is the mean cross-entropy in nats per token, without dropout, "
+        f"{' or '.join(on[mode] for mode in sorted(modes))}, at step 0, every {_said(snapshot, 'eval_interval')} steps "
+        "and at the end."
+    )
+
+
+def _runs(snapshot: Snapshot) -> Iterator[str]:
+    study = snapshot.study
+    varied = f" of {listed(f'{factor} {_levels(snapshot, factor)}' for factor in snapshot.factors)}"
+    yield (
+        f"The study has {counted(len(snapshot.configurations), 'combination')}{varied if snapshot.factors else ''}, "
+        f"each with {counted(len(study.seeds), 'seed')} ({_values(study.seeds)})."
+    )
+    yield "A seed decides initialisation, batches and dropout; runs of one seed and batch shape share batches."
+    yield f"{states(snapshot)}; results are drawn from those that are done."
+
+
+def _machine(snapshot: Snapshot) -> Iterator[str]:
+    yield from (f"{what[0].upper()}{what[1:]}: {value}." for what, value in machine(snapshot) if value)
+    times = snapshot.table["wall_time_s"].drop_nulls()
+    yield f"All runs together took {duration(float(times.sum()))}."
+    yield f"Training FLOPs are 6N + 12·L·C·T a token, N without positions {cited('chowdhery2022')}."
+
+
+def _settings(snapshot: Snapshot, name: str, title: str, settings: Sequence[str]) -> Table:
+    study = snapshot.study
+    origins = [next((o for o in ("factors", "base") if s in getattr(study, o)), "default") for s in settings]
+    values = [_levels(snapshot, setting) for setting in settings]
+    return Table(name, title, pl.DataFrame({"setting": settings, "value": values, "from": origins}), SETTING_COLUMNS)
+
+
+def _said(snapshot: Snapshot, *settings: str) -> str:
+    """Settings with their values: 'n_layer 4 and n_embd {64, 128}'."""
+    return listed(f"{setting} {_levels(snapshot, setting)}" for setting in settings)
+
+
+def _levels(snapshot: Snapshot, setting: str) -> str:
+    """The value of a setting, or all that the study gives it: '{64, 128}', '40 values from 0.001 to 0.04'."""
+    config = next(iter(snapshot.configs.values()))
+    return _values(snapshot.study.factors.get(setting, (getattr(config, setting),)))
+
+
+def _values(values: Sequence[Any]) -> str:
+    words = list(map(level, values))
+    if len(words) > MAX_LEVELS:
+        return f"{len(words)} values from {words[0]} to {words[-1]}"
+    return f"{{{', '.join(words)}}}" if len(words) > 1 else words[0]
+
+
+def _range(snapshot: Snapshot, measure: Callable[[RunConfig], int], spelled: Callable[[float], str]) -> str:
+    """The smallest and largest of what runs have: '3,200 to 12,544'."""
+    values = [measure(config) for config in snapshot.configs.values()]
+    return " to ".join(dict.fromkeys([spelled(min(values)), spelled(max(values))]))

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import altair as alt
 import polars as pl
 import vl_convert
+from altair.utils import schemapi
 
 from isoloss.errors import StoreError
 
@@ -76,15 +77,16 @@ class Figure:
     draw: Callable[[int], alt.TopLevelMixin]
     _drawn: dict[int, str] = field(default_factory=dict[int, str], init=False, repr=False, compare=False)
 
-    def spec(self, width: int) -> dict[str, Any]:
-        """The Vega-Lite specification at a width, with the shared look."""
-        return {**self.draw(width).to_dict(), "config": CONFIG}
+    def spec(self, width: int, *, validate: bool = True) -> dict[str, Any]:
+        """The Vega-Lite specification at a width, with the shared look; to validate it takes longer than to draw it."""
+        with schemapi.debug_mode(validate):
+            return {**self.draw(width).to_dict(validate=validate), "config": CONFIG}
 
     def svg(self, width: int) -> str:
         """The figure drawn at a width, once for all formats; its ids are its own. Raises StoreError."""
         if width not in self._drawn:
             try:
-                svg = vl_convert.vegalite_to_svg(self.spec(width), vl_version=VEGA_LITE_VERSION)
+                svg = vl_convert.vegalite_to_svg(self.spec(width, validate=False), vl_version=VEGA_LITE_VERSION)
             except ValueError as error:
                 raise StoreError(f"cannot draw {self.name}: {str(error).splitlines()[0]}") from error
             self._drawn[width] = _with_ids(svg, f"{plain_name(self.name)}-{width}")

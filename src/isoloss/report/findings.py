@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from isoloss.analysis.claims import AdjustedP, Claim, Evidence, adjusted_p, judge
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.effects import Effects
-from isoloss.analysis.scaling_results import ScalingResults, study_law
 from isoloss.analysis.exploration import exploratory_claims, study_effects
+from isoloss.analysis.scaling_results import ScalingResults, study_law
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import evidence

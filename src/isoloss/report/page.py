@@ -16,6 +16,7 @@ from markupsafe import Markup
 from isoloss.report.chapter import Chapter
 from isoloss.report.chart import NARROW, WIDE, Figure
 from isoloss.report.paper import IMAGE_KINDS, data_file, image_file, table_file
+from isoloss.report.payload import explore_scripts, explore_styles
 
 MAX_ROWS = 100
 """Of a table on the page; its CSV has all, and so has a script that takes the table over."""
@@ -44,10 +45,10 @@ def render_section(chapter: Chapter, *, files: str = "") -> Section:
 def render_page(title: str, sections: Sequence[Section], *, question: str = "", data: str = "", live: str = "") -> str:
     """A page that opens with its first section, as the answer to the question.
 
-    `data` is what `payload` packed for the scripts that draw every run; a page without it has no such scripts. `live` is
+    `data` is what `payload` packed for the scripts that draw every run; a page without it has none of them. `live` is
     the version that a page of `isoloss watch` shows; such a page may ask its own server for the next.
     """
-    styles, scripts = [_read("page.css")], list[str]()
+    styles, scripts = [_read("page.css"), *(explore_styles() if data else ())], [*(explore_scripts() if data else ())]
     scripts += [_read("live.js")] if live else ()
     return (
         _templates()

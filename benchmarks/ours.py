@@ -19,9 +19,9 @@ from isoloss.training import checkpoint
 from isoloss.training.backend import keep_freed_memory, kernels_for
 from isoloss.training.device import measured_gemm
 from isoloss.training.distributed import Ranks
-from isoloss.training.evaluate import Texts, evaluate
-from isoloss.training.state import COMPUTE_DTYPES, StackState, fresh, stack
-from isoloss.training.step import RING_STEPS, Stepper
+from isoloss.training.evaluate import DeviceTokens, evaluate
+from isoloss.training.state import COMPUTE_DTYPES, StackState, initial_state, stack
+from isoloss.training.step import TABLE_STEPS, Stepper
 
 WARM_UP_STEPS = 4
 What = Literal["step", "evaluation", "checkpoint", "gemm"]
@@ -59,7 +59,7 @@ def _work(pipe: Connection, tokens_folder: Path, device: torch.device) -> None:
         torch.set_num_threads(1)
     keep_freed_memory()
     tokens = open_tokens(tokens_folder)
-    stacks: dict[tuple[RunConfig, ...], tuple[StackState, Stepper, Texts]] = {}
+    stacks: dict[tuple[RunConfig, ...], tuple[StackState, Stepper, DeviceTokens]] = {}
     try:
         while True:
             order = cast("Order", pipe.recv())
@@ -72,10 +72,10 @@ def _work(pipe: Connection, tokens_folder: Path, device: torch.device) -> None:
 
 def _prepared(
     configs: tuple[RunConfig, ...], tokens: Tokens, device: torch.device
-) -> tuple[StackState, Stepper, Texts]:
+) -> tuple[StackState, Stepper, DeviceTokens]:
     kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], device, compiled=device.type == "cpu")
-    stacked = stack([fresh(config) for config in configs], device, kernels)
-    texts = Texts(tokens, device)
+    stacked = stack([initial_state(config) for config in configs], device, kernels)
+    texts = DeviceTokens(tokens, device)
     stepper = Stepper(stacked, texts.train_N, Ranks())
     for _ in range(WARM_UP_STEPS):
         _take(stacked, stepper, 1)
@@ -88,7 +88,7 @@ def _take(stacked: StackState, stepper: Stepper, n: int) -> int:
     return taken
 
 
-def _measure(order: Order, stacked: StackState, stepper: Stepper, texts: Texts) -> float:
+def _measure(order: Order, stacked: StackState, stepper: Stepper, texts: DeviceTokens) -> float:
     if order.what == "gemm":
         return measured_gemm(stacked.device, COMPUTE_DTYPES[order.stack[0].precision], seconds=order.seconds)
     started, steps = time.perf_counter(), 0
@@ -102,5 +102,5 @@ def _measure(order: Order, stacked: StackState, stepper: Stepper, texts: Texts) 
             return time.perf_counter() - started
     else:
         while time.perf_counter() < started + order.seconds:
-            steps += _take(stacked, stepper, 1 if stacked.device.type == "cpu" else RING_STEPS)
+            steps += _take(stacked, stepper, 1 if stacked.device.type == "cpu" else TABLE_STEPS)
     return (time.perf_counter() - started) / max(1, steps)

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
         if step % eval_interval == 0:
             with torch.no_grad():
                 for k in range(2 * eval_iters):
-                    _loss(model, batch(config, tokens.val_M, -k))
+                    _loss(model, batch(config, tokens.val_N, -k))
         loss = _loss(model, batch(config, tokens.train_N, step))
         optimizer.zero_grad()
         loss.backward()

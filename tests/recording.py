@@ -13,7 +13,7 @@ from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.training.backend import kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
-from isoloss.training.state import COMPUTE_DTYPES, MemberState, Progress, fresh, stack
+from isoloss.training.state import COMPUTE_DTYPES, MemberState, Progress, initial_state, stack
 
 
 @dataclass
@@ -48,6 +48,6 @@ def recorded(
     """Train the runs as one stack, from scratch or from states, and return what each did."""
     kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], torch.device("cpu"), compiled=compiled)
     recordings = {run_id(config): Recording() for config in configs}
-    stacked = stack(states or [fresh(config) for config in configs], torch.device("cpu"), kernels)
+    stacked = stack(states or [initial_state(config) for config in configs], torch.device("cpu"), kernels)
     train(stacked, tokens, lambda config: recordings[run_id(config)], should_stop=should_stop)
     return [recordings[run_id(config)] for config in configs]

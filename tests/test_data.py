@@ -80,11 +80,11 @@ def test_tokens_are_split_mapped_and_described(play: Callable[..., None]) -> Non
     text = PLAY.decode()
     assert len(tokens.train_N) == int(len(text) * 0.9)
     assert tokens.tokenizer.characters == "".join(sorted(set(text)))
-    assert tokens.tokenizer.decode(np.concatenate([tokens.train_N, tokens.val_M])) == text
+    assert tokens.tokenizer.decode(np.concatenate([tokens.train_N, tokens.val_N])) == text
     meta = json.loads((tokens.folder / "meta.json").read_text())
     assert meta["train_tokens"] + meta["val_tokens"] == len(text)
-    assert np.fromfile(tokens.folder / "val.bin", dtype="<u2").tolist() == tokens.val_M.tolist()
-    assert corpus_facts("play", "char") == (tokens.facts, len(tokens.train_N), len(tokens.val_M))
+    assert np.fromfile(tokens.folder / "val.bin", dtype="<u2").tolist() == tokens.val_N.tolist()
+    assert corpus_facts("play", "char") == (tokens.facts, len(tokens.train_N), len(tokens.val_N))
 
 
 def test_damaged_token_files_are_made_again(play: Callable[..., None]) -> None:
@@ -93,7 +93,7 @@ def test_damaged_token_files_are_made_again(play: Callable[..., None]) -> None:
     (folder / "val.bin").write_bytes(b"\0" * 8)
     with pytest.raises(StoreError):
         open_tokens(folder)
-    assert len(prepare("play").val_M) == len(PLAY) - int(len(PLAY) * 0.9)
+    assert len(prepare("play").val_N) == len(PLAY) - int(len(PLAY) * 0.9)
 
 
 def test_what_a_killed_tokenizer_left_is_removed(play: Callable[..., None]) -> None:

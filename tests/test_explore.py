@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from isoloss.report.chapters.runs import runs_chapter
-from isoloss.report.page import render_page
+from isoloss.report.page import render_page, render_section
 from isoloss.report.payload import MAX_SAMPLE, as_planes, payload
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.spec import compute
@@ -188,7 +188,7 @@ def browser() -> Iterator[Any]:
 def page(snapshot: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "index.html"
     marks = "".join(f'<path aria-label="c{i} · n_embd 1: 2.0"/>' for i in range(1, 7))  # as figures of the page have
-    text = render_page("widths", [runs_chapter(snapshot)], data=data_of(snapshot))
+    text = render_page("widths", [render_section(runs_chapter(snapshot))], data=data_of(snapshot))
     path.write_text(text.replace("</main>", f"<figure><svg>{marks}</svg></figure></main>"), encoding="utf-8")
     return path
 

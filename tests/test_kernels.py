@@ -111,11 +111,11 @@ def test_a_mask_is_the_same_in_a_kernel_and_in_torch_and_for_a_part_of_the_rows(
 def test_dropout_falls_as_often_as_asked_and_independently_of_its_neighbours(make: Make, rate: float) -> None:
     dropout = Dropout([make(dropout=rate, seed=1), make(dropout=rate, seed=2)], torch.device("cpu"))
     masks = [masks for keys in dropout.keys(torch.arange(8)) for masks in dropout.masks(keys, 0) or []]
-    kept_PxEx10000 = torch.stack([mask.multipliers((10, 1000)).flatten(1) > 0 for mask in masks]).double()
-    n = kept_PxEx10000.numel()
+    kept_JxEx10000 = torch.stack([mask.multipliers((10, 1000)).flatten(1) > 0 for mask in masks]).double()
+    n = kept_JxEx10000.numel()
     sd = (rate * (1 - rate) / n) ** 0.5
-    assert abs(kept_PxEx10000.mean().item() - (1 - rate)) < 4 * sd
-    centred = kept_PxEx10000 - kept_PxEx10000.mean()
+    assert abs(kept_JxEx10000.mean().item() - (1 - rate)) < 4 * sd
+    centred = kept_JxEx10000 - kept_JxEx10000.mean()
     streams = centred.flatten(0, 1)
     products = [streams[1:] * streams[:-1], centred[:, 0] * centred[:, 1], centred[1:] * centred[:-1]]
     products += [streams[:, lag:] * streams[:, :-lag] for lag in (1, 2, 16, 64, 1000)]

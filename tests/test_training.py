@@ -14,9 +14,9 @@ from isoloss.errors import StoreError
 from isoloss.spec.config import RunConfig
 from isoloss.training import checkpoint, loop, step
 from isoloss.training.distributed import Ranks
-from isoloss.training.evaluate import Texts, evaluate
+from isoloss.training.evaluate import DeviceTokens, evaluate
 from isoloss.training.schedule import learning_rate
-from isoloss.training.state import MemberState, fresh, stack
+from isoloss.training.state import MemberState, initial_state, stack
 from tests.recording import Recording, recorded
 
 Make = Callable[..., RunConfig]
@@ -74,7 +74,7 @@ def test_blocks_of_steps_are_the_steps_one_by_one(make: Make, tokens: Tokens, mo
         make(learning_rate=1e30, grad_clip=0.0, warmup_iters=0, seed=9, gradient_accumulation_steps=2),
     ]
     singly = recorded(members, tokens)
-    monkeypatch.setattr(step, "RING_STEPS", 7)
+    monkeypatch.setattr(step, "TABLE_STEPS", 7)
     monkeypatch.setattr(loop, "block_length", lambda members, at, _: step.steps_to_next_event(members, at))
     in_blocks = recorded(members, tokens)
     assert [one.outcome for one in singly] == ["done", "done", "diverged"]
@@ -115,11 +115,11 @@ def test_evaluation_never_touches_training(make: Make, tokens: Tokens) -> None:
 def test_a_rank_without_windows_evaluates_nothing(make: Make, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ranks, "sum", lambda self, tensor: tensor)
     config = make(eval_train_tokens=16)
-    stacked = stack([fresh(config)], torch.device("cpu"))
-    short = replace(tokens, val_M=tokens.val_M[: config.block_size + 1])
-    first, second = (evaluate(stacked, Texts(short, stacked.device), Ranks(rank, 2)) for rank in (0, 1))
+    stacked = stack([initial_state(config)], torch.device("cpu"))
+    short = replace(tokens, val_N=tokens.val_N[: config.block_size + 1])
+    first, second = (evaluate(stacked, DeviceTokens(short, stacked.device), Ranks(rank, 2)) for rank in (0, 1))
     assert second == ([0.0], [0.0])
-    assert first == evaluate(stacked, Texts(short, stacked.device), Ranks())
+    assert first == evaluate(stacked, DeviceTokens(short, stacked.device), Ranks())
 
 
 def test_training_learns(make: Make, tokens: Tokens) -> None:
@@ -129,7 +129,7 @@ def test_training_learns(make: Make, tokens: Tokens) -> None:
 
 def test_fp16_scales_its_loss_and_skips_overflows(make: Make, tokens: Tokens) -> None:
     config = make(precision="fp16")
-    state = fresh(config)
+    state = initial_state(config)
     huge = replace(state, progress=replace(state.progress, loss_scale=2.0**120))
     [recording] = recorded([config], tokens, [huge])
     assert recording.steps[0].grad_norm is None
@@ -188,7 +188,7 @@ def test_a_damaged_last_falls_back_to_the_previous(make: Make, tokens: Tokens, t
     for name in ("last", "previous"):
         (tmp_path / f"{name}.json").write_text("{}")
     lost = checkpoint.resume(tmp_path)
-    assert lost.state is None and lost.problem.endswith("training it anew")
+    assert lost.state is None and lost.problem.endswith("training it from the start")
     assert checkpoint.resume(tmp_path) == checkpoint.Resumed(None, {})
 
 

@@ -1,14 +1,14 @@
-"""What can go wrong, and the exit code each kind ends the program with.
+"""Errors, and the exit code with which each ends the program.
 
 IsolossError (2)
 ├── ConfigError        a setting, study or command line that cannot be run as written
 │   └── ConfigErrors       several of them, a line each
-├── CorpusError        a text that cannot be had, verified or tokenized
+├── CorpusError        a text that cannot be fetched, verified or tokenized
 ├── StoreError         a study directory that cannot be read or written
 │   ├── InUseError         files that another process writes
-│   └── UnreadableError    a file the system does not give just now, for all anyone knows whole
+│   └── UnreadableError    a file the system cannot read now, and that may be undamaged
 └── NumericsError      a checkpoint that does not belong to this run or is damaged
-CompilerError          fast kernels that cannot be compiled here: never ends the program, torch takes over
+CompilerError          fast kernels that cannot be compiled here: never ends the program, torch's are used
 Interrupted (130)      stopped on request; everything finished so far is on disk
 """
 
@@ -23,15 +23,15 @@ Made = TypeVar("Made")
 
 MAX_ERRORS, MAX_COUNTED = 20, 1000
 """How many errors are listed at once, and how many are looked for at all."""
-MAX_LENGTH = 2000
-"""Characters of an error's text; what is longer quotes something, and loses its middle."""
+MAX_MESSAGE_CHARACTERS = 2000
+"""Characters of an error's text; the middle of a longer one is cut out."""
 
 
 def printable(text: str) -> str:
-    """The text on one line, with every character that is no sign or space written as JSON escapes it.
+    """The text on one line, with every control, format or separator character escaped as in JSON.
 
-    So no escape sequence colours, moves, links or retitles anything, no end of line forges a message, and no mark of
-    direction turns words round.
+    So text from a study can neither send escape sequences to a terminal nor forge lines, and cannot reverse the
+    direction of writing.
     """
     return text if text.isprintable() else "".join(map(_visible, text))
 
@@ -46,15 +46,15 @@ def _visible(character: str) -> str:
 class IsolossError(Exception):
     """Base of every error a user can act on; its text is one line: what, where, what instead.
 
-    Texts quote what strangers wrote, and are printable all the same.
+    It may quote untrusted text, and is printable all the same.
     """
 
     exit_code = 2
 
     def __str__(self) -> str:
         text = super().__str__()
-        if len(text) > MAX_LENGTH:
-            text = f"{text[: MAX_LENGTH // 2]} … {text[-MAX_LENGTH // 2 :]}"
+        if len(text) > MAX_MESSAGE_CHARACTERS:
+            text = f"{text[: MAX_MESSAGE_CHARACTERS // 2]} … {text[-MAX_MESSAGE_CHARACTERS // 2 :]}"
         return printable(text)
 
 
@@ -107,7 +107,7 @@ def collect(errors: list[ConfigError], make: Callable[[], Made], default: Made) 
 
 
 class CorpusError(IsolossError):
-    """A text that cannot be had, verified or tokenized."""
+    """A text that cannot be fetched, verified or tokenized."""
 
 
 class StoreError(IsolossError):
@@ -115,13 +115,13 @@ class StoreError(IsolossError):
 
 
 class InUseError(StoreError):
-    """Files that another process writes, and that are not for anybody else to touch."""
+    """Files that are locked by another process, which writes them."""
 
 
 class UnreadableError(StoreError):
-    """A file that the system does not give just now: for lack of memory or handles, or by an error of the disk.
+    """A file that the system cannot read now: for lack of memory or file handles, or by an I/O error.
 
-    Nothing says that it is damaged, so nobody may treat it as such.
+    It may be undamaged, so it must not be treated as damaged or missing.
     """
 
 
@@ -130,7 +130,7 @@ class NumericsError(IsolossError):
 
 
 class CompilerError(Exception):
-    """The fast kernels cannot be compiled or loaded here; its text is one line. Training goes on in torch."""
+    """The fast kernels cannot be compiled or loaded here; its text is one line. Training uses torch's kernels."""
 
 
 class Interrupted(IsolossError):

@@ -1,7 +1,7 @@
-"""Writing files so that a reader sees the old content or the new, never half of either, and can tell damage.
+"""Atomic writes, so that a reader sees the old content or the new, never a part; checksums that reveal damage; locks.
 
-What is replaced is written beside its place, forced to the disk, renamed, and the folder forced to the disk: whatever
-is lost of a crash's last moments, the old or the new content is whole.
+A file is replaced by writing a temporary file in the same folder, fsync, rename and fsync of the folder: after a crash
+or power cut either the old or the new content is complete.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import platformdirs
 from isoloss.errors import InUseError, StoreError, UnreadableError
 
 DIGEST = "digest"
-"""Key of a record under which it states the SHA-256 of itself, taken with zeros in this place."""
+"""Key of a record's own SHA-256, computed with zeros as its value."""
 _NO_DIGEST = "0" * 64
 MAX_TEXT_BYTES = 4_000_000
-"""Records and sealed texts that are larger were not written here. A record takes at most some 30 times its size."""
-_SEAL = "# sha256 "
+"""Larger records and checksummed texts are not isoloss's. Parsing takes at most some 30 times this in memory."""
+_CHECKSUM_LINE = "# sha256 "
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -44,33 +44,30 @@ def sha256_file(path: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """Where fetched texts, token files and compiled kernels are kept: ISOLOSS_CACHE, else the user's cache folder."""
+    """The cache of texts, token files and compiled kernels: ISOLOSS_CACHE, else the user's cache folder."""
     override = os.environ.get("ISOLOSS_CACHE")
     return Path(override) if override else platformdirs.user_cache_path("isoloss")
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Tell a file that is missing, a StoreError, from one that is not given just now, an UnreadableError."""
+    """Turn OSError and MemoryError into StoreError if `path` is missing, into UnreadableError if not readable now."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except (OSError, MemoryError) as error:
-        raise unreadable(
-            path, (error.strerror if isinstance(error, OSError) else None) or "not enough memory"
-        ) from error
+        raise unreadable(path, getattr(error, "strerror", None) or "not enough memory") from error
 
 
 def unreadable(path: Path, reason: object) -> UnreadableError:
-    """What to say of a file that is there and cannot be had."""
-    return UnreadableError(
-        f"cannot read {path} just now: {reason}; the same command tries again, or goes on without it once it is removed"
-    )
+    """The error for a file that exists and cannot be read now."""
+    advice = "repeat the command to try again, or remove the file to continue without it"
+    return UnreadableError(f"cannot read {path} just now: {reason}; {advice}")
 
 
 def path_exists(path: Path) -> bool:
-    """Whether there is anything by this name. Raises UnreadableError where the system does not tell."""
+    """Whether the path exists. Raises UnreadableError when the system cannot tell."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -80,14 +77,14 @@ def path_exists(path: Path) -> bool:
     return True
 
 
-def read_bytes(path: Path, at_most: int) -> bytes:
+def read_bytes(path: Path, max_bytes: int) -> bytes:
     """The content of a regular file. Raises StoreError when it is none, or larger, and UnreadableError."""
     with reading(path):
         facts = path.stat()
         if not S_ISREG(facts.st_mode):
             raise StoreError(f"cannot read {path}: not a regular file")  # a pipe would keep its reader waiting
-        if facts.st_size > at_most:
-            raise StoreError(f"cannot read {path}: larger than {at_most:,} bytes; isoloss did not write it")
+        if facts.st_size > max_bytes:
+            raise StoreError(f"cannot read {path}: larger than {max_bytes:,} bytes; isoloss did not write it")
         return path.read_bytes()
 
 
@@ -104,7 +101,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _free_space(path: Path) -> str:
-    """How much there is, where the system tells."""
+    """The free space, where the system tells."""
     try:
         return f" ({shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are left in {path.parent})"
     except OSError:
@@ -113,7 +110,7 @@ def _free_space(path: Path) -> str:
 
 @contextmanager
 def locked(path: Path, timeout_s: float, message: Callable[[], str]) -> Iterator[None]:
-    """Hold the lock file at `path`; should its process die, the system lets go of it. Its holder may hold it again.
+    """Hold the lock file at `path`, which the system releases if the process dies. Reentrant.
 
     Raises InUseError with the message when another process still holds it after `timeout_s`.
     """
@@ -151,15 +148,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left half written in a folder; whoever calls is its one writer."""
+def remove_temporary_files(folder: Path) -> None:
+    """Remove the temporary files of killed writers from a folder; the caller must be its only writer."""
     with writing(folder):
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, their names forced to the disk: what lies in a lost folder is lost with it."""
+    """Make a folder and its parents, and force their names to the disk, without which their content could be lost."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
@@ -167,7 +164,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's names to the disk, where the system has a way to; a rename may else be undone by a power cut."""
+    """Force a folder's names to the disk, where the system can; else a power cut may undo a rename."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -187,15 +184,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_checksummed(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` and a last line with its SHA-256, a comment in YAML. Raises StoreError."""
-    write_text(path, f"{text}{_SEAL}{sha256_bytes(text.encode())}\n")
+    """Replace the file at `path` by `text` and a last line with its SHA-256, a YAML comment. Raises StoreError."""
+    write_text(path, f"{text}{_CHECKSUM_LINE}{sha256_bytes(text.encode())}\n")
 
 
 def read_checksummed(path: Path) -> str:
-    """The text written by write_checksummed. Raises StoreError when it is missing, or not what its last line says."""
-    text, seal, digest = _text_of(path).rpartition(_SEAL)
-    if not seal or digest != f"{sha256_bytes(text.encode())}\n":
-        raise StoreError(f"{path}: damaged or edited by hand, its content is not what its last line says")
+    """The text written by write_checksummed. Raises StoreError when it is missing or its SHA-256 is another."""
+    text, line, digest = _text_of(path).rpartition(_CHECKSUM_LINE)
+    if not line or digest != f"{sha256_bytes(text.encode())}\n":
+        raise StoreError(f"{path}: damaged or edited by hand, its SHA-256 is not the one in its last line")
     return text
 
 
@@ -205,9 +202,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace the file at `path` by `value` as JSON that carries the SHA-256 of itself. Raises StoreError."""
+    """Replace the file at `path` by `value` as JSON with its own SHA-256. Raises StoreError."""
     text = json.dumps({**value, DIGEST: _NO_DIGEST}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    before, _, after = text.rpartition(_NO_DIGEST)  # the last: a value may be as many zeros
+    before, _, after = text.rpartition(_NO_DIGEST)  # the last occurrence: a value may be as many zeros
     write_text(path, before + sha256_bytes(text.encode()) + after)
 
 
@@ -226,19 +223,19 @@ def read_record(path: Path) -> dict[str, Any]:
         or len(stated) != len(_NO_DIGEST)
         or sha256_bytes(text.replace(stated, _NO_DIGEST).encode()) != stated
     ):
-        raise StoreError(f"cannot read {path}: damaged, its content is not what its digest says")
+        raise StoreError(f"cannot read {path}: damaged, its SHA-256 is not the one it states")
     return value
 
 
 def _text_of(path: Path) -> str:
     try:
-        return read_bytes(path, MAX_TEXT_BYTES).decode()  # not read_text, which makes one of all ends of lines
+        return read_bytes(path, MAX_TEXT_BYTES).decode()  # not read_text, which translates ends of lines
     except ValueError as error:
         raise StoreError(f"cannot read {path}: {error}") from error
 
 
 def _finite(number: str) -> float:
-    """A number as JSON has it: no NaN and nothing infinite, which write_record never writes."""
+    """A finite number: write_record writes no NaN and no infinity."""
     if not isfinite(value := float(number)):
         raise ValueError(f"{number} is not a finite number")
     return value

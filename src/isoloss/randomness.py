@@ -1,4 +1,4 @@
-"""Randomness as a pure function of (seed, purpose, counters): there is no generator state to save or to disturb.
+"""Randomness as a pure function of (seed, purpose, counters), without generator state: a counter-based generator.
 
 The same arguments give the same numbers in every process and in any order of calls, so evaluation cannot touch
 training, a resumed run draws what an uninterrupted one draws, and runs of equal seed see the same data in the same
@@ -32,12 +32,12 @@ class Purpose(enum.IntEnum):
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
-    """A fresh numpy generator (SFC64) for one seed, one purpose and one place given by non-negative counters."""
+    """A new numpy generator (SFC64) for a seed, a purpose and non-negative counters."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, purpose, *counters])))
 
 
 def stream_key(seed: int, purpose: Purpose) -> NDArray[np.int32]:
-    """64 random bits that name a stream, int32 of shape [2]."""
+    """The 64-bit key of a stream, int32 of shape [2]."""
     return np.random.SeedSequence([seed, purpose]).generate_state(2, np.uint32).view(np.int32)
 
 
@@ -48,7 +48,7 @@ def mix(x: Ints) -> Ints:
 
 
 def keyed_bits(key_0: Ints, key_1: Ints, counter: Ints) -> Ints:
-    """32 random bits for each counter under a 64-bit key; arguments broadcast. `mix` with the key put in twice."""
+    """32 random bits for each counter under a 64-bit key; arguments broadcast. `mix` with the key xored in twice."""
     x = counter ^ key_0
     x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
     return _second_half((x ^ ((x >> 15) & 0x1FFFF)) ^ key_1)

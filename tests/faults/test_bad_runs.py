@@ -114,7 +114,7 @@ def test_a_crash_in_native_code_costs_its_runs_one_more_try(
         harm = Harm(1, number)
         run_study(grid, tmp_path / str(number), options, listener=harm)
         assert science(tmp_path / str(number)) == science(tmp_path / "whole")
-        assert any(reason.endswith("it is tried once more") for reason in harm.reasons)
+        assert any(reason.endswith("it is retried") for reason in harm.reasons)
 
 
 @pytest.mark.promise(8, "a worker killed twice, or of three runs as often as one of them runs")
@@ -138,13 +138,13 @@ def test_of_a_stack_that_keeps_crashing_only_the_run_that_crashes_fails(grid: St
 
 @pytest.mark.promise(8, "a worker that hangs, under a clock that stands still")
 def test_a_hang_is_told_from_a_clock_that_jumps(grid: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "SILENCE_S", 12.0)
+    monkeypatch.setattr(processes, "SILENCE_TIMEOUT_S", 12.0)
     options = RunOptions(device="cpu", workers=1, compile="off")
     monkeypatch.setattr(time, "time", lambda: 0.0)
     harm = Harm(1, signal.SIGSTOP)
     results = run_study(grid, tmp_path, options, listener=harm)
     assert results.summary()["status"].to_list() == ["done"] * 3
-    assert "its worker process hung; it is tried once more" in harm.reasons
+    assert "its worker process hung; it is retried" in harm.reasons
 
 
 class Reasons(NullListener):
@@ -180,16 +180,16 @@ def slow_to_evaluate(pipe: Connection, context: TrainingContext) -> None:
         return loss(*arguments)
 
     recorder.EMIT_INTERVAL_S = 0.2
-    evaluate.CPU_CHUNK_TOKENS = 512
+    evaluate.MAX_CPU_CHUNK_TOKENS = 512
     evaluate.gpt = SimpleNamespace(loss=slow_loss)  # here alone: steps are as fast as ever
-    processes._work(pipe, context)
+    processes._worker_main(pipe, context)
 
 
 @pytest.mark.promise(8, "evaluations that take longer than a worker may be silent")
 def test_a_long_evaluation_is_no_hang(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study("slow", str(text_file), base={**TINY, "max_iters": 2, "eval_interval": 2})
-    monkeypatch.setattr(processes, "_work", slow_to_evaluate)
-    told = Reasons(lambda: monkeypatch.setattr(processes, "SILENCE_S", 3.0))  # once the worker is on its feet
+    monkeypatch.setattr(processes, "_worker_main", slow_to_evaluate)
+    told = Reasons(lambda: monkeypatch.setattr(processes, "SILENCE_TIMEOUT_S", 3.0))  # once the worker is on its feet
     results = run_study(study, tmp_path, RunOptions(device="cpu", workers=1, compile="off"), listener=told)
     assert results.summary()["status"].to_list() == ["done"]
     assert results.summary()["eval_time_s"].item() > 6.0 and not any(told.reasons)
@@ -198,7 +198,7 @@ def test_a_long_evaluation_is_no_hang(text_file: Path, tmp_path: Path, monkeypat
 def test_after_a_stop_no_process_is_started(
     make: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_start", lambda context: pytest.fail("started"))
+    monkeypatch.setattr(processes, "_start_worker", lambda context: pytest.fail("started"))
     context = TrainingContext(StudyPaths(tmp_path), tmp_path, torch.device("cpu"), threads=1)
     Processes(2).run([(make(),)], context, NullListener().emit, should_stop=lambda: True)
 
@@ -206,7 +206,7 @@ def test_after_a_stop_no_process_is_started(
 def test_a_study_makes_do_with_the_workers_there_are(
     grid: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, started = processes._start, list[TrainingContext]()
+    start, started = processes._start_worker, list[TrainingContext]()
 
     def scarce(context: TrainingContext) -> Any:
         if started:
@@ -214,7 +214,7 @@ def test_a_study_makes_do_with_the_workers_there_are(
         started.append(context)
         return start(context)
 
-    monkeypatch.setattr(processes, "_start", scarce)
+    monkeypatch.setattr(processes, "_start_worker", scarce)
     options = RunOptions(device="cpu", workers=2, compile="off")
     assert run_study(grid, tmp_path / "one", options).summary()["status"].to_list() == ["done"] * 3
     with pytest.raises(StoreError, match="cannot start a worker process: Resource temporarily unavailable"):

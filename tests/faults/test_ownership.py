@@ -87,7 +87,7 @@ def test_a_run_that_is_being_written_is_left_to_its_writer(
     server.start(out, "kill", unharmed[1] // 2)
     run = next(out.glob("runs/*"))
     status = (run / "status.json").read_bytes()
-    for limit in ("NOTICE_S", "LOCK_TIMEOUT_S"):
+    for limit in ("LOCK_POLL_INTERVAL_S", "LOCK_TIMEOUT_S"):
         monkeypatch.setattr(worker, limit, 0.1)
     program = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
     with subprocess.Popen(

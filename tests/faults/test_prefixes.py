@@ -38,4 +38,4 @@ def test_a_damaged_predecessor_costs_no_study(continuing: Trials, prefixed: Path
     run_study(find_study(str(prefixed)), out, RunOptions(device="cpu"), executor=Inline(), listener=heard)
     assert science(out)[later] == science(whole)[later]
     if name != "metrics.jsonl":  # rows are looked at before, and their run is trained anew
-        assert f"run {later} takes its first steps itself" in heard.words()
+        assert f"run {later} trains its first steps itself" in heard.words()

@@ -42,7 +42,7 @@ def prepare(
     tokens = prepare_tokens(corpus, tokenizer, offline=offline, say=say)
     print(f"{tokens.folder}")
     say(
-        f"{corpus}: {len(tokens.train_N):,} train and {len(tokens.val_M):,} val tokens, "
+        f"{corpus}: {len(tokens.train_N):,} train and {len(tokens.val_N):,} val tokens, "
         f"vocabulary {tokens.tokenizer.vocab_size}, SHA-256 {tokens.sha256}"
     )
     return 0
@@ -121,12 +121,12 @@ def run(
 
 def start(study: Study, out: Path | None, options: RunOptions) -> int:
     """Own a study's directory, and only then import what trains it: a second start knows at once."""
-    from isoloss.execution.interrupts import leaving_at_once
+    from isoloss.execution.interrupts import exit_on_signals
     from isoloss.store.owner import owned, study_paths
 
     first = os.environ.get("RANK", "0") == "0"
     with owned(study_paths(study, out)) if first else nullcontext():
-        with leaving_at_once():
+        with exit_on_signals():
             from isoloss.cli.run import conclude, run_and_report
 
         found = run_and_report(study, out, options)

@@ -18,7 +18,7 @@ def train_batch(
 ) -> NDArray[np.int64]:
     """One micro-batch of `n_micro` at a step, shape [B, T+1]: a pure function of its arguments.
 
-    `training.step` draws the same on a device.
+    `training.step` draws the same blocks on a device.
     """
     counter_B = (step * n_micro + micro) * batch_size + np.arange(batch_size)
     key_0, key_1 = stream_key(seed, Purpose.BATCH)[:, None]
@@ -27,12 +27,12 @@ def train_batch(
 
 
 def n_starts(length: int, block: int) -> int:
-    """Where a block with its target can begin in a text of `length` tokens."""
+    """Number of positions at which a block with its target can begin in a text of `length` tokens."""
     return length - block
 
 
 def sampled_eval_starts(seed: int, step: int, split: int, n: int, length: int, block: int) -> NDArray[np.int64]:
-    """Starts of n random evaluation blocks at a step, shape [n], apart from training's. `split` is 0 train, 1 val."""
+    """Starts of n random evaluation blocks, shape [n], independent of training's. `split` is 0 train, 1 val."""
     return generator(seed, Purpose.SAMPLED_EVAL, step, split).integers(0, n_starts(length, block), size=n)
 
 

@@ -1,4 +1,4 @@
-"""Named texts with verified sources, and local text files. Nothing unverified is ever put in place."""
+"""Named texts with verified sources, and local text files. Nothing unverified is written to the cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from isoloss.files import cache_dir, sha256_bytes, write_bytes
 from isoloss.spec.synonyms import did_you_mean
 
 MAX_CORPUS_BYTES = 1 << 30
-"""A longer local text is refused before it fills the memory."""
+"""A longer local text is refused before it is read."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Source:
 class KnownCorpus:
     """A text known by name, with its length and distinct characters.
 
-    `sha256` is the promise; sources are tried in order until one keeps it.
+    Sources are tried in order until one delivers bytes with this `sha256`.
     """
 
     sha256: str
@@ -70,16 +70,16 @@ def load_corpus(corpus: str, *, offline: bool = False, say: Callable[[str], None
     """The verified bytes of a named corpus or of a local UTF-8 text file.
 
     A named corpus comes from the cache, else from its sources in order; `say` hears what is tried. Raises
-    CorpusError with what was expected and what came.
+    CorpusError with what was expected and what was received.
     """
     if corpus in CORPORA:
         return _load_known(corpus, offline, say)
     path = Path(corpus)
     try:
-        if path.exists() and not path.is_file():  # a study from elsewhere may name a pipe or a device without end
-            raise CorpusError(f"cannot read {corpus!r}: it is no file; give a text file or a known corpus")
+        if path.exists() and not path.is_file():  # a study file may name a pipe or an endless device
+            raise CorpusError(f"cannot read {corpus!r}: it is not a regular file; give a text file or a known corpus")
         size = path.stat().st_size
-        if size == 0:  # what the system makes up while it is read has no size either, and may have no end
+        if size == 0:  # files of /proc and the like have no size either, and may be endless
             raise CorpusError(f"{corpus!r} is empty: too short to split into train and val")
         if size > MAX_CORPUS_BYTES:
             raise CorpusError(f"{corpus!r} is longer than {MAX_CORPUS_BYTES:,} bytes; take a part of it")

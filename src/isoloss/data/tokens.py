@@ -26,12 +26,12 @@ TOKENIZE_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenized text: train_N and val_M are uint16 memory maps; writing to them would not reach the file."""
+    """A tokenized text: train_N and val_N are uint16 memory maps, copy-on-write."""
 
     sha256: str
     tokenizer: Tokenizer
     train_N: NDArray[np.uint16]
-    val_M: NDArray[np.uint16]
+    val_N: NDArray[np.uint16]
     folder: Path
 
     @property
@@ -49,7 +49,7 @@ def prepare(
 ) -> Tokens:
     """Fetch a corpus if need be, tokenize it once into the cache, and map the result.
 
-    Raises CorpusError when the text cannot be had, verified, decoded or split.
+    Raises CorpusError when the text cannot be fetched, verified, decoded or split.
     """
     content = load_corpus(corpus, offline=offline, say=say)
     sha256 = sha256_bytes(content)
@@ -72,17 +72,17 @@ def open_tokens(folder: Path) -> Tokens:
     for split in ("train", "val"):
         path = folder / f"{split}.bin"
         if not path.is_file() or sha256_file(path) != meta.get(f"{split}_sha256"):
-            raise StoreError(f"{path}: missing or not what its meta.json promises")
+            raise StoreError(f"{path}: missing, or its SHA-256 is not the one in meta.json")
         size = path.stat().st_size
         if size == 0 or size % 2 or size // 2 != meta.get(f"{split}_tokens"):
-            raise StoreError(f"{path}: not the tokens of two bytes each that its meta.json counts")
+            raise StoreError(f"{path}: its size is not that of the tokens in meta.json")
         splits[split] = np.memmap(path, dtype="<u2", mode="c")
     tokenizer = tokenizer_from_dict(meta)
     sha256, vocab_size = str(meta.get("corpus_sha256")), meta.get("vocab_size")
     if not re.fullmatch("[0-9a-f]{64}", sha256) or vocab_size != tokenizer.vocab_size:
-        raise StoreError(f"{folder}: its meta.json states no text, or not the vocabulary it lists")
+        raise StoreError(f"{folder}: its meta.json lacks the text's SHA-256, or vocab_size is not its vocabulary's")
     if any(int(tokens.max()) >= tokenizer.vocab_size for tokens in splits.values()):
-        raise StoreError(f"{folder}: holds tokens beyond its vocabulary of {tokenizer.vocab_size}")
+        raise StoreError(f"{folder}: holds tokens outside its vocabulary of {tokenizer.vocab_size}")
     return Tokens(sha256, tokenizer, splits["train"], splits["val"], folder)
 
 
@@ -118,7 +118,7 @@ def _tokenize(content: bytes, corpus: str, name: TokenizerName, folder: Path) ->
     cut, _ = _split(len(tokens), corpus)
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.parent.glob(f".{folder.name}.*"):  # of one that was killed here
+        for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
             shutil.rmtree(leftover)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:

@@ -1,4 +1,4 @@
-"""Where stacks are trained: what all of a study's share, and the numerics that follow from it."""
+"""What all stacks of a study share: folders, device, threads and kernels, and the numerics that follow from them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from isoloss.training.state import COMPUTE_DTYPES
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What every stack of a study shares: where to write, what to read, where and with which kernels to compute.
+    """Where every stack of a study is read from, written to and trained, and with which kernels.
 
-    `threads` of each process and `stack`, the width that stacks are planned with, follow from the study and not from
-    what is left of it; `ranks` processes train each stack together.
+    `threads` of each process and `stack`, the planned stack width, follow from the whole study and not from the runs
+    still missing; `ranks` processes train each stack together.
     """
 
     study: StudyPaths
@@ -32,10 +32,10 @@ class TrainingContext:
     ranks: int = 1
 
     def kernels(self, precision: Precision) -> Kernels:
-        """What stacks of some precision are trained with here."""
+        """The kernels for stacks of a precision."""
         return kernels_for(COMPUTE_DTYPES[precision], self.device, compiled=self.compiled, threads=self.threads)
 
     def numerics(self, precision: Precision) -> Numerics:
-        """What decides the bits of a stack of some precision, trained here."""
+        """The numerics of stacks of a precision."""
         kernels = self.kernels(precision).name
         return numerics_here(self.device, kernels, threads=self.threads, stack=self.stack, ranks=self.ranks)

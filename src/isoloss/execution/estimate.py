@@ -20,7 +20,7 @@ from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study, too_large
 from isoloss.training.backend import kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
-from isoloss.training.state import COMPUTE_DTYPES, MemberState, fresh, stack
+from isoloss.training.state import COMPUTE_DTYPES, MemberState, initial_state, stack
 
 TIMED_STEPS = 3
 FORWARD_SHARE = 1 / 3
@@ -52,7 +52,7 @@ def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool) -> f
     stopwatch = _Stopwatch()
     kernels = kernels_for(COMPUTE_DTYPES[config.precision], device, compiled=compiled)
     try:
-        train(stack([fresh(short)], device, kernels), tokens, lambda config: stopwatch)
+        train(stack([initial_state(short)], device, kernels), tokens, lambda config: stopwatch)
     except torch.OutOfMemoryError as error:
         raise too_large(config, f"needs more memory than {device.type} has left") from error
     return statistics.median(stopwatch.times_s[1:])

@@ -1,4 +1,4 @@
-"""The seam: something that trains stacks. The inline twin trains them here, one after another."""
+"""Executor, the interface of what trains stacks, and Inline, which trains them in this process one after another."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from isoloss.training.distributed import Ranks
 
 
 class Listener(Protocol):
-    """Who wants to know how a study goes."""
+    """Receives messages and events of a study while it runs."""
 
     def say(self, line: str) -> None:
-        """One line worth a person's attention."""
+        """A line for the user."""
         ...
 
     def begin(self, configs: Sequence[RunConfig], factors: Sequence[str]) -> None:
-        """These are the study's runs, and the settings in which they differ."""
+        """The runs about to be trained, and the settings in which the study's runs differ."""
         ...
 
     def emit(self, event: Event) -> None:
-        """Something happened to a run."""
+        """A run started, progressed or ended."""
         ...
 
 
 class NullListener:
-    """A listener that says nothing."""
+    """A listener that ignores everything."""
 
     def say(self, line: str) -> None:
         """Ignore."""
@@ -46,7 +46,7 @@ class NullListener:
 
 
 class Executor(Protocol):
-    """Trains stacks to their ends and tells of them; returns early, all state saved, once should_stop() is true."""
+    """Trains stacks and emits their events; returns early, all state saved, once should_stop() is true."""
 
     @property
     def threads(self) -> int:

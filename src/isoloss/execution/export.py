@@ -47,7 +47,7 @@ def export_run(
         raise StoreError(f"run {run.folder.name} has no {checkpoint} checkpoint; export one that has been trained")
     state = load(run.folder, checkpoint)
     if to == "nanogpt":
-        stream = io.BytesIO()  # memory first: the serialisers' own writing hides why a disk refused
+        stream = io.BytesIO()  # to memory first: torch's own writing hides the error of the file system
         torch.save(nanogpt_checkpoint(state), stream)
         write_bytes(out, stream.getvalue())
     else:
@@ -81,7 +81,7 @@ def nanogpt_checkpoint(state: MemberState) -> dict[str, Any]:
 
 
 def nanogpt_dataset(config: RunConfig) -> str:
-    """The folder under nanoGPT's data/ that holds, or should hold, the run's text: where sample.py seeks meta.pkl."""
+    """The folder under nanoGPT's data/ for the run's text, where sample.py looks for meta.pkl."""
     fallback = f"{Path(config.corpus).stem}_{config.tokenizer}"
     return NANOGPT_DATASETS.get((config.corpus, config.tokenizer), fallback)
 
@@ -137,5 +137,5 @@ def _adamw_state(state: MemberState) -> dict[str, Any]:
 
 
 def _split(config: RunConfig, flat_P: Tensor) -> dict[str, Tensor]:
-    """Named tensors that own their memory, so that whoever takes one out of the file does not carry all along."""
+    """Named tensors that own their memory: a view would be saved with all of the flat tensor."""
     return {name: tensor.clone() for name, tensor in layout_of(config).split(flat_P).items()}

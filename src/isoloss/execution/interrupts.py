@@ -1,4 +1,4 @@
-"""Stopping on request: the first SIGINT or SIGTERM asks for a clean stop, a second one kills; SIGHUP is no request."""
+"""Signals: the first SIGINT or SIGTERM asks for a clean stop, a second one kills; SIGHUP is ignored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from isoloss.errors import Interrupted
 
 @contextmanager
 def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """A should_stop() that turns true at the first SIGINT or SIGTERM; the second kills this process group's work."""
+    """A should_stop() that turns true at the first SIGINT or SIGTERM; the second raises KeyboardInterrupt."""
     received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -22,10 +22,10 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        say("stopping: saving checkpoints; once more kills")
+        say("stopping: saving checkpoints; press Ctrl-C again to kill")
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    if hasattr(signal, "SIGHUP"):  # a terminal that is closed; workers inherit this
+    if hasattr(signal, "SIGHUP"):  # sent when a terminal is closed; workers inherit this
         previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield lambda: bool(received)
@@ -35,10 +35,10 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def leaving_at_once() -> Iterator[None]:
-    """End the program at a SIGINT or SIGTERM, for as long as there is nothing to save.
+def exit_on_signals() -> Iterator[None]:
+    """End the program at a SIGINT or SIGTERM at once, while there is nothing to save.
 
-    A library in the middle of its import makes an error of its own of a KeyboardInterrupt.
+    A KeyboardInterrupt during the import of a library may come out as another error.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -56,8 +56,8 @@ def leaving_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def signals_held_back() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait, and processes started meanwhile never hear them."""
+def block_signals() -> Iterator[None]:
+    """Block SIGINT and SIGTERM meanwhile; processes started in between inherit the block."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

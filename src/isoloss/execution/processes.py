@@ -1,7 +1,7 @@
-"""Local worker processes: one single-threaded process a core, each living as long as the study.
+"""Local worker processes: a pool of single-threaded processes, one a core, that live as long as the study.
 
-A worker that dies or falls silent takes only its runs with it: they are tried once more, together from their last
-checkpoints, then each alone, and then set aside as failed.
+The runs of a worker that exits or hangs are retried: once together from their last checkpoints, then each alone, and
+then recorded as failed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 from isoloss.errors import StoreError
 from isoloss.execution.context import TrainingContext
-from isoloss.execution.interrupts import signals_held_back
+from isoloss.execution.interrupts import block_signals
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import ENDED, Emit, Event
 from isoloss.execution.worker import record_state, train_stack
@@ -31,15 +31,15 @@ from isoloss.spec.identity import run_id
 from isoloss.store.run import read_status
 from isoloss.training.backend import keep_freed_memory
 
-THREADS = 1
-POLL_S = 0.2
+THREADS_PER_WORKER = 1
+POLL_INTERVAL_S = 0.2
 STOP_TIMEOUT_S = 8.0
-SAFE_PATH = "PYTHONSAFEPATH"
-STOPPED_LATE = "stopped on the way to its next checkpoint; the same command continues from the last"
-SILENCE_S = 900.0
-"""A worker that says nothing for so long hangs: every two seconds it tells of its steps, or that it evaluates."""
-ROUND_S = 5.0
-"""A coordinator whose round takes longer was itself stopped, by Ctrl-Z for instance, and could hear nobody."""
+SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"
+STOPPED_AFTER_CHECKPOINT = "stopped after its last checkpoint, from which the same command continues"
+SILENCE_TIMEOUT_S = 900.0
+"""A worker that sends nothing for so long hangs: steps and evaluations send an event or a heartbeat every 2 s."""
+MAX_ROUND_S = 5.0
+"""A coordinator whose round takes longer was itself suspended, by Ctrl-Z for instance, and received nothing."""
 
 
 @dataclass
@@ -47,8 +47,8 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     stack: Stack | None = None
-    heard: float = 0.0
-    """When it last said something, by a clock that nobody sets."""
+    last_message_s: float = 0.0
+    """When it last sent something, by the monotonic clock."""
 
 
 @dataclass(frozen=True)
@@ -59,35 +59,35 @@ class Processes:
 
     @property
     def threads(self) -> int:
-        """One, whatever the machine has."""
-        return THREADS
+        """One a worker."""
+        return THREADS_PER_WORKER
 
     def run(
         self, stacks: Sequence[Stack], context: TrainingContext, emit: Emit, should_stop: Callable[[], bool]
     ) -> None:
-        """Hand out the stacks in order, the next one to whoever is free."""
+        """Give the stacks in order to workers that are idle."""
         waiting = deque(stacks)
-        deaths: Counter[str] = Counter()
+        exits: Counter[str] = Counter()
         pool: list[_Worker] = []
         try:
             began = time.monotonic()
             while not should_stop():
-                began = _excused(pool, began)
+                began = _discount_suspension(pool, began)
                 _kill_silent(pool, began)
                 for worker in [worker for worker in pool if not worker.process.is_alive()]:
                     pool.remove(worker)
-                    waiting.extend(_bury(worker, context, emit, deaths))
+                    waiting.extend(_handle_worker_exit(worker, context, emit, exits))
                     worker.pipe.close()
                 busy = sum(worker.stack is not None for worker in pool)
                 if not waiting and not busy:
                     break
-                _fill(pool, min(self.workers, busy + len(waiting)), context)
+                _start_workers(pool, min(self.workers, busy + len(waiting)), context)
                 for worker in pool:
                     if worker.stack is None and waiting:
-                        worker.stack, worker.heard = waiting.popleft(), time.monotonic()
-                        _tell(worker.pipe, worker.stack)
-                _listen(pool, emit)
-            _stop(pool, context, emit)
+                        worker.stack, worker.last_message_s = waiting.popleft(), time.monotonic()
+                        _send(worker.pipe, worker.stack)
+                _receive_events(pool, emit)
+            _stop_workers(pool, context, emit)
         finally:
             for worker in pool:
                 worker.process.kill()
@@ -95,26 +95,26 @@ class Processes:
                 worker.pipe.close()
 
 
-def _fill(pool: list[_Worker], size: int, context: TrainingContext) -> None:
-    """Start workers until there are so many or the system gives no more. Raises StoreError where there are none."""
+def _start_workers(pool: list[_Worker], size: int, context: TrainingContext) -> None:
+    """Start workers up to `size`, or as many as the system allows. Raises StoreError when it allows none."""
     try:
         while len(pool) < size:
-            pool.append(_start(context))
+            pool.append(_start_worker(context))
     except OSError as error:
         if not pool:
             reason = error.strerror or error
             raise StoreError(f"cannot start a worker process: {reason}; the same command continues") from error
 
 
-def _start(context: TrainingContext) -> _Worker:
+def _start_worker(context: TrainingContext) -> _Worker:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_work, args=(theirs, context), daemon=True)
+    process = spawn.Process(target=_worker_main, args=(theirs, context), daemon=True)
     try:
         with _safe_path():
             if hasattr(signal, "pthread_sigmask"):
-                resource_tracker.ensure_running()  # else the start would, and let the signals through on the way
-            with signals_held_back():  # a Ctrl-C is the coordinator's to hear, from the first moment
+                resource_tracker.ensure_running()  # else process.start() would, and unblock the signals
+            with block_signals():  # a Ctrl-C is for the coordinator alone
                 process.start()
     except OSError:
         ours.close()
@@ -125,55 +125,55 @@ def _start(context: TrainingContext) -> _Worker:
 
 
 def _kill_silent(pool: Sequence[_Worker], now: float) -> None:
-    """Kill workers that have a stack and have said nothing for too long; a later round finds them dead."""
+    """Kill workers that have a stack and hang; a later round handles their exit."""
     for worker in pool:
-        if worker.stack is not None and now - worker.heard > SILENCE_S:
+        if worker.stack is not None and now - worker.last_message_s > SILENCE_TIMEOUT_S:
             worker.process.kill()
 
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Processes started meanwhile import nothing from the folder they are started in, which may be a stranger's.
+    """Processes started meanwhile import nothing from the working directory, whose files may be untrusted.
 
-    `python -c`, by which multiprocessing starts them, would look there first; then it hands them our own sys.path.
+    `python -c`, by which multiprocessing starts them, would look there first; then they get this process's sys.path.
     """
-    before = os.environ.get(SAFE_PATH)
-    os.environ[SAFE_PATH] = "1"
+    before = os.environ.get(SAFE_PATH_VARIABLE)
+    os.environ[SAFE_PATH_VARIABLE] = "1"
     try:
         yield
     finally:
-        del os.environ[SAFE_PATH]
+        del os.environ[SAFE_PATH_VARIABLE]
         if before is not None:
-            os.environ[SAFE_PATH] = before
+            os.environ[SAFE_PATH_VARIABLE] = before
 
 
-def _excused(pool: Sequence[_Worker], began: float) -> float:
-    """End a round and return when the next one begins. What it took beyond ROUND_S is not held against any worker.
+def _discount_suspension(pool: Sequence[_Worker], began: float) -> float:
+    """Return the start of the next round; a round's time beyond MAX_ROUND_S does not count as silence of a worker.
 
-    Those that a Ctrl-Z stopped together with the coordinator had nothing to say meanwhile.
+    A Ctrl-Z suspends the workers together with the coordinator.
     """
     now = time.monotonic()
     for worker in pool:
-        worker.heard = min(now, worker.heard + max(0.0, now - began - ROUND_S))
+        worker.last_message_s = min(now, worker.last_message_s + max(0.0, now - began - MAX_ROUND_S))
     return now
 
 
-def _listen(pool: Sequence[_Worker], emit: Emit) -> None:
-    """Pass on what workers say; None from a worker means that its stack has ended."""
+def _receive_events(pool: Sequence[_Worker], emit: Emit) -> None:
+    """Pass on the events that workers send; None means that a worker's stack has ended."""
     busy = {worker.pipe: worker for worker in pool if worker.stack is not None and worker.process.is_alive()}
-    for ready in wait([*busy, *(worker.process.sentinel for worker in busy.values())], timeout=POLL_S):
+    for ready in wait([*busy, *(worker.process.sentinel for worker in busy.values())], timeout=POLL_INTERVAL_S):
         if not isinstance(ready, Connection):
             continue
         try:
             event = cast("Event | None", ready.recv())
         except (EOFError, ConnectionResetError):
-            continue  # its process has died: the next round buries it
-        busy[ready].heard = time.monotonic()
-        _hear(busy[ready], event, emit)
+            continue  # its process has exited: the next round handles it
+        busy[ready].last_message_s = time.monotonic()
+        _handle_event(busy[ready], event, emit)
 
 
-def _hear(worker: _Worker, event: Event | None, emit: Emit) -> None:
-    """Pass on an event; a run that has ended is no longer of the worker's stack."""
+def _handle_event(worker: _Worker, event: Event | None, emit: Emit) -> None:
+    """Pass on an event; a run that has ended leaves the worker's stack."""
     if event is None:
         worker.stack = None
         return
@@ -182,85 +182,85 @@ def _hear(worker: _Worker, event: Event | None, emit: Emit) -> None:
     emit(event)
 
 
-def _last_words(worker: _Worker, context: TrainingContext, emit: Emit) -> Stack:
-    """Pass on what a dead worker still said, and what it leaves undone."""
-    while worker.stack and _pending(worker.pipe):
+def _drain_events(worker: _Worker, context: TrainingContext, emit: Emit) -> Stack:
+    """Pass on the events still in the pipe of a worker that exited; return its unfinished runs."""
+    while worker.stack and _has_message(worker.pipe):
         try:
-            _hear(worker, cast("Event | None", worker.pipe.recv()), emit)
+            _handle_event(worker, cast("Event | None", worker.pipe.recv()), emit)
         except (EOFError, ConnectionResetError):
             break
     worker.process.join()
-    left, worker.stack = worker.stack or (), None
-    return tuple(c for c in left if read_status(context.study.run(run_id(c))).state not in ("done", "diverged"))
+    unfinished, worker.stack = worker.stack or (), None
+    return tuple(c for c in unfinished if read_status(context.study.run(run_id(c))).state not in ("done", "diverged"))
 
 
-def _bury(worker: _Worker, context: TrainingContext, emit: Emit, deaths: Counter[str]) -> list[Stack]:
-    """A worker died: what of its runs to try once more, together, then each alone. A lone run's second death is it."""
-    left = _last_words(worker, context, emit)
-    deaths.update(map(run_id, left))
-    again: list[Stack] = []
-    if any(deaths[run_id(config)] == 1 for config in left):
-        again = [left]  # together, so that the roundings are those of a worker that lived
-    elif len(left) > 1:
-        again = [(config,) for config in left]
-    for config in left:
-        if again:
-            emit(Event(run_id(config), "running", 0, reason=f"{_death(worker)}; it is tried once more"))
+def _handle_worker_exit(worker: _Worker, context: TrainingContext, emit: Emit, exits: Counter[str]) -> list[Stack]:
+    """The stacks to retry after a worker's exit: its runs together, next time each alone; a lone run then fails."""
+    unfinished = _drain_events(worker, context, emit)
+    exits.update(map(run_id, unfinished))
+    retries: list[Stack] = []
+    if any(exits[run_id(config)] == 1 for config in unfinished):
+        retries = [unfinished]  # together: roundings depend on the stack
+    elif len(unfinished) > 1:
+        retries = [(config,) for config in unfinished]
+    for config in unfinished:
+        if retries:
+            emit(Event(run_id(config), "running", 0, reason=f"{_exit_reason(worker)}; it is retried"))
         else:
-            record_state(context.study.run(run_id(config)), "failed", _death(worker))
-            emit(Event(run_id(config), "failed", 0, reason=_death(worker)))
-    return again
+            record_state(context.study.run(run_id(config)), "failed", _exit_reason(worker))
+            emit(Event(run_id(config), "failed", 0, reason=_exit_reason(worker)))
+    return retries
 
 
-def _death(worker: _Worker) -> str:
+def _exit_reason(worker: _Worker) -> str:
     code = worker.process.exitcode
     if code == -signal.SIGKILL:
-        silent = time.monotonic() - worker.heard > SILENCE_S
+        silent = time.monotonic() - worker.last_message_s > SILENCE_TIMEOUT_S
         return "its worker process hung" if silent else "its worker process was killed (out of memory?)"
     if code is not None and code < 0:
         return f"its worker process crashed: {signal.strsignal(-code)}"
-    return f"its worker process died with exit code {code}"
+    return f"its worker process exited with code {code}"
 
 
-def _pending(pipe: Connection) -> bool:
+def _has_message(pipe: Connection) -> bool:
     try:
         return pipe.poll()
     except (BrokenPipeError, OSError):
         return False
 
 
-def _stop(pool: Sequence[_Worker], context: TrainingContext, emit: Emit) -> None:
-    """Ask every worker to save and leave, and hear its last words; who takes too long goes on from its checkpoint."""
+def _stop_workers(pool: Sequence[_Worker], context: TrainingContext, emit: Emit) -> None:
+    """Ask every worker to save and exit; one that takes longer than STOP_TIMEOUT_S is killed, its checkpoint stays."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
     for worker in pool:
         if worker.process.is_alive():
-            _tell(worker.pipe, None)
+            _send(worker.pipe, None)
     while time.monotonic() < deadline and any(w.stack is not None and w.process.is_alive() for w in pool):
-        _listen(pool, emit)
+        _receive_events(pool, emit)
     for worker in pool:
         worker.process.join(max(0.0, deadline - time.monotonic()))
         worker.process.kill()
-        for config in _last_words(worker, context, emit):
-            record_state(context.study.run(run_id(config)), "pending", STOPPED_LATE)
+        for config in _drain_events(worker, context, emit):
+            record_state(context.study.run(run_id(config)), "pending", STOPPED_AFTER_CHECKPOINT)
             emit(Event(run_id(config), "stopped", 0))
 
 
-def _work(pipe: Connection, context: TrainingContext) -> None:
-    """A worker's life: take a stack, train it, say so; leave when told to or when the coordinator is gone."""
+def _worker_main(pipe: Connection, context: TrainingContext) -> None:
+    """Train stacks as they come; return on None or when the coordinator is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(THREADS_PER_WORKER)
     keep_freed_memory()
     try:
         while (configs := cast("Stack | None", pipe.recv())) is not None:
-            # Whatever arrives while a stack trains, the coordinator's death too, means: save and stop.
-            train_stack(context, configs, lambda event: _tell(pipe, event), should_stop=pipe.poll)
-            _tell(pipe, None)
-    except (EOFError, ConnectionResetError):  # the latter where it died with our words unread
+            # A message while a stack trains, or the end of the coordinator, means: save and stop.
+            train_stack(context, configs, lambda event: _send(pipe, event), should_stop=pipe.poll)
+            _send(pipe, None)
+    except (EOFError, ConnectionResetError):  # the latter when it exits with unread events
         return
 
 
-def _tell(pipe: Connection, message: Event | Stack | None) -> None:
-    """Send to the other side. When it is gone there is nobody to tell: each side notices the other's end by itself."""
+def _send(pipe: Connection, message: Event | Stack | None) -> None:
+    """Send to the other side, if it still exists: each side notices the other's end by itself."""
     with suppress(BrokenPipeError, ConnectionResetError):
         pipe.send(message)

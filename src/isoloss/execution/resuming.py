@@ -1,4 +1,4 @@
-"""What a run goes on from: its checkpoint, the extents of its rows there, the numerics it was trained with so far."""
+"""Resuming: the state, rows and numerics from which a run continues, and the refusal of changed numerics."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from isoloss.store.records import CONTINUES, METADATA, NUMERICS, checked
 from isoloss.store.run import Extent, check_rows, extents
 from isoloss.training import checkpoint
 from isoloss.training.numerics import Numerics, differences
-from isoloss.training.state import MemberState, fresh
+from isoloss.training.state import MemberState, initial_state
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A run as it was left, or fresh."""
+class StartingPoint:
+    """What a run continues from: its checkpoint, or its initial state."""
 
     state: MemberState
     rows: Mapping[str, Extent] = field(default_factory=dict[str, Extent])
     numerics: Sequence[Mapping[str, Any]] = ()
     continues: str | None = None
-    """The run from whose end it went on, where it took no first steps itself."""
+    """The run from whose last checkpoint it started, where it did not train its first steps itself."""
 
     @property
     def step(self) -> int:
@@ -37,31 +37,31 @@ class Begun:
         return self.state.progress.step
 
 
-def begun(paths: RunPaths, config: RunConfig, emit: Emit) -> Begun:
-    """What a run continues from; where a checkpoint is of no use, a line says why.
+def starting_point(paths: RunPaths, config: RunConfig, emit: Emit) -> StartingPoint:
+    """What a run continues from; an event says why where a checkpoint is damaged.
 
-    Raises NumericsError for a checkpoint that is another run's, UnreadableError for one not to be had just now.
+    Raises NumericsError for a checkpoint of another run, UnreadableError for one that cannot be read now.
     """
     found = checkpoint.resume(paths.folder, partial(_check, paths))
     if found.problem:
         emit(Event(run_id(config), "running", 0, reason=found.problem))
     if found.state is None:
-        return Begun(fresh(config))
+        return StartingPoint(initial_state(config))
     if run_id(found.state.config) != run_id(config):
         raise NumericsError(f"{paths.folder}: its checkpoint belongs to run {run_id(found.state.config)}")
-    return _as_begun(found.state, found.metadata)
+    return _starting_point(found.state, found.metadata)
 
 
-def back_at(paths: RunPaths, found: Begun, step: int) -> Begun:
-    """The run at an earlier step, if its previous checkpoint is of that one; else as it is. Raises UnreadableError."""
+def step_back_to(paths: RunPaths, found: StartingPoint, step: int) -> StartingPoint:
+    """The run at its previous checkpoint if that is at this step, else unchanged. Raises UnreadableError."""
     if found.step == step:
         return found
     earlier = checkpoint.step_back(paths.folder, step, partial(_check, paths))
-    return found if earlier.state is None else _as_begun(earlier.state, earlier.metadata)
+    return found if earlier.state is None else _starting_point(earlier.state, earlier.metadata)
 
 
-def _as_begun(state: MemberState, metadata: checkpoint.Metadata) -> Begun:
-    return Begun(state, extents(metadata.get("rows", {})), metadata.get(NUMERICS, ()), metadata.get(CONTINUES))
+def _starting_point(state: MemberState, metadata: checkpoint.Metadata) -> StartingPoint:
+    return StartingPoint(state, extents(metadata.get("rows", {})), metadata.get(NUMERICS, ()), metadata.get(CONTINUES))
 
 
 def _check(paths: RunPaths, metadata: checkpoint.Metadata) -> None:
@@ -70,15 +70,15 @@ def _check(paths: RunPaths, metadata: checkpoint.Metadata) -> None:
         check_rows(paths.rows(name), extent)
 
 
-def continued(before: Sequence[Mapping[str, Any]], step: int, now: Numerics) -> list[Mapping[str, Any]]:
-    """The record of a run's numerics, with those of now where they are others."""
+def extend_numerics(before: Sequence[Mapping[str, Any]], step: int, now: Numerics) -> list[Mapping[str, Any]]:
+    """The record of a run's numerics, with the present ones added where they differ."""
     if before and not differences(before[-1], now):
         return list(before)
     return [*(entry for entry in before if entry["step"] < step), {"step": step, **asdict(now)}]
 
 
-def other_numerics(context: TrainingContext, config: RunConfig) -> str:
-    """How far a run was trained under other numerics than it would be now, and which; empty where it was not.
+def numerics_changes(context: TrainingContext, config: RunConfig) -> str:
+    """Up to which step a run was trained under other numerics than the present ones, and which; empty if it was not.
 
     Raises UnreadableError.
     """
@@ -95,17 +95,14 @@ def other_numerics(context: TrainingContext, config: RunConfig) -> str:
     return ""
 
 
-def refuse_other_numerics(context: TrainingContext, configs: Sequence[RunConfig]) -> None:
-    """Raises ConfigError where runs were trained so far under other numerics than they would be now.
-
-    Raises UnreadableError where that cannot be told just now.
-    """
-    others = {run_id(config): other_numerics(context, config) for config in configs}
+def refuse_changed_numerics(context: TrainingContext, configs: Sequence[RunConfig]) -> None:
+    """Raises ConfigError if runs were trained so far under other numerics, UnreadableError if that cannot be read."""
+    others = {run_id(config): numerics_changes(context, config) for config in configs}
     others = {run: changes for run, changes in others.items() if changes}
     if others:
         first, changes = next(iter(others.items()))
         raise ConfigError(
             f"{context.study.folder}: {len(others)} unfinished runs began with other numerics ({first} {changes}); "
             "start them as they began (--stack, --workers, --compile, OMP_NUM_THREADS; torch, compiler, processor), "
-            "delete their folders to train them anew, or accept the change with --accept-other-numerics: it marks them"
+            "delete their folders to train them anew, or accept and record the change with --accept-other-numerics"
         )

@@ -1,4 +1,4 @@
-"""Runs that are, up to their end, the first steps of a longer one: trained once, the longer one goes on from there."""
+"""Reuse of shared first steps: a run that is a prefix of a longer one is trained once, the longer continues from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from isoloss.errors import IsolossError
 from isoloss.execution.context import TrainingContext
-from isoloss.execution.resuming import other_numerics
+from isoloss.execution.resuming import numerics_changes
 from isoloss.execution.worker import record_state
 from isoloss.files import locked, path_exists, read_bytes, write_bytes
 from isoloss.spec.config import RunConfig
@@ -20,10 +20,10 @@ from isoloss.training import checkpoint
 
 
 def predecessors(configs: Sequence[RunConfig]) -> dict[str, RunConfig]:
-    """By run id, the run that trains this one's first steps, for all that have one: the longest of those.
+    """By run id, each run's predecessor, if any: the longest other run that is a prefix of it.
 
-    A run that ends between two evaluations of the longer one has a row and perhaps a best loss that the longer one
-    would not have; it is no predecessor.
+    A run that ends between two evaluations of the longer one has an evaluation, and perhaps a best loss, that the
+    longer one would not have; it is no predecessor.
     """
     found: dict[str, RunConfig] = {}
     for group in prefix_groups(configs):
@@ -37,7 +37,7 @@ def predecessors(configs: Sequence[RunConfig]) -> dict[str, RunConfig]:
 
 
 def dependency_levels(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
-    """The runs in the order of their predecessors; nearly every study is one wave."""
+    """The runs by the number of their predecessors' predecessors; most studies have one level."""
     before, depth = predecessors(configs), {}
     for config in sorted(configs, key=lambda config: config.max_iters):
         earlier = before.get(run_id(config))
@@ -53,10 +53,10 @@ def start_from_predecessors(
     say: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Let runs that have not begun go on from where their predecessors ended, as if they had trained so far themselves.
+    """Copy the last checkpoint and rows of each run's predecessor into runs that have not begun.
 
-    A predecessor that was trained under other numerics is none: such a run trains its first steps itself; likewise,
-    with a line that says why, where the predecessor's files are not whole.
+    Where the predecessor was trained under other numerics the run trains its first steps itself; likewise, with a line
+    that says why, where the predecessor's files are damaged.
     """
     before = predecessors(results.configs)
     for config in configs:
@@ -68,7 +68,7 @@ def start_from_predecessors(
         try:
             _start_from_predecessor(context, config, earlier)
         except IsolossError as error:
-            say(f"run {run_id(config)} takes its first steps itself: {error}")
+            say(f"run {run_id(config)} trains its first steps itself: {error}")
 
 
 def _start_from_predecessor(context: TrainingContext, config: RunConfig, earlier: RunConfig) -> None:
@@ -76,12 +76,12 @@ def _start_from_predecessor(context: TrainingContext, config: RunConfig, earlier
     with locked(target.lock, 0, lambda: f"{target.folder} is being written by another process"):
         if path_exists(target.folder / "last.json") or read_status(source).state != "done":
             return
-        if other_numerics(context, earlier):
+        if numerics_changes(context, earlier):
             return
         create_run(target, config)
         for name in ROWS:
             write_bytes(target.rows(name), read_bytes(source.rows(name), MAX_ROWS_BYTES))
-        for name in ("best", "last"):  # `last` makes the run one that has begun, so it comes last
+        for name in ("best", "last"):  # `last` marks the run as begun, so it is written last
             state = checkpoint.load(source.folder, name)
             metadata = {**checkpoint.read_metadata(source.folder, name), CONTINUES: run_id(earlier)}
             checkpoint.save(target.folder, name, replace(state, config=config), metadata)

@@ -1,4 +1,4 @@
-"""run_study: from a study to a directory of trained runs, from wherever it was left."""
+"""run_study: train every run of a study that is missing into its directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from isoloss.execution.executor import Executor, Inline, Listener, NullListener
 from isoloss.execution.options import RunOptions
 from isoloss.execution.plan import is_missing, plan_stacks
 from isoloss.execution.processes import Processes
-from isoloss.execution.resuming import refuse_other_numerics
+from isoloss.execution.resuming import refuse_changed_numerics
 from isoloss.execution.reuse import dependency_levels, start_from_predecessors
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.files import path_exists, read_checksummed, reading, write_checksummed, write_record
@@ -39,11 +39,11 @@ from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import describe, machine_memory_bytes, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks
 
-COMPILE_REPAID_FLOPS = 1e12
-"""Training FLOPs of a study from which on compiling kernels, some two seconds, is worth it: ten seconds of one core."""
+MIN_COMPILE_FLOPS = 1e12
+"""Compiling kernels takes some two seconds; below these training FLOPs, ten seconds of one core, it is not worth it."""
 
-STACK_MEMORY_SHARE = 0.6
-"""Share of an accelerator's memory the members of one stack may take by estimate."""
+MAX_STACK_MEMORY_SHARE = 0.6
+"""Largest share of an accelerator's memory that the members of one stack may take, by estimate."""
 
 
 def resolve_study(study: Study, options: RunOptions) -> tuple[Study, torch.device]:
@@ -84,7 +84,7 @@ def run_study(
     tokens = prepare(study.corpus, study.tokenizer, offline=options.offline, say=listener.say)
     results = StudyResults(paths, study, tokens.facts)
     for config in results.configs:
-        check_length(config, len(tokens.train_N), len(tokens.val_M))
+        check_length(config, len(tokens.train_N), len(tokens.val_N))
         ranks.rows(config)
     compiled = uses_compiled_kernels(options, results.configs, device, listener.say)
     width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
@@ -94,7 +94,7 @@ def run_study(
         for level in dependency_levels(results.configs):
             if ranks.any(should_stop()):
                 break
-            ranks.barrier()  # until rank 0 has adopted what the wave before it trained
+            ranks.barrier()  # until rank 0 has copied from the predecessors
             stacks = plan_stacks(results, 1, level)
             ranks.barrier()
             executor.run(stacks, context, listener.emit, should_stop)
@@ -103,35 +103,35 @@ def run_study(
         missing = [config for config in results.configs if is_missing(results, config)]
         _check_space(paths, missing)
         if not options.accept_other_numerics:
-            refuse_other_numerics(context, missing)
+            refuse_changed_numerics(context, missing)
         results = _open_directory(results, tokens, device, listener.say)
         ranks.barrier()
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
         listener.begin(missing, list(study.factors))
         for level in dependency_levels(results.configs):
-            if ranks.any(should_stop()):  # there is nothing to start, only to stop again
+            if ranks.any(should_stop()):  # else workers would start only to stop again
                 break
             start_from_predecessors(context, results, level, listener.say, should_stop)
             ranks.barrier()
             stacks = plan_stacks(results, width, [config for config in level if config in missing])
-            ranks.barrier()  # before anyone's training changes what the others plan by
+            ranks.barrier()  # before training changes the files that the others plan by
             executor.run(stacks, context, listener.emit, should_stop)
         missing = [config for config in results.configs if is_missing(results, config)]
-        if should_stop() and missing:  # at once: `isoloss report` makes the summary at any time
+        if should_stop() and missing:  # without a summary, which `isoloss report` can write at any time
             raise Interrupted("stopped; everything so far is saved, the same command continues")
         try:
             table = write_summary(results)
         except StoreError:
-            _check_space(paths, missing)  # a fuller answer, where that is why
+            _check_space(paths, missing)  # a clearer message, if that is the reason
             raise
         _write_samples(results, table, device, listener.say)
     return results
 
 
 def _check_space(paths: StudyPaths, missing: Sequence[RunConfig]) -> None:
-    """Raises StoreError where the disk cannot hold what is missing; what partial runs hold already counts as free."""
-    spare = max((2 * checkpoint_bytes(config) for config in missing), default=0)  # while one takes another's place
+    """Raises StoreError if the disk has no room for the missing runs; what partial runs hold already counts as free."""
+    spare = max((2 * checkpoint_bytes(config) for config in missing), default=0)  # while one replaces another
     needed = sum(map(disk_bytes, missing)) + spare
     with reading(paths.folder):
         held = sum(_bytes_held(paths.run(run_id(config)).folder) for config in missing)
@@ -144,10 +144,10 @@ def _check_space(paths: StudyPaths, missing: Sequence[RunConfig]) -> None:
 
 
 def _bytes_held(folder: Path) -> int:
-    """Bytes of the files of a run, each counted once by whatever names: its checkpoints may be one file."""
+    """Bytes of the files of a run, each counted once: its checkpoints may be hard links to one file."""
     sizes: dict[int, int] = {}
     for path in folder.glob("*.*"):
-        with suppress(FileNotFoundError):  # a writer that was orphaned by a kill may still be about
+        with suppress(FileNotFoundError):  # a writer orphaned by a kill may still be running
             facts = path.stat()
             sizes[facts.st_ino] = facts.st_size
     return sum(sizes.values())
@@ -156,9 +156,9 @@ def _bytes_held(folder: Path) -> int:
 def _open_directory(
     results: StudyResults, tokens: Tokens, device: torch.device, say: Callable[[str], None]
 ) -> StudyResults:
-    """Write what describes the study, or check that the directory was started with it, with all seeds or some.
+    """Write the files that describe the study, or check that the directory was started with it (seeds may be added).
 
-    Hypotheses count as stated beforehand while nothing is trained; later ones are not taken in.
+    Hypotheses count as stated beforehand while nothing is trained; later changes are ignored.
     """
     paths = results.paths
     if path_exists(paths.study):
@@ -166,7 +166,7 @@ def _open_directory(
         _check_unchanged(recorded, results)
         begun = any(path_exists(paths.run(run_id(config)).metrics) for config in results.configs)
         if begun and recorded.hypotheses != results.study.hypotheses:
-            say(f"the hypotheses changed after training began: those in {paths.study} are judged")
+            say(f"the hypotheses changed after training began: the report keeps to those in {paths.study}")
             results = replace(results, study=replace(results.study, hypotheses=recorded.hypotheses))
         if recorded != results.study:
             for config in results.configs:
@@ -181,7 +181,7 @@ def _open_directory(
                 "corpus_sha256": tokens.sha256,
                 "vocab_size": tokens.tokenizer.vocab_size,
                 "train_tokens": len(tokens.train_N),
-                "val_tokens": len(tokens.val_M),
+                "val_tokens": len(tokens.val_N),
             },
         )
         for config in results.configs:
@@ -212,7 +212,7 @@ def _check_unchanged(recorded: Study, results: StudyResults) -> None:
 
 
 def _parts(study: Study) -> dict[str, Any]:
-    """What of a study must not change under a started directory, piece by piece; seeds may be added."""
+    """The parts of a study that must not change once its directory was started; seeds may be added."""
     pieces: dict[str, Any] = {"corpus": study.corpus, "tokenizer": study.tokenizer}
     pieces |= {f"base {name}": value for name, value in study.base.items()}
     return pieces | {f"factor {name}": list(levels) for name, levels in study.factors.items()}
@@ -237,7 +237,7 @@ def _stack_width(options: RunOptions, configs: Sequence[RunConfig], device: torc
         return options.stack
     if device.type != "cuda":
         return 1
-    memory = torch.cuda.get_device_properties(device).total_memory * STACK_MEMORY_SHARE
+    memory = torch.cuda.get_device_properties(device).total_memory * MAX_STACK_MEMORY_SHARE
     return min(len(configs), max(1, int(memory // max(training_memory_bytes(config) for config in configs))))
 
 
@@ -247,10 +247,10 @@ def uses_compiled_kernels(
     device: torch.device,
     say: Callable[[str], None] = lambda line: None,
 ) -> bool:
-    """Whether to train with compiled kernels. It follows from the study, not from what is left of it."""
+    """Whether to train with compiled kernels. It follows from the whole study, not from the runs still missing."""
     if options.compile == "off" or device.type != "cpu":
         return False
-    repaid = sum(map(train_flops, configs)) >= COMPILE_REPAID_FLOPS
+    repaid = sum(map(train_flops, configs)) >= MIN_COMPILE_FLOPS
     return (options.compile == "on" or repaid) and compiled_kernels(say)
 
 
@@ -259,7 +259,7 @@ def _executor(
 ) -> Executor:
     """Processes on a CPU; in this process on an accelerator, for a study of one run and for several ranks.
 
-    It follows from the study, not from what is left of it: a run is resumed with the threads it began with.
+    It follows from the whole study, not from the runs still missing: a run is resumed with the threads it began with.
     """
     cores = available_cores()
     workers = options.workers or (cores if device.type == "cpu" else 1)
@@ -275,7 +275,7 @@ def _executor(
 def _write_samples(
     results: StudyResults, table: pl.DataFrame, device: torch.device, say: Callable[[str], None]
 ) -> None:
-    """Keep samples with the best runs; a run that cannot be sampled is no reason to lose the rest of a study."""
+    """Write samples of the best runs; one that cannot be sampled is reported in a line and skipped."""
     for run in ranked_runs(table)["run_id"].head(REPORT_RUNS):
         paths = results.paths.run(run)
         try:

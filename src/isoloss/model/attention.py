@@ -16,7 +16,7 @@ from isoloss.spec.config import RunConfig
 
 
 class Attended(NamedTuple):
-    """What the backward pass needs of one group's attention; G counts members, sequences, heads."""
+    """What the backward pass needs of one group's attention."""
 
     qkv_3xGxTxD: Tensor
     probs_GxTxT: Tensor

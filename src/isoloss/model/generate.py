@@ -53,18 +53,18 @@ class _Cache:
     def __init__(self, config: RunConfig, n_samples: int, device: torch.device) -> None:
         self._n_head = config.n_head
         shape = config.n_layer, 2, n_samples, config.n_head, config.block_size, config.n_embd // config.n_head
-        self._keys_values_Lx2xSxHxTxD = torch.empty(shape, device=device)
+        self._keys_values_Lx2xBxHxTxD = torch.empty(shape, device=device)
         self.length = 0
 
-    def attend(self, block: int, qkv_1xSxTx3C: Tensor) -> Tensor:
+    def attend(self, block: int, qkv_1xBxTx3C: Tensor) -> Tensor:
         """Add the new tokens of a block and attend from them to all so far: one token, or a text from its start."""
-        _, n_samples, n_new, _ = qkv_1xSxTx3C.shape
-        qkv_3xSxHxTxD = qkv_1xSxTx3C.view(n_samples, n_new, 3, self._n_head, -1).permute(2, 0, 3, 1, 4)
+        _, n_samples, n_new, _ = qkv_1xBxTx3C.shape
+        qkv_3xBxHxTxD = qkv_1xBxTx3C.view(n_samples, n_new, 3, self._n_head, -1).permute(2, 0, 3, 1, 4)
         stop = self.length + n_new
-        self._keys_values_Lx2xSxHxTxD[block, :, :, :, self.length : stop] = qkv_3xSxHxTxD[1:]
-        keys, values = self._keys_values_Lx2xSxHxTxD[block, :, :, :, :stop]
-        y_SxHxTxD = F.scaled_dot_product_attention(qkv_3xSxHxTxD[0], keys, values, is_causal=n_new > 1)
-        return y_SxHxTxD.transpose(1, 2).reshape(1, n_samples, n_new, -1)
+        self._keys_values_Lx2xBxHxTxD[block, :, :, :, self.length : stop] = qkv_3xBxHxTxD[1:]
+        keys, values = self._keys_values_Lx2xBxHxTxD[block, :, :, :, :stop]
+        y_BxHxTxD = F.scaled_dot_product_attention(qkv_3xBxHxTxD[0], keys, values, is_causal=n_new > 1)
+        return y_BxHxTxD.transpose(1, 2).reshape(1, n_samples, n_new, -1)
 
 
 @torch.no_grad()
@@ -79,30 +79,30 @@ def generate(
     if len(prompt_N) == 0:
         raise ConfigError("the prompt is empty; give at least one character", ("prompt",))
     device, block = parameters.flat_ExP.device, config.block_size
-    draws_SxN = np.stack(
+    draws_BxN = np.stack(
         [generator(sampling.seed, Purpose.GENERATE, i).random(sampling.length) for i in range(sampling.number)]
     )
-    draws_NxSx1 = torch.from_numpy(draws_SxN.T.copy())[..., None]
-    text_SxN = torch.empty(sampling.number, len(prompt_N) + sampling.length, dtype=torch.int64, device=device)
-    text_SxN[:, : len(prompt_N)] = torch.from_numpy(prompt_N.astype(np.int64)).to(device)
+    draws_NxBx1 = torch.from_numpy(draws_BxN.T.copy())[..., None]
+    text_BxN = torch.empty(sampling.number, len(prompt_N) + sampling.length, dtype=torch.int64, device=device)
+    text_BxN[:, : len(prompt_N)] = torch.from_numpy(prompt_N.astype(np.int64)).to(device)
     cache, re_read = _Cache(config, sampling.number, device), block if sampling.sliding else max(1, block // 2)
-    for i, draws_Sx1 in enumerate(draws_NxSx1, start=len(prompt_N)):
+    for i, draws_Bx1 in enumerate(draws_NxBx1, start=len(prompt_N)):
         first = i - 1
         if cache.length in (0, block):
             first, cache.length = max(0, i - (block if i == len(prompt_N) else re_read)), 0
-        logits_SxV = gpt.next_logits(parameters, config, text_SxN[:, first:i], cache.attend, cache.length)
+        logits_BxV = gpt.next_logits(parameters, config, text_BxN[:, first:i], cache.attend, cache.length)
         cache.length += i - first
-        text_SxN[:, i] = _draw(logits_SxV.cpu(), draws_Sx1, sampling).to(device)  # in fp64, which not every device has
-    return text_SxN[:, len(prompt_N) :].cpu().numpy()
+        text_BxN[:, i] = _draw(logits_BxV.cpu(), draws_Bx1, sampling).to(device)  # in fp64, which not every device has
+    return text_BxN[:, len(prompt_N) :].cpu().numpy()
 
 
-def _draw(logits_SxV: Tensor, draws_Sx1: Tensor, sampling: Sampling) -> Tensor:
+def _draw(logits_BxV: Tensor, draws_Bx1: Tensor, sampling: Sampling) -> Tensor:
     """The token at which the cumulative distribution passes each uniform draw, shape [S]."""
-    scaled_SxV = logits_SxV.double() / sampling.temperature
+    scaled_BxV = logits_BxV.double() / sampling.temperature
     if sampling.top_k is not None:
-        kept = min(sampling.top_k, scaled_SxV.shape[1])
-        threshold_Sx1 = scaled_SxV.topk(kept, dim=1).values[:, -1:]
-        scaled_SxV = scaled_SxV.masked_fill(scaled_SxV < threshold_Sx1, float("-inf"))
-    cumulative_SxV = torch.softmax(scaled_SxV, dim=1).cumsum(dim=1)
-    below_Sx1 = draws_Sx1 * cumulative_SxV[:, -1:]
-    return torch.searchsorted(cumulative_SxV, below_Sx1, right=True)[:, 0].clamp(max=logits_SxV.shape[1] - 1)
+        kept = min(sampling.top_k, scaled_BxV.shape[1])
+        threshold_Bx1 = scaled_BxV.topk(kept, dim=1).values[:, -1:]
+        scaled_BxV = scaled_BxV.masked_fill(scaled_BxV < threshold_Bx1, float("-inf"))
+    cumulative_BxV = torch.softmax(scaled_BxV, dim=1).cumsum(dim=1)
+    below_Bx1 = draws_Bx1 * cumulative_BxV[:, -1:]
+    return torch.searchsorted(cumulative_BxV, below_Bx1, right=True)[:, 0].clamp(max=logits_BxV.shape[1] - 1)

@@ -1,8 +1,8 @@
 """nanoGPT's GPT-2 over a member axis: a pre-norm transformer with learned positions, exact GELU and a tied head.
 
-The backward pass is written out beside the forward pass, so that gradients land in the buffers the optimizer reads,
-dropout masks are hashed again instead of kept, and a captured step has no graph to rebuild. tests/test_parity.py
-holds both against a plain model under autograd.
+The backward pass is written by hand, so that gradients are written to the buffers the optimizer reads, dropout masks
+are computed again instead of stored, and a captured step has no autograd graph. tests/test_parity.py compares both with
+a plain model under autograd.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ def logits(parameters: Parameters, members: Sequence[RunConfig], tokens_ExBxT: T
 
 
 def next_logits(
-    parameters: Parameters, config: RunConfig, tokens_SxT: Tensor, attend: Attend, first_position: int
+    parameters: Parameters, config: RunConfig, tokens_BxT: Tensor, attend: Attend, first_position: int
 ) -> Tensor:
-    """One member's logits after the last of S times T tokens, fp32 of shape [S, V].
+    """One member's logits after the last token of B sequences, fp32 of shape [B, V].
 
-    The tokens stand at `first_position` and on; what is before them only `attend` knows.
+    Positions are counted from `first_position`; keys and values of earlier tokens are kept by `attend`.
     """
-    norm_f, _ = _forward(parameters, [config], tokens_SxT[None], None, attend, first_position, keep=False)
-    last_1xSxC = norm_f.out_ExNxC.unflatten(1, tokens_SxT.shape)[:, :, -1]
-    return linear(last_1xSxC, parameters.weights[HEAD])[0].float()[:, : config.vocab_size]
+    norm_f, _ = _forward(parameters, [config], tokens_BxT[None], None, attend, first_position, keep=False)
+    last_1xBxC = norm_f.out_ExNxC.unflatten(1, tokens_BxT.shape)[:, :, -1]
+    return linear(last_1xBxC, parameters.weights[HEAD])[0].float()[:, : config.vocab_size]
 
 
 def loss(parameters: Parameters, members: Sequence[RunConfig], blocks_ExBxT1: Tensor) -> Tensor:
@@ -98,9 +98,9 @@ def _forward(
     *,
     keep: bool,
 ) -> tuple[Normed, list[_Block]]:
-    """The final norm, and what the backward pass needs of every block if it is to be kept.
+    """The final norm and, with `keep`, what the backward pass needs of every block.
 
-    `attend` takes the place of causal attention among the tokens at hand.
+    `attend` replaces causal attention among the given tokens.
     """
     weights, kernels = parameters.weights, parameters.kernels
     B, T = tokens_ExBxT.shape[1:]

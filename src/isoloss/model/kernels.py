@@ -1,7 +1,7 @@
-"""What happens between the matrix products, over a stack, in torch: any device, any precision.
+"""The operations between the matrix products over a stack: their interface, and their implementation in torch.
 
-`model/native.py` is the twin for one thread of a CPU, fused in C++. Both take and give the same arrays, so the model
-(`gpt.py`) is written once. A `mask` of None means no dropout.
+`model/native.py` implements them fused in C++ for one thread of a CPU. Both take and return the same arrays, so the
+model (`gpt.py`) is written once. A `mask` of None means no dropout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ADAM_EPS = 1e-8
 
 
 class Normed(NamedTuple):
-    """A place of the residual stream with its layer norm: x and statistics in fp32, what comes out in compute dtype."""
+    """A layer norm: its input x, mean and reciprocal standard deviation in fp32, its output in compute dtype."""
 
     x_ExNxC: Tensor
     out_ExNxC: Tensor
@@ -31,9 +31,9 @@ class Normed(NamedTuple):
 class Update(NamedTuple):
     """What one member's AdamW update reads and writes.
 
-    The gradient is divided by `divisor` on the way; with `skipped` 1 the update is left out, and not counted.
-    `low_M` is the shadow of the first parameters (empty: there is none). `counts_2` holds the number of updates so far,
-    once for the decayed parameters and once for the others.
+    The gradient is divided by `divisor`; with `skipped` 1 nothing is updated or counted. `low_M` is the low-precision
+    copy of the first M parameters (empty in fp32). `counts_2` holds the number of updates so far, once for the decayed
+    parameters and once for the others.
     """
 
     flat_P: Tensor
@@ -52,7 +52,7 @@ class Update(NamedTuple):
 
 
 class Kernels(Protocol):
-    """What a step does apart from matrix products, in compute dtype `dtype`; `name` goes into a run's provenance."""
+    """Operations of a step apart from matrix products, in compute dtype `dtype`; `name` is part of a run's numerics."""
 
     dtype: torch.dtype
     name: str
@@ -76,7 +76,7 @@ class Kernels(Protocol):
         bias_ExC: Tensor | None,
         n_rows: int,
     ) -> Normed:
-        """Layer norm of x + dropped(added); `n_rows` sequences make up N."""
+        """Layer norm of x + dropout(added); N is `n_rows` sequences."""
         ...
 
     def norm_backward(
@@ -105,7 +105,7 @@ class Kernels(Protocol):
         ...
 
     def softmax(self, scores_GxTxT: Tensor, scale: float, mask: Mask | None, n_rows: int) -> tuple[Tensor, Tensor]:
-        """Causal softmax of scaled scores, before and after dropout; G counts members, then rows, then heads."""
+        """Causal softmax of scaled scores, before and after dropout; G is members, then sequences, then heads."""
         ...
 
     def softmax_backward(
@@ -127,18 +127,18 @@ class Kernels(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Sum over N of each member's losses, fp32 of shape [E], and the logits' gradient of that times `scale_E`.
 
-        Only the first `vocab_size` columns count; the others get no gradient. Without a scale the second is of no
-        meaning. May reuse the memory of the logits.
+        Only the first `vocab_size` columns count; the others get no gradient. Without a scale the second is undefined.
+        May reuse the memory of the logits.
         """
         ...
 
     def adamw(self, update: Update) -> None:
-        """One AdamW update of one member in place (Loshchilov & Hutter 2019), and of its low-precision shadow."""
+        """One AdamW update of one member in place (Loshchilov & Hutter 2019), and of its low-precision copy."""
         ...
 
 
 class TorchKernels:
-    """The operations in torch."""
+    """The operations in torch, for any device and precision."""
 
     name = "torch"
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def product(a_ExNxK: Tensor, b_ExKxM: Tensor, out_ExNxM: Tensor | None = None) -> Tensor:
+def product(a_ExNxI: Tensor, b_ExIxO: Tensor, out_ExNxO: Tensor | None = None) -> Tensor:
     """a·b for every member; one member's product goes to mm, which oneDNN multiplies faster than a batch of one."""
-    if a_ExNxK.shape[0] > 1:
-        return torch.bmm(a_ExNxK, b_ExKxM, out=out_ExNxM)
-    out_NxM = None if out_ExNxM is None else out_ExNxM.select(0, 0)
-    return torch.mm(a_ExNxK.select(0, 0), b_ExKxM.select(0, 0), out=out_NxM).unsqueeze(0)
+    if a_ExNxI.shape[0] > 1:
+        return torch.bmm(a_ExNxI, b_ExIxO, out=out_ExNxO)
+    out_NxO = None if out_ExNxO is None else out_ExNxO.select(0, 0)
+    return torch.mm(a_ExNxI.select(0, 0), b_ExIxO.select(0, 0), out=out_NxO).unsqueeze(0)
 
 
 def linear(x_ExNxI: Tensor, weight_ExOxI: Tensor, bias_ExO: Tensor | None = None) -> Tensor:

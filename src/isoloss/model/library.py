@@ -1,7 +1,7 @@
-"""The compiled library of kernels.cpp: built on first use, found again ever after.
+"""The compiled library of kernels.cpp: built on first use, then loaded from the cache.
 
-The system's compiler builds the library for this very processor; it is kept in the cache under a hash of its source,
-the flags, the compiler and the processor, so that a machine compiles it once.
+The system's compiler builds it for this processor; its name in the cache is a hash of source, flags, compiler and
+processor, so that a machine compiles it once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FLAGS = (
     "-shared",
     "-fPIC",
 )
-"""No -ffast-math: a NaN has to stay one, for a run that diverges must be seen to."""
+"""No -ffast-math: a NaN has to stay one, for divergence is detected by it."""
 
 COMPILE_TIMEOUT_S = 300
 SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -55,12 +55,12 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 @cache
 def library() -> ctypes.CDLL:
-    """The compiled kernels. Raises CompilerError, one line, when they cannot be had."""
+    """The compiled kernels. Raises CompilerError, one line, when they cannot be compiled or loaded."""
     path = _compiled()
     try:
         return _load(path)
     except OSError:
-        path.unlink(missing_ok=True)  # a file a crash cut short: once more
+        path.unlink(missing_ok=True)  # a file cut short by a crash: compile again
     path = _compiled()
     try:
         return _load(path)
@@ -97,14 +97,14 @@ def _compiled() -> Path:
 
 
 def _check_private(folder: Path) -> None:
-    """Refuse to load code from where somebody else can put it."""
+    """Refuse to load code from a folder that other users can write to."""
     status = folder.stat()
     if hasattr(os, "getuid") and (status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022):
-        raise CompilerError(f"{folder} can be written by others; make it yours alone or set ISOLOSS_CACHE")
+        raise CompilerError(f"{folder} can be written by others; make it writable for you alone or set ISOLOSS_CACHE")
 
 
 def _run(command: list[str]) -> str:
-    """What a command prints. Raises CompilerError with its first complaint."""
+    """What a command prints. Raises CompilerError with its first error message."""
     try:
         environment = {**os.environ, "LC_ALL": "C"}
         done = subprocess.run(
@@ -120,8 +120,8 @@ def _run(command: list[str]) -> str:
         raise CompilerError(f"{command[0]} does not run: {error}") from error
     if done.returncode:
         lines = done.stderr.splitlines()
-        complaint = next((line for line in lines if "error" in line), lines[0] if lines else "no reason given")
-        raise CompilerError(f"{command[0]} failed: {complaint.strip()}")
+        message = next((line for line in lines if "error" in line), lines[0] if lines else "no reason given")
+        raise CompilerError(f"{command[0]} failed: {message.strip()}")
     return done.stdout
 
 

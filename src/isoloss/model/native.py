@@ -26,7 +26,7 @@ def _mask(mask: Mask | None, e: int, row_elements: int) -> tuple[int | None, int
 
 
 class NativeKernels:
-    """The twin of TorchKernels; arrays lie on the CPU and each member's part is contiguous."""
+    """The operations in C++; arrays are on the CPU and each member's part is contiguous."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -162,9 +162,9 @@ class NativeKernels:
         numbers = update.divisor.item(), update.lr.item(), update.beta1, update.beta2, ADAM_EPS
         for first, last in zip([0, *ends[:-1]], ends, strict=True):
             arrays = [tensor[first:last].data_ptr() for tensor in tensors]
-            shadow = update.low_M.data_ptr() if first < len(update.low_M) else None
+            low = update.low_M.data_ptr() if first < len(update.low_M) else None
             decay = update.weight_decay if first < update.decay_end else 0.0
-            self._call["adamw"](last - first, *arrays, shadow, *numbers, decay, update.counts_2[0].item())
+            self._call["adamw"](last - first, *arrays, low, *numbers, decay, update.counts_2[0].item())
 
 
 def _parts(mask: Mask | None, length: int) -> list[slice]:

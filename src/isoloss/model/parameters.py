@@ -1,9 +1,9 @@
 """Parameters of a stack and their gradients: flat buffers, and a view for every tensor.
 
 Names are GPT-2's (`h.0.attn.c_attn.weight`), weights are stored output × input as nanoGPT's are. The flat order is
-block matrices, token embedding, position embedding, vectors, so that these prefixes matter: what has a low-precision
-shadow (the matrices, and the token embedding as the tied head), what is decayed (all but the vectors), everything. The
-token embedding is padded with rows of zeros, for a head of 65 rows is slow to multiply by.
+block matrices, token embedding, position embedding, vectors. Its prefixes are the M parameters with a low-precision
+copy (the matrices, and the token embedding as the tied head), those with weight decay (all but the vectors), and all P.
+The token embedding is padded with rows of zeros, because a head of 65 rows is slow to multiply by.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from isoloss.spec.config import RunConfig
 
 INIT_STD = 0.02
 HEAD = "lm_head.weight"
-HEAD_ROWS = 8
+HEAD_ROW_MULTIPLE = 8
 """The token embedding is padded to a multiple of this many rows."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one tensor of `shape` lies in a member's flat parameters."""
+    """The range of one tensor of `shape` in a member's flat parameters."""
 
     name: str
     start: int
@@ -79,7 +79,7 @@ def layout_of(config: RunConfig) -> Layout:
         }.items()
     }
     embeddings = {"wte.weight": (config.vocab_size, width), "wpe.weight": (config.block_size, width)}
-    padding = -config.vocab_size % HEAD_ROWS * width
+    padding = -config.vocab_size % HEAD_ROW_MULTIPLE * width
     norms = [f"{block}.{name}" for block in blocks for name in ("ln_1", "ln_2")] + ["ln_f"]
     vectors = {f"{name}.weight": (width,) for name in norms}
     if config.bias:
@@ -114,17 +114,16 @@ def init_flat(config: RunConfig) -> Tensor:
 class Parameters:
     """The parameters of a stack of E members, ready for a forward and backward pass.
 
-    `flat_ExP` is the fp32 truth. `weights[name]` has shape [E, *shape] and is what the model reads: a view of the
-    truth, or for block matrices and HEAD under low-precision kernels a view of a shadow that AdamW's update renews.
+    `flat_ExP` are the fp32 master weights. `weights[name]`, of shape [E, *shape], is what the model reads: a view of
+    them, or for block matrices and HEAD under low-precision kernels a view of the copy that AdamW's update renews.
     """
 
     def __init__(self, layout: Layout, flat_ExP: Tensor, kernels: Kernels) -> None:
         self.layout = layout
         self.flat_ExP = flat_ExP
         self.kernels = kernels
-        self.has_shadow = kernels.dtype != torch.float32
-        truth_ExM = flat_ExP[:, : layout.head_end]
-        self.low_ExM = truth_ExM.to(kernels.dtype)
+        self.low_precision = kernels.dtype != torch.float32
+        self.low_ExM = flat_ExP[:, : layout.head_end].to(kernels.dtype)
         self.weights = _views(layout, self.low_ExM, flat_ExP)
 
 
@@ -143,11 +142,11 @@ class Gradients:
         self.parts = _views(self._layout, self._low_ExM, self._rest_ExP)
 
     def begin(self) -> None:
-        """Make ready for a backward pass: what it adds to, the embeddings, is zeroed; all else it sets."""
+        """Zero the embeddings' gradients, to which a backward pass adds; all others it overwrites."""
         self._rest_ExP[:, self._layout.matrix_end : self._layout.decay_end].zero_()
 
     def collect(self, *, first: bool) -> None:
-        """Add the micro-batch's gradients to the total, or let the total be them when it is a step's first."""
+        """Add the micro-batch's gradients to the total, or replace the total by them for a step's first."""
         matrix_end, head_end = self._layout.matrix_end, self._layout.head_end
         low, rest = self.total_ExP[:, :head_end], self.total_ExP[:, head_end:]
         if first:

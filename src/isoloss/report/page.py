@@ -48,8 +48,7 @@ def render_page(title: str, sections: Sequence[Section], *, question: str = "", 
     `data` is what `payload` packed for the scripts that draw every run; a page without it has none of them. `live` is
     the version that a page of `isoloss watch` shows; such a page may ask its own server for the next.
     """
-    styles = [_read("page.css"), *(explore_styles() if data else ())]
-    scripts = list(explore_scripts() if data else ())
+    styles, scripts = [_read("page.css"), *(explore_styles() if data else ())], [*(explore_scripts() if data else ())]
     scripts += [_read("live.js")] if live else ()
     return (
         _templates()

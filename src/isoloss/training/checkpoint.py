@@ -1,4 +1,4 @@
-"""Checkpoints: a run's whole state in safetensors with a JSON sidecar, verified, and never half written.
+"""Checkpoints: a run's whole state in safetensors with a JSON sidecar, verified, and replaced atomically.
 
 A checkpoint is a pair `NAME.safetensors`, `NAME.json`; the sidecar holds the tensors' SHA-256, so a pair torn by a
 crash between its two renames is recognised. Before `last` is replaced it is kept as `previous`, so that at every
@@ -43,8 +43,8 @@ Check = Callable[[Metadata], None]
 FORMAT_VERSION = 2
 METADATA_KEY = "beside"
 """Key of the metadata in a checkpoint's sidecar; a new name would be a new format."""
-HEADER_BYTES = 1024
-"""More than what a file says of one tensor."""
+MAX_HEADER_BYTES = 1024
+"""More than a safetensors header takes for one tensor."""
 PARTS = {"model": "flat_P", "exp_avg": "exp_avg_P", "exp_avg_sq": "exp_avg_sq_P"}
 """Prefix of tensor names in the file, and the field of MemberState it holds."""
 _PROGRESS = TypeAdapter(Progress)
@@ -71,7 +71,7 @@ def drop_previous(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a run continues from: a state, None to begin anew; `problem` is why it is not the last one saved."""
+    """What a run continues from: a state, or None to begin anew; `problem` is why it is not the last one saved."""
 
     state: MemberState | None
     metadata: Metadata
@@ -81,9 +81,8 @@ class Resumed:
 def resume(folder: Path, check: Check = lambda metadata: None) -> Resumed:
     """What to continue from: `last`, else `previous` where `last` is torn or damaged, else nothing.
 
-    A checkpoint that fails the check is of no use, and what is of no use is removed. What is found becomes `last`.
-    Raises UnreadableError, with nothing changed, when a checkpoint cannot be looked at just now; StoreError when the
-    folder cannot be written.
+    Where neither is valid and passes the check, both are removed. The one found becomes `last`. Raises UnreadableError,
+    with nothing changed, when a checkpoint cannot be read now; StoreError when the folder cannot be written.
     """
     problems: list[str] = []
     for name in ("last", "previous"):
@@ -99,15 +98,15 @@ def resume(folder: Path, check: Check = lambda metadata: None) -> Resumed:
             continue
         if name == "previous":
             _link(folder, "previous", "last")
-            problems.append(f"going on from step {state.progress.step:,}")
+            problems.append(f"continuing from step {state.progress.step:,}")
         return Resumed(state, metadata, "; ".join(problems))
     for name in ("last", "previous"):
         _remove(folder, name)
-    return Resumed(None, {}, "; ".join([*problems, "training it anew"]) if problems else "")
+    return Resumed(None, {}, "; ".join([*problems, "training it from the start"]) if problems else "")
 
 
 def step_back(folder: Path, step: int, check: Check) -> Resumed:
-    """Make `previous` the `last` again, where it is whole and at this step; else nothing is changed and no state found.
+    """Make `previous` the `last` again, if it is valid and at this step; else change nothing and return no state.
 
     Raises UnreadableError as `resume` does, StoreError when the folder cannot be written.
     """
@@ -127,7 +126,7 @@ def step_back(folder: Path, step: int, check: Check) -> Resumed:
 def load(folder: Path, name: str) -> MemberState:
     """One checkpoint, verified against its sidecar.
 
-    Raises StoreError or NumericsError for what is no whole checkpoint, UnreadableError for one not to be had just now.
+    Raises StoreError or NumericsError for one that is missing or damaged, UnreadableError for one not readable now.
     """
     tensors_path, sidecar = folder / f"{name}.safetensors", read_record(folder / f"{name}.json")
     if (version := sidecar.get("format_version")) != FORMAT_VERSION:
@@ -137,18 +136,18 @@ def load(folder: Path, name: str) -> MemberState:
         if sidecar["run_id"] != run_id(config):
             raise ValueError(f"it says run {sidecar['run_id']}, its configuration is that of run {run_id(config)}")
         progress, layout = _progress(sidecar["progress"], config), layout_of(config)
-        content = read_bytes(tensors_path, checkpoint_bytes(config) + HEADER_BYTES * len(PARTS) * len(layout.slots))
+        content = read_bytes(tensors_path, checkpoint_bytes(config) + MAX_HEADER_BYTES * len(PARTS) * len(layout.slots))
         if sha256_bytes(content) != sidecar.get("sha256"):
             raise ValueError("not the file its sidecar describes (damaged or half written)")
         tensors = safetensors_torch.load(content)
-        _check_shapes(tensors, layout)  # before room is made for what the configuration asks
+        _check_shapes(tensors, layout)  # before memory is taken for the configuration's size
         parts = {
             field: layout.join({slot.name: tensors[f"{prefix}.{slot.name}"] for slot in layout.slots})
             for prefix, field in PARTS.items()
         }
     except (ConfigError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise NumericsError(f"{tensors_path}: not a checkpoint of this format: {error}") from error
-    except (MemoryError, RuntimeError) as error:  # an allocator's: the content has been looked at
+    except (MemoryError, RuntimeError) as error:  # the allocator's: the content has been checked
         raise unreadable(tensors_path, error) from error
     return MemberState(config, progress, **parts)
 
@@ -181,7 +180,7 @@ def save(folder: Path, name: str, state: MemberState, metadata: Metadata | None 
         for key, tensor in layout.split(getattr(state, field).detach().cpu()).items()
     }
     path = folder / f"{name}.safetensors"
-    # Bytes first: safetensors' own writing hides what the file system answered.
+    # To bytes first: safetensors' own writing hides the error of the file system.
     content = safetensors_torch.save(tensors)
     write_bytes(path, content)
     sidecar = {
@@ -202,7 +201,7 @@ def _remove(folder: Path, name: str) -> None:
 
 
 def _link(folder: Path, source: str, target: str) -> None:
-    """Let checkpoint `target` be checkpoint `source`, by hard links where the file system has them."""
+    """Make checkpoint `target` the same as `source`, by hard links where the file system has them."""
     for suffix in (".safetensors", ".json"):
         path, other = folder / f"{target}{suffix}", folder / f"{source}{suffix}"
         temporary = folder / f".{target}{suffix}.tmp"

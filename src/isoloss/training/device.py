@@ -1,4 +1,4 @@
-"""What machine this is: devices, precisions, threads and the peak a step's FLOPs are held against."""
+"""This machine: devices, precisions, and the peak FLOP/s by which MFU is computed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")
 
 @dataclass(frozen=True)
 class Peak:
-    """FLOP/s a step is held against, and where the figure comes from: 'nominal' or 'measured GEMM'."""
+    """Peak FLOP/s, the denominator of MFU, and its source: 'nominal' or 'measured GEMM'."""
 
     flops: float
     source: str
@@ -114,7 +114,7 @@ def describe(device: torch.device) -> Machine:
 
 
 def machine_memory_bytes() -> int:
-    """Memory of the machine; where the system does not say, more than any."""
+    """Memory of the machine; where the system does not say, sys.maxsize."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
 
 
@@ -140,7 +140,7 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> set[str]:
-    """What the processor says it can do, as far as the system tells."""
+    """The processor's feature flags, empty where the system does not list them."""
     info = Path("/proc/cpuinfo")
     return set(re.findall(r"[a-z0-9_]+", info.read_text().lower())) if info.exists() else set[str]()
 
@@ -150,7 +150,7 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 def measured_gemm(device: torch.device, dtype: torch.dtype, size: int = 512, seconds: float = 0.3) -> float:
-    """Best rate in FLOP/s of square GEMMs; of a size that takes about a millisecond, so that some run undisturbed."""
+    """Best rate in FLOP/s of square GEMMs, each of about a millisecond, so that some run undisturbed by other load."""
     a = torch.ones(size, size, device=device, dtype=dtype)
     best, end = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < end:

@@ -17,7 +17,7 @@ from isoloss.spec.config import RunConfig
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those that train the same run."""
+    """This process's rank and the number of ranks that train the same run."""
 
     rank: int = 0
     world: int = 1
@@ -39,7 +39,7 @@ class Ranks:
         return tensor
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait for every rank."""
         if self.world > 1:
             dist.barrier()
 

@@ -17,30 +17,30 @@ from isoloss.training.distributed import Ranks
 from isoloss.training.state import StackState
 from isoloss.training.step import gather_windows, on_device
 
-CPU_CHUNK_TOKENS = 2048
-"""Tokens of a member in one forward pass on a CPU: enough for the GEMMs and little enough for the cache.
+MAX_CPU_CHUNK_TOKENS = 2048
+"""Tokens of a member in one forward pass on a CPU: enough for the GEMMs and few enough for the cache.
 
-Of a member, not of the stack: a mean's rounding must not depend on how many others there are.
+Of a member, not of the stack: the rounding of a mean must not depend on the stack's width.
 """
 
-ACCELERATOR_CHUNK_BYTES = 2 << 30
-"""About what the widest arrays of one forward pass may take on an accelerator."""
+MAX_ACCELERATOR_CHUNK_BYTES = 2 << 30
+"""Estimated memory of the widest arrays of one forward pass on an accelerator."""
 
 
-class Texts:
-    """Both splits of a text on the device that trains."""
+class DeviceTokens:
+    """Both splits of a text on the training device."""
 
     def __init__(self, tokens: Tokens, device: torch.device) -> None:
         self.train_N = on_device(tokens.train_N, device)
-        self.val_M = on_device(tokens.val_M, device)
+        self.val_N = on_device(tokens.val_N, device)
 
 
 def evaluate(
-    stack: StackState, texts: Texts, ranks: Ranks, heartbeat: Callable[[], None] = lambda: None
+    stack: StackState, texts: DeviceTokens, ranks: Ranks, heartbeat: Callable[[], None] = lambda: None
 ) -> tuple[list[float], list[float]]:
     """Train and val loss of every member at the stack's step, in nats a token; calls `heartbeat` after each chunk."""
     losses: list[list[float]] = []
-    for split, text_N in enumerate((texts.train_N, texts.val_M)):
+    for split, text_N in enumerate((texts.train_N, texts.val_N)):
         starts = [_starts(config, stack.step, split, len(text_N)) for config in stack.members]
         losses.append(_mean_loss(stack, text_N, np.stack(starts), ranks, heartbeat).tolist())
     return losses[0], losses[1]
@@ -56,24 +56,24 @@ def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np
 def _chunk_tokens(stack: StackState) -> int:
     """Tokens of each member in one forward pass; scores, logits and activations count at 4 bytes."""
     if stack.device.type == "cpu":
-        return CPU_CHUNK_TOKENS
+        return MAX_CPU_CHUNK_TOKENS
     config = max(stack.members, key=lambda config: config.n_head)
     widths = 4 * config.n_head * config.block_size + 3 * config.vocab_size + 12 * config.n_embd
-    return ACCELERATOR_CHUNK_BYTES // (4 * widths * len(stack.members))
+    return MAX_ACCELERATOR_CHUNK_BYTES // (4 * widths * len(stack.members))
 
 
 @torch.no_grad()
 def _mean_loss(
-    stack: StackState, text_N: Tensor, starts_ExW: NDArray[np.int64], ranks: Ranks, heartbeat: Callable[[], None]
+    stack: StackState, text_N: Tensor, starts_ExB: NDArray[np.int64], ranks: Ranks, heartbeat: Callable[[], None]
 ) -> Tensor:
     """Mean loss over windows, fp64 of shape [E]; the ranks share the windows between them."""
-    n_windows, block_size = starts_ExW.shape[1], stack.members[0].block_size
+    n_windows, block_size = starts_ExB.shape[1], stack.members[0].block_size
     chunk = max(1, _chunk_tokens(stack) // block_size)
-    mine_ExW = torch.from_numpy(starts_ExW[:, ranks.rank :: ranks.world]).to(stack.device)
+    mine_ExB = torch.from_numpy(starts_ExB[:, ranks.rank :: ranks.world]).to(stack.device)
     sums = [torch.zeros(len(stack.members), device=stack.device)]
-    for first in range(0, mine_ExW.shape[1], chunk):
-        part_ExW = mine_ExW[:, first : first + chunk]
-        blocks_ExWxT1 = gather_windows(text_N, part_ExW, block_size)
-        sums.append(gpt.loss(stack.parameters, stack.members, blocks_ExWxT1) * part_ExW.shape[1])
+    for first in range(0, mine_ExB.shape[1], chunk):
+        part_ExB = mine_ExB[:, first : first + chunk]
+        blocks_ExBxT1 = gather_windows(text_N, part_ExB, block_size)
+        sums.append(gpt.loss(stack.parameters, stack.members, blocks_ExBxT1) * part_ExB.shape[1])
         heartbeat()
     return ranks.sum(torch.stack(sums).cpu().double().sum(dim=0)) / n_windows

@@ -1,4 +1,4 @@
-"""THE loop: trains a stack of runs from the step it is at until every member is done, diverged or told to stop."""
+"""The training loop: trains a stack of runs from its step until every member is done, diverged or stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from isoloss.spec.compute import flops_per_token, tokens_per_step
 from isoloss.spec.config import RunConfig
 from isoloss.training.device import A100_PEAK_FLOPS, peak
 from isoloss.training.distributed import Ranks
-from isoloss.training.evaluate import Texts, evaluate
+from isoloss.training.evaluate import DeviceTokens, evaluate
 from isoloss.training.loss_scale import after_step, overflow_is_fatal
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import MemberState, Progress, StackState
@@ -54,7 +54,7 @@ Outcome = Literal["done", "diverged"]
 
 
 class Observer(Protocol):
-    """What hears of one member's training; the store's run writer is one."""
+    """Receives the rows, checkpoints and end of one member; execution/recorder.py writes them to files."""
 
     def step(self, row: StepRow) -> None:
         """A step was taken."""
@@ -65,7 +65,7 @@ class Observer(Protocol):
         ...
 
     def checkpoint(self, state: MemberState) -> None:
-        """The member's state is to be kept; it is its best when best_step is its step."""
+        """The member's state is to be saved; it is the best so far when best_step is its step."""
         ...
 
     def end(self, progress: Progress, outcome: Outcome, reason: str) -> None:
@@ -88,7 +88,7 @@ def train(
     Returns None when all members ended, else the stack as it was stopped, after a checkpoint of each member.
     """
     ranks = ranks or Ranks()
-    texts = Texts(tokens, stack.device)
+    texts = DeviceTokens(tokens, stack.device)
     stepper: Stepper | None = None
     while True:
         pairs = list(enumerate(zip(stack.members, stack.progress, strict=True)))
@@ -125,7 +125,7 @@ def _complete(config: RunConfig, progress: Progress) -> bool:
 def _evaluate(
     stack: StackState,
     due: Sequence[int],
-    texts: Texts,
+    texts: DeviceTokens,
     observe: Callable[[RunConfig], Observer],
     ranks: Ranks,
     heartbeat: Callable[[], None],
@@ -156,18 +156,18 @@ def _steps(stack: StackState, stepper: Stepper, observe: Callable[[RunConfig], O
     started, first = time.perf_counter(), stack.step
     losses, norms = stepper.take(block_length(stack.members, first, stack.device))
     elapsed = (time.perf_counter() - started) / len(losses)
-    lost: dict[int, str] = {}
+    diverged: dict[int, str] = {}
     for e, config in enumerate(stack.members):
         for step, (loss_E, norm_E) in enumerate(zip(losses, norms, strict=True), start=first):
             stack.progress[e] = after_step(stack.progress[e], config, elapsed, overflowed=not isfinite(norm_E[e]))
             observe(config).step(_row(config, step, loss_E[e], norm_E[e], elapsed, stack.device))
-            reason = _reason_lost(stack.progress[e], config, step, loss_E[e], norm_E[e])
+            reason = _divergence(stack.progress[e], config, step, loss_E[e], norm_E[e])
             if reason:
-                lost[e] = reason
+                diverged[e] = reason
                 break
     if stack.members[0].precision == "fp16":
         stack.loss_scale_E.copy_(torch.tensor([progress.loss_scale for progress in stack.progress]))
-    return lost
+    return diverged
 
 
 def _row(config: RunConfig, step: int, loss: float, norm: float, elapsed: float, device: torch.device) -> StepRow:
@@ -185,8 +185,8 @@ def _row(config: RunConfig, step: int, loss: float, norm: float, elapsed: float,
     )
 
 
-def _reason_lost(progress: Progress, config: RunConfig, step: int, loss: float, norm: float) -> str:
-    """Why a member is given up after a step; empty when it is not."""
+def _divergence(progress: Progress, config: RunConfig, step: int, loss: float, norm: float) -> str:
+    """Why a member counts as diverged after a step; empty when it does not."""
     if not isfinite(loss):
         return f"loss is not finite at step {step}"
     if not isfinite(norm) and overflow_is_fatal(progress, config):

@@ -1,4 +1,4 @@
-"""What decides a run's bits besides its configuration: where all of it is equal, so are the numbers, on a CPU."""
+"""Numerics: what a run's bits depend on besides its configuration. On a CPU equal numerics give equal bits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUMERICS_VERSION = 1
 class Numerics:
     """Everything outside a configuration that a rounding may depend on. `stack` is the width planned with.
 
-    Of the processor nothing counts, nor its threads, where an accelerator trains.
+    On an accelerator the processor and its threads do not count.
     """
 
     isoloss: int
@@ -32,7 +32,7 @@ class Numerics:
 
 
 def numerics_here(device: torch.device, kernels: str, *, threads: int, stack: int, ranks: int) -> Numerics:
-    """The numerics of training on a device of this machine with these kernels and so many threads."""
+    """The numerics of training on a device of this machine."""
     on_cpu = device.type == "cpu"
     return Numerics(
         isoloss=NUMERICS_VERSION,
@@ -47,7 +47,7 @@ def numerics_here(device: torch.device, kernels: str, *, threads: int, stack: in
 
 
 def differences(before: Mapping[str, Any], now: Numerics) -> list[str]:
-    """What of a run's recorded numerics is not as it is now, in words, empty where nothing changed."""
+    """How a run's recorded numerics differ from the present ones, in words; empty when they are equal."""
     changed = [(name, before.get(name), value) for name, value in asdict(now).items() if before.get(name) != value]
     return [f"{name} was {then}, is now {value}" for name, then, value in changed]
 

@@ -16,7 +16,7 @@ from isoloss.spec.config import CountInt, PositiveFloat, RateFloat, RunConfig, s
 from isoloss.spec.identity import run_id
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FIRST_LOSS_SCALE = 65536.0
+INITIAL_LOSS_SCALE = 65536.0
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class MemberState:
 class StackState:
     """E runs of one shape at one step, those of equal n_head side by side.
 
-    `progress` is what the host knows. `counts_Ex2` (updates taken, twice for AdamW's two groups) and `loss_scale_E` are
-    what the device knows of it.
+    `progress` is on the host; `counts_Ex2` (updates, once for each of AdamW's two groups) and `loss_scale_E` are its
+    part on the device.
     """
 
     members: list[RunConfig]
@@ -76,12 +76,12 @@ class StackState:
 
     @property
     def device(self) -> torch.device:
-        """Where the stack lies."""
+        """The device of the stack's tensors."""
         return self.exp_avg_ExP.device
 
     @property
     def layout(self) -> Layout:
-        """Where the tensors lie in the flat order."""
+        """The ranges of the tensors in the flat order."""
         return self.parameters.layout
 
     @property
@@ -108,10 +108,10 @@ class StackState:
         )
 
 
-def fresh(config: RunConfig) -> MemberState:
+def initial_state(config: RunConfig) -> MemberState:
     """The state of a run before its first step."""
     flat_P = init_flat(config)
-    scale = FIRST_LOSS_SCALE if config.precision == "fp16" else 1.0
+    scale = INITIAL_LOSS_SCALE if config.precision == "fp16" else 1.0
     return MemberState(config, Progress(loss_scale=scale), flat_P, torch.zeros_like(flat_P), torch.zeros_like(flat_P))
 
 

@@ -1,7 +1,7 @@
 """The optimizer step of a stack as a function of tensors on its device alone, on CUDA captured as one graph.
 
-On an accelerator nothing in a step waits for the host: learning rates, dropout keys and where blocks start lie in
-tables, batches are gathered from the corpus there, and losses go to a table that is read once a block of steps.
+On an accelerator nothing in a step waits for the host: learning rates, dropout keys and starts of blocks are read from
+tables on the device, batches are gathered there, and losses are written to a table that is read once a block of steps.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from isoloss.training.distributed import Ranks
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import StackState
 
-RING_STEPS = 128
-"""Steps whose tables are laid out together, and the most between two looks at the losses."""
+TABLE_STEPS = 128
+"""Steps that one filling of the tables serves, and the most between two reads of the losses."""
 
 WARM_UP_STEPS = 3
 """Steps taken before one is captured, for libraries to allocate what they keep."""
 
 
 def on_device(data_N: NDArray[np.uint16], device: torch.device) -> Tensor:
-    """A text as torch can gather it: the same 16 bits, called int16. On a CPU it stays the memory map it is."""
+    """A text as an int16 tensor of the same bits, which torch can gather. On a CPU it stays a memory map."""
     return torch.from_numpy(data_N.view(np.int16)).to(device)
 
 
@@ -44,8 +44,8 @@ def gather_windows(text_N: Tensor, starts: Tensor, block: int) -> Tensor:
 class Stepper:
     """Takes steps of one stack as long as its members stay the same.
 
-    What the next RING_STEPS steps draw and are told lies in tables that a step reads at its slot: starts of
-    blocks, dropout keys, learning rates. Its losses and gradient norms go to a table likewise.
+    The inputs of the next TABLE_STEPS steps (starts of blocks, dropout keys, learning rates) are in tables that a step
+    reads at its slot; its losses and gradient norms are written to a table likewise.
     """
 
     def __init__(self, stack: StackState, text_N: Tensor, ranks: Ranks) -> None:
@@ -60,11 +60,11 @@ class Stepper:
         limits = [config.grad_clip or float("inf") for config in members]
         self._clip_E = torch.tensor(limits, device=device)
         self._slot_1 = torch.zeros(1, dtype=torch.int64, device=device)
-        shape = RING_STEPS * self._n_micro, len(members), self._rows.stop - self._rows.start
-        self._starts_RMxExB = torch.zeros(shape, dtype=torch.int64, device=device)
-        self._keys_RMxPxEx2 = torch.zeros(0, dtype=torch.int32, device=device)
-        self._rates_RxE = torch.zeros(RING_STEPS, len(members), device=device)
-        self._results_Rx2xE = torch.zeros(RING_STEPS, 2, len(members), device=device)
+        shape = TABLE_STEPS * self._n_micro, len(members), self._rows.stop - self._rows.start
+        self._starts_RKxExB = torch.zeros(shape, dtype=torch.int64, device=device)
+        self._keys_RKxJxEx2 = torch.zeros(0, dtype=torch.int32, device=device)
+        self._rates_RxE = torch.zeros(TABLE_STEPS, len(members), device=device)
+        self._results_Rx2xE = torch.zeros(TABLE_STEPS, 2, len(members), device=device)
         self._slot = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._uncaptured_steps = 0
@@ -74,31 +74,31 @@ class Stepper:
         """Take n steps, or fewer if the tables end before; the losses and gradient norms, [step][member]."""
         if self._slot == 0:
             self._fill_tables()
-        first, self._slot = self._slot, min(self._slot + n, RING_STEPS)
+        first, self._slot = self._slot, min(self._slot + n, TABLE_STEPS)
         for _ in range(first, self._slot):
             self._take_one()
         losses_and_norms = self._results_Rx2xE[first : self._slot].transpose(0, 1).tolist()
-        if self._slot == RING_STEPS:
+        if self._slot == TABLE_STEPS:
             self._slot = 0
             self._slot_1.zero_()
         return losses_and_norms[0], losses_and_norms[1]
 
     def _fill_tables(self) -> None:
-        """Lay out what the next RING_STEPS steps need, from the stack's step on; the memory stays the same."""
+        """Fill the tables for the next TABLE_STEPS steps from the stack's step on, in the same memory."""
         members, step, device = self._stack.members, self._stack.step, self._stack.device
         config = members[0]
-        micro_RM = torch.arange(step * self._n_micro, (step + RING_STEPS) * self._n_micro, device=device)
+        micro_RK = torch.arange(step * self._n_micro, (step + TABLE_STEPS) * self._n_micro, device=device)
         row_B = torch.arange(self._rows.start, self._rows.stop, device=device)
-        counter_RMxB = (micro_RM[:, None] * config.batch_size + row_B).int()
-        bits_RMxExB = keyed_bits(self._batch_keys_Ex2[:, :1], self._batch_keys_Ex2[:, 1:], mix(counter_RMxB)[:, None])
+        counter_RKxB = (micro_RK[:, None] * config.batch_size + row_B).int()
+        bits_RKxExB = keyed_bits(self._batch_keys_Ex2[:, :1], self._batch_keys_Ex2[:, 1:], mix(counter_RKxB)[:, None])
         n = n_starts(len(self._text_N), config.block_size)
-        self._starts_RMxExB.copy_((bits_RMxExB.to(torch.int64) & 0xFFFFFFFF) * n >> 32)
-        keys_RMxPxEx2 = self._dropout.keys(micro_RM)
-        if len(self._keys_RMxPxEx2):
-            self._keys_RMxPxEx2.copy_(keys_RMxPxEx2)
+        self._starts_RKxExB.copy_((bits_RKxExB.to(torch.int64) & 0xFFFFFFFF) * n >> 32)
+        keys_RKxJxEx2 = self._dropout.keys(micro_RK)
+        if len(self._keys_RKxJxEx2):
+            self._keys_RKxJxEx2.copy_(keys_RKxJxEx2)
         else:
-            self._keys_RMxPxEx2 = keys_RMxPxEx2
-        rates = [[learning_rate(config, s) for config in members] for s in range(step, step + RING_STEPS)]
+            self._keys_RKxJxEx2 = keys_RKxJxEx2
+        rates = [[learning_rate(config, s) for config in members] for s in range(step, step + TABLE_STEPS)]
         self._rates_RxE.copy_(torch.tensor(rates))
 
     def _take_one(self) -> None:
@@ -122,7 +122,7 @@ class Stepper:
         skipped_E = (~norm_E.isfinite()).float()
         lr_E = self._rates_RxE[self._slot_1][0]
         for e, config in enumerate(stack.members):
-            low_M = stack.parameters.low_ExM[e] if stack.parameters.has_shadow else total_ExP[e, :0]
+            low_M = stack.parameters.low_ExM[e] if stack.parameters.low_precision else total_ExP[e, :0]
             stack.parameters.kernels.adamw(
                 Update(
                     stack.parameters.flat_ExP[e],
@@ -150,8 +150,8 @@ class Stepper:
         total_E = torch.zeros_like(scale_E)
         for micro in range(self._n_micro):
             index_1 = self._slot_1 * self._n_micro + micro
-            masks = self._dropout.masks(self._keys_RMxPxEx2[index_1][0], rows.start)
-            blocks_ExBxT1 = gather_windows(self._text_N, self._starts_RMxExB[index_1][0], config.block_size)
+            masks = self._dropout.masks(self._keys_RKxJxEx2[index_1][0], rows.start)
+            blocks_ExBxT1 = gather_windows(self._text_N, self._starts_RKxExB[index_1][0], config.block_size)
             loss_E = gpt.loss_and_gradients(
                 stack.parameters, stack.members, blocks_ExBxT1, masks, scale_E * share, stack.gradients
             )
@@ -162,7 +162,7 @@ class Stepper:
 
 
 def block_length(members: Sequence[RunConfig], step: int, device: torch.device) -> int:
-    """Steps to take before looking at the losses: one where looking is free or sets a loss scale, else all."""
+    """Steps to take before the losses are read: one where reading is free or sets a loss scale, else all."""
     if device.type == "cpu" or members[0].precision == "fp16":
         return 1
     return steps_to_next_event(members, step)

@@ -57,7 +57,7 @@ def reader(folder: Path) -> Callable[[bytes], None]:
             assert str(error) == printable(str(error)), repr(error)
             return
         assert len(tokens.facts.sha256) == 64
-        for split in (tokens.train_N, tokens.val_M):
+        for split in (tokens.train_N, tokens.val_N):
             text = tokens.tokenizer.decode(split)
             assert text.encode()
             assert tokens.tokenizer.name == "byte" or (tokens.tokenizer.encode(text) == split).all()

@@ -568,7 +568,7 @@ function repaint(forPrint) {
 async function start() {
   document.body.append(tip);
   const [configurations, runs] = ["configurations", "runs"].map((kind) => document.getElementById(kind).closest(".table"));
-  configurations.before(container);
+  configurations.closest(".contents").after(container);
   const panel = make("div", { className: "panel" }, curveControls, curveTitle, plot, curveLegend, curveNote);
   container.append(panel, selectionLine, configurations, chartPanel, runs);
   data = await unpacked(document.getElementById("data").textContent);
@@ -578,6 +578,11 @@ async function start() {
   chartChoice.querySelector("input").checked = true;
   ["configurations", "runs"].forEach(setUpTable);
   new IntersectionObserver(([entry], observer) => { if (entry.isIntersecting) { observer.disconnect(); drawChart(); } }).observe(chartPanel);
+  for (const contents of document.querySelectorAll(".contents")) {
+    // `isoloss watch` writes chapters anew: their figures show the selection too, and the tables are here already.
+    const renewed = () => { contents.parentElement.querySelectorAll(".contents:has(~ #explore) > .table").forEach((table) => table.remove()); dimFigures(); };
+    new MutationObserver(renewed).observe(contents, { childList: true });
+  }
   new ResizeObserver(() => curves.draw()).observe(plot);
   repaint(false);
   dark.addEventListener("change", () => repaint(false));

@@ -1,20 +1,25 @@
+"""The report of a study: its page, what stands in its chapters, and that they say what the runs' files hold."""
+
 from __future__ import annotations
 
 import html
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from isoloss.errors import StoreError
 from isoloss.files import write_checksummed
-from isoloss.report import frames, sections, sentences
-from isoloss.report.figures import log_ticks
-from isoloss.report.gallery import make_figures
-from isoloss.report.legacy_page import write_report
+from isoloss.report.chart import log_ticks, spaced
+from isoloss.report.findings import Findings, find
 from isoloss.report.snapshot import Snapshot, take_snapshot
+from isoloss.report.study_report import study_chapters, write_report
+from isoloss.spec.config import RunConfig
+from isoloss.spec.hypotheses import EffectStated
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
 from isoloss.store.run import State
@@ -22,8 +27,12 @@ from isoloss.store.tables import StudyResults
 from tests.fake_studies import fake_study, write_rows
 
 ATTACK = "<script>alert(1)</script>"
-FIGURES = ["best_val_loss_by_run", "val_loss_vs_params", "loss_curves", "step_time", "efficiency", "wall_time"]
-
+CHAPTERS = [
+    "answer", "claims", "every-run", "effects", "convergence", "scaling", "speed", "samples", "design", "method",
+    "provenance", "references",
+]  # fmt: skip
+WIDER = EffectStated(says="=Wider <b>is</b> better", kind="effect", factor="n_embd", direction="down")
+DROPOUT = EffectStated(says="More dropout is better", kind="effect", factor="dropout", direction="down")
 FACTORIAL = Study(
     name="widths",
     corpus="tinyshakespeare",
@@ -31,17 +40,23 @@ FACTORIAL = Study(
     base={"n_layer": 2, "max_iters": 40, "eval_interval": 20},
     factors={"n_embd": (32, 64), "dropout": (0.0, 0.2)},
     seeds=(1337, 1338),
+    hypotheses=(WIDER, DROPOUT),
 )
-REASONS: dict[int, tuple[State, str]] = {
+LOST: dict[int, tuple[State, str]] = {
     1: ("failed", "RuntimeError: <b>out of memory</b>"),
     3: ("diverged", "loss is not finite at step 7"),
-    7: ("pending", ""),
 }
+
+
+def noisy(config: RunConfig, number: int, step: int) -> float:
+    """Width lowers the loss by 0.2, dropout raises it by 0.1, noise of sd 0.002."""
+    noise = float(np.random.default_rng([number, step]).normal(0, 0.002))
+    return 2.0 - 0.2 * (config.n_embd == 64) + 0.5 * config.dropout + 1.0 / (1 + step) + noise
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
-    results = fake_study(tmp_path_factory.mktemp("studies") / "widths", FACTORIAL, REASONS)
+    results = fake_study(tmp_path_factory.mktemp("studies") / "widths", FACTORIAL, LOST, noisy)
     best = results.summary().sort("best_val_loss", nulls_last=True)["run_id"][0]
     write_checksummed(results.paths.run(best).samples, f"ROMEO:\n</pre>{ATTACK} & more")
     return results
@@ -57,130 +72,184 @@ def snapshot(results: StudyResults) -> Snapshot:
     return take_snapshot(results)
 
 
-def test_sections_stand_in_their_order(page: str) -> None:
-    assert re.findall(r'<h2 id="(\w+)">', page) == [
-        "claims", "method", "runs", "params", "curves", "effects", "convergence", "scaling", "efficiency", "audit",
-        "samples", "limitations", "provenance",
-    ]  # fmt: skip
+@pytest.fixture(scope="module")
+def findings(snapshot: Snapshot) -> Findings:
+    return find(snapshot)
 
 
-def test_every_figure_is_on_the_page_and_beside_it(page: str, results: StudyResults) -> None:
-    folder = results.paths.report.parent / "figures"
-    names = [*FIGURES, "main_effects", "effects", "time_to_target"]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{n}.{s}" for n in names for s in ("png", "svg"))
+def words(markup: str) -> str:
+    """The text of a page without its scripts, styles and tags."""
+    bare = re.sub(r"<(script|style)\b.*?</\1>", "", markup, flags=re.S)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", bare)))
+
+
+def chapter_text(page: str, chapter: str) -> str:
+    found = re.search(rf'<section id="{chapter}".*?</section>', page, re.S)
+    assert found, chapter
+    return words(found[0])
+
+
+def test_chapters_stand_in_their_order(page: str) -> None:
+    assert re.findall(r'<section id="([\w-]+)"', page) == CHAPTERS
+
+
+def test_the_page_opens_with_the_question_and_sentences_that_answer_it(page: str, snapshot: Snapshot) -> None:
+    assert page.index('class="question"') < page.index('<section id="answer"') < page.index('<section id="claims"')
+    said = chapter_text(page, "answer")
+    best = snapshot.ranking.row(0, named=True)
+    assert best["n_embd"] == 64 and best["dropout"] == 0.0
+    assert "n_embd matters most: 64" in said
+    assert f"{best['mean']:.4f} nats per token (mean of 2 seeds" in said and "n_embd 64 · dropout 0.0" in said
+    assert "2 of 8 runs failed or diverged" in said
+
+
+def test_every_figure_stands_on_the_page_and_in_the_files_of_a_paper(
+    page: str, results: StudyResults, snapshot: Snapshot, findings: Findings
+) -> None:
+    folder = results.paths.report.parent / "paper"
+    names = [figure.name for chapter in study_chapters(snapshot, findings) for figure in chapter.figures]
+    assert {"effects", "levels"} <= set(names) and len(set(names)) == len(names)
     for name in names:
-        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert (folder / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
-        assert f'href="figures/{name}.png"' in page
-        spec = re.search(rf'<script type="application/json" id="spec-{name}">(.*?)</script>', page, re.S)
-        assert spec and "vega-lite" in json.loads(spec[1])["$schema"]
+        figure = re.search(rf'<figure id="figure-{name}">.*?</figure>', page, re.S)
+        assert figure and figure[0].count("<svg") == 2 and 'role="img" aria-label="' in figure[0]
+        for size in ("3.3in", "6.75in"):
+            assert (folder / f"{name}-{size}.pdf").read_bytes().startswith(b"%PDF")
+            assert f'href="paper/{name}-6.75in.pdf"' in figure[0]
 
 
 def test_the_page_needs_nothing_from_elsewhere(page: str) -> None:
-    assert not re.search(r"<(script|link|img)[^>]+(src|href)=.https?:", page)
-    assert (
-        page.count("<script") == len(re.findall(r'id="spec-', page)) + 1
-    )  # the figures' specifications and one script
+    markup = re.sub(r"(<script\b[^>]*>).*?</script>", r"\1", page, flags=re.S)
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", markup)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy and "default-src &#39;none&#39;" in policy[1] and "unsafe" not in policy[1]
+    assert not re.search(r"<[^>]+\sstyle=", markup)
 
 
 def test_text_from_the_study_and_the_runs_is_escaped(page: str) -> None:
-    assert ATTACK not in page
-    assert html.escape(ATTACK) in page
+    assert ATTACK not in page and html.escape(ATTACK) in page
     assert "&lt;/pre&gt;" in page
-    assert "<b>out of memory" not in page
+    assert "<b>out of memory" not in page and "<b>is</b>" not in page
 
 
-def test_unfinished_runs_are_counted_and_shown_with_their_reasons(page: str, snapshot: Snapshot) -> None:
-    assert "5 done, 1 failed, 1 diverged and 1 pending" in page
-    assert "loss is not finite at step 7" in page
-    assert html.escape("RuntimeError: <b>out of memory</b>") in page
-    assert [row[2] for row in sections.unfinished(snapshot).rows] == ["failed", "diverged", "pending"]
+def test_claims_come_with_their_verdicts_and_numbers(page: str, findings: Findings) -> None:
+    wider, dropout = findings.claims
+    assert (wider.verdict, dropout.verdict) == ("supported", "contradicted")
+    assert wider.estimate and wider.estimate.low and wider.estimate.high
+    assert wider.estimate.low < -0.2 < wider.estimate.high
+    section = page[page.index('<section id="claims"') : page.index('<section id="every-run"')]
+    assert re.findall(r'class="chip ([\w-]+)"', section)[:2] == ["supported", "contradicted"]
+    assert "1 is supported and 1 is contradicted" in section
+    assert (
+        f"−{abs(wider.estimate.value):.4g} [−{abs(wider.estimate.low):.4g}, −{abs(wider.estimate.high):.4g}]" in section
+    )
+    assert html.escape(wider.sentence.split(";")[0], quote=False) in section
 
 
-def test_numbers_on_the_page_are_those_of_the_table(page: str, snapshot: Snapshot) -> None:
-    done = snapshot.table.filter(pl.col("status") == "done").sort("best_val_loss")
-    best = done.row(0, named=True)
-    assert snapshot.best == best
-    assert f"is {best['best_val_loss']:.4f} nats/token, reached by run {best['run_id']}" in page
-    for value in done["best_val_loss"]:
-        assert f"{value:.4f}" in page
+def test_no_claim_is_judged_while_runs_are_missing(tmp_path: Path) -> None:
+    states: dict[int, tuple[State, str]] = {7: ("pending", ""), 6: ("running", "")}
+    results = fake_study(tmp_path, FACTORIAL, states, noisy)
+    found = find(take_snapshot(results))
+    assert {claim.verdict for claim in found.claims} == {"not judged yet"} and found.exploratory == []
+    assert all(claim.estimate is None and claim.p_adjusted is None for claim in found.claims)
+    assert "2 of 8 runs are still to be trained" in found.claims[0].sentence
+    assert "2 are not judged yet" in chapter_text(write_report(results).page.read_text(), "claims")
 
 
-def test_what_a_run_did_not_measure_is_a_dash(snapshot: Snapshot) -> None:
-    pending = sections.all_runs(snapshot).rows[7]
-    assert pending[1:5] == ["64", "0.2", "1338", "pending"]
-    assert pending[6:] == ["–"] * 8
+def test_unfinished_runs_are_counted_and_shown_with_their_reasons(page: str) -> None:
+    said = chapter_text(page, "provenance")
+    assert "6 done, 1 failed and 1 diverged" in said
+    assert "loss is not finite at step 7" in said and "RuntimeError: <b>out of memory</b>" in said
 
 
-def test_effects_count_only_runs_that_are_done(snapshot: Snapshot) -> None:
-    rows = sections.levels(snapshot).rows
-    assert [(row[1], row[2]) for row in rows] == [("32", "2"), ("64", "3"), ("0.0", "3"), ("0.2", "2")]
-    done = snapshot.table.filter((pl.col("status") == "done") & (pl.col("n_embd") == 64))["best_val_loss"].to_list()
-    assert rows[1][3] == f"{sum(done) / len(done):.4f}"
+def test_the_numbers_of_the_page_are_those_of_the_table(page: str, snapshot: Snapshot) -> None:
+    said = chapter_text(page, "every-run")
+    for value in snapshot.done["best_val_loss"]:
+        assert f"{value:.4f}" in said
 
 
-def test_the_runner_up_has_another_architecture(snapshot: Snapshot) -> None:
-    assert snapshot.best and snapshot.best["n_embd"] == 64
-    assert snapshot.runner_up and snapshot.runner_up["n_embd"] == 32
+def test_configurations_have_the_mean_of_their_runs_and_its_t_interval(snapshot: Snapshot) -> None:
+    row = snapshot.configurations.filter((pl.col("n_embd") == 64) & (pl.col("dropout") == 0.2)).row(0, named=True)
+    values = snapshot.done.filter((pl.col("n_embd") == 64) & (pl.col("dropout") == 0.2))["best_val_loss"].to_list()
+    assert row["key"] == "c4" and row["runs"] == row["done"] == row["n"] == 2
+    assert row["mean"] == pytest.approx(sum(values) / 2)
+    reach = 12.7062 * abs(values[0] - values[1]) / 2  # t at 97.5% on 1 degree of freedom, sd / sqrt(2) = half the range
+    assert row["high"] - row["mean"] == pytest.approx(reach, rel=1e-4)
+    assert row["mean"] - row["low"] == pytest.approx(reach, rel=1e-4)
+    lone = snapshot.configurations.row(0, named=True)
+    assert (lone["runs"], lone["done"], lone["n"], lone["low"], lone["high"]) == (2, 1, 1, None, None)
 
 
-def test_limitations_follow_from_the_design(snapshot: Snapshot) -> None:
-    text = " ".join(sentences.limitations(snapshot))
-    assert "3 are not done" in text
-    assert "2 seeds" in text
-    assert "not a confidence interval" in text
-    assert "unequal numbers of runs" in text
+def test_the_ranking_goes_by_the_mean_over_seeds(tmp_path: Path) -> None:
+    def lucky(config: RunConfig, number: int, _: int) -> float:
+        return (1.5 if number == 0 else 2.0) + (0.1 if config.n_embd == 32 else 0.0) + 0.2 * (number == 1)
+
+    study = Study(
+        "lucky", "a.txt", base={"max_iters": 20}, factors={"n_embd": (32, 64)}, seeds=(1, 2, 3, 4, 5, 6, 7, 8)
+    )
+    snapshot = take_snapshot(fake_study(tmp_path, study, {}, lucky))
+    best = snapshot.done.sort("best_val_loss").row(0, named=True)
+    assert best["n_embd"] == 32
+    assert snapshot.ranking["mean"].is_sorted()
+    assert snapshot.ranking["n_embd"].to_list() == [64, 32] and snapshot.ranking["n"].to_list() == [8, 8]
+
+
+def test_size_is_told_without_embeddings_where_only_they_change(tmp_path: Path) -> None:
+    base = {"max_iters": 20, "eval_interval": 20}
+    context = Study("context", "a.txt", base=base, factors={"block_size": (16, 32)})
+    width = Study("width", "a.txt", base=base, factors={"n_embd": (32, 64)})
+    assert take_snapshot(fake_study(tmp_path / "a", context, {})).size_column == "params_non_embedding"
+    assert take_snapshot(fake_study(tmp_path / "b", width, {})).size_column == "params_total"
 
 
 def test_an_untouched_study_says_that_there_is_nothing_yet(tmp_path: Path) -> None:
     results = fake_study(tmp_path, FACTORIAL, dict.fromkeys(range(8), ("pending", "")))
+    said = words(write_report(results).page.read_text(encoding="utf-8"))
+    assert "There is no result yet: of 8 runs, 8 pending and none is done" in said
+
+
+@pytest.mark.parametrize("state", ["failed", "running", "diverged"])
+def test_a_study_with_nothing_done_has_a_page_without_empty_charts(tmp_path: Path, state: State) -> None:
+    results = fake_study(tmp_path, FACTORIAL, dict.fromkeys(range(8), (state, "x" * 300)))
     page = write_report(results).page.read_text(encoding="utf-8")
-    assert "0 done, 0 failed, 0 diverged and 8 pending" in page
-    assert "No run has been evaluated yet" in page
-    assert not (results.paths.report.parent / "figures").exists()
-
-
-def test_while_no_run_is_done_the_best_so_far_is_shown_as_such(tmp_path: Path) -> None:
-    snapshot = take_snapshot(fake_study(tmp_path, FACTORIAL, dict.fromkeys(range(8), ("running", ""))))
-    assert "lowest validation loss so far" in sentences.summary(snapshot)
-    assert [figure.name for figure in make_figures(snapshot)] == [*FIGURES, "main_effects"]
+    assert "none is done" in words(page) and "<figure" not in page.replace('<figure id="figure-loss', "")
+    assert "lowest validation loss so far" in words(page)
 
 
 @pytest.mark.parametrize("factors", [{}, {"n_embd": (64,)}])
 def test_a_lone_run_is_reported_without_effects(tmp_path: Path, factors: dict[str, tuple[int, ...]]) -> None:
     study = Study(name="lone", corpus="a.txt", base={"max_iters": 20, "eval_interval": 20}, factors=factors)
-    snapshot = take_snapshot(fake_study(tmp_path, study, {}))
-    assert [figure.name for figure in make_figures(snapshot)] == FIGURES
-    assert snapshot.best and snapshot.best["label"] == "seed 1337"
-    assert snapshot.runner_up is None
+    page = write_report(fake_study(tmp_path, study, {})).page.read_text(encoding="utf-8")
+    assert "varies no factor" in chapter_text(page, "effects")
+    assert 'class="question"' not in page
 
 
-def test_a_run_that_is_not_done_and_leads_is_mentioned(tmp_path: Path) -> None:
-    states: dict[int, tuple[State, str]] = dict.fromkeys(range(4, 8), ("diverged", "loss is not finite at step 7"))
-    results = fake_study(tmp_path, FACTORIAL, states)
+def test_a_damaged_study_is_one_line(tmp_path: Path) -> None:
+    results = fake_study(tmp_path, FACTORIAL, {})
+    results.paths.provenance.unlink()
+    with pytest.raises(StoreError, match="provenance"):
+        write_report(results)
+
+
+def test_the_audit_is_told_the_noise_that_the_runs_show(page: str, findings: Findings) -> None:
+    said = next(one.text for one in findings.audit if one.code == "cost")
+    assert "measured in these runs" in said and said in chapter_text(page, "design")
+
+
+@pytest.mark.usefixtures("page")
+def test_csv_files_hold_full_precision_and_no_formulas(results: StudyResults, findings: Findings) -> None:
+    claims = pl.read_csv(results.paths.report.parent / "paper" / "claims.csv")
+    wider = findings.claims[0]
+    assert wider.estimate and claims["value"][0] == wider.estimate.value and claims["p"][0] == wider.p
+    assert claims["statement"][0] == "'" + wider.says
+
+
+def test_a_run_that_is_running_and_leads_does_not_rank(tmp_path: Path) -> None:
+    states: dict[int, tuple[State, str]] = {4: ("running", "")}
+    results = fake_study(tmp_path, FACTORIAL, states, noisy)
     leader = results.configs[4]
-    write_rows(
-        results.paths.run(run_id(leader)).evals, [{"step": 5, "train_loss": 0.5, "val_loss": 0.5, "eval_time_s": 1.0}]
-    )
-    text = sentences.summary(take_snapshot(results))
-    assert f"Run {run_id(leader)}" in text and "which is diverged, reached 0.5000" in text
-
-
-def test_many_runs_leave_a_legible_figure_that_says_what_it_leaves_out() -> None:
-    table = pl.DataFrame({"label": [f"run {i}" for i in range(1, 301)], "best_val_loss": [i / 100 for i in range(300)]})
-    shown, hidden = frames.shown_rows(table)
-    assert len(shown) == frames.MAX_ROWS + 1
-    assert hidden == 240
-    assert shown["label"].to_list()[39:42] == ["run 40", "··· 240 more ···", "run 281"]
-
-
-def test_thinning_keeps_spikes_and_order() -> None:
-    times = [1.0] * 20_000
-    times[12_345] = 9.0
-    thin = frames.thinned(pl.DataFrame({"step": range(20_000), "ms": times}), "ms")
-    assert len(thin) <= frames.MAX_POINTS
-    assert thin.filter(pl.col("ms") == 9.0)["step"].to_list() == [12_345]
-    assert thin["step"].is_sorted()
+    rows: list[dict[str, Any]] = [{"step": 5, "train_loss": 0.5, "val_loss": 0.5, "eval_time_s": 1.0}]
+    write_rows(results.paths.run(run_id(leader)).evals, rows)
+    assert 0.5 not in take_snapshot(results).ranking["lowest"].to_list()
 
 
 @pytest.mark.parametrize(("low", "high"), [(23_000.0, 512_000.0), (6.5e5, 3.8e6), (1e3, 1e12), (20.0, 24.0)])
@@ -190,8 +259,8 @@ def test_logarithmic_ticks_are_few(low: float, high: float) -> None:
     assert all(low <= tick <= high for tick in ticks)
 
 
-def test_a_damaged_study_is_one_line(tmp_path: Path) -> None:
-    results = fake_study(tmp_path, FACTORIAL, {})
-    results.paths.provenance.unlink()
-    with pytest.raises(StoreError, match="provenance"):
-        write_report(results)
+def test_labels_are_moved_apart_and_keep_their_order() -> None:
+    placed = spaced([1.0, 1.1, 5.0, 1.05], 0.5)
+    assert sorted(range(4), key=placed.__getitem__) == [0, 3, 1, 2]
+    assert min(b - a for a, b in zip(sorted(placed), sorted(placed)[1:], strict=False)) > 0.49
+    assert placed[2] == pytest.approx(5.0) and json.dumps(placed)

@@ -13,15 +13,15 @@ import numpy as np
 import polars as pl
 import pytest
 import vl_convert
+from isoloss.report.legacy_page import VEGA_LITE_VERSION
+from isoloss.report.scaling import ScalingView, scaling_view
+from isoloss.report.scaling_fit import StudyLaw, fit_done
+from isoloss.report.scaling_words import law_sentences
 
 from isoloss.analysis import solve
 from isoloss.analysis.frontier import frontier, predict
 from isoloss.files import write_checksummed, write_record
 from isoloss.report import scaling_frames as frames
-from isoloss.report.legacy_page import VEGA_LITE_VERSION
-from isoloss.report.scaling import ScalingView, scaling_view
-from isoloss.report.scaling_fit import StudyLaw, fit_done
-from isoloss.report.scaling_words import law_sentences
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isoloss.files import read_record, write_checksummed, write_record
-from isoloss.report.legacy_page import write_report
+from isoloss.report.study_report import write_report
 from isoloss.spec.hypotheses import make_hypothesis
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study

@@ -18,7 +18,7 @@ from isoloss.execution.options import RunOptions
 from isoloss.execution.plan import plan_stacks
 from isoloss.execution.study import run_study
 from isoloss.files import read_record, sha256_file, write_record
-from isoloss.report.legacy_page import write_report
+from isoloss.report.study_report import write_report
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
 from isoloss.store.run import RunStatus, write_status

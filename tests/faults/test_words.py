@@ -18,7 +18,7 @@ from isoloss.cli.terminal import show
 from isoloss.errors import printable
 from isoloss.execution.recorder import Event
 from isoloss.files import read_record, write_record
-from isoloss.report.legacy_page import write_report
+from isoloss.report.study_report import write_report
 from isoloss.spec.identity import run_id
 from isoloss.store.run import read_status
 from isoloss.store.spreadsheet import csv_text

@@ -9,8 +9,8 @@ from isoloss.data.tokens import prepare
 from isoloss.execution.executor import NullListener
 from isoloss.execution.interrupts import stop_on_signals
 from isoloss.execution.study import RunOptions, resolve_study, run_study
-from isoloss.report.claims import verdicts_in_words
-from isoloss.report.legacy_page import Report, write_report
+from isoloss.report.chapters.claims import verdicts_in_words
+from isoloss.report.study_report import Report, write_report
 from isoloss.spec.study import Study
 from isoloss.store.tables import StudyResults, ranked_runs
 from isoloss.training.backend import keep_freed_memory

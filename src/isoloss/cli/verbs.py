@@ -155,8 +155,8 @@ def report(directory: tyro.conf.Positional[Path], /, *, pdf: bool = False) -> in
         directory: The study's directory.
         pdf: Print the page to report/report.pdf as well, by an installed Chromium or Chrome.
     """
-    from isoloss.report.legacy_page import write_report
     from isoloss.report.pdf import print_page
+    from isoloss.report.study_report import write_report
     from isoloss.store.tables import load_study, write_summary
 
     results = load_study(directory)

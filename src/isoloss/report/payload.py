@@ -102,7 +102,7 @@ def _factors(snapshot: Snapshot, table: pl.DataFrame) -> list[dict[str, Any]]:
         levels = list(snapshot.study.factors[factor])
         number = {repr(value): i for i, value in enumerate(levels)}
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in levels)
-        difference = largest_difference(level_means(snapshot.ranked, factor, "best_val_loss")) or 0.0
+        difference = largest_difference(level_means(snapshot.done, factor, "best_val_loss")) or 0.0
         described = {
             "name": factor,
             "levels": [level(value) for value in levels],

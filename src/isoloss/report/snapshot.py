@@ -19,12 +19,6 @@ from isoloss.store.run import RunStatus
 from isoloss.store.tables import StudyResults
 from isoloss.wording import level
 
-ARCHITECTURE = ("n_layer", "n_head", "n_embd", "block_size", "bias")
-"""Settings in which two runs must differ to count as different architectures."""
-
-SIZE = ("n_layer", "n_embd", "block_size", "bias")
-"""Settings the parameter count depends on."""
-
 DAMAGED_ROWS = "its files of rows do not hold what a run writes"
 
 
@@ -41,7 +35,6 @@ class Snapshot:
 
     results: StudyResults
     table: pl.DataFrame
-    ranked: pl.DataFrame
     configurations: pl.DataFrame
     configs: Mapping[str, RunConfig]
     statuses: Mapping[str, RunStatus]
@@ -92,28 +85,6 @@ class Snapshot:
         sizes = self.table.select("params_total", "params_non_embedding").unique()
         return "params_total" if sizes["params_non_embedding"].is_unique().all() else "params_non_embedding"
 
-    # Superseded by `ranking`: for modules that are about to go.
-    @property
-    def provisional(self) -> bool:
-        """Whether the ranking rests on runs that are not done, because none is."""
-        return not self.ranked.is_empty() and self.ranked["status"][0] != "done"
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """The run with the lowest validation loss, if any was evaluated."""
-        return self.ranked.row(0, named=True) if len(self.ranked) else None
-
-    @property
-    def runner_up(self) -> dict[str, Any] | None:
-        """The best run of another architecture than the best run's; of the same one when all runs share it."""
-        rows = self.ranked.to_dicts()
-        others = [row for row in rows[1:] if self.architecture(row) != self.architecture(rows[0])]
-        return (others or rows[1:] or [None])[0]
-
-    def architecture(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A run's settings of architecture."""
-        return {name: getattr(self.configs[row["run_id"]], name) for name in ARCHITECTURE}
-
 
 def take_snapshot(results: StudyResults) -> Snapshot:
     """Read a study. Raises StoreError when a file of it is missing or damaged."""
@@ -124,12 +95,9 @@ def take_snapshot(results: StudyResults) -> Snapshot:
     for run in summary.filter(pl.col("status") == "damaged")["run_id"]:
         statuses[run] = replace(statuses[run], state="damaged", reason=statuses[run].reason or DAMAGED_ROWS)
     table = _labelled(summary, factors, seeds=len(results.study.seeds), statuses=statuses)
-    evaluated = table.drop_nulls("best_val_loss").sort("best_val_loss", "run_id")
-    done = evaluated.filter(pl.col("status") == "done")
     return Snapshot(
         results=results,
         table=table,
-        ranked=evaluated if done.is_empty() else done,
         configurations=_configurations(table, factors),
         configs=configs,
         statuses=statuses,

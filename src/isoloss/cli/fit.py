@@ -14,8 +14,8 @@ from isoloss.analysis.laws import SUMMARY_COLUMNS
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.errors import ConfigError
-from isoloss.spec.synonyms import did_you_mean
 from isoloss.spec.studyfile import parse_scalar
+from isoloss.spec.synonyms import did_you_mean
 
 
 def parse_point(text: str) -> dict[str, float]:

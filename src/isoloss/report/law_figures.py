@@ -166,7 +166,7 @@ def _isoflop(fit: Fit, runs: pl.DataFrame, plane: Plane, profiles: Sequence[Prof
 
 def _draw_lines(fit: Fit, axis: str, frame: pl.DataFrame, width: int) -> alt.LayerChart:
     """Loss against a variable: runs, the law in its band, the name of each line at its end, and minima if any."""
-    runs, curves, minima = (frame.filter(pl.col("drawn") == drawn) for drawn in ("run", "law", "minimum"))
+    runs, curves, minima = (_part(frame, drawn) for drawn in ("run", "law", "minimum"))
     height, several = 380 if width == WIDE else 280, "line" in frame.columns
     domain = _loss_domain(runs, curves)
     x = _log(alt.X, fit, axis, law_plane.ends_of(curves[axis]), width, room=END_LABEL * several)
@@ -220,9 +220,9 @@ def _contours(fit: Fit, best: Frontier, runs: pl.DataFrame, plane: Plane) -> Fig
 
 def _draw_contours(fit: Fit, plane: Plane, frame: pl.DataFrame, width: int) -> alt.LayerChart:
     wide, height = width == WIDE, 430 if width == WIDE else 300
-    runs, best = (frame.filter(pl.col("drawn") == drawn) for drawn in ("run", "compute-optimal"))
+    runs, best = _part(frame, "run"), _part(frame, "compute-optimal")
     lines, equal = (
-        frame.filter(pl.col("drawn") == drawn).filter(wide | (pl.col(by).rank("dense") % 2 == 1))
+        _part(frame, drawn).filter(wide | (pl.col(by).rank("dense") % 2 == 1))
         for drawn, by in (("equal loss", "loss"), ("equal compute", "C"))
     )
     a_pixel = (plane.sizes[1] / plane.sizes[0]) ** (1 / (width - 60))
@@ -313,6 +313,12 @@ def _draw_held_out(frame: pl.DataFrame, title: str, width: int) -> alt.LayerChar
 def _drawn(parts: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """All that a figure draws as one frame; `drawn` says what each row is."""
     return pl.concat([part.with_columns(drawn=pl.lit(name)) for name, part in parts.items()], how="diagonal")
+
+
+def _part(frame: pl.DataFrame, drawn: str) -> pl.DataFrame:
+    """One kind of rows of such a frame, with the columns that it has."""
+    rows = frame.filter(pl.col("drawn") == drawn)
+    return rows.select(name for name in frame.columns if rows[name].null_count() < len(rows) or rows.is_empty())
 
 
 def _log(channel: Any, fit: Fit, axis: str, ends: Ends, width: int, room: float = 0, field: str = "") -> Any:

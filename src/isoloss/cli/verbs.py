@@ -185,7 +185,7 @@ def report(directory: Folder, /, *, pdf: Flag = False, json: Flag = False) -> in
     if json:
         from isoloss.cli.outcome import outcome
 
-        show(dumps({**outcome(results, written), "pdf": printed and str(printed)}, indent=2))
+        show(dumps(outcome(results, written) | ({"pdf": str(printed)} if printed else {}), indent=2))
     else:
         print(*filter(None, (written.page, printed)), sep="\n")
     return 0

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from isoloss import __version__
 from isoloss.cli import run_command_line
 from isoloss.cli.terminal import say
+from isoloss.spec.config import SETTINGS, RunConfig
 
 SMALL = ("--n_layer=1", "--n_embd=16", "--n_head=2", "--block_size=16", "--batch_size=4", "--max_iters=12")
 SMALL += ("--eval_interval=6",)
@@ -47,6 +50,137 @@ def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
     assert answer.returncode == 0, answer.stderr
     for verb in ("prepare", "plan", "run", "train", "status", "report", "sample", "export", "doctor"):
         assert re.search(rf"• {verb} ", answer.stdout)
+
+
+VERBS = ("prepare", "plan", "run", "train", "status", "report", "sample", "export", "effects", "fit", "convergence")
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+@pytest.mark.parametrize("verb", [*VERBS, "doctor"])
+def test_the_help_of_a_verb_has_an_example_and_explains_every_option(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    code, out, _ = run(capsys, verb, "--help")
+    assert code == 0 and f"Example: isoloss {verb}" in out
+    explained = words(out[out.index("-h, --help ") :])
+    assert not re.search(r"\b(STR|INT|FLOAT|None\})|default: None", explained)
+    for option, next_word in re.findall(r" (--\w+)(?: (?:\{[^}]*\}|[A-Z][A-Z=,.]*))? (\S+)", explained):
+        assert re.match("[A-Za-z]", next_word), option
+
+
+def words(text: str) -> str:
+    """Text that is wrapped in boxes, on one line."""
+    return " ".join(re.sub("[│╭╮╰╯─|+-]{2,}|[│|]", " ", text).split())
+
+
+def test_an_example_of_help_is_a_command_line_that_works(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in (*VERBS, "doctor"):
+        [example] = re.findall(r"Example: isoloss (.*)", run(capsys, verb, "--help")[1])
+        code, _, err = run(capsys, *shlex.split(example), "--help")  # its options are known; nothing is done
+        assert code == 0 and not err
+
+
+def test_every_setting_has_its_description_in_the_help_of_train(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = words(run(capsys, "train", "--help")[1])
+    for name in SETTINGS:
+        description = RunConfig.model_fields[name].description
+        assert description and (name == "precision" or re.search(rf"{name} \S+ {re.escape(description)}", shown)), name
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"isoloss {__version__}\n", "")
+
+
+def test_json_of_a_trained_study_has_what_a_script_needs(
+    capsys: pytest.CaptureFixture[str], trained: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOLOSS_CACHE", str(cache))
+    code, out, _ = run(capsys, "report", str(trained), "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["total"], found["counts"], found["claims"]) == (1, {"done": 1}, [])
+    [folder] = (trained / "runs").iterdir()
+    evals = [json.loads(line)["val_loss"] for line in (folder / "evals.jsonl").read_text().splitlines()]
+    assert found["best_run"] == {"run_id": folder.name, "seed": 1337, "best_val_loss": min(evals)}
+    assert Path(found["summary"]).is_file() and Path(found["report"]).is_file()
+    arguments = ["train", *SMALL, "--corpus", found_corpus(trained), "--precision=fp32", "--device=cpu", "--json"]
+    code, out, err = run(capsys, *arguments, "--out", str(trained))  # finished before: it is reported again
+    assert code == 0 and json.loads(out) == found and "writing the report" in err
+
+
+def found_corpus(trained: Path) -> str:
+    return str(json.loads(next((trained / "runs").glob("*/config.json")).read_text())["corpus"])
+
+
+def test_json_of_a_study_has_its_claims(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOLOSS_CACHE", str(cache))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "text.txt").write_bytes(text_file.read_bytes())
+    (tmp_path / "s.yaml").write_text(
+        "name: s\ncorpus: ~/text.txt\nbase: {n_layer: 1, n_head: 2, block_size: 16, batch_size: 4, max_iters: 12,"
+        " eval_interval: 6}\nfactors: {n_embd: [16, 24]}\nseeds: 2\nhypotheses:\n"
+        "- {says: Wide is good, kind: effect, factor: n_embd, direction: down}\n"
+    )
+    code, out, _ = run(capsys, "run", "~/s.yaml", "--out=~/out", "--device=cpu", "--precision=fp32", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["counts"] == {"done": 4} and {*found["best_run"]} >= {"run_id", "n_embd", "seed"}
+    [claim] = found["claims"]
+    assert claim["says"] == "Wide is good" and claim["verdict"] in ("supported", "contradicted", "not resolved")
+    assert claim["estimate"]["low"] < claim["estimate"]["value"] < claim["estimate"]["high"] and 0 <= claim["p"] <= 1
+    assert (tmp_path / "out" / "study.yaml").is_file()
+    assert run(capsys, "status", "~/out")[0] == 0
+    table = ("effects", "~/out/summary.csv", "--response=best_val_loss", "--factors=n_embd", "--block=seed")
+    assert run(capsys, *table)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["train", "--lr", "1e-3"], "unknown option --lr: use --learning_rate"),
+        (["train", "--lr=1e-3"], "unknown option --lr: use --learning_rate"),
+        (["train", "--d-model", "64"], "unknown option --d-model: use --n_embd"),
+        (["train", "--epochs", "3"], "unknown option --epochs: training is measured in optimizer steps: use max_iters"),
+        (["run", "quickstart", "--steps", "9"], "unknown option --steps: use --set max_iters=..."),
+        (["plan", "quickstart", "--n_seeds", "9"], "unknown option --n_seeds: use --seeds"),
+        (["run", "quickstart", "--set", "lr=1e-3"], "unknown setting 'lr' in base: use learning_rate"),
+        (["run", "quickstart", "--set", "learning_rate=0,003"], "0,003 is written with a comma: write 0.003"),
+    ],
+)
+def test_options_of_other_programs_are_answered_in_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], answer: str
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "") and answer in err and len(err.splitlines()) == 1
+
+
+def test_several_settings_on_the_command_line_are_refused_together(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = run(capsys, "run", "quickstart", "--set", "lr=1", "--set", "dropout=2")
+    assert len(err.splitlines()) == 2 and "use learning_rate" in err and "dropout=2" in err
+    _, _, err = run(capsys, "train", "--n_layer=0", "--dropout=2")
+    assert len(err.splitlines()) == 2 and "n_layer=0" in err and "dropout=2" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("--learning_rate=0,003", "write 0.003"),
+        ("--max_iters=1e3", "write 1000"),
+        ("--max_iters=10k", "write 10000"),
+        ("--seed=one", "one is no whole number"),
+    ],
+)
+def test_numbers_of_options_are_explained(capsys: pytest.CaptureFixture[str], option: str, hint: str) -> None:
+    code, _, err = run(capsys, "train", option)
+    assert code == 2 and hint in words(err)
+
+
+def test_nanogpts_ways_to_write_options_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--lr_decay_iters=None", "--bias=False", "--max_iters=1_000", "--learning-rate=1e-3", "--corpus=none"]
+    code, _, err = run(capsys, "train", *arguments)
+    assert code == 2 and "no text file and no known corpus is called 'none'" in err
 
 
 def test_the_readme_shows_every_verb() -> None:
@@ -118,6 +252,9 @@ def test_export_writes_both_formats(capsys: pytest.CaptureFixture[str], trained:
 def test_doctor_tells_what_the_machine_offers(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "doctor")
     assert code == 0 and "TFLOP/s" in out and "cache: " in out
+    found = json.loads(run(capsys, "doctor", "--json")[1])
+    assert found["isoloss"] == __version__ and found["precision"] in found["peaks"] and found["cores"] >= 1
+    assert all(f"  {name}: {peak['flops_per_s'] / 1e12:.3f}" in out for name, peak in found["peaks"].items())
 
 
 @pytest.mark.parametrize(
@@ -126,7 +263,7 @@ def test_doctor_tells_what_the_machine_offers(capsys: pytest.CaptureFixture[str]
         (["run", "quikstart"], "did you mean 'quickstart'?"),
         (["run", "quickstart", "--workers", "0"], "--workers 0: at least 1 is needed"),
         (["run", "quickstart", "--seeds", "0"], "--seeds 0"),
-        (["run", "quickstart", "--set", "n_embd"], "--set n_embd: expected field=value"),
+        (["run", "quickstart", "--set", "n_embd"], "--set n_embd: expected SETTING=VALUE"),
         (["run", "quickstart", "--set", "n_embed=3"], "did you mean 'n_embd'?"),
         (["run", "quickstart", "--set", "n_embd=10"], "n_embd=10 is not divisible by n_head=4"),
         (["run", "quickstart", "--device", "cuda"], "--device cuda: this machine has"),

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from stat import S_ISREG
@@ -47,6 +47,13 @@ def cache_dir() -> Path:
     """The cache of texts, token files and compiled kernels: ISOLOSS_CACHE, else the user's cache folder."""
     override = os.environ.get("ISOLOSS_CACHE")
     return Path(override) if override else platformdirs.user_cache_path("isoloss")
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a person gives it, with ~ for the home directory."""
+    with suppress(RuntimeError):  # ~name of nobody's: a folder may be called so
+        return Path(path).expanduser()
+    return Path(path)
 
 
 @contextmanager

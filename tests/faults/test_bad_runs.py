@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from isoloss.cli.run import conclude, run_and_report
+from isoloss.cli.outcome import conclude
+from isoloss.cli.run import run_and_report
 from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError
 from isoloss.execution import processes, recorder
@@ -225,5 +226,5 @@ def test_the_program_ends_with_1_when_a_run_diverged(text_file: Path, tmp_path: 
     base = {**TINY, "max_iters": 4, "eval_interval": 2, "decay_lr": False, "grad_clip": 0.0}
     study = Study("rates", str(text_file), base=base, factors={"learning_rate": (1e-3, 1e30)})
     found = run_and_report(study, tmp_path, RunOptions(device="cpu", workers=1))
-    assert found and conclude(*found) == 1
+    assert found and conclude(*found, json=False) == 1
     assert sorted(load_study(tmp_path).summary()["status"]) == ["diverged", "done"]

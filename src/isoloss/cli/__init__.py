@@ -7,10 +7,19 @@ from typing import Any
 
 import tyro
 
+from isoloss import __version__
 from isoloss.cli import analyses, verbs
+from isoloss.cli.arguments import VALUES, refuse_other_names
 from isoloss.cli.terminal import say
 from isoloss.cli.train import train_verb
 from isoloss.errors import ConfigError, Interrupted, IsolossError
+
+DESCRIPTION = """Controlled scaling and convergence studies of small GPTs.
+
+Example: isoloss run quickstart
+
+`isoloss VERB --help` explains a verb and its options; `isoloss --version` prints the version.
+"""
 
 
 def run_command_line(arguments: Sequence[str]) -> int:
@@ -29,15 +38,22 @@ def run_command_line(arguments: Sequence[str]) -> int:
         "convergence": analyses.convergence,
         "doctor": verbs.doctor,
     }
-    # Options of verbs that were not called are not looked at: the first help page would have to wait for them.
-    known = {name: verb if list(arguments[:1]) == [name] else _in_short(verb) for name, verb in known.items()}
+    if list(arguments) == ["--version"]:
+        print(f"isoloss {__version__}")
+        return 0
     try:
+        for name, verb in known.items():
+            if list(arguments[:1]) == [name]:
+                refuse_other_names(verb, arguments[1:])
+            else:  # options of verbs that were not called are not looked at: the first help page would wait for them
+                known[name] = _without_options(verb)
         return tyro.extras.subcommand_cli_from_dict(
             known,
             prog="isoloss",
-            description="Controlled scaling and convergence studies of small GPTs.",
+            description=DESCRIPTION,
             args=list(arguments),
             use_underscores=True,
+            registry=VALUES,
         )
     except IsolossError as error:
         for line in str(error).split("\n"):
@@ -48,11 +64,11 @@ def run_command_line(arguments: Sequence[str]) -> int:
         return Interrupted.exit_code
 
 
-def _in_short(verb: Callable[..., Any]) -> Callable[[], int]:
-    """A verb without its options, for the list of verbs."""
+def _without_options(verb: Callable[..., Any]) -> Callable[[], int]:
+    """A verb as the list of verbs shows it."""
 
     def short() -> int:
-        raise ConfigError("the verb is to be the first word after isoloss")
+        raise ConfigError("the verb must be the first word after isoloss")
 
     short.__doc__ = (verb.__doc__ or "").partition("\n")[0]
     return short

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
+from isoloss.cli.arguments import Flag, Repeated, Table, named
 from isoloss.cli.terminal import say, show
 
-Points = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+Points = Annotated[tuple[str, ...], Repeated, named("N=X,D=X", "")]
+Column = Annotated[str, named("COLUMN")]
+OptionalColumn = Annotated[str | None, named("COLUMN", "")]
+Loss = Annotated[float | None, named("X", "")]
 
 
 def effects(
-    table: tyro.conf.Positional[Path],
+    table: Table,
     /,
     *,
-    response: str,
-    factors: str,
-    block: str | None = None,
-    target: float | None = None,
-    json: bool = False,
+    response: Column,
+    factors: Annotated[str, named("COLUMN,...")],
+    block: OptionalColumn = None,
+    target: Loss = None,
+    json: Flag = False,
 ) -> int:
-    """Main effects and two-factor interactions of a study or of any table with one row a run.
+    """Estimate main effects and two-factor interactions, of a study or of any table with one row a run.
+
+    Example: isoloss effects runs.csv --response loss --factors width,dropout --block seed
 
     Args:
         table: A study directory, a CSV or a Parquet file.
-        response: Column of what was measured.
-        factors: Columns of what was varied, as a,b,c.
-        block: Column of the seed, or of whatever else every cell was run with.
-        target: A loss; gives the runs of a study the response steps_to_target.
-        json: Print one JSON object at full precision.
+        response: Column of what was measured; of a study such as best_val_loss or tokens_per_s.
+        factors: Columns of what was varied, separated by commas.
+        block: Column of the seed, or of another block in which each cell was run once.
+        target: A loss; gives the runs of a study the response steps_to_target, the first step at or below it.
+        json: Print one JSON object at full precision in place of text.
     """
     from isoloss.analysis.effects import analyse_effects
     from isoloss.analysis.pairs import paired_effects
@@ -52,40 +55,42 @@ def effects(
 
 
 def fit(
-    table: tyro.conf.Positional[Path],
+    table: Table,
     /,
     *,
     form: Literal["LND", "LN", "LD", "LC"] = "LND",
-    floor: bool = True,
-    params: str | None = None,
-    tokens: str | None = None,
-    compute: str | None = None,
-    loss: str | None = None,
+    floor: Flag = True,
+    params: Annotated[str | None, named("COLUMN", "N; of a study params_non_embedding")] = None,
+    tokens: Annotated[str | None, named("COLUMN", "D; of a study train_tokens")] = None,
+    compute: Annotated[str | None, named("COLUMN", "C; of a study train_flops")] = None,
+    loss: Annotated[str | None, named("COLUMN", "loss; of a study final_val_loss")] = None,
     objective: Literal["huber", "ls", "lad"] = "huber",
     delta: float = 1e-3,
     intervals: Literal["delta", "bootstrap"] = "delta",
     isoflop: Literal["cubic", "parabola"] = "cubic",
     predict: Points = (),
     holdout: Literal["none", "largest"] = "none",
-    json: bool = False,
+    json: Flag = False,
 ) -> int:
     """Fit a scaling law to a study or to any table with one row a run.
 
+    Example: isoloss fit runs.csv --params N --tokens D --loss loss --predict N=1e8,D=2e9
+
     Args:
         table: A study directory, a CSV or a Parquet file.
-        form: LND is L = E + A/N^alpha + B/D^beta; LN, LD and LC are the power laws in one variable.
-        floor: Whether the law has a floor E; --no_floor fits it without.
-        params: Column of N; of a study params_non_embedding, else N.
-        tokens: Column of D; of a study train_tokens, else D.
-        compute: Column of C in FLOPs; of a study train_flops, else C.
-        loss: Column of the loss; of a study final_val_loss, else loss.
-        objective: Huber on log residuals, least squares on losses, or least absolute deviations.
-        delta: Huber's delta.
-        intervals: By the delta method or by bootstrap.
+        form: LND: L = E + A/N^alpha + B/D^beta; LN, LD and LC: the power law in one variable.
+        floor: Fit the law without its floor E.
+        params: Column of N, parameters.
+        tokens: Column of D, training tokens.
+        compute: Column of C, training FLOPs.
+        loss: Column of the loss.
+        objective: huber: Huber loss of log residuals; ls: least squares of losses; lad: least absolute deviations.
+        delta: Where the Huber loss turns from quadratic to linear, in log loss.
+        intervals: How intervals are computed: delta method or bootstrap over cells.
         isoflop: Curve through runs of equal compute; a parabola is biased.
-        predict: A point to predict at, like N=1e8,D=2e9; may be repeated.
-        holdout: Fit without the largest size, and predict it.
-        json: Print one JSON object at full precision.
+        predict: A point to predict the loss at, such as N=1e8,D=2e9; may be given several times.
+        holdout: largest: fit without the largest size, and predict it.
+        json: Print one JSON object at full precision in place of text.
     """
     from isoloss.analysis.scaling_results import analyse_scaling
     from isoloss.analysis.solve import make_objective
@@ -116,28 +121,30 @@ def fit(
 
 
 def convergence(
-    table: tyro.conf.Positional[Path],
+    table: Table,
     /,
     *,
-    run: str = "run",
-    step: str = "step",
-    loss: str = "loss",
-    train_loss: str | None = None,
-    target: float | None = None,
+    run: Column = "run",
+    step: Column = "step",
+    loss: Column = "loss",
+    train_loss: Annotated[str | None, named("COLUMN", "of a study train_loss, else none")] = None,
+    target: Loss = None,
     tolerance: float = 0.02,
-    json: bool = False,
+    json: Flag = False,
 ) -> int:
-    """Tell which runs still improve, have plateaued or turned up, and when they reach a loss.
+    """Classify runs: still improving, plateaued, or rising again; and when each reaches a loss.
+
+    Example: isoloss convergence curves.csv --run run --step step --loss val_loss --target 1.9
 
     Args:
         table: A study directory, or a CSV or Parquet file with one row an evaluation.
         run: Column that names the run.
         step: Column of the step.
         loss: Column of the loss.
-        train_loss: Column of the training loss, for the gap at the end; of a study train_loss.
-        target: A loss to reach.
+        train_loss: Column of the training loss, for the train-validation gap at the end.
+        target: A loss to reach, in nats.
         tolerance: Nats per doubling of steps below which a run has plateaued.
-        json: Print one JSON object at full precision.
+        json: Print one JSON object at full precision in place of text.
     """
     from isoloss.analysis.convergence import analyse_convergence, convergence_as_json
     from isoloss.cli.tables import is_study, read_curves, read_rates, read_snapshot

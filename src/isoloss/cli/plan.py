@@ -8,13 +8,13 @@ import textwrap
 from rich.console import Console
 from rich.table import Table
 
-from isoloss.cli.progress import duration
 from isoloss.data.tokens import corpus_facts
 from isoloss.diagnostic import Diagnostic
 from isoloss.execution.estimate import Plan
 from isoloss.spec import compute
 from isoloss.spec.audit import audit
 from isoloss.spec.identity import run_id
+from isoloss.wording import counted, duration
 
 WIDTH = 110
 SECONDS_PER_HOUR = 3600
@@ -71,11 +71,10 @@ def plan_as_text(plan: Plan, noise_sd: float | None = None) -> str:
     with console.capture() as captured:
         console.print(table)
     seeds = len(plan.study.seeds)
-    cells = len(plan.configs) // seeds
     total_flops = sum(compute.train_flops(config) for config in plan.configs)
     return captured.get() + (
-        f"\n{len(plan.configs)} runs: {cells} cells × {seeds} seed{'s' if seeds > 1 else ''}, {plan.precision} on "
-        f"{plan.device}, {plan.workers} worker{'s' if plan.workers > 1 else ''}\n"
+        f"\n{counted(len(plan.configs), 'run')}: {counted(len(plan.configs) // seeds, 'cell')} × "
+        f"{counted(seeds, 'seed')}, {plan.precision} on {plan.device}, {counted(plan.workers, 'worker')}\n"
         f"{total_flops:.2e} training FLOPs, {plan.disk_bytes / 1e9:.1f} GB of disk, "
         f"about {duration(plan.eta_s)} (measured: a few steps of each shape)"
         "\n\nAudit\n" + "\n".join(map(_finding_as_text, audit_plan(plan, noise_sd)))

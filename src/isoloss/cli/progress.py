@@ -1,4 +1,4 @@
-"""What a person sees on stderr while a study runs: a live table on a terminal, plain lines elsewhere."""
+"""Progress on stderr while a study runs: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from isoloss.cli.terminal import Unhindered
+from isoloss.cli.terminal import NonBlockingStream
 from isoloss.errors import printable
 from isoloss.execution.recorder import ENDED, Event
 from isoloss.spec.compute import train_flops
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
+from isoloss.wording import duration, loss
 
 PLAIN_INTERVAL_S = 10.0
 
 
 @dataclass
 class Progress:
-    """The state of all runs as far as events told."""
+    """The last known state of all runs, from their events."""
 
     configs: dict[str, RunConfig]
     factors: Sequence[str]
@@ -34,7 +35,7 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
 
     def take(self, event: Event) -> None:
-        """Remember the last event of each run, and where it was when first heard of."""
+        """Keep the last event of each run, and the step of its first."""
         self.first_steps.setdefault(event.run_id, event.step if event.kind == "running" else 0)
         self.events[event.run_id] = event
 
@@ -44,17 +45,17 @@ class Progress:
         return " ".join(f"{name}={getattr(config, name)}" for name in (*self.factors, "seed"))
 
     def ended(self) -> int:
-        """Runs that will not go on."""
+        """Runs that have ended, done or not."""
         return sum(event.kind in ENDED for event in self.events.values())
 
     def counts(self) -> dict[str, int]:
-        """Runs by where they stand; those not heard of wait."""
+        """Runs by state; those without an event are waiting."""
         kinds = [event.kind for event in self.events.values()]
         waiting = len(self.configs) - len(kinds)
         return {kind: kinds.count(kind) for kind in ("done", "running", "failed", "diverged")} | {"waiting": waiting}
 
     def eta_s(self) -> float | None:
-        """Seconds left, by the share of the FLOPs done since the start; None until there is something to go by."""
+        """Seconds left, by the share of the FLOPs done since the start; None in the first two seconds and 1%."""
         done = total = 0.0
         for run, config in self.configs.items():
             flops, event = train_flops(config), self.events.get(run)
@@ -70,7 +71,7 @@ class Progress:
         return sum(e.tokens_per_s or 0.0 for e in self.events.values() if e.kind == "running")
 
     def headline(self) -> str:
-        """One line: how many runs stand where, the rate, and when it will be over."""
+        """One line: runs by state, tokens a second, and the time left."""
         counts = ", ".join(f"{n} {kind}" for kind, n in self.counts().items() if n or kind in ("done", "running"))
         eta = self.eta_s()
         left = "" if eta is None else f", ETA {duration(eta)}"
@@ -85,12 +86,12 @@ class Progress:
             if event.kind == "running":
                 step = f"{event.step:,}/{self.configs[run].max_iters:,}"
                 rate = f"{event.tokens_per_s:,.0f}" if event.tokens_per_s else "–"
-                table.add_row(run, Text(self.label(run)), step, number(event.loss), rate)
+                table.add_row(run, Text(self.label(run)), step, loss(event.loss), rate)
         return Group(self.headline(), table)
 
 
 class Display:
-    """Hears of a study's runs and says what a person wants to know; on a terminal a live table shows the rest."""
+    """Prints a line for each run that ends and each message; on a terminal, a live table under them."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -110,7 +111,7 @@ class Display:
         self._progress.take(event)
         if event.kind in ENDED:
             position = f"[{self._progress.ended()}/{len(self._progress.configs)}]"
-            outcome = event.reason or f"best val loss {number(event.loss)}"
+            outcome = event.reason or f"best val loss {loss(event.loss)}"
             self.say(f"{position} {event.run_id} {event.kind}: {outcome}  ({self._progress.label(event.run_id)})")
         elif event.reason:
             self.say(event.reason)
@@ -125,8 +126,8 @@ class Display:
 
 @contextmanager
 def shown() -> Iterator[Display]:
-    """A display on stderr whose table is gone from the terminal when it ends."""
-    stream = Unhindered(sys.stderr)
+    """A display on stderr whose table is removed from the terminal when it ends."""
+    stream = NonBlockingStream(sys.stderr)
     console = Console(file=stream)
     display = Display(console)
     live = Live(console=console, get_renderable=display.table, refresh_per_second=4, transient=True)
@@ -135,16 +136,3 @@ def shown() -> Iterator[Display]:
             yield display
     finally:
         stream.finish()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as '42 s', '12 min' or '3 h 05 min'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def number(value: float | None) -> str:
-    """A loss to four digits, or a dash where there is none."""
-    return "–" if value is None else f"{value:.4f}"

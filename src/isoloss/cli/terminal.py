@@ -1,4 +1,4 @@
-"""Words on a terminal. They may be a stranger's, and what a terminal would obey is shown instead."""
+"""Text on a terminal. It may quote anyone: control characters are shown as escapes and never carried out."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typing import TextIO
 
 from isoloss.errors import printable
 
-MAX_WAITING, FAREWELL_S = 1000, 1.0
-"""Texts that may wait for a reader who does not read, and how long they may at the end."""
+MAX_WAITING, FINISH_TIMEOUT_S = 1000, 1.0
+"""Texts that may wait to be written, and how long the rest of them may take at the end."""
 
 
-class Unhindered(StringIO):
-    """A stream to write to that waits for nobody: a terminal that is gone or frozen, or a pager, holds no study up.
+class NonBlockingStream(StringIO):
+    """A stream whose writer never waits: a terminal that is gone or frozen, or a pager, does not stop a study.
 
-    What finds no reader is left out.
+    A thread writes; text beyond MAX_WAITING is dropped.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._texts: SimpleQueue[str | None] = SimpleQueue()  # one that a signal handler may put into at any moment
+        self._texts: SimpleQueue[str | None] = SimpleQueue()  # may be put into by a signal handler
         self._writer: Thread | None = Thread(target=self._write_on, daemon=True)
         try:
             self._writer.start()
-        except RuntimeError:  # the system has no thread to give: whoever writes waits
+        except RuntimeError:  # no thread can be started: writing blocks
             self._writer = None
 
     def write(self, text: str, /) -> int:
-        """Have it written, in a moment."""
+        """Queue text to be written."""
         if self._writer is None:
             self._write(text)
         elif self._texts.qsize() < MAX_WAITING:
@@ -41,13 +41,13 @@ class Unhindered(StringIO):
         return len(text)
 
     def finish(self) -> None:
-        """Let what waits be written, if that takes no longer than a moment."""
+        """Write what is queued, for FINISH_TIMEOUT_S at most."""
         self._texts.put(None)
         if self._writer is not None:
-            self._writer.join(FAREWELL_S)
+            self._writer.join(FINISH_TIMEOUT_S)
 
     def isatty(self) -> bool:
-        """Whether somebody may be looking."""
+        """Whether this is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
@@ -64,7 +64,7 @@ class Unhindered(StringIO):
 
 
 def _write_past_buffer(stream: TextIO, text: str) -> None:
-    """Write to a stream's descriptor: whoever is held up in its buffer would keep the program from ending."""
+    """Write to a stream's descriptor: a thread that blocks in its buffer would keep the program from ending."""
     try:
         descriptor = stream.fileno()
     except OSError:  # a stream in memory
@@ -77,7 +77,7 @@ def _write_past_buffer(stream: TextIO, text: str) -> None:
 
 def say(line: str) -> None:
     """One line for the person, on stderr."""
-    stream = Unhindered(sys.stderr)
+    stream = NonBlockingStream(sys.stderr)
     stream.write(f"{printable(line)}\n")
     stream.finish()
 

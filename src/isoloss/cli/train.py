@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from isoloss.cli.verbs import Compile, Device, PrecisionChoice, start
+from isoloss.cli.arguments import CorpusName, Flag, named
+from isoloss.cli.verbs import Compile, Device, PrecisionChoice, TokenizerChoice, start
 
 
 def train_verb() -> Callable[..., int]:
@@ -19,36 +20,39 @@ def train_verb() -> Callable[..., int]:
     """
     from isoloss.spec.config import SETTINGS, RunConfig
 
-    fields = [(name, RunConfig.model_fields[name]) for name in SETTINGS if name != "precision"]
-    settings_type = dataclasses.make_dataclass(
-        "Settings", [(name, field.annotation, dataclasses.field(default=field.default)) for name, field in fields]
+    settings_type: Any = dataclasses.make_dataclass(
+        "Settings", [_option(name, RunConfig.model_fields[name]) for name in SETTINGS if name != "precision"]
     )
 
     def train(
         settings: Any,
-        corpus: str = "tinyshakespeare",
-        tokenizer: Literal["char", "byte"] = "char",
         seed: int = 1337,
+        corpus: CorpusName = "tinyshakespeare",
+        tokenizer: TokenizerChoice = "char",
         precision: PrecisionChoice = "auto",
         device: Device = "auto",
         compile: Compile = "auto",
-        out: Path = Path("results/train"),
-        offline: bool = False,
-        accept_other_numerics: bool = False,
+        out: Annotated[Path, named("DIR")] = Path("results/train"),
+        offline: Flag = False,
+        accept_other_numerics: Flag = False,
+        json: Flag = False,
     ) -> int:
         """Train one run with nanoGPT's option names; under torchrun, over several ranks.
 
+        Example: isoloss train --n_layer 6 --n_embd 384 --max_iters 5000 --out results/large
+
         Args:
-            settings: nanoGPT's settings.
+            settings: What defines the run's result. A study file takes the same names.
+            seed: Seed of initial weights, order of data and dropout.
             corpus: A known name (tinyshakespeare) or the path of a UTF-8 text file.
-            tokenizer: char (the text's sorted characters) or byte.
-            seed: Decides initialisation, data order and dropout.
-            precision: Arithmetic of training; auto is bf16 where the hardware multiplies it.
+            tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
+            precision: Arithmetic of training; auto: bf16 where the hardware multiplies it, else fp32.
             device: Where to train.
-            compile: Fast kernels from this machine's C++ compiler, on a CPU; auto leaves them out of a short run.
+            compile: Kernels built by this machine's C++ compiler, on a CPU; auto: not for short runs.
             out: The run's directory, laid out as a study of one run.
-            offline: Use cached corpora alone.
-            accept_other_numerics: Continue a run that began with other threads or kernels, or elsewhere; marks it.
+            offline: Fetch nothing; use what is in the cache.
+            accept_other_numerics: Continue a run that began with other threads, kernels or hardware, and record it.
+            json: Print one JSON object in place of text.
         """
         from isoloss.execution.options import RunOptions
         from isoloss.spec.study import Study
@@ -57,7 +61,14 @@ def train_verb() -> Callable[..., int]:
         options = RunOptions(
             device, precision, offline=offline, compile=compile, accept_other_numerics=accept_other_numerics
         )
-        return start(study, out, options)
+        return start(study, out, options, json=json)
 
     train.__annotations__["settings"] = tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[settings_type]]
     return train
+
+
+def _option(name: str, field: Any) -> tuple[str, Any, Any]:
+    """A setting as a field of a dataclass whose help is the description of RunConfig's field."""
+    hint = "" if field.default is None else None  # the description tells what stands in
+    shown = tyro.conf.arg(help=field.description, help_behavior_hint=hint)
+    return name, Annotated[field.annotation, shown], dataclasses.field(default=field.default)

@@ -5,37 +5,44 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import nullcontext
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from isoloss.cli.arguments import CorpusName, Flag, Folder, Repeated, RunName, StudyName, named
 from isoloss.cli.terminal import say, show
 from isoloss.errors import ConfigError
 
 if TYPE_CHECKING:
     from isoloss.execution.options import RunOptions
-    from isoloss.spec.study import Study
+    from isoloss.spec.study import Scalar, Study
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 Compile = Literal["auto", "on", "off"]
-Overrides = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+TokenizerChoice = Literal["char", "byte"]
+Overrides = Annotated[tuple[str, ...], Repeated, named("SETTING=VALUE", "")]
+Seeds = Annotated[int | None, named("N", "as the study says")]
+Workers = Annotated[int | None, named("N", "one a core")]
 
 
 def prepare(
-    corpus: tyro.conf.Positional[str],
+    corpus: Annotated[CorpusName, tyro.conf.Positional],
     /,
     *,
-    tokenizer: Literal["char", "byte"] = "char",
-    offline: bool = False,
+    tokenizer: TokenizerChoice = "char",
+    offline: Flag = False,
 ) -> int:
     """Fetch, verify and tokenize a corpus into the cache.
 
+    Example: isoloss prepare tinyshakespeare
+
     Args:
         corpus: A known name (tinyshakespeare) or the path of a UTF-8 text file.
-        tokenizer: char (the text's sorted characters) or byte.
-        offline: Use the cache alone.
+        tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
+        offline: Fetch nothing; use what is in the cache.
     """
     from isoloss.data.tokens import prepare as prepare_tokens
 
@@ -49,28 +56,30 @@ def prepare(
 
 
 def plan(
-    study: tyro.conf.Positional[str],
+    study: StudyName,
     /,
     *,
-    json: bool = False,
-    seeds: int | None = None,
     set: Overrides = (),
-    workers: int | None = None,
+    seeds: Seeds = None,
+    workers: Workers = None,
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
-    noise: float | None = None,
+    noise: Annotated[float | None, named("X", "0.007")] = None,
+    json: Flag = False,
 ) -> int:
-    """Show what a study would cost and what it can resolve; writes nothing but compiled kernels into the cache.
+    """Show what a study would cost and what it could tell; trains nothing.
+
+    Example: isoloss plan width.yaml --seeds 5
 
     Args:
-        study: A study file or a built-in name.
-        json: Print one JSON object instead of a table.
-        seeds: Replicate every cell with this many seeds.
-        set: Override a setting, as field=value.
-        workers: Worker processes to reckon with; default one a core.
-        device: Where the study would run.
-        precision: Arithmetic of training; auto is bf16 where the hardware multiplies it.
-        noise: Seed-to-seed standard deviation of the best validation loss, in nats, for the audit; default 0.007.
+        study: A study file (YAML), or the name of a built-in study: quickstart, group1, ladder.
+        set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
+        seeds: Number of seeds for each cell.
+        workers: Worker processes to plan with.
+        device: Where the study would train.
+        precision: Arithmetic of training; auto: bf16 where the hardware multiplies it, else fp32.
+        noise: Standard deviation of the best validation loss from seed to seed to reckon with, in nats.
+        json: Print one JSON object in place of text.
     """
     from isoloss.cli.plan import plan_as_json, plan_as_text
     from isoloss.execution.estimate import plan_study
@@ -84,61 +93,68 @@ def plan(
 
 
 def run(
-    study: tyro.conf.Positional[str],
+    study: StudyName,
     /,
     *,
-    out: Path | None = None,
-    workers: int | None = None,
-    stack: int | None = None,
+    set: Overrides = (),
+    seeds: Seeds = None,
+    out: Annotated[Path | None, named("DIR", "results/ and the study's name")] = None,
+    workers: Workers = None,
+    stack: Annotated[int | None, named("N", "1 on a CPU, what fits on a GPU")] = None,
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
     compile: Compile = "auto",
-    seeds: int | None = None,
-    set: Overrides = (),
-    offline: bool = False,
-    accept_other_numerics: bool = False,
+    offline: Flag = False,
+    accept_other_numerics: Flag = False,
+    json: Flag = False,
 ) -> int:
-    """Train every run of a study that is not finished yet, and write its summary and report.
+    """Train every run of a study that is not finished yet, then write its summary and report.
+
+    Example: isoloss run width.yaml --seeds 5
 
     Args:
-        study: A study file or a built-in name.
-        out: The study's directory; default results/<study>.
-        workers: Worker processes; default one a core.
-        stack: Runs of equal shape trained together in one program; default 1 on a CPU, what fits on a GPU.
+        study: A study file (YAML), or the name of a built-in study: quickstart, group1, ladder.
+        set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
+        seeds: Number of seeds for each cell; finished runs are kept.
+        out: The study's directory.
+        workers: Worker processes.
+        stack: Runs of equal shape that train together in one program.
         device: Where to train.
-        precision: Arithmetic of training; auto is bf16 where the hardware multiplies it.
-        compile: Fast kernels from this machine's C++ compiler, on a CPU; auto leaves them out of short studies.
-        seeds: Replicate every cell with this many seeds.
-        set: Override a setting, as field=value.
-        offline: Use cached corpora alone.
-        accept_other_numerics: Continue runs that began with other threads, kernels or stacks, or elsewhere; marks them.
+        precision: Arithmetic of training; auto: bf16 where the hardware multiplies it, else fp32.
+        compile: Kernels built by this machine's C++ compiler, on a CPU; auto: not for short studies.
+        offline: Fetch nothing; use what is in the cache.
+        accept_other_numerics: Continue runs that began with other threads, kernels, stacks or hardware, and record it.
+        json: Print one JSON object in place of text.
     """
     from isoloss.execution.options import RunOptions
 
     options = RunOptions(device, precision, workers, stack, offline, compile, accept_other_numerics)
-    return start(_study(study, seeds, set), out, options)
+    return start(_study(study, seeds, set), out, options, json=json)
 
 
-def start(study: Study, out: Path | None, options: RunOptions) -> int:
-    """Own a study's directory, and only then import what trains it: a second start knows at once."""
+def start(study: Study, out: Path | None, options: RunOptions, *, json: bool) -> int:
+    """Lock a study's directory, and only then import what trains it: a second start is refused at once."""
     from isoloss.execution.interrupts import exit_on_signals
     from isoloss.store.owner import owned, study_paths
 
     first = os.environ.get("RANK", "0") == "0"
     with owned(study_paths(study, out)) if first else nullcontext():
         with exit_on_signals():
-            from isoloss.cli.run import conclude, run_and_report
+            from isoloss.cli.outcome import conclude
+            from isoloss.cli.run import run_and_report
 
         found = run_and_report(study, out, options)
-    return conclude(*found) if found else 0  # whoever reads this may take their time: the study is free
+    return conclude(*found, json=json) if found else 0  # after the lock: a slow reader of stdout holds nobody up
 
 
-def status(directory: tyro.conf.Positional[Path], /, *, json: bool = False) -> int:
-    """Tell where the runs of a study stand.
+def status(directory: Folder, /, *, json: Flag = False) -> int:
+    """Show where the runs of a study stand.
+
+    Example: isoloss status results/width
 
     Args:
         directory: The study's directory.
-        json: Print one JSON object instead of text.
+        json: Print one JSON object in place of text.
     """
     from isoloss.cli.status import status_as_json, status_as_text
     from isoloss.store.tables import load_study
@@ -148,12 +164,15 @@ def status(directory: tyro.conf.Positional[Path], /, *, json: bool = False) -> i
     return 0
 
 
-def report(directory: tyro.conf.Positional[Path], /, *, pdf: bool = False) -> int:
-    """Write a study's summary and report anew from its runs.
+def report(directory: Folder, /, *, pdf: Flag = False, json: Flag = False) -> int:
+    """Write a study's summary and report anew from its runs, and print the page's path.
+
+    Example: isoloss report results/width --pdf
 
     Args:
         directory: The study's directory.
         pdf: Print the page to report/report.pdf as well, by an installed Chromium or Chrome.
+        json: Print one JSON object in place of paths.
     """
     from isoloss.report.pdf import print_page
     from isoloss.report.study_report import write_report
@@ -161,37 +180,43 @@ def report(directory: tyro.conf.Positional[Path], /, *, pdf: bool = False) -> in
 
     results = load_study(directory)
     write_summary(results)
-    page = write_report(results).page
-    print(page)
-    if pdf:
-        print(print_page(page))
+    written = write_report(results)
+    printed = print_page(written.page) if pdf else None
+    if json:
+        from isoloss.cli.outcome import outcome
+
+        show(dumps(outcome(results, written) | ({"pdf": str(printed)} if printed else {}), indent=2))
+    else:
+        print(*filter(None, (written.page, printed)), sep="\n")
     return 0
 
 
 def sample(
-    directory: tyro.conf.Positional[Path],
+    directory: Folder,
     /,
     *,
-    run: str | None = None,
-    prompt: str = "\n",
+    run: RunName = None,
+    prompt: Annotated[str, named(default="the end of a line")] = "\n",
     length: int = 500,
     number: int = 1,
     temperature: float = 0.8,
-    top_k: int | None = None,
+    top_k: Annotated[int | None, named("N", "all tokens")] = None,
     seed: int = 1337,
-    sliding: bool = False,
+    sliding: Flag = False,
 ) -> int:
-    """Print text from a trained run.
+    """Print text that a trained run generates.
+
+    Example: isoloss sample results/width --prompt "ROMEO:" --length 200
 
     Args:
         directory: The study's directory.
-        run: A run id or its beginning; default the run with the lowest validation loss.
+        run: A run id or its beginning.
         prompt: Text to continue.
-        length: Tokens to add.
+        length: Tokens to generate.
         number: Samples to draw.
-        temperature: Below 1 is safer, above 1 is wilder.
-        top_k: Draw from the k likeliest tokens only.
-        seed: Decides every draw.
+        temperature: Divides the logits: below 1 the likely tokens get likelier, above 1 less so.
+        top_k: Draw from this many most likely tokens only.
+        seed: Seed of the random draws.
         sliding: Re-read the last block_size tokens for every token past the first block, as nanoGPT does; slower.
     """
     import torch
@@ -215,22 +240,24 @@ def sample(
 
 
 def export(
-    directory: tyro.conf.Positional[Path],
+    directory: Folder,
     /,
     *,
-    run: str | None = None,
+    run: RunName = None,
     to: Literal["nanogpt", "hf"],
     out: Path,
     checkpoint: Literal["best", "last"] = "best",
 ) -> int:
-    """Write a run's weights for nanoGPT (ckpt.pt) or Hugging Face transformers (a folder).
+    """Write a run's weights for nanoGPT (a file ckpt.pt) or Hugging Face transformers (a folder).
+
+    Example: isoloss export results/width --to hf --out width-hf
 
     Args:
         directory: The study's directory.
-        run: A run id or its beginning; default the run with the lowest validation loss.
-        to: nanogpt opens in its sample.py and resumes in its train.py; hf loads as GPT2LMHeadModel.
+        run: A run id or its beginning.
+        to: nanogpt: for its sample.py and train.py; hf: loads as GPT2LMHeadModel.
         out: File (nanogpt) or folder (hf) to write.
-        checkpoint: Which of the run's checkpoints.
+        checkpoint: Weights at the lowest validation loss (best) or at the end (last).
     """
     from isoloss.execution.export import export_run
     from isoloss.store.tables import find_run, load_study
@@ -241,11 +268,18 @@ def export(
     return 0
 
 
-def doctor() -> int:
-    """Tell what this machine offers: devices, precisions, measured peaks, versions, caches."""
-    from isoloss.cli.doctor import examination
+def doctor(*, json: Flag = False) -> int:
+    """Show what this machine offers: devices, precisions, measured peaks, versions, caches.
 
-    show(examination())
+    Example: isoloss doctor
+
+    Args:
+        json: Print one JSON object in place of text.
+    """
+    from isoloss.cli.doctor import examine, findings_as_text
+
+    findings = examine()
+    show(dumps(findings, indent=2) if json else findings_as_text(findings))
     return 0
 
 
@@ -255,11 +289,11 @@ def _study(reference: str, seeds: int | None, overrides: tuple[str, ...]) -> Stu
     from isoloss.spec.studyfile import find_study, parse_scalar
 
     study = find_study(reference)
-    settings = {}
+    settings: dict[str, Scalar] = {}
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals:
-            raise ConfigError(f"--set {override}: expected field=value")
+            raise ConfigError(f"--set {override}: expected SETTING=VALUE")
         settings[name] = parse_scalar(value, f"--set {override}")
     study = study.with_settings(settings) if settings else study
     study = study.with_seeds(seeds) if seeds is not None else study

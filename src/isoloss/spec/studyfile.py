@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any, cast
 
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
+from isoloss.files import user_path
 from isoloss.spec.config import SETTINGS, TokenizerName
 from isoloss.spec.hypotheses import Hypothesis, SpikesStated, hypothesis_values, make_hypothesis
 from isoloss.spec.plainyaml import MAX_BYTES, Plain, read_yaml
@@ -58,7 +58,7 @@ def find_study(reference: str) -> Study:
     if reference in builtin_studies():
         text = (resources.files("isoloss.spec") / "studies" / f"{reference}.yaml").read_text(encoding="utf-8")
         return parse_study(text, f"{reference} (built in)")
-    path = Path(reference)
+    path = user_path(reference)
     try:
         if not path.is_file():
             hint = did_you_mean(reference, builtin_studies())

@@ -64,6 +64,12 @@ def meant(name: str, known: Iterable[str]) -> str | None:
     return None if " " in wanted else next(alike, None)
 
 
+def explained(name: str) -> str | None:
+    """What to do in place of setting `name`, where no one known name means the same; None where nothing is known."""
+    sentence = _MEANT.get(_written(name), "")
+    return sentence if " " in sentence else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """What to write in place of an unknown name.
 
@@ -73,9 +79,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     synonym = meant(name, known)
     if synonym is not None:
         return f"use {synonym}"
-    answer = _MEANT.get(_written(name), "")
-    if " " in answer and {"max_iters", "factors"} & {*known}:  # not a column of anyone's table
-        return answer
+    sentence = explained(name)
+    if sentence and {"max_iters", "factors"} & {*known}:  # not a column of anyone's table
+        return sentence
     near = nearest(name, known)
     return f"did you mean '{near}'?" if near else f"known: {', '.join(known)}"
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isoloss.errors import ConfigError, StoreError
-from isoloss.files import locked, read_record, write_record
+from isoloss.files import locked, read_record, user_path, write_record
 from isoloss.spec.study import Study
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
@@ -19,7 +19,7 @@ from isoloss.store.run import now
 
 def study_paths(study: Study, out: str | Path | None) -> StudyPaths:
     """A study's directory: as named, else results/ and the study's name."""
-    return StudyPaths(Path(out) if out is not None else Path("results") / study.name)
+    return StudyPaths(user_path(out) if out is not None else Path("results") / study.name)
 
 
 @contextmanager

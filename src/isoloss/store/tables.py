@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from isoloss.errors import StoreError
-from isoloss.files import path_exists, read_checksummed, read_record, write_bytes
+from isoloss.files import path_exists, read_checksummed, read_record, user_path, write_bytes
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -164,7 +164,7 @@ class StudyResults:
 
 def load_study(folder: str | Path) -> StudyResults:
     """Read a study directory. Raises StoreError when it is none, is damaged, or leads out of its folder."""
-    paths = StudyPaths(Path(folder))
+    paths = StudyPaths(user_path(folder))
     check_enclosed(paths.folder)
     if not path_exists(paths.study):
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")

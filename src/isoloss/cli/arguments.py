@@ -1,0 +1,88 @@
+"""What words of the command line become (numbers, paths, flags), and what help calls them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from isoloss.errors import ConfigError
+
+
+def named(metavar: str | None = None, default: str | None = None) -> Any:
+    """How help shows an option: what stands for its value, and its default in words where None does not say it."""
+    hint = f"(default: {default})" if default else default
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
+
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, named(default="")]
+Folder = Annotated[Path, tyro.conf.Positional, named("DIR")]
+Table = Annotated[Path, tyro.conf.Positional, named("TABLE")]
+StudyName = Annotated[str, tyro.conf.Positional, named("STUDY")]
+CorpusName = Annotated[str, named("CORPUS")]
+RunName = Annotated[str | None, named("RUN", "the run with the lowest validation loss")]
+Repeated = tyro.conf.UseAppendAction
+
+VALUES = ConstructorRegistry()
+"""Numbers that say how they are to be written, paths with ~ expanded, and one name for a value that may be left out."""
+_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+
+@VALUES.primitive_rule
+def _plain_value(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    optional = type(None) in get_args(info.type)
+    kinds = [kind for kind in get_args(info.type) if kind is not type(None)] if optional else [info.type]
+    kind = get_args(kinds[0])[0] if get_origin(kinds[0]) is Annotated else kinds[0]
+    if len(kinds) != 1 or kind not in _METAVARS:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=_METAVARS[kind],
+        instance_from_str=lambda words: None if optional and words == ["None"] else _value(words[0], kind),
+        is_instance=lambda value: isinstance(value, kind) or (optional and value is None),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _value(word: str, kind: Any) -> Any:
+    """The word as a value. Raises ValueError with what to write in its place."""
+    if kind is Path:
+        from isoloss.files import user_path
+
+        return user_path(word)
+    try:
+        return kind(word)
+    except ValueError:
+        from isoloss.spec.numbers import number_hint
+
+        hint = number_hint(word, kind)
+        raise ValueError(hint or f"{word} is no {'whole ' if kind is int else ''}number") from None
+
+
+def refuse_other_names(verb: Callable[..., Any], arguments: Sequence[str]) -> None:
+    """Raises ConfigError for an option that other programs have under a name which means a known one here."""
+    options = list(inspect.signature(verb).parameters)
+    if "settings" in options:
+        from isoloss.spec.config import SETTINGS
+
+        options += SETTINGS
+    from isoloss.spec.synonyms import explained, meant
+
+    for word in arguments:
+        typed = word[2:].partition("=")[0].replace("-", "_")
+        if not word.startswith("--") or typed in options:
+            continue
+        hint = explained(typed) if "max_iters" in options else None
+        if name := meant(typed, options):
+            hint = f"use --{name}"
+        elif "set" in options:
+            from isoloss.spec.config import SETTINGS
+
+            name = meant(typed, SETTINGS)
+            hint = f"use --set {name}=..." if name else explained(typed)
+        if hint:
+            raise ConfigError(f"unknown option {word.partition('=')[0]}: {hint}")

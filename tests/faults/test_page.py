@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import vl_convert
 
 from isoloss.files import write_text
+from isoloss.report.chart import NARROW, WIDE, Figure
 from isoloss.report.findings import find
-from isoloss.report.gallery import make_figures
-from isoloss.report.legacy_page import VEGA_LITE_VERSION, render
-from isoloss.report.parts import Figure
+from isoloss.report.page import render_page, render_section
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.report.tables import make_tables
+from isoloss.report.study_report import explorer_data, study_chapters
 from tests.faults.hostile import RUN, page_of, payloads, study_of
 
 pytestmark = pytest.mark.promise(
@@ -34,7 +32,7 @@ pytestmark = pytest.mark.promise(
 )
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-DRAWINGS = {"svg", "g", "path", "text", "tspan", "rect", "line", "defs", "clipPath", "title"}
+DRAWINGS = {"svg", "g", "path", "text", "tspan", "rect", "line", "defs", "clipPath", "title", "linearGradient", "stop"}
 NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
@@ -60,7 +58,7 @@ class Parsed(HTMLParser):
 
 def poisoned(figure: Figure, url: str) -> Figure:
     """The figure with hostile text in every word of its data, and with the keys by which Vega would follow a link."""
-    spec, words = json.loads(json.dumps(figure.spec)), [NOT_IN_XML.sub("", text) for text in payloads(url)]
+    words = [NOT_IN_XML.sub("", text) for text in payloads(url)]
     count = 0
 
     def poison(value: Any) -> Any:
@@ -68,11 +66,23 @@ def poisoned(figure: Figure, url: str) -> Figure:
         count += 1
         return f"{value} {words[count % len(words)]}" if isinstance(value, str) else value
 
-    for rows in spec["datasets"].values():
-        for row in rows:
-            row |= {key: poison(value) for key, value in row.items()}
-            row |= {"href": f"javascript:{RUN}", "url": f"{url}/data", "signal": RUN, "expr": RUN, "title": words[0]}
-    return replace(figure, spec=spec)
+    def spec_of(width: int, **_: Any) -> dict[str, Any]:
+        spec = json.loads(json.dumps(figure.spec(width)))
+        for rows in spec["datasets"].values():
+            for row in rows:
+                row |= {key: poison(value) for key, value in row.items()}
+                row |= {
+                    "href": f"javascript:{RUN}",
+                    "url": f"{url}/data",
+                    "signal": RUN,
+                    "expr": RUN,
+                    "title": words[0],
+                }
+        return spec
+
+    harmful = replace(figure)
+    object.__setattr__(harmful, "spec", spec_of)
+    return harmful
 
 
 @dataclass
@@ -115,9 +125,11 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 @pytest.fixture(scope="module")
 def poisoned_page(snapshot: Snapshot, calls: Calls) -> tuple[str, int]:
     """A page whose figures' data are hostile, and how many they are."""
-    findings = find(snapshot)
-    figures = [poisoned(figure, calls.url) for figure in make_figures(snapshot)]
-    return render(snapshot, findings, figures, make_tables(snapshot, findings)), len(figures)
+    chapters = study_chapters(snapshot, find(snapshot))
+    harmful = [replace(c, figures=[poisoned(figure, calls.url) for figure in c.figures]) for c in chapters]
+    sections = [render_section(chapter) for chapter in harmful]
+    page = render_page("hostile", sections, data=explorer_data(snapshot))
+    return page, sum(len(chapter.figures) for chapter in chapters)
 
 
 Browser = Callable[[Path], tuple[str, str]]
@@ -146,10 +158,9 @@ def by_hash(text: str) -> str:
 
 
 def charts(dom: str) -> tuple[int, int]:
-    """Figures a page has, and those of them that are drawn."""
-    parsed = Parsed(dom).elements
-    classes = [dict(attributes).get("class") or "" for _, attributes in parsed]
-    return sum(name.split()[:1] == ["chart"] for name in classes), sum(name == "marks" for name in classes)
+    """Figures a page has, and those of them that are drawn, at both widths."""
+    drawn = re.findall(r'<div class="(?:wide|narrow)"><svg [^>]*class="marks"', dom)
+    return dom.count('<figure id="figure-'), len(drawn) // 2
 
 
 def test_hostile_text_makes_no_element_and_no_attribute(hostile: Path, calls: Calls, tmp_path: Path) -> None:
@@ -165,10 +176,10 @@ def test_hostile_text_makes_no_element_and_no_attribute(hostile: Path, calls: Ca
 
 
 def test_figures_beside_the_page_are_drawings_and_nothing_else(hostile: Path, snapshot: Snapshot, calls: Calls) -> None:
-    specs = [poisoned(figure, calls.url).spec for figure in make_figures(snapshot)]
-    images = [vl_convert.vegalite_to_svg(spec, VEGA_LITE_VERSION) for spec in specs]
+    figures = [figure for chapter in study_chapters(snapshot, find(snapshot)) for figure in chapter.figures]
+    images = [poisoned(figure, calls.url).svg(width) for figure in figures for width in (WIDE, NARROW)]
     assert any("document.title" in image for image in images)
-    images += [path.read_text(encoding="utf-8") for path in hostile.parent.glob("figures/*.svg")]
+    images += [path.read_text(encoding="utf-8") for path in hostile.parent.glob("paper/*.svg")]
     for image in images:
         for element in ET.fromstring(image).iter():
             assert element.tag.removeprefix("{http://www.w3.org/2000/svg}") in DRAWINGS
@@ -181,23 +192,23 @@ def test_a_browser_draws_everything_and_runs_nothing_of_a_hostile_study(
     dom, said = browser(hostile)
     assert "<title>hostile · isoloss</title>" in dom
     figures, drawn = charts(dom)
-    assert figures == drawn > 6
+    assert figures == drawn > 3
     assert said == "" and calls.heard == []
 
 
 def test_a_browser_takes_the_data_of_figures_for_data(
     browser: Browser, poisoned_page: tuple[str, int], calls: Calls, tmp_path: Path
 ) -> None:
-    """In what is drawn and in tooltips: hovers over a mark of each figure, as the page's own script may."""
+    """In what is drawn and in tooltips: points at a mark of each figure, as the page's own script may."""
     hover = """
     setTimeout(() => {
-      for (const chart of document.querySelectorAll(".chart")) {
-        const mark = chart.querySelector('path[aria-roledescription="point"], path[aria-roledescription="bar"]');
-        mark?.dispatchEvent(new MouseEvent("mouseover", { bubbles: true }));
-        mark?.dispatchEvent(new PointerEvent("pointermove", { bubbles: true }));
-        document.body.append(document.getElementById("vg-tooltip-element")?.cloneNode(true) ?? "");
+      for (const mark of document.querySelectorAll(".wide [aria-label^='c']")) {
+        mark.dispatchEvent(new PointerEvent("pointermove", { bubbles: true }));
+        mark.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+        mark.dispatchEvent(new MouseEvent("mouseover", { bubbles: true }));
+        document.body.append(Object.assign(document.getElementById("tip").cloneNode(true), { className: "seen" }));
       }
-    }, 2000);
+    }, 3000);
     """
     page, figures = poisoned_page
     script = page.rpartition('<script type="module">')[2].rpartition("</script>")[0]
@@ -205,9 +216,9 @@ def test_a_browser_takes_the_data_of_figures_for_data(
     write_text(tmp_path / "page.html", page)
     dom, said = browser(tmp_path / "page.html")
     assert "<title>hostile · isoloss</title>" in dom and charts(dom) == (figures, figures)
-    tooltips = re.findall(r'<div id="vg-tooltip-element".*?</div>', dom, re.S)
-    assert len(tooltips) > 4 and all("document.title" in tooltip for tooltip in tooltips)
-    assert not any(re.search(r"<(?!/?(div|table|tbody|tr|td|h2)\b)", tooltip) for tooltip in tooltips)
+    tooltips = re.findall(r'<div id="tip"[^>]*class="seen".*?</div>', dom, re.S)
+    assert len(tooltips) > 4 and all("document.title" in tooltip or "n_embd" in tooltip for tooltip in tooltips)
+    assert not any(re.search(r"<(?!/?div\b)", tooltip) for tooltip in tooltips)
     assert said == "" and calls.heard == []
 
 

@@ -15,10 +15,8 @@ from isoloss.cli.status import status_as_text
 from isoloss.errors import IsolossError, printable
 from isoloss.files import read_record, write_record
 from isoloss.report.findings import find
-from isoloss.report.gallery import make_figures
-from isoloss.report.legacy_page import render
 from isoloss.report.snapshot import take_snapshot
-from isoloss.report.tables import make_tables
+from isoloss.report.study_report import study_chapters
 from isoloss.store.tables import load_study, write_summary
 from tests.faults.harness import Points, Trials
 from tests.faults.hostile import study_of
@@ -55,8 +53,7 @@ def read_all(folder: Path) -> None:
     results.thinned_steps()
     results.thinned_evals()
     snapshot = take_snapshot(results)
-    findings = find(snapshot)
-    render(snapshot, findings, make_figures(snapshot), make_tables(snapshot, findings))
+    study_chapters(snapshot, find(snapshot))
 
 
 @pytest.fixture(scope="module")

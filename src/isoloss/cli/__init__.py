@@ -12,6 +12,7 @@ from isoloss.cli import analyses, verbs
 from isoloss.cli.arguments import VALUES, refuse_other_names
 from isoloss.cli.terminal import say
 from isoloss.cli.train import train_verb
+from isoloss.cli.watch import watch
 from isoloss.errors import ConfigError, Interrupted, IsolossError
 
 DESCRIPTION = """Controlled scaling and convergence studies of small GPTs.
@@ -30,6 +31,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
         "run": verbs.run,
         "train": train_verb() if list(arguments[:1]) == ["train"] else train_verb,
         "status": verbs.status,
+        "watch": watch,
         "report": verbs.report,
         "sample": verbs.sample,
         "export": verbs.export,

@@ -8,7 +8,7 @@ from json import dumps
 from typing import Any
 
 from isoloss.cli.terminal import show
-from isoloss.report.legacy_page import Report
+from isoloss.report.study_report import Report
 from isoloss.store.tables import StudyResults, ranked_runs
 from isoloss.wording import level, loss, of_runs
 

@@ -50,9 +50,8 @@ def write_report(results: StudyResults) -> Report:
     page = results.paths.report
     write_paper(page.parent / PAPER, chapters)
     sections = [render_section(chapter, files=PAPER) for chapter in chapters]
-    write_text(
-        page, render_page(results.study.name, sections, question=results.study.description, data=_data(snapshot))
-    )
+    study = snapshot.study
+    write_text(page, render_page(study.name, sections, question=study.description, data=explorer_data(snapshot)))
     return Report(page, findings.claims)
 
 
@@ -85,7 +84,7 @@ class StudyRendering:
     def data(self) -> LiveData:
         """The explorer's data and how far the study is. Raises StoreError."""
         snapshot = take_snapshot(load_study(self._folder))
-        return LiveData(_data(snapshot), _progress(snapshot))
+        return LiveData(explorer_data(snapshot), _progress(snapshot))
 
     def sections(self) -> Sequence[Section]:
         """The chapters. Raises StoreError."""
@@ -98,7 +97,8 @@ class StudyRendering:
         return render_page(study.name, sections, question=study.description, data=data.explorer, live=version)
 
 
-def _data(snapshot: Snapshot) -> str:
+def explorer_data(snapshot: Snapshot) -> str:
+    """What the page's scripts draw every run from."""
     return payload(snapshot, configurations_table(snapshot), runs_table(snapshot))
 
 

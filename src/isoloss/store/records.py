@@ -187,7 +187,7 @@ def checked(shape: TypeAdapter[Record], value: object, path: Path) -> Record:
 
 
 def read_checked(shape: TypeAdapter[Record], path: Path) -> Record:
-    """The record at `path`, if it holds what it must. Raises StoreError likewise, and where it is missing or damaged."""
+    """The record at `path`, if it holds what it must. Raises StoreError, also where it is missing or damaged."""
     return parsed(shape, read_record_bytes(path), path)
 
 

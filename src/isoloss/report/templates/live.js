@@ -8,7 +8,7 @@ async function refresh({ data, sections }) {
   if (String(sections) !== shownSections) {
     for (const [id, html] of Object.entries(await (await fetch("sections")).json())) {
       const place = document.querySelector(`#${id} > .contents`);
-      if (place) place.innerHTML = html; // markup of the server's template, which escapes what a study says
+      if (place && !place.querySelector("#explore")) place.innerHTML = html; // markup of the server's template, which escapes what a study says
     }
   }
   shown = `${data}.${sections}`;

@@ -115,7 +115,7 @@ def _target_sentence(convergence: Convergence, names: Names) -> str:
         return f"No run reached {target} in {_steps(missed)} steps."
     unit, times = _times(convergence, names)
     fastest, slowest = min(times.items(), key=lambda item: item[1]), max(times.values())
-    if len(times) == 1:
+    if len({name.configuration for name in names.values()}) == 1:
         sentence = f"{'The run' if n == 1 else 'The typical run'} reached {target} after {_step(fastest[1])} steps"
     else:
         sentence = (

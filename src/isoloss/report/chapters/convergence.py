@@ -268,7 +268,7 @@ def _improvements(convergence: Convergence, names: Names) -> Iterator[Figure]:
 def _times_to_target(convergence: Convergence, names: Names) -> Iterator[Figure]:
     rows = [
         {**_named(run, names), "group": "reached" if run.to_target.reached else "missed",
-         "value": run.to_target.step, "low": 0.0 if run.to_target.reached else None,
+         "value": run.to_target.step, "low": run.to_target.after if run.to_target.reached else None,
          "high": run.to_target.step}
         for run in convergence.runs
         if run.to_target is not None
@@ -309,7 +309,7 @@ def _placed(table: pl.DataFrame, heads: Mapping[str, str]) -> tuple[pl.DataFrame
     for group in heads:
         part = table.filter(pl.col("group") == group)
         n = len(part)
-        most = n if total <= MAX_DRAWN else min(n, min(MIN_DRAWN, round(MAX_DRAWN * n / total)))
+        most = n if total <= MAX_DRAWN else min(n, max(MIN_DRAWN, round(MAX_DRAWN * n / total)))
         part = part[np.unique(np.linspace(0, n - 1, most).round().astype(np.int64))] if n else part
         named = [total <= MAX_LABELLED or i in (0, most - 1) for i in range(len(part))]
         heights = [LABELLED_PX if each else ROWS_PX / min(total, MAX_DRAWN) for each in named]

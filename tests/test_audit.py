@@ -121,7 +121,7 @@ def test_group1_is_told_what_it_cannot_show() -> None:
     assert "16 of 32 runs end before step 2,000" in text["horizon_before_plateau"]
     assert "0.51 to 2 times the 1,003,854 tokens" in text["epochs"]
     assert "32 runs, about 30 min here; 2 seeds find" in text["cost"] and "64 runs, about 60 min here" in text["cost"]
-    remedies = {one.code: one.remedy for one in found}
+    remedies = {one.code: one.remedy or "" for one in found}
     assert "batch_size 8 at 2,000 steps and 16 at 1,000 both see 1,024,000 tokens" in remedies["tokens_confounded"]
     assert not {"prefix_runs", "horizon_unmatched", "empty_factor", "too_few_horizons"} & set(text)
 
@@ -142,7 +142,7 @@ def test_findings_are_whole_sentences_the_gravest_first(name: str) -> None:
     order = [("blocks", "limits", "note").index(one.severity) for one in found]
     assert order == sorted(order)
     for one in found:
-        assert one.text.endswith(".") and one.remedy.endswith(".")
+        assert one.text.endswith(".") and (one.remedy or "").endswith(".")
         assert any(character.isdigit() for character in one.text) or one.code == "device_specific"
 
 
@@ -161,7 +161,7 @@ def test_a_comparison_says_what_it_can_find() -> None:
     assert f"{minimum_detectable_effect(0.007, 9, 5 * 2, level=0.96):.3g} nats" in told.text
     loud = finding("detectable_effect", wide, noise_sd=0.05)
     assert loud is not None and loud.severity == "limits" and "sd 0.05 nats (stated)" in loud.text
-    assert f"--seeds {seeds_needed(0.02, 0.05, 6, 3, level=0.96)} " in loud.remedy
+    assert f"--seeds {seeds_needed(0.02, 0.05, 6, 3, level=0.96)} " in (loud.remedy or "")
 
 
 def test_a_response_of_unknown_noise_is_judged_in_its_own_units() -> None:
@@ -298,7 +298,7 @@ def test_batch_size_is_confounded_with_tokens() -> None:
     told = finding("tokens_confounded", batch)
     assert told is not None and told.severity == "note"
     assert "(1,024,000 and 4,096,000 at 2,000 steps)" in told.text
-    assert told.remedy.endswith("make max_iters a factor with levels 4 times apart.")
+    assert (told.remedy or "").endswith("make max_iters a factor with levels 4 times apart.")
     asked = study(stated(kind="effect", factor="batch_size", direction="down"), batch_size=[8, 32])
     assert [one.severity for one in audited(asked) if one.code == "tokens_confounded"] == ["limits"]
     assert finding("tokens_confounded", study(n_head=[2, 4])) is None

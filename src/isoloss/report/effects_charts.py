@@ -174,8 +174,8 @@ def _spreads(view: EffectsView, replicates: str) -> Iterator[Figure]:
         title = f"{len(outside)} of {len(frame)} combinations spread unlike the others: {listed(outside[:3])}"
     subtitle = (
         f"Standard deviation between {replicates} of each combination against its mean; "
-        f"n = {counted(int(frame['n'].sum()), 'run')}. Line: those alike together. Grey: where all would lie in 95% of studies "
-        "were noise the same everywhere (F, adjusted for their number)."
+        f"n = {counted(int(frame['n'].sum()), 'run')}. Line: those alike together. Grey: where all would lie in 95% of "
+        "studies were noise the same everywhere (F, adjusted for their number)."
         f"{f' {len(shown)} of {len(frame)} are drawn.' if len(shown) < len(frame) else ''}"
     )
 

@@ -92,7 +92,8 @@ def _spikes(snapshot: Snapshot) -> Callable[[float], Spikes]:
         for run in snapshot.done["run_id"]:
             seconds = snapshot.results.metrics(run).sort("step")["step_time_s"].fill_null(math.nan).to_numpy()
             program = seconds[:TELLING_STEPS].tobytes()
-            if np.isfinite(seconds[1:]).any() and len(seconds) > len(timed.get(program, ([],))[0]):
+            longest = timed[program][0] if program in timed else seconds[:0]
+            if np.isfinite(seconds[1:]).any() and len(seconds) > len(longest):
                 timed[program] = seconds, snapshot.results.evals(run)["step"].to_list()
         return list(timed.values())
 

@@ -53,6 +53,11 @@ def table_of(texts: list[str], name: str = "levels") -> Table:
     return Table(name, f"Effects of {texts[0]}", frame, columns)
 
 
+def text_table(n: int) -> Table:
+    frame = pl.DataFrame({f"text_{i}": ["word " * 20] for i in range(n)})
+    return Table(f"texts{n}", "Texts", frame, [Column(name, name) for name in frame.columns])
+
+
 def figure_of(name: str, title: str = "Wider is better") -> Figure:
     frame = pl.DataFrame({"width": [64, 128, 256], "loss": [1.8, 1.7, 1.6], "level": ["a", "b", "c"]})
 
@@ -86,7 +91,9 @@ def text_of(pdf: Path) -> str:
 def test_hostile_tables_compile_and_say_what_they_hold(tmp_path: Path) -> None:
     (tmp_path / "short.tex").write_text(as_latex(table_of(HOSTILE)), encoding="utf-8")
     (tmp_path / "long.tex").write_text(as_latex(table_of(HOSTILE * 5, "many")), encoding="utf-8")
-    log = compiled(tmp_path, "short.tex", "long.tex")
+    for n in (2, 3, 7):
+        (tmp_path / f"texts{n}.tex").write_text(as_latex(text_table(n)), encoding="utf-8")
+    log = compiled(tmp_path, "short.tex", "long.tex", "texts2.tex", "texts3.tex", "texts7.tex")
     assert "Missing character" not in log
     assert "Overfull" not in log
     if shutil.which("pdftotext"):
@@ -108,6 +115,7 @@ def test_hostile_tables_compile_and_say_what_they_hold(tmp_path: Path) -> None:
         ("−1", "\\ensuremath{-}1"),
         ("--", "-{}-"),
         ("y" * 17, f"{'y' * 16}\\allowbreak{{}}y"),
+        ("gradient_accumulation_steps", "gradient\\_\\allowbreak{}accumulation\\_\\allowbreak{}steps"),
     ],
 )
 def test_text_becomes_latex(text: str, latex: str) -> None:
@@ -129,8 +137,8 @@ def test_a_long_table_breaks_and_a_wide_one_repeats_its_first_column() -> None:
     wide = as_latex(
         Table("wide", "Many", frame, [Column(n, n, "text" if n == "term" else "loss") for n in frame.columns])
     )
-    assert wide.count("\\begin{tabular}{lr") == 3
-    assert wide.count("{}term & ") == wide.count("{}a & ") == 3
+    assert wide.count("\\begin{tabular}{lr") == 4
+    assert wide.count("{}term & ") == wide.count("{}a & ") == 4
     assert all(wide.count(f"{i}.0000") == 1 for i in range(10, 20))
     assert wide.count("\\caption") == 1
 
@@ -216,7 +224,15 @@ def test_methods_cite_what_the_bibliography_holds(paper: Path) -> None:
 
 def test_all_of_the_paper_compiles(paper: Path, tmp_path: Path) -> None:
     shutil.copytree(paper, tmp_path / "paper")
-    compiled(tmp_path / "paper", "figures.tex", "effects.tex", "methods.tex")
+    tail = "\\bibliographystyle{plain}\n\\bibliography{references}\n"
+    (tmp_path / "paper" / "end.tex").write_text(tail, encoding="utf-8")
+    files = ("figures.tex", "effects.tex", "methods.tex", "end.tex")
+    compiled(tmp_path / "paper", *files)
+    if shutil.which("bibtex"):
+        done = subprocess.run(["bibtex", "main"], cwd=tmp_path / "paper", capture_output=True, check=False)
+        assert done.returncode == 0, done.stdout
+        compiled(tmp_path / "paper", *files)
+        assert "undefined" not in compiled(tmp_path / "paper", *files)
 
 
 def test_a_citation_reads_the_same_everywhere() -> None:

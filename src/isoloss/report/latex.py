@@ -13,8 +13,10 @@ from pylatexenc.latexencode import UnicodeToLatexEncoder  # pyright: ignore[repo
 from isoloss.report.chart import plain_name
 from isoloss.report.table import Column, Table
 
-MAX_CELL, MAX_LINE, SEPARATOR = 36, 112, 3
-"""Characters at which text wraps in its column, that fit side by side on a page, and that go between columns."""
+MAX_LINE, SEPARATOR = 80, 3
+"""Characters of 8 points that fit side by side between the margins of an article, and that go between columns."""
+MAX_CELLS = (36, 28, 20)
+"""Characters at which text wraps in its column: the first of these at which all columns fit side by side."""
 MAX_WORD = 16
 """Characters after which a word may break."""
 MAX_LINES = 40
@@ -31,9 +33,9 @@ def escaped(text: str) -> str:
         return text
     named = _WITHOUT_SIGN.sub(
         lambda found: f"⟨{' '.join(f'U+{ord(character):04X}' for character in found[0])}⟩",
-        " ".join(text.split()),
+        re.sub(r"\s+", " ", text),
     )
-    pieces = re.sub(rf"(\S{{{MAX_WORD}}})(?=\S)", "\\1\0", named).split("\0")
+    pieces = re.sub(rf"([^\s_]{{{MAX_WORD}}})(?=[^\s_])", "\\1\0", named).split("\0")
     encoded = "\\allowbreak{}".join(map(_encoder(), pieces))
     return re.sub(r"\||-(?=-)|\\_", lambda found: _NOT_LITERAL[found[0]], encoded)
 
@@ -44,7 +46,12 @@ def as_latex(table: Table) -> str:
     It needs the packages array, booktabs and, where it is long, longtable.
     """
     lines = [[column.head for column in table.columns], *table.cells()]
-    shapes = [_shape(column, words) for column, words in zip(table.columns, zip(*lines, strict=True), strict=True)]
+    shapes: list[tuple[int, str]] = []
+    for most in MAX_CELLS:
+        columns = zip(table.columns, zip(*lines, strict=True), strict=True)
+        shapes = [_shape(column, words, most) for column, words in columns]
+        if sum(width + SEPARATOR for width, _ in shapes) <= MAX_LINE:
+            break
     widths = [width for width, _ in shapes]
     parts = list(_parts(widths))
     height = sum(max(ceil(len(word) / width) for word, width in zip(line, widths, strict=True)) for line in lines)
@@ -71,10 +78,10 @@ def _block(spec: str, lines: Sequence[Sequence[str]], long: bool, caption: str) 
     )
 
 
-def _shape(column: Column, words: Sequence[str]) -> tuple[int, str]:
+def _shape(column: Column, words: Sequence[str], most: int) -> tuple[int, str]:
     """Characters of a column's longest line, and how LaTeX is to set it: text wraps, numbers do not."""
     longest = max(1, *map(len, words))
-    most = min(column.width or MAX_CELL, MAX_CELL)
+    most = min(column.width or most, most)
     if column.numeric or longest <= most:
         return longest, "r" if column.numeric else "l"
     return most, f">{{\\raggedright\\arraybackslash}}p{{{most / 2:g}em}}"

@@ -21,6 +21,8 @@ LIST = "files.txt"
 """Names what was written, so that nothing else is ever removed."""
 MAX_LIST_BYTES = 1_000_000
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(csv|md|tex|bib|pdf|svg|png)")
+METHOD = "method"
+"""The chapter that the methods begin with."""
 TABLE_FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
 
 
@@ -79,8 +81,11 @@ def _words(chapters: Sequence[Chapter]) -> Iterator[tuple[str, bytes]]:
         for table, (kind, rendered) in product(chapter.tables, TABLE_FORMATS.items()):
             yield table_file(table, kind), rendered(table).encode()
     yield "figures.tex", "\n".join(map(_figure_in_latex, figures)).encode()
-    methods = [(chapter.title, " ".join(chapter.details)) for chapter in chapters if chapter.details]
-    latex = [f"\\paragraph{{{escaped(title)}}} {with_cite(text, escaped)}\n" for title, text in methods]
+    ordered = sorted(chapters, key=lambda chapter: chapter.id != METHOD)
+    methods = [(chapter.title, " ".join(chapter.details)) for chapter in ordered if chapter.details]
+    latex = [
+        f"{{\\sloppy\\paragraph{{{escaped(title)}}} {with_cite(text, escaped)}\\par}}\n" for title, text in methods
+    ]
     yield "methods.tex", "\n".join(latex).encode()
     sources = references_in(text for _, text in methods)
     words = [f"**{markdown(title)}.** {markdown(text)}\n" for title, text in methods]

@@ -61,7 +61,7 @@ def with_cite(text: str, escaped: Callable[[str], str]) -> str:
     end = 0
     for found in _CITATION.finditer(text):
         if keys := _keys(found):
-            pieces += [escaped(text[end : found.start()]), f" \\cite{{{','.join(keys)}}}"]
+            pieces += [escaped(text[end : found.start()]), f"\\cite{{{','.join(keys)}}}"]
             end = found.end()
     return "".join([*pieces, escaped(text[end:])])
 

@@ -129,7 +129,7 @@ def _runs(snapshot: Snapshot) -> Iterator[str]:
     varied = f" of {listed(f'{factor} {_levels(snapshot, factor)}' for factor in snapshot.factors)}"
     yield (
         f"The study has {counted(len(snapshot.configurations), 'combination')}{varied if snapshot.factors else ''}, "
-        f"each with {counted(len(study.seeds), 'seed')} ({_values(study.seeds)})."
+        f"each with {counted(len(study.seeds), 'seed')} ({_values(study.seeds).strip('{}')})."
     )
     yield "A seed decides initialisation, batches and dropout; runs of one seed and batch shape share batches."
     yield f"{states(snapshot)}; results are drawn from those that are done."

@@ -20,9 +20,9 @@ from isoloss.analysis.convergence import (
     Convergence,
     Rates,
     analyse_convergence,
+    convergence_as_json,
 )
 from isoloss.analysis.plateau import plateau_counts, plateaued_by
-from isoloss.cli.convergence import convergence_as_json, convergence_as_text
 from isoloss.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -254,7 +254,15 @@ def test_states_add_up_and_order_of_rows_does_not_matter() -> None:
     convergence = analyse_convergence(table)
     assert sum(share.value for share in convergence.shares.values()) == pytest.approx(1)
     shuffled = table.sample(fraction=1, shuffle=True, seed=1)
-    assert {run.run: run for run in analyse_convergence(shuffled).runs} == {run.run: run for run in convergence.runs}
+    by_name = {run.run: run for run in convergence.runs}
+    for run in analyse_convergence(shuffled).runs:  # noise is pooled in another order, which rounds differently
+        ordered = by_name.pop(run.run)
+        assert (run.state, run.plateau_step, run.best_loss) == (ordered.state, ordered.plateau_step, ordered.best_loss)
+        assert run.improvement is not None and ordered.improvement is not None
+        assert (run.improvement.low, run.improvement.high) == pytest.approx(
+            (ordered.improvement.low, ordered.improvement.high), rel=1e-9
+        )
+    assert not by_name
 
 
 def test_a_run_that_ends_without_a_loss_is_not_called_plateaued() -> None:
@@ -312,22 +320,13 @@ def test_a_hundred_thousand_rows_take_seconds() -> None:
     assert time.perf_counter() - started < 3
 
 
-def test_text_and_json_say_the_same() -> None:
-    table = pl.concat(
-        [
-            simulate(FEW, power_law(FEW), 0.005, 30),
-            simulate(FEW, u_turn(FEW), 0.005, 30).with_columns(run="a-very-long-name-of-a-run-" + pl.col("run")),
-        ]
-    ).with_columns(train=pl.col("loss") - 0.1)
+def test_json_has_a_run_without_its_earlier_windows() -> None:
+    table = simulate(FEW, power_law(FEW), 0.005, 30).with_columns(train=pl.col("loss") - 0.1)
     convergence = analyse_convergence(table, target=2.0, train_loss="train")
-    text = convergence_as_text(convergence)
-    name = "a-very-long-name-of-a-run-r0"
-    assert name in text and max(map(len, text.splitlines())) <= 110 + len(name)
-    assert "… and 20 more runs" in text
-    assert "improving: 30 of 60 runs, 50% [37%, 63%]" in text
-    assert "note (noise_pooled): 60 of 60 runs" in text
     shown = json.loads(convergence_as_json(convergence))
-    assert len(shown["runs"]) == 60
+    assert [*shown] == ["tolerance", "target", "shares", "reached", "gap", "cautions", "runs"]
+    assert len(shown["runs"]) == 30 and "windows" not in shown["runs"][0]
     assert shown["runs"][0]["improvement"]["value"] == convergence.runs[0].windows[-1].improvement.value
     assert shown["runs"][0]["last_window"] == [1000, 2000]
-    assert shown["shares"]["U-turned"]["n"] == 60
+    assert shown["shares"]["U-turned"]["n"] == 30
+    assert [caution["code"] for caution in shown["cautions"]] == ["noise_pooled"]

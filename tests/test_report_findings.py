@@ -16,14 +16,13 @@ import pytest
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.effects import Effects, analyse_effects
 from isoloss.report.claims import claim_sentences
-from isoloss.report.convergence import convergence_sentences
 from isoloss.report.effects import effect_figures, effect_sentences
-from isoloss.report.evidence import evidence, target_loss
+from isoloss.report.evidence import evidence
 from isoloss.report.findings import Findings, find
 from isoloss.report.legacy_page import write_report
 from isoloss.report.parts import Table
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.report.tables import exact_values, make_tables
+from isoloss.report.tables import exact_values
 from isoloss.spec.config import RunConfig
 from isoloss.spec.hypotheses import RESPONSES, EffectStated, PlateauStated, SpikesStated
 from isoloss.spec.study import Study
@@ -178,52 +177,10 @@ def test_an_unreplicated_cube_is_screened(tmp_path: Path) -> None:
     assert any("None of 6 two-factor interactions stands out" in said for said in effect_sentences(effects))
 
 
-def ending(_config: RunConfig, number: int, step: int) -> float:
-    """Run 0 falls to the end, run 1 is flat from step 100, run 2 turns at 200, run 3 never gets low."""
-    noise = float(np.random.default_rng([number, step]).normal(0, 0.001))
-    falling = 3.0 - 0.2 * np.log2(1 + step)
-    flat = 3.0 - 0.2 * np.log2(1 + min(step, 100))
-    return float([falling, flat, flat + max(step - 200, 0) * 0.002, flat + 1][number]) + noise
-
-
-@pytest.fixture(scope="module")
-def endings(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    study = Study(name="ends", corpus="a.txt", base=BASE, seeds=(1, 2, 3, 4), hypotheses=(
-        PlateauStated(says="flat", kind="plateau", by_step=200, tolerance=0.03),
-    ))  # fmt: skip
-    return take_snapshot(fake_study(tmp_path_factory.mktemp("ends"), study, {}, ending))
-
-
-def test_states_and_tolerance_are_those_of_the_curves(endings: Snapshot) -> None:
-    findings = find(endings)
-    convergence = convergence_of(findings)
-    assert convergence.tolerance == 0.03
-    assert [run.state for run in convergence.runs] == ["improving", "plateaued", "U-turned", "plateaued"]
-    table = make_tables(endings, findings)["convergence"]
-    assert [row[:3] for row in table.rows][:3] == [
-        ["improving", "1 of 4", "25%"], ["plateaued", "2 of 4", "50%"], ["U-turned", "1 of 4", "25%"]
-    ]  # fmt: skip
-
-
-def test_the_target_is_reached_by_three_quarters_and_not_interpolated(endings: Snapshot) -> None:
-    target = target_loss(endings)
-    best = endings.done["best_val_loss"]
-    assert target is not None and (best <= target).sum() == 3
-    findings = find(endings)
-    table = make_tables(endings, findings)["convergence_by_run"]
-    assert table.exact is not None
-    assert table.exact["target_reached"].to_list() == [True, True, True, False]
-    for run, step, after, reached in table.exact.select(
-        "run_id", "target_step", "target_after", "target_reached"
-    ).iter_rows():
-        evals = endings.results.evals(run)
-        below = evals.filter(pl.col("val_loss") <= target)["step"]
-        if reached:
-            assert step == below[0] and after == below[0] - 25
-        else:
-            assert below.is_empty() and step == 400 and after is None
-    assert [row[8] for row in table.rows][3] == "> 400"
-    assert f"The target of {target:g} nats/token" in " ".join(convergence_sentences(convergence_of(findings)))
+def test_a_stated_plateau_sets_the_tolerance(tmp_path: Path) -> None:
+    stated = PlateauStated(says="flat", kind="plateau", by_step=200, tolerance=0.03)
+    study = Study(name="one", corpus="a.txt", base=BASE, seeds=(1, 2), hypotheses=(stated,))
+    assert convergence_of(find(take_snapshot(fake_study(tmp_path, study, {}, cube)))).tolerance == 0.03
 
 
 def test_each_curve_is_read_once_however_often_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

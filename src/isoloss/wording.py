@@ -50,6 +50,11 @@ def between(values: Iterable[float]) -> str:
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """A label as a sentence has room for it; of a longer one the beginning."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
 def number(value: float | None, spec: str = ".4g") -> str:
     """A number to four significant digits, with a true minus sign."""
     return MISSING if value is None else format(value, spec).replace("-", "−")

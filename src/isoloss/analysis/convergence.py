@@ -19,9 +19,10 @@ and count for the best loss and the target alone. `isoloss.analysis.trend` says 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -160,6 +161,22 @@ def analyse_convergence(
         gap,
         (*rows.cautions, *_cautions(curves, points, noises, diverged), *gap_cautions),
     )
+
+
+def convergence_as_json(convergence: Convergence) -> str:
+    """One object at full precision; of a run's windows the steps of the last one."""
+    entries = asdict(replace(convergence, runs=()))
+    del entries["runs"]  # comes last
+    runs = [
+        {
+            **asdict(replace(run, windows=())),
+            "last_window": [run.windows[-1].first_step, run.windows[-1].last_step] if run.windows else None,
+        }
+        for run in convergence.runs
+    ]
+    for run in runs:
+        del run["windows"]
+    return json.dumps({**entries, "runs": runs}, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def _gaps(

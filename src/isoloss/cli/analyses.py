@@ -139,9 +139,10 @@ def convergence(
         tolerance: Nats per doubling of steps below which a run has plateaued.
         json: Print one JSON object at full precision in place of text.
     """
-    from isoloss.analysis.convergence import analyse_convergence
-    from isoloss.cli.convergence import convergence_as_json, convergence_as_text
-    from isoloss.cli.tables import is_study, read_curves, read_rates
+    from isoloss.analysis.convergence import analyse_convergence, convergence_as_json
+    from isoloss.cli.tables import is_study, read_curves, read_rates, read_snapshot
+    from isoloss.report.chapter import chapter_as_text
+    from isoloss.report.chapters.convergence import convergence_chapter
 
     analysed = analyse_convergence(
         read_curves(table, say),
@@ -153,5 +154,9 @@ def convergence(
         train_loss=train_loss or ("train_loss" if is_study(table) else None),
         rates=read_rates(table),
     )
-    show(convergence_as_json(analysed) if json else convergence_as_text(analysed))
+    if json:
+        show(convergence_as_json(analysed))
+        return 0
+    runs = read_snapshot(table).table if is_study(table) else None
+    show(chapter_as_text(convergence_chapter(analysed, runs)))
     return 0

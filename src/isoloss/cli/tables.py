@@ -10,6 +10,7 @@ import polars as pl
 from isoloss.analysis.convergence import Rates, analyse_convergence
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import rates
+from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.store.tables import StudyResults, load_study
 
 NO_VALUE = ["", "NA", "N/A", "null", "None"]
@@ -51,6 +52,11 @@ def read_rates(path: Path) -> dict[str, Rates] | None:
         return None
     results = _study(path)
     return rates(results, results.summary())
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """What a study directory holds, with the labels of its runs. Raises StoreError on a damaged study."""
+    return take_snapshot(_study(path))
 
 
 def with_time_to_target(runs: pl.DataFrame, path: Path, target: float | None) -> pl.DataFrame:

@@ -13,7 +13,6 @@ from isoloss.analysis.estimate import Estimate
 from isoloss.report import convergence_figures as charts
 from isoloss.report import frames
 from isoloss.report import wording as say
-from isoloss.report.evidence import REACHED_BY
 from isoloss.report.parts import Figure, Table
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.theme import themed
@@ -61,13 +60,6 @@ def _sentences(convergence: Convergence) -> Iterator[str]:
         "lower bound is above 0, and inconclusive when it is not. A learning rate that decays can flatten a curve: a "
         "plateau is one of this schedule. Intervals of shares are Clopper–Pearson, as of runs drawn independently."
     )
-    reached = convergence.reached
-    if reached is not None:
-        yield (
-            f"The target of {convergence.target:g} nats/token is the loss that {REACHED_BY:.0%} of the done runs "
-            f"reach, rounded up; chosen from these runs, so the share that reaches it is no finding. Times are to the "
-            "first evaluation at or below it; seconds are steps at the run's median step time, without evaluations."
-        )
     gap = convergence.gap
     if gap is not None:
         yield (

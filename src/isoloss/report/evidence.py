@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -12,6 +13,7 @@ import polars as pl
 from isoloss.analysis.claims import Evidence
 from isoloss.analysis.convergence import Convergence, Rates, analyse_convergence
 from isoloss.analysis.curves import Spikes, pooled, spike_report
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.snapshot import Snapshot
 from isoloss.spec.compute import tokens_per_step, train_flops
@@ -20,6 +22,12 @@ from isoloss.store.tables import StudyResults
 
 REACHED_BY = 0.75
 """The loss that times are measured to is one this share of the runs reaches."""
+CHOSEN_TARGET = Diagnostic(
+    "chosen_target",
+    "note",
+    f"The target is the loss that {REACHED_BY:.0%} of the done runs reach, rounded up to two decimals: it is chosen "
+    "from these runs, so the share that reaches it is no finding.",
+)
 TELLING_STEPS = 8
 """Runs whose first steps took the same time to the bit were trained together, as one stack."""
 
@@ -59,7 +67,7 @@ def _convergence(snapshot: Snapshot) -> Callable[[float], Convergence]:
 
     @cache
     def convergence(tolerance: float) -> Convergence:
-        return analyse_convergence(
+        found = analyse_convergence(
             evaluations(),
             "run_id",
             "step",
@@ -69,6 +77,7 @@ def _convergence(snapshot: Snapshot) -> Callable[[float], Convergence]:
             train_loss="train_loss",
             rates=rates(snapshot.results, snapshot.done),
         )
+        return replace(found, cautions=(*found.cautions, CHOSEN_TARGET)) if found.target is not None else found
 
     return convergence
 

@@ -14,6 +14,9 @@ from isoloss.errors import printable
 from isoloss.report.format import Kind, spelled, spelled_interval
 from isoloss.store.spreadsheet import csv_text
 
+GAP = 2
+"""Blanks between columns of text."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -82,24 +85,48 @@ def markdown(text: str) -> str:
 
 
 def as_text(table: Table, width: int, rows: int | None = None) -> str:
-    """Lines for a terminal of a width in characters; says how many rows were left out."""
-    text = TextTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for column in table.columns:
+    """Lines for a terminal of a width in characters; says how many rows were left out.
+
+    Columns that have no room beside each other follow in blocks below, each led by the first column.
+    """
+    cells = table.cells(rows)
+    columns = list(enumerate(table.columns))
+    needs = [_text_width(column, [row[i] for row in cells], width) for i, column in columns]
+    blocks: list[list[int]] = [[]]
+    for i, _ in columns:
+        if blocks[-1] and sum(needs[k] + GAP for k in blocks[-1]) + needs[i] > width:
+            blocks.append([0])
+        blocks[-1].append(i)
+    hidden = 0 if rows is None else len(table.frame) - rows
+    texts = [_block(block, table, cells, needs, width) for block in blocks]
+    return "\n\n".join(texts) + (f"\n… and {hidden:,} more rows (--json has all)" if hidden > 0 else "")
+
+
+def _text_width(column: Column, words: Sequence[str], width: int) -> int:
+    """Characters that a column takes: a number is never broken, text wraps at a third of the line at the latest."""
+    longest = max(map(len, (column.head, *words)))
+    return longest if column.numeric else min(longest, column.width or longest, width // 3)
+
+
+def _block(
+    places: Sequence[int], table: Table, cells: Sequence[Sequence[str]], needs: Sequence[int], width: int
+) -> str:
+    text = TextTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="")
+    for i in places:
+        numeric = table.columns[i].numeric
         text.add_column(
-            column.head,
-            justify="right" if column.numeric else "left",
-            no_wrap=column.numeric,
+            table.columns[i].head,
+            justify="right" if numeric else "left",
+            no_wrap=numeric,
             overflow="fold",
-            max_width=column.width,
+            max_width=needs[i],
         )
-    for cells in table.cells(rows):
-        text.add_row(*cells)
+    for row in cells:
+        text.add_row(*(row[i] for i in places))
     console = Console(width=width, markup=False, highlight=False, emoji=False, color_system=None)
     with console.capture() as captured:
         console.print(text)
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    hidden = 0 if rows is None else len(table.frame) - rows
-    return "\n".join([*lines, *([f"… and {hidden:,} more rows (--json has all)"] if hidden > 0 else [])])
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def _cell(row: dict[str, object], column: Column) -> str:

@@ -1,0 +1,389 @@
+"""Where the runs' loss curves stand at their end, and when they reach a loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from statistics import median_high
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from isoloss import wording as say
+from isoloss.analysis.convergence import STATES, Convergence, RunConvergence, State
+from isoloss.analysis.estimate import Estimate
+from isoloss.diagnostic import Diagnostic
+from isoloss.report.chapter import Chapter
+from isoloss.report.chart import ACCENT, GREY, INK, PAPER, WARNING, Figure, inline, near_data, sized
+from isoloss.report.format import Kind, spelled, spelled_interval
+from isoloss.report.table import Column, Table
+
+PHRASES: Mapping[State, tuple[str, str]] = {
+    "improving": ("was still improving when it stopped", "were still improving when they stopped"),
+    "plateaued": ("had plateaued", "had plateaued"),
+    "U-turned": ("ended above its lowest loss", "ended above their lowest loss"),
+    "inconclusive": (
+        "is too noisy or has too few evaluations to tell",
+        "are too noisy or have too few evaluations to tell",
+    ),
+}
+COLOURS = {"improving": ACCENT, "plateaued": ACCENT, "U-turned": WARNING, "inconclusive": GREY}
+MAX_LABELLED, MAX_DRAWN = 16, 200
+"""Runs up to which a figure names each, and up to which it draws each; of more, some at even ranks of each group."""
+MIN_DRAWN = 12
+"""Runs of a group that are drawn in any case."""
+LABELLED_PX, HEAD_PX, ROWS_PX = 28.0, 22.0, 360.0
+"""Heights of a row under its label, of a group's head, and of all rows without labels together."""
+HALOS: Sequence[dict[str, Any]] = ({"stroke": PAPER, "strokeWidth": 3}, {})
+"""Text is drawn twice, first as an outline that keeps lines off it."""
+
+
+@dataclass(frozen=True)
+class _Name:
+    """What a run is called: its label, and its configuration's label and key; of anyone's table its name."""
+
+    label: str
+    configuration: str
+    key: str = ""
+
+
+Names = Mapping[str, _Name]
+
+
+def convergence_chapter(convergence: Convergence | Diagnostic, runs: pl.DataFrame | None = None) -> Chapter:
+    """What the curves of a study or of anyone's table show at their end.
+
+    `runs` are the run_id, label, key and configuration of a study's runs, as its snapshot's table has them. Without
+    them a run is called by its name and stands for itself.
+
+        chapter_as_text(convergence_chapter(analyse_convergence(table)))
+    """
+    if isinstance(convergence, Diagnostic):
+        answer = [convergence.text, *([convergence.remedy] if convergence.remedy else [])]
+        return Chapter("convergence", "Convergence", answer)
+    names = {run.run: _Name(run.run, run.run) for run in convergence.runs}
+    if runs is not None:
+        names |= {
+            run: _Name(*words) for run, *words in runs.select("run_id", *(f.name for f in fields(_Name))).iter_rows()
+        }
+    return Chapter(
+        "convergence",
+        "Convergence",
+        answer=list(_answer(convergence, names)),
+        figures=[*_improvements(convergence, names), *_times_to_target(convergence, names)],
+        tables=[_shares(convergence), _by_run(convergence, names)],
+        details=list(_details(convergence)),
+    )
+
+
+def _answer(convergence: Convergence, names: Names) -> Iterator[str]:
+    n = len(convergence.runs)
+    parts: list[str] = []
+    for state in STATES:
+        runs = [run for run in convergence.runs if run.state == state]
+        if runs:
+            who = say.count(len(runs)) if parts else say.of_runs(len(runs), n)
+            parts.append(f"{who} {PHRASES[state][len(runs) > 1]}{_more(state, runs)}")
+    yield f"{'; '.join(parts)}."
+    if convergence.target is not None:
+        yield _target_sentence(convergence, names)
+    gap = convergence.gap
+    if gap is not None:
+        value = spelled_interval(gap.value, gap.low, gap.high, "difference")
+        who = say.counted(gap.n, "run")
+        yield f"At the end the validation loss minus the training loss is {value} nats on average over {who}."
+
+
+def _more(state: State, runs: Sequence[RunConvergence]) -> str:
+    """How much, or from when on."""
+    if state == "improving":
+        values = sorted(run.improvement.value for run in runs if run.improvement)
+        by = " to ".join(dict.fromkeys(say.number(value, ".2g") for value in (values[0], values[-1])))
+        return f", by {by} nats per doubling of steps, so longer training should lower the loss"
+    if state == "plateaued":
+        return f" by step {_step(max(run.plateau_step or 0 for run in runs))}"
+    return ""
+
+
+def _target_sentence(convergence: Convergence, names: Names) -> str:
+    target, n = _target(convergence), len(convergence.runs)
+    missed = [run.last_step for run in convergence.runs if not _reached(run)]
+    if len(missed) == n:
+        return f"No run reached {target} in {_steps(missed)} steps."
+    unit, times = _times(convergence, names)
+    fastest, slowest = min(times.items(), key=lambda item: item[1]), max(times.values())
+    if len({name.configuration for name in names.values()}) == 1:
+        sentence = f"{'The run' if n == 1 else 'The typical run'} reached {target} after {_step(fastest[1])} steps"
+    else:
+        sentence = (
+            f"To reach {target} took {_step(fastest[1])} steps in the fastest {unit} ({say.shortened(fastest[0])})"
+        )
+        sentence += f" and {_step(slowest)} in the slowest that did" if slowest > fastest[1] else ""
+    return (
+        f"{sentence}{f'; {say.of_runs(len(missed), n)} did not reach it in {_steps(missed)} steps' if missed else ''}."
+    )
+
+
+def _times(convergence: Convergence, names: Names) -> tuple[str, dict[str, float]]:
+    """Steps to the target by configuration, the median over its runs, where half of them or more reached it.
+
+    By run where no configuration has such a median, or none are known.
+    """
+    steps: dict[str, list[float]] = {}
+    for run in convergence.runs:
+        steps.setdefault(names[run.run].configuration, []).append(
+            run.to_target.step if run.to_target and _reached(run) else math.inf
+        )
+    times = {name: median_high(of_one) for name, of_one in steps.items()}
+    finite = {name: time for name, time in times.items() if math.isfinite(time)}
+    if not finite:
+        return _times(
+            convergence, {run: replace(name, configuration=name.label, key="") for run, name in names.items()}
+        )
+    return "configuration" if any(name.key for name in names.values()) else "run", finite
+
+
+def _details(convergence: Convergence) -> Iterator[str]:
+    yield (
+        f"A run has plateaued when the 95% interval of its improvement lies within ±{convergence.tolerance:g} nats per "
+        "doubling of steps over its last window (a doubling of steps or more, four evaluations or more), and U-turned "
+        "when its end is above its lowest stretch by more than noise or its loss rises faster than that. Else it is "
+        "improving when the lower end of the interval is above 0, and inconclusive when it is not. A learning rate "
+        "that decays can flatten a curve: a plateau is one of this schedule. Intervals of shares are Clopper–Pearson, "
+        "as of runs drawn independently."
+    )
+    if convergence.target is not None:
+        yield (
+            "Times are to the first evaluation at or below the target; nothing is interpolated. Of a configuration the "
+            "time is the median over its seeds, one that was not reached counting as later than all. Seconds, where "
+            "known, are steps at the run's median step time, without evaluations."
+        )
+    if convergence.gap is not None:
+        yield f"Gap: {convergence.gap.method}; the runs' settings may differ."
+    yield from (f"{each.text} {each.remedy}" if each.remedy else each.text for each in convergence.cautions)
+
+
+def _shares(convergence: Convergence) -> Table:
+    shares: dict[str, Estimate] = {**convergence.shares}
+    if convergence.reached is not None:
+        shares[f"reached {_target(convergence)}"] = convergence.reached
+    frame = pl.DataFrame([{"state": s, "runs": round(e.value * e.n), **asdict(e)} for s, e in shares.items()])
+    columns = (
+        Column("state", "state"),
+        Column("runs", "runs", "count"),
+        Column("n", "of", "count"),
+        Column("value", "share [95%]", "percent", interval=("low", "high")),
+    )
+    return Table("convergence", "Runs in each state at their end; Clopper–Pearson intervals", frame, columns)
+
+
+def _by_run(convergence: Convergence, names: Names) -> Table:
+    frame = pl.DataFrame([_row(run, names) for run in convergence.runs], infer_schema_length=None)
+    steps = _kind(convergence)
+    named = [
+        Column("run", "run", width=40),
+        *([Column("label", "levels", width=40)] if any(name.key for name in names.values()) else []),
+    ]
+    columns = [
+        *named,
+        Column("state", "state"),
+        Column(
+            "improvement", "nats per doubling [95%]", "difference", interval=("improvement_low", "improvement_high")
+        ),
+        Column("plateau_step", "plateau from step", steps),
+        Column("rise", "rise at the end", "difference"),
+        Column("evaluations", "evaluations", "count"),
+        Column("last_step", "last step", steps),
+        Column("best_loss", "best loss", "loss"),
+        Column("best_step", "at step", steps),
+        Column("final_loss", "final loss", "loss"),
+    ]
+    title = "Each run at its end. Rise: of the last stretch above the lowest one before it"
+    if frame["final_gap"].count():
+        columns.append(Column("final_gap", "val − train loss", "difference"))
+    if convergence.target is not None:
+        title += f". Costs of reaching {_target(convergence)}: a dash where the run ended before"
+        costs: tuple[tuple[str, str, Kind], ...] = (
+            ("steps", f"steps to {convergence.target:g}", steps), ("tokens", "tokens", "si"), ("flops", "FLOPs", "si"),
+            ("seconds", "time", "duration")
+        )  # fmt: skip
+        columns += [Column(f"{c}_to_target", head, kind) for c, head, kind in costs if frame[f"{c}_to_target"].count()]
+    return Table("convergence_by_run", title, frame, columns)
+
+
+def _row(run: RunConvergence, names: Names) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "run": run.run, "label": names[run.run].label, "state": run.state, "evaluations": run.n,
+        "last_step": run.last_step, "best_loss": run.best_loss, "best_step": run.best_step,
+        "final_loss": run.final_loss, "final_gap": run.final_gap, "plateau_step": run.plateau_step,
+    }  # fmt: skip
+    for name, estimate in (("improvement", run.improvement), ("rise", run.rise)):
+        row[name] = estimate.value if estimate else None
+        row |= {f"{name}_{of}": getattr(estimate, of) if estimate else None for of in ("low", "high", "n", "method")}
+    reached = run.to_target if _reached(run) else None
+    row |= {"target_reached": None if run.to_target is None else _reached(run)}
+    row |= {"target_after_step": reached.after if reached else None}
+    for name, cost in (("steps", "step"), ("tokens", "tokens"), ("flops", "flops"), ("seconds", "seconds")):
+        row[f"{name}_to_target"] = getattr(reached, cost) if reached else None
+    return row
+
+
+def _improvements(convergence: Convergence, names: Names) -> Iterator[Figure]:
+    rows = [
+        {**_named(run, names), "group": run.state, "value": run.improvement.value, "low": run.improvement.low,
+         "high": run.improvement.high, "first_step": run.windows[-1].first_step, "last_step": run.last_step}
+        for run in convergence.runs
+        if run.improvement is not None
+    ]  # fmt: skip
+    if not rows:
+        return
+    n = len(convergence.runs)
+    state = max(STATES, key=lambda each: convergence.shares[each].value)
+    runs = [run for run in convergence.runs if run.state == state]
+    title = f"{say.of_runs(len(runs), n)} {PHRASES[state][len(runs) > 1]}"
+    title += _more(state, runs) if state == "plateaued" else ""
+    table = pl.DataFrame(rows, infer_schema_length=None).sort("value", "run", descending=[True, False])
+    heads = {state: f"{state}: {say.of_runs(sum(r.state == state for r in convergence.runs), n)}" for state in STATES}
+    frame, thinned = _placed(table, heads)
+    tolerance = convergence.tolerance
+    low, high = min(*frame["value"], -tolerance), max(*frame["value"], tolerance)
+    ends = [low, *(end for end in (*frame["low"], *frame["high"]) if end is not None)]
+    room = high - low
+    domain = [max(min(low, *ends), low - room), min(max(high, *ends), high + room)]
+    cut = min(low, *ends) < domain[0] or max(high, *ends) > domain[1]
+    who = say.of_runs(len(rows), n) if len(rows) < n else say.counted(n, "run")
+    subtitle = (
+        "Improvement over each run's last doubling of steps with its 95% t interval from the noise of the curve; "
+        f"n = {who}{thinned}. Dashed: ±{tolerance:g}, between which the interval of a plateau lies"
+        f"{'; long intervals are cut at the edge' if cut else ''}."
+    )
+    axis = {"title": "improvement (nats per doubling of steps)", "scale": near_data(pl.Series(domain))}
+    rules = [(-tolerance, [4, 3]), (tolerance, [4, 3]), (0.0, [1, 0])]
+    yield Figure("improvement", title, subtitle, frame, lambda width: _strip(frame, heads, COLOURS, axis, width, rules))
+
+
+def _times_to_target(convergence: Convergence, names: Names) -> Iterator[Figure]:
+    rows = [
+        {**_named(run, names), "group": "reached" if run.to_target.reached else "missed",
+         "value": run.to_target.step, "low": run.to_target.after if run.to_target.reached else None,
+         "high": run.to_target.step}
+        for run in convergence.runs
+        if run.to_target is not None
+    ]  # fmt: skip
+    reached = convergence.reached
+    if reached is None or not reached.value:
+        return
+    n, hit = reached.n, round(reached.value * reached.n)
+    target = _target(convergence)
+    heads = {
+        "reached": f"reached: {say.of_runs(hit, n)}",
+        "missed": f"not reached by the last step: {say.of_runs(n - hit, n)}",
+    }
+    frame, thinned = _placed(pl.DataFrame(rows, infer_schema_length=None).sort("value", "run"), heads)
+    subtitle = (
+        f"Steps to the first evaluation at or below {target}, with a line from the evaluation before it, between which "
+        f"the target was reached (no confidence interval); n = {say.counted(n, 'run')}{thinned}. Triangles: the last "
+        "step of a run that did not reach it."
+    )
+    axis = {"title": "optimizer step", "scale": alt.Scale(zero=True)}
+    times = _steps(frame.filter(pl.col("group") == "reached")["value"].to_list())
+    title = f"{say.of_runs(hit, n)} reached {target}, after {times} steps"
+    colours = {"reached": ACCENT, "missed": GREY}
+    yield Figure("time_to_target", title, subtitle, frame, lambda width: _strip(frame, heads, colours, axis, width))
+
+
+def _named(run: RunConvergence, names: Names) -> dict[str, str]:
+    """Words of a mark: the run, its label, and what a page finds it by, which begins with its configuration's key."""
+    name = names[run.run]
+    return {"run": run.run, "text": name.label, "mark": f"{name.key} {name.label}".strip()}
+
+
+def _placed(table: pl.DataFrame, heads: Mapping[str, str]) -> tuple[pl.DataFrame, str]:
+    """The rows to draw, group by group, with their `place` in pixels from the top and whether they are `named`."""
+    total = len(table)
+    parts: list[pl.DataFrame] = []
+    top = 0.0
+    for group in heads:
+        part = table.filter(pl.col("group") == group)
+        n = len(part)
+        most = n if total <= MAX_DRAWN else min(n, max(MIN_DRAWN, round(MAX_DRAWN * n / total)))
+        part = part[np.unique(np.linspace(0, n - 1, most).round().astype(np.int64))] if n else part
+        named = [total <= MAX_LABELLED or i in (0, most - 1) for i in range(len(part))]
+        heights = [LABELLED_PX if each else ROWS_PX / min(total, MAX_DRAWN) for each in named]
+        starts = top + HEAD_PX + np.cumsum([0.0, *heights])
+        places = [end - 9 if each else end - h / 2 for end, each, h in zip(starts[1:], named, heights, strict=True)]
+        top = float(starts[-1]) if n else top
+        parts.append(
+            part.with_columns(place=pl.Series(places, dtype=pl.Float64()), named=pl.Series(named, dtype=pl.Boolean()))
+        )
+    drawn = pl.concat(parts)
+    thinned = f", of which {say.count(len(drawn))} at even ranks are drawn" if len(drawn) < total else ""
+    return drawn, thinned
+
+
+def _strip(
+    frame: pl.DataFrame,
+    heads: Mapping[str, str],
+    colours: Mapping[str, str],
+    axis: Mapping[str, Any],
+    width: int,
+    rules: Sequence[tuple[float, list[int]]] = (),
+) -> alt.LayerChart:
+    """A row a run under the head of its group: its value, and a line from low to high; named runs under their label."""
+    small = len(frame) > MAX_LABELLED
+    height = int(max(frame["place"])) + 10
+    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, height], reverse=True, nice=False))
+    present = [group for group in heads if group in set(frame["group"])]
+    colour = alt.Color("group:N", legend=None, scale=alt.Scale(domain=present, range=[colours[g] for g in present]))
+    tops = frame.group_by("group", maintain_order=True).agg(place=pl.col("place").min() - HEAD_PX)
+    base = alt.Chart(inline(frame)).encode(y=y)
+    of_group = alt.Chart(inline(tops.with_columns(text=pl.col("group").replace_strict(heads)))).encode(y=y)
+    head_look: dict[str, Any] = {"fontWeight": "bold"}
+    label_look: dict[str, Any] = {"dy": -4}
+    texts = [
+        chart.mark_text(align="left", baseline="bottom", limit=width - 20, **look).encode(
+            x=alt.value(0), text="text:N", color=own
+        )
+        for halo in HALOS
+        for chart, look, own in (
+            (of_group, head_look | halo, colour),
+            (base.transform_filter("datum.named"), label_look | halo, alt.value(INK)),
+        )
+    ]
+    lines = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1 if small else 2, clip=True)
+    points = base.mark_point(filled=True, size=14 if small else 45, opacity=1)
+    shape = alt.when("datum.group == 'missed'").then(alt.value("triangle-right")).otherwise(alt.value("circle"))
+    return sized(
+        alt.layer(
+            *(alt.Chart().mark_rule(color=INK, strokeDash=dash).encode(x=alt.datum(at)) for at, dash in rules),
+            lines.encode(x=alt.X("low:Q", **axis), x2="high:Q", color=colour, description="mark:N"),
+            points.encode(x=alt.X("value:Q", **axis), color=colour, shape=shape, description="mark:N"),
+            *texts,
+        ),
+        width,
+        height,
+    )
+
+
+def _reached(run: RunConvergence) -> bool:
+    return run.to_target is not None and run.to_target.reached
+
+
+def _target(convergence: Convergence) -> str:
+    return f"{convergence.target:g} nats"
+
+
+def _kind(convergence: Convergence) -> Kind:
+    """Steps are whole numbers, unless a table counts them otherwise."""
+    return "count" if all(run.last_step.is_integer() for run in convergence.runs) else "number"
+
+
+def _step(step: float) -> str:
+    return spelled(step, "count" if float(step).is_integer() else "number")
+
+
+def _steps(steps: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys((_step(min(steps)), _step(max(steps)))))

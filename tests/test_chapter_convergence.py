@@ -191,6 +191,9 @@ def test_tables_hold_what_was_estimated(chapter: Chapter, convergence: Convergen
         assert (row["tokens_to_target"], row["flops_to_target"], row["seconds_to_target"]) == (
             (reached.tokens, reached.flops, reached.seconds) if reached else (None, None, None)
         )
+    first = convergence.runs[0].improvement
+    assert first is not None and first.low is not None and first.high is not None
+    assert by_run.cells()[0][3] == f"+{first.value:.4f} [+{first.low:.4f}, +{first.high:.4f}]"
     heads = [column.head for column in by_run.columns]
     assert heads[:4] == ["run", "levels", "state", "nats per doubling [95%]"]
     assert heads[-4:] == [f"steps to {convergence.target:g}", "tokens", "FLOPs", "time"]

@@ -18,6 +18,7 @@ from isoloss.report.chapters.method import method_chapter, references_chapter
 from isoloss.report.chapters.provenance import provenance_chapter, samples_chapter
 from isoloss.report.chapters.runs import configurations_table, runs_chapter, runs_table
 from isoloss.report.chapters.scaling import scaling_chapter
+from isoloss.report.chapters.speed import speed_chapter
 from isoloss.report.findings import Findings, find
 from isoloss.report.live import LiveData
 from isoloss.report.page import Section, render_page, render_section
@@ -67,6 +68,7 @@ def study_chapters(snapshot: Snapshot, findings: Findings) -> list[Chapter]:
         effects,
         convergence,
         scaling,
+        speed_chapter(snapshot),
         samples_chapter(snapshot),
         design_chapter(snapshot, findings.audit),
         method_chapter(snapshot),

@@ -6,7 +6,7 @@ import sys
 
 import tyro
 
-from benchmarks import faults, precision, sampling, scale, train
+from benchmarks import faults, precision, report, sampling, scale, train
 from isoloss.errors import IsolossError
 
 if __name__ == "__main__":
@@ -15,6 +15,7 @@ if __name__ == "__main__":
         "sampling": sampling.run,
         "scale": scale.run,
         "precision": precision.run,
+        "report": report.run,
         "faults": faults.run,
     }
     try:

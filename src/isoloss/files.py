@@ -27,6 +27,9 @@ from isoloss.errors import InUseError, StoreError, UnreadableError
 DIGEST = "digest"
 """Key of a record's own SHA-256, computed with zeros as its value."""
 _NO_DIGEST = "0" * 64
+_DIGEST_KEY = f'"{DIGEST}": "'.encode()
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Its bytes as they are, and without waiting for the writer of a pipe."""
 MAX_TEXT_BYTES = 4_000_000
 """Larger records and checksummed texts are not isoloss's. Parsing takes at most some 30 times this in memory."""
 _CHECKSUM_LINE = "# sha256 "
@@ -87,12 +90,16 @@ def path_exists(path: Path) -> bool:
 def read_bytes(path: Path, max_bytes: int) -> bytes:
     """The content of a regular file. Raises StoreError when it is none, or larger, and UnreadableError."""
     with reading(path):
-        facts = path.stat()
-        if not S_ISREG(facts.st_mode):
-            raise StoreError(f"cannot read {path}: not a regular file")  # a pipe would keep its reader waiting
-        if facts.st_size > max_bytes:
-            raise StoreError(f"cannot read {path}: larger than {max_bytes:,} bytes; isoloss did not write it")
-        return path.read_bytes()
+        handle = os.open(path, _READ_FLAGS)
+        try:
+            facts = os.fstat(handle)
+            if not S_ISREG(facts.st_mode):
+                raise StoreError(f"cannot read {path}: not a regular file")
+            if facts.st_size > max_bytes:
+                raise StoreError(f"cannot read {path}: larger than {max_bytes:,} bytes; isoloss did not write it")
+            return b"".join(iter(lambda: os.read(handle, facts.st_size + 1), b""))
+        finally:
+            os.close(handle)
 
 
 @contextmanager
@@ -217,21 +224,23 @@ def write_record(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_record(path: Path) -> dict[str, Any]:
     """The object written by write_record, without its digest. Raises StoreError when it is missing or damaged."""
-    text = _text_of(path)  # once: the file may be replaced at any moment
     try:
-        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        value = json.loads(read_record_bytes(path), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise StoreError(f"cannot read {path}: expected a JSON object")
-    stated = value.pop(DIGEST, None)
-    if (
-        not isinstance(stated, str)
-        or len(stated) != len(_NO_DIGEST)
-        or sha256_bytes(text.replace(stated, _NO_DIGEST).encode()) != stated
-    ):
-        raise StoreError(f"cannot read {path}: damaged, its SHA-256 is not the one it states")
+    if not isinstance(value, dict) or value.pop(DIGEST, None) is None:
+        raise StoreError(f"cannot read {path}: expected a JSON object that ends with its digest")
     return value
+
+
+def read_record_bytes(path: Path) -> bytes:
+    """The bytes written by write_record, digest included. Raises StoreError when they are missing or damaged."""
+    content = read_bytes(path, MAX_TEXT_BYTES)  # once: the file may be replaced at any moment
+    before, key, after = content.rpartition(_DIGEST_KEY)  # the last, where write_record puts it
+    stated, after = after[: len(_NO_DIGEST)], after[len(_NO_DIGEST) :]
+    if sha256_bytes(b"".join((before, key, _NO_DIGEST.encode(), after))).encode() != stated:
+        raise StoreError(f"cannot read {path}: damaged, its SHA-256 is not the one it states")
+    return content
 
 
 def _text_of(path: Path) -> str:

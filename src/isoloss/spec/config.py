@@ -98,6 +98,8 @@ class RunConfig(BaseModel):
 RESOLVED_FIELDS = frozenset({"corpus", "corpus_sha256", "tokenizer", "vocab_size", "seed"})
 """Fields a study states elsewhere than among its settings (`base` and `factors`)."""
 
+_FIELDS = frozenset(RunConfig.model_fields)
+
 SETTINGS: tuple[str, ...] = tuple(name for name in RunConfig.model_fields if name not in RESOLVED_FIELDS)
 """Names a study may set in `base`, vary in `factors` and override with --set."""
 
@@ -130,7 +132,7 @@ ANY_TEXT: Mapping[str, Any] = {"corpus": "", "corpus_sha256": "", "vocab_size": 
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """A RunConfig from plain values. Raises a ConfigError, or all of them, with the fields each concerns."""
-    raise_all([_unknown_setting(str(name)) for name in values if name not in RunConfig.model_fields])
+    raise_all([_unknown_setting(str(name)) for name in values if name not in _FIELDS])
     try:
         return RunConfig(**values)
     except ValidationError as error:

@@ -13,6 +13,8 @@ from isoloss.spec.config import RunConfig
 IDENTITY_VERSION = 2
 """Raised when the meaning of a configuration changes, so that old and new runs never share a name."""
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
 
 def canonical(config: RunConfig) -> str:
     """The canonical form of a configuration: sorted JSON in which equal science is spelled equally.
@@ -20,10 +22,11 @@ def canonical(config: RunConfig) -> str:
     The corpus counts by content, not by name, and lr_decay_iters by the horizon it stands for. Settings of the
     evaluation mode that is not used do not count.
     """
-    values = config.model_dump(exclude={"corpus"})
+    values = dict(vars(config))
+    del values["corpus"]
     values["lr_decay_iters"] = config.decay_horizon if config.decay_lr else None
     del values["eval_train_tokens" if config.eval == "sampled" else "eval_iters"]
-    return json.dumps({"isoloss": IDENTITY_VERSION, **values}, sort_keys=True, separators=(",", ":"))
+    return _CANONICAL.encode({"isoloss": IDENTITY_VERSION, **values})
 
 
 def run_id(config: RunConfig) -> str:

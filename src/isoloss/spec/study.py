@@ -99,7 +99,7 @@ class Study:
         left_out = {key for key in (*self.base, *self.factors) if key not in base and key not in factors}
         unsettled = {nearest(key, SETTINGS) for key in left_out}  # these do not have their defaults either
         errors: list[ConfigError] = []
-        collect(errors, lambda: self._configs({**ANY_TEXT, **base}, factors, (FIRST_SEED,)), [])
+        collect(errors, lambda: self._cells({**ANY_TEXT, **base}, factors), [])
         yield from (error for error in errors if not unsettled.intersection(error.fields))
 
     @property
@@ -118,23 +118,25 @@ class Study:
             "tokenizer": self.tokenizer,
             "vocab_size": data.vocab_size,
         }
-        configs = self._configs({**resolved, **self.base}, self.factors, self.seeds)
-        if max(map(training_memory_bytes, configs)) > MAX_RUN_BYTES:
-            raise too_large(max(configs, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
-        if len({run_id(config) for config in configs}) < len(configs):
+        first, *others = self.seeds
+        cells = self._cells({**resolved, **self.base, "seed": first}, self.factors)
+        if max(map(training_memory_bytes, cells)) > MAX_RUN_BYTES:
+            raise too_large(max(cells, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
+        if len(set(map(run_id, cells))) < len(cells):
             raise ConfigError("two cells of the study define the same run; take the repeated level out", ("factors",))
-        return configs
+        for seed in others:
+            make_config({**dict(cells[0]), "seed": seed})
+        # What holds for a cell's first seed and for a seed in the first cell holds for both: no run is checked twice.
+        return [run for cell in cells for run in (cell, *(cell.model_copy(update={"seed": s}) for s in others))]
 
-    def _configs(
-        self, fixed: Mapping[str, Any], factors: Mapping[str, tuple[Scalar, ...]], seeds: tuple[int, ...]
-    ) -> list[RunConfig]:
-        """A run for each cell, the last factor varying fastest, and seed. Raises what is wrong in cells."""
+    def _cells(self, fixed: Mapping[str, Any], factors: Mapping[str, tuple[Scalar, ...]]) -> list[RunConfig]:
+        """A run for each cell, the last factor varying fastest. Raises what is wrong in cells."""
         configs: list[RunConfig] = []
         errors: list[ConfigError] = []
         for levels in itertools.product(*factors.values()):
             cell = dict(zip(factors, levels, strict=True))
             try:
-                configs += [make_config({**fixed, **cell, "seed": seed}) for seed in seeds]
+                configs.append(make_config({**fixed, **cell}))
             except ConfigError as error:
                 errors += [self._located_in(cell, found) for found in error.each]
                 if len(errors) >= MAX_COUNTED:

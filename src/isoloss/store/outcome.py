@@ -13,17 +13,16 @@ from math import isfinite, sqrt
 from statistics import median, stdev
 
 from isoloss.errors import StoreError
-from isoloss.files import read_record, write_record
+from isoloss.files import write_record
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import (
     CURVES,
-    CurvesRecord,
     EvalRecord,
     MeasuredRecord,
     StepRecord,
     ThinnedEvals,
     ThinnedSteps,
-    checked,
+    read_checked,
 )
 from isoloss.store.run import ROWS, Extent, RunStatus, eval_rows, extents, step_rows
 
@@ -56,7 +55,7 @@ def curves(paths: RunPaths, status: RunStatus) -> tuple[ThinnedSteps, ThinnedEva
     """The thinned curves of a run of this status. Raises StoreError likewise."""
     if _kept(status):
         try:
-            kept: CurvesRecord = checked(CURVES, read_record(paths.curves), paths.curves)
+            kept = read_checked(CURVES, paths.curves)
             if extents(kept["rows"]) == status.rows:
                 return kept["steps"], kept["evals"]
         except StoreError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, NonNegativeInt, TypeAda
 from typing_extensions import TypedDict
 
 from isoloss.errors import StoreError
+from isoloss.files import read_record_bytes
 from isoloss.spec.config import MAX_INT
 
 Record = TypeVar("Record")
@@ -56,6 +58,11 @@ class MetadataRecord(TypedDict):
     continues: NotRequired[str]
 
 
+def _of_finite_numbers(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    json.dumps(values, allow_nan=False)  # raises ValueError
+    return values
+
+
 @with_config(extra="allow")
 class RunProvenance(TypedDict):
     """What a run was trained on: names and figures for a reader, and what is computed with."""
@@ -87,7 +94,7 @@ class StatusRecord(TypedDict):
     state: State
     reason: str
     times_s: dict[str, FiniteFloat]
-    provenance: RunProvenance
+    provenance: Annotated[RunProvenance, AfterValidator(_of_finite_numbers)]
     rows: dict[str, ExtentRecord]
     measured: NotRequired[MeasuredRecord | None]
     updated_at: str
@@ -177,6 +184,11 @@ STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
 def checked(shape: TypeAdapter[Record], value: object, path: Path) -> Record:
     """The value, if it is what a file at `path` must hold. Raises StoreError that names the first thing amiss."""
     return _checked(lambda: shape.validate_python(value, strict=True), path)
+
+
+def read_checked(shape: TypeAdapter[Record], path: Path) -> Record:
+    """The record at `path`, if it holds what it must. Raises StoreError likewise, and where it is missing or damaged."""
+    return parsed(shape, read_record_bytes(path), path)
 
 
 def parsed(shape: TypeAdapter[Record], text: bytes, path: Path) -> Record:

@@ -21,6 +21,7 @@ from isoloss.files import (
     path_exists,
     read_bytes,
     read_record,
+    read_record_bytes,
     sha256_bytes,
     sync_folder,
     write_record,
@@ -39,6 +40,7 @@ from isoloss.store.records import (
     StepRecord,
     checked,
     parsed,
+    read_checked,
 )
 
 Row = TypeVar("Row")
@@ -98,7 +100,7 @@ def read_status(paths: RunPaths) -> RunStatus:
 def _status(paths: RunPaths) -> RunStatus:
     if not path_exists(paths.status):
         return RunStatus("pending")
-    value: dict[str, Any] = {**checked(STATUS, read_record(paths.status), paths.status)}
+    value: dict[str, Any] = {**read_checked(STATUS, paths.status)}
     rows = extents(value.pop("rows"))
     return RunStatus(rows=rows, **value)
 
@@ -115,7 +117,7 @@ def whole_status(paths: RunPaths) -> RunStatus:
     """A run's status. Raises StoreError where that, its configuration or its rows are not what was written."""
     status = _status(paths)
     if path_exists(paths.config):
-        read_record(paths.config)
+        read_record_bytes(paths.config)
     known = status.rows or _rows_at_checkpoint(paths)
     for name in ROWS:
         if name in known:
@@ -136,7 +138,7 @@ def _rows_at_checkpoint(paths: RunPaths) -> dict[str, Extent]:
 
 def check_rows(path: Path, extent: Extent, *, nothing_after: bool = False) -> None:
     """Raises StoreError when a file of rows does not begin with what was written up to an extent."""
-    content = read_bytes(path, MAX_ROWS_BYTES) if path_exists(path) else b""
+    content = read_bytes(path, MAX_ROWS_BYTES) if extent.size or path_exists(path) else b""
     if sha256_bytes(content[: extent.size]) != extent.sha256 or (nothing_after and len(content) > extent.size):
         raise StoreError(f"{path}: damaged, not the {extent.size:,} bytes that were written")
 

@@ -98,9 +98,12 @@ def read_status(paths: RunPaths) -> RunStatus:
 
 
 def _status(paths: RunPaths) -> RunStatus:
-    if not path_exists(paths.status):
-        return RunStatus("pending")
-    value: dict[str, Any] = {**read_checked(STATUS, paths.status)}
+    try:
+        value: dict[str, Any] = {**read_checked(STATUS, paths.status)}
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return RunStatus("pending")
+        raise
     rows = extents(value.pop("rows"))
     return RunStatus(rows=rows, **value)
 

@@ -19,6 +19,7 @@ from isoloss.report.gallery import make_figures
 from isoloss.report.legacy_page import render
 from isoloss.report.snapshot import take_snapshot
 from isoloss.report.tables import make_tables
+from isoloss.store.opening import open_study
 from isoloss.store.tables import load_study, write_summary
 from tests.faults.harness import Points, Trials
 from tests.faults.hostile import study_of
@@ -50,7 +51,7 @@ def told(content: dict[str, Any], place: tuple[str, ...], lie: Any) -> dict[str,
 def read_all(folder: Path) -> None:
     """What `status` and `report` do, short of drawing."""
     results = load_study(folder)
-    status_as_text(results)
+    status_as_text(open_study(folder))
     write_summary(results)
     results.thinned_steps()
     results.thinned_evals()

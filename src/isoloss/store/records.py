@@ -57,6 +57,19 @@ class MetadataRecord(TypedDict):
     continues: NotRequired[str]
 
 
+class ProgressRecord(TypedDict):
+    """How far a checkpoint is; what training needs of it beside the step is its own."""
+
+    step: Count
+
+
+class SidecarRecord(TypedDict):
+    """The JSON file of a checkpoint, as far as its run is concerned."""
+
+    progress: ProgressRecord
+    beside: MetadataRecord
+
+
 def _plain(provenance: dict[str, Any]) -> dict[str, Any]:
     """What is kept for a reader alone must be what can be written again."""
     for key, value in provenance.items():
@@ -178,7 +191,7 @@ class CurvesRecord(TypedDict):
 
 
 STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), TypeAdapter(TokenizerRecord)
-METADATA = TypeAdapter(MetadataRecord)
+METADATA, SIDECAR = TypeAdapter(MetadataRecord), TypeAdapter(SidecarRecord)
 CURVES = TypeAdapter(CurvesRecord)
 STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
 

@@ -17,7 +17,8 @@ from isoloss.errors import ConfigError, NumericsError, StoreError
 from isoloss.files import DIGEST, MAX_TEXT_BYTES, read_record, sha256_bytes, sha256_file, write_record
 from isoloss.model.parameters import layout_of
 from isoloss.spec.config import RunConfig
-from isoloss.store.run import Extent, check_rows, read_rows
+from isoloss.store.layout import RunPaths
+from isoloss.store.run import Extent, RunStatus, check_rows, read_rows, read_status, write_status
 from isoloss.training import checkpoint
 from isoloss.training.state import MemberState, Progress
 from tests.faults.caps import refused, told
@@ -38,11 +39,39 @@ RECORDS = {
 }
 
 
+OBJECTS = ("many small lists", "a digest that is a list")
+"""With a right digest at their end, these are JSON objects like any other."""
+
+
+def with_digest(text: str) -> str:
+    """The text with a right digest in its last place, as anyone can write one."""
+    whole = f'{text.removesuffix("}")}, "{DIGEST}": "{"0" * 64}"}}'
+    return whole.replace("0" * 64, sha256_bytes(whole.encode()))
+
+
 @pytest.mark.parametrize("name", RECORDS)
 def test_hostile_records(name: str, tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text(RECORDS[name])
     reason = "is not a finite number" if name in ("no number", "no end") else "cannot read"
-    refused(lambda: read_record(tmp_path / "r.json"), StoreError, reason)
+    (tmp_path / "r.json").write_text(RECORDS[name])
+    refused(lambda: read_record(tmp_path / "r.json"), StoreError, "cannot read")
+    (tmp_path / "r.json").write_text(with_digest(RECORDS[name]))
+    if name in OBJECTS:
+        assert told(lambda: read_record(tmp_path / "r.json")) == "", "within the caps"
+    else:
+        refused(lambda: read_record(tmp_path / "r.json"), StoreError, reason)
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "[1e999]", '{"deep": -1e999}'])
+def test_a_status_of_numbers_that_cannot_be_written_again(value: str, tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    write_status(paths, RunStatus("done"))
+    assert read_status(paths).state == "done"
+    text = paths.status.read_text()
+    for key in ('"provenance": {', '"times_s": {'):
+        paths.status.write_text(
+            with_digest(text.partition(f',\n  "{DIGEST}"')[0].replace(key, f'{key}"more": {value}') + "}")
+        )
+        assert read_status(paths).state == "damaged"
 
 
 def test_a_value_that_looks_like_the_place_of_a_digest(tmp_path: Path) -> None:

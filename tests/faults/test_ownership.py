@@ -17,6 +17,7 @@ from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
 from isoloss.execution.study import run_study
 from isoloss.spec.studyfile import find_study
+from isoloss.store.opening import open_study
 from isoloss.store.owner import owned
 from isoloss.store.tables import load_study
 from tests.faults.harness import Heard, Trials, science
@@ -58,10 +59,10 @@ def test_a_dead_owner_keeps_nobody_out_and_readers_nobody_waiting(
     expected, operations = unharmed
     out = tmp_path / "out"
     server.start(out, "kill", operations // 2)
-    left = load_study(out)
-    assert left.summary()["status"].to_list() == ["running"] and "nobody runs it now" in status_as_text(left)
+    left, opened = load_study(out), open_study(out)
+    assert left.summary()["status"].to_list() == ["running"] and "not running: " in status_as_text(opened)
     with owned(left.paths):
-        assert "nobody" not in status_as_text(left)
+        assert "not running: " not in status_as_text(opened)
     reader = [sys.executable, "-m", "isoloss", "status", str(out)]
     started = time.monotonic()
     subprocess.run(reader, capture_output=True, check=True)

@@ -17,6 +17,7 @@ from isoloss.files import read_record, write_record
 from isoloss.report.findings import find
 from isoloss.report.snapshot import take_snapshot
 from isoloss.report.study_report import study_chapters
+from isoloss.store.opening import open_study
 from isoloss.store.tables import load_study, write_summary
 from tests.faults.harness import Points, Trials
 from tests.faults.hostile import study_of
@@ -48,7 +49,7 @@ def told(content: dict[str, Any], place: tuple[str, ...], lie: Any) -> dict[str,
 def read_all(folder: Path) -> None:
     """What `status` and `report` do, short of drawing."""
     results = load_study(folder)
-    status_as_text(results)
+    status_as_text(open_study(folder))
     write_summary(results)
     results.thinned_steps()
     results.thinned_evals()

@@ -42,7 +42,7 @@ def test_status_prints_signs_and_nothing_else(study: StudyResults, capsys: pytes
     assert run_command_line(["status", str(study.paths.folder)]) == 0
     printed = capsys.readouterr().out
     assert not OBEYED.search(printed) and "\\u001b[31mred" in printed
-    assert len(printed.splitlines()) == 5  # a headline; two runs and their reasons: none forges a line
+    assert len(printed.splitlines()) == 6  # counts, the best loss, two runs and their reasons: none forges a line
     assert run_command_line(["status", str(study.paths.folder), "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert [run["reason"] for run in runs if run["reason"]] == ["\n".join(payloads())] * 2

@@ -3,70 +3,82 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import Any
 
-from isoloss.errors import UnreadableError, printable
-from isoloss.execution.plan import resume_point
+from isoloss.errors import printable
+from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
-from isoloss.store.owner import owner_is_gone
-from isoloss.store.tables import StudyResults
+from isoloss.store.opening import OpenStudy
+from isoloss.store.progress import Best, StudyProgress, study_progress
+from isoloss.wording import duration, level, loss
 
-SHOWN_RUNS = 20
+MAX_LISTED = 20
+LISTED = ("running", "failed", "diverged")
+"""States whose runs have a line each, though they give no reason."""
 
 
-def status_as_json(results: StudyResults) -> str:
-    """One object: counts by state, whether it was abandoned, and every run's state, step and reason."""
-    runs = _runs(results)
-    counts = Counter(run["state"] for run in runs)
+def status_as_json(opened: OpenStudy) -> str:
+    """One object: counts by state, the best loss so far, the time left, and every run's state, step and reason."""
+    progress = _progress(opened)
     whole = {
-        "study": results.study.name,
-        "total": len(runs),
-        "counts": counts,
-        "abandoned": _abandoned(results, counts),
+        "study": opened.study.name,
+        "total": len(progress.runs),
+        "counts": progress.counts,
+        "abandoned": progress.abandoned,
+        "best": progress.best and _best(opened, progress, *progress.best),
+        "left_s": progress.left_s,
     }
+    runs = [
+        {
+            "run_id": name,
+            **_levels(opened, run.config),
+            "state": run.state,
+            "step": run.step,
+            "max_iters": run.config.max_iters,
+            "reason": run.reason,
+        }
+        for name, run in progress.runs.items()
+    ]
     return json.dumps({**whole, "runs": runs}, indent=2)
 
 
-def status_as_text(results: StudyResults) -> str:
-    """Counts by state, and a line for each run that is neither done nor waiting untouched."""
-    runs = _runs(results)
-    counts = Counter(run["state"] for run in runs)
-    lines = [f"{results.study.name}: " + ", ".join(f"{n} {state}" for state, n in counts.most_common())]
-    notable = [run for run in runs if run["state"] in ("running", "failed", "diverged") or run["reason"]]
-    for run in notable[:SHOWN_RUNS]:
-        levels = " ".join(f"{name}={run[name]}" for name in (*results.study.factors, "seed"))
-        lines.append(f"  {run['run_id']}  {run['state']:<8}  step {run['step']:,}/{run['max_iters']:,}  {levels}")
-        if run["reason"]:
-            lines.append(f"    {printable(run['reason'])}")
-    if len(notable) > SHOWN_RUNS:
-        lines.append(f"  … and {len(notable) - SHOWN_RUNS} more (--json lists all)")
-    if _abandoned(results, counts):
-        lines.append("nobody runs it now: the process that did is gone; the same `isoloss run` continues")
+def status_as_text(opened: OpenStudy) -> str:
+    """Counts by state, the best loss so far, the time left, and a line for each run that is not simply done or waiting.
+
+    Steps of runs that are running are those recorded so far; of others, those a start would go on from.
+    """
+    progress = _progress(opened)
+    lines = [f"{opened.study.name}: " + ", ".join(f"{n:,} {state}" for state, n in progress.counts.most_common())]
+    if progress.best:
+        name, best = progress.best
+        where = f"step {best.step:,} of run {name} ({_label(opened, progress.runs[name].config)})"
+        lines.append(f"best validation loss so far: {loss(best.val_loss)} nats/token, {where}")
+    if progress.left_s is not None:
+        lines.append(f"done in about {duration(progress.left_s)}, at the pace of the steps so far")
+    listed = [item for item in progress.runs.items() if item[1].state in LISTED or item[1].reason]
+    for name, run in listed[:MAX_LISTED]:
+        steps = f"step {run.step:,}/{run.config.max_iters:,}"
+        lines.append(f"  {name}  {run.state:<8}  {steps}  {_label(opened, run.config)}")
+        if run.reason:
+            lines.append(f"    {printable(run.reason)}")
+    if len(listed) > MAX_LISTED:
+        lines.append(f"  … and {len(listed) - MAX_LISTED:,} more (--json lists all)")
+    if progress.abandoned:
+        lines.append("not running: the process that trained it has ended; the same `isoloss run` command continues")
     return "\n".join(lines)
 
 
-def _abandoned(results: StudyResults, counts: Counter[str]) -> bool:
-    """Whether runs are marked as running that nobody can be at."""
-    return counts["running"] > 0 and owner_is_gone(results.paths)
+def _progress(opened: OpenStudy) -> StudyProgress:
+    return study_progress(opened.paths, {run_id(config): config for config in opened.study.expand(opened.facts)})
 
 
-def _runs(results: StudyResults) -> list[dict[str, Any]]:
-    return [_run(results, run_id(config), config.max_iters, config) for config in results.configs]
+def _levels(opened: OpenStudy, config: RunConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in (*opened.study.factors, "seed")}
 
 
-def _run(results: StudyResults, run: str, max_iters: int, config: Any) -> dict[str, Any]:
-    status = results.status(run)
-    try:
-        step, reason = resume_point(results.paths.run(run)).step, status.reason
-    except UnreadableError as error:
-        step, reason = 0, str(error)
-    levels = {name: getattr(config, name) for name in (*results.study.factors, "seed")}
-    return {
-        "run_id": run,
-        **levels,
-        "state": status.state,
-        "step": step,
-        "max_iters": max_iters,
-        "reason": reason,
-    }
+def _label(opened: OpenStudy, config: RunConfig) -> str:
+    return " ".join(f"{name}={level(value)}" for name, value in _levels(opened, config).items())
+
+
+def _best(opened: OpenStudy, progress: StudyProgress, name: str, best: Best) -> dict[str, Any]:
+    return {"run_id": name, **_levels(opened, progress.runs[name].config), **best._asdict()}

@@ -148,7 +148,7 @@ def start(study: Study, out: Path | None, options: RunOptions, *, json: bool) ->
 
 
 def status(directory: Folder, /, *, json: Flag = False) -> int:
-    """Show where the runs of a study stand.
+    """Show where the runs of a study stand, the best loss so far and how long it will take.
 
     Example: isoloss status results/width
 
@@ -157,10 +157,10 @@ def status(directory: Folder, /, *, json: Flag = False) -> int:
         json: Print one JSON object in place of text.
     """
     from isoloss.cli.status import status_as_json, status_as_text
-    from isoloss.store.tables import load_study
+    from isoloss.store.opening import open_study
 
-    results = load_study(directory)
-    show(status_as_json(results) if json else status_as_text(results))
+    opened = open_study(directory)
+    show(status_as_json(opened) if json else status_as_text(opened))
     return 0
 
 

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from isoloss.errors import StoreError, UnreadableError
-from isoloss.files import read_record
 from isoloss.spec.compute import flops_per_token, tokens_per_step
 from isoloss.spec.config import RunConfig, shape_key
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
-from isoloss.store.run import verified_status
+from isoloss.store.run import last_sidecar, verified_status
 from isoloss.store.tables import StudyResults
 
 Stack = tuple[RunConfig, ...]
@@ -52,13 +50,8 @@ def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | 
 
 def resume_point(paths: RunPaths) -> Point:
     """Where a run goes on, the beginning without a checkpoint. Raises UnreadableError."""
-    try:
-        sidecar = read_record(paths.folder / "last.json")
-        return Point(int(sidecar["progress"]["step"]), tuple(map(str, sidecar["beside"].get(STACKED_WITH, ()))))
-    except UnreadableError:
-        raise
-    except (StoreError, AttributeError, KeyError, TypeError, ValueError):
-        return Point()
+    sidecar = last_sidecar(paths)
+    return Point(sidecar["progress"]["step"], tuple(sidecar["beside"].get(STACKED_WITH, ()))) if sidecar else Point()
 
 
 def _groups(missing: Mapping[str, RunConfig], points: Mapping[str, Point]) -> Iterator[list[str]]:

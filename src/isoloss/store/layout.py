@@ -94,4 +94,4 @@ class StudyPaths:
 
     def run(self, run_id: str) -> RunPaths:
         """The files of one run."""
-        return RunPaths(self.folder / "runs" / run_id)
+        return RunPaths(self.folder / f"runs/{run_id}")

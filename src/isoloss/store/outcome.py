@@ -46,14 +46,19 @@ def keep_outcome(paths: RunPaths, rows: Mapping[str, Extent]) -> MeasuredRecord 
     return measure(steps, evals)
 
 
+def measured_when_it_ended(status: RunStatus) -> MeasuredRecord | None:
+    """What a run of this status measured, if that was kept and is of rows of known extents."""
+    return status.measured if set(status.rows) == set(ROWS) else None
+
+
 def measured(paths: RunPaths, status: RunStatus) -> MeasuredRecord:
     """What a run of this status has measured. Raises StoreError when that takes its rows and they cannot be read."""
-    return _kept(status) or measure(step_rows(paths), eval_rows(paths))
+    return measured_when_it_ended(status) or measure(step_rows(paths), eval_rows(paths))
 
 
 def curves(paths: RunPaths, status: RunStatus) -> tuple[ThinnedSteps, ThinnedEvals]:
     """The thinned curves of a run of this status. Raises StoreError likewise."""
-    if _kept(status):
+    if measured_when_it_ended(status):
         try:
             kept = read_checked(CURVES, paths.curves)
             if extents(kept["rows"]) == status.rows:
@@ -61,11 +66,6 @@ def curves(paths: RunPaths, status: RunStatus) -> tuple[ThinnedSteps, ThinnedEva
         except StoreError:
             pass
     return thinned_steps(step_rows(paths)), thinned_evals(eval_rows(paths))
-
-
-def _kept(status: RunStatus) -> MeasuredRecord | None:
-    """What was measured, if it is of rows of known extents."""
-    return status.measured if set(status.rows) == set(ROWS) else None
 
 
 def measure(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> MeasuredRecord:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
@@ -58,9 +57,25 @@ class MetadataRecord(TypedDict):
     continues: NotRequired[str]
 
 
-def _of_finite_numbers(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    json.dumps(values, allow_nan=False)  # raises ValueError
-    return values
+class ProgressRecord(TypedDict):
+    """How far a checkpoint is; what training needs of it beside the step is its own."""
+
+    step: Count
+
+
+class SidecarRecord(TypedDict):
+    """The JSON file of a checkpoint, as far as its run is concerned."""
+
+    progress: ProgressRecord
+    beside: MetadataRecord
+
+
+def _plain(provenance: dict[str, Any]) -> dict[str, Any]:
+    """What is kept for a reader alone must be what can be written again."""
+    for key, value in provenance.items():
+        if key not in RunProvenance.__annotations__ and not isinstance(value, str | int | None):
+            raise ValueError(f"{key} is neither text nor a whole number")
+    return provenance
 
 
 @with_config(extra="allow")
@@ -94,7 +109,7 @@ class StatusRecord(TypedDict):
     state: State
     reason: str
     times_s: dict[str, FiniteFloat]
-    provenance: Annotated[RunProvenance, AfterValidator(_of_finite_numbers)]
+    provenance: Annotated[RunProvenance, AfterValidator(_plain)]
     rows: dict[str, ExtentRecord]
     measured: NotRequired[MeasuredRecord | None]
     updated_at: str
@@ -176,7 +191,7 @@ class CurvesRecord(TypedDict):
 
 
 STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), TypeAdapter(TokenizerRecord)
-METADATA = TypeAdapter(MetadataRecord)
+METADATA, SIDECAR = TypeAdapter(MetadataRecord), TypeAdapter(SidecarRecord)
 CURVES = TypeAdapter(CurvesRecord)
 STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
 
@@ -187,7 +202,7 @@ def checked(shape: TypeAdapter[Record], value: object, path: Path) -> Record:
 
 
 def read_checked(shape: TypeAdapter[Record], path: Path) -> Record:
-    """The record at `path`, if it holds what it must. Raises StoreError, also where it is missing or damaged."""
+    """The record at `path`, if it is whole and holds what it must. Raises StoreError likewise."""
     return parsed(shape, read_record_bytes(path), path)
 
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from isoloss.errors import StoreError
+from isoloss.errors import StoreError, UnreadableError
 from isoloss.files import (
     make_folder,
     path_exists,
     read_bytes,
     read_record,
     read_record_bytes,
+    reading,
     sha256_bytes,
     sync_folder,
     write_record,
@@ -31,14 +33,14 @@ from isoloss.spec.config import MAX_ITERS, RunConfig
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import (
     EVALS,
-    METADATA,
+    SIDECAR,
     STATUS,
     STEPS,
     EvalRecord,
     MeasuredRecord,
+    SidecarRecord,
     State,
     StepRecord,
-    checked,
     parsed,
     read_checked,
 )
@@ -98,9 +100,12 @@ def read_status(paths: RunPaths) -> RunStatus:
 
 
 def _status(paths: RunPaths) -> RunStatus:
-    if not path_exists(paths.status):
-        return RunStatus("pending")
-    value: dict[str, Any] = {**read_checked(STATUS, paths.status)}
+    try:
+        value: dict[str, Any] = {**read_checked(STATUS, paths.status)}
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return RunStatus("pending")
+        raise
     rows = extents(value.pop("rows"))
     return RunStatus(rows=rows, **value)
 
@@ -127,20 +132,48 @@ def whole_status(paths: RunPaths) -> RunStatus:
     return status
 
 
+def status_by_size(paths: RunPaths) -> RunStatus:
+    """A run's status, damaged where it ended and its files of rows are not as long as they were. They are not read."""
+    status = read_status(paths)
+    if status.state in ("done", "diverged"):
+        for name in status.rows.keys() & set(ROWS):
+            path, size = paths.rows(name), status.rows[name].size
+            try:
+                with reading(path):
+                    if path.stat().st_size != size:
+                        raise _not_as_written(path, size)
+            except StoreError as error:
+                return replace(status, state="damaged", reason=str(error))
+    return status
+
+
+def last_sidecar(paths: RunPaths) -> SidecarRecord | None:
+    """What stands with a run's last checkpoint; None where there is no whole one. Raises UnreadableError."""
+    try:
+        return read_checked(SIDECAR, paths.folder / "last.json")
+    except UnreadableError:
+        raise
+    except StoreError:
+        return None
+
+
 def _rows_at_checkpoint(paths: RunPaths) -> dict[str, Extent]:
     """The rows that a run's last checkpoint vouches for; of one that cannot be read, none."""
-    path = paths.folder / "last.json"
-    try:
-        return extents(checked(METADATA, read_record(path).get("beside"), path).get("rows", {}))
-    except StoreError:
-        return {}
+    with suppress(UnreadableError):
+        if sidecar := last_sidecar(paths):
+            return extents(sidecar["beside"].get("rows", {}))
+    return {}
 
 
 def check_rows(path: Path, extent: Extent, *, nothing_after: bool = False) -> None:
     """Raises StoreError when a file of rows does not begin with what was written up to an extent."""
     content = read_bytes(path, MAX_ROWS_BYTES) if extent.size or path_exists(path) else b""
     if sha256_bytes(content[: extent.size]) != extent.sha256 or (nothing_after and len(content) > extent.size):
-        raise StoreError(f"{path}: damaged, not the {extent.size:,} bytes that were written")
+        raise _not_as_written(path, extent.size)
+
+
+def _not_as_written(path: Path, size: int) -> StoreError:
+    return StoreError(f"{path}: damaged, not the {size:,} bytes that were written")
 
 
 def write_status(paths: RunPaths, status: RunStatus) -> None:

@@ -13,14 +13,13 @@ from typing import Any
 import polars as pl
 
 from isoloss.errors import StoreError
-from isoloss.files import path_exists, read_checksummed, read_record, user_path, write_bytes
+from isoloss.files import read_checksummed, read_record, write_bytes
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import parse_study
-from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import RunPaths, StudyPaths
+from isoloss.store.opening import open_study
 from isoloss.store.outcome import curves, measure, measured
 from isoloss.store.records import START, TOKENIZER, EvalRecord, ThinnedEvals, ThinnedSteps, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
@@ -164,14 +163,7 @@ class StudyResults:
 
 def load_study(folder: str | Path) -> StudyResults:
     """Read a study directory. Raises StoreError when it is none, is damaged, or leads out of its folder."""
-    paths = StudyPaths(user_path(folder))
-    check_enclosed(paths.folder)
-    if not path_exists(paths.study):
-        raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
-    study = parse_study(read_checksummed(paths.study), str(paths.study))
-    tokenizer = checked(TOKENIZER, read_record(paths.tokenizer), paths.tokenizer)
-    facts = DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"])
-    return StudyResults(paths, study, facts)
+    return StudyResults(*open_study(folder))
 
 
 def write_summary(results: StudyResults) -> pl.DataFrame:

@@ -1,0 +1,33 @@
+"""A study directory, opened: what it studies and where its files lie, before any frame is made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from isoloss.errors import StoreError
+from isoloss.files import path_exists, read_checksummed, user_path
+from isoloss.spec.study import DataFacts, Study
+from isoloss.spec.studyfile import parse_study
+from isoloss.store.enclosed import check_enclosed
+from isoloss.store.layout import StudyPaths
+from isoloss.store.records import TOKENIZER, read_checked
+
+
+class OpenStudy(NamedTuple):
+    """A study and its directory."""
+
+    paths: StudyPaths
+    study: Study
+    facts: DataFacts
+
+
+def open_study(folder: str | Path) -> OpenStudy:
+    """Open a study directory. Raises StoreError when it is none, is damaged, or leads out of its folder."""
+    paths = StudyPaths(user_path(folder))
+    check_enclosed(paths.folder)
+    if not path_exists(paths.study):
+        raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
+    study = parse_study(read_checksummed(paths.study), str(paths.study))
+    tokenizer = read_checked(TOKENIZER, paths.tokenizer)
+    return OpenStudy(paths, study, DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"]))

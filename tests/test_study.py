@@ -51,7 +51,7 @@ def train_here(study: Study, out: Path, options: RunOptions = OPTIONS) -> StudyR
     return run_study(study, out, options, executor=Inline())
 
 
-def science(results: StudyResults) -> dict[str, list[tuple[Any, ...]]]:
+def results_of(results: StudyResults) -> dict[str, list[tuple[Any, ...]]]:
     """Everything the runs recorded, apart from the clock."""
     rows: dict[str, list[tuple[Any, ...]]] = {}
     for run in results.summary()["run_id"]:
@@ -131,8 +131,8 @@ def test_a_disk_too_small_is_refused_before_anything_trains(
 
 def test_stacked_and_lone_runs_agree(study: Callable[..., Study], tmp_path: Path) -> None:
     grid = study({"n_head": (1, 4), "max_iters": (7, 12), "dropout": (0.0, 0.3)})
-    lone = science(train_here(grid, tmp_path / "lone"))
-    stacked = science(train_here(grid, tmp_path / "stacked", replace(OPTIONS, stack=8)))
+    lone = results_of(train_here(grid, tmp_path / "lone"))
+    stacked = results_of(train_here(grid, tmp_path / "stacked", replace(OPTIONS, stack=8)))
     assert lone.keys() == stacked.keys()
     for run, rows in lone.items():
         for ours, theirs in zip(rows, stacked[run], strict=True):
@@ -217,7 +217,7 @@ def test_kill_9_in_mid_study_changes_nothing(text_file: Path, tmp_path: Path) ->
     assert again.returncode == 0, stderr
     assert "report" in stdout
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert science(load_study(out)) == science(load_study(tmp_path / "whole"))
+    assert results_of(load_study(out)) == results_of(load_study(tmp_path / "whole"))
 
 
 def test_an_interrupt_saves_and_says_so(text_file: Path, tmp_path: Path) -> None:
@@ -256,7 +256,9 @@ def test_runs_that_are_prefixes_of_others_are_trained_once(study: Callable[..., 
     apart = {
         run: rows
         for iters in (10, 12, 15, 20)
-        for run, rows in science(train_here(study(max_iters=iters, lr_decay_iters=20), tmp_path / str(iters))).items()
+        for run, rows in results_of(
+            train_here(study(max_iters=iters, lr_decay_iters=20), tmp_path / str(iters))
+        ).items()
     }
     taken: list[int] = []
 
@@ -266,7 +268,7 @@ def test_runs_that_are_prefixes_of_others_are_trained_once(study: Callable[..., 
             super().run(stacks, context, emit, should_stop)
 
     results = run_study(horizons, tmp_path / "out", OPTIONS, executor=Counting())
-    assert science(results) == apart
+    assert results_of(results) == apart
     assert sorted(taken) == [2, 5, 5, 10]  # 12 is no evaluation of the longer ones: it goes on from 10, none from it
     longest = next(c for c in results.configs if c.max_iters == 20)
     assert results.status(run_id(longest)).provenance["continues"] in apart

@@ -22,7 +22,7 @@ from tests.recording import Recording, recorded
 Make = Callable[..., RunConfig]
 
 
-def science(recording: Recording) -> list[tuple[float | None, float, float | None]]:
+def results_of(recording: Recording) -> list[tuple[float | None, float, float | None]]:
     """What a run's rows say apart from the clock."""
     return [(row.loss, row.lr, row.grad_norm) for row in recording.steps]
 
@@ -49,7 +49,7 @@ def test_a_stopped_run_continues_to_the_bit(
     resumed = checkpoint.resume(tmp_path).state
     assert resumed is not None
     [second] = recorded([config], tokens, [resumed], compiled=compiled)
-    assert science(first) + science(second) == science(whole)
+    assert results_of(first) + results_of(second) == results_of(whole)
     assert evaluations(first) + evaluations(second) == evaluations(whole)
     assert torch.equal(second.kept[-1].flat_P, whole.kept[-1].flat_P)
 
@@ -79,7 +79,7 @@ def test_blocks_of_steps_are_the_steps_one_by_one(make: Make, tokens: Tokens, mo
     in_blocks = recorded(members, tokens)
     assert [one.outcome for one in singly] == ["done", "done", "diverged"]
     for one, block in zip(singly, in_blocks, strict=True):
-        assert (science(one), evaluations(one), one.reason) == (science(block), evaluations(block), block.reason)
+        assert (results_of(one), evaluations(one), one.reason) == (results_of(block), evaluations(block), block.reason)
         assert [kept.progress.step for kept in one.kept] == [kept.progress.step for kept in block.kept]
     assert torch.equal(singly[0].kept[-1].flat_P, in_blocks[0].kept[-1].flat_P)
 
@@ -102,14 +102,14 @@ def test_one_diverging_member_leaves_the_others_as_they_were(make: Make, tokens:
     assert lost.reason == f"loss is not finite at step {lost.steps[-1].step}"
     assert lost.steps[-1].loss is None
     assert calm.outcome == "done"
-    assert science(calm) == science(same_stack)
+    assert results_of(calm) == results_of(same_stack)
 
 
 def test_evaluation_never_touches_training(make: Make, tokens: Tokens) -> None:
     [rare] = recorded([make(eval_interval=20, dropout=0.1)], tokens)
     [often] = recorded([make(eval_interval=3, dropout=0.1)], tokens)
     [sampled] = recorded([make(eval="sampled", eval_iters=3, dropout=0.1)], tokens)
-    assert science(rare) == science(often) == science(sampled)
+    assert results_of(rare) == results_of(often) == results_of(sampled)
 
 
 def test_a_rank_without_windows_evaluates_nothing(make: Make, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:

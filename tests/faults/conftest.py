@@ -1,4 +1,4 @@
-"""The study that is harmed, one run of a few steps with as much to lose as any; and the count of what was tried."""
+"""The study into which faults are injected, one run of a few steps; and the count of what was tried."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from tests.faults.harness import Points, Trials, science, serving
+from tests.faults.harness import Points, Trials, results_of, serving
 from tests.faults.tally import Row, Table, Tally
 
 STUDY = """\
-name: harmed
+name: faulty
 corpus: {corpus}
 base: {{n_layer: 1, n_embd: 8, n_head: 2, block_size: 8, batch_size: 2, dropout: 0.1, max_iters: 8, eval_interval: 3,
   warmup_iters: 2, eval_train_tokens: 64, precision: fp32}}
@@ -25,7 +25,9 @@ _table = Table()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "promise(number, fault): the promise a test holds to, and what it does to it")
+    config.addinivalue_line(
+        "markers", "promise(number, fault): the promise that a test checks, and the fault it injects"
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,7 +48,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Hear of a counted test, from whichever process ran it."""
+    """Count a test, from whichever process ran it."""
     for name, value in report.user_properties if report.when == "call" else ():
         if name == COUNTED:
             _table.add(Row(*cast("tuple[int, str, str, int, int]", value), report.duration))
@@ -63,8 +65,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study's file, with its text beside it."""
-    folder = tmp_path_factory.mktemp("harmed")
+    """The study's file, with its text in the same folder."""
+    folder = tmp_path_factory.mktemp("faulty")
     words = random.Random(0).choices(["to", "be", "or", "not", "that", "is"], k=400)
     (folder / "words.txt").write_text(" ".join(words))
     (folder / "study.yaml").write_text(STUDY.format(corpus=folder / "words.txt"))
@@ -73,7 +75,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
-    """Starts the study, harmed or not."""
+    """Starts the study, with or without a fault."""
     with serving(study, tmp_path_factory) as found:
         yield found
 
@@ -88,14 +90,14 @@ def two_runs(study: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def stacked(two_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
-    """Starts two runs of it in one stack, harmed or not."""
+    """Starts two runs of it in one stack, with or without a fault."""
     with serving(two_runs, tmp_path_factory, stack=2) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def prefixed(study: Path) -> Path:
-    """The study's file with a run that goes on from the end of another."""
+    """The study's file with a run that continues from the end of another."""
     path = study.with_name("prefixed.yaml")
     base = study.read_text().replace("max_iters: 8, ", "lr_decay_iters: 8, ")
     path.write_text(base + "factors: {max_iters: [6, 8]}\n")
@@ -104,19 +106,19 @@ def prefixed(study: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def continuing(prefixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
-    """Starts these two runs, harmed or not."""
+    """Starts these two runs, with or without a fault."""
     with serving(prefixed, tmp_path_factory) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def unharmed(server: Trials, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], int]:
-    """What the study finds when nothing happens to it, and how many operations it takes."""
-    out = tmp_path_factory.mktemp("unharmed") / "out"
+def fault_free(server: Trials, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], int]:
+    """The results of the study without a fault, and how many operations it takes."""
+    out = tmp_path_factory.mktemp("fault_free") / "out"
     server.start(out.with_name("first"))  # fills the cache
-    told = server.start(out)
-    assert told.states == ("done",)
-    return science(out), told.operations
+    outcome = server.start(out)
+    assert outcome.states == ("done",)
+    return results_of(out), outcome.operations
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""A disk that a crash may leave in many ways: what was recorded of a study's writing, replayed to any point.
+"""A model of a disk under crashes: the recorded writes of a study, replayed to any point.
 
-Only what was forced to the disk is sure to be there. Of what a file was given since it was last forced, and of the
+Only what was forced to the disk is certain to be there. Of what a file was given since it was last forced, and of the
 names a folder was given since it was, all, nothing, or the first part may be there, the last write of it torn.
 """
 
@@ -37,19 +37,19 @@ def recorded(path: Path) -> list[Operation]:
 
 @dataclass
 class _File:
-    """What is surely there, and the writes (offset, data) and truncations (size, None) since it was last forced."""
+    """What was forced to the disk, and the writes (offset, data) and truncations (size, None) since then."""
 
-    sure: bytes = b""
+    forced: bytes = b""
     since: list[tuple[int, bytes | None]] = field(default_factory=list[tuple[int, "bytes | None"]])
 
 
 Entry = tuple[str, "_File | str | None"]
-"""A name in a folder and what it was made to stand for: a file, a folder (its path), or nothing any more."""
+"""A name in a folder and what it was set to: a file, a folder (its path), or None when removed."""
 
 
 @dataclass
 class _Folder:
-    sure: dict[str, _File | str] = field(default_factory=dict[str, "_File | str"])
+    forced: dict[str, _File | str] = field(default_factory=dict[str, "_File | str"])
     since: list[Entry] = field(default_factory=list[Entry])
 
 
@@ -97,7 +97,7 @@ class Disk:
     def content(self, path: str) -> bytes | None:
         """What a reader sees before any crash; None where there is no such file."""
         file = self._names.get(path)
-        return None if file is None else _content(file.sure, file.since, torn=False)
+        return None if file is None else _content(file.forced, file.since, torn=False)
 
     def leave(self, folder: Path, files: Kept, names: Kept, torn: bool) -> None:
         """Write what is left into a new folder; the last kept write to each file is torn where asked."""
@@ -105,7 +105,7 @@ class Disk:
 
     def _leave(self, folder: Path, path: str, files: Kept, names: Kept, torn: bool) -> None:
         folder.mkdir(parents=True)
-        content = dict(self._folders[path].sure)
+        content = dict(self._folders[path].forced)
         changes = self._folders[path].since
         for name, value in changes[: names(len(changes))]:
             if value is None:
@@ -117,7 +117,7 @@ class Disk:
                 self._leave(folder / name, value, files, names, torn)
             else:
                 kept = value.since[: files(len(value.since))]
-                (folder / name).write_bytes(_content(value.sure, kept, torn and bool(kept)))
+                (folder / name).write_bytes(_content(value.forced, kept, torn and bool(kept)))
 
     def _enter(self, path: str, value: _File | str | None) -> None:
         pure = PurePosixPath(path)
@@ -129,18 +129,18 @@ class Disk:
             folder = self._folders[path]
             for name, value in folder.since:
                 if value is None:
-                    folder.sure.pop(name, None)
+                    folder.forced.pop(name, None)
                 else:
-                    folder.sure[name] = value
+                    folder.forced[name] = value
             folder.since.clear()
         elif path in self._names:
             file = self._names[path]
-            file.sure = _content(file.sure, file.since, torn=False)
+            file.forced = _content(file.forced, file.since, torn=False)
             file.since.clear()
 
 
-def _content(sure: bytes, changes: Sequence[tuple[int, bytes | None]], torn: bool) -> bytes:
-    content = bytearray(sure)
+def _content(forced: bytes, changes: Sequence[tuple[int, bytes | None]], torn: bool) -> bytes:
+    content = bytearray(forced)
     for number, (offset, data) in enumerate(changes, 1):
         if data is None:
             del content[offset:]

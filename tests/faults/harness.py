@@ -1,4 +1,6 @@
-"""Faults by name, point and seed: a study is harmed at one operation, started again, compared with an unharmed one."""
+"""Fault injection by name, point and seed: a study fails at one operation, is started again, and is compared with one
+without a fault.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ from isoloss.store.outcome import measure
 from isoloss.store.run import eval_rows, read_rows, step_rows
 from isoloss.store.tables import load_study
 
-Harm = Literal["none", "kill", "half", "ENOSPC", "EIO", "EFBIG", "unreadable", "no handles"]
-_CODES: dict[Harm, int] = {
+Fault = Literal["none", "kill", "half", "ENOSPC", "EIO", "EFBIG", "unreadable", "no handles"]
+_CODES: dict[Fault, int] = {
     "none": 0,
     "kill": 1,
     "half": 2,
@@ -39,16 +41,16 @@ _CODES: dict[Harm, int] = {
 }
 FOREVER = 1 << 40
 Points = Callable[[Sequence[Any], int], Iterator[Any]]
-"""What the fixture `points` is: of all the points of a fault, those to try."""
+"""The type of the fixture `points`: of all the points of a fault, those to try."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What became of one start of a study: `began` is the step from which its runs went on, the first of them."""
+class Outcome:
+    """The outcome of one start of a study; `began` is the smallest step from which its runs continued."""
 
     killed: bool
     operations: int = 0
-    looks: int = 0
+    reads: int = 0
     message: str = ""
     states: tuple[str, ...] = ()
     began: int | None = None
@@ -65,23 +67,23 @@ class Trials:
     def start(
         self,
         out: Path,
-        harm: Harm = "none",
+        fault: Fault = "none",
         at: int = 0,
         *,
         times: int = 1,
         record: Path | None = None,
         kill_after: float | None = None,
         jumps: int | None = None,
-    ) -> Told:
-        """Run the study into `out`, harmed at the operation numbered `at` from 1, or killed after so many seconds.
+    ) -> Outcome:
+        """Run the study into `out` with a fault at operation number `at`, from 1, or killed after so many seconds.
 
-        What makes it blind strikes at a look, counted apart.
+        Faults of reads count reads instead of operations.
         `record` takes every operation; `jumps` seeds the days by which the clock is off from one step to the next.
         """
         request = {
             "study": str(self._study),
             "out": str(out),
-            "harm": _CODES[harm],
+            "fault": _CODES[fault],
             "at": at,
             "times": times,
             "record": str(record or ""),
@@ -92,22 +94,22 @@ class Trials:
         assert self._process.stdin and self._process.stdout
         print(json.dumps(request), file=self._process.stdin, flush=True)
         answer = json.loads(self._process.stdout.readline())
-        told = Told(**{**answer, **{name: tuple(answer.get(name, ())) for name in ("states", "reasons")}})
-        assert not told.traceback, told.traceback
-        return told
+        outcome = Outcome(**{**answer, **{name: tuple(answer.get(name, ())) for name in ("states", "reasons")}})
+        assert not outcome.traceback, outcome.traceback
+        return outcome
 
-    def finish(self, out: Path, *, jumps: int | None = None) -> Told:
-        """Run the study to its end from where it was left, and not from before: all that was kept is gone on from."""
+    def finish(self, out: Path, *, jumps: int | None = None) -> Outcome:
+        """Run the study to its end; asserts that it continues from what was kept, and not from an earlier step."""
         kept = acknowledged(out)
-        told = self.start(out, jumps=jumps)
-        assert told.states and set(told.states) == {"done"}, told
-        assert told.began is None or told.began >= kept, f"kept to step {kept}, went on from {told.began}"
-        return told
+        outcome = self.start(out, jumps=jumps)
+        assert outcome.states and set(outcome.states) == {"done"}, outcome
+        assert outcome.began is None or outcome.began >= kept, f"kept to step {kept}, went on from {outcome.began}"
+        return outcome
 
 
 @contextmanager
 def serving(study: Path, folders: pytest.TempPathFactory, stack: int = 1) -> Iterator[Trials]:
-    """A server of trials of the study in a file, so many runs a stack, with a cache that is everybody's meanwhile."""
+    """A server of trials of a study file, with so many runs a stack and a cache shared by all trials."""
     shim = folders.mktemp("shim") / "shim.so"
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     assert compiler, "the fault tests need a C compiler"
@@ -127,8 +129,8 @@ def serving(study: Path, folders: pytest.TempPathFactory, stack: int = 1) -> Ite
             process.stdin.close()
 
 
-class Heard(Display):
-    """Shows runs to nobody; remembers the step from which they went on, the first of them, and why some failed."""
+class RecordingDisplay(Display):
+    """Keeps what it would show, the smallest step from which runs continued, and why some failed."""
 
     def __init__(self) -> None:
         self._page = StringIO()
@@ -137,20 +139,20 @@ class Heard(Display):
         self.reasons: list[str] = []
 
     def emit(self, event: Event) -> None:
-        """Hear of a run."""
+        """Keep an event."""
         super().emit(event)
         if event.kind == "running" and event.loss is None and not event.reason:
             self.began = event.step if self.began is None else min(event.step, self.began)
         if event.kind == "failed":
             self.reasons.append(event.reason)
 
-    def words(self) -> str:
+    def text(self) -> str:
         """All that was shown."""
         return self._page.getvalue()
 
 
 def acknowledged(folder: Path) -> int:
-    """The step that every run of a study was kept at: by its last checkpoint, or by its rows.
+    """The smallest step at which the runs of a study were kept, by their last checkpoints or by their rows.
 
     Rows of an evaluation are written when the checkpoint of the evaluation before has been acknowledged.
     """
@@ -166,8 +168,8 @@ def _kept(run: Path) -> int:
     return max([last, *evaluated[:-1]])
 
 
-def science(folder: Path) -> dict[str, Any]:
-    """What a study found, apart from the clock: every row, and the digests of all weights.
+def results_of(folder: Path) -> dict[str, Any]:
+    """The results of a study, apart from times: every row, and the SHA-256 of all weights.
 
     What a run kept of its rows when it ended must be what they come to.
     """

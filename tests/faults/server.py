@@ -1,4 +1,4 @@
-"""Runs a study again and again, each time in a fresh fork that the shim was told to harm; one JSON line a request.
+"""Runs a study again and again, each time in a new fork in which the shim injects a fault; one JSON line a request.
 
 Started with the shim preloaded. It imports all there is to import and then only forks, so that a trial costs what its
 training costs.
@@ -22,20 +22,20 @@ from isoloss.errors import IsolossError
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.spec.studyfile import find_study
-from tests.faults.harness import Heard
+from tests.faults.harness import RecordingDisplay
 
 SHIM: Any = ctypes.CDLL(os.environ["LD_PRELOAD"])
-SHIM.fault_counted.restype = SHIM.fault_looked.restype = ctypes.c_long
+SHIM.fault_counted.restype = SHIM.fault_reads.restype = ctypes.c_long
 DAY_S = 86400
 
 
 def trial(request: dict[str, Any], answer: int) -> None:
-    """The child's part: arm, run the study, tell how it went."""
+    """In the child: arm the shim, run the study, write its outcome."""
     out = Path(request["out"])
     SHIM.fault_arm(
         str(out).encode(),
         ctypes.c_long(request["at"]),
-        ctypes.c_int(request["harm"]),
+        ctypes.c_int(request["fault"]),
         ctypes.c_long(request["times"]),
         request["record"].encode(),
     )
@@ -46,17 +46,17 @@ def trial(request: dict[str, Any], answer: int) -> None:
             SHIM.fault_jump(ctypes.c_long(jumps.choice((-DAY_S, 0, DAY_S))))
         return False
 
-    message, options, heard = "", RunOptions(device="cpu", stack=request["stack"]), Heard()
+    message, options, display = "", RunOptions(device="cpu", stack=request["stack"]), RecordingDisplay()
     try:
         study = find_study(request["study"])
-        results = run_study(study, out, options, executor=Inline(), listener=heard, should_stop=should_stop)
+        results = run_study(study, out, options, executor=Inline(), listener=display, should_stop=should_stop)
         states = results.summary()["status"].to_list()
     except IsolossError as error:
         message, states = str(error), []
-    looks = SHIM.fault_looked()
-    told = {"operations": SHIM.fault_counted(), "looks": looks, "message": message, "states": states}
-    told |= {"began": heard.began, "reasons": heard.reasons}
-    os.write(answer, json.dumps(told).encode())
+    reads = SHIM.fault_reads()
+    outcome = {"operations": SHIM.fault_counted(), "reads": reads, "message": message, "states": states}
+    outcome |= {"began": display.began, "reasons": display.reasons}
+    os.write(answer, json.dumps(outcome).encode())
 
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:
@@ -77,15 +77,15 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
     if request["kill_after"] is not None:
         timer = threading.Timer(request["kill_after"], lambda: os.kill(child, signal.SIGKILL))
         timer.start()
-    told = b""
+    answered = b""
     while part := os.read(ours, 65536):
-        told += part
+        answered += part
     os.close(ours)
     _, status = os.waitpid(child, 0)
     if timer:
         timer.cancel()
         timer.join()
-    return {"killed": os.WIFSIGNALED(status), **(json.loads(told) if told else {})}
+    return {"killed": os.WIFSIGNALED(status), **(json.loads(answered) if answered else {})}
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-/* Counts the operations by which a process changes files below one folder, and at one of them does harm.
+/* Fault injection: counts the operations by which a process changes files below one folder, and makes one of them fail.
  *
- * Preloaded before the C library. Nothing happens until fault_arm() is called; from then on every write, truncation,
- * flush to disk, rename, link, removal and new folder below the root is counted, in the order it happens, and the one
- * with the given number is struck: the process is killed before it, or halfway through a write, or the system's answer
- * is an error, from there on as often as asked. Looks are counted apart: files opened to be read, asked for their
- * facts, read, folders listed; one of them may be answered with an error. Every operation may be recorded: a line `name, path, other path, offset,
- * size`, separated by tabs, and what was written. The clock of the day may be told to be off.
+ * Preloaded before the C library. Nothing happens until fault_arm() is called; from then on every new file, write,
+ * truncation, flush to disk, rename, link, removal and new folder below the root is counted in order, and at the
+ * requested one the process is killed before it or halfway through a write, or an error is returned, from there on as
+ * often as asked. Reads (open to read, stat, read, listing a folder) are counted apart and may return an error likewise.
+ * Operations may be recorded: a line `name, path, other path, offset, size`, separated by tabs, and what was written.
+ * The time of day may be shifted.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -24,55 +24,55 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NOTHING = 0, KILL = 1, HALF = 2, ERROR = 1000, BLIND = 2000 }; /* the last two with an errno added */
+enum { NOTHING = 0, KILL = 1, HALF = 2, ERROR = 1000, READ_ERROR = 2000 }; /* the last two with an errno added */
 
 static char root[PATH_MAX];
 static size_t root_length;
-static long strike_at, strikes;
-static int harm, record_fd = -1;
-static atomic_long counted, looked, clock_jump_s;
+static long fault_at, fault_times;
+static int fault, record_fd = -1;
+static atomic_long change_count, read_count, clock_jump_s;
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-/* Arm the process: `at` counts from 1; 0 only counts. `times` is how often in a row an error is answered. */
+/* Arm the process: `at` counts from 1; 0 only counts. `times` is how often in a row an error is returned. */
 void fault_arm(const char *folder, long at, int what, long times, const char *record) {
     strncpy(root, folder, sizeof root - 1);
     root_length = strlen(root);
-    strike_at = at, harm = what, strikes = times;
+    fault_at = at, fault = what, fault_times = times;
     record_fd = record[0] ? NEXT(open)(record, O_WRONLY | O_CREAT | O_APPEND, 0644) : -1;
-    atomic_store(&counted, 0);
-    atomic_store(&looked, 0);
+    atomic_store(&change_count, 0);
+    atomic_store(&read_count, 0);
 }
 
 void fault_jump(long seconds) { atomic_store(&clock_jump_s, seconds); }
 
-long fault_counted(void) { return atomic_load(&counted); }
+long fault_counted(void) { return atomic_load(&change_count); }
 
-long fault_looked(void) { return atomic_load(&looked); }
+long fault_reads(void) { return atomic_load(&read_count); }
 
 static int below_root(const char *path) { return root_length && strncmp(path, root, root_length) == 0; }
 
-/* Whether to answer this operation with an error; does not return when the process is to die here. */
-static int struck(const char *name, const char *path) {
+/* Whether this operation fails with an error; does not return when the process is to be killed here. */
+static int faulted(const char *name, const char *path) {
     if (!below_root(path)) return 0;
-    long number = atomic_fetch_add(&counted, 1) + 1;
-    if (!strike_at || number < strike_at || harm >= BLIND) return 0;
-    int halved = harm == HALF && strstr(name, "write"); /* what is no write has no half: the process dies before it */
-    if ((harm == KILL || harm == HALF) && number == strike_at && !halved) kill(getpid(), SIGKILL);
-    if (halved) return number == strike_at ? HALF : 0;
-    if (harm >= ERROR && number < strike_at + strikes) {
-        errno = harm - ERROR;
+    long number = atomic_fetch_add(&change_count, 1) + 1;
+    if (!fault_at || number < fault_at || fault >= READ_ERROR) return 0;
+    int halved = fault == HALF && strstr(name, "write"); /* an operation other than a write has no half: killed before it */
+    if ((fault == KILL || fault == HALF) && number == fault_at && !halved) kill(getpid(), SIGKILL);
+    if (halved) return number == fault_at ? HALF : 0;
+    if (fault >= ERROR && number < fault_at + fault_times) {
+        errno = fault - ERROR;
         return 1;
     }
     return 0;
 }
 
-/* Whether to answer this look with an error. */
-static int blinded(const char *path) {
+/* Whether this read fails with an error. */
+static int failed_read(const char *path) {
     if (!below_root(path)) return 0;
-    long number = atomic_fetch_add(&looked, 1) + 1;
-    if (harm < BLIND || number < strike_at || number >= strike_at + strikes) return 0;
-    errno = harm - BLIND;
+    long number = atomic_fetch_add(&read_count, 1) + 1;
+    if (fault < READ_ERROR || number < fault_at || number >= fault_at + fault_times) return 0;
+    errno = fault - READ_ERROR;
     return 1;
 }
 
@@ -96,9 +96,9 @@ static void record(const char *name, const char *path, const char *other, off64_
     if (data) NEXT(write)(record_fd, data, size);
 }
 
-static int struck_fd(const char *name, int fd) {
+static int faulted_fd(const char *name, int fd) {
     char path[PATH_MAX];
-    return path_of(fd, path) ? struck(name, path) : 0;
+    return path_of(fd, path) ? faulted(name, path) : 0;
 }
 
 static void record_fd_write(int fd, const void *data, size_t size) {
@@ -115,12 +115,12 @@ static void record_fd_other(const char *name, int fd, off64_t offset) {
 }
 
 /* An opening that makes a file or empties one is an operation too. */
-static int struck_open(const char *path, int flags) {
+static int faulted_open(const char *path, int flags) {
     if (!below_root(path)) return 0;
     int absent = access(path, F_OK) != 0;
-    if ((flags & O_ACCMODE) == O_RDONLY && blinded(path)) return 1;
+    if ((flags & O_ACCMODE) == O_RDONLY && failed_read(path)) return 1;
     if (!((flags & O_CREAT && absent) || flags & O_TRUNC)) return 0;
-    if (struck("open", path)) return 1;
+    if (faulted("open", path)) return 1;
     record(absent ? "create" : "empty", path, "", 0, NULL, 0);
     return 0;
 }
@@ -131,7 +131,7 @@ static int struck_open(const char *path, int flags) {
         va_start(rest, flags);                           \
         mode_t mode = va_arg(rest, mode_t);              \
         va_end(rest);                                    \
-        if (root_length && struck_open(path, flags)) return -1; \
+        if (root_length && faulted_open(path, flags)) return -1; \
         return NEXT(symbol)(path, flags, mode);          \
     }
 OPEN(open)
@@ -142,38 +142,38 @@ int openat(int folder, const char *path, int flags, ...) {
     va_start(rest, flags);
     mode_t mode = va_arg(rest, mode_t);
     va_end(rest);
-    if (root_length && struck_open(path, flags)) return -1;
+    if (root_length && faulted_open(path, flags)) return -1;
     return NEXT(openat)(folder, path, flags, mode);
 }
 
-#define LOOK(symbol, facts_type)                        \
+#define STAT(symbol, facts_type)                        \
     int symbol(const char *path, facts_type *facts) {   \
-        if (blinded(path)) return -1;                   \
+        if (failed_read(path)) return -1;                   \
         return NEXT(symbol)(path, facts);               \
     }
-LOOK(stat, struct stat)
-LOOK(stat64, struct stat64)
-LOOK(lstat, struct stat)
-LOOK(lstat64, struct stat64)
+STAT(stat, struct stat)
+STAT(stat64, struct stat64)
+STAT(lstat, struct stat)
+STAT(lstat64, struct stat64)
 
-#define LOOK_AT(symbol, facts_type)                                                \
+#define STAT_AT(symbol, facts_type)                                                \
     int symbol(int folder, const char *path, facts_type *facts, int flags) {       \
-        if (blinded(path)) return -1;                                              \
+        if (failed_read(path)) return -1;                                              \
         return NEXT(symbol)(folder, path, facts, flags);                           \
     }
-LOOK_AT(fstatat, struct stat)
-LOOK_AT(fstatat64, struct stat64)
+STAT_AT(fstatat, struct stat)
+STAT_AT(fstatat64, struct stat64)
 
-DIR *opendir(const char *path) { return blinded(path) ? NULL : NEXT(opendir)(path); }
+DIR *opendir(const char *path) { return failed_read(path) ? NULL : NEXT(opendir)(path); }
 
 ssize_t read(int fd, void *data, size_t size) {
     char path[PATH_MAX];
-    if (path_of(fd, path) && blinded(path)) return -1;
+    if (path_of(fd, path) && failed_read(path)) return -1;
     return NEXT(read)(fd, data, size);
 }
 
 ssize_t write(int fd, const void *data, size_t size) {
-    int hit = struck_fd("write", fd);
+    int hit = faulted_fd("write", fd);
     if (hit == HALF) {
         NEXT(write)(fd, data, size / 2);
         kill(getpid(), SIGKILL);
@@ -184,14 +184,14 @@ ssize_t write(int fd, const void *data, size_t size) {
 }
 
 ssize_t writev(int fd, const struct iovec *parts, int count) {
-    int hit = struck_fd("writev", fd);
+    int hit = faulted_fd("writev", fd);
     if (hit == HALF) kill(getpid(), SIGKILL);
     for (int i = 0; !hit && i < count; i++) record_fd_write(fd, parts[i].iov_base, parts[i].iov_len);
     return hit ? -1 : NEXT(writev)(fd, parts, count);
 }
 
 ssize_t pwrite64(int fd, const void *data, size_t size, off64_t offset) {
-    int hit = struck_fd("pwrite", fd);
+    int hit = faulted_fd("pwrite", fd);
     if (hit == HALF) {
         NEXT(pwrite64)(fd, data, size / 2, offset);
         kill(getpid(), SIGKILL);
@@ -201,7 +201,7 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t offset) {
 
 #define SYNC(symbol)                               \
     int symbol(int fd) {                           \
-        if (struck_fd("sync", fd)) return -1;      \
+        if (faulted_fd("sync", fd)) return -1;      \
         record_fd_other("sync", fd, 0);            \
         return NEXT(symbol)(fd);                   \
     }
@@ -210,7 +210,7 @@ SYNC(fdatasync)
 
 #define TRUNCATE(symbol, offset_type)              \
     int symbol(int fd, offset_type size) {         \
-        if (struck_fd("truncate", fd)) return -1;  \
+        if (faulted_fd("truncate", fd)) return -1;  \
         record_fd_other("truncate", fd, size);     \
         return NEXT(symbol)(fd, size);             \
     }
@@ -218,41 +218,41 @@ TRUNCATE(ftruncate, off_t)
 TRUNCATE(ftruncate64, off64_t)
 
 int rename(const char *from, const char *to) {
-    if (struck("rename", to)) return -1;
+    if (faulted("rename", to)) return -1;
     int answer = NEXT(rename)(from, to);
     if (!answer) record("rename", from, to, 0, NULL, 0);
     return answer;
 }
 
 int link(const char *from, const char *to) {
-    if (struck("link", to)) return -1;
+    if (faulted("link", to)) return -1;
     int answer = NEXT(link)(from, to);
     if (!answer) record("link", from, to, 0, NULL, 0);
     return answer;
 }
 
 int linkat(int a, const char *from, int b, const char *to, int flags) {
-    if (struck("link", to)) return -1;
+    if (faulted("link", to)) return -1;
     int answer = NEXT(linkat)(a, from, b, to, flags);
     if (!answer) record("link", from, to, 0, NULL, 0);
     return answer;
 }
 
 int unlink(const char *path) {
-    if (struck("unlink", path)) return -1;
+    if (faulted("unlink", path)) return -1;
     int answer = NEXT(unlink)(path);
     if (!answer) record("unlink", path, "", 0, NULL, 0);
     return answer;
 }
 
 int mkdir(const char *path, mode_t mode) {
-    if (struck("mkdir", path)) return -1;
+    if (faulted("mkdir", path)) return -1;
     int answer = NEXT(mkdir)(path, mode);
     if (!answer) record("mkdir", path, "", 0, NULL, 0);
     return answer;
 }
 
-/* The time of day jumps; the clock that only counts does not. */
+/* The time of day is shifted; the monotonic clock is not. */
 int clock_gettime(clockid_t clock, struct timespec *now) {
     int answer = NEXT(clock_gettime)(clock, now);
     if (clock == CLOCK_REALTIME) now->tv_sec += atomic_load(&clock_jump_s);

@@ -1,4 +1,4 @@
-"""A study on a disk of its own that fills up: run in a mount namespace, it tells what happened in one JSON line.
+"""A study on a disk of its own that fills up: run in a mount namespace, it prints the outcome as one JSON line.
 
 python -m tests.faults.small_disk STUDY FOLDER LEFT: once the run has begun, something else takes all of the disk but
 LEFT bytes; then that something goes, and the same study starts again.
@@ -19,7 +19,7 @@ from isoloss.execution.recorder import Event
 from isoloss.execution.study import run_study
 from isoloss.spec.studyfile import find_study
 from isoloss.store.tables import load_study
-from tests.faults.harness import Heard, acknowledged, science
+from tests.faults.harness import RecordingDisplay, acknowledged, results_of
 
 SIZE = "2M"
 
@@ -49,10 +49,10 @@ def main(study: str, disk: Path, left: int) -> None:
         message = str(error)
     states = load_study(out).summary()["status"].to_list()
     filler.go()
-    kept, heard = acknowledged(out), Heard()
-    run_study(find_study(study), out, options, executor=Inline(), listener=heard)
-    told = {"message": message, "states": states, "kept": kept, "began": heard.began, "science": science(out)}
-    print(json.dumps(told))
+    kept, display = acknowledged(out), RecordingDisplay()
+    run_study(find_study(study), out, options, executor=Inline(), listener=display)
+    outcome = {"message": message, "states": states, "kept": kept, "began": display.began, "science": results_of(out)}
+    print(json.dumps(outcome))
 
 
 if __name__ == "__main__":

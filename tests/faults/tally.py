@@ -11,17 +11,17 @@ from typing import TypeVar
 PROMISES = {
     1: "a kill at any instant changes nothing",
     2: "a kill at any operation changes nothing",
-    3: "what a power cut loses leaves the old or the new",
+    3: "after a power cut a file is the old or the new",
     4: "no run is lost or counted twice",
-    5: "one owner",
+    5: "one owner at a time",
     6: "a full or failing disk loses nothing acknowledged",
-    7: "every damage is noticed, and mended",
-    8: "one bad run is one bad run",
+    7: "all damage is detected, and repaired",
+    8: "a run that fails affects no other",
     9: "an orderly stop",
-    10: "the clock decides nothing",
-    11: "one run, one numerics",
-    12: "nothing of a stranger's runs or gets out",
-    13: "a bad download leaves nothing",
+    10: "no result depends on the clock",
+    11: "a run keeps its numerics",
+    12: "untrusted input is not executed, and stays in its folder",
+    13: "a bad download changes nothing",
 }
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- measured by make faults -->\n", "<!-- end of what make faults measured -->\n"

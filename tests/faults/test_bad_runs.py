@@ -1,4 +1,4 @@
-"""One bad run is one bad run: what is not finite, a crash, a kill or a hang leaves the others as they would be."""
+"""A run that fails affects no other: NaN and Inf, a crash, a kill or a hang leave the other runs unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from isoloss.store.layout import StudyPaths
 from isoloss.store.tables import load_study
 from isoloss.training import evaluate, loop
 from isoloss.training.state import MemberState
-from tests.faults.harness import Points, science
+from tests.faults.harness import Points, results_of
 from tests.faults.processes import workers_of
 from tests.recording import Recording, recorded
 
@@ -43,7 +43,7 @@ CRASHES = [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal
 
 
 def found(recording: Recording) -> list[Any]:
-    """All that a run found, weights included, apart from the clock."""
+    """The results of a run, weights included, apart from times."""
     steps = [(row.step, row.loss, row.lr, row.grad_norm) for row in recording.steps]
     evals = [(row.step, row.train_loss, row.val_loss) for row in recording.evals]
     return [recording.outcome, steps, evals, [_bits(state) for state in recording.kept]]
@@ -76,15 +76,15 @@ def test_what_is_not_finite_in_one_member_changes_no_bit_of_another(
 
         with monkeypatch.context() as patch:
             patch.setattr(loop.Stepper, "take", poison)
-            harmed = [found(recording) for recording in recorded(configs, tokens, compiled=compiled)]
-        assert harmed[poisoned][0] == "diverged", (poisoned, at, value)
-        assert [run for e, run in enumerate(harmed) if e != poisoned] == [
+            faulty = [found(recording) for recording in recorded(configs, tokens, compiled=compiled)]
+        assert faulty[poisoned][0] == "diverged", (poisoned, at, value)
+        assert [run for e, run in enumerate(faulty) if e != poisoned] == [
             run for e, run in enumerate(whole) if e != poisoned
         ], (poisoned, at, value)
 
 
-class Harm(NullListener):
-    """Sends a signal to the worker of the first run it hears of, as often as told."""
+class SignalSender(NullListener):
+    """Sends a signal to the worker of the first run it hears of, as often as listener."""
 
     def __init__(self, times: int, number: int) -> None:
         self.times, self.number, self.victim, self.reasons = times, number, "", list[str]()
@@ -112,44 +112,44 @@ def test_a_crash_in_native_code_costs_its_runs_one_more_try(
     options = RunOptions(device="cpu", workers=1, stack=stack, compile="off")
     run_study(grid, tmp_path / "whole", options)
     for number in points(CRASHES, 1):
-        harm = Harm(1, number)
-        run_study(grid, tmp_path / str(number), options, listener=harm)
-        assert science(tmp_path / str(number)) == science(tmp_path / "whole")
-        assert any(reason.endswith("it is retried") for reason in harm.reasons)
+        sender = SignalSender(1, number)
+        run_study(grid, tmp_path / str(number), options, listener=sender)
+        assert results_of(tmp_path / str(number)) == results_of(tmp_path / "whole")
+        assert any(reason.endswith("it is retried") for reason in sender.reasons)
 
 
 @pytest.mark.promise(8, "a worker killed twice, or of three runs as often as one of them runs")
 def test_a_run_whose_worker_dies_twice_is_set_aside_and_the_next_start_tries_again(grid: Study, tmp_path: Path) -> None:
-    harm, options = Harm(2, signal.SIGKILL), RunOptions(device="cpu", workers=1, compile="off")
-    results = run_study(grid, tmp_path, options, listener=harm)
+    sender, options = SignalSender(2, signal.SIGKILL), RunOptions(device="cpu", workers=1, compile="off")
+    results = run_study(grid, tmp_path, options, listener=sender)
     states = {run: results.status(run) for run in results.summary()["run_id"]}
-    assert states[harm.victim].reason == "its worker process was killed (out of memory?)"
+    assert states[sender.victim].reason == "its worker process was killed (out of memory?)"
     assert sorted(status.state for status in states.values()) == ["done", "done", "failed"]
     assert run_study(grid, tmp_path, options).summary()["status"].to_list() == ["done"] * 3
 
 
 @pytest.mark.promise(8, "a worker killed twice, or of three runs as often as one of them runs")
 def test_of_a_stack_that_keeps_crashing_only_the_run_that_crashes_fails(grid: Study, tmp_path: Path) -> None:
-    harm = Harm(3, signal.SIGSEGV)
-    results = run_study(grid, tmp_path, RunOptions(device="cpu", workers=1, stack=3, compile="off"), listener=harm)
+    sender = SignalSender(3, signal.SIGSEGV)
+    results = run_study(grid, tmp_path, RunOptions(device="cpu", workers=1, stack=3, compile="off"), listener=sender)
     states = {run: results.status(run) for run in results.summary()["run_id"]}
-    assert states[harm.victim].reason == "its worker process crashed: Segmentation fault"
+    assert states[sender.victim].reason == "its worker process crashed: Segmentation fault"
     assert sorted(status.state for status in states.values()) == ["done", "done", "failed"]
 
 
-@pytest.mark.promise(8, "a worker that hangs, under a clock that stands still")
+@pytest.mark.promise(8, "a worker that hangs while the time of day stands still")
 def test_a_hang_is_told_from_a_clock_that_jumps(grid: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "SILENCE_TIMEOUT_S", 12.0)
     options = RunOptions(device="cpu", workers=1, compile="off")
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    harm = Harm(1, signal.SIGSTOP)
-    results = run_study(grid, tmp_path, options, listener=harm)
+    sender = SignalSender(1, signal.SIGSTOP)
+    results = run_study(grid, tmp_path, options, listener=sender)
     assert results.summary()["status"].to_list() == ["done"] * 3
-    assert "its worker process hung; it is retried" in harm.reasons
+    assert "its worker process hung; it is retried" in sender.reasons
 
 
 class Reasons(NullListener):
-    """Does something at the first event, and keeps the reasons that it hears."""
+    """Calls `at_first` at the first event, and keeps the reasons of all events."""
 
     def __init__(self, at_first: Callable[[], None]) -> None:
         self.at_first, self.reasons = at_first, list[str]()
@@ -160,20 +160,20 @@ class Reasons(NullListener):
         self.reasons.append(event.reason)
 
 
-@pytest.mark.promise(8, "a coordinator that was itself stopped for an hour")
+@pytest.mark.promise(8, "a coordinator that was itself suspended for an hour")
 def test_a_coordinator_that_was_stopped_takes_no_worker_for_hung(
     grid: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + sum(pauses)))
-    told = Reasons(lambda: pauses.append(3600.0))
-    results = run_study(grid, tmp_path, RunOptions(device="cpu", workers=1, compile="off"), listener=told)
+    listener = Reasons(lambda: pauses.append(3600.0))
+    results = run_study(grid, tmp_path, RunOptions(device="cpu", workers=1, compile="off"), listener=listener)
     assert results.summary()["status"].to_list() == ["done"] * 3
-    assert pauses and not any(told.reasons)
+    assert pauses and not any(listener.reasons)
 
 
 def slow_to_evaluate(pipe: Connection, context: TrainingContext) -> None:
-    """The life of a worker whose evaluations have nine parts of 0.6 s each."""
+    """A worker whose evaluations have nine chunks of 0.6 s each."""
     loss = evaluate.gpt.loss
 
     def slow_loss(*arguments: Any) -> torch.Tensor:
@@ -182,7 +182,7 @@ def slow_to_evaluate(pipe: Connection, context: TrainingContext) -> None:
 
     recorder.EMIT_INTERVAL_S = 0.2
     evaluate.MAX_CPU_CHUNK_TOKENS = 512
-    evaluate.gpt = SimpleNamespace(loss=slow_loss)  # here alone: steps are as fast as ever
+    evaluate.gpt = SimpleNamespace(loss=slow_loss)  # only here: steps keep their speed
     processes._worker_main(pipe, context)
 
 
@@ -190,10 +190,10 @@ def slow_to_evaluate(pipe: Connection, context: TrainingContext) -> None:
 def test_a_long_evaluation_is_no_hang(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study("slow", str(text_file), base={**TINY, "max_iters": 2, "eval_interval": 2})
     monkeypatch.setattr(processes, "_worker_main", slow_to_evaluate)
-    told = Reasons(lambda: monkeypatch.setattr(processes, "SILENCE_TIMEOUT_S", 3.0))  # once the worker is on its feet
-    results = run_study(study, tmp_path, RunOptions(device="cpu", workers=1, compile="off"), listener=told)
+    listener = Reasons(lambda: monkeypatch.setattr(processes, "SILENCE_TIMEOUT_S", 3.0))  # once it has started
+    results = run_study(study, tmp_path, RunOptions(device="cpu", workers=1, compile="off"), listener=listener)
     assert results.summary()["status"].to_list() == ["done"]
-    assert results.summary()["eval_time_s"].item() > 6.0 and not any(told.reasons)
+    assert results.summary()["eval_time_s"].item() > 6.0 and not any(listener.reasons)
 
 
 def test_after_a_stop_no_process_is_started(

@@ -1,4 +1,4 @@
-"""A clock that jumps by a day, back or on, between any two steps changes no result, no order and no duration."""
+"""A clock that jumps by a day, back or forward, between any two steps changes no result, order or duration."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pytest
 
 from isoloss.files import read_record
 from isoloss.store.run import read_rows
-from tests.faults.harness import Points, Trials, science
+from tests.faults.harness import Points, Trials, results_of
 
 
 @pytest.mark.promise(10, "the clock jumps a day back or on between steps, with a kill")
 def test_a_clock_that_jumps_changes_nothing(
-    server: Trials, unharmed: tuple[dict[str, Any], int], tmp_path: Path, points: Points
+    server: Trials, fault_free: tuple[dict[str, Any], int], tmp_path: Path, points: Points
 ) -> None:
-    expected, operations = unharmed
+    expected, operations = fault_free
     days: set[int] = set()
     for trial in points(range(50), 6):
         out, generator = tmp_path / str(trial), random.Random(trial)
         server.start(out, "kill", generator.randint(1, operations), jumps=2 * trial)
         server.finish(out, jumps=2 * trial + 1)
-        assert science(out) == expected, trial
+        assert results_of(out) == expected, trial
         for run in out.glob("runs/*"):
             status = read_record(run / "status.json")
             days.add(datetime.fromisoformat(status["updated_at"]).toordinal())

@@ -1,4 +1,4 @@
-"""Flipped bits and cut ends: every damage is noticed, the rest of the study is still read, the next start mends it."""
+"""Flipped bits and cut ends: all damage is detected, the rest of the study is still read, the next start repairs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from isoloss.spec.identity import run_id
 from isoloss.store.run import verified_status
 from isoloss.store.tables import load_study
 from isoloss.training import checkpoint
-from tests.faults.harness import Points, Trials, science
+from tests.faults.harness import Points, Trials, results_of
 
 OF_THE_STUDY = ("study.yaml", "tokenizer.json", "provenance.json")
 OF_A_RUN = ("status.json", "metrics.jsonl", "evals.jsonl", "last.json", "last.safetensors", "best.json", "config.json")
@@ -23,7 +23,7 @@ WHEN_IT_ENDED = "curves.json"
 
 
 def noticed(folder: Path, name: str) -> bool:
-    """Whether reading this file of a finished study tells that it is damaged."""
+    """Whether reading this file of a finished study detects that it is damaged."""
     try:
         results = load_study(folder)
         run = results.paths.run(run_id(results.configs[0]))
@@ -42,7 +42,7 @@ def noticed(folder: Path, name: str) -> bool:
     return False
 
 
-def harmed(content: bytes, generator: random.Random, flips: int) -> list[bytes]:
+def damaged_copies(content: bytes, generator: random.Random, flips: int) -> list[bytes]:
     """The content with one bit flipped, at random places; and cut at and around its first, middle and last bytes."""
     found: list[bytes] = []
     for _ in range(flips):
@@ -69,31 +69,31 @@ def test_every_damage_is_noticed(finished: Path, points: Points, name: str) -> N
     path.unlink()  # a new file: checkpoints share theirs
     path.write_bytes(whole)
     assert not noticed(finished, name)
-    harms = harmed(whole, random.Random(name), 1000)
+    damaged = damaged_copies(whole, random.Random(name), 1000)
     try:
-        for number in points(range(len(harms)), 60):
-            path.write_bytes(harms[number])
+        for number in points(range(len(damaged)), 60):
+            path.write_bytes(damaged[number])
             assert noticed(finished, name)
     finally:
         path.write_bytes(whole)
 
 
-@pytest.mark.promise(7, "a file of an unfinished run emptied or zeroed: the next start mends it")
+@pytest.mark.promise(7, "a file of an unfinished run emptied or zeroed: the next start repairs it")
 @pytest.mark.parametrize("name", [name for name in OF_A_RUN if not name.startswith("best")])
 def test_the_next_start_mends_what_was_damaged(
-    server: Trials, unharmed: tuple[dict[str, Any], int], tmp_path: Path, name: str
+    server: Trials, fault_free: tuple[dict[str, Any], int], tmp_path: Path, name: str
 ) -> None:
-    expected, operations = unharmed
+    expected, operations = fault_free
     out = tmp_path / "out"
     server.start(out, "kill", operations // 2)
     path = next(out.glob("runs/*")) / name
-    # Once a run is done nobody reads its last checkpoint but who asks for it, and hears of the damage then.
+    # The last checkpoint of a done run is read, and its damage detected, only on request.
     for content in (b"",) if name.startswith("last") else (b"", b"\x00" * 40):
         assert path.exists()
         path.unlink()
         path.write_bytes(content)
         assert server.start(out).states == ("done",)
-        assert science(out) == expected
+        assert results_of(out) == expected
 
 
 @pytest.mark.promise(7, "likewise in files of tokens")
@@ -101,10 +101,10 @@ def test_the_next_start_mends_what_was_damaged(
 def test_damaged_tokens_are_noticed(study: Path, points: Points, name: str) -> None:
     folder = prepare(str(study.with_name("words.txt"))).folder
     whole = (folder / name).read_bytes()
-    harms = harmed(whole, random.Random(name), 1000)
+    damaged = damaged_copies(whole, random.Random(name), 1000)
     try:
-        for number in points(range(len(harms)), 60):
-            (folder / name).write_bytes(harms[number])
+        for number in points(range(len(damaged)), 60):
+            (folder / name).write_bytes(damaged[number])
             with pytest.raises(StoreError):
                 open_tokens(folder)
     finally:

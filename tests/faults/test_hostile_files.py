@@ -1,4 +1,4 @@
-"""Hostile records, checkpoints and tokens by name: sealed lies, each a typed one-line error within caps."""
+"""False values with valid digests in records, checkpoints and tokens: each a typed one-line error within limits."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from isoloss.store.layout import RunPaths
 from isoloss.store.run import Extent, RunStatus, check_rows, read_rows, read_status, write_status
 from isoloss.training import checkpoint
 from isoloss.training.state import MemberState, Progress
-from tests.faults.caps import refused, told
+from tests.faults.limits import outcome_of, refused
 
 Made = Callable[..., RunConfig]
 
-pytestmark = pytest.mark.promise(12, "sidecars, safetensors headers and tokens that lie, sealed")
+pytestmark = pytest.mark.promise(12, "false sidecars, safetensors headers and tokens, with valid digests")
 
 RECORDS = {
     "deep lists": '{"a": ' + "[" * 100_000,
@@ -104,7 +104,7 @@ PROGRESS: dict[str, Any] = {
 
 @pytest.mark.parametrize("key", PROGRESS)
 def test_progress_that_lies(saved: Path, key: str) -> None:
-    assert told(lambda: checkpoint.load(saved, "c")) == ""
+    assert outcome_of(lambda: checkpoint.load(saved, "c")) == ""
     sidecar = read_record(saved / "c.json")
     for value in PROGRESS[key]:
         write_record(saved / "c.json", {**sidecar, "progress": {**sidecar["progress"], key: value}})

@@ -14,30 +14,30 @@ from typing import Any
 
 import pytest
 
-from tests.faults.harness import Harm, Points, Trials, science
+from tests.faults.harness import Fault, Points, Trials, results_of
 from tests.faults.processes import workers_of
 
-Unharmed = tuple[dict[str, Any], int]
+FaultFree = tuple[dict[str, Any], int]
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "fault",
     [
         pytest.param("kill", marks=pytest.mark.promise(2, "SIGKILL before each operation, the recovery killed again")),
         pytest.param("half", marks=pytest.mark.promise(2, "SIGKILL halfway through each write, likewise")),
     ],
 )
 def test_a_kill_at_any_operation_is_recovered_from(
-    server: Trials, unharmed: Unharmed, tmp_path: Path, points: Points, harm: Harm
+    server: Trials, fault_free: FaultFree, tmp_path: Path, points: Points, fault: Fault
 ) -> None:
-    expected, operations = unharmed
+    expected, operations = fault_free
     for at in points(range(1, operations + 1), 8):
         out = tmp_path / str(at)
-        killed = server.start(out, harm, at)
+        killed = server.start(out, fault, at)
         assert killed.killed, at
-        server.start(out, "kill", random.Random(f"{harm} {at}").randint(1, operations))
+        server.start(out, "kill", random.Random(f"{fault} {at}").randint(1, operations))
         server.finish(out)
-        assert science(out) == expected and not list(out.glob("runs/*/.*safetensors*")), (harm, at)
+        assert results_of(out) == expected and not list(out.glob("runs/*/.*safetensors*")), (fault, at)
         shutil.rmtree(out)
 
 
@@ -62,13 +62,13 @@ def test_a_kill_at_any_operation_of_two_runs_is_recovered_from(
 ) -> None:
     whole = tmp_path_factory.mktemp("whole") / "out"
     two.start(whole.with_name("first"))
-    operations, expected = two.start(whole).operations, science(whole)
+    operations, expected = two.start(whole).operations, results_of(whole)
     for at in points(range(1, operations + 1), 5):
         out = tmp_path / str(at)
         two.start(out, "kill", at)
         two.start(out, "kill", random.Random(at).randint(1, operations))
         two.finish(out)
-        assert science(out) == expected, at
+        assert results_of(out) == expected, at
         shutil.rmtree(out)
 
 
@@ -79,9 +79,9 @@ def two(request: pytest.FixtureRequest) -> Trials:
 
 @pytest.mark.promise(1, "SIGKILL of the process that trains")
 def test_a_kill_at_any_instant_is_recovered_from(
-    server: Trials, unharmed: Unharmed, tmp_path: Path, points: Points
+    server: Trials, fault_free: FaultFree, tmp_path: Path, points: Points
 ) -> None:
-    expected, _ = unharmed
+    expected, _ = fault_free
     started = time.monotonic()
     server.start(tmp_path / "timed")
     takes = time.monotonic() - started
@@ -90,13 +90,13 @@ def test_a_kill_at_any_instant_is_recovered_from(
         while not server.start(out, kill_after=generator.uniform(0, takes)).killed:
             shutil.rmtree(out, ignore_errors=True)
         server.finish(out)
-        assert science(out) == expected, trial
+        assert results_of(out) == expected, trial
         shutil.rmtree(out)
 
 
 @pytest.mark.promise(1, "SIGKILL of a worker, or of the coordinator")
 def test_a_killed_worker_or_coordinator_changes_nothing(
-    study: Path, unharmed: Unharmed, tmp_path: Path, points: Points
+    study: Path, fault_free: FaultFree, tmp_path: Path, points: Points
 ) -> None:
     for trial in points(range(30), 1):
         out, generator = tmp_path / str(trial), random.Random(trial)
@@ -111,7 +111,7 @@ def test_a_killed_worker_or_coordinator_changes_nothing(
                 time.sleep(generator.uniform(0, 4))
                 killed = process.poll() is None and _killed(process.pid, worker=bool(trial % 2))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0 and science(out) == unharmed[0], (trial, done.stderr)
+        assert done.returncode == 0 and results_of(out) == fault_free[0], (trial, done.stderr)
 
 
 def _killed(coordinator: int, *, worker: bool) -> bool:

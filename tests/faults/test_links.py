@@ -19,7 +19,7 @@ from isoloss.execution.study import run_study
 from isoloss.spec.studyfile import find_study
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.tables import load_study
-from tests.faults.harness import Points, Trials, science
+from tests.faults.harness import Points, Trials, results_of
 
 WAIT_S = 20
 
@@ -38,7 +38,7 @@ def bound_socket(place: Path, _outside: Path) -> None:
 
 
 KINDS: dict[str, Callable[[Path, Path], None]] = {
-    "link to a file outside": to("precious.txt"),
+    "link to a file outside": to("outside_file.txt"),
     "link to a folder outside": to("folder"),
     "link to nothing, to be made by a write": to("not-there-yet"),
     "link to a device without end": to("/dev/zero"),
@@ -84,11 +84,11 @@ def _no_waiting() -> Iterator[None]:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """What lies outside the study and is dear to somebody."""
+    """A file outside the study that must not change."""
     folder = tmp_path / "outside"
     (folder / "folder").mkdir(parents=True)
-    for name in ("precious.txt", "folder/kept.png", "folder/kept.csv", "folder/index.html", "folder/kept.json"):
-        (folder / name).write_text(f"precious {name}")
+    for name in ("outside_file.txt", "folder/kept.png", "folder/kept.csv", "folder/index.html", "folder/kept.json"):
+        (folder / name).write_text(f"outside_file {name}")
     os.mkfifo(folder / "pipe")
     return folder
 
@@ -141,12 +141,12 @@ def test_nothing_is_followed_written_removed_or_waited_for(
         inside = everything(folder)
         capsys.readouterr()
         for command in verbs(study, out, folder):
-            told = f"{command[0]} with {kind} at {name}"
-            assert run_command_line(command) == StoreError.exit_code, told
+            case = f"{command[0]} with {kind} at {name}"
+            assert run_command_line(command) == StoreError.exit_code, case
             printed, said = capsys.readouterr()
             # Without a study.yaml to look at it is no study, which is as good a reason.
-            assert str(place) in said or (name == "study.yaml" and command[0] == "convergence"), (told, said)
-            assert said.count("\n") == 1 and not printed, (told, said)
+            assert str(place) in said or (name == "study.yaml" and command[0] == "convergence"), (case, said)
+            assert said.count("\n") == 1 and not printed, (case, said)
         with pytest.raises(StoreError):
             run_study(find_study(str(study)), out)
         assert everything(folder) == inside, (name, kind)
@@ -154,25 +154,25 @@ def test_nothing_is_followed_written_removed_or_waited_for(
         shutil.rmtree(folder)
 
 
-@pytest.mark.promise(12, "a second name, elsewhere, of a file that is written to where it is: refused")
+@pytest.mark.promise(12, "a hard link elsewhere to a file that is appended to: refused")
 @pytest.mark.parametrize("name", ["runs/*/metrics.jsonl", "runs/*/evals.jsonl", "runs/*/.lock", ".lock"])
 def test_a_hard_link_leads_no_write_out(
-    server: Trials, unharmed: tuple[dict[str, object], int], tmp_path: Path, name: str
+    server: Trials, fault_free: tuple[dict[str, object], int], tmp_path: Path, name: str
 ) -> None:
-    out, precious = tmp_path / "out", tmp_path / "precious"
-    server.start(out, "kill", unharmed[1] // 2)
-    precious.write_text("not for anybody to write")
+    out, outside_file = tmp_path / "out", tmp_path / "outside_file"
+    server.start(out, "kill", fault_free[1] // 2)
+    outside_file.write_text("not for anybody to write")
     place = next(out.glob(name))
     place.unlink()
-    place.hardlink_to(precious)
+    place.hardlink_to(outside_file)
     assert f"{place} has a second name" in server.start(out).message
-    assert precious.read_text() == "not for anybody to write"
+    assert outside_file.read_text() == "not for anybody to write"
     place.unlink()
     server.finish(out)
 
 
 def test_a_study_lies_behind_links_as_its_owner_likes(
-    study: Path, unharmed: tuple[dict[str, object], int], tmp_path: Path
+    study: Path, fault_free: tuple[dict[str, object], int], tmp_path: Path
 ) -> None:
     """`results` on another disk is a link, and so may the study's own folder be."""
     (tmp_path / "disk").mkdir()
@@ -181,7 +181,7 @@ def test_a_study_lies_behind_links_as_its_owner_likes(
     (tmp_path / "two").symlink_to(tmp_path / "results" / "one")
     for command in verbs(study, tmp_path / "two", tmp_path):
         assert run_command_line(command) == 0, command
-    assert science(tmp_path / "two") == unharmed[0]
+    assert results_of(tmp_path / "two") == fault_free[0]
     assert (tmp_path / "disk" / "one" / "report" / "index.html").is_file()
 
 

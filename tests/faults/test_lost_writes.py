@@ -15,7 +15,7 @@ from isoloss.errors import IsolossError
 from isoloss.files import read_checksummed, read_record
 from isoloss.training import checkpoint
 from tests.faults.disk import Disk, Operation, crashes, recorded
-from tests.faults.harness import Points, Trials, science
+from tests.faults.harness import Points, Trials, results_of
 
 RECORDS = ("tokenizer.json", "provenance.json", "config.json", "status.json", "curves.json")
 RECORDS += ("best.json", "last.json", "previous.json")
@@ -58,7 +58,7 @@ def _loads(run: Path, name: str) -> bool:
 
 @pytest.mark.promise(3, "the recorded writes cut at each point, unforced content or names lost or torn, 5 ways")
 def test_a_power_cut_leaves_the_old_or_the_new(
-    server: Trials, unharmed: tuple[dict[str, Any], int], tmp_path: Path, points: Points
+    server: Trials, fault_free: tuple[dict[str, Any], int], tmp_path: Path, points: Points
 ) -> None:
     server.start(tmp_path / "whole", record=tmp_path / "operations")
     operations = recorded(tmp_path / "operations")
@@ -70,8 +70,8 @@ def test_a_power_cut_leaves_the_old_or_the_new(
         disk.leave(out, files, names, torn)
         assert readable(out), (cut, way)
         assert all(step_of((out / path).read_bytes()) >= step for path, step in acknowledged.items()), (cut, way)
-        told = server.finish(out)
-        assert science(out) == unharmed[0], (cut, way, told)
+        outcome = server.finish(out)
+        assert results_of(out) == fault_free[0], (cut, way, outcome)
         shutil.rmtree(out)
 
 

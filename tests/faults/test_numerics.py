@@ -1,4 +1,4 @@
-"""A run continues with the numerics it began with, or is marked."""
+"""A run continues with the numerics it began with, or the change is recorded."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_damaged_last_checkpoint_lets_nobody_in(study: Study, begun: Path, mon
         train(study, begun)
 
 
-@pytest.mark.promise(11, "a change accepted by a flag: marked in the run and in the report")
+@pytest.mark.promise(11, "a change accepted by a flag: recorded in the run, shown in the report")
 def test_an_accepted_change_marks_the_run_in_its_files_and_in_the_report(
     study: Study, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,9 +136,9 @@ def test_a_run_that_began_nothing_is_bound_to_nothing(
     assert train(study, begun).summary()["status"].to_list() == ["done", "done"]
 
 
-@pytest.mark.promise(11, "a stack of which a run is behind, damaged or lost")
-@pytest.mark.parametrize("harm", ["behind", "damaged", "anew"])
-def test_a_torn_stack_goes_on_together_from_where_all_its_runs_were(study: Study, tmp_path: Path, harm: str) -> None:
+@pytest.mark.promise(11, "a stack of which one run is a checkpoint behind, damaged or lost")
+@pytest.mark.parametrize("fault", ["behind", "damaged", "anew"])
+def test_a_torn_stack_goes_on_together_from_where_all_its_runs_were(study: Study, tmp_path: Path, fault: str) -> None:
     def weights(out: Path) -> list[str]:
         return [sha256_file(path) for path in sorted(out.glob("runs/*/last.safetensors"))]
 
@@ -147,17 +147,17 @@ def test_a_torn_stack_goes_on_together_from_where_all_its_runs_were(study: Study
     with pytest.raises(Interrupted):
         train(study, out, stack=2, stop_after=10)
     one = sorted(out.glob("runs/*"))[0]
-    if harm == "behind":  # as if the kill had come before this run's checkpoint, and after the other's
+    if fault == "behind":  # as if the kill had come before this run's checkpoint, and after the other's
         for suffix in ("json", "safetensors"):
             (one / f"previous.{suffix}").replace(one / f"last.{suffix}")
-    elif harm == "damaged":
+    elif fault == "damaged":
         (one / "last.safetensors").unlink()
         (one / "last.safetensors").write_bytes(b"gone")
     else:
         for path in (*one.glob("last.*"), *one.glob("previous.*")):
             path.unlink()
     assert train(study, out, stack=2).summary()["status"].to_list() == ["done", "done"]
-    if harm != "anew":  # the other run has no checkpoint of step 0 any more: their roundings may differ
+    if fault != "anew":  # the other run has no checkpoint of step 0 any more: their roundings may differ
         assert weights(out) == weights(tmp_path / "whole")
 
 

@@ -1,4 +1,4 @@
-"""Many coordinators on one study: one owns it, the others say who; readers disturb nobody."""
+"""Many coordinators on one study: one owns it, the others name the owner; readers block nobody."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from isoloss.spec.studyfile import find_study
 from isoloss.store.opening import open_study
 from isoloss.store.owner import owned
 from isoloss.store.tables import load_study
-from tests.faults.harness import Heard, Trials, science
+from tests.faults.harness import RecordingDisplay, Trials, results_of
 
 
 def command(study: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "isoloss", "run", str(study), "--out", str(out), "--device", "cpu"]
 
 
-@pytest.mark.promise(5, "20 starts at once: 19 are turned away and told by whom")
+@pytest.mark.promise(5, "20 starts at once: 19 are refused, with the owner named")
 def test_of_twenty_starts_one_owns_the_study(
-    study: Path, unharmed: tuple[dict[str, object], int], tmp_path: Path
+    study: Path, fault_free: tuple[dict[str, object], int], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     started = time.monotonic()
@@ -48,15 +48,15 @@ def test_of_twenty_starts_one_owns_the_study(
         if n not in owners:
             assert process.returncode == StoreError.exit_code, said[n]
             assert re.search(r"is in use by (process \d+ on|another isoloss)", said[n])
-    assert science(out) == unharmed[0]
+    assert results_of(out) == fault_free[0]
     print(f"the last of the others left after {sorted(ended.values())[-2]:.1f} s")
 
 
-@pytest.mark.promise(5, "a dead owner, a reader killed")
+@pytest.mark.promise(5, "an owner killed, a reader killed")
 def test_a_dead_owner_keeps_nobody_out_and_readers_nobody_waiting(
-    server: Trials, unharmed: tuple[dict[str, object], int], tmp_path: Path
+    server: Trials, fault_free: tuple[dict[str, object], int], tmp_path: Path
 ) -> None:
-    expected, operations = unharmed
+    expected, operations = fault_free
     out = tmp_path / "out"
     server.start(out, "kill", operations // 2)
     left, opened = load_study(out), open_study(out)
@@ -72,20 +72,20 @@ def test_a_dead_owner_keeps_nobody_out_and_readers_nobody_waiting(
             time.sleep(share * takes)
             process.kill()
     server.finish(out)
-    assert science(out) == expected
+    assert results_of(out) == expected
 
 
-@pytest.mark.promise(5, "a run that another process still writes: left to it")
+@pytest.mark.promise(5, "a run that another process still writes: left unchanged")
 def test_a_run_that_is_being_written_is_left_to_its_writer(
     server: Trials,
     study: Path,
-    unharmed: tuple[dict[str, object], int],
+    fault_free: tuple[dict[str, object], int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """So it is after a kill of the coordinator alone: its worker may be in the middle of an evaluation."""
+    """As after a kill of the coordinator alone: its worker may be in the middle of an evaluation."""
     out = tmp_path / "out"
-    server.start(out, "kill", unharmed[1] // 2)
+    server.start(out, "kill", fault_free[1] // 2)
     run = next(out.glob("runs/*"))
     status = (run / "status.json").read_bytes()
     for limit in ("LOCK_POLL_INTERVAL_S", "LOCK_TIMEOUT_S"):
@@ -95,23 +95,23 @@ def test_a_run_that_is_being_written_is_left_to_its_writer(
         [sys.executable, "-c", program, str(run / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as writer:
         assert writer.stdout and writer.stdout.readline()
-        heard = Heard()
-        run_study(find_study(str(study)), out, RunOptions(device="cpu"), executor=Inline(), listener=heard)
-        assert "is being written by another process" in heard.reasons[0]
+        display = RecordingDisplay()
+        run_study(find_study(str(study)), out, RunOptions(device="cpu"), executor=Inline(), listener=display)
+        assert "is being written by another process" in display.reasons[0]
         assert (run / "status.json").read_bytes() == status
         monkeypatch.setattr(worker, "LOCK_TIMEOUT_S", 30.0)
-        waiting, began = Heard(), time.monotonic()
-        with pytest.raises(Interrupted):  # a stop is heard while it waits
+        waiting, began = RecordingDisplay(), time.monotonic()
+        with pytest.raises(Interrupted):  # a stop ends the wait
             run_study(
                 find_study(str(study)),
                 out,
                 RunOptions(device="cpu"),
                 executor=Inline(),
                 listener=waiting,
-                should_stop=lambda: "waiting for it" in waiting.words(),
+                should_stop=lambda: "waiting for it" in waiting.text(),
             )
         assert time.monotonic() - began < 20
         assert (run / "status.json").read_bytes() == status
         writer.kill()
     server.finish(out)
-    assert science(out) == unharmed[0]
+    assert results_of(out) == fault_free[0]

@@ -28,7 +28,7 @@ from isoloss.report.study_report import explorer_data, study_chapters
 from tests.faults.hostile import RUN, page_of, payloads, study_of
 
 pytestmark = pytest.mark.promise(
-    12, "30 payloads wherever a study has words, parsed and in a browser; markup against the policy"
+    12, "30 payloads in every text of a study, parsed and in a browser; markup against the policy"
 )
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -90,23 +90,23 @@ class Calls:
     """A server that hears whom a page calls."""
 
     url: str
-    heard: list[str]
+    requests: list[str]
 
 
 @pytest.fixture(scope="module")
 def calls() -> Iterator[Calls]:
-    heard: list[str] = []
+    requests: list[str] = []
 
     class Hearing(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            heard.append(self.path)
+            requests.append(self.path)
             self.send_error(404)
 
         def log_message(self, *_: object, **__: object) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Hearing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Calls(f"http://127.0.0.1:{server.server_port}", heard)
+        yield Calls(f"http://127.0.0.1:{server.server_port}", requests)
         server.shutdown()
 
 
@@ -193,7 +193,7 @@ def test_a_browser_draws_everything_and_runs_nothing_of_a_hostile_study(
     assert "<title>hostile · isoloss</title>" in dom
     figures, drawn = charts(dom)
     assert figures == drawn > 3
-    assert said == "" and calls.heard == []
+    assert said == "" and calls.requests == []
 
 
 def test_a_browser_takes_the_data_of_figures_for_data(
@@ -219,7 +219,7 @@ def test_a_browser_takes_the_data_of_figures_for_data(
     tooltips = re.findall(r'<div id="tip"[^>]*class="seen".*?</div>', dom, re.S)
     assert len(tooltips) > 4 and all("document.title" in tooltip or "n_embd" in tooltip for tooltip in tooltips)
     assert not any(re.search(r"<(?!/?div\b)", tooltip) for tooltip in tooltips)
-    assert said == "" and calls.heard == []
+    assert said == "" and calls.requests == []
 
 
 def test_the_policy_stops_what_came_into_the_markup_all_the_same(
@@ -233,7 +233,7 @@ def test_the_policy_stops_what_came_into_the_markup_all_the_same(
       <base href='{url}/'></body>"""
     write_text(page, start + markup + end)
     dom, said = browser(page)
-    assert "<title>hostile · isoloss</title>" in dom and calls.heard == []
+    assert "<title>hostile · isoloss</title>" in dom and calls.requests == []
     stopped = [line for line in said.splitlines() if "violates the following Content Security Policy" in line]
     for kind in ("inline script", "/script'", "event handler", "/img'", "Framing", "/css'", "inline style", "base URI"):
         assert any(kind in line for line in stopped), kind

@@ -1,4 +1,4 @@
-"""A run that would go on from another's end, which is damaged: it takes those steps itself."""
+"""A run whose predecessor is damaged trains the first steps itself."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from isoloss.execution.options import RunOptions
 from isoloss.execution.study import run_study
 from isoloss.spec.studyfile import find_study
 from isoloss.store.tables import StudyResults, load_study
-from tests.faults.harness import Heard, Trials, science
+from tests.faults.harness import RecordingDisplay, Trials, results_of
 
 
 def continued(results: StudyResults) -> tuple[str, str]:
-    """The run that went on from another's end, and that other."""
+    """The run that continues from another, and that other."""
     return next(
         (run, s.provenance["continues"])
         for run in results.summary()["run_id"]
@@ -24,7 +24,7 @@ def continued(results: StudyResults) -> tuple[str, str]:
     )
 
 
-@pytest.mark.promise(7, "a run that others go on from, damaged: they train its steps themselves")
+@pytest.mark.promise(7, "a damaged run from which others continue: they train its steps themselves")
 @pytest.mark.parametrize("name", ["last.safetensors", "best.safetensors", "last.json", "metrics.jsonl"])
 def test_a_damaged_predecessor_costs_no_study(continuing: Trials, prefixed: Path, tmp_path: Path, name: str) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -34,8 +34,8 @@ def test_a_damaged_predecessor_costs_no_study(continuing: Trials, prefixed: Path
     shutil.rmtree(out / "runs" / later)
     path = out / "runs" / earlier / name
     path.write_bytes(bytes(reversed(path.read_bytes())))
-    heard = Heard()
-    run_study(find_study(str(prefixed)), out, RunOptions(device="cpu"), executor=Inline(), listener=heard)
-    assert science(out)[later] == science(whole)[later]
+    display = RecordingDisplay()
+    run_study(find_study(str(prefixed)), out, RunOptions(device="cpu"), executor=Inline(), listener=display)
+    assert results_of(out)[later] == results_of(whole)[later]
     if name != "metrics.jsonl":  # rows are looked at before, and their run is trained anew
-        assert f"run {later} trains its first steps itself" in heard.words()
+        assert f"run {later} trains its first steps itself" in display.text()

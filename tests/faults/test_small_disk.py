@@ -27,10 +27,10 @@ def can_mount(few: int | None) -> None:
         pytest.skip("this system lets nobody mount a small disk: a full one is tried by answering ENOSPC alone")
 
 
-@pytest.mark.promise(6, "a real disk (tmpfs) with so much left")
+@pytest.mark.promise(6, "a small disk (tmpfs) that fills up")
 @pytest.mark.usefixtures("can_mount", "server")
 def test_a_disk_that_fills_up_loses_nothing(
-    study: Path, unharmed: tuple[dict[str, Any], int], tmp_path: Path, points: Points
+    study: Path, fault_free: tuple[dict[str, Any], int], tmp_path: Path, points: Points
 ) -> None:
     everywhere = range(0, 46_000, 1_150)  # the finished run takes some 50,000 bytes more
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -40,8 +40,8 @@ def test_a_disk_that_fills_up_loses_nothing(
         command = [*IN_A_NAMESPACE, sys.executable, "-m", "tests.faults.small_disk", str(study), str(disk), str(left)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["states"] != ["done"], "the disk was not full"
-        assert str(disk) in told["message"] and NEEDED.search(told["message"]), told
-        assert told["began"] >= told["kept"], told
-        assert told["science"] == json.loads(json.dumps(unharmed[0])), left
+        outcome = json.loads(done.stdout)
+        assert outcome["states"] != ["done"], "the disk was not full"
+        assert str(disk) in outcome["message"] and NEEDED.search(outcome["message"]), outcome
+        assert outcome["began"] >= outcome["kept"], outcome
+        assert outcome["science"] == json.loads(json.dumps(fault_free[0])), left

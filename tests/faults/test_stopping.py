@@ -18,10 +18,10 @@ import pytest
 from isoloss.files import read_record
 from isoloss.store.layout import RunPaths
 from isoloss.store.run import read_rows, read_status
-from tests.faults.harness import Points, Trials, science, serving
+from tests.faults.harness import Points, Trials, results_of, serving
 from tests.faults.processes import alive
 
-Unharmed = tuple[dict[str, Any], int]
+FaultFree = tuple[dict[str, Any], int]
 LONGEST_S = 10.0
 
 
@@ -37,9 +37,9 @@ def lasting(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     path = study.with_name("lasting.yaml")
     path.write_text(study.read_text().replace("max_iters: 8, eval_interval: 3", "max_iters: 1500, eval_interval: 250"))
     with serving(path, tmp_path_factory) as server:
-        out = tmp_path_factory.mktemp("unharmed") / "out"
+        out = tmp_path_factory.mktemp("fault_free") / "out"
         server.start(out)
-        yield path, server, science(out)
+        yield path, server, results_of(out)
 
 
 @pytest.mark.promise(9, "SIGINT and SIGTERM at random instants: saved, and all ends within 10 s")
@@ -51,7 +51,7 @@ def test_a_stop_at_any_instant_is_orderly(
     for trial in points(range(25), 2):
         out, generator = tmp_path / str(trial), random.Random(trial)
         process = start(study, out)
-        while not out.exists():  # until then it is python that starts, and answers a signal in its own way
+        while not out.exists():  # until then python is starting, and handles a signal in its own way
             time.sleep(0.01)
         if trial % 2:
             while process.poll() is None and not list(out.glob("runs/*/metrics.jsonl")):
@@ -66,11 +66,11 @@ def test_a_stop_at_any_instant_is_orderly(
         else:
             assert code == 130 and all(map(_saved, out.glob("runs/*"))), (trial, code)
         server.finish(out)
-        assert science(out) == expected, trial
+        assert results_of(out) == expected, trial
 
 
 def _stopped(process: subprocess.Popen[Any], number: int) -> int:
-    """Ask a study to stop; its exit code, when it and all it started are gone in time."""
+    """Ask a study to stop; its exit code, once it and all its processes have ended in time."""
     asked = time.monotonic()
     process.send_signal(number)
     code = process.wait(LONGEST_S)
@@ -81,15 +81,15 @@ def _stopped(process: subprocess.Popen[Any], number: int) -> int:
 
 
 def _saved(run: Path) -> bool:
-    """Whether a run that was stopped is kept as far as it came."""
+    """Whether a run that was stopped is kept at its last step."""
     if not (run / "metrics.jsonl").exists():
         return True
     steps = len(list(read_rows(run / "metrics.jsonl")))
     return read_status(RunPaths(run)).state == "pending" and read_record(run / "last.json")["progress"]["step"] == steps
 
 
-@pytest.mark.promise(9, "both ends of output closed, then SIGHUP: the study goes on")
-def test_a_closed_pipe_stops_no_study(study: Path, unharmed: Unharmed, tmp_path: Path) -> None:
+@pytest.mark.promise(9, "the reader of stdout and stderr closed, then SIGHUP: the study continues")
+def test_a_closed_pipe_stops_no_study(study: Path, fault_free: FaultFree, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     process = start(study, tmp_path / "out", stdout=writing, stderr=writing)
     os.close(reading)
@@ -98,14 +98,14 @@ def test_a_closed_pipe_stops_no_study(study: Path, unharmed: Unharmed, tmp_path:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGHUP)
     process.wait(120)
-    assert science(tmp_path / "out") == unharmed[0]
+    assert results_of(tmp_path / "out") == fault_free[0]
 
 
-@pytest.mark.promise(9, "a reader of the messages that does not read: a stop is heard and ends within 10 s")
+@pytest.mark.promise(9, "messages that nobody reads: a stop still ends within 10 s")
 def test_a_frozen_terminal_holds_nothing_up(lasting: tuple[Path, Trials, dict[str, Any]], tmp_path: Path) -> None:
     study, server, expected = lasting
     reading, writing = os.pipe()
-    os.write(writing, bytes(fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)))  # not a byte more has room
+    os.write(writing, bytes(fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)))  # the pipe is full
     out = tmp_path / "out"
     process, began = start(study, out, stderr=writing), time.monotonic()
     while not list(out.glob("runs/*/metrics.jsonl")):
@@ -115,15 +115,15 @@ def test_a_frozen_terminal_holds_nothing_up(lasting: tuple[Path, Trials, dict[st
     os.close(reading)
     os.close(writing)
     server.finish(out)
-    assert science(out) == expected
+    assert results_of(out) == expected
 
 
 @pytest.mark.promise(9, "no standard streams from the start: the study is trained")
-def test_streams_that_were_never_open_are_not_missed(study: Path, unharmed: Unharmed, tmp_path: Path) -> None:
+def test_streams_that_were_never_open_are_not_missed(study: Path, fault_free: FaultFree, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "isoloss", "run", str(study), "--out", str(tmp_path), "--device", "cpu"]
     command += ["--workers", "2"]
     assert subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=False).returncode == 0
-    assert science(tmp_path) == unharmed[0]
+    assert results_of(tmp_path) == fault_free[0]
 
 
 def _finished(out: Path, by: float) -> bool:

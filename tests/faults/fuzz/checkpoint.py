@@ -1,4 +1,4 @@
-"""Checkpoints: lies in the sidecar and in the tensors' header, sealed as if isoloss had told them; other bytes."""
+"""Checkpoints: false values in the sidecar and in the tensors' header, with valid digests; arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from isoloss.spec.config import make_config
 from isoloss.spec.identity import run_id
 from isoloss.training import checkpoint
 from isoloss.training.state import MemberState, Progress
-from tests.faults.fuzz.lies import tell_lies
-from tests.faults.fuzz.sealing import Slot, sealed
+from tests.faults.fuzz.false_values import insert_false_values
+from tests.faults.fuzz.record_bytes import Slot, record_bytes
 
 WORDS = [
     b"\x00\x01",
@@ -58,15 +58,15 @@ def reader(folder: Path) -> Callable[[bytes], None]:
     def read(content: bytes) -> None:
         how, n_sidecar, n_header = content[:3].ljust(3, b"\0")
         body = content[3:]
-        lies, more = body[: n_sidecar % 32], body[n_sidecar % 32 :]
-        header_lies, more = more[: n_header % 32], more[n_header % 32 :]
+        choices, more = body[: n_sidecar % 32], body[n_sidecar % 32 :]
+        header_choices, more = more[: n_header % 32], more[n_header % 32 :]
         written = tensors
-        if header_lies:
+        if header_choices:
             header = json.loads(whole_header)
-            tell_lies(header, header_lies)
+            insert_false_values(header, header_choices)
             text = json.dumps(header).encode()
             written = len(text).to_bytes(8, "little") + text + data
-        if how & 1:  # a header's length that lies
+        if how & 1:  # a false length of the header
             written = more[:8].ljust(8, b"\0") + written[8:]
         if how & 2 and more:  # an end cut off or added
             written = written[: -more[0]] if more[0] & 1 else written + more
@@ -74,11 +74,11 @@ def reader(folder: Path) -> Callable[[bytes], None]:
             written = more
         sidecar = json.loads(whole_sidecar)
         sidecar["sha256"] = sha256_bytes(written)
-        tell_lies(sidecar, lies)
+        insert_false_values(sidecar, choices)
         if how & 8:  # as one who makes a configuration up would name its run
             sidecar["run_id"] = _named(sidecar)
         in_tensors.put(written)
-        in_sidecar.put(more if how & 192 == 192 else sealed(sidecar, broken=how & 48 == 48))
+        in_sidecar.put(more if how & 192 == 192 else record_bytes(sidecar, broken=how & 48 == 48))
         try:
             state = checkpoint.load(folder, "c")
         except IsolossError as error:

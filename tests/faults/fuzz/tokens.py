@@ -1,4 +1,4 @@
-"""Token files: lies in their sidecar, sealed as if isoloss had told them; other bytes; broken seals."""
+"""Token files: false values in their sidecar, with valid digests; arbitrary bytes; wrong digests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from isoloss.data.tokens import FORMAT_VERSION, open_tokens
 from isoloss.errors import IsolossError, printable
 from isoloss.files import sha256_bytes
-from tests.faults.fuzz.lies import tell_lies
-from tests.faults.fuzz.sealing import Slot, sealed
+from tests.faults.fuzz.false_values import insert_false_values
+from tests.faults.fuzz.record_bytes import Slot, record_bytes
 
 WORDS = [b"\x00\x00", b"\x01\x00", b"\x02\x00", b"\xff\xff", b"\x00\x01", b'{"', b'":', b"null", b"\x80\x01\x03"]
 
@@ -29,9 +29,9 @@ def reader(folder: Path) -> Callable[[bytes], None]:
     in_meta, in_train, in_val = (Slot(folder / name) for name in ("meta.json", "train.bin", "val.bin"))
 
     def read(content: bytes) -> None:
-        how, lies = content[:2].ljust(2, b"\0")
+        how, size = content[:2].ljust(2, b"\0")
         body = content[2:]
-        told, train = body[: lies % 32], body[lies % 32 :]
+        choices, train = body[: size % 32], body[size % 32 :]
         if how & 16:  # the tokens are those of a text of three characters
             train = bytes(byte % 3 if place % 2 == 0 else 0 for place, byte in enumerate(train))
         val = train[: 2 + how % 4]
@@ -47,10 +47,10 @@ def reader(folder: Path) -> Callable[[bytes], None]:
             "train_sha256": sha256_bytes(train),
             "val_sha256": sha256_bytes(val),
         }
-        tell_lies(meta, told)
+        insert_false_values(meta, choices)
         in_train.put(train)
         in_val.put(val)
-        in_meta.put(body if how & 192 == 192 else sealed(meta, broken=how & 15 == 15))
+        in_meta.put(body if how & 192 == 192 else record_bytes(meta, broken=how & 15 == 15))
         try:
             tokens = open_tokens(folder)
         except IsolossError as error:

@@ -1,4 +1,4 @@
-"""What the system does not give just now, for lack of memory or by an error of the disk, is left as it is."""
+"""A file that cannot be read now, for lack of memory or by an error of the disk, is left unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from isoloss.execution.study import run_study
 from isoloss.files import sha256_file
 from isoloss.spec.studyfile import find_study
 from isoloss.training import checkpoint
-from tests.faults.harness import Heard, Trials, acknowledged, science
+from tests.faults.harness import RecordingDisplay, Trials, acknowledged, results_of
 
 READ_BYTES = Path.read_bytes
 
@@ -40,18 +40,18 @@ def unloaded(content: bytes) -> dict[str, Any]:
     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 300000000 bytes")
 
 
-@pytest.mark.promise(6, "a checkpoint that cannot be read for lack of memory or handles, or by EIO: left as it is")
+@pytest.mark.promise(6, "a checkpoint that cannot be read for lack of memory or handles, or by EIO: left unchanged")
 @pytest.mark.parametrize(
     "lack", [*map(os_error, (errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE)), MemoryError(), None]
 )
 def test_a_checkpoint_that_cannot_be_read_just_now_is_not_thrown_away(
     server: Trials,
-    unharmed: tuple[dict[str, Any], int],
+    fault_free: tuple[dict[str, Any], int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     lack: Exception | None,
 ) -> None:
-    expected, operations = unharmed
+    expected, operations = fault_free
     out = tmp_path / "out"
     server.start(out, "kill", operations * 2 // 3)
     run = next(out.glob("runs/*"))
@@ -66,34 +66,34 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_thrown_away(
             checkpoint.resume(run)
     assert {path.name: sha256_file(path) for path in run.glob("*.*")} == before
     server.finish(out)
-    assert science(out) == expected
+    assert results_of(out) == expected
 
 
 @pytest.mark.promise(6, "a checkpoint of one run of a stack that cannot be read: the other is trained")
-def test_a_run_that_cannot_be_had_fails_alone(
+def test_a_run_that_cannot_be_read_fails_alone(
     stacked: Trials, two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     stacked.start(whole.with_name("first"))
     stacked.start(out, "kill", stacked.start(whole).operations // 2)
     unreadable = next(out.glob("runs/*/last.json")).with_suffix(".safetensors")
-    before, heard = sha256_file(unreadable), Heard()
+    before, display = sha256_file(unreadable), RecordingDisplay()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", answering(os_error(errno.EIO), str(unreadable)))
         options = RunOptions(device="cpu", stack=2)
-        results = run_study(find_study(str(two_runs)), out, options, executor=Inline(), listener=heard)
+        results = run_study(find_study(str(two_runs)), out, options, executor=Inline(), listener=display)
         assert sorted(results.summary()["status"]) == ["done", "failed"]
-    assert str(unreadable) in heard.reasons[0] and sha256_file(unreadable) == before
+    assert str(unreadable) in display.reasons[0] and sha256_file(unreadable) == before
     stacked.finish(out)
-    assert science(out) == science(whole)
+    assert results_of(out) == results_of(whole)
 
 
-@pytest.mark.promise(6, "rows or records of a finished run that cannot be read: it stays as it is")
+@pytest.mark.promise(6, "rows or records of a finished run that cannot be read: left unchanged")
 @pytest.mark.parametrize("name", [".jsonl", "/status.json", "/config.json", "/last.json"])
 def test_what_is_done_and_cannot_be_read_just_now_stays(
     server: Trials,
     study: Path,
-    unharmed: tuple[dict[str, Any], int],
+    fault_free: tuple[dict[str, Any], int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
@@ -107,4 +107,4 @@ def test_what_is_done_and_cannot_be_read_just_now_stays(
         assert results.summary()["status"].to_list() == ["done" if name == "/last.json" else "damaged"]
     assert {path: sha256_file(path) for path in files} == files
     server.finish(out)
-    assert science(out) == unharmed[0]
+    assert results_of(out) == fault_free[0]

@@ -1,4 +1,4 @@
-"""Reading within a cap of time and one of memory: what is told of a hostile file, and that it is a few typed lines."""
+"""Reading within limits of time and memory: what is outcome_of of a hostile file, and that it is a few typed lines."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 from isoloss.errors import MAX_ERRORS, IsolossError
 
-TIME_S = 20
-MEMORY_BYTES = 512 << 20
+TIMEOUT_S = 20
+MAX_MEMORY_BYTES = 512 << 20
 
 
-def told(read: Callable[[], object], memory_bytes: int = MEMORY_BYTES) -> str:
-    """What reading leads to, in a fork that is killed at the caps: the error's type and text, or nothing."""
+def outcome_of(read: Callable[[], object], memory_bytes: int = MAX_MEMORY_BYTES) -> str:
+    """What reading leads to, in a fork that is killed at the limits: the error's type and text, or nothing."""
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
         outcome = "died"
         try:
-            signal.alarm(TIME_S)
+            signal.alarm(TIMEOUT_S)
             taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
             resource.setrlimit(resource.RLIMIT_AS, (taken + memory_bytes, taken + memory_bytes))
             read()
@@ -34,12 +34,12 @@ def told(read: Callable[[], object], memory_bytes: int = MEMORY_BYTES) -> str:
     os.close(send)
     with os.fdopen(receive, "rb") as stream:
         outcome = stream.read().decode()
-    assert os.waitpid(child, 0)[1] == 0, "over the cap of time, or crashed"
+    assert os.waitpid(child, 0)[1] == 0, "over the limit of time, or crashed"
     return outcome
 
 
 def refused(read: Callable[[], object], kind: type[IsolossError], message: str) -> None:
-    outcome = told(read)
+    outcome = outcome_of(read)
     assert outcome.startswith(f"{kind.__name__}: ") and message in outcome, outcome[:500]
     lines = outcome.split("\n")
     assert all(line.isprintable() and len(line) < 2100 for line in lines) and len(lines) <= MAX_ERRORS + 1

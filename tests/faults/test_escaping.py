@@ -25,7 +25,7 @@ from isoloss.store.spreadsheet import csv_text
 from isoloss.store.tables import StudyResults, write_summary
 from tests.faults.hostile import payloads, study_of
 
-pytestmark = pytest.mark.promise(12, "words for a terminal and cells for a spreadsheet that would be obeyed")
+pytestmark = pytest.mark.promise(12, "escape sequences for a terminal, formulas for a spreadsheet")
 
 OBEYED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """What a terminal does in place of showing it; an end of a line ends a line."""

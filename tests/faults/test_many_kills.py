@@ -1,4 +1,4 @@
-"""Many short runs, several workers, and kills without end: no run is lost, none is counted twice."""
+"""Many short runs, several workers, and many kills: no run is lost, none is counted twice."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_no_run_is_lost_and_none_counted_twice(study: Path, tmp_path: Path, few:
     while process.poll() is None or done(out) < runs:
         if process.poll() is not None:
             process = start(file, out)
-        # The next kill comes once some more runs are done, so that the storm lasts as long as the study.
+        # The next kill comes once some more runs are done, so that kills go on as long as the study.
         if killed < kills and done(out) >= killed * runs // (kills + 1):
             time.sleep(generator.uniform(0.0, 1.0))
             victims = workers_of(process.pid) if generator.random() < 0.6 else [process.pid]

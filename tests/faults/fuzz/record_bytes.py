@@ -1,4 +1,4 @@
-"""Files as whoever fuzzes writes them: documents sealed, for a digest tells damage, not malice; and quickly."""
+"""Files as the fuzz targets write them: quickly, and records with valid digests, which reveal damage, not malice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from isoloss.files import DIGEST, sha256_bytes
 
 
-def sealed(value: Mapping[str, Any], *, broken: bool = False) -> bytes:
+def record_bytes(value: Mapping[str, Any], *, broken: bool = False) -> bytes:
     """The bytes of a record as write_record writes it, but of any value; with a wrong digest when `broken`."""
     zeros = "0" * 64
     text = json.dumps({**value, DIGEST: zeros})

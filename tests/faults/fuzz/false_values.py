@@ -1,4 +1,4 @@
-"""What a stranger may write into a JSON document that should hold something else, chosen by the fuzzer's bytes."""
+"""False values in a JSON document, chosen by the fuzzer's bytes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ VALUES: tuple[Any, ...] = (
 )
 
 
-def tell_lies(document: dict[str, Any], choices: bytes) -> None:
+def insert_false_values(document: dict[str, Any], choices: bytes) -> None:
     """Change a document in place: each three bytes choose a place in it, what to do there, and a value."""
     for start in range(0, len(choices) - 2, 3):
-        place, deed, value = choices[start : start + 3]
+        place, action, value = choices[start : start + 3]
         places = _places(document)
         if not places:
             return
         holder, key = places[place % len(places)]
-        if deed < 32:
+        if action < 32:
             holder.pop(key)
-        elif deed < 48 and isinstance(holder, dict):
+        elif action < 48 and isinstance(holder, dict):
             holder[f"{key}'"] = deepcopy(VALUES[value % len(VALUES)])
-        elif deed < 128 and type(holder[key]) in (int, float):
+        elif action < 128 and type(holder[key]) in (int, float):
             holder[key] += value - 128
-        elif deed < 160 and isinstance(holder[key], str):
+        elif action < 160 and isinstance(holder[key], str):
             holder[key] += chr(value)
         else:
             holder[key] = deepcopy(VALUES[value % len(VALUES)])

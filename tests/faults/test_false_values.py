@@ -1,4 +1,4 @@
-"""Records with whole seals and wrong content: a stranger can seal anything. A report, or one line that says where."""
+"""Records with false values and valid digests, which anybody can compute: a report, or one line that says where."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from isoloss.store.tables import load_study, write_summary
 from tests.faults.harness import Points, Trials
 from tests.faults.hostile import study_of
 
-reading = pytest.mark.promise(12, "13 lies at each key of every record, sealed, and in rows")
-LIES: list[Any] = [None, True, -1, 10**30, 1e308, "", "words", [], [1], {}]
-LIES += [{"flops": []}, [{"step": "x"}], {"a": {"b": 1}}]
+reading = pytest.mark.promise(12, "13 false values at each key of every record, with a valid digest, and in rows")
+VALUES: list[Any] = [None, True, -1, 10**30, 1e308, "", "words", [], [1], {}]
+VALUES += [{"flops": []}, [{"step": "x"}], {"a": {"b": 1}}]
 RECORDS = ("provenance.json", "tokenizer.json", "status.json", "config.json", "curves.json", "last.json")
 ROWS = ("metrics.jsonl", "evals.jsonl")
 
@@ -38,12 +38,12 @@ def places(value: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
             yield from places(inner, (*before, key))
 
 
-def told(content: dict[str, Any], place: tuple[str, ...], lie: Any) -> dict[str, Any]:
-    """The object with a lie at one place; a lie of None takes the key away."""
+def with_value(content: dict[str, Any], place: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """The object with a value replaced at one place; None removes the key."""
     key, *rest = place
     if rest:
-        return {**content, key: told(content[key], tuple(rest), lie)}
-    return {k: v for k, v in content.items() if k != key} if lie is None else {**content, key: lie}
+        return {**content, key: with_value(content[key], tuple(rest), value)}
+    return {k: v for k, v in content.items() if k != key} if value is None else {**content, key: value}
 
 
 def read_all(folder: Path) -> None:
@@ -59,14 +59,14 @@ def read_all(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("lies") / "study"
+    made = tmp_path_factory.mktemp("changed") / "study"
     study_of(made, "plain")
     read_all(made)
     return made
 
 
 @reading
-def test_a_sealed_lie_is_a_typed_error_or_a_report(folder: Path, points: Points) -> None:
+def test_a_false_value_is_a_typed_error_or_a_report(folder: Path, points: Points) -> None:
     run = next(path.parent for path in folder.glob("runs/*/status.json") if '"done"' in path.read_text())
     files = [path for name in RECORDS for path in (folder / name, run / name) if path.exists()]
     everywhere = [(path, place) for path in files for place in places(read_record(path))]
@@ -74,8 +74,8 @@ def test_a_sealed_lie_is_a_typed_error_or_a_report(folder: Path, points: Points)
         file, keys = next((f, k) for f, k in everywhere if (f.name, "/".join(k)) == (path, place))
         before = read_record(file)
         try:
-            for lie in LIES:
-                write_record(file, told(before, keys, lie))
+            for value in VALUES:
+                write_record(file, with_value(before, keys, value))
                 _a_report_or_one_line(folder)
         finally:
             write_record(file, before)
@@ -83,38 +83,40 @@ def test_a_sealed_lie_is_a_typed_error_or_a_report(folder: Path, points: Points)
 
 @reading
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_that_lies_damages_its_run_alone(folder: Path, points: Points, name: str) -> None:
+def test_a_false_row_damages_its_run_alone(folder: Path, points: Points, name: str) -> None:
     run = next(path.parent for path in folder.glob("runs/*/status.json") if '"done"' in path.read_text())
     rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
     status, whole = read_record(run / "status.json"), (run / name).read_bytes()
     try:
-        write_record(run / "status.json", {**status, "rows": {}})  # as if they had been sealed like this
+        write_record(run / "status.json", {**status, "rows": {}})  # as if they had been written like this
         for key in points(list(rows[0]), 1):
-            for lie in LIES:
+            for value in VALUES:
                 chosen = random.Random(key).randrange(len(rows))
-                lies = [told(row, (key,), lie) if number == chosen else row for number, row in enumerate(rows)]
-                (run / name).write_text("".join(json.dumps(row) + "\n" for row in lies))
+                changed = [
+                    with_value(row, (key,), value) if number == chosen else row for number, row in enumerate(rows)
+                ]
+                (run / name).write_text("".join(json.dumps(row) + "\n" for row in changed))
                 _a_report_or_one_line(folder)
     finally:
         (run / name).write_bytes(whole)
         write_record(run / "status.json", status)
 
 
-@pytest.mark.promise(12, "3 lies at each key of every record of an unfinished run, sealed, and started again")
-def test_a_lie_in_an_unfinished_run_is_a_typed_error_or_trained_over(
-    server: Trials, unharmed: tuple[dict[str, Any], int], tmp_path: Path, points: Points
+@pytest.mark.promise(12, "3 false values at each key of every record of an unfinished run, then started again")
+def test_a_false_value_in_an_unfinished_run_is_a_typed_error_or_trained_over(
+    server: Trials, fault_free: tuple[dict[str, Any], int], tmp_path: Path, points: Points
 ) -> None:
     left, out = tmp_path / "left", tmp_path / "out"
-    server.start(left, "kill", unharmed[1] // 2)
+    server.start(left, "kill", fault_free[1] // 2)
     files = [path.relative_to(left) for path in (left / "tokenizer.json", *left.glob("runs/*/*.json"))]
     everywhere = {f"{file.name} {'/'.join(p)}": (file, p) for file in files for p in places(read_record(left / file))}
     for point in points(list(everywhere), 6):
         file, keys = everywhere[point]
-        for lie in random.Random(point).sample(LIES, 3):
+        for value in random.Random(point).sample(VALUES, 3):
             shutil.copytree(left, out)
-            write_record(out / file, told(read_record(out / file), keys, lie))
+            write_record(out / file, with_value(read_record(out / file), keys, value))
             again = server.start(out)  # an error of any other type comes with its traceback
-            assert again.message or set(again.states) <= {"done", "failed", "diverged"}, (lie, again)
+            assert again.message or set(again.states) <= {"done", "failed", "diverged"}, (value, again)
             _a_report_or_one_line(out)
             shutil.rmtree(out)
 

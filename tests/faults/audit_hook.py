@@ -1,4 +1,4 @@
-"""Reads hostile files under an audit hook: `python -m tests.faults.audited FOLDER` prints what was heard, as JSON."""
+"""Reads hostile files under an audit hook: `python -m tests.faults.audit_hook FOLDER` prints the events, as JSON."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from isoloss.files import write_checksummed
 from isoloss.spec.studyfile import parse_study
 from isoloss.store.tables import load_study
 from tests.faults.fuzz import checkpoint, study, tokens
-from tests.faults.fuzz.lies import tell_lies
-from tests.faults.fuzz.sealing import sealed
+from tests.faults.fuzz.false_values import insert_false_values
+from tests.faults.fuzz.record_bytes import record_bytes
 from tests.faults.test_hostile import STUDIES
 
 SUSPECT = ("os.", "subprocess.", "pickle.", "marshal.", "socket.", "ctypes.", "shutil.", "code.", "exec", "compile")
@@ -28,10 +28,10 @@ INPUTS = 150
 
 
 class Hook:
-    """Keeps, while listening, the events that reading has no need of, and counts reads and typed errors."""
+    """Records, while listening, the events that reading does not need, and counts reads and typed errors."""
 
     def __init__(self) -> None:
-        self.listening, self.heard = False, set[str]()
+        self.listening, self.events = False, set[str]()
         self.reads = self.errors = 0
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -39,12 +39,12 @@ class Hook:
             return
         suspect = event == "import" or (event.startswith(SUSPECT) and event not in HARMLESS)
         if suspect or (event == "open" and _writes(*arguments)):
-            self.heard.add(event)
+            self.events.add(event)
 
     def around(self, read: Callable[..., Any]) -> Callable[..., Any]:
-        """The reader, listened to."""
+        """The reader, with events recorded."""
 
-        def heard(*arguments: Any) -> Any:
+        def wrapped(*arguments: Any) -> Any:
             self.reads, self.listening = self.reads + 1, True
             try:
                 return read(*arguments)
@@ -54,7 +54,7 @@ class Hook:
             finally:
                 self.listening = False
 
-        return heard
+        return wrapped
 
 
 def _writes(_path: object, mode: str | None, flags: int | None) -> bool:
@@ -62,7 +62,7 @@ def _writes(_path: object, mode: str | None, flags: int | None) -> bool:
 
 
 def read_all(folder: Path, hook: Hook) -> None:
-    """Study files, checkpoints, tokens and study directories that lie, after a whole one of each."""
+    """Study files, checkpoints, tokens and study directories with false values, after a valid one of each."""
     generator = random.Random(0)
     for target in (checkpoint, study, tokens):
         (folder / target.__name__).mkdir()
@@ -86,10 +86,10 @@ def read_texts_and_directories(folder: Path, hook: Hook, generator: random.Rando
     whole = "name: x\nfactors: {n_layer: [1, 2]}\n"
     for text in (whole, *(text for text, _ in STUDIES.values() if len(text) < 10_000)):
         write_checksummed(folder / "study.yaml", text)
-        for lies in (b"", generator.randbytes(3)):
-            lying = dict(facts)
-            tell_lies(lying, lies)
-            (folder / "tokenizer.json").write_bytes(sealed(lying))
+        for choices in (b"", generator.randbytes(3)):
+            changed = dict(facts)
+            insert_false_values(changed, choices)
+            (folder / "tokenizer.json").write_bytes(record_bytes(changed))
             with suppress(IsolossError):
                 load()
         with suppress(IsolossError):
@@ -97,8 +97,8 @@ def read_texts_and_directories(folder: Path, hook: Hook, generator: random.Rando
 
 
 def probe(folder: Path, hook: Hook) -> list[str]:
-    """What the hook hears of what must not happen."""
-    before, hook.heard, hook.listening = hook.heard, set[str](), True
+    """The events that the hook records of what must not happen."""
+    before, hook.events, hook.listening = hook.events, set[str](), True
     exec("1")
     with suppress(ImportError):
         __import__("no_such_module_as_this")
@@ -107,7 +107,7 @@ def probe(folder: Path, hook: Hook) -> list[str]:
     subprocess.run(["true"], check=True)
     pickle.loads(pickle.dumps(Path))
     hook.listening = False
-    found, hook.heard = hook.heard, before
+    found, hook.events = hook.events, before
     return sorted(found & {"exec", "import", "open", "os.system", "subprocess.Popen", "pickle.find_class"})
 
 
@@ -115,8 +115,8 @@ def main() -> None:
     folder, hook = Path(sys.argv[1]), Hook()
     sys.addaudithook(hook)
     read_all(folder, hook)
-    heard = {"reads": hook.reads, "errors": hook.errors, "forbidden": sorted(hook.heard)}
-    print(json.dumps({**heard, "probes": probe(folder, hook)}))
+    found = {"reads": hook.reads, "errors": hook.errors, "forbidden": sorted(hook.events)}
+    print(json.dumps({**found, "probes": probe(folder, hook)}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The scaling section on studies whose law is known."""
+"""The chapter on scaling, of studies and tables whose law is known: its words, and what its figures and tables hold."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import vl_convert
 
 from isoloss.analysis import solve
-from isoloss.analysis.frontier import frontier, predict
+from isoloss.analysis.frontier import HoldOut, frontier, predict
+from isoloss.analysis.scaling import Fit
+from isoloss.analysis.scaling_results import ScalingResults, analyse_scaling, study_law
+from isoloss.diagnostic import Diagnostic
 from isoloss.files import write_checksummed, write_record
-from isoloss.report import scaling_frames as frames
-from isoloss.report.legacy_page import VEGA_LITE_VERSION
-from isoloss.report.scaling import ScalingView, scaling_view
-from isoloss.report.scaling_fit import StudyLaw, fit_done
-from isoloss.report.scaling_words import law_sentences
+from isoloss.report import law_plane
+from isoloss.report.chapter import Chapter, chapter_as_text
+from isoloss.report.chapters.scaling import scaling_chapter
+from isoloss.report.chart import ACCENT, NARROW, WARNING, WIDE, Figure, as_image
 from isoloss.report.snapshot import Snapshot, take_snapshot
+from isoloss.report.table import Table
 from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
@@ -90,136 +93,267 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 
 
 @pytest.fixture(scope="module")
-def view(snapshot: Snapshot) -> ScalingView:
-    return scaling_view(snapshot)
+def found(snapshot: Snapshot) -> ScalingResults:
+    return law_of(snapshot)
 
 
-def said(view: ScalingView) -> str:
-    return " ".join(view.sentences)
+@pytest.fixture(scope="module")
+def chapter(found: ScalingResults) -> Chapter:
+    return scaling_chapter(found)
 
 
-def test_the_law_of_an_identified_study_is_stated_with_its_intervals(view: ScalingView) -> None:
-    assert view.fit and view.fit.status == "ok" and view.fit.form == "LND"
-    for name, symbol in (("E", "E"), ("alpha", "α"), ("beta", "β")):
-        estimate = view.fit.parameters[name].estimate
-        assert estimate.low is not None and estimate.high is not None
-        assert estimate.low < TRUTH[name] < estimate.high
-        assert f"{symbol} = {estimate.value:.4g} ({estimate.low:.4g} to {estimate.high:.4g})" in said(view)
-    for words in ("95% interval (delta method, t with", "n = 45 runs", "polished", "With embeddings counted in N, α ="):
-        assert words in said(view)
-    for words in ("least squares on the losses instead: E =", "absolute log residuals instead: E =", "N* ∝ C^a"):
-        assert words in said(view)
+def law_of(snapshot: Snapshot) -> ScalingResults:
+    found = study_law(snapshot.table, snapshot.done, snapshot.factors)
+    assert isinstance(found, ScalingResults)
+    return found
 
 
-def test_runs_that_are_not_done_are_counted_and_left_out(view: ScalingView) -> None:
-    assert view.fit and view.fit.n == 45 and view.fit.n_cells == 24
-    assert "3 of 48 runs are not done and not part of it: 1 diverged and 2 failed." in view.sentences
-    assert float(np.exp(view.fit.law.y_n.max())) < 9.0
+def holdout_of(found: ScalingResults) -> HoldOut:
+    assert found.holdout is not None
+    return found.holdout
 
 
-def test_the_held_out_size_is_predicted_with_its_signed_error(view: ScalingView) -> None:
-    (sentence,) = [s for s in view.sentences if s.startswith("Fitted without the largest N, 1,771,200")]
-    found = re.search(r"mean error \(observed minus predicted\) of ([+-]\d\.\d{4}) nats/token; (\d) of 8 lie", sentence)
-    assert found
-    table = next(table for caption, table in view.tables if caption.startswith("Held-out runs, n = 8"))
-    assert table.exact is not None and len(table.exact) == len(table.rows) == 8
-    errors = table.exact["observed"] - table.exact["predicted"]
-    assert float(found[1]) == pytest.approx(errors.mean(), abs=5e-5)
-    within = (table.exact["observed"] >= table.exact["predicted low"]) & (
-        table.exact["observed"] <= table.exact["predicted high"]
-    )
-    assert int(found[2]) == within.sum() == [row[-1] for row in table.rows].count("yes")
+def figure(chapter: Chapter, name: str) -> Figure:
+    return next(figure for figure in chapter.figures if figure.name == name)
 
 
-def test_tables_hold_the_numbers_behind_their_words(view: ScalingView) -> None:
-    captions = [caption for caption, _ in view.tables]
-    assert len(captions) == 3
-    assert all("n = " in caption and "95%" in caption for caption in captions)
-    for _, table in view.tables:
-        assert table.exact is not None and len(table.exact) == len(table.rows)
-        assert all(len(row) == len(table.head) == len(table.exact.columns) for row in table.rows)
-    assert view.fit
-    exact = view.tables[0][1].exact
-    assert exact is not None
-    assert exact["value"].to_list() == [p.estimate.value for p in view.fit.parameters.values()]
+def table(chapter: Chapter, name: str) -> Table:
+    return next(table for table in chapter.tables if table.name == name)
 
 
-def test_every_figure_says_n_and_its_interval_and_renders(view: ScalingView) -> None:
-    assert [figure.name for figure in view.figures] == FIGURES
-    for figure in view.figures:
-        assert re.search(r"n = \d+ runs", figure.caption) and re.search(r"95% (prediction )?interval", figure.caption)
-        specification = json.dumps(figure.spec, allow_nan=False)  # raises where a number is not finite
-        assert "null" not in re.findall(r'"(?:loss|low|high|N|D|observed|predicted)": (\w+)', specification)
-        assert vl_convert.vegalite_to_svg(figure.spec, vl_version=VEGA_LITE_VERSION).startswith("<svg")
+def said(chapter: Chapter) -> str:
+    return " ".join([*chapter.answer, *chapter.details])
 
 
-def test_contours_lie_where_the_law_takes_their_loss(snapshot: Snapshot) -> None:
-    fit, done = fit_done(snapshot, "LND")
-    runs = frames.run_rows(done, fit)
-    plane = frames.make_plane(fit, runs)
-    lines = frames.contours(fit, plane, runs)
-    assert 4 <= lines["loss"].n_unique() <= frames.MAX_CONTOURS + 1
-    for row in lines.gather_every(7).to_dicts():
-        assert predict(fit, {"N": row["N"], "D": row["D"]}).law.value == pytest.approx(row["loss"], rel=1e-9)
-        assert plane.sizes[0] * 0.999 <= row["N"] <= plane.sizes[1] * 1.001
-        assert plane.tokens[0] * 0.999 <= row["D"] <= plane.tokens[1] * 1.001
-        among = 49_440 <= row["N"] <= 1_771_200 and 512_000 <= row["D"] <= 4_096_000
-        assert row["among_runs"] == among or row["piece"].split()[-1] != "0"  # a shared point ends both its pieces
-    labels = frames.contour_labels(lines, plane, runs.select("N", "D"))
-    assert labels["loss"].to_list() == lines["loss"].unique(maintain_order=True).to_list()
+def layers(figure: Figure, width: int = WIDE) -> list[tuple[dict[str, Any], dict[str, str], list[dict[str, Any]]]]:
+    """Of every layer its mark, the field on each channel, and the rows it draws, filters applied."""
+    spec = figure.spec(width)
+    drawn: list[tuple[dict[str, Any], dict[str, str], list[dict[str, Any]]]] = []
+    for layer in spec["layer"]:
+        data = layer.get("data", spec.get("data"))
+        rows = data["values"] if "values" in data else spec["datasets"][data["name"]]
+        for step in layer.get("transform", []):
+            assert step == {"filter": "datum.among_runs"}
+            rows = [row for row in rows if row["among_runs"]]
+        fields = {channel: one["field"] for channel, one in layer["encoding"].items() if "field" in one}
+        drawn.append((layer["mark"], fields, rows))
+    return drawn
 
 
-def test_the_frontier_drawn_is_the_minimum_along_its_diagonal(snapshot: Snapshot) -> None:
-    fit, done = fit_done(snapshot, "LND")
-    plane = frames.make_plane(fit, frames.run_rows(done, fit))
-    line, outline = frames.frontier_line(fit, plane)
-    assert len(line) > 10 and len(outline) > 10
-    for row in line.gather_every(9).to_dicts():
-        here, *beside = (
-            predict(fit, {"N": row["N"] * step, "D": row["D"] / step}).law.value for step in (1.0, 0.97, 1.03)
-        )
-        assert here < min(beside)
-    (optimum,) = frontier(fit, [6 * line["N"][5] * line["D"][5]]).optima
-    assert line["N"][5] == pytest.approx(optimum.n_params.value)
-    for size, tokens in outline.select("N", "D").iter_rows():
-        assert plane.sizes[0] * 0.999 <= size <= plane.sizes[1] * 1.001
-        assert plane.tokens[0] * 0.999 <= tokens <= plane.tokens[1] * 1.001
+def of_type(figure: Figure, mark: str, width: int = WIDE) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
+    return [(fields, rows) for kind, fields, rows in layers(figure, width) if kind["type"] == mark]
+
+
+def law_at(fit: Fit, row: dict[str, Any]) -> tuple[float, float | None, float | None]:
+    law = predict(fit, {"N": row["N"], "D": row["D"]}).law
+    return law.value, law.low, law.high
+
+
+def test_the_answer_states_gains_floor_optimum_and_test_with_their_intervals(
+    found: ScalingResults, chapter: Chapter
+) -> None:
+    gains, optimum, tested = chapter.answer
+    for name, noun in (("alpha", "parameters"), ("beta", "tokens")):
+        exponent = found.fit.parameters[name].estimate
+        shares = [100 * (1 - 2**-x) for x in (exponent.value, exponent.low or 0, exponent.high or 0)]
+        value, low, high = (f"{share:.3g} %" for share in shares)
+        assert f"twice the {noun} lower what lies above the floor by {value} [{low}, {high}]" in gains
+        assert (exponent.low or 9) < TRUTH[name] < (exponent.high or 0)
+    floor = found.fit.parameters["E"].estimate
+    assert f"The floor is {floor.value:.4g} [{floor.low:.4g}, {floor.high:.4g}]." in gains
+    assert found.frontier is not None
+    best = found.frontier.optima[0]
+    assert best.flops == pytest.approx(6 * 1_771_200 * 4_096_000) and "With 43.5 TFLOP" in optimum
+    assert f"{best.n_params.value / 1e3:.3g} k [" in optimum and f"{best.tokens.value / 1e6:.3g} M [" in optimum
+    assert best.beyond and "extrapolates" in optimum
+    held = holdout_of(found)
+    side = "high" if held.mean_error < 0 else "low"
+    assert f"hold {held.n_inside} of 8 runs, and predictions are {abs(held.mean_error):.2g} too {side}" in tested
+    for words in ("n = 45 runs in 24 cells", "delta method, t with", "by ls", "by lad"):
+        assert words in chapter_as_text(chapter)
+    for words in ("polished", "With N = parameters with embeddings, α =", "N* ∝ C^a"):
+        assert words in said(chapter)
+
+
+def test_runs_that_are_not_done_are_counted_and_left_out(found: ScalingResults, chapter: Chapter) -> None:
+    assert found.fit.n == 45 and found.fit.n_cells == 24 and len(found.runs) == 45
+    assert "3 of 48 runs are not done and not part of it: 1 diverged and 2 failed." in chapter.details
+    assert float(np.exp(found.fit.law.y_n.max())) < 9.0
+
+
+def test_tables_hold_the_estimates_and_their_intervals(found: ScalingResults, chapter: Chapter) -> None:
+    parameters = table(chapter, "scaling_parameters")
+    estimates = [parameter.estimate for parameter in found.fit.parameters.values()]
+    ends = [(estimate.value, estimate.low, estimate.high) for estimate in estimates]
+    assert parameters.frame.select("value", "value_low", "value_high").rows() == ends
+    assert dict(parameters.frame.select("parameter", "by_ls").rows()) == found.other_objectives["ls"]
+    counted = [p.estimate for p in found.other_counts["params_total"].parameters.values()]
+    assert parameters.frame["params_total_high"].to_list() == [estimate.high for estimate in counted]
+    assert parameters.cells()[3][:2] == ["α", "{:.4g} [{:.4g}, {:.4g}]".format(*parameters.frame.row(3)[2:5])]
+    optima = table(chapter, "scaling_optima").frame
+    assert optima["C"].is_sorted() and {1e12, 1e13} < set(optima["C"])
+    for row, optimum in zip(optima.to_dicts(), frontier(found.fit, optima["C"].to_list()).optima, strict=True):
+        for name, estimate in (("N", optimum.n_params), ("D", optimum.tokens), ("loss", optimum.loss)):
+            assert (row[name], row[f"{name}_low"], row[f"{name}_high"]) == (estimate.value, estimate.low, estimate.high)
+        assert (row["where"] == "extrapolated") == optimum.beyond
+    assert {"among the runs", "extrapolated"} == set(optima["where"])
+
+
+def test_held_out_runs_are_listed_with_what_was_predicted_minus_observed(
+    found: ScalingResults, chapter: Chapter
+) -> None:
+    held, shown = holdout_of(found), table(chapter, "scaling_held_out")
+    assert len(shown.frame) == len(held.rows) == 8 and set(shown.frame["N"]) == {1_771_200}
+    for row, cells in zip(shown.frame.to_dicts(), shown.cells(), strict=True):
+        (seen,) = [r for r in held.rows if (r.observed, r.seed) == (row["observed"], row["seed"])]
+        assert (row["predicted"], row["predicted_low"]) == (seen.predicted.value, seen.predicted.low)
+        assert row["residual"] == pytest.approx(-seen.error) and cells[5] == f"{row['residual']:+.4f}".replace("-", "−")
+        assert cells[-1] == ("inside" if seen.inside else "outside")
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_the_law_is_drawn_against_n_with_its_own_interval(found: ScalingResults, chapter: Chapter, width: int) -> None:
+    drawn = figure(chapter, "scaling_fit")
+    ((band, rows),) = of_type(drawn, "area", width)
+    assert band == {"x": "N", "y": "low", "y2": "high", "color": "line"}
+    for row in rows[::7]:
+        assert (row["loss"], row["low"], row["high"]) == law_at(found.fit, row)
+    assert [fields for fields, _ in of_type(drawn, "line", width)] == [{"x": "N", "y": "loss", "color": "line"}] * 2
+    ((dots, runs),) = of_type(drawn, "point", width)
+    assert dots == {"x": "N", "y": "loss", "color": "line"}
+    summary = found.runs.select("run_id", "params_non_embedding", "train_tokens", "final_val_loss").rows()
+    assert [(run["run_id"], run["N"], run["D"], run["loss"]) for run in runs] == summary
+    assert {(run["line"], run["D"]) for run in runs} == {(row["line"], row["D"]) for row in rows}
+    ((names, ends),) = of_type(drawn, "text", width)
+    assert names == {"x": "N", "y": "loss", "text": "line"}
+    assert [end["line"] for end in ends] == ["D = 512 k", "D = 1.02 M", "D = 2.05 M", "D = 4.1 M"]
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_contours_runs_and_optima_have_n_across_and_d_up(found: ScalingResults, chapter: Chapter, width: int) -> None:
+    drawn = figure(chapter, "isoloss_contours")
+    for _, fields, rows in layers(drawn, width):
+        assert (fields["x"], fields["y"]) == ("N", "D")
+        assert all(row["N"] > 0 and row["D"] > 0 for row in rows)
+    lines = of_type(drawn, "line", width)
+    contour = [rows for fields, rows in lines if fields.get("detail") == "loss"]
+    assert len(contour) == 2 and len(contour[1]) < len(contour[0])  # dashed everywhere, solid among the runs
+    assert 3 <= len({row["loss"] for row in contour[0]}) <= law_plane.MAX_CONTOURS + 1
+    for row in contour[0][::7]:
+        assert law_at(found.fit, row)[0] == pytest.approx(row["loss"], rel=1e-9)
+        among = 49_440 <= row["N"] * (1 + 1e-9) <= 1_771_201 and 512_000 <= row["D"] * (1 + 1e-9) <= 4_096_001
+        assert row["among_runs"] == among
+    for fields, rows in lines:
+        if fields.get("detail") == "C":
+            assert all(6 * row["N"] * row["D"] == pytest.approx(row["C"]) for row in rows)
+    ((_, band),) = [one for one in lines if "order" in one[0]]
+    (optimum,) = frontier(found.fit, [band[40]["C"]]).optima
+    (upper,) = [row for row in band[50:] if row["C"] == band[40]["C"] and row["order"] > band[40]["order"]]
+    assert (band[40]["N"], upper["N"]) == (optimum.n_params.low, optimum.n_params.high)
+    assert 6 * upper["N"] * upper["D"] == pytest.approx(upper["C"])
+    ((dots, runs),) = of_type(drawn, "point", width)
+    assert dots["color"] == "loss" and len(runs) == 45
+    by_id = {run["run_id"]: run for run in runs}
+    for run, size, tokens, loss in found.runs.select(
+        "run_id", "params_non_embedding", "train_tokens", "final_val_loss"
+    ).rows():
+        assert by_id[run]["N"] == pytest.approx(size, rel=0.07)  # seeds stand side by side
+        assert (by_id[run]["D"], by_id[run]["loss"]) == (tokens, loss)
+    texts = [(row["text"], row["loss"]) for _, rows in of_type(drawn, "text", width) for row in rows if "loss" in row]
+    assert texts and all(text == f"{loss:.1f}" for text, loss in texts)
+
+
+def test_the_compute_optimal_line_is_the_minimum_along_its_diagonal(found: ScalingResults, chapter: Chapter) -> None:
+    best = figure(chapter, "isoloss_contours").frame.filter(pl.col("drawn") == "compute-optimal", pl.col("on_plane"))
+    assert len(best) > 10
+    for row in best.gather_every(9).to_dicts():
+        here, *near = (law_at(found.fit, {"N": row["N"] * k, "D": row["D"] / k})[0] for k in (1.0, 0.97, 1.03))
+        assert here < min(near) and here == pytest.approx(row["loss"])
+
+
+def test_isoflop_curves_lie_at_constant_compute_with_the_interval_of_their_minimum(
+    found: ScalingResults, chapter: Chapter
+) -> None:
+    drawn = figure(chapter, "isoflop_curves")
+    ((band, rows),) = of_type(drawn, "area")
+    assert band == {"x": "N", "y": "low", "y2": "high", "color": "line"}
+    for row in rows[::11]:
+        assert 6 * row["N"] * row["D"] == pytest.approx(row["C"])
+        assert (row["loss"], row["low"], row["high"]) == law_at(found.fit, row)
+    ((bars, minima),) = of_type(drawn, "rule")
+    assert bars == {"x": "N_low", "x2": "N_high", "y": "loss"}
+    for row, optimum in zip(minima, frontier(found.fit, [row["C"] for row in minima]).optima, strict=True):
+        size = optimum.n_params
+        assert (row["N"], row["N_low"], row["N_high"]) == (size.value, size.low, size.high)
+        assert row["N_low"] < row["N"] < row["N_high"] and row["loss"] == optimum.loss.value
+    assert of_type(drawn, "point")[0] == ({"x": "N", "y": "loss", "color": "line"}, minima)
+    assert re.search(r"At 3 TFLOP loss is lowest at \d+ k \[", drawn.title)
+
+
+def test_residuals_of_held_out_runs_stand_in_their_prediction_intervals(
+    found: ScalingResults, chapter: Chapter
+) -> None:
+    held, drawn = holdout_of(found), figure(chapter, "scaling_holdout")
+    bars, rows = of_type(drawn, "rule")[1]
+    assert bars == {"x": "residual_low", "x2": "residual_high", "y": "label", "color": "where"}
+    assert of_type(drawn, "point") == [({"x": "residual", "y": "label", "color": "where"}, rows)]
+    assert len({row["label"] for row in rows}) == 8 and rows[0]["label"] == "D = 512,000 · seed 1337"
+    for row in rows:
+        (seen,) = [r for r in held.rows if (r.observed, r.seed) == (row["observed"], row["seed"])]
+        assert row["residual_low"] == pytest.approx((seen.predicted.low or 0) - seen.observed)
+        assert row["residual_high"] == pytest.approx((seen.predicted.high or 0) - seen.observed)
+        assert row["residual_low"] < row["residual"] < row["residual_high"]
+        assert (row["residual_low"] <= 0 <= row["residual_high"]) == (row["where"] == "inside") == seen.inside
+    scale = drawn.spec(WIDE)["layer"][1]["encoding"]["color"]["scale"]
+    assert scale == {"domain": ["inside", "outside"], "range": [ACCENT, WARNING]}
+
+
+def test_every_figure_says_n_and_its_interval_and_is_drawn_at_its_width(chapter: Chapter) -> None:
+    assert [figure.name for figure in chapter.figures] == FIGURES
+    for one in chapter.figures:
+        assert one.title.endswith(".") and re.search(r"\d+ runs", one.subtitle) and "95%" in one.subtitle
+        for width in (WIDE, NARROW):
+            specification = json.dumps(one.spec(width), allow_nan=False)  # raises where a number is not finite
+            assert "null" not in re.findall(r'"(?:loss|low|high|N|D|observed|predicted)": (\w+)', specification)
+            svg = as_image(one, width, "svg").decode()
+            assert abs(float(re.findall(r'<svg[^>]* width="([\d.]+)"', svg)[0]) - width) <= 2
+            assert min(float(size) for size in re.findall(r'font-size="([\d.]+)px"', svg)) >= 9.4
 
 
 def test_two_sizes_identify_no_law_and_get_no_numbers(tmp_path: Path) -> None:
-    study = Study(
-        name="two",
-        corpus="a.txt",
-        base=BASE,
-        factors={"n_embd": (128, 256), "batch_size": (8, 16), "dropout": (0.0, 0.2)},
-    )
-    view = scaling_view(trained(tmp_path, study))
-    assert view.fit and view.fit.status == "unidentified"
-    assert view.figures == [] and view.tables == []
-    assert "do not identify a scaling law L = E + A/N^α + B/D^β" in view.sentences[0]
-    assert [caution.text for caution in view.fit.cautions] == view.sentences[1:]
-    assert any("N takes 2 values" in sentence for sentence in view.sentences)
-    assert not re.search(r"[αβ] =|E =(?! E \+| )", said(view).replace("L = E", ""))
+    factors = {"n_embd": (128, 256), "batch_size": (8, 16), "dropout": (0.0, 0.2)}
+    found = law_of(trained(tmp_path, Study(name="two", corpus="a.txt", base=BASE, factors=factors)))
+    chapter = scaling_chapter(found)
+    assert found.fit.status == "unidentified" and not chapter.figures and not chapter.tables
+    assert "do not determine the law L = E + A/N^α + B/D^β" in chapter.answer[0]
+    assert "N takes 2 values" in chapter.answer[1] and "Train at 3 values of N or more." in chapter.answer[1]
+    texts = [caution.text for caution in found.cautions]
+    assert all(said(chapter).count(text) == 1 for text in texts) and len(texts) > 2
+    assert not re.search(r"[αβ] =|E =(?! E \+| )", said(chapter).replace("L = E", ""))
 
 
 def test_a_study_of_one_size_and_horizon_has_nothing_to_fit(tmp_path: Path) -> None:
-    study = Study(name="flat", corpus="a.txt", base=BASE, factors={"dropout": (0.0, 0.1, 0.2)})
-    view = scaling_view(trained(tmp_path, study))
-    assert view.fit is None and view.tables == [] and view.figures == []
-    assert len(view.sentences) == 1 and "No scaling law is fitted" in view.sentences[0]
+    snapshot = trained(tmp_path, Study(name="flat", corpus="a.txt", base=BASE, factors={"dropout": (0.0, 0.1, 0.2)}))
+    found = study_law(snapshot.table, snapshot.done, snapshot.factors)
+    assert isinstance(found, Diagnostic) and found.severity == "blocks"
+    chapter = scaling_chapter(found)
+    assert len(chapter.answer) == 1 and chapter.answer[0].startswith("There is no scaling law to fit: all runs have ")
+    assert not chapter.tables and not chapter.figures
 
 
 @pytest.mark.parametrize("state", ["pending", "failed"])
 def test_while_no_run_is_done_nothing_is_fitted(tmp_path: Path, state: State) -> None:
-    view = scaling_view(trained(tmp_path, LADDER, states=dict.fromkeys(range(48), state)))
-    assert view.fit is None and view.sentences == ["No scaling law is fitted yet: no run is done."]
+    snapshot = trained(tmp_path, LADDER, states=dict.fromkeys(range(48), state))
+    found = study_law(snapshot.table, snapshot.done, snapshot.factors)
+    assert isinstance(found, Diagnostic)
+    assert scaling_chapter(found).answer == ["No scaling law is fitted yet: no run is done."]
 
 
 @pytest.mark.parametrize("n_done", [1, 2, 5])
 def test_the_first_runs_of_a_ladder_identify_nothing_yet(tmp_path: Path, n_done: int) -> None:
-    view = scaling_view(trained(tmp_path, LADDER, states=dict.fromkeys(range(n_done, 48), "pending")))
-    assert view.fit and view.fit.status == "unidentified" and view.figures == []
-    assert f"{48 - n_done} of 48 runs are not done" in said(view)
+    chapter = scaling_chapter(law_of(trained(tmp_path, LADDER, states=dict.fromkeys(range(n_done, 48), "pending"))))
+    assert not chapter.figures and "do not determine" in chapter.answer[0]
+    assert f"{48 - n_done} of 48 runs are not done" in said(chapter)
 
 
 @pytest.mark.parametrize(("factor", "levels", "form"), [("n_embd", WIDTHS, "LN"), ("max_iters", HORIZONS, "LD")])
@@ -227,41 +361,73 @@ def test_a_study_of_one_axis_gets_the_law_in_it(
     tmp_path: Path, factor: str, levels: tuple[int, ...], form: str
 ) -> None:
     study = Study(name="axis", corpus="a.txt", base=BASE, factors={factor: levels}, seeds=(1, 2))
-    view = scaling_view(trained(tmp_path, study, noise=1e-4))
-    assert view.fit and view.fit.form == form and view.fit.status == "ok"
-    assert "scaling_fit" in [figure.name for figure in view.figures]
-    assert "isoloss_contours" not in [figure.name for figure in view.figures]
-    for figure in view.figures:
-        json.dumps(figure.spec, allow_nan=False)
-        vl_convert.vegalite_to_svg(figure.spec, vl_version=VEGA_LITE_VERSION)
+    found = law_of(trained(tmp_path, study, noise=1e-4))
+    chapter, axis = scaling_chapter(found), form[1]
+    assert found.fit.form == form and found.fit.status == "ok"
+    assert {one.name for one in chapter.figures} <= {"scaling_fit", "scaling_holdout"}
+    ((fields, rows),) = of_type(chapter.figures[0], "point")
+    assert (fields["x"], fields["y"]) == (axis, "loss") and len(rows) == 2 * len(levels)
+    assert f"falls towards {found.fit.parameters['E'].estimate.value:.4g} [" in chapter.figures[0].title
+    assert f"1/{axis}^{'αβ'[axis == 'D']}" in chapter.figures[0].title
+    for one in chapter.figures:
+        assert as_image(one, NARROW, "svg").startswith(b"<svg")
 
 
 def test_what_else_varies_is_said(tmp_path: Path) -> None:
     factors = {"n_embd": WIDTHS, "max_iters": HORIZONS, "dropout": (0.0, 0.2), "batch_size": (8, 16)}
     study = Study(name="more", corpus="a.txt", base={**BASE, "lr_decay_iters": 4000}, factors=factors)
-    view = scaling_view(trained(tmp_path, study, rise=0.01))
-    assert "The study also varies dropout: its effects are in the residuals of the fit." in view.sentences
-    assert "batch_size changes D: what else it does to training is taken for an effect of D." in view.sentences
-    assert any("In 96 of 96 runs the last validation loss is not the lowest" in sentence for sentence in view.sentences)
-    assert view.fit and "horizon_unmatched" in {caution.code for caution in view.fit.cautions}
-    assert all(caution.text in view.sentences for caution in view.fit.cautions)
+    found = law_of(trained(tmp_path, study, rise=0.01))
+    details = " ".join(scaling_chapter(found).details)
+    assert "The study also varies dropout: its effect is in the residuals of the fit." in details
+    assert "batch_size changes D: what else it does to training is taken for an effect of D." in details
+    assert "In 96 of 96 runs the last validation loss is not the lowest, by up to 0.0100 nats/token" in details
+    assert "horizon_unmatched" in {caution.code for caution in found.fit.cautions}
+    assert all(caution.text in details for caution in found.cautions)
 
 
-def test_real_profiles_of_equal_compute_are_drawn_and_said(tmp_path: Path) -> None:
+def test_runs_of_equal_compute_are_drawn_on_their_curve_and_listed(tmp_path: Path) -> None:
     factors = {"n_layer": (1, 2, 4, 8, 16), "max_iters": (250, 500, 1000, 2000, 4000)}
     study = Study(name="profiles", corpus="a.txt", base={**BASE, "n_embd": 256, "batch_size": 16}, factors=factors)
-    view = scaling_view(trained(tmp_path, study, noise=1e-3))
-    (figure,) = [figure for figure in view.figures if figure.name == "isoflop_curves"]
-    assert "separate runs" not in figure.caption
-    assert re.search(r"Dots: the 13 runs trained at about one of these computes", figure.caption)
-    assert any("IsoFLOP" in sentence or "fitted by a cubic of their own" in sentence for sentence in view.sentences)
+    found = law_of(trained(tmp_path, study, noise=1e-3))
+    chapter = scaling_chapter(found)
+    drawn = figure(chapter, "isoflop_curves")
+    assert "Dots: 13 runs of about these computes." in drawn.subtitle
+    dots, runs = of_type(drawn, "point")[-1]
+    assert dots == {"x": "N", "y": "loss", "color": "line"} and len(runs) == 13
+    assert all(abs(6 * run["N"] * run["D"] / run["C"] - 1) <= 0.05 for run in runs)
+    profiles = table(chapter, "scaling_profiles").frame
+    assert profiles["C"].to_list() == [profile.flops for profile in found.profiles]
+    for row, profile in zip(profiles.to_dicts(), found.profiles, strict=True):
+        best = profile.optimal_params
+        assert (row["N"], row["N_low"], row["N_high"]) == ((best.value, best.low, best.high) if best else (None,) * 3)
+        assert row["cautions"] == " ".join(caution.text for caution in profile.cautions)
 
 
-def test_misfit_beyond_the_noise_between_seeds_is_said(snapshot: Snapshot, view: ScalingView) -> None:
-    assert any("among runs of one cell" in sentence for sentence in view.sentences)
-    assert not any("the law itself misses" in sentence for sentence in view.sentences)
+def test_anyones_table_gets_predictions_and_its_own_column_names() -> None:
+    size, tokens = (x.ravel() for x in np.meshgrid(np.geomspace(1e5, 3e6, 4), np.geomspace(5e5, 2e7, 12)))
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(48))
+    losses = [surface(n, d) * e for n, d, e in zip(size, tokens, noise, strict=True)]
+    runs = pl.DataFrame({"weights": size, "D": tokens, "bits": losses})
+    point = {"N": 1e6, "D": 1e7}
+    found = analyse_scaling(runs, "LND", {"N": "weights", "D": "D", "loss": "bits", "C": "C"}, points=[point])
+    chapter = scaling_chapter(found)
+    (row,) = table(chapter, "scaling_predictions").frame.to_dicts()
+    law, run = found.predictions[0].law, found.predictions[0].new_run
+    assert row["law"] == law.value and (row["law_low"], row["law_high"]) == (law.low, law.high)
+    assert (row["run_low"], row["run_high"]) == (run.low, run.high) and row["run_low"] < row["law_low"]
+    drawn = figure(chapter, "scaling_fit")
+    assert drawn.spec(WIDE)["layer"][0]["encoding"]["x"]["title"] == "weights N (log scale)"
+    assert drawn.spec(WIDE)["layer"][0]["encoding"]["y"]["title"] == "bits"
+    assert "nearest in tokens" in drawn.subtitle  # twelve token counts are drawn at fewer round ones
+    lines = {row["line"]: row["D"] for row in of_type(drawn, "area")[0][1]}
+    assert len(lines) <= 8
+    for run in of_type(drawn, "point")[0][1]:
+        near = min(lines.values(), key=lambda tokens, d=run["D"]: abs(math.log(tokens / d)))
+        assert lines[run["line"]] == near
+
+
+def test_misfit_beyond_the_noise_between_seeds_is_said(snapshot: Snapshot, chapter: Chapter) -> None:
+    assert "miss the law by more than chance" not in said(chapter)
     bent = pl.when(pl.col("max_iters") == 1000).then(1.03 * pl.col("final_val_loss")).otherwise("final_val_loss")
     crooked = replace(snapshot, table=snapshot.table.with_columns(final_val_loss=bent))
-    fit, done = fit_done(crooked, "LND")
-    said = law_sentences(crooked, StudyLaw(fit, done, {}, None, None, [], None))
-    assert any("the law itself misses" in sentence for sentence in said)
+    assert "miss the law by more than chance" in " ".join(scaling_chapter(law_of(crooked)).details)

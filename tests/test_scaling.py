@@ -11,13 +11,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from isoloss.analysis.frontier import frontier, hold_out_largest, predict
+from isoloss.analysis.frontier import HoldOut, frontier, hold_out_largest, predict
 from isoloss.analysis.isoflop import isoflop_profiles
 from isoloss.analysis.laws import AXES, Form, make_law
 from isoloss.analysis.scaling import Fit, fit_law, other_objectives
 from isoloss.analysis.solve import make_objective, refine, solve
 from isoloss.analysis.uncertainty import huber_inefficiency
 from isoloss.cli import run_command_line
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
 TRUTH = {"E": 1.4, "A": 60.0, "B": 160.0, "alpha": 0.38, "beta": 0.39}
@@ -145,7 +146,7 @@ def test_replicates_do_not_make_a_lack_of_fit_look_certain() -> None:
 def test_what_cannot_be_identified_gives_no_numbers(table: Callable[[], pl.DataFrame], code: str) -> None:
     fit = fitted(table().with_columns(loss=pl.col("loss") + pl.int_range(pl.len()) * 1e-4))
     assert fit.status == "unidentified"
-    assert code in {caution.code for caution in fit.cautions}
+    assert code in {caution.code for caution in fit.cautions if caution.severity == "blocks"}
     assert not fit.parameters and not other_objectives(fit)
     with pytest.raises(ConfigError, match="unidentified"):
         predict(fit, {"N": 1e6, "D": 1e6})
@@ -229,12 +230,13 @@ def test_the_held_out_size_is_predicted_without_having_been_seen() -> None:
     table = grid(5, 4)
     shifted = table.with_columns(loss=pl.when(pl.col("N") == pl.col("N").max()).then(9.0).otherwise("loss"))
     held = hold_out_largest(fitted(table), shifted)
-    assert held is not None
+    assert isinstance(held, HoldOut)
     assert [row.predicted.value for row in held.rows] == pytest.approx(
         [surface(row.point["N"], row.point["D"]) for row in held.rows], rel=1e-6
     )
     assert held.mean_error > 5 and held.n_inside == 0
-    assert hold_out_largest(fitted(grid(3, 4)), grid(3, 4)) is None
+    none = hold_out_largest(fitted(grid(3, 4)), grid(3, 4))
+    assert isinstance(none, Diagnostic) and (none.code, none.severity) == ("holdout_unidentified", "blocks")
 
 
 def test_a_prediction_far_beyond_the_data_says_so() -> None:
@@ -286,7 +288,8 @@ def test_the_command_prints_the_documented_object(tmp_path: Path, capsys: pytest
     assert said["holdout"]["n"] == 4
     assert {"a", "b"} <= set(said["frontier"])
     assert run_command_line(["fit", str(path)]) == 0
-    assert "compute-optimal" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Loss falls as a power of model size" in printed and "lowest loss at a compute of C = 6ND" in printed
 
 
 @pytest.mark.parametrize(

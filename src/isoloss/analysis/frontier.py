@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -69,6 +70,8 @@ class HeldOutRow:
     """With the prediction interval of one new run."""
     error: float
     inside: bool
+    seed: Any = None
+    """What the table's column `seed` holds, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,15 @@ def _share(odds: Estimate, sign: int) -> Estimate:
     return replace(odds, value=value, low=min(ends), high=max(ends))
 
 
-def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | None:
+def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | Diagnostic:
     """Fit again without the rows of the largest N (D or C where the form has no N), and predict them.
 
-    None when what is left does not identify the law.
+    A diagnostic says so when what is left, or already the whole table, does not identify the law.
     """
+    nothing = "Without its largest level the table does not identify the law, so nothing was predicted."
+    unidentified = Diagnostic("holdout_unidentified", "blocks", nothing)
+    if fit.uncertainty is None:
+        return unidentified
     axes = AXES[fit.form]
     rows = usable_rows(table, positive=[fit.columns[axis] for axis in (*axes, "loss")])
     column = fit.columns[axes[0]]
@@ -158,14 +165,14 @@ def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | None:
         objective=fit.objective,
     )
     if seen.uncertainty is None:
-        return None
+        return unidentified
     held: list[HeldOutRow] = []
     for row in rows.table.filter(pl.col(column) == level).to_dicts():
         point = {axis: float(row[fit.columns[axis]]) for axis in axes}
         predicted, observed = predict(seen, point).new_run, float(row[fit.columns["loss"]])
         assert predicted.low is not None and predicted.high is not None
         inside = predicted.low <= observed <= predicted.high
-        held.append(HeldOutRow(point, observed, predicted, observed - predicted.value, inside))
+        held.append(HeldOutRow(point, observed, predicted, observed - predicted.value, inside, row.get("seed")))
     mean = sum(row.error for row in held) / len(held)
     return HoldOut(axes[0], level, tuple(held), mean, sum(row.inside for row in held), seen)
 

@@ -1,8 +1,8 @@
-"""Scaling fits of anyone's table: parameters with intervals, and every reason to doubt them."""
+"""Scaling fits of anyone's table: parameters with intervals, and what limits or blocks what they say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +18,7 @@ from isoloss.analysis.uncertainty import Uncertainty, by_bootstrap, by_delta, ce
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.spec.audit_scaling import FEWEST_LEVELS, MOST_CORRELATION
+from isoloss.wording import counted
 
 Intervals = Literal["delta", "bootstrap"]
 COLLINEAR = 0.99
@@ -87,30 +88,28 @@ def fit_law(
     law = make_law(form, floor, np.array([rows.floats(columns[axis]) for axis in axes]), rows.floats(columns["loss"]))
     if len(law.y_n) > 1 and law.y_n.max() - law.y_n.min() < 1e-12:
         raise ConfigError(f"all values of '{columns['loss']}' are equal: there is nothing to fit", (columns["loss"],))
-    doubts, hopeless = _design_doubts(law)
+    cautions = _of_design(law)
     solution = uncertainty = None
     parameters: dict[str, Parameter] = {}
-    if not hopeless:
+    if not _blocked(cautions):
         law, solution = _solved(law, objective)
         if floor and not law.floor:
             text = "The data show no floor: E is at its lower bound, and the law is fitted without it."
-            doubts.append(Diagnostic("at_bound", "limits", text))
-        condition, more = _solution_doubts(law, objective, solution)
-        doubts += more
-        if condition <= SINGULAR:
+            cautions.append(Diagnostic("at_bound", "limits", text))
+        cautions += _of_solution(law, objective, solution)
+        if not _blocked(cautions):
             uncertainty = by_delta(law, objective, solution.theta_p)
-            doubts += _lack_of_fit(law, objective, uncertainty)
+            cautions += _lack_of_fit(law, objective, uncertainty)
             if intervals == "bootstrap":
                 uncertainty = by_bootstrap(law, objective, uncertainty, generator or np.random.default_rng(0))
             parameters = _parameters(law, uncertainty)
-            undetermined, more = _exponent_doubts(parameters)
-            doubts += more
-            if undetermined:
+            cautions += _of_exponents(parameters)
+            if _blocked(cautions):
                 uncertainty, parameters = None, {}
             elif floor and not law.floor:
                 zero = Estimate(0.0, None, None, LEVEL, len(law.y_n), "at its lower bound")
                 parameters = {"E": Parameter(zero, None), **parameters}
-    doubts += [*_other_variables(rows.table, form, columns), *_schedule_doubts(rows.table)]
+    cautions += [*_other_variables(rows.table, form, columns), *_of_schedule(rows.table)]
     return Fit(
         form,
         dict(columns),
@@ -121,7 +120,7 @@ def fit_law(
         solution,
         uncertainty,
         parameters,
-        (*rows.cautions, *doubts),
+        (*rows.cautions, *cautions),
     )
 
 
@@ -168,74 +167,76 @@ def _parameters(law: Law, uncertainty: Uncertainty) -> dict[str, Parameter]:
     return {name: found[name] for name in ("E", "A", "B", "alpha", "beta") if name in found}
 
 
-def _design_doubts(law: Law) -> tuple[list[Diagnostic], bool]:
-    """What the table's sizes and horizons cannot tell, and whether that leaves the law unidentified."""
-    doubts: list[Diagnostic] = []
+def _blocked(cautions: Sequence[Diagnostic]) -> bool:
+    """Whether something leaves the law unidentified."""
+    return any(caution.severity == "blocks" for caution in cautions)
+
+
+def _of_design(law: Law) -> list[Diagnostic]:
+    """What the table's sizes and horizons cannot tell."""
+    found: list[Diagnostic] = []
     axes, (_, n_cells) = AXES[law.form], cells(law)
-    hopeless = n_cells <= law.n_parameters
-    if hopeless:
+    if n_cells <= law.n_parameters:
         text = f"{n_cells} different points cannot determine {law.n_parameters} parameters with an error of their own."
-        doubts.append(Diagnostic("too_few_rows", "blocks", text))
+        found.append(Diagnostic("too_few_rows", "blocks", text))
     levels = [len({round(x, 9) for x in x_n}) for x_n in law.x_Kxn.tolist()]
+    undetermined = min(levels) < 2 or (min(levels) < FEWEST_LEVELS and (law.floor or max(levels) < FEWEST_LEVELS))
     for axis, count in zip(axes, levels, strict=True):
         if count < FEWEST_LEVELS:
-            values = f"{count} value{'s' * (count != 1)}"
-            text = f"{axis} takes {values}; an exponent and a floor need at least {FEWEST_LEVELS}."
-            doubts.append(Diagnostic("few_levels", "limits", text))
-    hopeless |= min(levels) < 2 or (min(levels) < FEWEST_LEVELS and (law.floor or max(levels) < FEWEST_LEVELS))
+            text = f"{axis} takes {counted(count, 'value')}; an exponent and a floor need at least {FEWEST_LEVELS}."
+            remedy = f"Train at {FEWEST_LEVELS} values of {axis} or more."
+            found.append(Diagnostic("few_levels", "blocks" if undetermined else "limits", text, remedy))
     if len(axes) == 2 and min(levels) > 1:
         correlation = float(np.corrcoef(law.x_Kxn[0], law.x_Kxn[1]).item(1))
         if abs(correlation) > MOST_CORRELATION:
             text = f"log N and log D are correlated at {correlation:.3f}: the data hardly tell their exponents apart."
-            doubts.append(Diagnostic("axes_correlated", "limits", text))
-            hopeless |= abs(correlation) > COLLINEAR
-    return doubts, hopeless
+            severity = "blocks" if abs(correlation) > COLLINEAR else "limits"
+            found.append(Diagnostic("axes_correlated", severity, text, "Vary N and D independently, as in a grid."))
+    return found
 
 
-def _solution_doubts(law: Law, objective: Objective, solution: Solution) -> tuple[float, list[Diagnostic]]:
-    """The solution's condition number, infinite where a parameter is at a bound, and what to doubt of it."""
-    doubts: list[Diagnostic] = []
+def _of_solution(law: Law, objective: Objective, solution: Solution) -> list[Diagnostic]:
+    """What is to be known of a solution; a parameter at a bound or a singular Jacobian blocks."""
     at_bound = _at_bound(law, solution.theta_p)
     if at_bound:
         text = f"{' and '.join(at_bound)} at a bound: the data do not show a term of this law, or not how it falls."
-        return float("inf"), [Diagnostic("at_bound", "limits", text)]
-    condition = _condition(law, objective, solution.theta_p)
+        return [Diagnostic("at_bound", "blocks", text)]
+    found: list[Diagnostic] = []
     for name, value in zip(law.names, law.published(solution.theta_p)[0], strict=True):
         low, high = PLAUSIBLE_EXPONENTS
         if name in EXPONENTS and not low <= value <= high:
             text = f"{name} = {value:.3g} lies outside {low} to {high}, where published exponents lie."
-            doubts.append(Diagnostic("exponent_implausible", "limits", text))
+            found.append(Diagnostic("exponent_implausible", "limits", text))
+    condition = _condition(law, objective, solution.theta_p)
     if condition > ILL_CONDITIONED:
         text = f"The fit's condition number is {condition:.1e}: parameters trade off against each other."
-        doubts.append(Diagnostic("ill_conditioned", "limits", text))
+        found.append(Diagnostic("ill_conditioned", "blocks" if condition > SINGULAR else "limits", text))
     if solution.n_agreeing == 1:
         text = f"One of {solution.n_polished} polished starts alone reaches the minimum; it may not be the lowest."
-        doubts.append(Diagnostic("starts_disagree", "limits", text))
-    return condition, doubts
+        found.append(Diagnostic("starts_disagree", "limits", text))
+    return found
 
 
-def _exponent_doubts(parameters: Mapping[str, Parameter]) -> tuple[bool, list[Diagnostic]]:
-    """Whether an exponent could be nearly anything, which leaves the law unidentified; and what to doubt of one."""
-    doubts: list[Diagnostic] = []
-    undetermined = False
+def _of_exponents(parameters: Mapping[str, Parameter]) -> list[Diagnostic]:
+    """What is to be known of the exponents; one that could be nearly anything blocks."""
+    said: list[Diagnostic] = []
     for name in EXPONENTS:
         found = parameters[name].estimate if name in parameters else None
         if found is None or found.low is None or found.high is None:
             continue
         half = (found.high - found.low) / 2
         if half > PLAUSIBLE_EXPONENTS[1]:
-            undetermined = True
             text = f"The 95% interval of {name} is ±{half:.3g}, wider than all that is plausible: it is not determined."
-            doubts.append(Diagnostic("exponent_undetermined", "blocks", text))
+            said.append(Diagnostic("exponent_undetermined", "blocks", text))
         elif found.low <= 0:
             text = f"The interval of {name} reaches 0: the data hardly show that the loss falls along its axis."
-            doubts.append(Diagnostic("exponent_unclear", "limits", text))
-    return undetermined, doubts
+            said.append(Diagnostic("exponent_unclear", "limits", text))
+    return said
 
 
 def _other_variables(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -> list[Diagnostic]:
     """Size or tokens that vary in the table though the form has no place for them."""
-    doubts: list[Diagnostic] = []
+    found: list[Diagnostic] = []
     for axis in {"N", "D"} - set(AXES[form]) if form in ("LN", "LD") else set[str]():
         column = columns.get(axis)
         if column in table.columns and table[column].n_unique() > 1:
@@ -243,8 +244,8 @@ def _other_variables(table: pl.DataFrame, form: Form, columns: Mapping[str, str]
                 f"{column} varies too ({table[column].n_unique():,} values): this law averages over it, and its E and "
                 f"exponent are not those at any one {axis}. The form LND has a place for both."
             )
-            doubts.append(Diagnostic("other_variable", "limits", text))
-    return doubts
+            found.append(Diagnostic("other_variable", "limits", text))
+    return found
 
 
 def _lack_of_fit(law: Law, objective: Objective, uncertainty: Uncertainty) -> list[Diagnostic]:
@@ -270,7 +271,7 @@ def _lack_of_fit(law: Law, objective: Objective, uncertainty: Uncertainty) -> li
     return [Diagnostic("lack_of_fit", "limits", text)]
 
 
-def _schedule_doubts(table: pl.DataFrame) -> list[Diagnostic]:
+def _of_schedule(table: pl.DataFrame) -> list[Diagnostic]:
     """Runs whose learning rate does not reach its end with the run are prefixes of longer ones."""
     if not {"max_iters", "lr_decay_iters"} <= set(table.columns):
         return []
@@ -280,7 +281,7 @@ def _schedule_doubts(table: pl.DataFrame) -> list[Diagnostic]:
     if unmatched.is_empty():
         return []
     text = f"In {len(unmatched):,} rows the learning rate does not end with the run: its loss is of an unfinished one."
-    return [Diagnostic("horizon_unmatched", "limits", text)]
+    return [Diagnostic("horizon_unmatched", "limits", text, "Let the learning rate decay over each run's own steps.")]
 
 
 def _at_bound(law: Law, theta_p: Floats) -> list[str]:

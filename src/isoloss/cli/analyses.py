@@ -91,25 +91,31 @@ def fit(
         holdout: largest: fit without the largest size, and predict it.
         json: Print one JSON object at full precision in place of text.
     """
-    from isoloss.cli.fit import answer_as_json, answer_as_text
-    from isoloss.cli.fitting import answer_question, question_columns
+    from isoloss.analysis.scaling_results import analyse_scaling
+    from isoloss.analysis.solve import make_objective
+    from isoloss.cli.fit import choose_columns, parse_point, scaling_as_json
     from isoloss.cli.tables import is_study, read_runs
+    from isoloss.errors import ConfigError
+    from isoloss.report.chapter import chapter_as_text
+    from isoloss.report.chapters.scaling import scaling_chapter
 
+    if not delta > 0:
+        raise ConfigError(f"--delta {delta:g}: must be above 0")
+    points = [parse_point(text) for text in predict]
     given = {"N": params, "D": tokens, "C": compute, "loss": loss}
     runs = read_runs(table, say)
-    answer = answer_question(
+    found = analyse_scaling(
         runs,
         form,
-        question_columns(given, runs, study=is_study(table)),
+        choose_columns(given, runs, study=is_study(table)),
         floor=floor,
-        objective=objective,
-        delta=delta,
+        objective=make_objective(objective, delta),
         intervals=intervals,
         curve=isoflop,
-        points=predict,
+        points=points,
         holdout=holdout == "largest",
     )
-    show(answer_as_json(answer) if json else answer_as_text(answer))
+    show(scaling_as_json(found) if json else chapter_as_text(scaling_chapter(found)))
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from isoloss import wording as say
+from isoloss.analysis.estimate import Estimate
 
 Kind = Literal[
     "text", "count", "loss", "difference", "number", "si", "percent", "probability", "ratio", "duration", "milliseconds"
@@ -38,3 +39,9 @@ def spelled_interval(value: Any, low: Any, high: Any, kind: Kind) -> str:
     if value is None or low is None or high is None:
         return alone
     return f"{alone} [{spelled(low, kind)}, {spelled(high, kind)}]"
+
+
+def spelled_estimate(estimate: Estimate, kind: Kind = "number") -> str:
+    """An estimate with its interval in brackets; without one, the method that gives none."""
+    alone = spelled_interval(estimate.value, estimate.low, estimate.high, kind)
+    return f"{alone} ({estimate.method}: no interval)" if estimate.low is None else alone

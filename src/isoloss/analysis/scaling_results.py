@@ -1,0 +1,160 @@
+"""A fitted scaling law and all that follows from it, of anyone's table or of a study."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.frontier import (
+    FLOPS_PER_PARAMETER_TOKEN,
+    Frontier,
+    HoldOut,
+    Prediction,
+    data_compute,
+    frontier,
+    hold_out_largest,
+    predict,
+)  # fmt: skip
+from isoloss.analysis.isoflop import Curve, Profile, isoflop_profiles
+from isoloss.analysis.laws import AXES, SUMMARY_COLUMNS, Form
+from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives
+from isoloss.analysis.solve import Objective
+from isoloss.diagnostic import Diagnostic
+from isoloss.errors import ConfigError
+from isoloss.wording import counted, listed, loss
+
+PARAMETER_COUNTS = ("params_non_embedding", "params_total")
+"""The two ways to count N that a study's summary holds; a fit with one is shown with the other."""
+AHEAD = (1.0, 10.0)
+"""The frontier is given at these multiples of the data's largest compute."""
+FORM_OF: dict[str, Form] = {"ND": "LND", "N": "LN", "D": "LD"}
+"""The law for the variables that a study varies."""
+LADDER_FACTORS = ("n_layer", "n_embd", "max_iters")
+"""Factors that a law in N and D is meant to describe."""
+MIXED_FACTORS = {"batch_size": "D", "gradient_accumulation_steps": "D", "block_size": "D", "bias": "N"}
+"""Factors that change N or D, and training besides."""
+
+
+@dataclass(frozen=True)
+class ScalingResults:
+    """A fit to `runs` (the table's rows that have a value in every column) and what follows from it.
+
+    An unidentified fit has neither other objectives, frontier, predictions nor hold-out; `cautions` say why.
+    """
+
+    fit: Fit
+    runs: pl.DataFrame
+    other_objectives: Mapping[str, Mapping[str, float | None]]
+    """Point estimates under the other objectives, None at a bound."""
+    other_counts: Mapping[str, Fit]
+    """The same fit with parameters counted otherwise, by column."""
+    frontier: Frontier | None
+    """At AHEAD times the largest compute; None for a law that is not one of N and D."""
+    profiles: Sequence[Profile]
+    predictions: Sequence[Prediction]
+    holdout: HoldOut | None
+    cautions: Sequence[Diagnostic]
+
+
+def analyse_scaling(
+    table: pl.DataFrame,
+    form: Form,
+    columns: Mapping[str, str],
+    *,
+    floor: bool = True,
+    objective: Objective | None = None,
+    intervals: Intervals = "delta",
+    curve: Curve = "cubic",
+    points: Sequence[Mapping[str, float]] = (),
+    holdout: bool = False,
+) -> ScalingResults:
+    """Fit a law to a table with one row a run, and derive all that was asked for.
+
+    `columns` names the columns of N, D, C and the loss; `points` are to be predicted at. Raises ConfigError as
+    `fit_law` and `predict` do.
+
+    Example: `analyse_scaling(runs, "LND", {"N": "N", "D": "D", "C": "C", "loss": "loss"}, holdout=True)`.
+    """
+    fit = fit_law(table, form, columns, floor=floor, objective=objective, intervals=intervals)
+    identified = fit.uncertainty is not None
+    counts = [
+        column
+        for column in PARAMETER_COUNTS
+        if "N" in form and columns["N"] in PARAMETER_COUNTS and column != columns["N"] and column in table.columns
+    ]
+    cautions = list(fit.cautions)
+    if points and not identified:
+        text = "The table does not identify the law, so nothing was predicted."
+        cautions.append(Diagnostic("prediction_unidentified", "blocks", text))
+    held = hold_out_largest(fit, table) if holdout else None
+    if isinstance(held, Diagnostic):
+        cautions.append(held)
+    predictions = [predict(fit, point) for point in points] if identified else []
+    profiled = "N" in form and columns.get("C") in table.columns
+    return ScalingResults(
+        fit,
+        usable_rows(table, positive=[columns[axis] for axis in (*AXES[form], "loss")]).table,
+        other_objectives(fit),
+        {c: fit_law(table, form, {**columns, "N": c}, floor=floor, objective=objective) for c in counts},
+        frontier(fit, [times * data_compute(fit)[1] for times in AHEAD]) if form == "LND" and identified else None,
+        isoflop_profiles(table, columns["N"], columns["C"], columns["loss"], curve) if profiled else [],
+        predictions,
+        None if isinstance(held, Diagnostic) else held,
+        [*cautions, *(caution for prediction in predictions for caution in prediction.cautions)],
+    )
+
+
+def study_law(table: pl.DataFrame, done: pl.DataFrame, factors: Sequence[str]) -> ScalingResults | Diagnostic:
+    """The law L(N, D), L(N) or L(D), by what a study's design varies, fitted to the final losses of its runs.
+
+    `table` is the study's summary, `done` its rows of the runs that are done, `factors` those that vary. A diagnostic
+    says why there is nothing to fit.
+    """
+    form = FORM_OF.get("".join(axis for axis in ("N", "D") if table[SUMMARY_COLUMNS[axis]].n_unique() > 1))
+    if form is None:
+        size, tokens = (int(table[SUMMARY_COLUMNS[axis]][0]) for axis in ("N", "D"))
+        text = (
+            f"There is no scaling law to fit: all runs have {size:,} parameters without embeddings and see {tokens:,} "
+            "training tokens."
+        )
+        return Diagnostic("nothing_scaled", "blocks", text, "Vary n_embd or n_layer, and max_iters.")
+    if done.is_empty():
+        return Diagnostic("no_runs_done", "blocks", "No scaling law is fitted yet: no run is done.")
+    flops = FLOPS_PER_PARAMETER_TOKEN * pl.col(SUMMARY_COLUMNS["N"]) * pl.col(SUMMARY_COLUMNS["D"])
+    columns = {**SUMMARY_COLUMNS, "C": "flops_6nd"}
+    try:
+        found = analyse_scaling(done.with_columns(flops.alias(columns["C"])), form, columns, holdout=True)
+    except ConfigError as error:
+        return Diagnostic("scaling_not_fitted", "blocks", f"No scaling law is fitted: {error}.")
+    return replace(found, cautions=[*found.cautions, *_of_study(table, done, factors)])
+
+
+def _of_study(table: pl.DataFrame, done: pl.DataFrame, factors: Sequence[str]) -> Iterator[Diagnostic]:
+    """What the law leaves out: runs that are not done, other factors, overfitting."""
+    if len(done) < len(table):
+        states = Counter(table.filter(pl.col("status") != "done")["status"].to_list())
+        lost = listed(f"{n:,} {state}" for state, n in sorted(states.items()))
+        text = f"{len(table) - len(done):,} of {counted(len(table), 'run')} are not done and not part of it: {lost}."
+        yield Diagnostic("runs_not_done", "limits", text)
+    others = [factor for factor in factors if factor not in LADDER_FACTORS and factor not in MIXED_FACTORS]
+    if others:
+        whose = "its effect is" if len(others) == 1 else "their effects are"
+        text = f"The study also varies {listed(others)}: {whose} in the residuals of the fit."
+        yield Diagnostic("other_factors", "limits", text)
+    for factor in factors:
+        if factor in MIXED_FACTORS:
+            axis = MIXED_FACTORS[factor]
+            text = f"{factor} changes {axis}: what else it does to training is taken for an effect of {axis}."
+            yield Diagnostic("mixed_factor", "limits", text)
+    rises = (done["final_val_loss"] - done["best_val_loss"]).drop_nulls()
+    risen = rises.filter(rises > 0).to_list()
+    if risen:
+        text = (
+            f"In {len(risen):,} of {counted(len(rises), 'run')} the last validation loss is not the lowest, by up to "
+            f"{loss(max(risen))} nats/token; the law has no term for overfitting."
+        )
+        yield Diagnostic("loss_rises", "limits", text)

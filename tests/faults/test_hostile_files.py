@@ -56,7 +56,7 @@ def test_hostile_records(name: str, tmp_path: Path) -> None:
     refused(lambda: read_record(tmp_path / "r.json"), StoreError, "cannot read")
     (tmp_path / "r.json").write_text(with_digest(RECORDS[name]))
     if name in OBJECTS:
-        assert told(lambda: read_record(tmp_path / "r.json")) == "", "within the caps"
+        assert outcome_of(lambda: read_record(tmp_path / "r.json")) == "", "within the caps"
     else:
         refused(lambda: read_record(tmp_path / "r.json"), StoreError, reason)
 

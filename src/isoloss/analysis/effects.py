@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import polars as pl
 
 from isoloss.analysis.error_term import ErrorTerm, FitWithError, block_error, fit_with_error
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
-from isoloss.analysis.factorial import Floats, Term, f_upper, t_quantile, t_two_sided, terms_of
+from isoloss.analysis.factorial import Floats, Term, f_quantile, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.factorial_table import FactorialTable, read_factorial_table
 from isoloss.analysis.screening import Screening
 from isoloss.diagnostic import Diagnostic
@@ -30,6 +31,18 @@ class Contrast:
 
     contrast: str
     estimate: Estimate | None
+
+
+@dataclass(frozen=True)
+class LevelRange:
+    """A factor's levels with the lowest and the highest least-squares mean; `estimate` is the highest minus the lowest.
+
+    Its interval allows for the levels having been chosen by their means (Scheffé 1953); of two levels it is that of t.
+    """
+
+    lowest: float | str | bool
+    highest: float | str | bool
+    estimate: Estimate
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,8 @@ class Effect:
     partial_eta_squared: float | None
     detectable: float | None
     """The size of the first contrast that replicates like these find with 80% power."""
+    range: LevelRange | None
+    """Of a main effect whose level means the runs determine."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +197,37 @@ def _effect(fitted: FitWithError, term: Term) -> Effect:
     names = tuple(runs.factors[position].name for position in term)
     detectable = _detectable(fitted, term)
     return Effect(
-        runs.name(term), names, first.contrast, first.estimate, tuple(others), squares.df, f, p, None, share, detectable
+        runs.name(term),
+        names,
+        first.contrast,
+        first.estimate,
+        tuple(others),
+        squares.df,
+        f,
+        p,
+        None,
+        share,
+        detectable,
+        _range(fitted, term[0]) if len(term) == 1 else None,
     )
+
+
+def _range(fitted: FitWithError, position: int) -> LevelRange | None:
+    factor, last = fitted.runs.factors[position], len(fitted.runs.factors[position].levels) - 1
+    above_first = [0.0]
+    for level in range(1, last + 1):
+        found = fitted.fit.contrast((position,), [factor.difference(0, level)[1]])
+        if found is None:
+            return None
+        above_first.append(found[0])
+    lowest, highest = int(np.argmin(above_first)), int(np.argmax(above_first))
+    if lowest == highest:
+        lowest, highest = 0, last
+    found = fitted.fit.contrast((position,), [factor.difference(lowest, highest)[1]])
+    if found is None:
+        return None
+    estimate = _estimate(fitted, *found, "largest difference", last)
+    return LevelRange(factor.levels[lowest], factor.levels[highest], estimate)
 
 
 def _detectable(fitted: FitWithError, term: Term) -> float | None:
@@ -213,14 +257,19 @@ def _contrast_estimate(fitted: FitWithError, term: Term, weights: Sequence[Float
     return None if found is None else _estimate(fitted, *found, "contrast")
 
 
-def _estimate(fitted: FitWithError, value: float, variance: float, kind: str) -> Estimate:
-    """A contrast with its t interval; `variance` is in units of the error variance."""
+def _estimate(fitted: FitWithError, value: float, variance: float, kind: str, df: int = 1) -> Estimate:
+    """A contrast with its interval: t, or Scheffé's for one that was chosen among all of a term's `df` dimensions.
+
+    `variance` is in units of the error variance.
+    """
     n, error = fitted.runs.n, fitted.error
     if error is None:
         return Estimate(value, None, None, LEVEL, n, f"{kind} of least-squares means; no error to judge it by")
-    reach = t_quantile((1 + LEVEL) / 2, error.df) * error.sd * math.sqrt(variance)
+    times = t_quantile((1 + LEVEL) / 2, error.df) if df == 1 else math.sqrt(df * f_quantile(LEVEL, df, error.df))
+    reach = times * error.sd * math.sqrt(variance)
     label = "screening: " if error.screening else ""
-    method = f"{kind} of least-squares means; {label}t on {error.df:.4g} df of {error.source}"
+    on = f"t on {error.df:.4g} df" if df == 1 else f"Scheffé on {df} and {error.df:.4g} df"
+    method = f"{kind} of least-squares means; {label}{on} of {error.source}"
     return Estimate(value, value - reach, value + reach, LEVEL, n, method)
 
 

@@ -126,6 +126,11 @@ def t_two_sided(t: float, df: float) -> float:
     return float(2.0 * special.stdtr(df, -abs(t)))
 
 
+def f_quantile(probability: float, df: float, error_df: float) -> float:
+    """Quantile of F."""
+    return float(special.fdtri(df, error_df, probability))
+
+
 def f_upper(f: float, df: float, error_df: float) -> float:
     """Probability of a larger value of F."""
     return float(special.fdtrc(df, error_df, f))

@@ -1,7 +1,7 @@
-"""Level means: what a response averages at each level of a factor, and how far the runs there spread.
+"""What a response averages at each level of a factor, and how far the runs of a level or of a cell spread.
 
 In a factorial without replicates, the spread of a level's runs holds the effects of all other factors. It is
-described here (sd, range, n) and never turned into an interval.
+described here (sd, range, n) and never turned into an interval. The spread within cells is noise, and compared.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from scipy import special
+
+from isoloss.analysis.estimate import LEVEL
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,48 @@ class LevelMean:
     sd: float | None
     minimum: float | None
     maximum: float | None
+
+
+@dataclass(frozen=True)
+class CellSpread:
+    """The replicates of a cell: their mean and standard deviation.
+
+    With the same noise in all cells, the sd of every cell lies between its `low` and `high` in 95% of tables.
+    """
+
+    levels: tuple[Any, ...]
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+    @property
+    def outside(self) -> bool:
+        """Whether the cell spreads more or less than chance explains."""
+        return not self.low <= self.sd <= self.high
+
+
+def cell_spreads(table: pl.DataFrame, factors: Sequence[str], response: str) -> list[CellSpread]:
+    """Cells with two runs or more, in the order of the table; none where there are fewer than two or nothing spreads.
+
+    Each is compared with all others by F (normal noise), 5% over all of them (Bonferroni). Rows lack no value.
+    """
+    grouped = table.group_by(factors, maintain_order=True)
+    cells = grouped.agg(n=pl.len(), mean=pl.col(response).mean(), sd=pl.col(response).std()).filter(pl.col("n") > 1)
+    squares, df = ((cells["n"] - 1) * cells["sd"] ** 2).to_list(), (cells["n"] - 1).to_list()
+    found: list[CellSpread] = []
+    tail = (1 - LEVEL) / 2 / max(len(cells), 1)
+    for i, (*levels, n, mean, sd) in enumerate(cells.iter_rows()):
+        others = sum(squares[:i] + squares[i + 1 :]), sum(df[:i] + df[i + 1 :])
+        if others[1] == 0 or others[0] == 0:
+            return []
+        low, high = (
+            math.sqrt(others[0] / others[1] * float(special.fdtri(df[i], others[1], share)))
+            for share in (tail, 1 - tail)
+        )
+        found.append(CellSpread(tuple(levels), n, mean, sd, low, high))
+    return found
 
 
 def level_means(table: pl.DataFrame, factor: str, response: str) -> list[LevelMean]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 from scipy import special
 
@@ -55,20 +56,18 @@ def cell_spreads(table: pl.DataFrame, factors: Sequence[str], response: str) -> 
 
     Each is compared with all others by F (normal noise), 5% over all of them (Bonferroni). Rows lack no value.
     """
-    grouped = table.group_by(factors, maintain_order=True)
-    cells = grouped.agg(n=pl.len(), mean=pl.col(response).mean(), sd=pl.col(response).std()).filter(pl.col("n") > 1)
-    squares, df = ((cells["n"] - 1) * cells["sd"] ** 2).to_list(), (cells["n"] - 1).to_list()
+    grouped = table.group_by(factors, maintain_order=True).agg(pl.col(response).cast(pl.Float64()))
+    cells = [(tuple(levels), np.asarray(y)) for (*levels, y) in grouped.iter_rows() if len(y) > 1]
+    squares = [float(((y - y.mean()) ** 2).sum()) for _, y in cells]
+    all_squares, all_df = math.fsum(squares), sum(len(y) - 1 for _, y in cells)
     found: list[CellSpread] = []
-    tail = (1 - LEVEL) / 2 / max(len(cells), 1)
-    for i, (*levels, n, mean, sd) in enumerate(cells.iter_rows()):
-        others = sum(squares[:i] + squares[i + 1 :]), sum(df[:i] + df[i + 1 :])
-        if others[1] == 0 or others[0] == 0:
+    for (levels, y), own in zip(cells, squares, strict=True):
+        df, rest = len(y) - 1, all_squares - own
+        if rest <= 1e-12 * all_squares:
             return []
-        low, high = (
-            math.sqrt(others[0] / others[1] * float(special.fdtri(df[i], others[1], share)))
-            for share in (tail, 1 - tail)
-        )
-        found.append(CellSpread(tuple(levels), n, mean, sd, low, high))
+        variance, tail = rest / (all_df - df), (1 - LEVEL) / 2 / len(cells)
+        low, high = (math.sqrt(variance * float(special.fdtri(df, all_df - df, p))) for p in (tail, 1 - tail))
+        found.append(CellSpread(levels, len(y), float(y.mean()), math.sqrt(own / df), low, high))
     return found
 
 

@@ -1,0 +1,197 @@
+"""Effects: which of the things that were varied matter, by how much, and what depends on what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from isoloss.analysis.claims import AdjustedP
+from isoloss.analysis.effects import Effects
+from isoloss.analysis.levels import level_means
+from isoloss.analysis.pairs import PairedFactor
+from isoloss.diagnostic import Diagnostic
+from isoloss.report.chapter import Chapter
+from isoloss.report.chapters.claims import estimate_columns
+from isoloss.report.effects_charts import effect_figures
+from isoloss.report.effects_words import EffectsView, dependence, edge, effects_view, error_in_words, leading, moved
+from isoloss.report.table import Column, Table
+from isoloss.wording import counted, level, listed
+
+MAX_FOLLOWING = 3
+"""Further factors that the answer names with their sizes."""
+
+
+def effects_chapter(
+    effects: Effects | Diagnostic,
+    runs: pl.DataFrame,
+    *,
+    pairs: Sequence[PairedFactor] = (),
+    adjusted: Mapping[str, AdjustedP] | None = None,
+) -> Chapter:
+    """What the effects of some runs on their response say; `runs` is the table they were computed of.
+
+    `adjusted` is that of `claims.adjusted_p`; without it every p is adjusted for all terms (Holm). `pairs` are those of
+    `paired_effects`. Runs that have the columns key and label are named by them.
+    """
+    if isinstance(effects, Diagnostic):
+        return Chapter("effects", "Effects", [effects.text, *([effects.remedy] if effects.remedy else [])])
+    view = effects_view(effects, runs, adjusted)
+    replicates = f"{effects.block}s" if effects.block else "repeated runs"
+    title = f"Effects on {view.response.name}"
+    blocking = [caution.text for caution in effects.cautions if caution.severity == "blocks"]
+    answer = list(_answer(view)) if view.mains else blocking or ["These runs determine no effect."]
+    tables = [_effects_table(view), _levels_table(view, runs)] if effects.effects else []
+    tables += [_pairs_table(view, pairs)] if pairs else []
+    return Chapter(
+        "effects", title, answer, list(effect_figures(view, replicates)), tables, details=list(_details(view))
+    )
+
+
+def _answer(view: EffectsView) -> Iterator[str]:
+    """The strongest factor; the others; what depends on what."""
+    clear = [effect for effect in view.mains if view.clear(effect)]
+    unclear = [effect for effect in view.mains if not view.clear(effect)]
+    error = view.effects.error
+    lead = f"{leading(view)}."
+    if error is not None and error.screening:
+        lead = f"Every combination ran once, so effects are compared with each other, not with noise. {lead}"
+    for effect in clear[:1]:
+        if (beyond := edge(view, effect.term)) is not None:
+            lead += f" The best {effect.term} lies at the edge of the levels that were tried: try beyond {beyond}."
+    yield lead
+    rest = [f"{effect.term}: {moved(view, effect)}" for effect in clear[1 : 1 + MAX_FOLLOWING]]
+    said = [f"Then {'; '.join(rest)}."] if rest else []
+    if len(clear) > 1 + MAX_FOLLOWING:
+        said.append(f"Smaller effects: {listed(effect.term for effect in clear[1 + MAX_FOLLOWING :])}.")
+    if unclear and error is not None:
+        said.append(_not_shown(view, unclear))
+    if said:
+        yield " ".join(said)
+    if (found := view.interactions) and view.effects.error is not None:
+        first, *others = found
+        strong, weak = sorted(first.factors, key=view.factors.index)
+        also = f" So do the effects of {listed(effect.term for effect in others)}." if others else ""
+        yield f"The effect of {strong} depends on {weak}: {dependence(view, first.factors)}.{also}"
+    elif any(len(effect.factors) == 2 and effect.p is not None for effect in view.effects.effects):
+        yield "No effect was shown to depend on another factor."
+
+
+def _not_shown(view: EffectsView, unclear: Sequence[Any]) -> str:
+    names = listed(effect.term for effect in unclear)
+    sizes = [
+        view.response.amount(effect.detectable, ".2g") + (" per doubling" if "per doubling" in effect.contrast else "")
+        for effect in unclear
+        if effect.detectable is not None
+    ]
+    if not sizes:
+        return f"No effect of {names} was shown, which does not say that there is none."
+    return (
+        f"No effect of {names} was shown: to be found in 4 of 5 studies like this it would have to exceed "
+        f"{listed(dict.fromkeys(sizes))}."
+    )
+
+
+def _details(view: EffectsView) -> Iterator[str]:
+    effects, error = view.effects, view.effects.error
+    block = f", {effects.block} taken out as a block" if effects.block else ""
+    yield f"{counted(effects.n, 'run')} in {counted(effects.n_cells, 'combination')} of levels{block}."
+    if error is not None:
+        yield (
+            f"The standard deviation of a run is {view.response.amount(error.sd)}; {error_in_words(view)}. Intervals "
+            "are not adjusted for their number; that of the largest difference between three or more levels allows for "
+            "the levels having been chosen by it (Scheffé 1953)."
+        )
+    if view.adjusted:
+        stated = any(found.stated for found in view.adjusted.values())
+        yield (
+            f"Larger than chance explains: p, adjusted for {counted(len(view.adjusted), 'effect')} (Holm 1979), is "
+            "below 5%."
+            + (" Effects that a hypothesis states are adjusted among themselves, as their claims." if stated else "")
+        )
+    if (screening := effects.screening) is not None:
+        active = [
+            f"{effect.term} ({view.response.amount(effect.value)})" for effect in screening.effects if effect.active
+        ]
+        yield (
+            f"Screening (Lenth 1989): pseudo standard error {screening.pse:.4g}, margin of error "
+            f"{screening.margin:.4g}, simultaneous margin {screening.simultaneous_margin:.4g}; beyond it, of "
+            f"{len(screening.effects)} effects: {listed(active) or 'none'}."
+        )
+    yield from (caution.text + (f" {caution.remedy}" if caution.remedy else "") for caution in effects.cautions)
+
+
+def _effects_table(view: EffectsView) -> Table:
+    """Every contrast; what is said of a term as a whole stands in the row of its first."""
+    rows: list[dict[str, Any]] = []
+    for effect in view.effects.effects:
+        p = view.adjusted.get(effect.term)
+        test = {
+            "df": effect.df,
+            "F": effect.F,
+            "p": effect.p,
+            "p_adjusted": p and p.p,
+            "p_adjusted_among": p and ("stated" if p.stated else "not stated"),
+            "partial_eta_squared": effect.partial_eta_squared,
+            "detectable": effect.detectable,
+        }
+        rows.append({"term": effect.term, "contrast": effect.contrast, **estimate_columns(effect.estimate), **test})
+        others = [(other.contrast, other.estimate) for other in effect.others]
+        if effect.range is not None and effect.df > 1:
+            others.append(
+                (f"{level(effect.range.highest)} − {level(effect.range.lowest)}, largest", effect.range.estimate)
+            )
+        rows += [
+            {"term": effect.term, "contrast": contrast, **estimate_columns(estimate), **dict.fromkeys(test)}
+            for contrast, estimate in others
+        ]
+    columns = [
+        Column("term", "effect of", width=24),
+        Column("contrast", "difference", width=28),
+        Column("value", "size", "difference", view.response.unit, interval=("low", "high")),
+        Column("df", "df", "count"),
+        Column("F", "F", "ratio"),
+        Column("p", "p", "probability"),
+        Column("p_adjusted", "adjusted p", "probability"),
+        *([Column("p_adjusted_among", "effect is")] if any(found.stated for found in view.adjusted.values()) else []),
+        Column("partial_eta_squared", "η²p", "ratio"),
+    ]
+    title = f"Effects on {view.response.name}; n = {counted(view.effects.n, 'run')}, {error_in_words(view)}."
+    return Table("effects", title, pl.DataFrame(rows, infer_schema_length=None), columns)
+
+
+def _levels_table(view: EffectsView, runs: pl.DataFrame) -> Table:
+    """What the runs of each level average; their spread holds the effects of all other factors."""
+    rows = [
+        {"factor": mean.factor, "level": level(mean.level), "n": mean.n, "mean": mean.mean, "sd": mean.sd,
+         "lowest": mean.minimum, "highest": mean.maximum}
+        for factor in view.factors
+        for mean in level_means(runs.sort(factor) if view.numeric(factor) else runs, factor, view.response.column)
+    ]  # fmt: skip
+    kind = "loss" if view.response.unit == "nats" else "number"
+    measured = [Column(name, name, kind, view.response.unit) for name in ("mean", "sd", "lowest", "highest")]
+    columns = [Column("factor", "factor", width=24), Column("level", "level", width=24), Column("n", "runs", "count")]
+    title = f"{view.response.title[:1].upper()}{view.response.title[1:]} at each level; the sd holds all other effects."
+    return Table("levels", title, pl.DataFrame(rows, infer_schema_length=None), [*columns, *measured])
+
+
+def _pairs_table(view: EffectsView, pairs: Sequence[PairedFactor]) -> Table:
+    """Two-level factors over pairs of runs that share all else."""
+    rows = [
+        {"factor": pair.factor, "contrast": pair.contrast, **estimate_columns(pair.difference.estimate),
+         "p": pair.difference.p, "p_sign_flip": pair.difference.p_sign_flip, "smallest_p": pair.difference.smallest_p}
+        for pair in pairs
+    ]  # fmt: skip
+    columns = [
+        Column("factor", "factor", width=24),
+        Column("contrast", "difference", width=24),
+        Column("value", "mean difference", "difference", view.response.unit, interval=("low", "high")),
+        Column("n", "pairs", "count"),
+        Column("p", "p, paired t", "probability"),
+        Column("p_sign_flip", "p, sign flips", "probability"),
+        Column("smallest_p", "smallest possible p", "probability"),
+    ]
+    return Table(
+        "pairs", "Pairs of runs that share all else; 95% t intervals, no p adjusted.", pl.DataFrame(rows), columns
+    )

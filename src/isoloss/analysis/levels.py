@@ -13,9 +13,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from scipy import special
 
 from isoloss.analysis.estimate import LEVEL
+
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,31 +48,39 @@ class CellSpread:
     sd: float
     low: float
     high: float
-
-    @property
-    def outside(self) -> bool:
-        """Whether the cell spreads more or less than chance explains."""
-        return not self.low <= self.sd <= self.high
+    outside: bool
+    """Whether it spreads more or less than chance explains."""
 
 
 def cell_spreads(table: pl.DataFrame, factors: Sequence[str], response: str) -> list[CellSpread]:
     """Cells with two runs or more, in the order of the table; none where there are fewer than two or nothing spreads.
 
-    Each is compared with all others by F (normal noise), 5% over all of them (Bonferroni). Rows lack no value.
+    Each is compared with the others by F (normal noise), 5% over all of them (Bonferroni); one that is outside is left
+    out of what the next are compared with. Rows lack no value.
     """
     grouped = table.group_by(factors, maintain_order=True).agg(pl.col(response).cast(pl.Float64()))
-    cells = [(tuple(levels), np.asarray(y)) for (*levels, y) in grouped.iter_rows() if len(y) > 1]
-    squares = [float(((y - y.mean()) ** 2).sum()) for _, y in cells]
-    all_squares, all_df = math.fsum(squares), sum(len(y) - 1 for _, y in cells)
-    found: list[CellSpread] = []
-    for (levels, y), own in zip(cells, squares, strict=True):
-        df, rest = len(y) - 1, all_squares - own
-        if rest <= 1e-12 * all_squares:
+    cells = [(tuple(row[:-1]), np.asarray(row[-1], np.float64)) for row in grouped.iter_rows() if len(row[-1]) > 1]
+    squares_C = np.array([float(((y - y.mean()) ** 2).sum()) for _, y in cells])
+    df_C = np.array([len(y) - 1.0 for _, y in cells])
+    like_C, tail = np.ones(len(cells), dtype=np.bool_), (1 - LEVEL) / 2 / max(len(cells), 1)
+    while True:
+        rest_C: Floats = (squares_C * like_C).sum() - squares_C * like_C
+        rest_df_C: Floats = (df_C * like_C).sum() - df_C * like_C
+        if len(cells) < 2 or float(rest_C.min()) <= 1e-12 * float(squares_C.sum()):
             return []
-        variance, tail = rest / (all_df - df), (1 - LEVEL) / 2 / len(cells)
-        low, high = (math.sqrt(variance * float(special.fdtri(df, all_df - df, p))) for p in (tail, 1 - tail))
-        found.append(CellSpread(levels, len(y), float(y.mean()), math.sqrt(own / df), low, high))
-    return found
+        variance_C: Floats = rest_C / rest_df_C
+        low_C, high_C = (np.sqrt(variance_C * special.fdtri(df_C, rest_df_C, p)) for p in (tail, 1 - tail))
+        ratio_C = squares_C / df_C / variance_C
+        p_C = np.minimum(special.fdtr(df_C, rest_df_C, ratio_C), special.fdtrc(df_C, rest_df_C, ratio_C))
+        farthest = int(np.argmin(np.where(like_C, p_C, 1.0)))
+        if p_C[farthest] >= tail or not like_C[farthest]:
+            break
+        like_C[farthest] = False
+    sd_C = np.sqrt(squares_C / df_C)
+    return [
+        CellSpread(levels, len(y), float(y.mean()), float(sd), float(low), float(high), not like)
+        for (levels, y), sd, low, high, like in zip(cells, sd_C, low_C, high_C, like_C, strict=True)
+    ]
 
 
 def level_means(table: pl.DataFrame, factor: str, response: str) -> list[LevelMean]:

@@ -37,19 +37,20 @@ def effects(
     """
     from isoloss.analysis.effects import analyse_effects
     from isoloss.analysis.pairs import paired_effects
-    from isoloss.cli.effects import effects_as_json, effects_as_text
-    from isoloss.cli.tables import TO_TARGET, read_runs, varied_factors, with_time_to_target
+    from isoloss.cli.tables import STEPS_TO_TARGET, read_runs, varied_factors, with_steps_to_target
+    from isoloss.report.chapter import chapter_as_text
+    from isoloss.report.chapters.effects import effects_as_json, effects_chapter
 
     names = [name.strip() for name in factors.split(",") if name.strip()]
-    runs = with_time_to_target(read_runs(table, say), table, target)
+    runs = with_steps_to_target(read_runs(table, say), table, target)
     for factor in varied_factors(table, runs):
         if factor not in names:
             say(f"{factor} varies too and is not among --factors: what it changes counts as noise")
-    if target is not None and response == TO_TARGET and (missed := runs[TO_TARGET].null_count()):
+    if target is not None and response == STEPS_TO_TARGET and (missed := runs[STEPS_TO_TARGET].null_count()):
         say(f"{missed} of {len(runs)} runs never reached {target:g} and are left out, which flatters slow levels")
     found = analyse_effects(runs, response, names, block)
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
-    show(effects_as_json(found, pairs) if json else effects_as_text(found, pairs))
+    show(effects_as_json(found, pairs) if json else chapter_as_text(effects_chapter(found, runs, pairs=pairs)))
     return 0
 
 

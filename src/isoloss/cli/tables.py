@@ -14,7 +14,7 @@ from isoloss.store.tables import StudyResults, load_study
 
 NO_VALUE = ["", "NA", "N/A", "null", "None"]
 STUDY_FILE = "study.yaml"
-TO_TARGET = "steps_to_target"
+STEPS_TO_TARGET = "steps_to_target"
 
 
 def read_runs(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
@@ -53,8 +53,8 @@ def read_rates(path: Path) -> dict[str, Rates] | None:
     return rates(results, results.summary())
 
 
-def with_time_to_target(runs: pl.DataFrame, path: Path, target: float | None) -> pl.DataFrame:
-    """Runs of a study with the column TO_TARGET: the first evaluated step at or below a loss, null where none is.
+def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -> pl.DataFrame:
+    """Runs of a study with the column STEPS_TO_TARGET: the first evaluated step at or below a loss, null where none is.
 
     Without a target the table is returned as it is. Raises ConfigError for a table that is no study directory.
     """
@@ -62,9 +62,11 @@ def with_time_to_target(runs: pl.DataFrame, path: Path, target: float | None) ->
         return runs
     if not is_study(path):
         raise ConfigError(f"--target needs a study directory with its evaluations, and {path} is a table")
-    judged = analyse_convergence(read_curves(path, lambda line: None), target=target).runs
-    reached = {run.run: run.to_target.step for run in judged if run.to_target and run.to_target.reached}
-    return runs.with_columns(pl.Series(TO_TARGET, [reached.get(run) for run in runs["run_id"]], dtype=pl.Float64()))
+    analysed = analyse_convergence(read_curves(path, lambda line: None), target=target).runs
+    reached = {run.run: run.to_target.step for run in analysed if run.to_target and run.to_target.reached}
+    return runs.with_columns(
+        pl.Series(STEPS_TO_TARGET, [reached.get(run) for run in runs["run_id"]], dtype=pl.Float64())
+    )
 
 
 def varied_factors(path: Path, runs: pl.DataFrame) -> list[str]:

@@ -14,8 +14,8 @@ from isoloss.analysis.levels import cell_spreads
 from isoloss.report.chart import ACCENT, GREY, INK, LIGHT, PAPER, WARNING, Figure, inline, near_data, rows_axis, sized
 from isoloss.report.effects_words import EffectsView, better_and_worse, dependence, edge, error_in_words, leading, moved
 from isoloss.report.level_charts import heat_map, level_panels
-from isoloss.report.response import to_digits
-from isoloss.wording import counted, level, listed, number
+from isoloss.report.response import short, to_digits
+from isoloss.wording import counted, level, listed
 
 MAX_TERMS, MAX_PANELS, MAX_INTERACTIONS, MAX_CELLS = 30, 6, 4, 400
 """Rows of sizes, panels of factors and of further interactions, dots of cells."""
@@ -23,9 +23,10 @@ MAX_TERMS, MAX_PANELS, MAX_INTERACTIONS, MAX_CELLS = 30, 6, 4, 400
 
 def effect_figures(view: EffectsView, replicates: str) -> Iterator[Figure]:
     """Every figure these effects have data for; `replicates` is what runs of one cell are called, such as seeds."""
-    if not view.mains:
+    if len(view.rows) < 2 or view.rows[view.response.column].n_unique() == 1:
         return
-    yield _sizes(view)
+    if view.mains:
+        yield _sizes(view)
     pairs = [(factor, next((o for o in view.factors if o != factor), None)) for factor in view.factors[:MAX_PANELS]]
     yield level_panels(view, "levels", _levels_title(view), pairs)
     drawn = {frozenset(pair) for pair in pairs}
@@ -44,7 +45,7 @@ def _sizes(view: EffectsView) -> Figure:
     drawn = [*view.mains, *(e for e in view.effects.effects if e.contrast.startswith("½") and e.estimate)]
     frame = pl.DataFrame([_size(view, effect) for effect in drawn], infer_schema_length=None)
     spec = f"+z{to_digits(frame['value'])}"
-    text = pl.Series("text", [number(value, spec) for value in frame["value"]])
+    text = pl.Series("text", [short(value, spec) for value in frame["value"]])
     frame = frame.with_columns(text).sort(pl.col("value").abs(), descending=True)
     shown = frame.head(MAX_TERMS)
     more = f" The {len(shown)} largest of {len(frame)}." if len(frame) > len(shown) else ""
@@ -95,6 +96,10 @@ def _size(view: EffectsView, effect: Effect) -> dict[str, Any]:
 
 def _levels_title(view: EffectsView) -> str:
     first, *others = view.factors
+    if not view.mains:
+        return leading(view)
+    if not view.clear(view.mains[0]):
+        return f"Means differ most between levels of {first}, by no more than chance may explain"
     if (beyond := edge(view, first)) is not None:
         return f"The best {first} lies at the edge of the levels that were tried: try beyond {beyond}"
     for second in others[:1]:
@@ -160,7 +165,8 @@ def _spreads(view: EffectsView, replicates: str) -> Iterator[Figure]:
     ).sort("outside", "mean", descending=[True, False])  # fmt: skip
     shown = frame.head(MAX_CELLS).sort("mean")
     outside = frame.filter("outside")["cell"].to_list()
-    pooled = math.sqrt(sum((s.n - 1) * s.sd**2 for s in spreads) / sum(s.n - 1 for s in spreads))
+    like = [s for s in spreads if not s.outside]
+    pooled = math.sqrt(sum((s.n - 1) * s.sd**2 for s in like) / sum(s.n - 1 for s in like))
     title = (
         f"The spread between {replicates} is alike in all {len(frame)} combinations: sd {view.response.amount(pooled)}"
     )
@@ -168,7 +174,7 @@ def _spreads(view: EffectsView, replicates: str) -> Iterator[Figure]:
         title = f"{len(outside)} of {len(frame)} combinations spread unlike the others: {listed(outside[:3])}"
     subtitle = (
         f"Standard deviation between {replicates} of each combination against its mean; "
-        f"n = {counted(int(frame['n'].sum()), 'run')}. Line: all together. Grey: where all would lie in 95% of studies "
+        f"n = {counted(int(frame['n'].sum()), 'run')}. Line: those alike together. Grey: where all would lie in 95% of studies "
         "were noise the same everywhere (F, adjusted for their number)."
         f"{f' {len(shown)} of {len(frame)} are drawn.' if len(shown) < len(frame) else ''}"
     )

@@ -15,8 +15,8 @@ from isoloss.analysis.effects import Effect, Effects
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import t_quantile
 from isoloss.analysis.factorial_table import sorted_levels
-from isoloss.report.response import Response, response_of, to_digits
-from isoloss.wording import level, listed, number
+from isoloss.report.response import Response, response_of, short, to_digits
+from isoloss.wording import level, listed
 
 MAX_LEVELS_IN_WORDS = 4
 N, MEAN, LOW, HIGH = "\0n", "\0mean", "\0low", "\0high"
@@ -56,6 +56,10 @@ class EffectsView:
     def clear(self, effect: Effect) -> bool:
         """Whether chance does not explain a term: its adjusted p is below 5%."""
         return effect.term in self.adjusted and self.adjusted[effect.term].p < ALPHA
+
+    def matters(self, factor: str) -> bool:
+        """Whether chance does not explain the effect of a factor, alone or with another one."""
+        return any(self.clear(effect) for effect in self.effects.effects if factor in effect.factors)
 
     def levels(self, factor: str) -> list[Any]:
         """The levels of a factor: numbers ascending, words as they first appear."""
@@ -126,6 +130,10 @@ def leading(view: EffectsView) -> str:
     first = next((effect for effect in view.mains if view.clear(effect)), None)
     if first is not None:
         return f"{first.term} matters most: {moved(view, first)}"
+    if not view.mains:
+        tested = [effect.term for effect in view.effects.effects if view.clear(effect)]
+        found = f"; tests show that {listed(tested)} matter{'s' if len(tested) == 1 else ''}" if tested else ""
+        return f"No difference between levels is determined: combinations without runs hide it, or other factors{found}"
     first = view.mains[0]
     if view.effects.error is None:
         return f"By size alone {first.term} comes first: {moved(view, first)}"
@@ -136,7 +144,7 @@ def _sized(response: Response, size: Estimate) -> str:
     """'0.211 nats (95% interval 0.197 to 0.224)': as many decimals as give the largest of these three digits."""
     ends = [end for end in (size.low, size.high) if end is not None]
     spec = to_digits((size.value, *ends))
-    words = [number(end, spec) for end in ends]
+    words = [short(end, spec) for end in ends]
     return response.amount(size.value, spec) + (f" ({size.level:.0%} interval {' to '.join(words)})" if words else "")
 
 

@@ -25,10 +25,11 @@ from isoloss.report.chart import (
     spaced,
 )
 from isoloss.report.effects_words import HIGH, LOW, MEAN, EffectsView, N, error_in_words
-from isoloss.wording import counted, level, listed, number
+from isoloss.report.response import short, to_digits
+from isoloss.wording import counted, level, listed
 
-MAX_RUNS, MAX_LINES, MAX_HEAT_LEVELS, MIN_SWEEP = 400, 8, 20, 4
-"""Single runs in a panel and lines in it; levels in a heat map; levels from which numbers are a sweep with a best."""
+MAX_RUNS, MAX_LINES, MAX_TICKS, MAX_HEAT_LEVELS, MIN_SWEEP = 400, 8, 12, 20, 4
+"""Of a panel: single runs, lines, levels that all have a tick; of a heat map: levels; of a sweep that has a best: levels."""
 HEIGHT, LOSS_AXIS, LINE_LABELS, GAP, TEXT_HEIGHT = 190, 48, 74, 16, 12
 """Pixels: of a panel, of the axis at its left, of the labels at its right, between panels, of a line of text."""
 
@@ -63,7 +64,7 @@ def _panel_rows(view: EffectsView, over: str, by: str | None) -> pl.DataFrame:
     cells = view.cells([over] if by is None else [over, by])
     runs = view.rows.to_dicts() if len(view.rows) <= MAX_RUNS else []
     lines = [cells] if by is None else cells.partition_by(by)
-    sweep = numeric and len(levels) >= MIN_SWEEP
+    sweep = numeric and len(levels) >= MIN_SWEEP and view.matters(over)
     best = [found[MEAN] for line in lines if sweep and (found := view.best(line)) is not None]
 
     def row(source: dict[str, Any], value: float, **more: Any) -> dict[str, Any]:
@@ -92,8 +93,9 @@ def _panel(
     colour, x, title = colour_by("line", colours, legend=False), _levels_axis(view, over, right), None
     axis = alt.Axis(labels=False, grid=True)
     if first:
-        short = "~s" if any(abs(value) >= 1e4 for value in rows["value"]) else ""
-        axis, title = alt.Axis(grid=True, minExtent=34, maxExtent=34, format=short), view.response.title
+        largest = max(abs(value) for value in rows["value"])
+        form = "~s" if largest >= 1e4 else "~e" if largest < 1e-2 else alt.Undefined
+        axis, title = alt.Axis(grid=True, minExtent=34, maxExtent=34, format=form), view.response.title
     y = {name: alt.Y(f"{name}:Q", title=title, scale=scale, axis=axis) for name in ("value", "low", "label_y")}
     base = alt.Chart(inline(means)).encode(x=x, color=colour)
     points = alt.Chart(inline(runs)).mark_point(filled=True, size=14, opacity=0.35)
@@ -111,7 +113,7 @@ def _panel(
         ends = ends.with_columns(label_y=pl.Series(spaced(ends["value"].to_list(), gap), dtype=pl.Float64()))
         top = ends.sort("label_y").tail(1).with_columns(label_y=pl.col("label_y") + gap)
         for table, text, words in ((ends, "line:N", colour), (top, "by:N", alt.value(GREY))):
-            labels = alt.Chart(inline(table)).mark_text(align="left", limit=inner - right - 6)
+            labels = alt.Chart(inline(table)).mark_text(align="left", limit=inner - right - 10)
             layers.append(labels.encode(x=alt.value(right + 8), y=y["label_y"], text=text, color=words))
     return alt.layer(*layers).properties(width=inner, height=HEIGHT)
 
@@ -124,7 +126,8 @@ def _levels_axis(view: EffectsView, over: str, right: int) -> alt.X:
     if positive and (positive == levels or not decades):
         kind, ends = "log" if decades else "linear", [levels[0], levels[-1]]
         scale = alt.Scale(type=kind, domain=ends, range=[10, right], nice=False)
-        axis = alt.Axis(values=levels, tickCount=len(levels), format=".6~g", titleLimit=right)
+        ticks = levels if len(levels) <= MAX_TICKS else alt.Undefined
+        axis = alt.Axis(values=ticks, tickCount=min(len(levels), MAX_TICKS), format=".6~g", titleLimit=right)
         return alt.X("number:Q", title=over, scale=scale, axis=axis)
     words = [level(each) for each in levels]
     axis = alt.Axis(labelAngle=0, labelLimit=max(30, (right - 10) // len(words)), titleLimit=right)
@@ -142,7 +145,7 @@ def heat_map(view: EffectsView) -> Iterator[Figure]:
     low, high = min(cell[MEAN] for cell in means.values()), max(cell[MEAN] for cell in means.values())
     others, lower = [factor for factor in view.factors if factor not in factors], view.response.better == "lower"
     names = {(row[across], row[down]): "" if others else view.describe(row) for row in view.rows.to_dicts()}
-    best = view.best(cells)
+    best, spec = view.best(cells), to_digits((low, high), 4)
 
     def row(at: tuple[Any, Any]) -> dict[str, Any]:
         mean = means[at][MEAN] if at in means else None
@@ -152,7 +155,7 @@ def heat_map(view: EffectsView) -> Iterator[Figure]:
             "down": level(at[1]),
             "n": means[at][N] if at in means else 0,
             "mean": mean,
-            "text": "no run" if mean is None else number(mean),
+            "text": "no run" if mean is None else short(mean, spec),
             "dark": mean is not None and (1 - share if lower else share) < 0.6,
             "best": best is not None and at == (best[across], best[down]),
             "description": names.get(at, ""),
@@ -160,10 +163,10 @@ def heat_map(view: EffectsView) -> Iterator[Figure]:
 
     grid = [(a, d) for d in view.levels(down) for a in view.levels(across)]
     frame = pl.DataFrame([row(at) for at in grid], schema_overrides={"mean": pl.Float64()}, infer_schema_length=None)
-    title = f"The means of {len(means)} cells lie between {number(low)} and {number(high)}"
+    title = f"The means of {len(means)} cells lie between {short(low, spec)} and {short(high, spec)}"
     if best is not None:
         where = f"{across} {level(best[across])} with {down} {level(best[down])}"
-        title = f"The best of {len(means)} means is {view.response.amount(best[MEAN], '.4g')}: {where}"
+        title = f"The best of {len(means)} means is {view.response.amount(best[MEAN], spec)}: {where}"
     empty = f"; {counted(len(grid) - len(means), 'cell')} without a run" if len(grid) > len(means) else ""
     subtitle = (
         f"Mean {view.response.title} where levels of {across} and {down} meet; n = {counted(len(view.rows), 'run')}"

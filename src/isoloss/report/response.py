@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from isoloss.wording import number
+from isoloss.wording import number, si
 
 Better = Literal["lower", "higher"]
 
@@ -46,13 +46,20 @@ class Response:
 
     def amount(self, value: float, spec: str = ".3g") -> str:
         """A size with its unit, '0.211 nats'."""
-        return f"{number(value, spec)} {self.unit}".strip()
+        return f"{short(value, spec)} {self.unit}".strip()
 
 
-def to_digits(values: Iterable[float]) -> str:
-    """The format of numbers to as many decimals as give the largest of them three digits."""
+def short(value: float, spec: str = ".3g") -> str:
+    """A number in a format; from ten thousand on three digits with a prefix, '1.2 M'."""
+    return (
+        (si(value) if value < 0 or "+" not in spec else f"+{si(value)}") if abs(value) >= 1e4 else number(value, spec)
+    )
+
+
+def to_digits(values: Iterable[float], digits: int = 3) -> str:
+    """The format of numbers to as many decimals as give the largest of them so many digits."""
     largest = max(map(abs, values), default=0.0)
-    return f".{max(0, 2 - math.floor(math.log10(largest)))}f" if largest else ".0f"
+    return f".{max(0, digits - 1 - math.floor(math.log10(largest)))}f" if largest else ".0f"
 
 
 def response_of(column: str) -> Response:

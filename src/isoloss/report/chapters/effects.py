@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import polars as pl
@@ -40,13 +42,22 @@ def effects_chapter(
     view = effects_view(effects, runs, adjusted)
     replicates = f"{effects.block}s" if effects.block else "repeated runs"
     title = f"Effects on {view.response.name}"
+    constant = len(view.rows) < 2 or view.rows[effects.response].n_unique() == 1
     blocking = [caution.text for caution in effects.cautions if caution.severity == "blocks"]
-    answer = list(_answer(view)) if view.mains else blocking or ["These runs determine no effect."]
+    answer = blocking if constant else list(_answer(view))
+    if effects.error is None and not constant:
+        answer += blocking
     tables = [_effects_table(view), _levels_table(view, runs)] if effects.effects else []
     tables += [_pairs_table(view, pairs)] if pairs else []
     return Chapter(
         "effects", title, answer, list(effect_figures(view, replicates)), tables, details=list(_details(view))
     )
+
+
+def effects_as_json(effects: Effects, pairs: Sequence[PairedFactor] = ()) -> str:
+    """One object, at full precision; what could not be computed is null."""
+    document = asdict(effects) | {"pairs": [asdict(pair) for pair in pairs]}
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _answer(view: EffectsView) -> Iterator[str]:
@@ -67,6 +78,8 @@ def _answer(view: EffectsView) -> Iterator[str]:
         said.append(f"Smaller effects: {listed(effect.term for effect in clear[1 + MAX_FOLLOWING :])}.")
     if unclear and error is not None:
         said.append(_not_shown(view, unclear))
+    if view.mains and (lost := view.factors[len(view.mains) :]):
+        said.append(f"The size of the effect of {listed(lost)} is not determined by these runs.")
     if said:
         yield " ".join(said)
     if (found := view.interactions) and view.effects.error is not None:
@@ -163,6 +176,7 @@ def _effects_table(view: EffectsView) -> Table:
 
 def _levels_table(view: EffectsView, runs: pl.DataFrame) -> Table:
     """What the runs of each level average; their spread holds the effects of all other factors."""
+    runs = runs.with_columns(pl.col(view.response.column).cast(pl.Float64(), strict=False))
     rows = [
         {"factor": mean.factor, "level": level(mean.level), "n": mean.n, "mean": mean.mean, "sd": mean.sd,
          "lowest": mean.minimum, "highest": mean.maximum}

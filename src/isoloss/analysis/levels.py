@@ -18,7 +18,6 @@ from scipy import special
 
 from isoloss.analysis.estimate import LEVEL
 
-
 Floats = NDArray[np.float64]
 
 

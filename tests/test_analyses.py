@@ -47,7 +47,9 @@ def test_effects_of_a_study_count_done_runs_alone(study: Path, capsys: Captured)
     assert found["n"] == 7 and "1 of 8 runs are not done" in captured.err
     assert [pair["factor"] for pair in found["pairs"]] == ["n_embd", "dropout"]
     assert found["pairs"][0]["difference"]["n"] == 3
-    assert "sign flips p" in said(arguments, capsys) or "block_not_crossed" in said(arguments, capsys)
+    text = said(arguments, capsys)
+    assert "7 runs in 4 combinations of levels." in text and "seed is ignored as a block" in text
+    assert "p, sign flips" in text and "Pairs of runs that share all else" in text
 
 
 def test_steps_to_a_target_are_a_response(study: Path, capsys: Captured, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import statsmodels.formula.api as smf
 from statsmodels.stats.anova import anova_lm
 
 from isoloss.analysis.effects import Effect, Effects, analyse_effects, level_difference
-from isoloss.cli.effects import effects_as_json, effects_as_text
 from isoloss.errors import ConfigError
+from isoloss.report.chapter import chapter_as_text
+from isoloss.report.chapters.effects import effects_as_json, effects_chapter
 
 
 def grid(levels: dict[str, tuple[Any, ...]], seeds: int = 1) -> list[dict[str, Any]]:
@@ -284,7 +285,6 @@ def test_tables_with_nothing_to_find() -> None:
     assert [e.estimate.value for e in constant.effects if e.estimate] == pytest.approx([0, 0, 0], abs=1e-15)
     one = analyse_effects(pl.DataFrame({"a": [1], "y": [2.0]}), "y", ["a"])
     assert (one.n, one.effects, codes(one)) == (1, (), ["one_level", "no_factor"])
-    assert "1 run in 1 cell" in effects_as_text(one)
     dropped = analyse_effects(noisy(rows.with_columns(b=1).to_dicts(), np.random.default_rng(0)), "y", ["a", "b"])
     assert [e.term for e in dropped.effects] == ["a"] and "one_level" in codes(dropped)
 
@@ -338,10 +338,10 @@ def test_ten_thousand_rows_take_well_under_two_seconds() -> None:
 
 def test_text_and_json_say_the_same(unbalanced: pl.DataFrame) -> None:
     effects = analyse_effects(unbalanced, "y", ["a", "b"])
-    text = effects_as_text(effects)
-    assert text.startswith("y: 17 runs in 6 cells; error sd ")
+    text = chapter_as_text(effects_chapter(effects, unbalanced))
+    assert "17 runs in 6 combinations of levels." in text
     assert all(len(line) <= 110 for line in text.splitlines())
-    assert "unbalanced: " in text and "high − low" in text
+    assert "The table is unbalanced (1 to 5 runs a cell" in text and "high − low" in text
     data = json.loads(effects_as_json(effects))
     first = effects.effects[0]
     assert first.estimate is not None

@@ -11,7 +11,8 @@ import pytest
 
 from isoloss.analysis.effects import analyse_effects, level_difference
 from isoloss.analysis.screening import lenth_pse, screen
-from isoloss.cli.effects import effects_as_json, effects_as_text
+from isoloss.report.chapter import chapter_as_text
+from isoloss.report.chapters.effects import effects_as_json, effects_chapter
 
 RATE = (45, 71, 48, 65, 68, 60, 80, 65, 43, 100, 45, 104, 75, 86, 70, 96)
 """Filtration rate in standard order: (1), a, b, ab, c, … (Montgomery, Design and Analysis of Experiments, 6-2)."""
@@ -69,8 +70,8 @@ def test_the_order_of_rows_does_not_matter(filtration: pl.DataFrame) -> None:
 
 def test_text_and_json_show_the_screening(filtration: pl.DataFrame) -> None:
     effects = analyse_effects(filtration, "rate", list("ABCD"))
-    text = effects_as_text(effects)
-    assert "simultaneous margin 13.7" in text and "of 15 effects: A (+21.62), D (+14.62), A × C (-18.12)" in text
+    text = " ".join(chapter_as_text(effects_chapter(effects, filtration)).split())
+    assert "simultaneous margin 13.7; beyond it, of 15 effects: A (21.6), D (14.6), A × C (−18.1) and A × D" in text
     assert json.loads(effects_as_json(effects))["screening"]["pse"] == 2.625
 
 

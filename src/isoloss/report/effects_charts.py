@@ -14,6 +14,7 @@ from isoloss.analysis.levels import cell_spreads
 from isoloss.report.chart import ACCENT, GREY, INK, LIGHT, PAPER, WARNING, Figure, inline, near_data, rows_axis, sized
 from isoloss.report.effects_words import EffectsView, better_and_worse, dependence, edge, error_in_words, leading, moved
 from isoloss.report.level_charts import heat_map, level_panels
+from isoloss.report.references import cited
 from isoloss.report.response import short, to_digits
 from isoloss.wording import counted, level, listed
 
@@ -128,7 +129,8 @@ def _half_normal(view: EffectsView) -> Iterator[Figure]:
     subtitle = (
         f"All {len(frame)} effects of the design on {view.response.title} by size; "
         f"n = {counted(view.effects.n, 'run')}, none repeated, so there are no intervals. Solid: where noise would lie "
-        "(Lenth 1989). Dashed: the 95% margin of one effect and, above it, of all together. A screening, not a test."
+        f"{cited('lenth1989')}. Dashed: the 95% margin of one effect and, above it, of all together. "
+        "A screening, not a test."
     )
     last = 1.05 * max(effect.quantile for effect in screening.effects)
     noise = pl.DataFrame({"quantile": [0.0, last], "size": [0.0, screening.pse * last]})
@@ -174,8 +176,8 @@ def _spreads(view: EffectsView, replicates: str) -> Iterator[Figure]:
         title = f"{len(outside)} of {len(frame)} combinations spread unlike the others: {listed(outside[:3])}"
     subtitle = (
         f"Standard deviation between {replicates} of each combination against its mean; "
-        f"n = {counted(int(frame['n'].sum()), 'run')}. Line: those alike together. Grey: where all would lie in 95% of "
-        "studies were noise the same everywhere (F, adjusted for their number)."
+        f"n = {counted(int(frame['n'].sum()), 'run')}. Line: those alike together. Grey: where all would lie in "
+        "95% of studies were noise the same everywhere (F, adjusted for their number)."
         f"{f' {len(shown)} of {len(frame)} are drawn.' if len(shown) < len(frame) else ''}"
     )
 

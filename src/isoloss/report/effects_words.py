@@ -83,7 +83,8 @@ class EffectsView:
         """What a run's mark is called: the key of its configuration where there is one, its levels, its seed."""
         if "key" in row and "label" in row:
             return f"{row['key']} · {row['label']}"
-        return " · ".join(f"{factor} {level(row[factor])}" for factor in self.factors)
+        mains = [effect.term for effect in self.effects.effects if len(effect.factors) == 1]
+        return " · ".join(f"{factor} {level(row[factor])}" for factor in mains)
 
     def best(self, cells: pl.DataFrame) -> dict[str, Any] | None:
         """The best of some cells; None where neither way is better or there is no cell."""

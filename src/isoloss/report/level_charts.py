@@ -29,7 +29,7 @@ from isoloss.report.response import short, to_digits
 from isoloss.wording import counted, level, listed
 
 MAX_RUNS, MAX_LINES, MAX_TICKS, MAX_HEAT_LEVELS, MIN_SWEEP = 400, 8, 12, 20, 4
-"""Of a panel: single runs, lines, levels that all have a tick; levels of a heat map; of a sweep with a best."""
+"""Single runs, lines and ticks of a panel; levels in a heat map; levels from which a best one is marked."""
 HEIGHT, LOSS_AXIS, LINE_LABELS, GAP, TEXT_HEIGHT = 190, 48, 74, 16, 12
 """Pixels: of a panel, of the axis at its left, of the labels at its right, between panels, of a line of text."""
 

@@ -18,6 +18,7 @@ from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.claims import estimate_columns
 from isoloss.report.effects_charts import effect_figures
 from isoloss.report.effects_words import EffectsView, dependence, edge, effects_view, error_in_words, leading, moved
+from isoloss.report.references import cited
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, level, listed
 
@@ -114,13 +115,13 @@ def _details(view: EffectsView) -> Iterator[str]:
         yield (
             f"The standard deviation of a run is {view.response.amount(error.sd)}; {error_in_words(view)}. Intervals "
             "are not adjusted for their number; that of the largest difference between three or more levels allows for "
-            "the levels having been chosen by it (Scheffé 1953)."
+            f"the levels having been chosen by it {cited('scheffe1953')}."
         )
     if view.adjusted:
         stated = any(found.stated for found in view.adjusted.values())
         yield (
-            f"Larger than chance explains: p, adjusted for {counted(len(view.adjusted), 'effect')} (Holm 1979), is "
-            "below 5%."
+            f"Larger than chance explains: p is below 5%, adjusted for {counted(len(view.adjusted), 'effect')} "
+            f"{cited('holm1979')}."
             + (" Effects that a hypothesis states are adjusted among themselves, as their claims." if stated else "")
         )
     if (screening := effects.screening) is not None:
@@ -128,7 +129,7 @@ def _details(view: EffectsView) -> Iterator[str]:
             f"{effect.term} ({view.response.amount(effect.value)})" for effect in screening.effects if effect.active
         ]
         yield (
-            f"Screening (Lenth 1989): pseudo standard error {screening.pse:.4g}, margin of error "
+            f"Screening {cited('lenth1989')}: pseudo standard error {screening.pse:.4g}, margin of error "
             f"{screening.margin:.4g}, simultaneous margin {screening.simultaneous_margin:.4g}; beyond it, of "
             f"{len(screening.effects)} effects: {listed(active) or 'none'}."
         )
@@ -159,10 +160,11 @@ def _effects_table(view: EffectsView) -> Table:
             {"term": effect.term, "contrast": contrast, **estimate_columns(estimate), **dict.fromkeys(test)}
             for contrast, estimate in others
         ]
+    size = "difference" if view.response.unit == "nats" else "number"
     columns = [
         Column("term", "effect of", width=24),
         Column("contrast", "difference", width=28),
-        Column("value", "size", "difference", view.response.unit, interval=("low", "high")),
+        Column("value", "size", size, view.response.unit, interval=("low", "high")),
         Column("df", "df", "count"),
         Column("F", "F", "ratio"),
         Column("p", "p", "probability"),

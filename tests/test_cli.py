@@ -19,6 +19,21 @@ from isoloss.spec.config import SETTINGS, RunConfig
 SMALL = ("--n_layer=1", "--n_embd=16", "--n_head=2", "--block_size=16", "--batch_size=4", "--max_iters=12")
 SMALL += ("--eval_interval=6",)
 
+VERBS = (
+    "prepare",
+    "plan",
+    "run",
+    "train",
+    "status",
+    "watch",
+    "report",
+    "sample",
+    "export",
+    "effects",
+    "fit",
+    "convergence",
+)
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, text_file: Path, cache: Path) -> Path:
@@ -41,18 +56,21 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
-def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["effects", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
-        "import sys\nfrom isoloss.cli import run_command_line\ntry:\n    run_command_line(['--help'])\nfinally:\n"
-        "    assert not {'torch', 'polars', 'pydantic', 'altair', 'numpy'} & set(sys.modules)"
+        "import sys\nfrom isoloss.cli import run_command_line\ntry:\n    run_command_line(sys.argv[1:])\nfinally:\n"
+        "    assert not {'torch', 'polars', 'pydantic', 'altair', 'numpy', 'asyncio'} & set(sys.modules)"
     )
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    answer = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    for verb in ("prepare", "plan", "run", "train", "status", "report", "sample", "export", "doctor"):
-        assert re.search(rf"• {verb} ", answer.stdout)
 
 
-VERBS = ("prepare", "plan", "run", "train", "status", "report", "sample", "export", "effects", "fit", "convergence")
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for verb in (*VERBS, "doctor"):
+        assert re.search(rf"^  {verb} ", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
@@ -90,6 +108,11 @@ def test_every_setting_has_its_description_in_the_help_of_train(capsys: pytest.C
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version") == (0, f"isoloss {__version__}\n", "")
+
+
+def test_a_verb_that_is_missing_or_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys) == (2, run(capsys, "--help")[1], "")
+    assert run(capsys, "pln", "quickstart") == (2, "", "isoloss: no verb is called 'pln': did you mean 'plan'?\n")
 
 
 def test_json_of_a_trained_study_has_what_a_script_needs(
@@ -185,7 +208,7 @@ def test_nanogpts_ways_to_write_options_are_taken(capsys: pytest.CaptureFixture[
 
 def test_the_readme_shows_every_verb() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    for verb in ("prepare", "plan", "run", "train", "status", "report", "sample", "export", "doctor"):
+    for verb in (*VERBS, "doctor"):
         assert f"\nisoloss {verb}" in readme
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,48 +17,47 @@ from isoloss.cli.train import train_verb
 from isoloss.cli.watch import watch
 from isoloss.errors import ConfigError, Interrupted, IsolossError
 
-DESCRIPTION = """Controlled scaling and convergence studies of small GPTs.
+VERBS: dict[str, Callable[..., Any]] = {
+    "prepare": verbs.prepare,
+    "plan": verbs.plan,
+    "run": verbs.run,
+    "train": train_verb,
+    "status": verbs.status,
+    "watch": watch,
+    "report": verbs.report,
+    "sample": verbs.sample,
+    "export": verbs.export,
+    "effects": analyses.effects,
+    "fit": analyses.fit,
+    "convergence": analyses.convergence,
+    "doctor": verbs.doctor,
+}
+HELP = """usage: isoloss VERB [OPTIONS]
+
+Controlled scaling and convergence studies of small GPTs.
 
 Example: isoloss run quickstart
 
-`isoloss VERB --help` explains a verb and its options; `isoloss --version` prints the version.
-"""
+{verbs}
+
+isoloss VERB --help explains a verb and its options; isoloss --version prints the version."""
 
 
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed runs, 2 usage or configuration, 130 stopped."""
-    known: dict[str, Callable[..., Any]] = {
-        "prepare": verbs.prepare,
-        "plan": verbs.plan,
-        "run": verbs.run,
-        "train": train_verb() if list(arguments[:1]) == ["train"] else train_verb,
-        "status": verbs.status,
-        "watch": watch,
-        "report": verbs.report,
-        "sample": verbs.sample,
-        "export": verbs.export,
-        "effects": analyses.effects,
-        "fit": analyses.fit,
-        "convergence": analyses.convergence,
-        "doctor": verbs.doctor,
-    }
-    if list(arguments) == ["--version"]:
-        print(f"isoloss {__version__}")
-        return 0
     try:
-        for name, verb in known.items():
-            if list(arguments[:1]) == [name]:
-                refuse_other_names(verb, arguments[1:])
-            else:  # options of verbs that were not called are not looked at: the first help page would wait for them
-                known[name] = _without_options(verb)
-        return tyro.extras.subcommand_cli_from_dict(
-            known,
-            prog="isoloss",
-            description=DESCRIPTION,
-            args=list(arguments),
-            use_underscores=True,
-            registry=VALUES,
-        )
+        match arguments:
+            case ["--version"]:
+                print(f"isoloss {__version__}")
+                return 0
+            case [] | ["-h" | "--help" | "help", *_]:
+                print(HELP.format(verbs=_list_of_verbs()))
+                return 0 if arguments else 2
+            case _:
+                name, *options = arguments
+                verb = _find(name)
+                refuse_other_names(verb, options)
+                return tyro.cli(verb, prog=f"isoloss {name}", args=options, use_underscores=True, registry=VALUES)
     except IsolossError as error:
         for line in str(error).split("\n"):
             say(f"isoloss: {line}")
@@ -66,11 +67,19 @@ def run_command_line(arguments: Sequence[str]) -> int:
         return Interrupted.exit_code
 
 
-def _without_options(verb: Callable[..., Any]) -> Callable[[], int]:
-    """A verb as the list of verbs shows it."""
+def _find(name: str) -> Callable[..., Any]:
+    if name not in VERBS:
+        from isoloss.spec.synonyms import did_you_mean
 
-    def short() -> int:
-        raise ConfigError("the verb must be the first word after isoloss")
+        raise ConfigError(f"no verb is called '{name}': {did_you_mean(name, VERBS)}")
+    return train_verb() if name == "train" else VERBS[name]
 
-    short.__doc__ = (verb.__doc__ or "").partition("\n")[0]
-    return short
+
+def _list_of_verbs() -> str:
+    """A line for each verb, wrapped at the terminal's width."""
+    width, margin = shutil.get_terminal_size().columns, max(map(len, VERBS)) + 4
+    lines: list[str] = []
+    for name, verb in VERBS.items():
+        does = (verb.__doc__ or "").partition("\n")[0]
+        lines += textwrap.wrap(does, width, initial_indent=f"  {name}".ljust(margin), subsequent_indent=" " * margin)
+    return "\n".join(lines)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from isoloss.cli.arguments import Flag, Repeated, Table, named
+from isoloss.cli.arguments import Flag, OptionalFloat, OptionalText, Repeated, Table, named
 from isoloss.cli.terminal import say, show
 
-Points = Annotated[tuple[str, ...], Repeated, named("N=X,D=X", "")]
+Points = Annotated[Repeated, named("N=X,D=X", "")]
 Column = Annotated[str, named("COLUMN")]
-OptionalColumn = Annotated[str | None, named("COLUMN", "")]
-Loss = Annotated[float | None, named("X", "")]
+OptionalColumn = Annotated[OptionalText, named("COLUMN", "")]
+Loss = Annotated[OptionalFloat, named("X", "")]
 
 
 def effects(
@@ -60,10 +60,10 @@ def fit(
     *,
     form: Literal["LND", "LN", "LD", "LC"] = "LND",
     floor: Flag = True,
-    params: Annotated[str | None, named("COLUMN", "N; of a study params_non_embedding")] = None,
-    tokens: Annotated[str | None, named("COLUMN", "D; of a study train_tokens")] = None,
-    compute: Annotated[str | None, named("COLUMN", "C; of a study train_flops")] = None,
-    loss: Annotated[str | None, named("COLUMN", "loss; of a study final_val_loss")] = None,
+    params: Annotated[OptionalText, named("COLUMN", "N; of a study params_non_embedding")] = None,
+    tokens: Annotated[OptionalText, named("COLUMN", "D; of a study train_tokens")] = None,
+    compute: Annotated[OptionalText, named("COLUMN", "C; of a study train_flops")] = None,
+    loss: Annotated[OptionalText, named("COLUMN", "loss; of a study final_val_loss")] = None,
     objective: Literal["huber", "ls", "lad"] = "huber",
     delta: float = 1e-3,
     intervals: Literal["delta", "bootstrap"] = "delta",
@@ -127,7 +127,7 @@ def convergence(
     run: Column = "run",
     step: Column = "step",
     loss: Column = "loss",
-    train_loss: Annotated[str | None, named("COLUMN", "of a study train_loss, else none")] = None,
+    train_loss: Annotated[OptionalText, named("COLUMN", "of a study train_loss, else none")] = None,
     target: Loss = None,
     tolerance: float = 0.02,
     json: Flag = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Optional, get_args, get_origin
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -19,13 +19,18 @@ def named(metavar: str | None = None, default: str | None = None) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
 
 
+# tyro reads these fast; `int | None` makes it import a type checker, half of the time that a help page takes.
+OptionalInt = Optional[int]  # noqa: UP045
+OptionalFloat = Optional[float]  # noqa: UP045
+OptionalText = Optional[str]  # noqa: UP045
+OptionalPath = Optional[Path]  # noqa: UP045
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, named(default="")]
 Folder = Annotated[Path, tyro.conf.Positional, named("DIR")]
 Table = Annotated[Path, tyro.conf.Positional, named("TABLE")]
 StudyName = Annotated[str, tyro.conf.Positional, named("STUDY")]
 CorpusName = Annotated[str, named("CORPUS")]
-RunName = Annotated[str | None, named("RUN", "the run with the lowest validation loss")]
-Repeated = tyro.conf.UseAppendAction
+RunName = Annotated[OptionalText, named("RUN", "the run with the lowest validation loss")]
+Repeated = Annotated[tuple, tyro.conf.UseAppendAction]  # of text; tuple[str, ...] costs as much
 
 VALUES = ConstructorRegistry()
 """Numbers that say how they are to be written, paths with ~ expanded, and one name for a value that may be left out."""
@@ -74,7 +79,7 @@ def refuse_other_names(verb: Callable[..., Any], arguments: Sequence[str]) -> No
 
     for word in arguments:
         typed = word[2:].partition("=")[0].replace("-", "_")
-        if not word.startswith("--") or typed in options:
+        if not word.startswith("--") or typed in (*options, "help"):
             continue
         hint = explained(typed) if "max_iters" in options else None
         if name := meant(typed, options):

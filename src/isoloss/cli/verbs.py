@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from isoloss.cli.arguments import CorpusName, Flag, Folder, Repeated, RunName, StudyName, named
+from isoloss.cli.arguments import (
+    CorpusName,
+    Flag,
+    Folder,
+    OptionalFloat,
+    OptionalInt,
+    OptionalPath,
+    Repeated,
+    RunName,
+    StudyName,
+    named,
+)
 from isoloss.cli.terminal import say, show
 from isoloss.errors import ConfigError
 
@@ -23,9 +34,9 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 Compile = Literal["auto", "on", "off"]
 TokenizerChoice = Literal["char", "byte"]
-Overrides = Annotated[tuple[str, ...], Repeated, named("SETTING=VALUE", "")]
-Seeds = Annotated[int | None, named("N", "as the study says")]
-Workers = Annotated[int | None, named("N", "one a core")]
+Overrides = Annotated[Repeated, named("SETTING=VALUE", "")]
+Seeds = Annotated[OptionalInt, named("N", "as the study says")]
+Workers = Annotated[OptionalInt, named("N", "one a core")]
 
 
 def prepare(
@@ -64,7 +75,7 @@ def plan(
     workers: Workers = None,
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
-    noise: Annotated[float | None, named("X", "0.007")] = None,
+    noise: Annotated[OptionalFloat, named("X", "0.007")] = None,
     json: Flag = False,
 ) -> int:
     """Show what a study would cost and what it could tell; trains nothing.
@@ -98,9 +109,9 @@ def run(
     *,
     set: Overrides = (),
     seeds: Seeds = None,
-    out: Annotated[Path | None, named("DIR", "results/ and the study's name")] = None,
+    out: Annotated[OptionalPath, named("DIR", "results/ and the study's name")] = None,
     workers: Workers = None,
-    stack: Annotated[int | None, named("N", "1 on a CPU, what fits on a GPU")] = None,
+    stack: Annotated[OptionalInt, named("N", "1 on a CPU, what fits on a GPU")] = None,
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
     compile: Compile = "auto",
@@ -200,7 +211,7 @@ def sample(
     length: int = 500,
     number: int = 1,
     temperature: float = 0.8,
-    top_k: Annotated[int | None, named("N", "all tokens")] = None,
+    top_k: Annotated[OptionalInt, named("N", "all tokens")] = None,
     seed: int = 1337,
     sliding: Flag = False,
 ) -> int:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import webbrowser
-from pathlib import Path
 
-import tyro
-
+from isoloss.cli.arguments import Flag, Folder
 from isoloss.cli.terminal import say
 from isoloss.errors import ConfigError
 
@@ -16,7 +14,7 @@ NICENESS = 10
 """Training comes first where both want a core."""
 
 
-def watch(directory: tyro.conf.Positional[Path], /, *, port: int = 8000, open: bool = False) -> int:
+def watch(directory: Folder, /, *, port: int = 8000, open: Flag = False) -> int:
     """Serve a study's report on this machine while it trains: curves and tables grow as rows are written.
 
     Example: isoloss watch results/group1 --open

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from isoloss.cli.arguments import Flag, Repeated, Table, named
+from isoloss.cli.arguments import Flag, OutFolder, Repeated, Table, named
 from isoloss.cli.terminal import say, show
+
+if TYPE_CHECKING:
+    from isoloss.report.chapter import Chapter
 
 Points = Annotated[tuple[str, ...], Repeated, named("N=X,D=X", "")]
 Column = Annotated[str, named("COLUMN")]
@@ -131,6 +136,7 @@ def convergence(
     target: Loss = None,
     tolerance: float = 0.02,
     json: Flag = False,
+    out: OutFolder = None,
 ) -> int:
     """Classify runs: still improving, plateaued, or rising again; and when each reaches a loss.
 
@@ -145,12 +151,13 @@ def convergence(
         target: A loss to reach, in nats.
         tolerance: Nats per doubling of steps below which a run has plateaued.
         json: Print one JSON object at full precision in place of text.
+        out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.convergence import analyse_convergence, convergence_as_json
     from isoloss.cli.tables import is_study, read_curves, read_rates, read_snapshot
-    from isoloss.report.chapter import chapter_as_text
     from isoloss.report.chapters.convergence import convergence_chapter
 
+    _check(out)
     analysed = analyse_convergence(
         read_curves(table, say),
         run,
@@ -161,9 +168,32 @@ def convergence(
         train_loss=train_loss or ("train_loss" if is_study(table) else None),
         rates=read_rates(table),
     )
-    if json:
-        show(convergence_as_json(analysed))
+    return _conclude(
+        lambda: convergence_chapter(analysed, read_snapshot(table).table if is_study(table) else None),
+        convergence_as_json(analysed) if json else None,
+        out,
+        table,
+    )
+
+
+def _check(out: Path | None) -> None:
+    """Before anything is analysed: whether the folder can be written to. Raises StoreError."""
+    from isoloss.report.standalone import check_output_folder
+
+    if out is not None:
+        check_output_folder(out)
+
+
+def _conclude(chapter: Callable[[], Chapter], json: str | None, out: Path | None, table: Path) -> int:
+    """Show what was found in the table, as JSON or text; where there is an `out`, write a page with its files there."""
+    from isoloss.report.chapter import chapter_as_text
+    from isoloss.report.standalone import write_chapter
+
+    if out is None and json is not None:
+        show(json)
         return 0
-    runs = read_snapshot(table).table if is_study(table) else None
-    show(chapter_as_text(convergence_chapter(analysed, runs)))
+    found = chapter()
+    if out is not None:
+        say(f"{write_chapter(out, found, table.resolve().name)}")
+    show(chapter_as_text(found) if json is None else json)
     return 0

@@ -21,6 +21,7 @@ def named(metavar: str | None = None, default: str | None = None) -> Any:
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, named(default="")]
 Folder = Annotated[Path, tyro.conf.Positional, named("DIR")]
+OutFolder = Annotated[Path | None, named("FOLDER", "")]
 Table = Annotated[Path, tyro.conf.Positional, named("TABLE")]
 StudyName = Annotated[str, tyro.conf.Positional, named("STUDY")]
 CorpusName = Annotated[str, named("CORPUS")]

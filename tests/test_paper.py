@@ -366,6 +366,8 @@ def test_without_a_browser_one_line_says_so(tmp_path: Path, monkeypatch: pytest.
 
 
 VERBS = {
+    "effects": ["--response", "loss", "--factors", "width & _ %,half"],
+    "fit": ["--form", "LD", "--tokens", "step"],
     "convergence": ["--run", "width & _ %", "--target", "2.1"],
 }
 
@@ -374,7 +376,12 @@ def anyones_table(folder: Path) -> Path:
     """A table whose names LaTeX, HTML and Markdown would obey."""
     width = ["<b>", "$", "a_b"]
     rows = [
-        {"width & _ %": name, "step": 50 * step, "loss": 1.5 + i / 10 + 2 / step**0.5 + 0.01 * (step * 7 % 5)}
+        {
+            "width & _ %": name,
+            "half": "<i>" if step % 2 else "#",
+            "step": 50 * step,
+            "loss": 1.5 + i / 10 + 2 / step**0.5 + 0.01 * (step * 7 % 5),
+        }
         for i, name in enumerate(width)
         for step in range(1, 31)
     ]

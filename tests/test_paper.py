@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import struct
@@ -10,6 +12,7 @@ import altair as alt
 import polars as pl
 import pytest
 
+from isoloss.cli import run_command_line
 from isoloss.errors import StoreError
 from isoloss.report import pdf as pdf_module
 from isoloss.report.chapter import Chapter
@@ -308,11 +311,11 @@ def test_a_chapter_becomes_a_folder_that_may_be_written_again_and_nothing_else_i
     first = Chapter(
         "effects", "Effects <of> x", ["Wider is better."], [figure_of("effects")], [table_of(["a"], "effects")]
     )
-    page = write_chapter(tmp_path / "out", first)
+    page = write_chapter(tmp_path / "out", first, "runs.csv")
     html = page.read_text(encoding="utf-8")
-    assert "Effects &lt;of&gt; x" in html and "Wider is better." in html
+    assert "<h1>Effects &lt;of&gt; x: runs.csv</h1>" in html and "Wider is better." in html
     assert all((page.parent / link).is_file() for link in re.findall(r'href="(paper/[^"]*)"', html))
-    write_chapter(tmp_path / "out", Chapter("effects", "Effects", ["None."]))
+    write_chapter(tmp_path / "out", Chapter("effects", "Effects", ["None."]), "runs.csv")
     assert not list((tmp_path / "out" / "paper").glob("effects*"))
 
     for name in ("thesis.tex", "index.html"):
@@ -320,14 +323,14 @@ def test_a_chapter_becomes_a_folder_that_may_be_written_again_and_nothing_else_i
         other.mkdir()
         (other / name).write_text("mine")
         with pytest.raises(StoreError, match=f"{other} holds {name}, which no earlier --out wrote"):
-            write_chapter(other, first)
+            write_chapter(other, first, "runs.csv")
         assert [path.name for path in other.iterdir()] == [name] and (other / name).read_text() == "mine"
     with pytest.raises(StoreError, match="Not a directory"):
-        write_chapter(tmp_path / "thesis" / "thesis.tex", first)
+        write_chapter(tmp_path / "thesis" / "thesis.tex", first, "runs.csv")
     (tmp_path / "out" / "paper").rename(tmp_path / "elsewhere")
     (tmp_path / "out" / "paper").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match="symbolic link"):
-        write_chapter(tmp_path / "out", first)
+        write_chapter(tmp_path / "out", first, "runs.csv")
 
 
 def test_a_page_is_printed_by_an_installed_browser(tmp_path: Path) -> None:
@@ -360,3 +363,55 @@ def test_without_a_browser_one_line_says_so(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(StoreError, match="took more than"):
         print_page(page)
     assert not page.with_name("report.pdf").exists()
+
+
+VERBS = {
+    "effects": ["--response", "loss", "--factors", "width & _ %,half"],
+    "fit": ["--form", "LD", "--tokens", "step"],
+    "convergence": ["--run", "width & _ %", "--target", "2.1"],
+}
+
+
+def anyones_table(folder: Path) -> Path:
+    """A table whose names LaTeX, HTML and Markdown would obey."""
+    width = ["<b>", "$", "a_b"]
+    rows = [
+        {
+            "width & _ %": name,
+            "half": "<i>" if step % 2 else "#",
+            "step": 50 * step,
+            "loss": 1.5 + i / 10 + 2 / step**0.5 + 0.01 * (step * 7 % 5),
+        }
+        for i, name in enumerate(width)
+        for step in range(1, 31)
+    ]
+    path = folder / "table.csv"
+    pl.DataFrame(rows).write_csv(path)
+    return path
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_writes_its_chapter_as_a_folder(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, out = anyones_table(tmp_path), tmp_path / "out"
+    words = [verb, str(table), *VERBS[verb], "--out", str(out)]
+    assert run_command_line(words) == 0
+    said = capsys.readouterr()
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert said.err.strip() == str(out / "index.html")
+    assert (
+        html.escape(said.out.split(".")[0].replace("\n", " ")) in page and "<h1>" in page and ": table.csv</h1>" in page
+    )
+    kinds = {path.suffix: path for path in (out / "paper").iterdir()}
+    assert {".pdf", ".svg", ".png", ".csv", ".md", ".tex", ".bib"} <= kinds.keys()
+    assert "@" in (out / "paper" / "references.bib").read_text()
+    compiled(out / "paper", *(path.name for path in sorted((out / "paper").glob("*.tex"))))
+
+    (out / "paper" / "main.tex").rename(out / "main.tex")
+    assert run_command_line([*words, "--json"]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"isoloss: {out} holds main.tex, which no earlier --out wrote; choose a new or an empty folder\n"
+    )
+    (out / "main.tex").unlink()
+    assert run_command_line([*words, "--json"]) == 0
+    json.loads(capsys.readouterr().out)

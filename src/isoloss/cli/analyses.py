@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from isoloss.cli.arguments import Flag, OptionalFloat, OptionalText, Repeated, Table, named
+from isoloss.cli.arguments import Flag, OptionalFloat, OptionalText, OutFolder, Repeated, Table, named
 from isoloss.cli.terminal import say, show
+
+if TYPE_CHECKING:
+    from isoloss.report.chapter import Chapter
 
 Points = Annotated[Repeated, named("N=X,D=X", "")]
 Column = Annotated[str, named("COLUMN")]
@@ -22,6 +27,7 @@ def effects(
     block: OptionalColumn = None,
     target: Loss = None,
     json: Flag = False,
+    out: OutFolder = None,
 ) -> int:
     """Estimate main effects and two-factor interactions, of a study or of any table with one row a run.
 
@@ -34,13 +40,14 @@ def effects(
         block: Column of the seed, or of another block in which each cell was run once.
         target: A loss; gives the runs of a study the response steps_to_target, the first step at or below it.
         json: Print one JSON object at full precision in place of text.
+        out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.effects import analyse_effects
     from isoloss.analysis.pairs import paired_effects
     from isoloss.cli.tables import STEPS_TO_TARGET, read_runs, varied_factors, with_steps_to_target
-    from isoloss.report.chapter import chapter_as_text
     from isoloss.report.chapters.effects import effects_as_json, effects_chapter
 
+    _check(out)
     names = [name.strip() for name in factors.split(",") if name.strip()]
     runs = with_steps_to_target(read_runs(table, say), table, target)
     for factor in varied_factors(table, runs):
@@ -50,8 +57,8 @@ def effects(
         say(f"{missed} of {len(runs)} runs never reached {target:g} and are left out, which flatters slow levels")
     found = analyse_effects(runs, response, names, block)
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
-    show(effects_as_json(found, pairs) if json else chapter_as_text(effects_chapter(found, runs, pairs=pairs)))
-    return 0
+    text = effects_as_json(found, pairs) if json else None
+    return _conclude(lambda: effects_chapter(found, runs, pairs=pairs), text, out, table)
 
 
 def fit(
@@ -71,6 +78,7 @@ def fit(
     predict: Points = (),
     holdout: Literal["none", "largest"] = "none",
     json: Flag = False,
+    out: OutFolder = None,
 ) -> int:
     """Fit a scaling law to a study or to any table with one row a run.
 
@@ -91,15 +99,16 @@ def fit(
         predict: A point to predict the loss at, such as N=1e8,D=2e9; may be given several times.
         holdout: largest: fit without the largest size, and predict it.
         json: Print one JSON object at full precision in place of text.
+        out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.scaling_results import analyse_scaling
     from isoloss.analysis.solve import make_objective
     from isoloss.cli.fit import choose_columns, parse_point, scaling_as_json
     from isoloss.cli.tables import is_study, read_runs
     from isoloss.errors import ConfigError
-    from isoloss.report.chapter import chapter_as_text
     from isoloss.report.chapters.scaling import scaling_chapter
 
+    _check(out)
     if not delta > 0:
         raise ConfigError(f"--delta {delta:g}: must be above 0")
     points = [parse_point(text) for text in predict]
@@ -116,8 +125,7 @@ def fit(
         points=points,
         holdout=holdout == "largest",
     )
-    show(scaling_as_json(found) if json else chapter_as_text(scaling_chapter(found)))
-    return 0
+    return _conclude(lambda: scaling_chapter(found), scaling_as_json(found) if json else None, out, table)
 
 
 def convergence(
@@ -131,6 +139,7 @@ def convergence(
     target: Loss = None,
     tolerance: float = 0.02,
     json: Flag = False,
+    out: OutFolder = None,
 ) -> int:
     """Classify runs: still improving, plateaued, or rising again; and when each reaches a loss.
 
@@ -145,12 +154,13 @@ def convergence(
         target: A loss to reach, in nats.
         tolerance: Nats per doubling of steps below which a run has plateaued.
         json: Print one JSON object at full precision in place of text.
+        out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.convergence import analyse_convergence, convergence_as_json
     from isoloss.cli.tables import is_study, read_curves, read_rates, read_snapshot
-    from isoloss.report.chapter import chapter_as_text
     from isoloss.report.chapters.convergence import convergence_chapter
 
+    _check(out)
     analysed = analyse_convergence(
         read_curves(table, say),
         run,
@@ -161,9 +171,32 @@ def convergence(
         train_loss=train_loss or ("train_loss" if is_study(table) else None),
         rates=read_rates(table),
     )
-    if json:
-        show(convergence_as_json(analysed))
+    return _conclude(
+        lambda: convergence_chapter(analysed, read_snapshot(table).table if is_study(table) else None),
+        convergence_as_json(analysed) if json else None,
+        out,
+        table,
+    )
+
+
+def _check(out: Path | None) -> None:
+    """Before anything is analysed: whether the folder can be written to. Raises StoreError."""
+    from isoloss.report.standalone import check_output_folder
+
+    if out is not None:
+        check_output_folder(out)
+
+
+def _conclude(chapter: Callable[[], Chapter], json: str | None, out: Path | None, table: Path) -> int:
+    """Show what was found in the table, as JSON or text; where there is an `out`, write a page with its files there."""
+    from isoloss.report.chapter import chapter_as_text
+    from isoloss.report.standalone import write_chapter
+
+    if out is None and json is not None:
+        show(json)
         return 0
-    runs = read_snapshot(table).table if is_study(table) else None
-    show(chapter_as_text(convergence_chapter(analysed, runs)))
+    found = chapter()
+    if out is not None:
+        say(f"{write_chapter(out, found, table.resolve().name)}")
+    show(chapter_as_text(found) if json is None else json)
     return 0

@@ -19,6 +19,7 @@ from isoloss.diagnostic import Diagnostic
 from isoloss.report.chapter import Chapter
 from isoloss.report.chart import ACCENT, GREY, INK, PAPER, WARNING, Figure, inline, near_data, sized
 from isoloss.report.format import Kind, spelled, spelled_interval
+from isoloss.report.references import cited
 from isoloss.report.table import Column, Table
 
 PHRASES: Mapping[State, tuple[str, str]] = {
@@ -147,13 +148,22 @@ def _times(convergence: Convergence, names: Names) -> tuple[str, dict[str, float
 
 
 def _details(convergence: Convergence) -> Iterator[str]:
+    methods = " ".join(run.improvement.method for run in convergence.runs if run.improvement)
+    noise = {
+        "cubic": f"what a cubic leaves of the last two doublings, its autocorrelation corrected {cited('kendall1954')}",
+        "second differences": f"that of second differences {cited('gasser1986')}, pooled over runs",
+    }
+    used = " or ".join(text for method, text in noise.items() if method in methods)
+    if used:
+        yield f"An improvement is the slope of a least-squares line of loss on log2(step); its noise is {used}."
     yield (
         f"A run has plateaued when the 95% interval of its improvement lies within ±{convergence.tolerance:g} nats per "
-        "doubling of steps over its last window (a doubling of steps or more, four evaluations or more), and U-turned "
+        "doubling of steps over its last window (a doubling of steps or more, four evaluations or more), every window "
+        f"since the plateau's first step passing as well {cited('berger1982')}, and U-turned "
         "when its end is above its lowest stretch by more than noise or its loss rises faster than that. Else it is "
         "improving when the lower end of the interval is above 0, and inconclusive when it is not. A learning rate "
-        "that decays can flatten a curve: a plateau is one of this schedule. Intervals of shares are Clopper–Pearson, "
-        "as of runs drawn independently."
+        "that decays can flatten a curve: a plateau is one of this schedule. Intervals of shares are exact "
+        f"{cited('clopper1934')}, as of runs drawn independently."
     )
     if convergence.target is not None:
         yield (

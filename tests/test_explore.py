@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,14 +33,16 @@ BINARY, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 WORST = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 
 
+BASE = {"max_iters": 60, "eval_interval": 5, "warmup_iters": 10}
+
+
 def curve(config: RunConfig, number: int, step: int) -> float:
     """Wider is better; seeds differ, and more so in some configurations."""
     return 3.0 - config.n_embd / 100 + config.dropout + (number * number % 7) / 1000 + 1.5 / (1 + step)
 
 
 def three_seeds(**factors: tuple[Any, ...]) -> Study:
-    base = {"max_iters": 60, "eval_interval": 5, "warmup_iters": 10}
-    return Study("widths", "a text", base=base, factors=factors, seeds=(1, 2, 3))
+    return Study("widths", "a text", base=BASE, factors=factors, seeds=(1, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +202,7 @@ def opened(browser: Any, page: Path) -> Iterator[Callable[..., Any]]:
     browser.get_log("browser")
     _resize(browser, 1280)
     browser.get(page.as_uri())
-    _wait(browser, "document.documentElement.dataset.drawn")
+    _wait(browser, "document.documentElement.dataset.ready")
 
     def run(expression: str, *arguments: Any) -> Any:
         return browser.execute_script(f"return {expression}", *arguments)
@@ -231,7 +234,7 @@ def rows_of(run: Callable[..., Any], table: str) -> list[list[str]]:
 
 
 LINES = """isoloss.lines().map(line => ({...line, x: [...line.x], y: [...line.y], low: line.low && [...line.low]}))"""
-PIXELS = "[...document.querySelectorAll('#curves canvas')].map(c => c.toDataURL() + getComputedStyle(c).opacity).join()"
+PIXELS = "document.querySelector('#curves canvas').toDataURL()"
 
 
 def test_curves_are_means_over_seeds_against_what_is_chosen(
@@ -278,9 +281,9 @@ def test_colour_by_seed_shows_single_runs(opened: Callable[..., Any]) -> None:
 def test_a_table_is_sorted_filtered_and_searched(opened: Callable[..., Any], browser: Any) -> None:
     ranked = rows_of(opened, "configurations")
     assert [row[1] for row in ranked] == list("123456")
-    order = "document.querySelectorAll('#configurations thead th')[4].querySelector('button').click()"
-    opened(order)
-    opened(order)  # the second time from the largest
+    head = browser.find_elements("css selector", "#configurations thead th")[4]
+    head.click()
+    head.click()  # the second time from the largest
     losses = [float(row[4].split()[0]) for row in rows_of(opened, "configurations")]
     assert losses == sorted(losses, reverse=True)
 
@@ -340,6 +343,7 @@ def test_every_chart_is_drawn_with_a_finding_for_a_title(opened: Callable[..., A
         "sweep": "The best dropout is 0.0 for every n_embd; the best lies at the edge of the grid",
         "heat": "Lowest where n_embd is 128 and dropout 0.0",
         "parallel": "The best 3 configurations all have n_embd 128",
+        "gap": "Train–val gap against final train loss",
         "samples": "No run has kept samples",
     }.get(chart, "(rank correlation ") in title
 
@@ -375,3 +379,74 @@ def test_a_phone_sees_all_without_scrolling_sideways_and_the_dark_is_dark(
         assert opened(PIXELS) != light
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("chart", ["compute", "parallel"])
+def test_a_box_drawn_over_a_chart_selects(
+    opened: Callable[..., Any], browser: Any, snapshot: Snapshot, chart: str
+) -> None:
+    from selenium.webdriver import ActionChains
+
+    opened("document.querySelector('.tabs').scrollIntoView()")
+    _wait(browser, "document.querySelector('#chart canvas')")
+    opened("document.querySelector(`.tabs input[value=${arguments[0]}]`).click()", chart)
+    _wait(browser, "document.querySelector('#chart').previousSibling.textContent.match(/rank|all have/)")
+    canvas = browser.find_element("css selector", "#chart canvas")
+    width, height = canvas.size["width"], canvas.size["height"]
+    # The left half of compute has the narrower models; the upper half of the first axis of parallel the wider ones.
+    left, across, down = (60, width // 2 - 60, height - 120) if chart == "compute" else (12, 60, height // 3)
+    start = ActionChains(browser).move_to_element_with_offset(canvas, left - width // 2, 50 - height // 2)
+    start.click_and_hold().move_by_offset(across, down).release().perform()
+    width_of = dict(snapshot.table.select("run_id", "n_embd").iter_rows())
+    assert {width_of[run] for run in opened("isoloss.selected()")} == {64 if chart == "compute" else 128}
+
+
+def test_a_line_is_named_under_the_pointer_and_by_the_keys(opened: Callable[..., Any], browser: Any) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    canvas = browser.find_element("css selector", "#curves canvas")
+    for _ in range(6):
+        canvas.send_keys(Keys.ARROW_DOWN)
+    tip = "document.getElementById('tip').innerText"
+    assert opened(tip).startswith("n_embd 128 · dropout 0.0\nvalidation loss")
+    canvas.send_keys(Keys.ENTER)
+    assert len(opened("isoloss.selected()")) == 3
+    end = opened("isoloss.lines()[0].y.findLast(Number.isFinite)")
+    ActionChains(browser).move_to_element(canvas).perform()
+    assert opened("document.getElementById('tip').hidden") in (True, False)
+    assert end > 0
+
+
+STUDIES: dict[str, tuple[Study, dict[int, Any]]] = {
+    "one run": (Study("one", "a text", base=BASE), {}),
+    "one failed run": (Study("one", "a text", base=BASE), {0: ("failed", "no memory")}),
+    "nothing begun": (three_seeds(n_embd=(64, 128)), dict.fromkeys(range(6), ("pending", ""))),
+    "all diverged": (
+        three_seeds(n_embd=(64, 128), decay_lr=(True, False)),
+        dict.fromkeys(range(12), ("diverged", "nan")),
+    ),
+    "no finite loss": (three_seeds(n_embd=(64, 128)), {}),
+    "different lengths": (Study("s", "a text", factors={"max_iters": (20, 60), "n_embd": (64, 128)}, seeds=(1, 2)), {}),
+}
+
+
+@pytest.mark.parametrize("which", STUDIES)
+def test_poor_studies_give_words_and_no_errors(
+    browser: Any, tmp_path: Path, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = take_snapshot(fake_study(tmp_path / "s", *STUDIES[which], curve))
+    if which == "no finite loss":
+        evals = snapshot.results.thinned_evals().with_columns(val_loss=pl.lit(None, pl.Float64()))
+        monkeypatch.setattr(StudyResults, "thinned_evals", lambda self, statuses: evals)
+    path = tmp_path / "index.html"
+    section = render_section(runs_chapter(snapshot))
+    path.write_text(render_page("poor", [section], data=data_of(snapshot)), encoding="utf-8")
+    browser.get_log("browser")
+    browser.get(path.as_uri())
+    _wait(browser, "document.documentElement.dataset.ready")
+    browser.execute_script("document.querySelector('.tabs').scrollIntoView()")
+    for chart in browser.execute_script("return [...document.querySelectorAll('.tabs input')].map(i => i.value)"):
+        browser.execute_script("document.querySelector(`.tabs input[value=${arguments[0]}]`).click()", chart)
+        assert browser.execute_script("return document.querySelector('#chart').previousSibling.textContent").strip()
+    assert "undefined" not in browser.execute_script("return document.body.innerText")
+    assert [line["message"] for line in browser.get_log("browser")] == []

@@ -7,6 +7,7 @@ of. The same study gives the same text.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -69,25 +70,19 @@ def payload(snapshot: Snapshot, configurations: Table, runs: Table) -> str:
 @cache
 def explore_scripts() -> tuple[str, ...]:
     """The page's scripts, in order: Vega, DataTables (MIT licence, from the wheel of itables), and our own."""
-    bundle = _from_wheel("dt_bundle.js")
-    body, exported = bundle.rsplit("export{", 1)
-    name = next(part for part in exported.split("}")[0].split(",") if part.endswith(" as jQuery")).removesuffix(
-        " as jQuery"
-    )
-    own = "\n".join(
-        (files("isoloss.report") / "templates" / f"{name}.js").read_text("utf-8") for name in ("curves", "explore")
-    )
-    return (
-        scripts("globalThis.vegaEmbed = vegaEmbed;"),
-        f"{body}globalThis.jQuery={name};{exported.split('}', 1)[1]}",
-        own,
-    )
+    tables = re.sub(r"export\s*\{[^}]*?([\w$]+) as jQuery[^}]*\}", r"globalThis.jQuery=\1", _from_wheel("dt_bundle.js"))
+    own = (_template(f"{name}.js") for name in ("curves", "tables", "charts", "explore"))
+    return scripts("globalThis.vegaEmbed = vegaEmbed;"), tables, "\n".join(own)
 
 
 @cache
 def explore_styles() -> tuple[str, ...]:
     """The styles of DataTables, and what this package changes."""
-    return _from_wheel("dt_bundle.css"), (files("isoloss.report") / "templates" / "explore.css").read_text("utf-8")
+    return _from_wheel("dt_bundle.css"), _template("explore.css")
+
+
+def _template(name: str) -> str:
+    return (files("isoloss.report") / "templates" / name).read_text("utf-8")
 
 
 def _from_wheel(name: str) -> str:

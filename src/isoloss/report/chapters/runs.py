@@ -36,7 +36,7 @@ def configurations_table(snapshot: Snapshot) -> Table:
     columns = (
         Column("rank", "rank", "count"),
         *(Column(factor, factor) for factor in snapshot.factors),
-        Column("mean", "mean best val loss [95%]", "loss", interval=("low", "high")),
+        Column("mean", "mean best val loss", "loss", interval=("low", "high")),
         Column("n", "seeds", "count"),
         Column("sd", "sd over seeds", "loss"),
         Column(snapshot.size_column, _size_title(snapshot), "si"),
@@ -45,7 +45,10 @@ def configurations_table(snapshot: Snapshot) -> Table:
         Column("train_val_gap", "train–val gap", "difference"),
         Column("tokens_per_s", "tokens/s", "si"),
     )
-    title = f"Configurations by mean best validation loss over seeds; n = {counted(len(frame), 'configuration')}"
+    title = (
+        f"Configurations by mean best validation loss over seeds, with its 95% interval in brackets; "
+        f"n = {counted(len(frame), 'configuration')}"
+    )
     return Table("configurations", title, frame, columns)
 
 

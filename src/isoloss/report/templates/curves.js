@@ -1,5 +1,5 @@
-// The curves of every run, on two canvases: the lower one has all lines, the upper one the axes, the lines that are
-// selected and the one under the pointer. So selecting redraws a few lines, however many runs there are.
+// The curves of every run. A hidden canvas keeps all lines; the visible one is a copy of it, paler while something is
+// selected, with axes, the selected lines and the one under the pointer. So selecting redraws a few lines of however many.
 
 const QUANTITIES = {
   val_loss: ["evals", "validation loss"],
@@ -82,9 +82,8 @@ function makeLines(data, view) {
 
 /** Extent of what an axis shows; a log axis leaves out what is not positive. */
 function extent(lines, axis, log) {
-  const values = [];
-  for (const line of lines) for (const value of line[axis]) if (Number.isFinite(value) && !(log && value <= 0)) values.push(value);
-  values.sort((a, b) => a - b);
+  const shown = (value) => Number.isFinite(value) && !(log && value <= 0);
+  const values = Float64Array.from(lines.flatMap((line) => [...line[axis]].filter(shown))).sort();
   if (!values.length) return [log ? 1 : 0, 10];
   let [low, high] = [values[0], values[values.length - 1]];
   // A run that diverged must not flatten all others: its line leaves the plot at the top.
@@ -120,22 +119,25 @@ function logTicks(low, high, count) {
 
 /** The canvas layer in an element; `colourOf(line)`, `nameOf(line)` and `isSelected(line)` are the page's. */
 function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) {
-  const [base, top] = [0, 1].map(() => frame.appendChild(document.createElement("canvas")));
+  const [base, top] = [0, 1].map(() => document.createElement("canvas"));
+  frame.append(top);
   top.tabIndex = 0;
   top.setAttribute("role", "img");
-  let [lines, view, scales, size, hovered, zoom] = [[], {}, {}, {}, null, null];
+  let [lines, view, scales, size, hovered, whole, zoom] = [[], {}, {}, {}, null, null, null];
 
   function update(data, newView) {
     const axes = JSON.stringify([newView.quantity, newView.against, newView.logX, newView.logY]);
     if (axes !== view.axes) zoom = null;
     [view, hovered] = [{ ...newView, axes }, null];
     lines = makeLines(data, view).map((line) => ({ ...line, colour: colourOf(line) }));
+    whole = [extent(lines, "x", view.logX), extent(lines, "y", view.logY)];
     draw();
   }
 
   function draw() {
     layOut();
-    const pen = sharpened(base);
+    const pen = cleared(base);
+    grid(pen);
     pen.clip(inside());
     const faint = lines.length > 200 ? 0.35 : lines.length > MAX_LABELS ? 0.6 : 1;
     const width = lines.length > 200 ? 0.8 : 1.5;
@@ -146,11 +148,13 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
     drawTop();
   }
 
-  /** Axes, selected lines and the hovered one; the rest stays as it is, and fades while something is selected. */
+  /** A copy of all lines, axes, the selected lines and the hovered one. */
   function drawTop() {
     const chosen = lines.filter(isSelected);
-    base.style.opacity = chosen.length ? 0.2 : 1;
-    const pen = sharpened(top);
+    const pen = cleared(top);
+    pen.globalAlpha = chosen.length ? 0.2 : 1;
+    pen.drawImage(base, 0, 0, size.width, size.height);
+    pen.globalAlpha = 1;
     axes(pen);
     pen.save();
     pen.clip(inside());
@@ -169,24 +173,18 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
     const width = frame.clientWidth;
     const names = lines.length <= MAX_LABELS && width > 620 ? 190 : 14;
     size = { width, height: Math.max(260, Math.min(440, width * 0.55)), left: 56, right: names, top: 12, bottom: 42 };
-    for (const canvas of [base, top]) {
-      const ratio = window.devicePixelRatio || 1;
-      [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(size.height * ratio)];
-      canvas.style.height = `${size.height}px`;
-    }
-    frame.style.height = `${size.height}px`;
-    const [x, y] = zoom ?? [extent(lines, "x", view.logX), extent(lines, "y", view.logY)];
+    top.style.height = `${size.height}px`;
+    const [x, y] = zoom ?? whole;
     scales = {
       x: makeScale(view.logX, x, [size.left, size.width - size.right]),
       y: makeScale(view.logY, y, [size.height - size.bottom, size.top]),
     };
   }
 
-  function sharpened(canvas) {
-    const pen = canvas.getContext("2d");
-    pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.clearRect(0, 0, canvas.width, canvas.height);
-    pen.scale(canvas.width / size.width, canvas.height / size.height);
+  function cleared(canvas) {
+    const [ratio, pen] = [window.devicePixelRatio || 1, canvas.getContext("2d")];
+    [canvas.width, canvas.height] = [Math.round(size.width * ratio), Math.round(size.height * ratio)];
+    pen.scale(ratio, ratio);
     pen.lineJoin = "round";
     pen.font = FONT;
     return pen;
@@ -229,22 +227,19 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
     pen.globalAlpha = 1;
   }
 
+  function grid(pen) {
+    pen.fillStyle = ink("--grid");
+    for (const tick of scales.y.ticks(6)) pen.fillRect(size.left, Math.round(scales.y(tick)), size.width - size.left - size.right, 1);
+  }
+
   function axes(pen) {
-    [pen.fillStyle, pen.strokeStyle, pen.lineWidth] = [ink("--soft"), ink("--line"), 1];
-    const [bottom, right] = [size.height - size.bottom, size.width - size.right];
+    const bottom = size.height - size.bottom;
+    pen.fillStyle = ink("--soft");
     pen.textAlign = "center";
     for (const tick of scales.x.ticks(size.width / 130)) pen.fillText(spellShort(tick), scales.x(tick), bottom + 17);
     pen.textAlign = "right";
-    for (const tick of scales.y.ticks(6)) {
-      const y = Math.round(scales.y(tick)) + 0.5;
-      pen.fillText(spellShort(tick), size.left - 8, y + 4);
-      pen.beginPath();
-      pen.moveTo(size.left, y);
-      pen.lineTo(right, y);
-      pen.stroke();
-    }
-    pen.fillStyle = ink("--ink");
-    pen.fillText(AGAINST[view.against], right, bottom + 35);
+    for (const tick of scales.y.ticks(6)) pen.fillText(spellShort(tick), size.left - 8, scales.y(tick) + 4);
+    pen.fillText(AGAINST[view.against], size.width - size.right, bottom + 35);
   }
 
   function dot(pen, { x, y, line }) {
@@ -335,7 +330,8 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
     else return;
     event.preventDefault();
   });
-  return { update, draw, drawTop, lines: () => lines, describe: (text) => top.setAttribute("aria-label", text) };
+  new ResizeObserver(() => frame.clientWidth === size.width || draw()).observe(frame);
+  return { update, drawTop, lines: () => lines, describe: (text) => top.setAttribute("aria-label", text) };
 }
 
 /** Three digits with a decimal prefix, for axes. */
@@ -345,6 +341,6 @@ function spellShort(value) {
   return `${Number((value / 1000 ** power).toPrecision(4))}${prefix[power]}`;
 }
 
-function spell(value) {
-  return new Intl.NumberFormat("en", { maximumSignificantDigits: 5 }).format(value);
+function spell(value, digits = 5) {
+  return new Intl.NumberFormat("en", { maximumSignificantDigits: digits }).format(value);
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 
@@ -12,7 +12,7 @@ import polars as pl
 
 from isoloss.analysis.claims import Evidence
 from isoloss.analysis.convergence import Convergence, Rates, analyse_convergence
-from isoloss.analysis.curves import Spikes, pooled, spike_report
+from isoloss.analysis.curves import Floats, Spikes, pooled, spike_report
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.snapshot import Snapshot
@@ -82,20 +82,27 @@ def _convergence(snapshot: Snapshot) -> Callable[[float], Convergence]:
     return convergence
 
 
+def timed_programs(snapshot: Snapshot, runs: Iterable[str]) -> dict[str, tuple[Floats, list[int]]]:
+    """Seconds of each step, NaN where unknown, and steps of the evaluations, of every program that trained these runs.
+
+    Members of a stack share their steps: the one that went on longest, whose id is the key, stands for all. Without
+    runs that have a timed step after their first.
+    """
+    timed: dict[bytes, tuple[str, Floats]] = {}
+    for run in runs:
+        seconds = snapshot.results.metrics(run).sort("step")["step_time_s"].fill_null(math.nan).to_numpy()
+        program = seconds[:TELLING_STEPS].tobytes()
+        if np.isfinite(seconds[1:]).any() and (program not in timed or len(seconds) > len(timed[program][1])):
+            timed[program] = run, seconds
+    return {run: (seconds, snapshot.results.evals(run)["step"].to_list()) for run, seconds in timed.values()}
+
+
 def _spikes(snapshot: Snapshot) -> Callable[[float], Spikes]:
     """Slow steps of the done runs by threshold. Raises ConfigError when no run has a timed step after its first."""
 
     @cache
-    def step_times() -> list[tuple[np.ndarray, list[int]]]:
-        """Of every program that trained runs: members of a stack share their steps, so the longest stands for all."""
-        timed: dict[bytes, tuple[np.ndarray, list[int]]] = {}
-        for run in snapshot.done["run_id"]:
-            seconds = snapshot.results.metrics(run).sort("step")["step_time_s"].fill_null(math.nan).to_numpy()
-            program = seconds[:TELLING_STEPS].tobytes()
-            longest = timed[program][0] if program in timed else seconds[:0]
-            if np.isfinite(seconds[1:]).any() and len(seconds) > len(longest):
-                timed[program] = seconds, snapshot.results.evals(run)["step"].to_list()
-        return list(timed.values())
+    def step_times() -> list[tuple[Floats, list[int]]]:
+        return list(timed_programs(snapshot, snapshot.done["run_id"]).values())
 
     @cache
     def spikes(times: float) -> Spikes:

@@ -243,8 +243,9 @@ def _row(run: RunConvergence, names: Names) -> dict[str, Any]:
 
 def _improvements(convergence: Convergence, names: Names) -> Iterator[Figure]:
     rows = [
-        {**_named(run, names), "group": run.state, "value": run.improvement.value, "low": run.improvement.low,
-         "high": run.improvement.high, "first_step": run.windows[-1].first_step, "last_step": run.last_step}
+        {**_named(run, names, f"{run.state}, {_per_doubling(run.improvement)}"), "group": run.state,
+         "value": run.improvement.value, "low": run.improvement.low, "high": run.improvement.high,
+         "first_step": run.windows[-1].first_step, "last_step": run.last_step}
         for run in convergence.runs
         if run.improvement is not None
     ]  # fmt: skip
@@ -277,7 +278,8 @@ def _improvements(convergence: Convergence, names: Names) -> Iterator[Figure]:
 
 def _times_to_target(convergence: Convergence, names: Names) -> Iterator[Figure]:
     rows = [
-        {**_named(run, names), "group": "reached" if run.to_target.reached else "missed",
+        {**_named(run, names, f"{'' if run.to_target.reached else 'not '}reached in {_step(run.to_target.step)} steps"),
+         "group": "reached" if run.to_target.reached else "missed",
          "value": run.to_target.step, "low": run.to_target.after if run.to_target.reached else None,
          "high": run.to_target.step}
         for run in convergence.runs
@@ -305,10 +307,14 @@ def _times_to_target(convergence: Convergence, names: Names) -> Iterator[Figure]
     yield Figure("time_to_target", title, subtitle, frame, lambda width: _strip(frame, heads, colours, axis, width))
 
 
-def _named(run: RunConvergence, names: Names) -> dict[str, str]:
-    """Words of a mark: the run, its label, and what a page finds it by, which begins with its configuration's key."""
+def _named(run: RunConvergence, names: Names, said: str) -> dict[str, str]:
+    """Words of a mark: the run, its label, and what is said of it, which begins with its configuration's key."""
     name = names[run.run]
-    return {"run": run.run, "text": name.label, "mark": f"{name.key} {name.label}".strip()}
+    return {"run": run.run, "text": name.label, "mark": f"{f'{name.key} · ' if name.key else ''}{name.label}: {said}"}
+
+
+def _per_doubling(estimate: Estimate) -> str:
+    return f"{spelled_interval(estimate.value, estimate.low, estimate.high, 'difference')} nats per doubling of steps"
 
 
 def _placed(table: pl.DataFrame, heads: Mapping[str, str]) -> tuple[pl.DataFrame, str]:

@@ -1,168 +1,345 @@
-"""What training cost: tokens a second, use of the hardware, where the time went, and the loss that compute bought."""
+"""What training cost: a token's FLOPs, use of the machine, where the wall time went, and the loss for the compute."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import altair as alt
+import numpy as np
 import polars as pl
 
+from isoloss import wording as say
+from isoloss.analysis.levels import level_means
 from isoloss.report.chapter import Chapter
 from isoloss.report.chart import (
     ACCENT,
-    CATEGORIES,
     GREY,
+    INK,
+    LIGHT,
+    WARNING,
     Figure,
     colour_by,
     inline,
+    level_colours,
     log_axis,
     near_data,
-    rows_axis,
     sized,
 )
+from isoloss.report.evidence import timed_programs
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
-from isoloss.wording import counted, duration, listed, loss, percent, si
+from isoloss.spec.compute import flops_per_token
 
 PARTS = {"train_time_s": "training", "eval_time_s": "evaluation", "checkpoint_time_s": "checkpoints"}
-"""Columns of a run's wall time, and what it went into."""
-MAX_MARKS = 500
-"""Marks of single runs in a figure; beyond it, a mark is a configuration's mean."""
-MAX_BARS = 30
+PART_COLOURS = {"training": ACCENT, "evaluation": GREY, "checkpoints": LIGHT}
+SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "bias")
+"""Settings that make a model's shape."""
+MAX_LEVELS, MAX_SHAPES, MAX_RUNS = 8, 12, 1000
+"""Up to so many levels have a colour, shapes a bar of wall time, runs a mark of their own."""
+SLOW, MIN_LOST = 2.0, 0.01
+"""A slow step takes more than so many times the median; the share of a run's time they must cost for a figure."""
+MAX_LOOKED_AT, MAX_STEPS = 20, 500
+"""Runs whose steps are looked at, and slow steps that are drawn."""
+AFTER = "right after an evaluation"
+SLOW_SCHEMA: dict[str, Any] = {
+    "run": pl.String(), "step": pl.Int64(), "ms": pl.Float64(), "median_ms": pl.Float64(), "lost": pl.Float64(),
+    "after": pl.String()
+}  # fmt: skip
+PERCENT_AXIS: dict[str, Any] = {"scale": alt.Scale(zero=True), "axis": alt.Axis(format="~%")}
+HEIGHT, BAR_PX = 220, 34
 
 
 def speed_chapter(snapshot: Snapshot) -> Chapter:
-    """Speed and cost of a study's runs, by configuration."""
-    timed = snapshot.table.drop_nulls("wall_time_s")
-    if timed.is_empty():
-        return Chapter("speed", "Speed and cost", ["No run has recorded how long it took yet."])
+    """Speed and cost of the runs that are done; the wall time is that of all runs."""
+    speeds, times = _speeds(snapshot), _wall_times(snapshot)
+    if speeds.is_empty() and times.is_empty():
+        return Chapter("speed", "Speed and cost", ["No run is done and timed yet, so its speed is not known."])
+    losses, slow = list(_loss_figure(snapshot)), _slow_steps(snapshot)
     return Chapter(
         "speed",
         "Speed and cost",
-        [*_answer(snapshot, timed)],
-        figures=[*_loss_by_compute(snapshot), *_throughput(snapshot), *_wall_time(snapshot, timed)],
-        tables=[_table(snapshot)],
-        details=[
-            "Step time, tokens a second and MFU are medians over a run's steps, and means over the runs of a "
-            "configuration. A step's time is that of the step alone; evaluations and checkpoints are apart.",
-            "MFU is the model's arithmetic, 6N + 12·L·C·T FLOPs a token with N without position embeddings, over what "
-            "the device can do: its nominal peak where that is known, else the best of measured matrix products. "
-            "The column mfu_a100 of the summary divides by 312 TFLOP/s, as nanoGPT does.",
-            "Runs may have been trained side by side, and share the machine with others: no benchmark.",
-        ],
+        answer=[*_cost(speeds), *_time_sentence(times), *(f"{figure.title}." for figure in losses)],
+        figures=[*_speed_figures(speeds, snapshot), *_time_figure(times), *losses, *_slow_figure(snapshot, slow)],
+        tables=[*_speed_table(speeds, snapshot), *_time_table(times)],
+        details=list(_details(snapshot, slow)),
     )
 
 
-def _answer(snapshot: Snapshot, timed: pl.DataFrame) -> Iterator[str]:
-    spent = {name: float(timed[column].sum() or 0) for column, name in PARTS.items()}
-    total = sum(spent.values())
-    if total:
-        shares = listed(f"{percent(seconds / total)} {name}" for name, seconds in spent.items())
-        yield f"{counted(len(timed), 'run')} took {duration(total)} of running time in all: {shares}."
-    speeds = snapshot.configurations.drop_nulls("tokens_per_s")
+def _speeds(snapshot: Snapshot) -> pl.DataFrame:
+    """A row for each configuration with timed runs that are done: means over them, the lowest and the highest."""
+    flops = pl.Series([flops_per_token(snapshot.configs[run]) for run in snapshot.done["run_id"]], dtype=pl.Int64())
+    known = pl.when(pl.col("mfu") > 0).then(pl.col("mfu"))  # without a peak there is no utilisation
+    timed = snapshot.done.with_columns(known, flops=flops).drop_nulls("tokens_per_s")
+    measured = ("tokens_per_s", "mfu")
+    return timed.group_by("key", maintain_order=True).agg(
+        pl.col("configuration").first().alias("label"),
+        *(pl.col(name).first() for name in dict.fromkeys((*snapshot.factors, snapshot.size_column, "flops"))),
+        pl.len().alias("n"),
+        *(pl.col(name).mean() for name in (*measured, "mfu_a100", "median_step_time_s", "wall_time_s")),
+        *(pl.col(name).min().alias(f"{name}_low") for name in measured),
+        *(pl.col(name).max().alias(f"{name}_high") for name in measured),
+    )
+
+
+def _cost(speeds: pl.DataFrame) -> Iterator[str]:
     if len(speeds):
-        shares = _range(speeds["mfu"], percent)
-        used = f", {shares} of what the device can do (MFU)" if shares else ""
-        yield f"Configurations train at {_range(speeds['tokens_per_s'], si)} tokens a second{used}."
+        use = speeds["mfu"].drop_nulls()
+        peak = f", {_ends(use, say.percent)} of the most that the machine can do (MFU)" if len(use) else ""
+        yield (
+            f"Training cost {_ends(speeds['flops'], say.si)}FLOP a token and ran at "
+            f"{_ends(speeds['tokens_per_s'], say.si)} tokens/s{peak}."
+        )
 
 
-def _loss_by_compute(snapshot: Snapshot) -> Iterator[Figure]:
-    """Each run's loss against its training FLOPs, and the lowest loss that so much compute or less reached."""
-    done = snapshot.done.drop_nulls("best_val_loss").select("key", "label", "train_flops", loss="best_val_loss")
-    if len(done) > MAX_MARKS:
-        done = snapshot.ranking.select("key", "label", "train_flops", loss="mean")
-    if len(done) < 2 or done["train_flops"].n_unique() < 2:
-        return
-    done = done.with_columns(pl.col("train_flops").cast(pl.Float64()), name=pl.format("{} · {}", "key", "label"))
-    lowest = done.sort("train_flops", "loss").with_columns(lowest=pl.col("loss").cum_min())
-    lowest = lowest.group_by("train_flops", maintain_order=True).agg(pl.col("lowest").last())
-    best = done.sort("loss").row(0, named=True)
-    least = done.sort("train_flops", "loss").row(0, named=True)
-    ratio = best["train_flops"] / least["train_flops"]
-    title = (
-        f"The lowest loss, {loss(best['loss'])}, took {ratio:,.3g} times the compute of the cheapest run"
-        if ratio > 1
-        else f"The cheapest runs reached the lowest loss, {loss(best['loss'])}: more compute bought nothing"
-    )
-
-    def draw(width: int) -> alt.TopLevelMixin:
-        x = alt.X("train_flops:Q", title="training FLOPs (log scale)", **log_axis(done["train_flops"], "~e", 5))
-        scale = near_data(done["loss"])
-        marks = alt.Chart(inline(done)).mark_point(filled=True, color=GREY, opacity=0.7)
-        marks = marks.encode(x=x, y=_loss("loss", scale), description="name:N")
-        line = alt.Chart(inline(lowest)).mark_line(interpolate="step-after", color=ACCENT)
-        return sized(alt.layer(line.encode(x=x, y=_loss("lowest", scale)), marks), width, 240)
-
-    what = "Dots: runs" if len(done) == len(snapshot.done) else "Dots: means of configurations"
-    subtitle = f"{what}, n = {len(done):,}. Line: the lowest loss that so much compute or less reached. No interval."
-    yield Figure("loss_by_compute", title, subtitle, done, draw)
+def _ends(values: pl.Series, spell: Callable[[Any], str]) -> str:
+    """The lowest and the highest value as words, once where they read the same."""
+    return " to ".join(dict.fromkeys((spell(values.min()), spell(values.max()))))
 
 
-def _throughput(snapshot: Snapshot) -> Iterator[Figure]:
-    """Tokens a second against parameters."""
-    size = snapshot.size_column
-    rows = snapshot.configurations.drop_nulls("tokens_per_s").select("key", "label", "mfu", "tokens_per_s", size=size)
-    if len(rows) < 2:
-        return
-    rows = rows.with_columns(pl.col("size").cast(pl.Float64()), name=pl.format("{} · {}", "key", "label"))
-    fast = rows.sort("tokens_per_s").row(-1, named=True)
-    slow = rows.sort("tokens_per_s").row(0, named=True)
-    title = f"{fast['label']} trains {fast['tokens_per_s'] / slow['tokens_per_s']:.3g} times as fast as {slow['label']}"
-    counted_as = "without embeddings" if size == "params_non_embedding" else "embeddings included"
-
-    def draw(width: int) -> alt.TopLevelMixin:
-        points = alt.Chart(inline(rows)).mark_point(filled=True, color=ACCENT, opacity=0.7)
-        x = alt.X("size:Q", title=f"parameters, {counted_as} (log scale)", **log_axis(rows["size"], ticks=5))
-        y = alt.Y("tokens_per_s:Q", title="tokens/s (log scale)", **log_axis(rows["tokens_per_s"]))
-        return sized(points.encode(x=x, y=y, description="name:N"), width, 220)
-
-    subtitle = f"Median over steps, mean over the runs of a configuration; n = {counted(len(rows), 'configuration')}."
-    yield Figure("throughput", title, subtitle, rows, draw)
+def _size(snapshot: Snapshot) -> str:
+    return "parameters" if snapshot.size_column == "params_total" else "non-embedding parameters"
 
 
-def _wall_time(snapshot: Snapshot, timed: pl.DataFrame) -> Iterator[Figure]:
-    """Where the time of the runs of each size went."""
-    size = snapshot.size_column
-    sums = timed.group_by(size).agg(pl.len().alias("runs"), *(pl.col(column).sum() for column in PARTS)).sort(size)
-    if len(sums) > MAX_BARS:
-        return
-    rows = sums.unpivot(list(PARTS), index=[size, "runs"], variable_name="part", value_name="seconds").with_columns(
-        pl.col("part").replace(PARTS), label=pl.col(size).map_elements(si, return_dtype=pl.String())
-    )
-    other = 1 - float(sums["train_time_s"].sum()) / max(float(rows["seconds"].sum()), 1e-9)
-    title = f"{percent(other)} of the running time was not training"
-    order = rows["label"].unique(maintain_order=True).to_list()
-
-    def draw(width: int) -> alt.TopLevelMixin:
-        bars = alt.Chart(inline(rows)).mark_bar(height=alt.RelativeBandSize(0.7)).encode(
-            x=alt.X("seconds:Q", title="running time (s)", stack="zero", axis=alt.Axis(grid=True, tickCount=4)),
-            y=rows_axis(order, title="parameters"),
-            color=colour_by("part", dict(zip(PARTS.values(), (ACCENT, GREY, CATEGORIES[-1]), strict=True))),
-        )  # fmt: skip
-        return sized(bars, width, 50 + 22 * len(order))
-
-    subtitle = f"Sum over the runs of each size, n = {counted(len(timed), 'run')}."
-    yield Figure("wall_time", title, subtitle, rows, draw)
-
-
-def _table(snapshot: Snapshot) -> Table:
+def _speed_table(speeds: pl.DataFrame, snapshot: Snapshot) -> Iterator[Table]:
     columns = (
         Column("label", "configuration", width=40),
-        Column("tokens_per_s", "tokens/s", "si"),
+        Column("n", "runs", "count"),
+        Column(snapshot.size_column, _size(snapshot), "si"),
+        Column("flops", "FLOPs a token", "si"),
+        Column("tokens_per_s", "tokens/s [lowest, highest]", "si", interval=("tokens_per_s_low", "tokens_per_s_high")),
         Column("median_step_time_s", "step time", "milliseconds"),
         Column("mfu", "MFU", "percent"),
-        Column("train_flops", "training FLOPs", "si"),
-        Column("wall_time_s", "time a run", "duration"),
+        Column("mfu_a100", "MFU of an A100", "percent"),
+        Column("wall_time_s", "wall time a run", "duration"),
     )
-    frame = snapshot.configurations.select("key", *(column.name for column in columns))
-    return Table("speed", "Speed of each configuration: means over its done runs.", frame, columns, folded=True)
+    if len(speeds):
+        yield Table("speed", "Speed of each configuration: means over its runs that are done", speeds, columns)
 
 
-def _loss(field: str, scale: alt.Scale) -> alt.Y:
-    return alt.Y(f"{field}:Q", title="best validation loss (nats)", scale=scale, axis=alt.Axis(grid=True))
+def _speed_figures(speeds: pl.DataFrame, snapshot: Snapshot) -> Iterator[Figure]:
+    """Tokens/s and MFU of each configuration against its size."""
+    if len(speeds):
+        yield _against_size(speeds, snapshot, "tokens_per_s", "tokens/s", say.si)
+    known = speeds.drop_nulls("mfu")
+    if len(known):
+        yield _against_size(known, snapshot, "mfu", "MFU", say.percent)
 
 
-def _range(values: pl.Series, spelled: Callable[[float], str]) -> str:
-    """The smallest and the largest of some numbers, one where they read alike; nothing of none."""
-    known = [float(value) for value in values.drop_nulls()]
-    return " to ".join(dict.fromkeys([spelled(min(known)), spelled(max(known))])) if known else ""
+def _against_size(
+    speeds: pl.DataFrame, snapshot: Snapshot, value: str, unit: str, spell: Callable[[Any], str]
+) -> Figure:
+    size, factor = snapshot.size_column, _factor(speeds, snapshot, value)
+    means = speeds.group_by(size).agg(pl.col(value).mean()).sort(size)
+    (small, first), (large, last) = means.row(0), means.row(-1)
+    title = f"Runs trained at {_ends(speeds[value], spell)} {unit}"
+    if spell(first) != spell(last):
+        went = (
+            f"{'fell' if last < first else 'rose'} from {spell(first)} at {say.si(small)} parameters to {spell(last)}"
+        )
+        title = f"{unit[0].upper()}{unit[1:]} {went} at {say.si(large)}"
+    marks = [f"{key} · {label}: {spell(of)} {unit}" for key, label, of in speeds.select("key", "label", value).rows()]
+    frame = speeds.with_columns(mark=pl.Series(marks, dtype=pl.String()))
+    colour: Any = alt.value(ACCENT)
+    if factor:
+        levels = speeds[factor].unique().sort().to_list()
+        frame = frame.with_columns(level=pl.Series([say.level(level) for level in speeds[factor]]))
+        colour = colour_by("level", dict(zip(map(say.level, levels), level_colours(levels), strict=True)), title=factor)
+    log = value != "mfu"  # whose zero means something
+    y_title = f"{unit} (log scale)" if log else unit
+    y_axis = log_axis(pl.concat([speeds[f"{value}_low"], speeds[f"{value}_high"]]), "~s", 5) if log else PERCENT_AXIS
+
+    def draw(width: int) -> Any:
+        x = alt.X(f"{size}:Q", title=f"{_size(snapshot)} (log scale)", **log_axis(speeds[size], "~s", 5))
+        base = alt.Chart(inline(frame)).encode(x=x, color=colour, description="mark:N")
+        low = alt.Y(f"{value}_low:Q", title=y_title, **y_axis)
+        lines = base.mark_rule(strokeWidth=1.5).encode(y=low, y2=f"{value}_high:Q")
+        points = base.mark_point(filled=True, size=40, opacity=1)
+        points = points.encode(y=alt.Y(f"{value}:Q", title=y_title, **y_axis))
+        return sized(alt.layer(lines, points), width, HEIGHT)
+
+    n = f"n = {say.counted(int(speeds['n'].sum()), 'run')} of {say.counted(len(speeds), 'configuration')}"
+    subtitle = f"Mean of each configuration over its runs, with a line from the lowest to the highest; {n}."
+    return Figure("throughput" if log else "mfu", title, subtitle, frame, draw)
+
+
+def _factor(speeds: pl.DataFrame, snapshot: Snapshot, value: str) -> str | None:
+    """The factor apart from those of the shape whose levels' means differ most, if they do by a twentieth."""
+    ratios: dict[str, float] = {}
+    for factor in snapshot.factors:
+        means = [level.mean for level in level_means(speeds, factor, value) if level.mean]
+        if factor not in SHAPE and 1 < len(means) <= MAX_LEVELS:
+            ratios[factor] = max(means) / min(means)
+    best = max(ratios, key=lambda factor: ratios[factor], default=None)
+    return best if best and ratios[best] > 1.05 else None
+
+
+def _wall_times(snapshot: Snapshot) -> pl.DataFrame:
+    """Seconds that all runs of a shape spent on each part, the longest first; of all runs where shapes are many."""
+    timed = snapshot.table.drop_nulls("wall_time_s")
+    if timed.is_empty():
+        return timed
+    factors = [factor for factor in snapshot.factors if factor in SHAPE]
+    if not factors or timed.select(factors).n_unique() > MAX_SHAPES:
+        return timed.select(pl.lit("all runs").alias("shape"), pl.len().alias("runs"), pl.col(*PARTS).sum()).head(1)
+    shapes = [" · ".join(f"{factor} {say.level(row[factor])}" for factor in factors) for row in timed.to_dicts()]
+    grouped = timed.with_columns(shape=pl.Series(shapes)).group_by("shape", maintain_order=True)
+    parts = grouped.agg(pl.len().alias("runs"), pl.col(*PARTS).sum())
+    return parts.sort(pl.sum_horizontal(*PARTS), descending=True, maintain_order=True)
+
+
+def _time_title(times: pl.DataFrame) -> str:
+    """'71 % of the wall time went into training, 28 % into evaluation and 1 % into checkpoints'; parts of 0 go."""
+    seconds = sorted(((float(times[part].sum()), word) for part, word in PARTS.items()), reverse=True)
+    total = sum(of for of, _ in seconds) or 1.0
+    (first, word), *rest = [(f"{100 * of / total:.0f} %", word) for of, word in seconds if of] or [("0 %", "training")]
+    return say.listed([f"{first} of the wall time went into {word}", *(f"{share} into {word}" for share, word in rest)])
+
+
+def _time_sentence(times: pl.DataFrame) -> Iterator[str]:
+    if len(times):
+        total = say.duration(float(times.select(pl.sum_horizontal(*PARTS).sum()).item()))
+        yield f"{say.counted(sum(times['runs']), 'run')} took {total}; {_time_title(times)}."
+
+
+def _time_table(times: pl.DataFrame) -> Iterator[Table]:
+    if len(times):
+        frame = times.with_columns(total=pl.sum_horizontal(*PARTS))
+        parts = [Column(part, word, "duration") for part, word in (PARTS | {"total": "total"}).items()]
+        columns = [Column("shape", "model", width=40), Column("runs", "runs", "count"), *parts]
+        yield Table("wall_time", "Wall time of all runs of a shape, whatever became of them", frame, columns)
+
+
+def _time_figure(times: pl.DataFrame) -> Iterator[Figure]:
+    if times.is_empty():
+        return
+    longest = float(times.select(pl.sum_horizontal(*PARTS)).to_series()[0])
+    units = ((3600.0, "hours"), (60.0, "minutes"))
+    scale, unit = next(((seconds, word) for seconds, word in units if longest >= 2 * seconds), (1.0, "seconds"))
+    heads = [f"{shape}: {say.counted(runs, 'run')}" for shape, runs in times.select("shape", "runs").rows()]
+    places = [BAR_PX * (i + 1) - 6 for i in range(len(times))]
+    bars = times.with_columns(head=pl.Series(heads), place=pl.Series(places))
+    long = bars.unpivot([*PARTS], index=["shape", "runs", "head", "place"], variable_name="part", value_name="seconds")
+    order = pl.col("part").replace_strict({part: i for i, part in enumerate(PARTS)}, return_dtype=pl.Int64())
+    frame = long.with_columns(pl.col("part").replace_strict(PARTS), order=order, time=pl.col("seconds") / scale)
+
+    def draw(width: int) -> Any:
+        height = BAR_PX * len(times)
+        y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, height], reverse=True, nice=False))
+        x = alt.X("time:Q", title=f"wall time ({unit})", stack="zero", axis=alt.Axis(grid=True))
+        stacks = alt.Chart(inline(frame)).mark_bar(size=10, orient="horizontal")
+        stacks = stacks.encode(x=x, y=y, color=colour_by("part", PART_COLOURS), order="order:Q")
+        words = alt.Chart(inline(bars.select("head", "place"))).mark_text(align="left", dy=-13, limit=width - 20)
+        return sized(alt.layer(stacks, words.encode(x=alt.value(0), y=y, text="head:N")), width, height)
+
+    n = say.counted(sum(times["runs"]), "run")
+    subtitle = f"Wall time of all runs of a shape, whatever became of them; n = {n}."
+    yield Figure("wall_time", _time_title(times), subtitle, frame, draw)
+
+
+def _loss_figure(snapshot: Snapshot) -> Iterator[Figure]:
+    """Loss against training compute, with the lowest mean that each compute bought; nothing where all cost the same."""
+    means = snapshot.configurations.drop_nulls("mean").sort("train_flops", "mean", "key").rename({"mean": "loss"})
+    if means["train_flops"].n_unique() < 2:
+        return
+    lowest = means.filter(pl.col("loss") < pl.col("loss").cum_min().shift().fill_null(float("inf")))
+    points, each = snapshot.done.drop_nulls("best_val_loss").rename({"best_val_loss": "loss"}), "run"
+    if len(points) > MAX_RUNS:
+        points, each = means, "configuration"
+    (least, first), (most, last) = (lowest.select("train_flops", "loss").row(i) for i in (0, -1))
+    end = f"{say.loss(last)} nats at {say.si(most)}FLOP"
+    title = f"No more training compute lowered the mean loss below {end}"
+    if len(lowest) > 1:
+        title = f"The lowest mean loss fell from {say.loss(first)} nats at {say.si(least)}FLOP of training to {end}"
+    columns = ("key", "label", "train_flops", "loss")
+    line = lowest.select(*columns, kind=pl.lit("lowest mean"))
+    frame = pl.concat([points.select(*columns, kind=pl.lit(each)), line])
+    marks = [f"{key} · {label}: {say.loss(of)} nats, {say.si(flops)}FLOP" for key, label, flops, of, _ in frame.rows()]
+    frame = frame.with_columns(mark=pl.Series(marks))
+
+    def draw(width: int) -> Any:
+        x = alt.X("train_flops:Q", title="training FLOPs a run (log scale)", **log_axis(frame["train_flops"], "~s", 5))
+        y = alt.Y("loss:Q", title="best validation loss (nats/token)", scale=near_data(frame["loss"]))
+        base = alt.Chart(inline(frame)).encode(x=x, y=y, description="mark:N")
+        best = base.transform_filter("datum.kind == 'lowest mean'")
+        words = alt.Chart(inline(line[-1:])).encode(x=x, y=y, text="kind:N")
+        others = base.transform_filter("datum.kind != 'lowest mean'")
+        layers = (
+            others.mark_point(filled=True, size=22, opacity=0.7, color=GREY),
+            best.mark_line(interpolate="step-after", color=ACCENT),
+            best.mark_point(filled=True, size=35, opacity=1, color=ACCENT),
+            words.mark_text(align="right", dx=5, dy=14, color=ACCENT),
+        )
+        return sized(alt.layer(*layers), width, HEIGHT + 40)
+
+    subtitle = (
+        f"Grey: each {each} that is done, n = {say.counted(len(points), each)}. Blue: configurations whose mean over "
+        "seeds is lower than that of every one that cost less. FLOPs are those of training, without evaluation."
+    )
+    yield Figure("loss_by_compute", title, subtitle, frame, draw)
+
+
+def _slow_steps(snapshot: Snapshot) -> pl.DataFrame:
+    """Steps of some runs that took more than SLOW times the median; `lost` is their share of the run's time."""
+    done = snapshot.done["run_id"].to_list()
+    rows: list[dict[str, Any]] = []
+    for run, (seconds, evaluated) in timed_programs(snapshot, done[:: max(1, -(-len(done) // MAX_LOOKED_AT))]).items():
+        later = np.where(np.arange(len(seconds)) > 0, seconds, np.nan)  # step 0 pays for the start
+        median, total = float(np.nanmedian(later)), float(np.nansum(later))
+        rows += [
+            {"run": run, "step": int(step), "ms": 1000 * float(later[step]), "median_ms": 1000 * median,
+             "lost": (float(later[step]) - median) / total, "after": AFTER if step in evaluated else "other steps"}
+            for step in np.flatnonzero(later > SLOW * median)
+        ]  # fmt: skip
+    return pl.DataFrame(rows, schema=SLOW_SCHEMA)
+
+
+def _slow_figure(snapshot: Snapshot, slow: pl.DataFrame) -> Iterator[Figure]:
+    """The slow steps of the run that lost most time to them, where that is worth a look."""
+    lost = slow.group_by("run").agg(pl.col("lost").sum()).sort("lost", "run", descending=[True, False])
+    if lost.is_empty() or lost["lost"][0] < MIN_LOST:
+        return
+    run, share = lost.row(0)
+    label = snapshot.labels[run]
+    key, mine = snapshot.keys[run], slow.filter(pl.col("run") == run)
+    title = f"{say.counted(len(mine), 'slow step')} cost {say.percent(share)} of the time of {say.shortened(label)}"
+    title += f"; {(mine['after'] == AFTER).sum():,} came right after an evaluation"
+    marks = [f"{key} · {label}: step {step:,} took {ms:.3g} ms" for step, ms in mine.select("step", "ms").rows()]
+    frame = mine.with_columns(mark=pl.Series(marks)).sort("ms", "step", descending=[True, False]).head(MAX_STEPS)
+    median = float(mine["median_ms"][0])
+
+    def draw(width: int) -> Any:
+        y = log_axis(pl.concat([frame["ms"], frame["median_ms"]]), "~g", 5)
+        points = alt.Chart(inline(frame)).mark_point(filled=True, size=30, opacity=1).encode(
+            x=alt.X("step:Q", title="optimizer step", scale=alt.Scale(zero=True)),
+            y=alt.Y("ms:Q", title="step time (ms, log scale)", **y),
+            color=colour_by("after", {AFTER: WARNING, "other steps": GREY}),
+            description="mark:N",
+        )  # fmt: skip
+        rule = alt.Chart().mark_rule(color=INK, strokeDash=[4, 3]).encode(y=alt.datum(median))
+        return sized(alt.layer(rule, points), width, HEIGHT)
+
+    subtitle = (
+        f"Steps that took more than {SLOW:g} times the median (dashed, {median:.3g} ms) in the run that lost most to "
+        f"them, of up to {MAX_LOOKED_AT} that were looked at; n = {say.counted(len(frame), 'step')}."
+    )
+    yield Figure("slow_steps", title, subtitle, frame, draw)
+
+
+def _details(snapshot: Snapshot, slow: pl.DataFrame) -> Iterator[str]:
+    yield (
+        "FLOPs a token are 6N + 12·L·C·T, forward and backward (PaLM, appendix B), N without position embeddings; "
+        "evaluation is not part of them. Tokens/s, step time and MFU of a run are medians over its steps on a machine "
+        "that other runs may have shared: they are no benchmark. Runs may have been trained side by side, so their "
+        "wall times may add up to more than the clock's."
+    )
+    peaks = [s.provenance["peak"] for s in snapshot.statuses.values() if "peak" in s.provenance]
+    if peaks:
+        flops = _ends(pl.Series([peak["flops"] for peak in peaks]), say.si)
+        sources = say.listed(sorted({peak["source"] for peak in peaks}))
+        yield f"MFU is the share of {flops}FLOP/s ({sources}); that of an A100 is of 312 TFLOP/s, as nanoGPT prints it."
+    if len(slow):
+        yield (
+            f"{say.counted(len(slow), 'step')} of {say.counted(slow['run'].n_unique(), 'run')} took more than {SLOW:g} "
+            f"times the median; a figure of them is drawn where they cost a run {MIN_LOST:.0%} of its time or more."
+        )

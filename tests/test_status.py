@@ -138,7 +138,7 @@ def test_a_file_of_rows_that_is_shorter_than_it_was_is_damage(folder: Path) -> N
     first = told(folder)["runs"][0]
     assert first["state"] == "damaged" and first["reason"].startswith(f"{run.metrics}: damaged, not the ")
     run.metrics.unlink()
-    assert "No such file" in told(folder)["runs"][0]["reason"]
+    assert told(folder)["runs"][0]["reason"] == first["reason"]
 
 
 def test_a_study_of_an_earlier_version_has_a_best_loss_too(folder: Path) -> None:

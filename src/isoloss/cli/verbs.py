@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from contextlib import nullcontext
@@ -170,6 +171,7 @@ def status(directory: Folder, /, *, json: Flag = False) -> int:
     from isoloss.cli.status import status_as_json, status_as_text
     from isoloss.store.opening import open_study
 
+    gc.disable()  # a fifth of the time of ten thousand runs, and nothing here makes cycles
     opened = open_study(directory)
     show(status_as_json(opened) if json else status_as_text(opened))
     return 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from isoloss.files import unreadable
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ class RunPaths:
     def rows(self, name: str) -> Path:
         """A file of rows by its name: metrics or evals."""
         return self.folder / f"{name}.jsonl"
+
+    def rows_bytes(self, name: str) -> int | None:
+        """Bytes of a file of rows, None where there is none. Raises UnreadableError."""
+        path = f"{self.folder}/{name}.jsonl"  # a Path takes longer to make than to look up
+        try:
+            return os.stat(path).st_size  # noqa: PTH116
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(Path(path), error.strerror) from error
 
     @property
     def samples(self) -> Path:

@@ -23,7 +23,6 @@ from isoloss.files import (
     read_bytes,
     read_record,
     read_record_bytes,
-    reading,
     sha256_bytes,
     sync_folder,
     write_record,
@@ -137,11 +136,9 @@ def status_by_size(paths: RunPaths) -> RunStatus:
     status = read_status(paths)
     if status.state in ("done", "diverged"):
         for name in status.rows.keys() & set(ROWS):
-            path, size = paths.rows(name), status.rows[name].size
             try:
-                with reading(path):
-                    if path.stat().st_size != size:
-                        raise _not_as_written(path, size)
+                if paths.rows_bytes(name) != (size := status.rows[name].size):
+                    raise _not_as_written(paths.rows(name), size)
             except StoreError as error:
                 return replace(status, state="damaged", reason=str(error))
     return status

@@ -426,6 +426,17 @@ def test_anyones_table_gets_predictions_and_its_own_column_names() -> None:
         assert lines[run["line"]] == near
 
 
+def test_of_many_held_out_runs_the_worst_predicted_are_drawn_one_in_a_row() -> None:
+    size = np.repeat(np.geomspace(1e5, 3e6, 5), 70)
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(len(size)))
+    runs = pl.DataFrame({"N": size, "loss": (1.2 + 40 / size**0.38) * noise, "seed": 1})
+    found = analyse_scaling(runs, "LN", {"N": "N", "loss": "loss"}, holdout=True)
+    errors = sorted(abs(row.error) for row in holdout_of(found).rows)
+    ((_, rows),) = of_type(figure(scaling_chapter(found), "scaling_holdout"), "point")
+    assert len(errors) == 70 and sorted(abs(row["residual"]) for row in rows) == pytest.approx(errors[10:])
+    assert len({row["label"] for row in rows}) == 60
+
+
 def test_misfit_beyond_the_noise_between_seeds_is_said(snapshot: Snapshot, chapter: Chapter) -> None:
     assert "miss the law by more than chance" not in said(chapter)
     bent = pl.when(pl.col("max_iters") == 1000).then(1.03 * pl.col("final_val_loss")).otherwise("final_val_loss")

@@ -35,15 +35,19 @@ from isoloss.report.chart import (
 )
 from isoloss.report.format import spelled_estimate
 from isoloss.report.law_plane import Ends, Plane
-from isoloss.wording import count, counted, level, listed, number, of_runs, si
+from isoloss.report.law_words import (
+    NOUNS,
+    at_tokens,
+    fitted_runs,
+    flop,
+    held_out_frame,
+    held_out_in_words,
+    interval_method,
+    loss_title,
+    meaning_of,
+)
+from isoloss.wording import count, counted, level, number
 
-MEANINGS = {
-    "params_non_embedding": "parameters without embeddings", "params_total": "parameters with embeddings",
-    "N": "parameters", "train_tokens": "training tokens", "D": "training tokens", "train_flops": "training FLOPs",
-    "C": "training FLOPs", "final_val_loss": "final validation loss",
-}  # fmt: skip
-"""What a column holds, where its name tells; other columns are called by their names."""
-NOUNS = {"N": "size", "D": "number of tokens", "C": "compute"}
 MAX_LINES = 8
 """Of a law in N: with more token counts than these it is drawn at round ones. Of IsoFLOP curves as well."""
 MAX_HELD_OUT = 60
@@ -69,49 +73,6 @@ def law_figures(found: ScalingResults) -> Iterator[Figure]:
         yield _held_out(found.holdout)
 
 
-def flop(compute: float) -> str:
-    """A compute like 20 TFLOP."""
-    return f"{si(compute)}FLOP"
-
-
-def meaning_of(fit: Fit, axis: str) -> str:
-    """What a variable or the loss of a fit is, in words."""
-    return MEANINGS.get(fit.columns[axis], fit.columns[axis])
-
-
-def interval_method(fit: Fit) -> str:
-    """Which interval is meant, by which method, and what it holds fixed."""
-    assert fit.uncertainty is not None
-    fixed = [name for name, parameter in fit.parameters.items() if parameter.se is None]
-    return f"95%, {fit.uncertainty.method}{f', {listed(fixed)} held at its bound' if fixed else ''}"
-
-
-def fitted_runs(fit: Fit) -> str:
-    """How many runs were fitted, '45 runs in 24 cells'."""
-    return counted(fit.n, "run") + ("" if fit.n_cells == fit.n else f" in {counted(fit.n_cells, 'cell')}")
-
-
-def held_out_in_words(held: HoldOut) -> str:
-    """How many runs lie inside their interval, and how far and to which side the law is off."""
-    return (
-        f"95% prediction intervals hold {of_runs(held.n_inside, len(held.rows))}, and predictions are "
-        f"{number(abs(held.mean_error), '.2g')} too {'high' if held.mean_error < 0 else 'low'} on average"
-    )
-
-
-def held_out_frame(held: HoldOut) -> pl.DataFrame:
-    """Held-out runs, the smallest first: variables, seed, observed, predicted and residual with their intervals."""
-    rows: list[dict[str, Any]] = []
-    for row in held.rows:
-        ends = {"": row.predicted.value, "_low": row.predicted.low, "_high": row.predicted.high}
-        predicted = {f"predicted{end}": value for end, value in ends.items()}
-        residual = {f"residual{end}": None if value is None else value - row.observed for end, value in ends.items()}
-        where = "inside" if row.inside else "outside"
-        rows.append({**row.point, "seed": row.seed, "observed": row.observed, **predicted, **residual, "where": where})
-    frame = pl.DataFrame(rows, infer_schema_length=None)
-    return frame.sort([axis for axis in NOUNS if axis in frame.columns], maintain_order=True)
-
-
 def _law(fit: Fit, runs: pl.DataFrame) -> Figure:
     axis, *rest = AXES[fit.form]
     tokens = sorted(runs["D"].unique().to_list()) if rest else []
@@ -120,8 +81,8 @@ def _law(fit: Fit, runs: pl.DataFrame) -> Figure:
     curves = law_plane.law_curves(fit, law_plane.ends_of(runs[axis]), tokens)
     if tokens:
         nearest = [min(tokens, key=lambda line, d=d: abs(np.log(line / d))) for d in runs["D"]]
-        runs = runs.with_columns(line=_texts(pl.Series(nearest), _at_tokens))
-        curves = curves.with_columns(line=_texts(curves["D"], _at_tokens))
+        runs = runs.with_columns(line=_texts(pl.Series(nearest), at_tokens))
+        curves = curves.with_columns(line=_texts(curves["D"], at_tokens))
     symbol = "β" if axis == "D" else "α"
     exponent = f"1/{axis}^{symbol}, {symbol} = {spelled_estimate(fit.parameters[NAMES[axis][1]].estimate)}"
     floor = fit.parameters["E"].estimate if "E" in fit.parameters and not tokens else None
@@ -171,7 +132,7 @@ def _draw_lines(fit: Fit, axis: str, frame: pl.DataFrame, width: int) -> alt.Lay
     domain = _loss_domain(runs, curves)
     x = _log(alt.X, fit, axis, law_plane.ends_of(curves[axis]), width, room=END_LABEL * several)
     y, low = (
-        alt.Y(f"{field}:Q", title=_loss_title(fit), scale=alt.Scale(domain=list(domain), zero=False, nice=False))
+        alt.Y(f"{field}:Q", title=loss_title(fit), scale=alt.Scale(domain=list(domain), zero=False, nice=False))
         for field in ("loss", "low")
     )
     colour: Any = alt.value(ACCENT)
@@ -281,17 +242,20 @@ def _held_out(held: HoldOut) -> Figure:
     others = [axis for axis in AXES[fit.form] if axis != held.variable]
     labels = [
         " · ".join(
-            [*(f"{axis} = {count(row[axis])}" for axis in others),
-             f"run {i}" if row["seed"] is None else f"seed {level(row['seed'])}"]
+            [
+                *(f"{axis} = {count(row[axis])}" for axis in others),
+                *([f"seed {level(row['seed'])}"] if row["seed"] is not None else []),
+            ]
         )
-        for i, row in enumerate(frame.to_dicts(), start=1)
-    ]  # fmt: skip
+        for row in frame.to_dicts()
+    ]
+    labels = [f"{label} ({i})" if labels.count(label) > 1 else label for i, label in enumerate(labels, start=1)]
     subtitle = (
         f"Predicted minus observed loss of {drawn}, by the law fitted to the other {fitted_runs(fit)}. Bars: "
         f"prediction interval of one new run, {interval_method(fit)}; one that does not reach 0 misses its run."
     )
     frame = frame.with_columns(pl.Series("label", labels))
-    draw = partial(_draw_held_out, frame, f"predicted − observed {_loss_title(fit)}")
+    draw = partial(_draw_held_out, frame, f"predicted − observed {loss_title(fit)}")
     return Figure("scaling_holdout", f"{held_out_in_words(held)}.", subtitle, frame, draw)
 
 
@@ -339,14 +303,6 @@ def _loss_domain(runs: pl.DataFrame, curves: pl.DataFrame) -> Ends:
     span = high - low
     below, above = (law_plane.ends_of(curves[end])[i] for i, end in enumerate(("low", "high")))
     return max(low - 0.2 * span, min(low, below)) - 0.03 * span, min(high + 0.2 * span, max(high, above)) + 0.03 * span
-
-
-def _loss_title(fit: Fit) -> str:
-    return f"{meaning_of(fit, 'loss')}{' (nats/token)' if fit.columns['loss'] in MEANINGS else ''}"
-
-
-def _at_tokens(tokens: float) -> str:
-    return f"D = {si(tokens)}"
 
 
 def _texts(values: pl.Series, spelled: Callable[[float], str]) -> pl.Series:

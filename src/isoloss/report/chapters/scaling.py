@@ -18,7 +18,9 @@ from isoloss.analysis.solve import OBJECTIVES
 from isoloss.diagnostic import Diagnostic
 from isoloss.report.chapter import Chapter
 from isoloss.report.format import Kind, spelled_estimate, spelled_interval
-from isoloss.report.law_figures import (
+from isoloss.report.law_figures import law_figures
+from isoloss.report.law_plane import round_computes
+from isoloss.report.law_words import (
     MEANINGS,
     NOUNS,
     fitted_runs,
@@ -26,10 +28,8 @@ from isoloss.report.law_figures import (
     held_out_frame,
     held_out_in_words,
     interval_method,
-    law_figures,
     meaning_of,
-)  # fmt: skip
-from isoloss.report.law_plane import round_computes
+)
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, listed
 

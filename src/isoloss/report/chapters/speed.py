@@ -20,6 +20,7 @@ from isoloss.report.chart import (
     rows_axis,
     sized,
 )
+from isoloss.report.references import cited
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, duration, listed, loss, percent, si
@@ -45,8 +46,9 @@ def speed_chapter(snapshot: Snapshot) -> Chapter:
         details=[
             "Step time, tokens a second and MFU are medians over a run's steps, and means over the runs of a "
             "configuration. A step's time is that of the step alone; evaluations and checkpoints are apart.",
-            "MFU is the model's arithmetic, 6N + 12·L·C·T FLOPs a token with N without position embeddings, over what "
-            "the device can do: its nominal peak where that is known, else the best of measured matrix products. "
+            "MFU is the model's arithmetic, 6N + 12·L·C·T FLOPs a token with N without position embeddings "
+            f"{cited('chowdhery2022')}, over what the device can do: its nominal peak where that is known, else the "
+            "best of measured matrix products. "
             "The column mfu_a100 of the summary divides by 312 TFLOP/s, as nanoGPT does.",
             "Runs may have been trained side by side, and share the machine with others: no benchmark.",
         ],

@@ -44,9 +44,11 @@ class Chapter:
 
     @property
     def texts(self) -> list[str]:
-        """All sentences, verbatim text apart."""
+        """All sentences and titles, verbatim text apart."""
+        titles = [text for figure in self.figures for text in (figure.title, figure.subtitle)]
+        titles += [table.title for table in self.tables]
         items = [text for item in self.items if not item.verbatim for text in (item.text, item.details)]
-        return [*self.answer, *items, *self.details]
+        return [*self.answer, *items, *titles, *self.details]
 
 
 def chapter_as_text(chapter: Chapter, width: int = TERMINAL_WIDTH, rows: int = MAX_TERMINAL_ROWS) -> str:

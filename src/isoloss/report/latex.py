@@ -11,6 +11,7 @@ from typing import Any
 from pylatexenc.latexencode import UnicodeToLatexEncoder  # pyright: ignore[reportMissingTypeStubs]
 
 from isoloss.report.chart import plain_name
+from isoloss.report.references import with_cite
 from isoloss.report.table import Column, Table
 
 MAX_LINE, SEPARATOR = 80, 3
@@ -55,7 +56,7 @@ def as_latex(table: Table) -> str:
     widths = [width for width, _ in shapes]
     parts = list(_parts(widths))
     height = sum(max(ceil(len(word) / width) for word, width in zip(line, widths, strict=True)) for line in lines)
-    caption = f"\\caption{{{escaped(table.title)}}}\\label{{tab:{plain_name(table.name)}}}"
+    caption = f"\\caption{{{with_cite(table.title, escaped)}}}\\label{{tab:{plain_name(table.name)}}}"
     long = len(parts) * height > MAX_LINES
     blocks = [
         _block("".join(shapes[i][1] for i in part), [[line[i] for i in part] for line in lines], long, caption)

@@ -87,7 +87,7 @@ def _words(chapters: Sequence[Chapter]) -> Iterator[tuple[str, bytes]]:
         f"{{\\sloppy\\paragraph{{{escaped(title)}}} {with_cite(text, escaped)}\\par}}\n" for title, text in methods
     ]
     yield "methods.tex", "\n".join(latex).encode()
-    sources = references_in(text for _, text in methods)
+    sources = references_in(text for chapter in chapters for text in chapter.texts)
     words = [f"**{markdown(title)}.** {markdown(text)}\n" for title, text in methods]
     listed = "".join(f"- {markdown(source.full)}\n" for source in sources)
     yield "methods.md", "\n".join([*words, listed]).encode()
@@ -96,8 +96,9 @@ def _words(chapters: Sequence[Chapter]) -> Iterator[tuple[str, bytes]]:
 
 def _figure_in_latex(figure: Figure) -> str:
     """A figure of one column with its caption; it needs the package graphicx."""
+    caption = with_cite(f"{figure.title.rstrip('.')}. {figure.subtitle}", escaped)
     return (
         f"\\begin{{figure}}\n\\centering\n\\includegraphics{{{image_file(figure, NARROW, 'pdf')}}}\n"
-        f"\\caption{{{escaped(figure.title)}. {escaped(figure.subtitle)}}}\\label{{fig:{plain_name(figure.name)}}}\n"
+        f"\\caption{{{caption}}}\\label{{fig:{plain_name(figure.name)}}}\n"
         "\\end{figure}\n"
     )

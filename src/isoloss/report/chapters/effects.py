@@ -111,6 +111,11 @@ def _details(view: EffectsView) -> Iterator[str]:
     effects, error = view.effects, view.effects.error
     block = f", {effects.block} taken out as a block" if effects.block else ""
     yield f"{counted(effects.n, 'run')} in {counted(effects.n_cells, 'combination')} of levels{block}."
+    yield (
+        "Main effects and two-factor interactions are fitted by least squares; sizes are contrasts of least-squares "
+        f"means {cited('searle1980')}"
+        + ("." if effects.screening else f", tests are F tests on Type II sums of squares {cited('yates1934')}.")
+    )
     if error is not None:
         yield (
             f"The standard deviation of a run is {view.response.amount(error.sd)}; {error_in_words(view)}. Intervals "

@@ -139,7 +139,6 @@ def _machine(snapshot: Snapshot) -> Iterator[str]:
     yield from (f"{what[0].upper()}{what[1:]}: {value}." for what, value in machine(snapshot) if value)
     times = snapshot.table["wall_time_s"].drop_nulls()
     yield f"All runs together took {duration(float(times.sum()))}."
-    yield f"Training FLOPs are 6N + 12·L·C·T a token, N without positions {cited('chowdhery2022')}."
 
 
 def _settings(snapshot: Snapshot, name: str, title: str, settings: Sequence[str]) -> Table:

@@ -30,6 +30,7 @@ from isoloss.report.law_words import (
     interval_method,
     meaning_of,
 )
+from isoloss.report.references import cited
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, listed
 
@@ -86,24 +87,27 @@ def _no_law(fit: Fit) -> Iterator[str]:
 def _data(fit: Fit) -> Iterator[str]:
     variables = [f"{axis} is {meaning_of(fit, axis)}" for axis in AXES[fit.form]]
     cells = f" of equal {' and '.join(AXES[fit.form])}" if fit.n_cells < fit.n else ""
-    yield f"{fit.law.formula}, L is the {meaning_of(fit, 'loss')} of {fitted_runs(fit)}{cells}; {listed(variables)}."
+    source = cited("hoffmann2022" if fit.form == "LND" else "kaplan2020")
+    loss = f"L is the {meaning_of(fit, 'loss')} of {fitted_runs(fit)}{cells}"
+    yield f"{fit.law.formula} {source}, {loss}; {listed(variables)}."
 
 
 def _method(found: ScalingResults) -> Iterator[str]:
     fit, solution = found.fit, found.fit.solution
     if solution is not None:
-        delta = f" (δ = {fit.objective.delta:g})" if fit.objective.name == "huber" else ""
+        delta = f" {cited('huber1964')}, δ = {fit.objective.delta:g}" if fit.objective.name == "huber" else ""
         yield (
             f"The objective, {OBJECTIVES[fit.objective.name]}{delta}, is {solution.value:.4g} at its minimum, where "
             f"its gradient has norm {solution.gradient_norm:.1e}; of a grid of {solution.n_starts:,} starts the "
             f"{solution.n_polished} best were polished, and {solution.n_agreeing} of these agree on it."
         )
-    yield f"Intervals: {interval_method(fit)}. The interval of a prediction adds the variance of one new run."
+    source = f" {cited('efron1979')}" if fit.uncertainty and fit.uncertainty.draws_Bxp is not None else ""
+    yield f"Intervals: {interval_method(fit)}{source}. The interval of a prediction adds the variance of one new run."
     if found.frontier:
         a, b = found.frontier.a, found.frontier.b
         yield (
-            "The best size minimises the law at a compute of C = 6ND (Hoffmann et al. 2022, equation 4): N* ∝ C^a and "
-            f"D* ∝ C^b with a = {spelled_estimate(a)} and b = {spelled_estimate(b)}."
+            f"The best size minimises the law at a compute of C = 6ND {cited('hoffmann2022', 'kaplan2020')}: N* ∝ C^a "
+            f"and D* ∝ C^b with a = {spelled_estimate(a)} and b = {spelled_estimate(b)}."
         )
     for column, other in found.other_counts.items():
         names = [name for name in ("alpha", "beta") if name in other.parameters]

@@ -32,7 +32,8 @@ PAPER = {"A4": (8.27, 11.69), "Letter": (8.5, 11.0)}
 TOO_WIDE = """
   const seen = [...document.querySelectorAll("body *")].filter((element) => {
     const box = element.getBoundingClientRect();
-    return box.width && box.right > document.documentElement.clientWidth + 1 && !element.closest(".table, pre, .hidden");
+    const beyond = box.width && box.right > document.documentElement.clientWidth + 1;
+    return beyond && !element.closest(".table, pre");
   });
   return seen.map((element) => element.tagName + "." + element.className).slice(0, 5);
 """

@@ -67,6 +67,7 @@ def fields(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_answer_says_what_a_token_costs_and_where_the_time_went(chapter: Chapter, snapshot: Snapshot) -> None:
+    cost, times, bought = chapter.answer
     flops = [flops_per_token(config) for config in snapshot.configs.values()]
     assert cost == (
         f"Training cost {min(flops) / 1e3:.3g} k to {max(flops) / 1e6:.3g} MFLOP a token and ran at 6.98 k to 57.6 k "

@@ -182,6 +182,7 @@ def live_app(study: LiveStudy) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        await asyncio.to_thread(study.read)  # so that nobody gets a page with nothing on it
         reading = asyncio.create_task(study.keep_reading())
         yield
         reading.cancel()

@@ -219,7 +219,7 @@ def test_methods_cite_what_the_bibliography_holds(paper: Path) -> None:
         in latex
     )
     entries = re.findall(r"@\w+\{(\w+),", (paper / "references.bib").read_text(encoding="utf-8"))
-    assert entries == ["holm1979", "karpathy2015", "lenth1989"]
+    assert set(entries) >= {"holm1979", "karpathy2015", "lenth1989"}
     markdown = (paper / "methods.md").read_text(encoding="utf-8")
     assert "**Data.** The corpus is my\\_text (Karpathy 2015)." in markdown
     assert "- Holm, Sture: A Simple Sequentially Rejective Multiple Test Procedure. Scandinavian Journal" in markdown

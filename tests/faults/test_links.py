@@ -51,8 +51,8 @@ KINDS: dict[str, Callable[[Path, Path], None]] = {
 }
 OF_THE_STUDY = (
     "study.yaml", "provenance.json", "tokenizer.json", "summary.csv", "summary.parquet", ".lock", ".owner.json", "runs",
-    "report", "report/index.html", "report/figures", "report/figures/wall_time.png", "report/tables",
-    "report/tables/runs.csv", "of the user's own",
+    "report", "report/index.html", "report/paper", "report/paper/wall_time-6.75in.png", "report/paper/runs.csv",
+    "of the user's own",
 )  # fmt: skip
 OF_A_RUN = (
     "", "config.json", "status.json", "metrics.jsonl", "evals.jsonl", "last.json", "last.safetensors", "best.json",

@@ -33,6 +33,7 @@ ALLOWED = {
 PROCESSES = {
     "data/download.py": "pip, to download a wheel whose SHA-256 is known",
     "model/library.py": "the compiler of the fast kernels",
+    "report/pdf.py": "an installed Chromium, to print the page",
 }
 """Who starts programs, none of them named by what is read. Workers and ranks are isoloss's own, and so is what their
 pipes carry (multiprocessing pickles there)."""

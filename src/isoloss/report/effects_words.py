@@ -159,7 +159,7 @@ def better_and_worse(view: EffectsView, effect: Effect) -> tuple[str, str]:
 def edge(view: EffectsView, factor: str) -> str | None:
     """The level beyond which a factor of three numbers or more should be tried, if the best one is the outermost."""
     levels, best = view.levels(factor), view.best(view.cells([factor]))
-    if best is None or len(levels) < 3 or not view.numeric(factor) or best[factor] not in (levels[0],):
+    if best is None or len(levels) < 3 or not view.numeric(factor) or best[factor] not in (levels[0], levels[-1]):
         return None
     return None if best[factor] == 0 else level(best[factor])
 

@@ -381,7 +381,7 @@ def test_a_phone_sees_all_without_scrolling_sideways_and_the_dark_is_dark(
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-@pytest.mark.parametrize("chart", ["compute", "parallel"])
+@pytest.mark.parametrize("chart", ["compute"])
 def test_a_box_drawn_over_a_chart_selects(
     opened: Callable[..., Any], browser: Any, snapshot: Snapshot, chart: str
 ) -> None:

@@ -15,15 +15,27 @@ const EMBED = { mode: "vega-lite", renderer: "canvas", actions: false, ast: true
   tooltip: { disableDefaultStyle: true } };
 const FADED = { condition: { test: "!picked.any || picked[datum.key]", value: 0.9 }, value: 0.1 };
 const BRUSH = [{ name: "brush", select: "interval" }];
-let [chart, keysOf] = [null, rowKeys];
+let [chart, keysOf, drawing] = [null, rowKeys, Promise.resolve()];
 
-async function drawChart() {
+/** Draws the chart that is chosen, after the one that is being drawn. */
+function drawChart() {
+  drawing = drawing.then(replaceChart, replaceChart);
+  return drawing;
+}
+
+async function replaceChart() {
   chart?.finalize();
   [chart, keysOf] = [null, rowKeys];
   chartControls.replaceChildren();
-  const drawn = CHARTS[chosen.chart][1](chartControls);
+  const name = chosen.chart;
+  const drawn = CHARTS[name][1](chartControls);
   chartTitle.textContent = drawn.title[0].toUpperCase() + drawn.title.slice(1);
-  if (!drawn.spec) return chartFrame.replaceChildren(...[drawn.element].filter(Boolean));
+  if (drawn.spec) await embed(drawn);
+  else chartFrame.replaceChildren(...[drawn.element].filter(Boolean));
+  chartFrame.dataset.shows = name;
+}
+
+async function embed(drawn) {
   const { view } = await vegaEmbed(chartFrame, themed(drawn), EMBED);
   chart = view;
   view.addEventListener("click", (_, item) => item?.datum?.key && toggle(runsBehind(new Set([item.datum.key]))));

@@ -7,6 +7,7 @@ const selected = new Set(); // numbers of runs; a configuration is selected when
 const chosen = { chart: "sweep", rows: "runs", x: "tokens_per_s", y: "best_val_loss" }; // what menus and boxes are set to
 let [data, colours, curves, printing] = [null, {}, null, false];
 
+const probe = document.createElementNS("http://www.w3.org/2000/svg", "path");
 const container = make("div", { id: "explore" });
 const tip = make("div", { id: "tip", role: "tooltip", hidden: true });
 const [curveControls, chartControls] = [0, 1].map(() => make("div", { className: "controls" }));
@@ -85,11 +86,11 @@ function legend(name = chosen.colour) {
   return words.map((word, i) => [word, onScreen(factor?.colours[i] ?? data.categories[i % data.categories.length])]);
 }
 
-/** A colour as it is; on a dark page the dark ones are mixed with white, or they would be lost there. */
+/** A colour as the page's style shows it in figures: the dark ones are lighter on a dark page. */
 function onScreen(colour) {
-  const parts = [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
-  if (!dark.matches || printing || Math.max(...parts) > 150) return colour;
-  return `#${parts.map((part) => Math.round(0.55 * part + 0.45 * 255).toString(16).padStart(2, "0")).join("")}`;
+  if (printing) return colour;
+  probe.setAttribute("fill", colour);
+  return getComputedStyle(probe).fill;
 }
 
 /** A colour of the page's style; before printing that of paper, which the style has only then. */
@@ -246,7 +247,10 @@ function followChapters() {
 }
 
 async function start() {
-  document.body.append(tip);
+  const probed = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  probed.append(probe);
+  probed.setAttribute("hidden", "");
+  document.body.append(tip, probed);
   const [configurations, runs] = ["configurations", "runs"].map((kind) => document.getElementById(kind).closest(".table"));
   const panel = (...parts) => make("div", { className: "panel" }, ...parts);
   configurations.closest(".contents").after(container);

@@ -26,7 +26,7 @@ OptionalText = Optional[str]  # noqa: UP045
 OptionalPath = Optional[Path]  # noqa: UP045
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, named(default="")]
 Folder = Annotated[Path, tyro.conf.Positional, named("DIR")]
-OutFolder = Annotated[Path | None, named("FOLDER", "")]
+OutFolder = Annotated[OptionalPath, named("FOLDER", "")]
 Table = Annotated[Path, tyro.conf.Positional, named("TABLE")]
 StudyName = Annotated[str, tyro.conf.Positional, named("STUDY")]
 CorpusName = Annotated[str, named("CORPUS")]

@@ -76,14 +76,14 @@ def _labels(
     truth_n: Floats, n: int, rho: float, runs: int, generator: np.random.Generator, times: float = 1
 ) -> Counter[str]:
     """States that are given to noisy copies of a curve; noise is a first-order autoregression, `times` its usual sd."""
-    white_RxN = generator.normal(0, times * NOISE[n], (runs, n))
-    white_RxN[:, 1:] *= np.sqrt(1 - rho**2)
-    noise_RxN = np.asarray(signal.lfilter([1.0], [1.0, -rho], white_RxN, axis=1))
+    white_uxn = generator.normal(0, times * NOISE[n], (runs, n))
+    white_uxn[:, 1:] *= np.sqrt(1 - rho**2)
+    noise_uxn = np.asarray(signal.lfilter([1.0], [1.0, -rho], white_uxn, axis=1))
     table = pl.DataFrame(
         {
             "run": np.repeat([f"r{run}" for run in range(runs)], n),
             "step": np.tile(_steps(n), runs),
-            "loss": (truth_n + noise_RxN).ravel(),
+            "loss": (truth_n + noise_uxn).ravel(),
         }
     )
     return Counter(run.state for run in analyse_convergence(table, tolerance=TOLERANCE).runs)

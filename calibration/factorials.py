@@ -56,9 +56,9 @@ class Design:
     def simulate(self, mean: Floats, generator: np.random.Generator, seed_noise: float = SEED_NOISE) -> pl.DataFrame:
         """A table of runs with these cell means, shape `shape`."""
         base = _runs(self)
-        seed_S = generator.normal(0, seed_noise, self.seeds)
-        y_N = np.repeat(mean.ravel(), self.seeds) + seed_S[base["seed"].to_numpy()]
-        table = base.with_columns(pl.Series(RESPONSE, y_N + generator.normal(0, NOISE, len(base))))
+        seed_b = generator.normal(0, seed_noise, self.seeds)
+        y_n = np.repeat(mean.ravel(), self.seeds) + seed_b[base["seed"].to_numpy()]
+        table = base.with_columns(pl.Series(RESPONSE, y_n + generator.normal(0, NOISE, len(base))))
         kept = np.sort(generator.permutation(len(base))[self.lost :])
         return table[kept] if self.lost else table
 
@@ -162,8 +162,8 @@ def _indexed(weights: tuple[Floats, ...]) -> Iterator[Floats | list[int]]:
 def _weights(levels: Levels) -> list[Floats]:
     """Written apart from the package: slope and curvature by least squares on log2, or each level less the first."""
     if len(levels) > 2 and not isinstance(levels[0], str):
-        z_L = np.log2(np.array(levels, dtype=np.float64))
-        return [np.asarray(np.linalg.pinv(np.vander(z_L, degree + 1))[0], dtype=np.float64) for degree in (1, 2)]
+        z_l = np.log2(np.array(levels, dtype=np.float64))
+        return [np.asarray(np.linalg.pinv(np.vander(z_l, degree + 1))[0], dtype=np.float64) for degree in (1, 2)]
     return list(np.eye(len(levels))[1:] - np.eye(len(levels))[0])
 
 

@@ -83,25 +83,25 @@ def _simulate(experiment: Experiment, seed: int, start: int, stop: int) -> list[
 
 def _rates(experiment: Experiment, tallies: Sequence[Mapping[str, Tally]]) -> Iterator[Rate]:
     for quantity in tallies[0]:
-        hits_R, n_R = np.array([tally[quantity] for tally in tallies], dtype=np.float64).T
-        value = float(hits_R.sum() / n_R.sum()) if n_R.sum() else float("nan")
-        low, high = monte_carlo_interval(hits_R, n_R)
-        yield Rate(experiment.case, quantity, experiment.aim, value, low, high, int(n_R.sum()), len(tallies))
+        hits_d, n_d = np.array([tally[quantity] for tally in tallies], dtype=np.float64).T
+        value = float(hits_d.sum() / n_d.sum()) if n_d.sum() else float("nan")
+        low, high = monte_carlo_interval(hits_d, n_d)
+        yield Rate(experiment.case, quantity, experiment.aim, value, low, high, int(n_d.sum()), len(tallies))
 
 
-def monte_carlo_interval(hits_R: np.ndarray, n_R: np.ndarray) -> tuple[float, float]:
+def monte_carlo_interval(hits_d: np.ndarray, n_d: np.ndarray) -> tuple[float, float]:
     """95% interval of a share when outcomes of one repetition are not independent of each other.
 
     Clopper and Pearson's with the effective number of outcomes in place of theirs (Korn and Graubard 1998). Where all
     outcomes are alike their dependence cannot be seen, and each repetition counts as one.
     """
-    n, repetitions = n_R.sum(), np.count_nonzero(n_R)
+    n, repetitions = n_d.sum(), np.count_nonzero(n_d)
     if not n:
         return 0.0, 1.0
-    share = hits_R.sum() / n
+    share = hits_d.sum() / n
     if 0 < share < 1 and repetitions > 1:
-        off_R = hits_R - share * n_R
-        variance = repetitions / (repetitions - 1) * float(off_R @ off_R) / n**2
+        off_d = hits_d - share * n_d
+        variance = repetitions / (repetitions - 1) * float(off_d @ off_d) / n**2
         effective = share * (1 - share) / max(variance, share * (1 - share) / n)
     else:
         effective = repetitions

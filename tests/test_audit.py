@@ -76,10 +76,10 @@ def test_the_detectable_effect_is_cohens() -> None:
 def test_the_detectable_effect_is_found_as_often_as_promised() -> None:
     rng, seeds, cells = np.random.default_rng(0), 4, 2
     effect = minimum_detectable_effect(1.0, seeds, (cells - 1) * (seeds - 1))
-    runs_RxSxC = rng.normal(size=(20_000, seeds, cells)) + rng.normal(size=(20_000, seeds, 1))
-    difference_RxS = runs_RxSxC[..., 1] + effect - runs_RxSxC[..., 0]
-    t_R = difference_RxS.mean(1) / (difference_RxS.std(1, ddof=1) / np.sqrt(seeds))
-    assert np.mean(np.abs(t_R) > 3.1824) == pytest.approx(0.8, abs=0.01)  # t table: 3 degrees of freedom, 5%
+    runs_dxbxc = rng.normal(size=(20_000, seeds, cells)) + rng.normal(size=(20_000, seeds, 1))
+    difference_dxb = runs_dxbxc[..., 1] + effect - runs_dxbxc[..., 0]
+    t_d = difference_dxb.mean(1) / (difference_dxb.std(1, ddof=1) / np.sqrt(seeds))
+    assert np.mean(np.abs(t_d) > 3.1824) == pytest.approx(0.8, abs=0.01)  # t table: 3 degrees of freedom, 5%
 
 
 @pytest.mark.parametrize("difference", [0.002, 0.01, 0.02, 0.03])

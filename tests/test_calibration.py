@@ -13,9 +13,9 @@ from scipy import stats
 
 
 def test_single_outcomes_have_the_exact_interval() -> None:
-    hits_R = np.repeat([1.0, 0.0], [93, 7])
+    hits_d = np.repeat([1.0, 0.0], [93, 7])
     oracle = stats.binomtest(93, 100).proportion_ci()
-    found = monte_carlo_interval(hits_R, np.ones(100))
+    found = monte_carlo_interval(hits_d, np.ones(100))
     assert found == pytest.approx((oracle.low, oracle.high), abs=1e-3)  # n - 1 in the variance
     assert monte_carlo_interval(np.ones(50), np.ones(50))[0] == pytest.approx(
         stats.binomtest(50, 50).proportion_ci().low
@@ -24,10 +24,10 @@ def test_single_outcomes_have_the_exact_interval() -> None:
 
 def test_outcomes_that_hang_together_count_as_one() -> None:
     """Ten copies of each outcome are no more than the outcomes; a repetition without any counts for nothing."""
-    hits_R = np.repeat([1.0, 0.0], [93, 7])
-    once = monte_carlo_interval(hits_R, np.ones(100))
-    assert monte_carlo_interval(10 * hits_R, np.full(100, 10.0)) == pytest.approx(once)
-    with_lost = monte_carlo_interval(np.append(hits_R, [0.0] * 20), np.append(np.ones(100), [0.0] * 20))
+    hits_d = np.repeat([1.0, 0.0], [93, 7])
+    once = monte_carlo_interval(hits_d, np.ones(100))
+    assert monte_carlo_interval(10 * hits_d, np.full(100, 10.0)) == pytest.approx(once)
+    with_lost = monte_carlo_interval(np.append(hits_d, [0.0] * 20), np.append(np.ones(100), [0.0] * 20))
     assert with_lost == pytest.approx(once, abs=1e-3)
 
 

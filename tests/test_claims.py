@@ -55,9 +55,9 @@ def evidence(
         return analyse_convergence(noisy, tolerance=tolerance)
 
     def spikes(times: float) -> Spikes:
-        time_S = rng.normal(1, 0.02, 400)
-        time_S[list(slow)] = 5.0
-        return pooled([spike_report(time_S, [100, 200, 300], times)])
+        time_n = rng.normal(1, 0.02, 400)
+        time_n[list(slow)] = 5.0
+        return pooled([spike_report(time_n, [100, 200, 300], times)])
 
     return Evidence(pl.DataFrame(rows), FACTORS, convergence, spikes)
 

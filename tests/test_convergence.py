@@ -35,11 +35,11 @@ EPSILON = 0.02
 
 def simulate(step_n: Floats, truth_n: Floats, sd: float, runs: int, rho: float = 0.0, seed: int = 0) -> pl.DataFrame:
     """Noisy copies of a curve; noise is normal, with autocorrelation rho from one evaluation to the next."""
-    noise_RxN = np.random.default_rng(seed).normal(0, sd, (runs, len(step_n)))
+    noise_uxn = np.random.default_rng(seed).normal(0, sd, (runs, len(step_n)))
     for place in range(1, len(step_n) if rho else 0):
-        noise_RxN[:, place] = rho * noise_RxN[:, place - 1] + math.sqrt(1 - rho**2) * noise_RxN[:, place]
+        noise_uxn[:, place] = rho * noise_uxn[:, place - 1] + math.sqrt(1 - rho**2) * noise_uxn[:, place]
     names = np.repeat([f"r{run}" for run in range(runs)], len(step_n))
-    return pl.DataFrame({"run": names, "step": np.tile(step_n, runs), "loss": (truth_n + noise_RxN).ravel()})
+    return pl.DataFrame({"run": names, "step": np.tile(step_n, runs), "loss": (truth_n + noise_uxn).ravel()})
 
 
 def states(convergence: Convergence) -> Counter[str]:

@@ -15,9 +15,9 @@ from isoloss.store.outcome import loss_roughness
 
 
 def test_roughness_is_the_noise_and_not_the_trend() -> None:
-    step_S = np.arange(20_000)
-    noise_S = np.random.default_rng(1).normal(0, 0.03, 20_000)
-    assert loss_roughness((4 - 2 * step_S / 20_000 + noise_S).tolist()) == pytest.approx(0.03, rel=0.02)
+    step_n = np.arange(20_000)
+    noise_n = np.random.default_rng(1).normal(0, 0.03, 20_000)
+    assert loss_roughness((4 - 2 * step_n / 20_000 + noise_n).tolist()) == pytest.approx(0.03, rel=0.02)
 
 
 def test_roughness_of_a_short_curve_by_hand() -> None:
@@ -29,8 +29,8 @@ def test_roughness_of_a_short_curve_by_hand() -> None:
 
 def test_short_term_noise_is_unbiased_with_the_stated_degrees_of_freedom() -> None:
     rng = np.random.default_rng(2)
-    x_P = np.log2(np.arange(4, 14))
-    noises = [short_term_noise(x_P, 3 - 0.5 * x_P + rng.normal(0, 0.1, 10)) for _ in range(4000)]
+    x_j = np.log2(np.arange(4, 14))
+    noises = [short_term_noise(x_j, 3 - 0.5 * x_j + rng.normal(0, 0.1, 10)) for _ in range(4000)]
     variances = np.array([noise.variance for noise in noises if noise])
     assert variances.mean() == pytest.approx(0.01, rel=0.03)
     assert noises[0] is not None
@@ -39,14 +39,14 @@ def test_short_term_noise_is_unbiased_with_the_stated_degrees_of_freedom() -> No
 
 
 def test_short_term_noise_of_equal_spacing_is_the_second_difference() -> None:
-    y_P = np.array([1.0, 4.0, 2.0, 8.0, 5.0])
-    noise = short_term_noise(np.arange(5.0), y_P)
+    y_j = np.array([1.0, 4.0, 2.0, 8.0, 5.0])
+    noise = short_term_noise(np.arange(5.0), y_j)
     assert noise is not None
-    assert noise.variance == pytest.approx(np.mean(np.diff(y_P, 2) ** 2) / 6)
-    three = short_term_noise(np.arange(3.0), y_P[:3])
+    assert noise.variance == pytest.approx(np.mean(np.diff(y_j, 2) ** 2) / 6)
+    three = short_term_noise(np.arange(3.0), y_j[:3])
     assert three is not None
     assert (three.variance, three.n, three.df) == pytest.approx(((1 - 2 * 4 + 2) ** 2 / 6, 1, 1.0))
-    assert short_term_noise(np.arange(2.0), y_P[:2]) is None
+    assert short_term_noise(np.arange(2.0), y_j[:2]) is None
 
 
 def test_proportion_against_statsmodels() -> None:
@@ -57,9 +57,9 @@ def test_proportion_against_statsmodels() -> None:
 
 
 def test_spikes_after_evaluations_are_counted() -> None:
-    times_S = np.full(101, 0.1)
-    times_S[[0, 20, 40, 60, 77]] = 0.5
-    spikes = spike_report(times_S, range(0, 101, 20), 2)
+    times_n = np.full(101, 0.1)
+    times_n[[0, 20, 40, 60, 77]] = 0.5
+    spikes = spike_report(times_n, range(0, 101, 20), 2)
     assert (spikes.spikes, spikes.after_evaluation) == (4, 3)  # step 0 pays for the start
     assert spikes.share is not None and spikes.share.value == 0.75
     assert spikes.by_chance == pytest.approx(5 / 100)

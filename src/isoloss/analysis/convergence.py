@@ -193,14 +193,14 @@ def _gaps(
             raise
         # Logged at other steps, say: the rest of the analysis does not need it.
         return {}, None, (Diagnostic("no_gap", "note", f"No gap between validation and training loss: {error}."),)
-    gap_R = complete.floats(loss) - complete.floats(train_loss)
-    n = len(gap_R)
-    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2) * np.std(gap_R, ddof=1) / math.sqrt(n)) if n > 1 else None
-    mean = float(np.mean(gap_R))
+    gap_u = complete.floats(loss) - complete.floats(train_loss)
+    n = len(gap_u)
+    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2) * np.std(gap_u, ddof=1) / math.sqrt(n)) if n > 1 else None
+    mean = float(np.mean(gap_u))
     low, high = (None, None) if half is None else (mean - half, mean + half)
     estimate = Estimate(mean, low, high, LEVEL, n, "mean of final val − final train loss over runs, t interval")
     names = map(str, complete.table[run].to_list())
-    return dict(zip(names, gap_R.tolist(), strict=True)), estimate, complete.cautions
+    return dict(zip(names, gap_u.tolist(), strict=True)), estimate, complete.cautions
 
 
 def _run_convergence(
@@ -274,8 +274,8 @@ def _cautions(
 ) -> list[Diagnostic]:
     """What a reader of the states has to know about the runs they were told from."""
     judged = {curve.run for curve in curves}
-    few = sum(len(each.x_P) < LEAST for each in points)
-    unknown = sum(noise is None and len(p.x_P) >= LEAST for p, noise in zip(points, noises, strict=True))
+    few = sum(len(each.x_j) < LEAST for each in points)
+    unknown = sum(noise is None and len(p.x_j) >= LEAST for p, noise in zip(points, noises, strict=True))
     pooled = sum(noise is not None and noise.runs > 1 for noise in noises)
     noisier = sum(noise is not None and noise.above_pool for noise in noises)
     correlated = sum(noise is not None and (noise.autocorrelation or 0) > CORRELATED for noise in noises)

@@ -40,10 +40,10 @@ def curves_of(rows: Rows, run: str, step: str, loss: str) -> list[Curve]:
             "rows in all); keep one row an evaluation",
             (run, step),
         )
-    names, step_N, loss_N = table["run"].to_list(), table["step"].to_numpy(), table["loss"].to_numpy()
+    names, steps, losses = table["run"].to_list(), table["step"].to_numpy(), table["loss"].to_numpy()
     edges = [0, *(np.flatnonzero(np.diff(table["run"].rle_id().to_numpy())) + 1).tolist(), len(table)]
     return [
-        Curve(str(names[start]), step_N[start:stop], loss_N[start:stop]) for start, stop in itertools.pairwise(edges)
+        Curve(str(names[start]), steps[start:stop], losses[start:stop]) for start, stop in itertools.pairwise(edges)
     ]
 
 
@@ -84,24 +84,24 @@ class Noise:
         return self.variance > other.variance * float(special.fdtri(self.df, other.df, LEVEL))
 
 
-def short_term_noise(x_P: Floats, y_P: Floats) -> Noise | None:
+def short_term_noise(x_j: Floats, y_j: Floats) -> Noise | None:
     """Noise of y around a smooth function of x (ascending): each point against the chord of its neighbours.
 
     A straight trend leaves no trace, a bent one adds to the variance. None below three points. Gasser, Sroka and
     Jennen-Steinmetz (1986).
     """
-    places = len(x_P) - 2
+    places = len(x_j) - 2
     if places < 1:
         return None
-    left, middle, right = (x_P[start : start + places] for start in (0, 1, 2))
-    weights_Qx3 = np.stack([(middle - right) / (right - left), np.ones(places), (left - middle) / (right - left)], 1)
-    weights_Qx3 /= np.sqrt((weights_Qx3**2).sum(1, keepdims=True))
-    residual_Q = sum(weights_Qx3[:, k] * y_P[k : k + places] for k in range(3))
+    left, middle, right = (x_j[start : start + places] for start in (0, 1, 2))
+    weights_qx3 = np.stack([(middle - right) / (right - left), np.ones(places), (left - middle) / (right - left)], 1)
+    weights_qx3 /= np.sqrt((weights_qx3**2).sum(1, keepdims=True))
+    residual_q = sum(weights_qx3[:, k] * y_j[k : k + places] for k in range(3))
     overlap = float(places)
     for lag in (1, 2):  # residuals one and two places from each other have points in common
-        first, second = weights_Qx3[:-lag], weights_Qx3[lag:]
+        first, second = weights_qx3[:-lag], weights_qx3[lag:]
         overlap += 2 * float(((first[:, lag:] * second[:, : 3 - lag]).sum(1) ** 2).sum())
-    return Noise(float(np.dot(residual_Q, residual_Q)), places, overlap)
+    return Noise(float(np.dot(residual_q, residual_q)), places, overlap)
 
 
 @dataclass(frozen=True)
@@ -133,22 +133,22 @@ class Spikes:
     p: float | None
 
 
-def spike_report(step_time_S: Floats, evaluation_steps: Collection[int], times: float) -> Spikes:
+def spike_report(step_time_n: Floats, evaluation_steps: Collection[int], times: float) -> Spikes:
     """Steps of one run that take longer than `times` its median step, and how many come right after an evaluation.
 
-    `step_time_S[s]` are the seconds of step s, counted from 0; an evaluation at step s happens before step s. Step 0
+    `step_time_n[s]` are the seconds of step s, counted from 0; an evaluation at step s happens before step s. Step 0
     is left out, as it pays for the start, and so are steps without a finite time. Raises ConfigError when no other
     step is left or `times` is not above 1.
     """
     if not times > 1:
         raise ConfigError(f"times={times:g}: a spike takes more than the median step, so it must be above 1")
-    step_time_S = np.asarray(step_time_S, dtype=np.float64)
-    after_S = np.isin(np.arange(len(step_time_S)), np.asarray(list(evaluation_steps), dtype=np.int64))
-    timed = np.flatnonzero(np.isfinite(step_time_S))
+    step_time_n = np.asarray(step_time_n, dtype=np.float64)
+    after_n = np.isin(np.arange(len(step_time_n)), np.asarray(list(evaluation_steps), dtype=np.int64))
+    timed = np.flatnonzero(np.isfinite(step_time_n))
     timed = timed[timed > 0]
     if not len(timed):
         raise ConfigError("no step after step 0 has a finite time")
-    slow, after = step_time_S[timed] > times * np.median(step_time_S[timed]), after_S[timed]
+    slow, after = step_time_n[timed] > times * np.median(step_time_n[timed]), after_n[timed]
     run = SlowSteps(len(timed), int(after.sum()), int(slow.sum()), int((slow & after).sum()))
     return _spikes(times, (run,))
 

@@ -51,7 +51,7 @@ def fit_with_error(runs: FactorialTable) -> FitWithError:
     fit = fit_two_factor(runs)
     noise = ROUNDING * runs.largest
     cautions = [*runs.cautions, *_imbalance(runs)]
-    if float(np.ptp(runs.means_CxB)) <= noise and runs.within_ss <= noise**2:
+    if float(np.ptp(runs.means_cxb)) <= noise and runs.within_ss <= noise**2:
         text = f"{runs.response} is the same in all {runs.n:,} runs: there is nothing to test."
         return FitWithError(runs, fit, None, None, (*cautions, Diagnostic("constant_response", "blocks", text)))
     screening = None
@@ -59,7 +59,7 @@ def fit_with_error(runs: FactorialTable) -> FitWithError:
         error, said = _replicate_error(runs, fit)
     elif runs.complete and len(runs.factors) > 2 and all(len(factor.levels) == 2 for factor in runs.factors):
         screening = screen(
-            runs.means_CxB.reshape((2,) * len(runs.factors)), [factor.name for factor in runs.factors], noise
+            runs.means_cxb.reshape((2,) * len(runs.factors)), [factor.name for factor in runs.factors], noise
         )
         error, said = _lenth_error(runs, screening)
     else:
@@ -106,13 +106,13 @@ def block_error(runs: FactorialTable, position: int) -> tuple[ErrorTerm, str] | 
     pure, factor = pure_error(runs), runs.factors[position]
     if runs.block is None or pure.value <= (ROUNDING * runs.largest) ** 2:
         return None
-    weight = float(1 / np.mean(1 / runs.counts_CxB))  # runs a cell and block, harmonic: 1 in a crossed design
-    level_C, n_levels = runs.cells_CxF[:, position], len(factor.levels)
-    cells_L = np.bincount(level_C, minlength=n_levels)
-    means_LxB = np.array([runs.means_CxB[level_C == level].mean(axis=0) for level in range(n_levels)])
-    centred_LxB = means_LxB - means_LxB.mean(axis=1, keepdims=True) - means_LxB.mean(axis=0) + means_LxB.mean()
+    weight = float(1 / np.mean(1 / runs.counts_cxb))  # runs a cell and block, harmonic: 1 in a crossed design
+    level_c, n_levels = runs.cells_cxf[:, position], len(factor.levels)
+    cells_l = np.bincount(level_c, minlength=n_levels)
+    means_lxb = np.array([runs.means_cxb[level_c == level].mean(axis=0) for level in range(n_levels)])
+    centred_lxb = means_lxb - means_lxb.mean(axis=1, keepdims=True) - means_lxb.mean(axis=0) + means_lxb.mean()
     between = SumOfSquares(
-        weight * float((cells_L[:, None] * centred_LxB**2).sum()), (n_levels - 1) * (runs.means_CxB.shape[1] - 1)
+        weight * float((cells_l[:, None] * centred_lxb**2).sum()), (n_levels - 1) * (runs.means_cxb.shape[1] - 1)
     )
     rest = SumOfSquares(pure.value - between.value, pure.df - between.df)
     if rest.df < 1 or rest.value <= 0:
@@ -164,7 +164,7 @@ def _error(squares: SumOfSquares, source: str, *, screening: bool) -> ErrorTerm:
 
 def _imbalance(runs: FactorialTable) -> list[Diagnostic]:
     cautions: list[Diagnostic] = []
-    fewest, most = int(runs.counts_CxB.sum(axis=1).min()), int(runs.counts_CxB.sum(axis=1).max())
+    fewest, most = int(runs.counts_cxb.sum(axis=1).min()), int(runs.counts_cxb.sum(axis=1).max())
     if not runs.complete:
         possible = math.prod(len(factor.levels) for factor in runs.factors)
         text = f"{possible - runs.n_cells:,} of {possible:,} combinations of levels have no run."

@@ -36,25 +36,25 @@ class SumOfSquares:
 
 @dataclass(frozen=True)
 class TwoFactorFit:
-    """The model of all main effects and two-factor interactions, in R orthonormal coordinates of its P columns.
+    """The model of all main effects and two-factor interactions, in r orthonormal coordinates of its t columns.
 
-    `solver_RxP` turns a contrast of coefficients into one of coordinates: the transposed coordinates' pseudo-inverse.
+    `solver_rxt` turns a contrast of coefficients into one of coordinates: the transposed coordinates' pseudo-inverse.
     """
 
     columns: dict[Term, slice]
     codings: tuple[Floats, ...]
-    coordinates_RxP: Floats
-    response_R: Floats
-    solver_RxP: Floats
+    coordinates_rxt: Floats
+    response_r: Floats
+    solver_rxt: Floats
     residual: SumOfSquares
 
     def type_two(self, term: Term) -> SumOfSquares:
         """A term adjusted for every term that does not contain it (Type II; Yates 1934, Langsrud 2003)."""
         own = set(term)
-        others = [self.coordinates_RxP[:, slice_] for other, slice_ in self.columns.items() if not own <= set(other)]
-        basis = _basis(others, len(self.response_R))
-        added = _directions(self.coordinates_RxP[:, self.columns[term]], basis)
-        return SumOfSquares(float(((added.T @ self.response_R) ** 2).sum()), added.shape[1])
+        others = [self.coordinates_rxt[:, slice_] for other, slice_ in self.columns.items() if not own <= set(other)]
+        basis = _basis(others, len(self.response_r))
+        added = _directions(self.coordinates_rxt[:, self.columns[term]], basis)
+        return SumOfSquares(float(((added.T @ self.response_r) ** 2).sum()), added.shape[1])
 
     def contrast(self, term: Term, weights: Sequence[Floats]) -> tuple[float, float] | None:
         """A contrast of least-squares means and its variance in units of the error variance.
@@ -62,20 +62,20 @@ class TwoFactorFit:
         `weights` are those of each factor's levels. None when the runs do not determine it.
         """
         own = np.ones(1)
-        for position, weights_L in zip(term, weights, strict=True):
-            own = np.kron(own, weights_L @ self.codings[position])
-        wanted_P = np.zeros(self.coordinates_RxP.shape[1])
-        wanted_P[self.columns[term]] = own
-        solved_R = self.solver_RxP @ wanted_P
-        if np.linalg.norm(wanted_P - solved_R @ self.coordinates_RxP) > TOLERANCE * np.linalg.norm(wanted_P):
+        for position, weights_l in zip(term, weights, strict=True):
+            own = np.kron(own, weights_l @ self.codings[position])
+        wanted_t = np.zeros(self.coordinates_rxt.shape[1])
+        wanted_t[self.columns[term]] = own
+        solved_r = self.solver_rxt @ wanted_t
+        if np.linalg.norm(wanted_t - solved_r @ self.coordinates_rxt) > TOLERANCE * np.linalg.norm(wanted_t):
             return None
-        return float(solved_R @ self.response_R), float(solved_R @ solved_R)
+        return float(solved_r @ self.response_r), float(solved_r @ solved_r)
 
 
 def fit_two_factor(runs: FactorialTable) -> TwoFactorFit:
     """Fit main effects and two-factor interactions, with an additive effect of each block; needs a factor or more."""
     codings = tuple(_coding(len(factor.levels)) for factor in runs.factors)
-    main = [coding[runs.cells_CxF[:, position]] for position, coding in enumerate(codings)]
+    main = [coding[runs.cells_cxf[:, position]] for position, coding in enumerate(codings)]
     columns: dict[Term, slice] = {}
     parts: list[Floats] = []
     start = 0
@@ -86,13 +86,13 @@ def fit_two_factor(runs: FactorialTable) -> TwoFactorFit:
         parts.append(part)
         columns[term] = slice(start, start + part.shape[1])
         start += part.shape[1]
-    x_GxP, y_G = _without_blocks(runs, np.hstack(parts))
-    basis_GxR = _basis([x_GxP[:, slice_] for slice_ in columns.values()], len(y_G))
-    coordinates_RxP, response_R = basis_GxR.T @ x_GxP, basis_GxR.T @ y_G
-    missed = float(((y_G - basis_GxR @ response_R) ** 2).sum())
-    residual = SumOfSquares(missed + runs.within_ss, runs.n - runs.counts_CxB.shape[1] - len(response_R))
-    solver_RxP = np.asarray(np.linalg.solve(coordinates_RxP @ coordinates_RxP.T, coordinates_RxP), dtype=np.float64)
-    return TwoFactorFit(columns, codings, coordinates_RxP, response_R, solver_RxP, residual)
+    x_gxt, y_g = _without_blocks(runs, np.hstack(parts))
+    basis_gxr = _basis([x_gxt[:, slice_] for slice_ in columns.values()], len(y_g))
+    coordinates_rxt, response_r = basis_gxr.T @ x_gxt, basis_gxr.T @ y_g
+    missed = float(((y_g - basis_gxr @ response_r) ** 2).sum())
+    residual = SumOfSquares(missed + runs.within_ss, runs.n - runs.counts_cxb.shape[1] - len(response_r))
+    solver_rxt = np.asarray(np.linalg.solve(coordinates_rxt @ coordinates_rxt.T, coordinates_rxt), dtype=np.float64)
+    return TwoFactorFit(columns, codings, coordinates_rxt, response_r, solver_rxt, residual)
 
 
 def terms_of(n_factors: int) -> list[Term]:
@@ -102,17 +102,17 @@ def terms_of(n_factors: int) -> list[Term]:
 
 def pure_error(runs: FactorialTable) -> SumOfSquares:
     """How far runs of a cell differ once an additive effect of their block is taken out; no model of the factors."""
-    counts_CxB, means_CxB = runs.counts_CxB, runs.means_CxB
-    df = runs.n - sum(counts_CxB.shape) + 1
-    if counts_CxB.shape[0] < counts_CxB.shape[1]:  # the smaller side is solved for, the larger averaged out
-        counts_CxB, means_CxB = counts_CxB.T, means_CxB.T
-    share_CxB = counts_CxB / counts_CxB.sum(axis=1, keepdims=True)
-    centred_CxB = means_CxB - (share_CxB * means_CxB).sum(axis=1, keepdims=True)
-    normal_BxB = np.diag(counts_CxB.sum(axis=0)) - counts_CxB.T @ share_CxB
-    inverse_BxB = np.asarray(np.linalg.pinv(normal_BxB, hermitian=True), dtype=np.float64)
-    effect_B = inverse_BxB @ (counts_CxB * centred_CxB).sum(axis=0)
-    fitted_CxB = effect_B - (share_CxB @ effect_B)[:, None]
-    between = float((counts_CxB * (centred_CxB - fitted_CxB) ** 2).sum())
+    counts_cxb, means_cxb = runs.counts_cxb, runs.means_cxb
+    df = runs.n - sum(counts_cxb.shape) + 1
+    if counts_cxb.shape[0] < counts_cxb.shape[1]:  # the smaller side is solved for, the larger averaged out
+        counts_cxb, means_cxb = counts_cxb.T, means_cxb.T
+    share_cxb = counts_cxb / counts_cxb.sum(axis=1, keepdims=True)
+    centred_cxb = means_cxb - (share_cxb * means_cxb).sum(axis=1, keepdims=True)
+    normal_bxb = np.diag(counts_cxb.sum(axis=0)) - counts_cxb.T @ share_cxb
+    inverse_bxb = np.asarray(np.linalg.pinv(normal_bxb, hermitian=True), dtype=np.float64)
+    effect_b = inverse_bxb @ (counts_cxb * centred_cxb).sum(axis=0)
+    fitted_cxb = effect_b - (share_cxb @ effect_b)[:, None]
+    between = float((counts_cxb * (centred_cxb - fitted_cxb) ** 2).sum())
     return SumOfSquares(between + runs.within_ss, df)
 
 
@@ -141,13 +141,13 @@ def _coding(levels: int) -> Floats:
     return np.asarray(cast(Any, linalg).helmert(levels).T, dtype=np.float64)
 
 
-def _without_blocks(runs: FactorialTable, x_CxP: Floats) -> tuple[Floats, Floats]:
+def _without_blocks(runs: FactorialTable, x_cxt: Floats) -> tuple[Floats, Floats]:
     """Design and response a group of runs, less their block's mean, times the root of the group's runs."""
-    weights_CxB = runs.counts_CxB / runs.counts_CxB.sum(axis=0)
-    roots_CxB = np.sqrt(runs.counts_CxB)
-    y_CxB = runs.means_CxB - (weights_CxB * runs.means_CxB).sum(axis=0)
-    x_CxBxP = (x_CxP[:, None, :] - weights_CxB.T @ x_CxP) * roots_CxB[:, :, None]
-    return x_CxBxP.reshape(-1, x_CxP.shape[1]), (y_CxB * roots_CxB).ravel()
+    weights_cxb = runs.counts_cxb / runs.counts_cxb.sum(axis=0)
+    roots_cxb = np.sqrt(runs.counts_cxb)
+    y_cxb = runs.means_cxb - (weights_cxb * runs.means_cxb).sum(axis=0)
+    x_cxbxt = (x_cxt[:, None, :] - weights_cxb.T @ x_cxt) * roots_cxb[:, :, None]
+    return x_cxbxt.reshape(-1, x_cxt.shape[1]), (y_cxb * roots_cxb).ravel()
 
 
 def _basis(blocks: Sequence[Floats], rows: int) -> Floats:

@@ -52,18 +52,18 @@ class Factor:
 
 @dataclass(frozen=True)
 class FactorialTable:
-    """Runs sorted into C cells (combinations of levels) and B blocks; B is 1 without a block.
+    """Runs sorted into c cells (combinations of levels) and b blocks; b is 1 without a block.
 
-    `counts_CxB` are runs, `means_CxB` their mean responses, `within_ss` the sum of squares of runs about those means.
+    `counts_cxb` are runs, `means_cxb` their mean responses, `within_ss` the sum of squares of runs about those means.
     """
 
     response: str
     n: int
     factors: tuple[Factor, ...]
     block: str | None
-    cells_CxF: NDArray[np.intp]
-    counts_CxB: NDArray[np.float64]
-    means_CxB: NDArray[np.float64]
+    cells_cxf: NDArray[np.intp]
+    counts_cxb: NDArray[np.float64]
+    means_cxb: NDArray[np.float64]
     within_ss: float
     largest: float
     cautions: tuple[Diagnostic, ...]
@@ -71,7 +71,7 @@ class FactorialTable:
     @property
     def n_cells(self) -> int:
         """Combinations of levels that have runs."""
-        return len(self.cells_CxF)
+        return len(self.cells_cxf)
 
     @property
     def replicated(self) -> bool:
@@ -124,40 +124,40 @@ def read_factorial_table(
                 f"{factor.name} is {factor.levels[0]} in every run that has it: nothing can be said about its effect."
             )
             cautions.append(Diagnostic("one_level", "blocks", text))
-    read = [(factor, codes_N) for factor, codes_N in read if len(factor.levels) > 1]
+    read = [(factor, codes_n) for factor, codes_n in read if len(factor.levels) > 1]
     _check_size([factor for factor, _ in read])
     shape = tuple(len(factor.levels) for factor, _ in read)
     n = len(rows.table)
-    cell_N = np.ravel_multi_index([codes_N for _, codes_N in read], shape) if read else np.zeros(n, dtype=np.intp)
-    cells_C, cell_N = np.unique(cell_N, return_inverse=True)
-    block_N = np.zeros(n, dtype=np.intp)
+    cell_n = np.ravel_multi_index([codes_n for _, codes_n in read], shape) if read else np.zeros(n, dtype=np.intp)
+    cells_c, cell_n = np.unique(cell_n, return_inverse=True)
+    block_n = np.zeros(n, dtype=np.intp)
     if block is not None:
-        block, block_N, said = _usable_block(rows.table[block], cell_N, len(cells_C))
+        block, block_n, said = _usable_block(rows.table[block], cell_n, len(cells_c))
         cautions.extend(said)
-    y_N = rows.floats(response)
-    if float(np.abs(y_N).max()) > MAX_RESPONSE:
+    y_n = rows.floats(response)
+    if float(np.abs(y_n).max()) > MAX_RESPONSE:
         raise ConfigError(
             f"'{response}' holds values beyond {MAX_RESPONSE:g}, whose squares overflow: rescale it", (response,)
         )
-    size = (len(cells_C), int(block_N.max()) + 1)
-    group_N = np.ravel_multi_index((cell_N, block_N), size)
-    counts_CxB = np.bincount(group_N, minlength=size[0] * size[1]).astype(np.float64)
+    size = (len(cells_c), int(block_n.max()) + 1)
+    group_n = np.ravel_multi_index((cell_n, block_n), size)
+    counts_cxb = np.bincount(group_n, minlength=size[0] * size[1]).astype(np.float64)
     # The mean of a group is taken of differences from one of its runs, so that equal responses leave no rounding.
-    origin_CxB = np.zeros(size[0] * size[1])
-    origin_CxB[group_N] = y_N
-    above_N = y_N - origin_CxB[group_N]
-    above_CxB = np.bincount(group_N, above_N, minlength=len(counts_CxB)) / counts_CxB
+    origin_cxb = np.zeros(size[0] * size[1])
+    origin_cxb[group_n] = y_n
+    above_n = y_n - origin_cxb[group_n]
+    above_cxb = np.bincount(group_n, above_n, minlength=len(counts_cxb)) / counts_cxb
     return FactorialTable(
         response=response,
         n=n,
         factors=tuple(factor for factor, _ in read),
         block=block,
-        cells_CxF=np.stack(np.unravel_index(cells_C, shape), axis=1) if read else np.zeros((1, 0), dtype=np.intp),
-        counts_CxB=counts_CxB.reshape(size),
-        means_CxB=(origin_CxB + above_CxB).reshape(size),
-        within_ss=float(((above_N - above_CxB[group_N]) ** 2).sum()),
-        largest=float(np.abs(y_N).max()),
-        cautions=(*cautions, *_confounded([factor.name for factor, _ in read], [codes_N for _, codes_N in read])),
+        cells_cxf=np.stack(np.unravel_index(cells_c, shape), axis=1) if read else np.zeros((1, 0), dtype=np.intp),
+        counts_cxb=counts_cxb.reshape(size),
+        means_cxb=(origin_cxb + above_cxb).reshape(size),
+        within_ss=float(((above_n - above_cxb[group_n]) ** 2).sum()),
+        largest=float(np.abs(y_n).max()),
+        cautions=(*cautions, *_confounded([factor.name for factor, _ in read], [codes_n for _, codes_n in read])),
     )
 
 
@@ -196,8 +196,8 @@ def _read_factor(column: pl.Series) -> tuple[Factor, NDArray[np.intp]]:
         )
     levels = sorted_levels(levels)
     position = {level: number for number, level in enumerate(levels.to_list())}
-    codes_N = np.fromiter((position[level] for level in column.to_list()), dtype=np.intp, count=len(column))
-    return Factor(column.name, tuple(position), column.dtype.is_numeric()), codes_N
+    codes_n = np.fromiter((position[level] for level in column.to_list()), dtype=np.intp, count=len(column))
+    return Factor(column.name, tuple(position), column.dtype.is_numeric()), codes_n
 
 
 def sorted_levels(levels: pl.Series) -> pl.Series:
@@ -215,27 +215,27 @@ def _plain(column: pl.Series) -> pl.Series:
 
 
 def _usable_block(
-    column: pl.Series, cell_N: NDArray[np.intp], n_cells: int
+    column: pl.Series, cell_n: NDArray[np.intp], n_cells: int
 ) -> tuple[str | None, NDArray[np.intp], list[Diagnostic]]:
     """The block, if each of its levels has a run in every cell, else none; and the block of each run."""
-    blocks, block_N = np.unique(_plain(column).to_numpy(), return_inverse=True)
+    blocks, block_n = np.unique(_plain(column).to_numpy(), return_inverse=True)
     n_blocks = len(blocks)
-    ignored = np.zeros(len(block_N), dtype=np.intp)
+    ignored = np.zeros(len(block_n), dtype=np.intp)
     if n_blocks == 1:
         text = f"{column.name} is {column[0]} in every run: one block tells nothing about what another would give."
         return None, ignored, [Diagnostic("one_block", "limits", text)]
-    if len(np.unique(cell_N * n_blocks + block_N)) < n_cells * n_blocks:
+    if len(np.unique(cell_n * n_blocks + block_n)) < n_cells * n_blocks:
         text = f"{column.name} is ignored as a block: not each of its {n_blocks:,} levels has a run in every cell."
         return None, ignored, [Diagnostic("block_not_crossed", "limits", text)]
-    return column.name, block_N, []
+    return column.name, block_n, []
 
 
 def _confounded(names: Sequence[str], codes: Sequence[NDArray[np.intp]]) -> list[Diagnostic]:
     """Pairs of factors of which one follows from the other in every run."""
     cautions: list[Diagnostic] = []
-    for (a, a_N), (b, b_N) in itertools.combinations(zip(names, codes, strict=True), 2):
-        pairs = len(np.unique(a_N * MAX_LEVELS + b_N))
-        a_tells_b, b_tells_a = pairs == a_N.max() + 1, pairs == b_N.max() + 1
+    for (a, a_n), (b, b_n) in itertools.combinations(zip(names, codes, strict=True), 2):
+        pairs = len(np.unique(a_n * MAX_LEVELS + b_n))
+        a_tells_b, b_tells_a = pairs == a_n.max() + 1, pairs == b_n.max() + 1
         if a_tells_b and b_tells_a:
             text = f"{a} and {b} change together in every run: their effects cannot be told apart."
             cautions.append(Diagnostic("aliased", "limits", text))
@@ -246,9 +246,9 @@ def _confounded(names: Sequence[str], codes: Sequence[NDArray[np.intp]]) -> list
     return cautions
 
 
-def _polynomials(z_L: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _polynomials(z_l: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights that give the slope of a line and the quadratic coefficient of a parabola through values at z."""
-    centred = z_L - z_L.mean()
+    centred = z_l - z_l.mean()
     square = centred**2 - (centred**2).mean()
     square -= centred * (square @ centred) / (centred @ centred)
     return centred / (centred @ centred), square / (square @ square)

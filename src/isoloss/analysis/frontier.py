@@ -94,11 +94,11 @@ def predict(fit: Fit, point: Mapping[str, float]) -> Prediction:
         raise ConfigError(f"cannot predict at {given}: {fit.form} needs {' and '.join(axes)}, no more", ("predict",))
     if not all(1 / MAX_MAGNITUDE < value < MAX_MAGNITUDE for value in point.values()):
         raise ConfigError(f"cannot predict at {given}: not between 1e-100 and 1e100", ("predict",))
-    x_Kx1 = fit.law.centred(np.array([point[axis] for axis in axes]))
+    x_kx1 = fit.law.centred(np.array([point[axis] for axis in axes]))
     log = fit.objective.name != "ls"
 
     def loss(theta_p: Floats) -> float:
-        value = float(fit.law.log_loss(theta_p, x_Kx1)[0][0])
+        value = float(fit.law.log_loss(theta_p, x_kx1)[0][0])
         return value if log else float(np.exp(value))
 
     law = uncertainty.estimate(loss, log=log)
@@ -121,15 +121,15 @@ def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARA
 
     def log_loss(log_nd: float, theta_p: Floats) -> float:
         size = log_size(log_nd, theta_p)
-        x_Kx1 = (np.array([size, log_nd - size]) - law.centre_K)[:, None]
-        return float(law.log_loss(theta_p, x_Kx1)[0][0])
+        x_kx1 = (np.array([size, log_nd - size]) - law.centre_k)[:, None]
+        return float(law.log_loss(theta_p, x_kx1)[0][0])
 
     def optimum(compute: float) -> Optimum:
         log_nd = float(np.log(compute / flops_per))
         n_params = uncertainty.estimate(lambda theta_p: log_size(log_nd, theta_p), log=True)
         tokens = uncertainty.estimate(lambda theta_p: log_nd - log_size(log_nd, theta_p), log=True)
-        x_K = law.centred(np.array([n_params.value, tokens.value]))[:, 0]
-        inside = np.all((law.x_Kxn.min(axis=1) <= x_K) & (x_K <= law.x_Kxn.max(axis=1)))
+        x_k = law.centred(np.array([n_params.value, tokens.value]))[:, 0]
+        inside = np.all((law.x_Kxn.min(axis=1) <= x_k) & (x_k <= law.x_Kxn.max(axis=1)))
         loss = uncertainty.estimate(lambda theta_p: log_loss(log_nd, theta_p), log=True)
         return Optimum(compute, n_params, tokens, loss, not bool(inside))
 
@@ -179,14 +179,14 @@ def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | Diagnostic:
 
 def data_compute(fit: Fit, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> tuple[float, float]:
     """The smallest and the largest compute among the rows of an LND or LC fit, in FLOPs."""
-    log_n = (fit.law.x_Kxn + fit.law.centre_K[:, None]).sum(axis=0)
+    log_n = (fit.law.x_Kxn + fit.law.centre_k[:, None]).sum(axis=0)
     per = flops_per if fit.form == "LND" else 1.0
     return per * float(np.exp(log_n.min())), per * float(np.exp(log_n.max()))
 
 
 def _extrapolation(fit: Fit, point: Mapping[str, float]) -> list[Diagnostic]:
     """Where a point lies far outside the data, up or down, in any of its variables or in N·D."""
-    logs_Kxn = fit.law.x_Kxn + fit.law.centre_K[:, None]
+    logs_Kxn = fit.law.x_Kxn + fit.law.centre_k[:, None]
     places = {axis: (log_n, log(point[axis])) for axis, log_n in zip(AXES[fit.form], logs_Kxn, strict=True)}
     if fit.form == "LND":
         places["compute"] = logs_Kxn.sum(axis=0), sum(map(log, point.values()))

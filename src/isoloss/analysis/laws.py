@@ -48,7 +48,7 @@ class Law:
     floor: bool
     x_Kxn: Floats
     """Centred logarithms of each variable."""
-    centre_K: Floats
+    centre_k: Floats
     y_n: Floats
     """Log losses."""
 
@@ -94,20 +94,20 @@ class Law:
         jacobian_pxn = np.vstack([shares_Txn[:k], -shares_Txn[:k] * x_Kxn, shares_Txn[k:]])
         return top_n + np.log(total_n), jacobian_pxn.T
 
-    def centred(self, point_K: Floats) -> Floats:
-        """A point's variables as centred logarithms, shape [K, 1]."""
-        return (np.log(point_K) - self.centre_K)[:, None]
+    def centred(self, point_k: Floats) -> Floats:
+        """A point's variables as centred logarithms, shape [k, 1]."""
+        return (np.log(point_k) - self.centre_k)[:, None]
 
     def published(self, theta_p: Floats) -> tuple[Floats, Floats]:
         """log A, log B, exponents and log E from θ, shape [p], and the matrix that takes θ to them, [p, p]."""
         k = self.n_terms
         matrix_pxp = np.eye(self.n_parameters)
-        matrix_pxp[np.arange(k), k + np.arange(k)] = self.centre_K
+        matrix_pxp[np.arange(k), k + np.arange(k)] = self.centre_k
         return matrix_pxp @ theta_p, matrix_pxp
 
 
 def make_law(form: Form, floor: bool, variables_Kxn: Floats, loss_n: Floats) -> Law:
-    """A law on data: positive variables, shape [K, n], and losses, shape [n]."""
+    """A law on data: positive variables, shape [k, n], and losses, shape [n]."""
     logs_Kxn = np.log(variables_Kxn)
-    centre_K = logs_Kxn.mean(axis=1)
-    return Law(form, floor, logs_Kxn - centre_K[:, None], centre_K, np.log(loss_n))
+    centre_k = logs_Kxn.mean(axis=1)
+    return Law(form, floor, logs_Kxn - centre_k[:, None], centre_k, np.log(loss_n))

@@ -59,26 +59,26 @@ def cell_spreads(table: pl.DataFrame, factors: Sequence[str], response: str) -> 
     """
     grouped = table.group_by(factors, maintain_order=True).agg(pl.col(response).cast(pl.Float64()))
     cells = [(tuple(row[:-1]), np.asarray(row[-1], np.float64)) for row in grouped.iter_rows() if len(row[-1]) > 1]
-    squares_C = np.array([float(((y - y.mean()) ** 2).sum()) for _, y in cells])
-    df_C = np.array([len(y) - 1.0 for _, y in cells])
-    like_C, tail = np.ones(len(cells), dtype=np.bool_), (1 - LEVEL) / 2 / max(len(cells), 1)
+    squares_c = np.array([float(((y - y.mean()) ** 2).sum()) for _, y in cells])
+    df_c = np.array([len(y) - 1.0 for _, y in cells])
+    like_c, tail = np.ones(len(cells), dtype=np.bool_), (1 - LEVEL) / 2 / max(len(cells), 1)
     while True:
-        rest_C: Floats = (squares_C * like_C).sum() - squares_C * like_C
-        rest_df_C: Floats = (df_C * like_C).sum() - df_C * like_C
-        if len(cells) < 2 or float(rest_C.min()) <= 1e-12 * float(squares_C.sum()):
+        rest_c: Floats = (squares_c * like_c).sum() - squares_c * like_c
+        rest_df_c: Floats = (df_c * like_c).sum() - df_c * like_c
+        if len(cells) < 2 or float(rest_c.min()) <= 1e-12 * float(squares_c.sum()):
             return []
-        variance_C: Floats = rest_C / rest_df_C
-        low_C, high_C = (np.sqrt(variance_C * special.fdtri(df_C, rest_df_C, p)) for p in (tail, 1 - tail))
-        ratio_C = squares_C / df_C / variance_C
-        p_C = np.minimum(special.fdtr(df_C, rest_df_C, ratio_C), special.fdtrc(df_C, rest_df_C, ratio_C))
-        farthest = int(np.argmin(np.where(like_C, p_C, 1.0)))
-        if p_C[farthest] >= tail or not like_C[farthest]:
+        variance_c: Floats = rest_c / rest_df_c
+        low_c, high_c = (np.sqrt(variance_c * special.fdtri(df_c, rest_df_c, p)) for p in (tail, 1 - tail))
+        ratio_c = squares_c / df_c / variance_c
+        p_c = np.minimum(special.fdtr(df_c, rest_df_c, ratio_c), special.fdtrc(df_c, rest_df_c, ratio_c))
+        farthest = int(np.argmin(np.where(like_c, p_c, 1.0)))
+        if p_c[farthest] >= tail or not like_c[farthest]:
             break
-        like_C[farthest] = False
-    sd_C = np.sqrt(squares_C / df_C)
+        like_c[farthest] = False
+    sd_c = np.sqrt(squares_c / df_c)
     return [
         CellSpread(levels, len(y), float(y.mean()), float(sd), float(low), float(high), not like)
-        for (levels, y), sd, low, high, like in zip(cells, sd_C, low_C, high_C, like_C, strict=True)
+        for (levels, y), sd, low, high, like in zip(cells, sd_c, low_c, high_c, like_c, strict=True)
     ]
 
 

@@ -52,31 +52,31 @@ class PairedFactor:
     difference: PairedDifference
 
 
-def paired_difference(first_N: Floats, second_N: Floats, generator: np.random.Generator) -> PairedDifference:
+def paired_difference(first_n: Floats, second_n: Floats, generator: np.random.Generator) -> PairedDifference:
     """Compare two conditions over shared seeds (or any pairing) by the paired t and by sign flips (Fisher 1935).
 
     `generator` is drawn from beyond 16 pairs only; the p is then (1 + as far) / (1 + draws) (Phipson and Smyth 2010).
     Raises ConfigError when the lengths differ, a value is not finite, or there are fewer than two pairs.
     """
-    first_N, second_N = np.asarray(first_N, dtype=np.float64), np.asarray(second_N, dtype=np.float64)
-    n = len(first_N)
-    if len(second_N) != n:
-        raise ConfigError(f"pairs need two columns of equal length, not {n:,} and {len(second_N):,} values")
+    first_n, second_n = np.asarray(first_n, dtype=np.float64), np.asarray(second_n, dtype=np.float64)
+    n = len(first_n)
+    if len(second_n) != n:
+        raise ConfigError(f"pairs need two columns of equal length, not {n:,} and {len(second_n):,} values")
     if n < 2:
         raise ConfigError(f"{n} pair{'' if n == 1 else 's'}: a paired comparison needs two or more")
-    difference_N = second_N - first_N
-    if not np.isfinite(difference_N).all():
-        raise ConfigError(f"{int((~np.isfinite(difference_N)).sum()):,} of {n:,} pairs lack a finite value")
-    mean = float(difference_N.mean())
+    difference_n = second_n - first_n
+    if not np.isfinite(difference_n).all():
+        raise ConfigError(f"{int((~np.isfinite(difference_n)).sum()):,} of {n:,} pairs lack a finite value")
+    mean = float(difference_n.mean())
     # Differences of large responses carry their rounding; a spread below it is none.
-    rounding = 1e-12 * float(np.abs([first_N, second_N]).max())
-    error = float(difference_N.std(ddof=1)) / math.sqrt(n)
+    rounding = 1e-12 * float(np.abs([first_n, second_n]).max())
+    error = float(difference_n.std(ddof=1)) / math.sqrt(n)
     p = low = high = None
     if error > rounding:
         reach = t_quantile((1 + LEVEL) / 2, n - 1) * error
         p, low, high = t_two_sided(mean / error, n - 1), mean - reach, mean + reach
     exact = n <= MAX_ENUMERATED_PAIRS
-    p_sign_flip = _all_signs(difference_N) if exact else _drawn_signs(difference_N, generator)
+    p_sign_flip = _all_signs(difference_n) if exact else _drawn_signs(difference_n, generator)
     smallest = 2.0 ** (1 - n) if exact else max(2.0 ** (1 - n), 1 / (1 + DRAWS))
     estimate = Estimate(mean, low, high, LEVEL, n, f"mean of {n} paired differences; paired t on {n - 1} df")
     return PairedDifference(estimate, p, p_sign_flip, smallest, exact, n)
@@ -114,23 +114,23 @@ def paired_effects(
     return found
 
 
-def _all_signs(difference_N: Floats) -> float:
+def _all_signs(difference_n: Floats) -> float:
     sums = np.zeros(1)
-    for difference in difference_N:
+    for difference in difference_n:
         sums = np.concatenate([sums + difference, sums - difference])
-    return float(_as_far(sums, difference_N).mean())
+    return float(_as_far(sums, difference_n).mean())
 
 
-def _drawn_signs(difference_N: Floats, generator: np.random.Generator) -> float:
+def _drawn_signs(difference_n: Floats, generator: np.random.Generator) -> float:
     as_far, left = 0, DRAWS
     while left:
-        draws = min(left, max(1, 2_000_000 // len(difference_N)))
-        signs_DxN = generator.integers(0, 2, (draws, len(difference_N)), dtype=np.int8) * 2.0 - 1.0
-        as_far += int(_as_far(signs_DxN @ difference_N, difference_N).sum())
+        draws = min(left, max(1, 2_000_000 // len(difference_n)))
+        signs_dxn = generator.integers(0, 2, (draws, len(difference_n)), dtype=np.int8) * 2.0 - 1.0
+        as_far += int(_as_far(signs_dxn @ difference_n, difference_n).sum())
         left -= draws
     return (1 + as_far) / (1 + DRAWS)
 
 
-def _as_far(sums: Floats, difference_N: Floats) -> NDArray[np.bool_]:
+def _as_far(sums: Floats, difference_n: Floats) -> NDArray[np.bool_]:
     """Which sums are at least as far from zero as the one seen, but for rounding."""
-    return np.abs(sums) >= abs(float(difference_N.sum())) - 1e-12 * float(np.abs(difference_N).sum())
+    return np.abs(sums) >= abs(float(difference_n.sum())) - 1e-12 * float(np.abs(difference_n).sum())

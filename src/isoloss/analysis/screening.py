@@ -50,11 +50,11 @@ class Screening:
     method: str = "screening: Lenth's pseudo standard error (1989)"
 
 
-def lenth_pse(effects_M: NDArray[np.float64]) -> float:
+def lenth_pse(effects_m: NDArray[np.float64]) -> float:
     """Lenth's pseudo standard error of contrasts of equal variance; 0.0 when half of them or more are zero."""
-    sizes_M = np.abs(effects_M)
-    s0 = 1.5 * float(np.median(sizes_M))
-    return 1.5 * float(np.median(sizes_M[sizes_M < 2.5 * s0])) if s0 else 0.0
+    sizes_m = np.abs(effects_m)
+    s0 = 1.5 * float(np.median(sizes_m))
+    return 1.5 * float(np.median(sizes_m[sizes_m < 2.5 * s0])) if s0 else 0.0
 
 
 def screen(response: NDArray[np.float64], names: Sequence[str], smallest: float = 0.0) -> Screening | None:
@@ -68,16 +68,16 @@ def screen(response: NDArray[np.float64], names: Sequence[str], smallest: float 
         low, high = np.take(effects, 0, axis), np.take(effects, 1, axis)
         effects = np.stack([low + high, high - low], axis)
     terms = [term for order in range(1, len(names) + 1) for term in itertools.combinations(range(len(names)), order)]
-    values_M = np.array([effects[tuple(int(axis in term) for axis in range(len(names)))] for term in terms])
-    m = len(values_M)
-    pse = lenth_pse(values_M)
+    values_m = np.array([effects[tuple(int(axis in term) for axis in range(len(names)))] for term in terms])
+    m = len(values_m)
+    pse = lenth_pse(values_m)
     if m < MIN_EFFECTS or pse <= smallest:
         return None
     df = m / 3
     simultaneous = t_quantile((1 + LEVEL ** (1 / m)) / 2, df) * pse
-    rank_M = np.empty(m)
-    rank_M[np.argsort(np.abs(values_M), kind="stable")] = np.arange(m)
-    quantile_M = special.ndtri(0.5 + 0.5 * (rank_M + 0.5) / m)
+    rank_m = np.empty(m)
+    rank_m[np.argsort(np.abs(values_m), kind="stable")] = np.arange(m)
+    quantile_m = special.ndtri(0.5 + 0.5 * (rank_m + 0.5) / m)
     screened = tuple(
         ScreenedEffect(
             " × ".join(names[axis] for axis in term),
@@ -87,6 +87,6 @@ def screen(response: NDArray[np.float64], names: Sequence[str], smallest: float 
             abs(float(value)) > simultaneous,
             float(quantile),
         )
-        for term, value, quantile in zip(terms, values_M, quantile_M, strict=True)
+        for term, value, quantile in zip(terms, values_m, quantile_m, strict=True)
     )
     return Screening(pse, df, LEVEL, t_quantile((1 + LEVEL) / 2, df) * pse, simultaneous, screened)

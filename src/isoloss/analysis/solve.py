@@ -197,8 +197,8 @@ def _starts(law: Law) -> Sequence[Floats]:
     for exponents in product(START_EXPONENTS, repeat=law.n_terms):
         basis_nxK = np.exp(-np.array(exponents)[:, None] * law.x_Kxn).T
         for floor in [share * loss_n.min() for share in START_FLOORS] if law.floor else [0.0]:
-            scales_K = _projected(basis_nxK, loss_n - floor)
-            found.append(_theta(scales_K, exponents, [floor] if law.floor else [], low_p, high_p))
+            scales_k = _projected(basis_nxK, loss_n - floor)
+            found.append(_theta(scales_k, exponents, [floor] if law.floor else [], low_p, high_p))
         if law.floor:
             *scales, floor = _projected(np.column_stack([basis_nxK, np.ones_like(loss_n)]), loss_n)
             found.append(_theta(np.array(scales), exponents, [floor], low_p, high_p))
@@ -210,8 +210,8 @@ def _projected(basis_nxK: Floats, target_n: Floats) -> Floats:
 
 
 def _theta(
-    scales_K: Floats, exponents: Sequence[float], floor: Sequence[float], low_p: Floats, high_p: Floats
+    scales_k: Floats, exponents: Sequence[float], floor: Sequence[float], low_p: Floats, high_p: Floats
 ) -> Floats:
-    sizes = np.log(np.maximum([*scales_K, *floor], 1e-12))
-    k = len(scales_K)
+    sizes = np.log(np.maximum([*scales_k, *floor], 1e-12))
+    k = len(scales_k)
     return np.clip(np.concatenate([sizes[:k], exponents, sizes[k:]]), low_p, high_p)

@@ -40,13 +40,13 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Points:
-    """A curve after step 0, P points each the mean of `count_P` evaluations: x is log2(step), y the loss."""
+    """A curve after step 0, j points each the mean of `count_j` evaluations: x is log2(step), y the loss."""
 
-    x_P: Floats
-    y_P: Floats
-    first_step_P: Floats
-    last_step_P: Floats
-    count_P: NDArray[np.int64]
+    x_j: Floats
+    y_j: Floats
+    first_step_j: Floats
+    last_step_j: Floats
+    count_j: NDArray[np.int64]
     late: int
     """Where the last two doublings of steps begin; at least four points follow."""
 
@@ -85,14 +85,14 @@ def condense(step_n: Floats, loss_n: Floats) -> Points:
         return Points(x_n, loss_n, step_n, step_n, np.ones(n, dtype=np.int64), _late(x_n))
     starts = np.arange(n // size) * size + n % size
     starts[0] = 0
-    count_P = np.diff(starts, append=n)
-    x_P, y_P = np.add.reduceat(x_n, starts) / count_P, np.add.reduceat(loss_n, starts) / count_P
-    return Points(x_P, y_P, step_n[starts], step_n[starts + count_P - 1], count_P, _late(x_P))
+    count_j = np.diff(starts, append=n)
+    x_j, y_j = np.add.reduceat(x_n, starts) / count_j, np.add.reduceat(loss_n, starts) / count_j
+    return Points(x_j, y_j, step_n[starts], step_n[starts + count_j - 1], count_j, _late(x_j))
 
 
 def judge_noise(runs: Sequence[Points]) -> list[RunNoise | None]:
     """The noise to judge each run by; None where even that of all runs has fewer than LEAST_DF degrees of freedom."""
-    own = [None if _is_long(run) else short_term_noise(run.x_P[run.late :], run.y_P[run.late :]) for run in runs]
+    own = [None if _is_long(run) else short_term_noise(run.x_j[run.late :], run.y_j[run.late :]) for run in runs]
     few = [noise for noise in own if noise]
     shared = reduce(add, few) if few else None
     return [
@@ -103,25 +103,25 @@ def judge_noise(runs: Sequence[Points]) -> list[RunNoise | None]:
 
 def windows_of(points: Points, noise: RunNoise) -> tuple[Window, ...]:
     """The windows of a run, in the order of their first step; the last one ends with the run."""
-    starts, ends = _window_places(points.x_P)
+    starts, ends = _window_places(points.x_j)
     if not len(starts):
         return ()
-    x_P, y_P = points.x_P - points.x_P.mean(), points.y_P - points.y_P.mean()
-    n_W = ends - starts + 1
-    sum_x_W, sum_y_W, sum_xx_W, sum_xy_W = (_sums(each, starts, ends) for each in (x_P, y_P, x_P * x_P, x_P * y_P))
-    spread_W = sum_xx_W - sum_x_W**2 / n_W
-    improvement_W = -(sum_xy_W - sum_x_W * sum_y_W / n_W) / spread_W
-    half_W = float(special.stdtrit(noise.df, (1 + LEVEL) / 2)) * noise.sd / np.sqrt(spread_W)
-    evaluations_W = _sums(points.count_P.astype(np.float64), starts, ends).astype(np.int64)
+    x_j, y_j = points.x_j - points.x_j.mean(), points.y_j - points.y_j.mean()
+    n_w = ends - starts + 1
+    sum_x_w, sum_y_w, sum_xx_w, sum_xy_w = (_sums(each, starts, ends) for each in (x_j, y_j, x_j * x_j, x_j * y_j))
+    spread_w = sum_xx_w - sum_x_w**2 / n_w
+    improvement_w = -(sum_xy_w - sum_x_w * sum_y_w / n_w) / spread_w
+    half_w = float(special.stdtrit(noise.df, (1 + LEVEL) / 2)) * noise.sd / np.sqrt(spread_w)
+    evaluations_w = _sums(points.count_j.astype(np.float64), starts, ends).astype(np.int64)
     method = f"least squares of loss on log2(step), {noise.source}"
     return tuple(
         Window(
-            float(points.first_step_P[start]),
-            float(points.last_step_P[end]),
+            float(points.first_step_j[start]),
+            float(points.last_step_j[end]),
             Estimate(value, value - half, value + half, LEVEL, evaluations, method),
         )
         for start, end, value, half, evaluations in zip(
-            starts, ends, improvement_W.tolist(), half_W.tolist(), evaluations_W.tolist(), strict=True
+            starts, ends, improvement_w.tolist(), half_w.tolist(), evaluations_w.tolist(), strict=True
         )
     )
 
@@ -133,38 +133,38 @@ def rise_at_end(points: Points, noise: RunNoise) -> Estimate | None:
     for all earlier stretches at once (Bonferroni): where the loss never rises, its lower end is above 0 in at most
     2.5% of runs. None where there is no room for two stretches.
     """
-    stretch = max(2, len(points.y_P) // 16)
-    candidates = len(points.y_P) - 2 * stretch + 1
+    stretch = max(2, len(points.y_j) // 16)
+    candidates = len(points.y_j) - 2 * stretch + 1
     if candidates < 1:
         return None
-    mean_K = np.convolve(points.y_P, np.full(stretch, 1 / stretch), mode="valid")
-    value = float(mean_K[-1] - mean_K[:candidates].min())
+    mean_w = np.convolve(points.y_j, np.full(stretch, 1 / stretch), mode="valid")
+    value = float(mean_w[-1] - mean_w[:candidates].min())
     half = float(special.stdtrit(noise.df, 1 - (1 - LEVEL) / 2 / candidates)) * noise.sd * math.sqrt(2 / stretch)
     method = f"last stretch minus the lowest of {candidates} earlier ones (Bonferroni), {noise.source}"
-    return Estimate(value, value - half, value + half, LEVEL, int(points.count_P.sum()), method)
+    return Estimate(value, value - half, value + half, LEVEL, int(points.count_j.sum()), method)
 
 
-def _late(x_P: Floats) -> int:
-    if len(x_P) <= LEAST:
+def _late(x_j: Floats) -> int:
+    if len(x_j) <= LEAST:
         return 0
-    return min(int((x_P < x_P[-1] - 2 - 1e-9).sum()), len(x_P) - LEAST)
+    return min(int((x_j < x_j[-1] - 2 - 1e-9).sum()), len(x_j) - LEAST)
 
 
 def _is_long(run: Points) -> bool:
-    return len(run.x_P) - run.late >= LONG
+    return len(run.x_j) - run.late >= LONG
 
 
 def _noise_of_long(run: Points) -> RunNoise:
     """A run's own noise around a cubic, with its autocorrelation."""
-    x_P, y_P = run.x_P[run.late :], run.y_P[run.late :]
-    n = len(x_P)
-    basis_PxK, _ = np.linalg.qr(np.vander((x_P - x_P.mean()) / (x_P[-1] - x_P[0]), TREND))
-    residual_P = y_P - basis_PxK @ (basis_PxK.T @ y_P)
-    squares = float(residual_P @ residual_P)
+    x_j, y_j = run.x_j[run.late :], run.y_j[run.late :]
+    n = len(x_j)
+    basis_jxt, _ = np.linalg.qr(np.vander((x_j - x_j.mean()) / (x_j[-1] - x_j[0]), TREND))
+    residual_j = y_j - basis_jxt @ (basis_jxt.T @ y_j)
+    squares = float(residual_j @ residual_j)
     floor = _rounding(run)
     if squares <= n * floor**2:
         return RunNoise(floor, float(n - TREND), "no noise around a cubic")
-    lag_one = float(residual_P[1:] @ residual_P[:-1]) / squares
+    lag_one = float(residual_j[1:] @ residual_j[:-1]) / squares
     rho = min(max((lag_one + TREND / n) / (1 - (TREND + 3) / n), 0.0), 0.95)
     variance = squares / (n - TREND) * (1 + rho) / (1 - rho)
     df = max((n - TREND) * (1 - rho**2) / (1 + rho**2), 2.0)
@@ -185,22 +185,22 @@ def _noise_of_short(run: Points, own: Noise | None, shared: Noise | None, runs: 
 
 
 def _rounding(run: Points) -> float:
-    return ROUNDING * float(np.max(np.abs(run.y_P)))
+    return ROUNDING * float(np.max(np.abs(run.y_j)))
 
 
-def _window_places(x_P: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _window_places(x_j: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First and last places of the windows: from each point the shortest one, and the shortest that ends at the end."""
-    points = len(x_P)
+    points = len(x_j)
     if points < LEAST:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     # A doubling to within rounding: 500 to 1,000 must count as one.
-    ends = np.maximum(np.searchsorted(x_P, x_P + 1 - 1e-9), np.arange(points) + LEAST - 1)
-    last = max(min(int((x_P <= x_P[-1] - 1 + 1e-9).sum()) - 1, points - LEAST), 0)
+    ends = np.maximum(np.searchsorted(x_j, x_j + 1 - 1e-9), np.arange(points) + LEAST - 1)
+    last = max(min(int((x_j <= x_j[-1] - 1 + 1e-9).sum()) - 1, points - LEAST), 0)
     starts = np.arange(last + 1)
     return starts, np.minimum(np.where(starts == last, points - 1, ends[: last + 1]), points - 1)
 
 
-def _sums(value_P: Floats, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Floats:
+def _sums(value_j: Floats, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Floats:
     """Sums of a column over each window."""
-    running_P = np.cumsum(value_P)
-    return running_P[ends] - running_P[starts] + value_P[starts]
+    running_j = np.cumsum(value_j)
+    return running_j[ends] - running_j[starts] + value_j[starts]

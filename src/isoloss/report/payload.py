@@ -148,18 +148,18 @@ def _curves(
     """The curves of all runs, one after another: their steps as grids that runs share, their values as bytes."""
     extents = table.with_row_index("row").group_by("run_id").agg(first=pl.col("row").min(), rows=pl.len())
     places = {run: (first, rows) for run, first, rows in extents.iter_rows()}
-    step_R = table["step"].to_numpy()
+    step_n = table["step"].to_numpy()
     grids, grid_of, chosen = dict[bytes, list[int]](), list[int](), [np.empty(0, np.int64)]
     numbers = dict[bytes, int]()
     for run in ids:
         first, rows = places.get(run, (0, 0))
         chosen.append(first + _spread(rows, points))
-        key = step_R[chosen[-1]].tobytes()
+        key = step_n[chosen[-1]].tobytes()
         grid_of.append(numbers.setdefault(key, len(numbers)))
         if key not in grids:
-            grids[key] = step_R[chosen[-1]].tolist()
-    row_R = np.concatenate(chosen)
-    values = (table[column].cast(pl.Float32()).fill_null(np.nan).to_numpy()[row_R] for column in columns)
+            grids[key] = step_n[chosen[-1]].tolist()
+    row_n = np.concatenate(chosen)
+    values = (table[column].cast(pl.Float32()).fill_null(np.nan).to_numpy()[row_n] for column in columns)
     return {"columns": list(columns), "grids": [*grids.values()], "grid": grid_of}, b"".join(map(as_planes, values))
 
 

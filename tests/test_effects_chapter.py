@@ -259,6 +259,7 @@ def test_a_heat_map_has_cell_means_and_says_which_are_empty() -> None:
         "description": "",
     }  # fmt: skip
     assert [at for at, row in rows.items() if row["best"]] == [("0.001", "128")]
+    assert not rows["0.001", "128"]["dark"] and rows["0.0001", "32"]["dark"]  # text is white on dark cells alone
     assert "2 cells without a run" in cells.subtitle and "learning_rate 0.001 with n_embd 128" in cells.title
     filled, empty, framed = drawn(cells, "rect")
     assert fields(filled[0]) == {"x": "across", "y": "down", "color": "mean", "description": "description"}
@@ -320,6 +321,7 @@ def test_the_spread_between_seeds_is_compared(cubed: tuple[Effects, Chapter]) ->
     spread = figure(chapter, "spread")
     assert spread.title == "1 of 8 combinations spread unlike the others: n_embd 32 · dropout 0.0 · n_head 4"
     assert spread.frame.filter("outside").height == 1
+    assert float(spread.frame.filter(~pl.col("outside"))["high"].to_numpy().max()) < 0.05  # without the wild one
 
 
 def test_spreads_of_equal_noise_are_seldom_called_unlike() -> None:

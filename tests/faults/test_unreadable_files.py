@@ -19,16 +19,18 @@ from isoloss.spec.studyfile import find_study
 from isoloss.training import checkpoint
 from tests.faults.harness import RecordingDisplay, Trials, acknowledged, results_of
 
-READ_BYTES = Path.read_bytes
+OPEN = os.open
 
 
-def answering(error: Exception, suffix: str = ".safetensors") -> Callable[[Path], bytes]:
-    def read(path: Path) -> bytes:
-        if str(path).endswith(suffix):
+def answering(error: Exception, suffix: str = ".safetensors") -> Callable[..., int]:
+    """An os.open whose answer for reading files of that suffix is the error."""
+
+    def open_or_fail(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if str(path).endswith(suffix) and flags & os.O_ACCMODE == os.O_RDONLY:
             raise error
-        return READ_BYTES(path)
+        return OPEN(path, flags, *rest, **options)
 
-    return read
+    return open_or_fail
 
 
 def os_error(number: int) -> OSError:
@@ -61,7 +63,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_thrown_away(
         if lack is None:  # the file is read, and there is no room for its tensors
             patch.setattr(checkpoint.safetensors_torch, "load", unloaded)
         else:
-            patch.setattr(Path, "read_bytes", answering(lack))
+            patch.setattr(os, "open", answering(lack))
         with pytest.raises(UnreadableError, match="just now"):
             checkpoint.resume(run)
     assert {path.name: sha256_file(path) for path in run.glob("*.*")} == before
@@ -79,7 +81,7 @@ def test_a_run_that_cannot_be_read_fails_alone(
     unreadable = next(out.glob("runs/*/last.json")).with_suffix(".safetensors")
     before, display = sha256_file(unreadable), RecordingDisplay()
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", answering(os_error(errno.EIO), str(unreadable)))
+        patch.setattr(os, "open", answering(os_error(errno.EIO), str(unreadable)))
         options = RunOptions(device="cpu", stack=2)
         results = run_study(find_study(str(two_runs)), out, options, executor=Inline(), listener=display)
         assert sorted(results.summary()["status"]) == ["done", "failed"]
@@ -102,7 +104,7 @@ def test_what_is_done_and_cannot_be_read_just_now_stays(
     server.start(out)
     files = {path: sha256_file(path) for path in out.glob("runs/*/*.*") if path.is_file()}
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", answering(os_error(errno.EIO), name))
+        patch.setattr(os, "open", answering(os_error(errno.EIO), name))
         results = run_study(find_study(str(study)), out, RunOptions(device="cpu"), executor=Inline())
         assert results.summary()["status"].to_list() == ["done" if name == "/last.json" else "damaged"]
     assert {path: sha256_file(path) for path in files} == files

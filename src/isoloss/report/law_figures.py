@@ -240,15 +240,10 @@ def _held_out(held: HoldOut) -> Figure:
         frame = frame.filter(pl.col("residual").abs().rank("ordinal", descending=True) <= MAX_HELD_OUT)
         drawn = f"the {MAX_HELD_OUT} predicted worst of {drawn}"
     others = [axis for axis in AXES[fit.form] if axis != held.variable]
-    labels = [
-        " · ".join(
-            [
-                *(f"{axis} = {count(row[axis])}" for axis in others),
-                *([f"seed {level(row['seed'])}"] if row["seed"] is not None else []),
-            ]
-        )
-        for row in frame.to_dicts()
-    ]
+    labels: list[str] = []
+    for row in frame.to_dicts():
+        seed = [] if row["seed"] is None else [f"seed {level(row['seed'])}"]
+        labels.append(" · ".join([*(f"{axis} = {count(row[axis])}" for axis in others), *seed]) or "run")
     labels = [f"{label} ({i})" if labels.count(label) > 1 else label for i, label in enumerate(labels, start=1)]
     subtitle = (
         f"Predicted minus observed loss of {drawn}, by the law fitted to the other {fitted_runs(fit)}. Bars: "

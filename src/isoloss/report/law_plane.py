@@ -29,6 +29,8 @@ STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 ROUNDING = 1 + 1e-9
 ASPECT = 1.6
 """Width of the plane over its height, for distances as the eye sees them."""
+LABEL_SHAPE = (0.4, 1.0)
+"""A label is wider than high: to its left and right, distances count so much less."""
 
 Ends = tuple[float, float]
 _CONTOUR: dict[str, Any] = {"loss": pl.Float64, "N": pl.Float64, "D": pl.Float64, "among_runs": pl.Boolean}
@@ -126,7 +128,7 @@ def label_places(lines: pl.DataFrame, by: str, plane: Plane, occupied: pl.DataFr
     rows: list[pl.DataFrame] = []
     for _, line in lines.group_by(by, maintain_order=True):
         places = plane.place(line)
-        clear = np.min(np.linalg.norm(places[:, None] - taken[None], axis=2), axis=1)
+        clear = np.min(np.linalg.norm((places[:, None] - taken[None]) * LABEL_SHAPE, axis=2), axis=1)
         sides = np.minimum(places[:, 0], ASPECT - places[:, 0]) - half
         edge = np.minimum(sides, np.minimum(places[:, 1], 1 - places[:, 1]))
         at = int(np.argmax(np.minimum(clear, edge)))

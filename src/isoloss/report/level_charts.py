@@ -175,7 +175,9 @@ def heat_map(view: EffectsView) -> Iterator[Figure]:
     )
 
     def draw(width: int) -> Any:
-        x = alt.X("across:N", title=across, sort=None, axis=alt.Axis(labelAngle=0, titleLimit=width // 2))
+        room = round(0.6 * width / len(view.levels(across)))
+        x_axis = alt.Axis(labelAngle=0, labelLimit=max(20, room), titleLimit=width // 2)
+        x = alt.X("across:N", title=across, sort=None, axis=x_axis)
         y = alt.Y("down:N", title=down, sort=None, axis=alt.Axis(labelLimit=width // 4, titleLimit=100))
         base = alt.Chart(inline(frame)).encode(x=x, y=y)
         legend = alt.Legend(title=view.response.title, titleOrient="top", gradientLength=min(200, width - 120))

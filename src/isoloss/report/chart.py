@@ -2,7 +2,7 @@
 
 A chart is drawn at two widths, those of one and of two columns of a paper: the page shows the narrow one on a phone.
 Colours: ACCENT is an estimate or a law, WARNING what failed, contradicts or lies outside, GREY what stands behind.
-Levels of a factor take `level_colours`, which holds neither, so that a colour means one thing on the whole page.
+Levels of a factor take `factor_colours`, which holds neither, so that a colour means one thing on the whole page.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import vl_convert
 from altair.utils import schemapi
 
 from isoloss.errors import StoreError
+from isoloss.wording import level as level_in_words
 
 WIDE, NARROW = 648, 317
 """Pixels of 1/96 inch: 6.75 and 3.3 inches."""
@@ -117,13 +118,27 @@ def inline(table: pl.DataFrame) -> alt.InlineData:
     return alt.InlineData(values=table.to_dicts())
 
 
-def level_colours(levels: Sequence[Any]) -> list[str]:
-    """A colour for each level of a factor: a sequence for three numbers or more, else categories."""
-    numeric = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
-    if numeric and len(levels) > 2:
-        last = len(SEQUENCE) - 1
-        return [SEQUENCE[round(i * last / (len(levels) - 1))] for i in range(len(levels))]
-    return [CATEGORIES[i % len(CATEGORIES)] for i in range(len(levels))]
+def factor_colours(factors: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, str]]:
+    """A colour for each level of each factor: dark to light for three numbers or more, else categories of its own.
+
+    Example: `factor_colours({"bias": [False, True]})["bias"]["true"]`.
+    """
+    found: dict[str, dict[str, str]] = {}
+    taken = 0
+    for factor, levels in factors.items():
+        if len(levels) > 2 and all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels):
+            colours = sequence_colours(len(levels))
+            levels = sorted(levels)
+        else:
+            colours = [CATEGORIES[i % len(CATEGORIES)] for i in range(taken, taken + len(levels))]
+            taken += len(levels)
+        found[factor] = dict(zip(map(level_in_words, levels), colours, strict=True))
+    return found
+
+
+def sequence_colours(n: int) -> list[str]:
+    """Colours from dark to light for some numbers in ascending order."""
+    return [SEQUENCE[round(i * (len(SEQUENCE) - 1) / max(n - 1, 1))] for i in range(n)]
 
 
 def colour_by(field: str, colours: Mapping[str, str], *, title: str | None = None, legend: bool = True) -> alt.Color:

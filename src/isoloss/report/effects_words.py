@@ -15,6 +15,7 @@ from isoloss.analysis.effects import Effect, Effects
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import t_quantile
 from isoloss.analysis.factorial_table import sorted_levels
+from isoloss.report.chart import factor_colours
 from isoloss.report.response import Response, response_of, short, to_digits
 from isoloss.wording import level, listed
 
@@ -27,13 +28,14 @@ N, MEAN, LOW, HIGH = "\0n", "\0mean", "\0low", "\0high"
 class EffectsView:
     """Effects with the runs they are of: `rows` are those that have the response and a level of every factor.
 
-    `adjusted` has the one adjusted p of every term that has a p.
+    `adjusted` has the one adjusted p of every term that has a p, `colours` that of every level of every factor.
     """
 
     effects: Effects
     rows: pl.DataFrame
     response: Response
     adjusted: Mapping[str, AdjustedP]
+    colours: Mapping[str, Mapping[str, str]]
 
     @cached_property
     def factors(self) -> list[str]:
@@ -63,7 +65,7 @@ class EffectsView:
 
     def levels(self, factor: str) -> list[Any]:
         """The levels of a factor: numbers ascending, words as they first appear."""
-        return sorted_levels(self.rows[factor].unique(maintain_order=True)).to_list()
+        return _levels(self.rows, factor)
 
     def numeric(self, factor: str) -> bool:
         """Whether the levels of a factor are numbers."""
@@ -93,15 +95,28 @@ class EffectsView:
         return cells.sort(MEAN, descending=self.response.better == "higher", maintain_order=True).row(0, named=True)
 
 
-def effects_view(effects: Effects, runs: pl.DataFrame, adjusted: Mapping[str, AdjustedP] | None) -> EffectsView:
-    """The view of the runs the effects were computed of; without `adjusted`, p is as Holm's correction leaves it."""
+def effects_view(
+    effects: Effects,
+    runs: pl.DataFrame,
+    adjusted: Mapping[str, AdjustedP] | None,
+    colours: Mapping[str, Mapping[str, str]] | None,
+) -> EffectsView:
+    """The view of the runs the effects were computed of.
+
+    Without `adjusted`, p is as Holm's correction leaves it; without `colours`, they are those of the runs' levels.
+    """
     factors = [effect.term for effect in effects.effects if len(effect.factors) == 1]
     rows = usable_rows(runs, numeric=[effects.response], other=factors).table if factors else runs.head(0)
     if effects.block is not None:
         rows = rows.unique([*factors, effects.block, effects.response], keep="first", maintain_order=True)
     if adjusted is None:
         adjusted = {e.term: AdjustedP(e.p_holm, stated=False) for e in effects.effects if e.p_holm is not None}
-    return EffectsView(effects, rows, response_of(effects.response), adjusted)
+    colours = colours or factor_colours({factor: _levels(rows, factor) for factor in factors})
+    return EffectsView(effects, rows, response_of(effects.response), adjusted, colours)
+
+
+def _levels(rows: pl.DataFrame, factor: str) -> list[Any]:
+    return sorted_levels(rows[factor].unique(maintain_order=True)).to_list()
 
 
 def moved(view: EffectsView, effect: Effect) -> str:

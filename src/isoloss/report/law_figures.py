@@ -27,9 +27,9 @@ from isoloss.report.chart import (
     WIDE,
     Figure,
     inline,
-    level_colours,
     log_ticks,
     rows_axis,
+    sequence_colours,
     sized,
     spaced,
 )
@@ -138,7 +138,7 @@ def _draw_lines(fit: Fit, axis: str, frame: pl.DataFrame, width: int) -> alt.Lay
     colour: Any = alt.value(ACCENT)
     if several:
         order = curves["line"].unique(maintain_order=True).to_list()
-        colour = alt.Color("line:N", legend=None, scale=alt.Scale(domain=order, range=level_colours(range(len(order)))))
+        colour = alt.Color("line:N", legend=None, scale=alt.Scale(domain=order, range=sequence_colours(len(order))))
     law = alt.Chart(inline(curves)).encode(x=x, color=colour)
     layers: list[Any] = [
         law.mark_area(opacity=0.18, clip=True).encode(y=low, y2="high:Q"),

@@ -19,7 +19,6 @@ from isoloss.report.chart import (
     Figure,
     colour_by,
     inline,
-    level_colours,
     near_data,
     sized,
     spaced,
@@ -88,8 +87,7 @@ def _panel(
 ) -> Any:
     means, runs, (over, by) = rows.filter(kind="mean"), rows.filter(kind="run"), pair
     right = inner - (10 if by is None else LINE_LABELS)
-    levels = [] if by is None else view.levels(by)
-    colours = dict(zip(map(level, levels), level_colours(levels), strict=True)) if levels else {"": ACCENT}
+    colours = {"": ACCENT} if by is None else view.colours[by]
     colour, x, title = colour_by("line", colours, legend=False), _levels_axis(view, over, right), None
     axis = alt.Axis(labels=False, grid=True)
     if first:
@@ -112,9 +110,9 @@ def _panel(
         gap, ends = TEXT_HEIGHT * (high - low) / HEIGHT, means.group_by("line", maintain_order=True).last()
         ends = ends.with_columns(label_y=pl.Series(spaced(ends["value"].to_list(), gap), dtype=pl.Float64()))
         top = ends.sort("label_y").tail(1).with_columns(label_y=pl.col("label_y") + gap)
-        for table, text, words in ((ends, "line:N", colour), (top, "by:N", alt.value(GREY))):
-            labels = alt.Chart(inline(table)).mark_text(align="left", limit=inner - right - 10)
-            layers.append(labels.encode(x=alt.value(right + 8), y=y["label_y"], text=text, color=words))
+        for table, text, colour in ((ends, "line:N", INK), (top, "by:N", GREY)):
+            labels = alt.Chart(inline(table)).mark_text(align="left", limit=inner - right - 10, color=colour)
+            layers.append(labels.encode(x=alt.value(right + 8), y=y["label_y"], text=text))
     return alt.layer(*layers).properties(width=inner, height=HEIGHT)
 
 

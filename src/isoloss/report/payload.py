@@ -22,7 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from isoloss.analysis.levels import largest_difference, level_means
-from isoloss.report.chart import CATEGORIES, level_colours, scripts
+from isoloss.report.chart import CATEGORIES, scripts
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Table
 from isoloss.spec import compute
@@ -92,6 +92,7 @@ def _from_wheel(name: str) -> str:
 
 def _factors(snapshot: Snapshot, table: pl.DataFrame) -> list[dict[str, Any]]:
     """Each factor with its levels, their colours, and each configuration's level; the largest effect comes first."""
+    colours = snapshot.colours
     factors: list[tuple[float, dict[str, Any]]] = []
     for factor in snapshot.factors:
         levels = list(snapshot.study.factors[factor])
@@ -102,7 +103,7 @@ def _factors(snapshot: Snapshot, table: pl.DataFrame) -> list[dict[str, Any]]:
             "name": factor,
             "levels": [level(value) for value in levels],
             "numbers": levels if numeric else None,
-            "colours": level_colours(levels),
+            "colours": [colours[factor][level(value)] for value in levels],
             "level": [number[repr(value)] for value in table[factor]],
         }
         factors.append((difference, described))

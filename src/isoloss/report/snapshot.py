@@ -12,6 +12,7 @@ import polars as pl
 from scipy import special
 
 from isoloss.analysis.estimate import LEVEL
+from isoloss.report.chart import factor_colours
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
@@ -50,6 +51,11 @@ class Snapshot:
     def factors(self) -> list[str]:
         """Factors with more than one level: the only ones that can tell runs apart."""
         return [factor for factor, levels in self.study.factors.items() if len(levels) > 1]
+
+    @property
+    def colours(self) -> dict[str, dict[str, str]]:
+        """The colour of each level of each factor, by the level's word, the same in every chart."""
+        return factor_colours({factor: self.study.factors[factor] for factor in self.factors})
 
     @property
     def done(self) -> pl.DataFrame:

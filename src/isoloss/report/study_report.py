@@ -58,7 +58,7 @@ def write_report(results: StudyResults) -> Report:
 
 def study_chapters(snapshot: Snapshot, findings: Findings) -> list[Chapter]:
     """Every chapter of a study's report, in order."""
-    effects = effects_chapter(findings.effects, snapshot.done, adjusted=findings.adjusted)
+    effects = effects_chapter(findings.effects, snapshot.done, adjusted=findings.adjusted, colours=snapshot.colours)
     scaling = scaling_chapter(findings.scaling)
     convergence = convergence_chapter(findings.convergence, snapshot.table)
     chapters = [

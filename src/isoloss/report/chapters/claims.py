@@ -66,10 +66,11 @@ def _answer(claims: Sequence[Claim], exploratory: Sequence[Claim], comparisons: 
     else:
         yield "The study stated no hypotheses before it ran, so nothing on this page is a test of one."
     if comparisons:
-        found = "none is" if not exploratory else f"{len(exploratory)} {'is' if len(exploratory) == 1 else 'are'}"
+        effect = "other effect" if claims else "effect"
+        found = counted(len(exploratory), effect) if exploratory else f"No {effect}"
         yield (
-            f"Of {counted(comparisons, 'effect')} on the best validation loss that were looked at, {found} larger than "
-            "chance explains and stated by no hypothesis."
+            f"{found} on the best validation loss {'is' if len(exploratory) < 2 else 'are'} larger than chance "
+            f"explains, of {comparisons} that were looked at."
         )
     if seeds == 1:
         yield (

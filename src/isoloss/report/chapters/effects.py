@@ -32,15 +32,16 @@ def effects_chapter(
     *,
     pairs: Sequence[PairedFactor] = (),
     adjusted: Mapping[str, AdjustedP] | None = None,
+    colours: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Chapter:
     """What the effects of some runs on their response say; `runs` is the table they were computed of.
 
     `adjusted` is that of `claims.adjusted_p`; without it every p is adjusted for all terms (Holm). `pairs` are those of
-    `paired_effects`. Runs that have the columns key and label are named by them.
+    `paired_effects`, `colours` those of `factor_colours`. Runs that have the columns key and label are named by them.
     """
     if isinstance(effects, Diagnostic):
         return Chapter("effects", "Effects", [effects.text, *([effects.remedy] if effects.remedy else [])])
-    view = effects_view(effects, runs, adjusted)
+    view = effects_view(effects, runs, adjusted, colours)
     replicates = f"{effects.block}s" if effects.block else "repeated runs"
     title = f"Effects on {view.response.name}"
     constant = len(view.rows) < 2 or view.rows[effects.response].n_unique() == 1

@@ -21,12 +21,12 @@ from isoloss.report.chart import (
     Figure,
     colour_by,
     inline,
-    level_colours,
     log_axis,
     near_data,
     sized,
 )
 from isoloss.report.evidence import timed_programs
+from isoloss.report.references import cited
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
 from isoloss.spec.compute import flops_per_token
@@ -142,9 +142,12 @@ def _against_size(
     frame = speeds.with_columns(mark=pl.Series(marks, dtype=pl.String()))
     colour: Any = alt.value(ACCENT)
     if factor:
-        levels = speeds[factor].unique().sort().to_list()
         frame = frame.with_columns(level=pl.Series([say.level(level) for level in speeds[factor]]))
-        colour = colour_by("level", dict(zip(map(say.level, levels), level_colours(levels), strict=True)), title=factor)
+        colour = colour_by(
+            "level",
+            {word: colour for word, colour in snapshot.colours[factor].items() if word in set(frame["level"])},
+            title=factor,
+        )
     log = value != "mfu"  # whose zero means something
     y_title = f"{unit} (log scale)" if log else unit
     y_axis = log_axis(pl.concat([speeds[f"{value}_low"], speeds[f"{value}_high"]]), "~s", 5) if log else PERCENT_AXIS
@@ -328,10 +331,10 @@ def _slow_figure(snapshot: Snapshot, slow: pl.DataFrame) -> Iterator[Figure]:
 
 def _details(snapshot: Snapshot, slow: pl.DataFrame) -> Iterator[str]:
     yield (
-        "FLOPs a token are 6N + 12·L·C·T, forward and backward (PaLM, appendix B), N without position embeddings; "
-        "evaluation is not part of them. Tokens/s, step time and MFU of a run are medians over its steps on a machine "
-        "that other runs may have shared: they are no benchmark. Runs may have been trained side by side, so their "
-        "wall times may add up to more than the clock's."
+        f"FLOPs a token are 6N + 12·L·C·T, forward and backward {cited('chowdhery2022')}, N without "
+        "position embeddings; evaluation is not part of them. Tokens/s, step time and MFU of a run are medians over "
+        "its steps on a machine that other runs may have shared: they are no benchmark. Runs may have been trained "
+        "side by side, so their wall times may add up to more than the clock's."
     )
     peaks = [s.provenance["peak"] for s in snapshot.statuses.values() if "peak" in s.provenance]
     if peaks:

@@ -6,7 +6,7 @@ import sys
 
 import tyro
 
-from benchmarks import faults, precision, report, sampling, scale, train
+from benchmarks import faults, precision, report, sampling, scale, train, watch
 from isoloss.errors import IsolossError
 
 if __name__ == "__main__":
@@ -16,6 +16,7 @@ if __name__ == "__main__":
         "scale": scale.run,
         "precision": precision.run,
         "report": report.run,
+        "watch": watch.run,
         "faults": faults.run,
     }
     try:

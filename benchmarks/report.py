@@ -1,4 +1,7 @@
-"""Reading a large study: how long `status` and `report` take for thousands of runs that are done, on one core."""
+"""Reading a large study: how long `status` and `report` take for thousands of runs that are done, on one core.
+
+And how long a browser takes to draw the page and to show a selection.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from tests.chromium import start_chromium
 from tests.fake_studies import write_rows, write_tokenizer
 
 from benchmarks.timing import machine, samples
@@ -28,6 +32,13 @@ from isoloss.store.outcome import keep_outcome
 from isoloss.store.run import RunStatus, create_run, write_status
 
 SEEDS, STEPS, EVALUATIONS = 5, 150, 30
+SELECT = """
+  const [row, done] = [arguments[0], arguments[1]];
+  const began = performance.now();
+  row.click();
+  requestAnimationFrame(() => setTimeout(() => done(performance.now() - began)));
+"""
+"""Milliseconds from a click on a row to the picture after it."""
 FACTS = DataFacts(sha256="ab" * 32, vocab_size=65)
 
 
@@ -49,6 +60,7 @@ def run(runs: int = 10_000, rounds: int = 3, out: Path = Path("results/benchmark
         "runs": runs,
         **{f"{name}_s": samples(measured).as_dict() for name, measured in times.items()},
         "page_bytes": StudyPaths(folder).report.stat().st_size,
+        **_in_a_browser(StudyPaths(folder).report, rounds),
     }
     print(json.dumps(result, indent=2))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +74,30 @@ def _wall_s(command: list[str]) -> float:
     started = time.perf_counter()
     subprocess.run([*one_core, *command], check=True, capture_output=True, env=environment)
     return time.perf_counter() - started
+
+
+def _in_a_browser(page: Path, rounds: int) -> dict[str, Any]:
+    """Milliseconds until a page is drawn, and from a click on a configuration or a run to the picture after it.
+
+    Single runs are drawn, so that each is a curve of its own. Empty where Chromium is not installed.
+    """
+    chromium = start_chromium()
+    if chromium is None:
+        return {}
+    drawn, picked = list[float](), list[float]()
+    try:
+        for _ in range(rounds):
+            chromium.get(page.as_uri())
+            while not chromium.execute_script("return document.documentElement.dataset.ready"):
+                time.sleep(0.1)
+            drawn.append(float(chromium.execute_script("return document.documentElement.dataset.drawn")))
+            chromium.execute_script("document.querySelector('input[name=single]').click()")
+            for row in chromium.find_elements("css selector", "#configurations tbody tr, #runs tbody tr"):
+                picked.append(chromium.execute_async_script(SELECT, row))
+        curves = chromium.execute_script("return isoloss.lines().length")
+    finally:
+        chromium.quit()
+    return {"curves": curves, "drawn_ms": samples(drawn).as_dict(), "selected_ms": samples(picked).as_dict()}
 
 
 def made_study(runs: int) -> Path:

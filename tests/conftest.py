@@ -12,6 +12,7 @@ import torch
 
 from isoloss.data.tokens import Tokens, prepare
 from isoloss.spec.config import RunConfig, make_config
+from tests.chromium import start_chromium
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -68,16 +69,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Headless Chromium; skips where it or its driver is not installed."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary, driver = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-    if not (binary.exists() and driver.exists()):
-        pytest.skip("Chromium or its driver is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(binary)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(driver)))
+    """Headless Chromium; skips where it, its driver or selenium is not installed."""
+    chromium = start_chromium()
+    if chromium is None:
+        pytest.skip("Chromium, its driver or selenium is not installed")
     yield chromium
     chromium.quit()

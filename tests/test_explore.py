@@ -28,8 +28,6 @@ from isoloss.spec.study import Study
 from isoloss.store.tables import StudyResults
 from tests.fake_studies import fake_study
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-BINARY, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 WORST = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 
 
@@ -171,20 +169,6 @@ def test_a_study_without_results_says_so(tmp_path: Path) -> None:
 
 
 # ---- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not (BINARY.exists() and DRIVER.exists()):
-        pytest.skip("Chromium or its driver is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(BINARY)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")

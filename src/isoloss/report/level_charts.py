@@ -188,7 +188,8 @@ def heat_map(view: EffectsView) -> Iterator[Figure]:
             base.transform_filter(alt.datum.best).mark_rect(fill=None, stroke=INK, strokeWidth=3),
         ]
         if 0.75 * width / len(view.levels(across)) > 36:
-            written = alt.condition(alt.datum.dark, alt.value(PAPER), alt.value(INK))
+            # Not PAPER and INK, which are others on a dark page: the cells keep their colours there.
+            written = alt.condition(alt.datum.dark, alt.value("white"), alt.value("black"))
             layers.append(base.mark_text().encode(text="text:N", color=written))
         return sized(alt.layer(*layers), width, 90 + 26 * len(view.levels(down)))
 

@@ -239,7 +239,7 @@ def test_lines_are_labelled_at_their_ends(cubed: tuple[Effects, Chapter]) -> Non
     (text, rows), (above, names) = drawn(figure(chapter, "levels"), "text")[:2]
     assert fields(text)["text"] == "line" and fields(above)["text"] == "by"
     assert {row["line"]: row["level"] for row in rows} == {"0.0": "64", "0.2": "64"}
-    assert names[0]["by"] == "dropout" and "legend" in text["color"] and text["color"]["legend"] is None
+    assert names[0]["by"] == "dropout" and "color" not in text
     titles = [panel["layer"][1]["encoding"]["x"]["title"] for panel in figure(chapter, "levels").spec(WIDE)["concat"]]
     assert titles == ["n_embd", "dropout", "n_head"]
     assert figure(chapter, "levels").title.startswith(

@@ -16,7 +16,7 @@ from math import exp, sqrt
 from typing import Any, Literal
 
 import polars as pl
-from scipy import stats
+from scipy import special
 
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.convergence import Convergence
@@ -234,7 +234,7 @@ def _range(stated: RangeStated, evidence: Evidence) -> Claim:
     run_ids = tuple(rows.table["run_id"].to_list())
     if n < 2:
         return _unresolved(stated, "One run gives a mean no interval.", run_ids)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * float(values.std(ddof=1)) / sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * float(values.std(ddof=1)) / sqrt(n)
     mean = float(values.mean())
     estimate = Estimate(mean, mean - half, mean + half, LEVEL, n, f"mean over runs, t on {n - 1} df")
     sentence = f"{stated.response} is {in_words(estimate)}."

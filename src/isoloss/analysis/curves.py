@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from isoloss.analysis.columns import Rows
 from isoloss.analysis.estimate import LEVEL, Estimate
@@ -180,10 +180,19 @@ def _spikes(times: float, runs: tuple[SlowSteps, ...]) -> Spikes:
     return Spikes(times, runs, spikes, both, proportion(both, spikes), expected / spikes, _tail(runs, both))
 
 
+def _log_choose(n: int, k: int | NDArray[np.int64]) -> Floats:
+    """Logarithm of the number of ways to choose k of n, -inf where k is more than n."""
+    ways = (
+        special.gammaln(n + 1) - special.gammaln(np.add(k, 1)) - special.gammaln(np.maximum(np.subtract(n, k), 0) + 1)
+    )
+    return np.where(np.greater(k, n), -np.inf, ways)
+
+
 def _tail(runs: Sequence[SlowSteps], both: int) -> float:
     """Probability that at least `both` spikes follow an evaluation when each run's spikes are spread evenly."""
     chances = np.ones(1)
     for run in runs:
         counts = np.arange(min(run.after, run.spikes) + 1)
-        chances = np.convolve(chances, stats.hypergeom.pmf(counts, run.steps, run.after, run.spikes))
+        ways = _log_choose(run.after, counts) + _log_choose(run.steps - run.after, run.spikes - counts)
+        chances = np.convolve(chances, np.exp(ways - _log_choose(run.steps, run.spikes)))  # hypergeometric
     return float(min(1.0, chances[both:].sum()))

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy import special
 
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.estimate import LEVEL, Estimate
@@ -80,7 +80,7 @@ def _profile(group: pl.DataFrame, params: str, compute: str, loss: str, curve: C
         return Profile(flops, n, sizes, curve, None, None, tuple(cautions))
     x, x_se, lowest, lowest_se = found
     df = len(sizes) - degree - 1
-    quantile, method = float(stats.t.ppf((1 + LEVEL) / 2, df)), f"{curve} in log N, delta method, t with {df} df"
+    quantile, method = float(special.stdtrit(df, (1 + LEVEL) / 2)), f"{curve} in log N, delta method, t with {df} df"
     value, low, high = np.exp([x, x - quantile * x_se, x + quantile * x_se]).tolist()
     size = Estimate(value, low, high, LEVEL, n, method)
     half = quantile * lowest_se

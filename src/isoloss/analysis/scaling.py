@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy import special
 
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.estimate import LEVEL, Estimate
@@ -257,7 +257,7 @@ def _lack_of_fit(law: Law, objective: Objective, uncertainty: Uncertainty) -> li
         return []
     means_c = np.bincount(cell_n, residuals_n) / np.bincount(cell_n)
     within = float(np.sum((residuals_n - means_c[cell_n]) ** 2)) / df
-    if within == 0 or stats.f.sf(uncertainty.noise**2 / within, uncertainty.df, df) >= 1 - LEVEL:
+    if within == 0 or special.fdtrc(uncertainty.df, df, uncertainty.noise**2 / within) >= 1 - LEVEL:
         return []
     between, inside = (
         f"{value:.2g} nats" if objective.delta is None else f"{value:.2%} of the loss"

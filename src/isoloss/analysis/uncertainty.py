@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import exp, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.laws import Floats, Law
@@ -45,7 +45,7 @@ class Uncertainty:
     def se(self, quantity: Quantity) -> float:
         """Standard error of a quantity."""
         if self.draws_Bxp is not None:
-            low, high = np.quantile([quantity(theta_p) for theta_p in self.draws_Bxp], stats.norm.cdf([-1.0, 1.0]))
+            low, high = np.quantile([quantity(theta_p) for theta_p in self.draws_Bxp], special.ndtr([-1.0, 1.0]))
             return float(high - low) / 2  # a quantile range: single refits may run off
         steps_p = 1e-4 * np.sqrt(np.diag(self.covariance_pxp)) + 1e-9
         moved_pxp = np.diag(steps_p)
@@ -61,7 +61,7 @@ class Uncertainty:
         `extra` is a variance that is added: that of a single new run for a prediction.
         """
         value = quantity(self.theta_p)
-        half = float(stats.t.ppf((1 + LEVEL) / 2, self.df)) * sqrt(self.se(quantity) ** 2 + extra)
+        half = float(special.stdtrit(self.df, (1 + LEVEL) / 2)) * sqrt(self.se(quantity) ** 2 + extra)
         ends = (value, value - half, value + half)
         value, low, high = np.exp(np.minimum(ends, 700.0)) if log else ends
         return Estimate(float(value), float(low), float(high), LEVEL, self.n, self.method)
@@ -74,8 +74,8 @@ def huber_inefficiency(delta: float | None, noise: float) -> float:
     k = delta / noise
     if k < 1e-4:
         return np.pi / 2
-    inside = 2 * stats.norm.cdf(k) - 1
-    squares = inside - 2 * k * stats.norm.pdf(k) + 2 * k**2 * stats.norm.sf(k)
+    inside = 2 * special.ndtr(k) - 1
+    squares = inside - 2 * k * exp(-(k**2) / 2) / sqrt(2 * pi) + 2 * k**2 * special.ndtr(-k)
     return float(squares / inside**2)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ import vl_convert
 from altair.utils import schemapi
 
 from isoloss.errors import StoreError
+from isoloss.files import cache_dir, read_checksummed, sha256_bytes, write_checksummed
 from isoloss.wording import level as level_in_words
 
 WIDE, NARROW = 648, 317
@@ -114,8 +117,8 @@ def sized(chart: Any, width: int, height: int) -> Any:
 
 
 def inline(table: pl.DataFrame) -> alt.InlineData:
-    """Rows inside the specification; Altair's limit on their number does not apply."""
-    return alt.InlineData(values=table.to_dicts())
+    """Rows inside the specification, where Altair's limit on their number does not apply and no layer copies them."""
+    return alt.InlineData(values=tuple(table.to_dicts()))
 
 
 def factor_colours(factors: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, str]]:
@@ -193,8 +196,19 @@ def spaced(values: Sequence[float], gap: float) -> list[float]:
 
 @cache
 def scripts(snippet: str) -> str:
-    """Vega, Vega-Lite, Vega-Embed and a script that uses them, bundled."""
-    return vl_convert.javascript_bundle(snippet=snippet, vl_version=VEGA_LITE_VERSION)
+    """Vega, Vega-Lite, Vega-Embed and a script that uses them, bundled.
+
+    The bundle is cached on the machine: making it takes longer than a small study's page.
+    """
+    key = sha256_bytes(f"{version('vl-convert-python')} {VEGA_LITE_VERSION} {snippet}".encode())
+    path = cache_dir() / "scripts" / f"{key}.txt"
+    with suppress(StoreError):
+        return read_checksummed(path)
+    bundle = vl_convert.javascript_bundle(snippet=snippet, vl_version=VEGA_LITE_VERSION)
+    with suppress(StoreError, OSError):  # a cache that cannot be written costs time alone
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_checksummed(path, bundle)
+    return bundle
 
 
 def _with_ids(svg: str, name: str) -> str:

@@ -63,9 +63,9 @@ def _sizes(view: EffectsView) -> Figure:
         fill = alt.condition(alt.datum.clear, alt.value(ACCENT), alt.value(PAPER))
         layers = [
             alt.Chart().mark_rule(color=INK).encode(x=alt.datum(0)),
-            base.mark_rule(strokeWidth=2, color=ACCENT).encode(x=alt.X("low:Q", scale=scale), x2="high:Q"),
+            base.mark_rule(strokeWidth=2, color=ACCENT).encode(x=alt.X("low:Q", scale=scale), x2=alt.X2("high:Q")),
             base.mark_point(size=60, opacity=1, stroke=ACCENT, strokeWidth=1.8).encode(x=x, fill=fill),
-            base.mark_text(align="left", dx=8).encode(x=alt.X("end:Q", scale=scale), text="text:N"),
+            base.mark_text(align="left", dx=8).encode(x=alt.X("end:Q", scale=scale), text=alt.Text("text:N")),
         ]
         return sized(alt.layer(*layers), width, 48 + 30 * len(shown))
 
@@ -145,7 +145,7 @@ def _half_normal(view: EffectsView) -> Iterator[Figure]:
             alt.Chart(inline(noise)).mark_line(color=GREY, strokeWidth=1.2).encode(x=x, y=y),
             alt.Chart(inline(margins)).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y=y),
             base.mark_point(filled=True, size=50, opacity=1).encode(color=colour),
-            base.mark_text(align="right", dx=-8, limit=width // 2).encode(text="label:N"),
+            base.mark_text(align="right", dx=-8, limit=width // 2).encode(text=alt.Text("label:N")),
         ]
         return sized(alt.layer(*layers), width, 300)
 
@@ -188,7 +188,7 @@ def _spreads(view: EffectsView, replicates: str) -> Iterator[Figure]:
         colour = alt.condition(alt.datum.outside, alt.value(WARNING), alt.value(ACCENT))
         dots = base.mark_point(filled=True, size=45, opacity=1)
         layers = [
-            base.mark_area(color=LIGHT, opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q"),
+            base.mark_area(color=LIGHT, opacity=0.5).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
             alt.Chart().mark_rule(color=GREY).encode(y=alt.datum(pooled)),
             dots.encode(y=y, color=colour, description=alt.Description("cell:N")),
         ]

@@ -141,7 +141,7 @@ def _draw_lines(fit: Fit, axis: str, frame: pl.DataFrame, width: int) -> alt.Lay
         colour = alt.Color("line:N", legend=None, scale=alt.Scale(domain=order, range=sequence_colours(len(order))))
     law = alt.Chart(inline(curves)).encode(x=x, color=colour)
     layers: list[Any] = [
-        law.mark_area(opacity=0.18, clip=True).encode(y=low, y2="high:Q"),
+        law.mark_area(opacity=0.18, clip=True).encode(y=low, y2=alt.Y2("high:Q")),
         law.mark_line(strokeWidth=1.2, strokeDash=[4, 3], clip=True).encode(y=y),
         law.transform_filter("datum.among_runs").mark_line(clip=True).encode(y=y),
     ]
@@ -149,7 +149,7 @@ def _draw_lines(fit: Fit, axis: str, frame: pl.DataFrame, width: int) -> alt.Lay
         lowest = alt.Chart(inline(minima.filter("on_plane"))).encode(y=y)
         bar = _log(alt.X, fit, axis, law_plane.ends_of(curves[axis]), width, room=END_LABEL, field="N_low")
         diamond = lowest.mark_point(shape="diamond", filled=True, size=90, opacity=1, stroke=INK, strokeWidth=0.8)
-        layers += [lowest.mark_rule(strokeWidth=2, color=INK, clip=True).encode(x=bar, x2="N_high:Q"),
+        layers += [lowest.mark_rule(strokeWidth=2, color=INK, clip=True).encode(x=bar, x2=alt.X2("N_high:Q")),
                    diamond.encode(x=x, color=colour)]  # fmt: skip
     dots = alt.Chart(inline(runs)).mark_point(filled=True, opacity=1, stroke=PAPER, strokeWidth=0.6)
     layers.append(dots.encode(x=x, y=y, color=colour))
@@ -157,7 +157,7 @@ def _draw_lines(fit: Fit, axis: str, frame: pl.DataFrame, width: int) -> alt.Lay
         ends = curves.filter(pl.col("loss").is_between(*domain)).group_by("line", maintain_order=True).last()
         places = spaced(ends["loss"].to_list(), 13 * (domain[1] - domain[0]) / (height - 45))
         names = alt.Chart(inline(ends.with_columns(loss=pl.Series(places)))).mark_text(align="left", dx=6)
-        layers.append(names.encode(x=x, y=y, text="line:N"))
+        layers.append(names.encode(x=x, y=y, text=alt.Text("line:N")))
     return sized(alt.layer(*layers), width, height)
 
 
@@ -197,17 +197,17 @@ def _draw_contours(fit: Fit, plane: Plane, frame: pl.DataFrame, width: int) -> a
         return alt.Chart(inline(table)).encode(x=x, y=y)
 
     def text(table: pl.DataFrame, ink: str, **style: Any) -> list[Any]:
-        named = at(table).encode(text="text:N")  # once as what lies behind it
+        named = at(table).encode(text=alt.Text("text:N"))  # once as what lies behind it
         return [named.mark_text(stroke=PAPER, strokeWidth=5, **style), named.mark_text(color=ink, **style)]
 
-    contour, optimum, inside = at(lines).encode(color=colour, detail="loss:N"), at(best), "datum.among_runs"
+    contour, optimum, inside = at(lines).encode(color=colour, detail=alt.Detail("loss:N")), at(best), "datum.among_runs"
     ends = pl.concat([best.select("C", N="N_low"), best.select("C", N="N_high").reverse()]).with_row_index("order")
     band = ends.with_columns(D=pl.col("C") / FLOPS_PER_PARAMETER_TOKEN / pl.col("N"))
     fill: dict[str, Any] = {"filled": True, "fill": ACCENT, "fillOpacity": 0.12, "strokeWidth": 0, "clip": True}
     dots = at(runs).mark_point(filled=True, size=75 if wide else 36, opacity=1, stroke=INK, strokeWidth=0.7)
     layers: list[Any] = [
-        at(band).mark_line(**fill).encode(order="order:Q"),
-        at(equal).mark_line(color=LIGHT, strokeWidth=1).encode(detail="C:N"),
+        at(band).mark_line(**fill).encode(order=alt.Order("order:Q")),
+        at(equal).mark_line(color=LIGHT, strokeWidth=1).encode(detail=alt.Detail("C:N")),
         contour.mark_line(strokeWidth=1.4, strokeDash=[4, 3]),
         contour.transform_filter(inside).mark_line(strokeWidth=2),
         optimum.mark_line(color=ACCENT, strokeWidth=2, strokeDash=[6, 4], clip=True),
@@ -226,7 +226,7 @@ def _draw_contours(fit: Fit, plane: Plane, frame: pl.DataFrame, width: int) -> a
     first = equal.group_by("C", maintain_order=True).first()
     first = first.with_columns(text=_texts(first["C"], flop))
     top = first.filter(pl.col("D") >= plane.tokens[1] / law_plane.ROUNDING)
-    layers.append(at(top).mark_text(color=GREY, dy=-8).encode(text="text:N"))
+    layers.append(at(top).mark_text(color=GREY, dy=-8).encode(text=alt.Text("text:N")))
     taken += [named.select("N", "D"), lines.select("N", "D")]
     rest = law_plane.label_places(equal.join(top, on="C", how="anti"), "C", plane, pl.concat(taken), 36 / height)
     layers += text(rest.join(first.select("C", "text"), on="C"), GREY)
@@ -263,7 +263,7 @@ def _draw_held_out(frame: pl.DataFrame, title: str, width: int) -> alt.LayerChar
     rows = alt.Chart(inline(frame)).encode(y=rows_axis(frame["label"].to_list()), color=colour)
     layers = (
         alt.Chart(inline(pl.DataFrame({"zero": [0.0]}))).mark_rule(color=GREY).encode(x=zero),
-        rows.mark_rule(strokeWidth=2).encode(x=low, x2="residual_high:Q"),
+        rows.mark_rule(strokeWidth=2).encode(x=low, x2=alt.X2("residual_high:Q")),
         rows.mark_point(filled=True, opacity=1, size=55).encode(x=x),
     )
     return sized(alt.layer(*layers), width, 45 + 18 * len(frame))

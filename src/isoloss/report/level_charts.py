@@ -101,7 +101,7 @@ def _panel(
     layers = [
         points.encode(x=x, y=y["value"], color=colour, description=alt.Description("description:N")),
         base.mark_line().encode(y=y["value"]),
-        base.mark_rule(strokeWidth=2).encode(y=y["low"], y2="high:Q"),
+        base.mark_rule(strokeWidth=2).encode(y=y["low"], y2=alt.Y2("high:Q")),
         base.mark_point(filled=True, size=45, opacity=1).encode(y=y["value"]),
         best.encode(y=y["value"], color=alt.value(INK)),
     ]
@@ -190,7 +190,7 @@ def heat_map(view: EffectsView) -> Iterator[Figure]:
         if 0.75 * width / len(view.levels(across)) > 36:
             # Not PAPER and INK, which are others on a dark page: the cells keep their colours there.
             written = alt.condition(alt.datum.dark, alt.value("white"), alt.value("black"))
-            layers.append(base.mark_text().encode(text="text:N", color=written))
+            layers.append(base.mark_text().encode(text=alt.Text("text:N"), color=written))
         return sized(alt.layer(*layers), width, 90 + 26 * len(view.levels(down)))
 
     yield Figure("cells", title, subtitle, frame, draw)

@@ -361,7 +361,7 @@ def _strip(
     label_look: dict[str, Any] = {"dy": -4}
     texts = [
         chart.mark_text(align="left", baseline="bottom", limit=width - 20, **look).encode(
-            x=alt.value(0), text="text:N", color=own
+            x=alt.value(0), text=alt.Text("text:N"), color=own
         )
         for halo in HALOS
         for chart, look, own in (
@@ -375,8 +375,10 @@ def _strip(
     return sized(
         alt.layer(
             *(alt.Chart().mark_rule(color=INK, strokeDash=dash).encode(x=alt.datum(at)) for at, dash in rules),
-            lines.encode(x=alt.X("low:Q", **axis), x2="high:Q", color=colour, description="mark:N"),
-            points.encode(x=alt.X("value:Q", **axis), color=colour, shape=shape, description="mark:N"),
+            lines.encode(
+                x=alt.X("low:Q", **axis), x2=alt.X2("high:Q"), color=colour, description=alt.Description("mark:N")
+            ),
+            points.encode(x=alt.X("value:Q", **axis), color=colour, shape=shape, description=alt.Description("mark:N")),
             *texts,
         ),
         width,

@@ -154,7 +154,7 @@ def _against_size(
 
     def draw(width: int) -> Any:
         x = alt.X(f"{size}:Q", title=f"{_size(snapshot)} (log scale)", **log_axis(speeds[size], "~s", 5))
-        base = alt.Chart(inline(frame)).encode(x=x, color=colour, description="mark:N")
+        base = alt.Chart(inline(frame)).encode(x=x, color=colour, description=alt.Description("mark:N"))
         low = alt.Y(f"{value}_low:Q", title=y_title, **y_axis)
         lines = base.mark_rule(strokeWidth=1.5).encode(y=low, y2=f"{value}_high:Q")
         points = base.mark_point(filled=True, size=40, opacity=1)
@@ -231,9 +231,9 @@ def _time_figure(times: pl.DataFrame) -> Iterator[Figure]:
         y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, height], reverse=True, nice=False))
         x = alt.X("time:Q", title=f"wall time ({unit})", stack="zero", axis=alt.Axis(grid=True))
         stacks = alt.Chart(inline(frame)).mark_bar(size=10, orient="horizontal")
-        stacks = stacks.encode(x=x, y=y, color=colour_by("part", PART_COLOURS), order="order:Q")
+        stacks = stacks.encode(x=x, y=y, color=colour_by("part", PART_COLOURS), order=alt.Order("order:Q"))
         words = alt.Chart(inline(bars.select("head", "place"))).mark_text(align="left", dy=-13, limit=width - 20)
-        return sized(alt.layer(stacks, words.encode(x=alt.value(0), y=y, text="head:N")), width, height)
+        return sized(alt.layer(stacks, words.encode(x=alt.value(0), y=y, text=alt.Text("head:N"))), width, height)
 
     n = say.counted(sum(times["runs"]), "run")
     subtitle = f"Wall time of all runs of a shape, whatever became of them; n = {n}."
@@ -263,9 +263,9 @@ def _loss_figure(snapshot: Snapshot) -> Iterator[Figure]:
     def draw(width: int) -> Any:
         x = alt.X("train_flops:Q", title="training FLOPs a run (log scale)", **log_axis(frame["train_flops"], "~s", 5))
         y = alt.Y("loss:Q", title="best validation loss (nats/token)", scale=near_data(frame["loss"]))
-        base = alt.Chart(inline(frame)).encode(x=x, y=y, description="mark:N")
+        base = alt.Chart(inline(frame)).encode(x=x, y=y, description=alt.Description("mark:N"))
         best = base.transform_filter("datum.kind == 'lowest mean'")
-        words = alt.Chart(inline(line[-1:])).encode(x=x, y=y, text="kind:N")
+        words = alt.Chart(inline(line[-1:])).encode(x=x, y=y, text=alt.Text("kind:N"))
         others = base.transform_filter("datum.kind != 'lowest mean'")
         layers = (
             others.mark_point(filled=True, size=22, opacity=0.7, color=GREY),
@@ -317,7 +317,7 @@ def _slow_figure(snapshot: Snapshot, slow: pl.DataFrame) -> Iterator[Figure]:
             x=alt.X("step:Q", title="optimizer step", scale=alt.Scale(zero=True)),
             y=alt.Y("ms:Q", title="step time (ms, log scale)", **y),
             color=colour_by("after", {AFTER: WARNING, "other steps": GREY}),
-            description="mark:N",
+            description=alt.Description("mark:N"),
         )  # fmt: skip
         rule = alt.Chart().mark_rule(color=INK, strokeDash=[4, 3]).encode(y=alt.datum(median))
         return sized(alt.layer(rule, points), width, HEIGHT)

@@ -99,7 +99,7 @@ def layers(spec: dict[str, Any]) -> Iterator[tuple[dict[str, Any], list[dict[str
 def drawn(figure: Figure, mark: str, width: int = WIDE) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Encodings and rows of the layers with a mark."""
     found = layers(figure.spec(width))
-    return [(node["encoding"], rows) for node, rows in found if node["mark"]["type"] == mark]
+    return [(node["encoding"], list(rows)) for node, rows in found if node["mark"]["type"] == mark]
 
 
 def fields(encoding: dict[str, Any]) -> dict[str, str]:

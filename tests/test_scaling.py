@@ -103,7 +103,7 @@ def test_huber_lies_between_least_squares_and_the_median_in_efficiency() -> None
 def test_nominal_intervals_cover(cells: int) -> None:
     """`make calibrate` measures the rates; this would see intervals that are half as wide as they should be."""
     hits: list[bool] = []
-    for seed in range(15):
+    for seed in range(8):
         fit = fitted(grid(cells, cells, noise=0.004, seed=seed))
         for name, parameter in fit.parameters.items():
             low, high = parameter.estimate.low, parameter.estimate.high

@@ -111,6 +111,33 @@ def test_the_time_of_a_configuration_is_no_lucky_seed(snapshot: Snapshot, conver
     assert "took 25 steps in the fastest run (n_embd 32 · seed 1)" in said
 
 
+def test_the_slowest_configuration_is_said_where_it_took_longer(snapshot: Snapshot, convergence: Convergence) -> None:
+    def said(*steps: int) -> str:
+        times = [TimeToTarget(True, step, step - 25, None, None, None) for step in steps for _ in range(2)]
+        runs = tuple(replace(run, to_target=time) for run, time in zip(convergence.runs, times, strict=True))
+        return convergence_chapter(replace(convergence, runs=runs, reached=proportion(8, 8)), snapshot.table).answer[1]
+
+    assert said(100, 150, 200, 300).endswith("100 steps in the fastest configuration (n_embd 32) and 300 in the slowest "
+                                             "that did.")  # fmt: skip
+    assert "slowest" not in said(100, 100, 100, 100)
+
+
+def test_long_intervals_are_cut_at_the_range_of_the_values(convergence: Convergence) -> None:
+    """Two intervals reach far to both sides; the axis ends a range of values beyond the lowest and the highest."""
+    runs = tuple(
+        replace(run, improvement=replace(run.improvement, low=-50.0, high=50.0)) if i < 2 else run
+        for i, run in enumerate(convergence.runs)
+        if run.improvement
+    )
+    figure = figure_of(convergence_chapter(replace(convergence, runs=runs)), "improvement")
+    assert "long intervals are cut at the edge" in figure.subtitle
+    values = [*figure.frame["value"], -TOLERANCE, TOLERANCE]
+    low, high = min(values), max(values)
+    left, right = layers(figure, "point")[0]["encoding"]["x"]["scale"]["domain"]
+    assert 2 * low - high >= left > 2 * low - high - 0.5 * (high - low)
+    assert 2 * high - low <= right < 2 * high - low + 0.5 * (high - low)
+
+
 def test_improvements_lie_where_the_estimates_do(chapter: Chapter, convergence: Convergence) -> None:
     figure = figure_of(chapter, "improvement")
     assert figure.title.startswith("4 of 8 runs had plateaued by step")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
 import polars as pl
 import pytest
 
@@ -100,6 +101,8 @@ def test_configurations_lie_at_their_size_and_mean(chapter: Chapter, snapshot: S
         point["encoding"]["x"]["scale"]["type"] == "log" and point["encoding"]["color"]["legend"]["title"] == "dropout"
     )
     assert figure.frame["level"].to_list() == ["0.0", "0.2"] * 3
+    y = point["encoding"]["y"]["scale"]
+    assert y["zero"] if value == "mfu" else y["type"] == "log"  # a share begins at nothing
 
 
 def test_titles_say_what_size_changes(chapter: Chapter, snapshot: Snapshot) -> None:
@@ -129,6 +132,11 @@ def test_wall_time_is_stacked_for_each_shape(chapter: Chapter, snapshot: Snapsho
     assert {"x": "time", "y": "place", "color": "part", "order": "order"}.items() <= fields(bars).items()
     assert bars["encoding"]["x"]["title"] == "wall time (minutes)" and bars["encoding"]["x"]["stack"] == "zero"
     assert fields(words) == {"y": "place", "text": "head"}
+    assert words["mark"]["limit"] > WIDE / 2  # the words have the width of the figure
+    places = figure.frame.filter(pl.col("part") == "training")["place"].to_list()
+    top, bottom = bars["encoding"]["y"]["scale"]["domain"]
+    steps = np.diff([top, *places])
+    assert min(steps[1:]) == max(steps[1:]) >= steps[0] > 20 and places[-1] < bottom  # a line of words above each bar
     table = chapter.tables[1]
     assert table.cells()[0] == ["n_embd 96", "4", "42 min 0 s", "2 min 0 s", "20.0 s", "44 min 20 s"]
 

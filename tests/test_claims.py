@@ -118,6 +118,8 @@ def test_what_nobody_stated_is_exploratory() -> None:
     claims, adjusted = explore([], found)
     assert [c.says for c in claims] == ["best_val_loss depends on n_embd"] and len(adjusted) == 6
     assert not claims[0].stated and "adjusted for 6 effects" in claims[0].sentence
+    assert not claims[0].screening
+    assert [c.screening for c in explore([], evidence(narrower_is_worse, seeds=1))[0]] == [True]
     assert explore([make_hypothesis({"says": "It is so", **WIDER}, 1)], found)[0] == []
 
 
@@ -137,6 +139,19 @@ def test_a_range_is_of_its_device_alone() -> None:
     assert claim(evidence(), **(stated | {"low": 2.0})).verdict == "not resolved"
     elsewhere = claim(evidence(), **(stated | {"device": "cuda"}))
     assert elsewhere.verdict == "not applicable" and "trained on cpu" in elsewhere.sentence
+    found = evidence()
+    later = found.table.with_columns(device=pl.lit("cuda"), best_val_loss=pl.col("best_val_loss") + 1)
+    mixed = Evidence(pl.concat([found.table, later]), FACTORS, found.convergence, found.spikes)
+    here = claim(mixed, **(stated | {"device": "cpu"}))
+    assert here.verdict == "supported" and here.estimate and here.estimate.n == len(here.run_ids) == 24
+
+
+def test_an_interval_that_ends_where_the_range_does_lies_within_it() -> None:
+    """Values without spread have an interval without width."""
+    found = evidence(noise=0.0)
+    stated = {"kind": "range", "response": "best_val_loss"}
+    assert claim(found, **stated, low=2.0, high=3.0).verdict == "supported"
+    assert claim(found, **stated, low=1.0, high=2.0).verdict == "supported"
 
 
 def test_spikes_after_evaluations() -> None:

@@ -175,6 +175,10 @@ def test_sizes_are_drawn_largest_first_with_their_own_intervals(cubed: tuple[Eff
     assert rows == bar_rows == sizes.frame.to_dicts()
     assert dots["y"]["scale"]["domain"] == sizes.frame["label"].to_list()
     assert dots["fill"]["condition"]["test"] == "datum.clear"
+    low, high = dots["x"]["scale"]["domain"]
+    reach = max(-sizes.frame["low"].to_numpy().min(), sizes.frame["high"].to_numpy().max())
+    assert -2 * reach < low < 0 < high < 2 * reach  # no effect is on the axis, and nothing far from the data
+    assert sizes.spec(WIDE)["height"] >= 25 * len(sizes.frame)
     assert sizes.title == chapter.answer[0].rstrip(".")
     assert "n = 24 runs" in sizes.subtitle and "on 14 df of pure error within cells" in sizes.subtitle
 
@@ -247,6 +251,46 @@ def test_lines_are_labelled_at_their_ends(cubed: tuple[Effects, Chapter]) -> Non
     )
 
 
+def test_the_title_says_that_one_level_is_best_throughout() -> None:
+    def mean(row: dict[str, Any]) -> float:
+        return 2 + 0.3 * (row["a"] - 2) ** 2 + 0.05 * row["b"]
+
+    table = measured(grid({"a": (1, 2, 3), "b": (1, 2)}), mean)
+    assert figure(analysed(table, ["a", "b"])[1], "levels").title == "a 2 has the best mean at every level of b"
+
+
+def test_labels_of_lines_do_not_touch_and_words_of_levels_have_room() -> None:
+    """Lines end within a thousandth of each other on an axis of 0.5 nats."""
+    words = ("a long word", "another word", "the last word")
+    table = measured(grid({"w": words, "b": (1, 2, 3)}), lambda r: words.index(r["w"]) * 0.25 + 1e-4 * r["b"], sd=1e-4)
+    panels = figure(analysed(table, ["w", "b"])[1], "levels")
+    spec = panels.spec(WIDE)
+    panel = next(each for each in spec["concat"] if each["layer"][0]["encoding"]["x"]["title"] == "w")
+    labels = [rows for node, rows in layers(panel | {"datasets": spec["datasets"]}) if node["mark"]["type"] == "text"]
+    low, high = panel["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    places = sorted(row["label_y"] for row in labels[0])
+    assert len(places) == 3 and min(np.diff(places)) >= 0.99 * 10 * (high - low) / panel["height"]  # the font has 10
+    axis = panel["layer"][0]["encoding"]["x"]
+    assert axis["scale"]["domain"] == list(words) and axis["axis"]["labelLimit"] * 3 > 0.9 * axis["scale"]["range"][1]
+
+
+def test_a_heat_map_is_read_on_a_small_range_and_with_many_levels() -> None:
+    table = measured(grid({"a": (1, 2), "b": (1, 2, 3, 4, 5), "c": (1, 2)}), lambda r: 2 + 0.01 * r["b"], sd=1e-4)
+    cells = figure(analysed(table, list("abc"))[1], "cells")
+    rows = {(row["across"], row["down"]): row for row in cells.frame.to_dicts()}
+    down = next(iter(rows))[1]
+    assert not rows["1", down]["dark"] and rows["5", down]["dark"]  # of a range of 0.04 nats too
+    averaged = ({"a", "c"} - {drawn(cells, "rect")[0][0]["y"]["title"]}).pop()
+    assert f"averaged over {averaged}; no intervals" in cells.subtitle
+    other = figure(analysed(table.filter(c=1), ["a", "b"])[1], "cells")
+    assert "averaged" not in other.subtitle
+    for each in (cells, figure(analysed(SWEEP, ["learning_rate", "n_embd"])[1], "cells")):
+        spec, (encoding, _) = each.spec(WIDE), drawn(each, "rect")[0]
+        across, downward = each.frame["across"].n_unique(), each.frame["down"].n_unique()
+        assert spec["height"] >= 20 * downward + 60
+        assert encoding["x"]["axis"]["labelLimit"] * across >= WIDE / 2 and encoding["y"]["axis"]["labelLimit"] >= 100
+
+
 def test_a_heat_map_has_cell_means_and_says_which_are_empty() -> None:
     table = SWEEP.filter((pl.col("n_embd") != 128) | (pl.col("learning_rate") < 0.01))
     cells = figure(analysed(table, ["learning_rate", "n_embd"])[1], "cells")
@@ -290,6 +334,7 @@ def test_an_unreplicated_cube_is_screened() -> None:
     assert effects.screening is not None and plot.title == "2 of 15 effects are larger than the others explain: a and b"
     ((dots, rows),) = drawn(plot, "point")
     assert fields(dots) == {"x": "quantile", "y": "size"}
+    assert dots["x"]["scale"]["domain"][0] == 0 < dots["x"]["scale"]["domain"][1]
     assert {row["term"]: (row["quantile"], row["size"]) for row in rows} == {
         effect.term: (effect.quantile, abs(effect.value)) for effect in effects.screening.effects
     }
@@ -306,6 +351,11 @@ def test_an_unreplicated_cube_is_screened() -> None:
 def test_the_spread_between_seeds_is_compared(cubed: tuple[Effects, Chapter]) -> None:
     spread = figure(cubed[1], "spread")
     assert spread.title.startswith("The spread between seeds is alike in all 8 combinations: sd 0.00")
+    cells = CUBE.group_by("n_embd", "dropout", "n_head").agg(pl.col(LOSS).var())
+    pooled = math.sqrt(float(cells[LOSS].to_numpy().mean()))
+    assert f"sd {response_of(LOSS).amount(pooled)}" in spread.title
+    ((mean, _),) = [pair for pair in drawn(spread, "rule") if "y" in pair[0]]
+    assert mean["y"]["datum"] == pytest.approx(pooled)
     for row in spread.frame.to_dicts():
         levels = dict(part.split(" ") for part in row["cell"].split(" · "))
         cell = CUBE.filter(

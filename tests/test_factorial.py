@@ -277,6 +277,15 @@ def test_interactions_of_three_factors_that_stand_out_are_said() -> None:
     assert effects.error is not None and effects.error.df == 16 and effects.error.sd < 0.2
 
 
+def test_combinations_without_a_run_are_counted() -> None:
+    rows = [
+        {"a": a, "b": b, "y": a + b + 0.1 * r} for a in (1, 2, 3) for b in (1, 2, 3, 4) for r in (0, 1) if a * b < 9
+    ]
+    found = analyse_effects(pl.DataFrame(rows), "y", ["a", "b"])
+    said = {caution.code: caution.text for caution in found.cautions}
+    assert said["empty_cells"] == "2 of 12 combinations of levels have no run."
+
+
 def test_tables_with_nothing_to_find() -> None:
     rows = pl.DataFrame(grid({"a": (1, 2), "b": (1, 2)}, seeds=2))
     constant = analyse_effects(rows.with_columns(y=pl.lit(0.1)), "y", ["a", "b"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -106,6 +107,29 @@ def test_pages_of_other_origins_and_other_hosts_are_refused(folder: Path) -> Non
     for path in ("/study.yaml", "/../study.yaml", "/runs/a/status.json", "/%2e%2e/etc/passwd"):
         assert client.get(path).status_code == 404
     assert client.get("/data").headers["x-content-type-options"] == "nosniff"
+
+
+def test_renderings_take_no_more_than_their_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MAX_INTERVAL_S", 600.0)
+    cost, now = iter([0.0, 0.05]), 1000.0
+    monkeypatch.setattr(live.time, "thread_time", lambda: next(cost))
+    monkeypatch.setattr(live.time, "monotonic", lambda: now)
+    part = live.Part(lambda: 1, 0)
+    part.renew(2)
+    assert part.due == pytest.approx(now + 2.5) and (part.value, part.number) == (1, 1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_server_reads_while_it_runs(folder: Path) -> None:
+    study = LiveStudy(folder, Counting())
+    with TestClient(live_app(study), base_url="http://127.0.0.1:8000") as client:
+        until = time.monotonic() + 10
+        while client.get("/data").text != "data 1" and time.monotonic() < until:
+            time.sleep(0.01)
+        append(folder)
+        while client.get("/data").text != "data 2" and time.monotonic() < until:
+            time.sleep(0.01)
+        assert client.get("/data").text == "data 2"
 
 
 def test_every_reader_hears_the_newest_version_and_a_slow_one_skips_some(folder: Path) -> None:

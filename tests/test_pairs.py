@@ -27,6 +27,7 @@ def test_the_paired_t_agrees_with_scipy(generator: np.random.Generator) -> None:
     assert paired.p == pytest.approx(expected.pvalue)
     assert (paired.estimate.low, paired.estimate.high) == pytest.approx((interval.low, interval.high))
     assert paired.estimate.value == pytest.approx((second - first).mean()) and paired.estimate.n == paired.n == 8
+    assert paired.estimate.method == "mean of 8 paired differences; paired t on 7 df"
 
 
 def test_sign_flips_are_counted_by_hand(generator: np.random.Generator) -> None:

@@ -232,6 +232,8 @@ def test_gap_is_the_mean_over_runs() -> None:
     assert convergence.gap is not None and convergence.gap.n == 4
     assert (convergence.gap.low, convergence.gap.high) == pytest.approx((oracle.low, oracle.high))
     assert [run.final_gap for run in convergence.runs] == [pytest.approx(0.1 * run) for run in range(4)] + [None]
+    one = analyse_convergence(table.filter(pl.col("run") == "r1"), train_loss="train").gap
+    assert one is not None and (one.value, one.low, one.high, one.n) == (pytest.approx(0.1), None, None, 1)
 
 
 def test_too_little_to_tell_is_inconclusive() -> None:

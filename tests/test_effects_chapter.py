@@ -495,6 +495,13 @@ def test_without_effects_the_reason_is_the_answer() -> None:
     )
 
 
+def test_two_runs_have_a_size_and_no_interval() -> None:
+    _, chapter = analysed(pl.DataFrame({"a": [1, 2], LOSS: [2.0, 2.5]}), ["a"], block=None)
+    size, reason = chapter.answer
+    assert size.startswith("By size alone a comes first: 1 instead of 2 lowers the best validation loss by 0.500 nats")
+    assert reason.endswith("sizes only, no intervals.")
+
+
 def test_neither_way_is_better_where_nothing_is_known_of_a_response() -> None:
     table = measured(grid({"a": (1, 2, 3, 4)}), lambda r: r["a"], "y")
     _, chapter = analysed(table, ["a"], "y")

@@ -14,6 +14,8 @@ import pytest
 
 from isoloss.errors import StoreError
 from isoloss.files import write_checksummed
+from isoloss.report.chapters.answer import answer_chapter
+from isoloss.report.chapters.design import design_chapter
 from isoloss.report.chart import log_ticks, spaced
 from isoloss.report.findings import Findings, find
 from isoloss.report.snapshot import Snapshot, take_snapshot
@@ -221,6 +223,27 @@ def test_a_lone_run_is_reported_without_effects(tmp_path: Path, factors: dict[st
     page = write_report(fake_study(tmp_path, study, {})).page.read_text(encoding="utf-8")
     assert "varies no factor" in chapter_text(page, "effects")
     assert 'class="question"' not in page
+
+
+def test_what_is_too_close_to_the_best_is_counted_and_all_else_is_not(tmp_path: Path) -> None:
+    """64 and 96 wide differ by less than the noise, 32 by far more than that."""
+
+    def answer(levels: tuple[int, ...]) -> str:
+        base = {"n_layer": 2, "max_iters": 40, "eval_interval": 20}
+        study = Study(name="w", corpus="a.txt", base=base, factors={"n_embd": levels}, seeds=(1, 2, 3))
+
+        def loss(config: RunConfig, number: int, step: int) -> float:
+            noise = float(np.random.default_rng([number, step]).normal(0, 0.01))
+            return {32: 2.5, 64: 2.0, 96: 2.0}[config.n_embd] + 1 / (1 + step) + noise
+
+        taken = take_snapshot(fake_study(tmp_path / str(len(levels)), study, {}, loss))
+        found = find(taken)
+        return " ".join([*answer_chapter(taken, found.effects, []).answer, *design_chapter(taken, found.audit).details])
+
+    said = answer((32, 64, 96))
+    assert "1 other configuration is too close to it to be told apart" in said
+    assert "Runs see between" not in said  # all see the same number of tokens
+    assert "every other configuration is worse by more than chance explains" in answer((32, 64))
 
 
 def test_a_damaged_study_is_one_line(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from isoloss.analysis.convergence import (
     convergence_as_json,
 )
 from isoloss.analysis.plateau import plateau_counts, plateaued_by
+from isoloss.analysis.trend import RunNoise, condense, judge_noise, rise_at_end, windows_of
 from isoloss.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -217,6 +218,65 @@ def test_share_plateaued_by_a_step_allows_for_what_is_not_known() -> None:
     assert share.low == pytest.approx(stats.binomtest(3, 10).proportion_ci().low)
     assert share.high == pytest.approx(stats.binomtest(7, 10).proportion_ci().high)
     assert plateau_counts(convergence, 1000).censored == 0
+
+
+KNOWN = RunNoise(0.1, 12.0, "known noise")
+
+
+def test_a_window_is_a_regression_over_a_doubling_of_steps() -> None:
+    step = np.arange(100.0, 1601, 100)
+    loss = 3 - 0.4 * np.log2(step) + 0.05 * np.sin(step)
+    windows = windows_of(condense(step, loss), KNOWN)
+    assert (windows[0].first_step, windows[0].last_step) == (100, 400)  # four evaluations at least
+    assert (windows[-1].first_step, windows[-1].last_step) == (800, 1600) and len(windows) == 8
+    for window in windows:
+        inside = (step >= window.first_step) & (step <= window.last_step)
+        assert inside.sum() == window.improvement.n == max(4, round(window.first_step / 100) + 1)
+        x, found = np.log2(step[inside]), window.improvement
+        reach = stats.t.ppf(0.975, 12) * 0.1 / math.sqrt(((x - x.mean()) ** 2).sum())
+        slope = stats.linregress(x, loss[inside]).slope
+        assert (found.value, found.low, found.high) == pytest.approx((-slope, -slope - reach, -slope + reach))
+
+
+@pytest.mark.parametrize(("points", "stretch"), [(20, 2), (64, 4)])
+def test_the_rise_at_the_end_is_above_the_lowest_earlier_stretch(points: int, stretch: int) -> None:
+    loss = 2 + 0.3 * np.cos(np.arange(points) / 3)
+    rise = rise_at_end(condense(np.arange(1.0, points + 1), loss), KNOWN)
+    means = [loss[i : i + stretch].mean() for i in range(points - stretch + 1)]
+    earlier = means[: points - 2 * stretch + 1]  # those that share no point with the last one
+    reach = stats.t.ppf(1 - 0.025 / len(earlier), 12) * 0.1 * math.sqrt(2 / stretch)
+    assert rise is not None
+    value = means[-1] - min(earlier)
+    assert (rise.value, rise.low, rise.high) == pytest.approx((value, value - reach, value + reach))
+    assert rise.n == points and f"the lowest of {len(earlier)} earlier ones" in rise.method
+    assert rise_at_end(condense(np.arange(1.0, 4), loss[:3]), KNOWN) is None
+
+
+def test_many_evaluations_become_points_of_equal_size() -> None:
+    step = np.arange(0.0, 1001)
+    loss = 5 - np.log2(step + 1)
+    points = condense(step, loss)
+    assert len(points.x_j) == 62 and points.count_j.tolist() == [24, *[16] * 61]  # step 0 has no place on a log axis
+    assert (points.first_step_j[0], points.last_step_j[0], points.first_step_j[1]) == (1, 24, 25)
+    assert points.last_step_j[-1] == 1000
+    assert points.x_j[0] == pytest.approx(np.log2(step[1:25]).mean())
+    assert points.y_j[-1] == pytest.approx(loss[-16:].mean())
+    assert points.x_j[points.late] >= points.x_j[-1] - 2 > points.x_j[points.late - 1]
+
+
+def test_the_noise_of_a_long_run_is_that_around_a_cubic_and_allows_for_autocorrelation() -> None:
+    """Over many runs, the variance is that of a mean of many points: of an AR(1) the innovations' over (1 - rho)^2."""
+    step = np.geomspace(500, 1990, 60)
+    bent = 2 + 0.3 * np.log2(step / 1000) ** 3
+    for rho, low, high in ((0.0, 0.95, 1.15), (0.5, 0.75, 1.25)):
+        table = simulate(step, bent, 0.1, 600, rho, seed=3)
+        noises = [judge_noise([condense(step, part["loss"].to_numpy())])[0] for part in table.partition_by("run")]
+        found = [noise for noise in noises if noise is not None]
+        assert len(found) == 600
+        truth = 0.01 * (1 + rho) / (1 - rho)
+        assert low * truth < np.mean([noise.sd**2 for noise in found]) < high * truth
+        df = float(np.median([noise.df for noise in found]))
+        assert df == pytest.approx(56 * (1 - rho**2) / (1 + rho**2), rel=0.12)
 
 
 def test_gap_is_the_mean_over_runs() -> None:

@@ -261,8 +261,60 @@ def test_contours_runs_and_optima_have_n_across_and_d_up(found: ScalingResults, 
     ).rows():
         assert by_id[run]["N"] == pytest.approx(size, rel=0.07)  # seeds stand side by side
         assert (by_id[run]["D"], by_id[run]["loss"]) == (tokens, loss)
+    seeds = [run for run in runs if run["D"] == 2_048_000 and 1_771_200 / 1.1 < run["N"] < 1_771_200 * 1.1]
+    apart = math.log(seeds[1]["N"] / seeds[0]["N"])
+    assert math.prod(run["N"] for run in seeds) == pytest.approx(1_771_200**2) and apart > 0  # around their size
+    x = drawn.spec(width)["layer"][0]["encoding"]["x"]["scale"]["domain"]
+    assert 4 <= apart / math.log(x[1] / x[0]) * (width - 60) <= 9  # pixels: next to each other
+    assert all(mark["clip"] for mark, fields, _ in layers(drawn, width) if "order" in fields)
+    tops = [rows for mark, _, rows in layers(drawn, width) if mark["type"] == "text" and mark.get("dy") == -8]
+    y = drawn.spec(width)["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert tops and all(row["D"] == pytest.approx(y[1]) for rows in tops for row in rows)
     texts = [(row["text"], row["loss"]) for _, rows in of_type(drawn, "text", width) for row in rows if "loss" in row]
     assert texts and all(text == f"{loss:.1f}" for text, loss in texts)
+
+
+def test_contours_reach_the_edges_of_the_plane(chapter: Chapter) -> None:
+    drawn = figure(chapter, "isoloss_contours")
+    encoding = drawn.spec(WIDE)["layer"][0]["encoding"]
+    (n_low, n_high), (d_low, d_high) = (encoding[channel]["scale"]["domain"] for channel in "xy")
+    contours = drawn.frame.filter(pl.col("drawn") == "equal loss")
+    for line in contours.partition_by("loss"):
+        assert n_low * 0.999 <= line["N"].to_numpy().min() and line["N"].to_numpy().max() <= n_high * 1.001
+        assert d_low * 0.999 <= line["D"].to_numpy().min() and line["D"].to_numpy().max() <= d_high * 1.001
+        first, last = line["N"].is_sorted() and line.row(0, named=True), line.row(-1, named=True)
+        assert first and (first["N"] == pytest.approx(n_low) or first["D"] == pytest.approx(d_high))
+        assert last["N"] == pytest.approx(n_high) or last["D"] == pytest.approx(d_low)
+
+
+def test_the_plane_goes_towards_the_optima_but_not_too_far(found: ScalingResults) -> None:
+    """These runs are smaller than the best size at their compute, and tokens are many more than the best number."""
+    runs = found.runs.select(N=pl.lit(1e4), D=pl.lit(1e8), loss=pl.lit(2.0)).head(1)
+    plane = law_plane.make_plane(found.fit, runs)
+    assert plane.sizes == pytest.approx((1e4 / law_plane.MARGIN, 1e4 * law_plane.MAX_EXTENSION * law_plane.MARGIN))
+    assert plane.tokens == pytest.approx((1e8 / law_plane.MAX_EXTENSION / law_plane.MARGIN, 1e8 * law_plane.MARGIN))
+
+
+def test_a_label_stands_on_its_line_away_from_dots_and_edges() -> None:
+    plane = law_plane.Plane((1e4, 1e6), (1e5, 1e8), (1e4, 1e6), (1e5, 1e8))
+    sizes = np.geomspace(1e4, 1e6, 101)
+    lines = pl.concat([pl.DataFrame({"loss": loss, "N": sizes, "D": at}) for loss, at in ((2.0, 1e6), (1.0, 2e6))])
+    dots = pl.DataFrame({"N": [2e4, 1e5], "D": [1e6, 1e6]})
+    first, second = law_plane.label_places(lines, "loss", plane, dots, 0.05).to_dicts()
+
+    def seen(row: dict[str, float]) -> tuple[float, float]:
+        return math.log10(row["N"] / 1e4) / 2 * law_plane.ASPECT, math.log10(row["D"] / 1e5) / 3
+
+    def room(at: tuple[float, float], others: list[tuple[float, float]]) -> float:
+        edge = min(at[0] - 0.05, law_plane.ASPECT - at[0] - 0.05, at[1], 1 - at[1])
+        return min(edge, *(math.hypot(0.4 * (at[0] - x), at[1] - y) for x, y in others))
+
+    taken = [seen(row) for row in dots.to_dicts()]
+    for label, height in ((first, 1e6), (second, 2e6)):
+        assert label["D"] == height
+        best = max(room(seen({"N": n, "D": height}), taken) for n in sizes.tolist())
+        assert room(seen(label), taken) == pytest.approx(best)
+        taken.append(seen(label))
 
 
 def test_the_compute_optimal_line_is_the_minimum_along_its_diagonal(found: ScalingResults, chapter: Chapter) -> None:
@@ -284,6 +336,7 @@ def test_isoflop_curves_lie_at_constant_compute_with_the_interval_of_their_minim
         assert (row["loss"], row["low"], row["high"]) == law_at(found.fit, row)
     ((bars, minima),) = of_type(drawn, "rule")
     assert bars == {"x": "N_low", "x2": "N_high", "y": "loss"}
+    assert all(mark["clip"] for mark, _, _ in layers(drawn) if mark["type"] == "rule")  # no bar leaves the figure
     for row, optimum in zip(minima, frontier(found.fit, [row["C"] for row in minima]).optima, strict=True):
         size = optimum.n_params
         assert (row["N"], row["N_low"], row["N_high"]) == (size.value, size.low, size.high)

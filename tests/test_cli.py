@@ -7,14 +7,22 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from isoloss import __version__
-from isoloss.cli import run_command_line
+from isoloss.cli import progress, run_command_line
+from isoloss.cli import run as cli_run
 from isoloss.cli.terminal import say
+from isoloss.execution.recorder import Event
+from isoloss.execution.study import RunOptions
 from isoloss.spec.config import SETTINGS, RunConfig
+from isoloss.spec.identity import run_id
+from isoloss.spec.study import Study
+from isoloss.wording import duration
 
 SMALL = ("--n_layer=1", "--n_embd=16", "--n_head=2", "--block_size=16", "--batch_size=4", "--max_iters=12")
 SMALL += ("--eval_interval=6",)
@@ -70,7 +78,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
     for verb in (*VERBS, "doctor"):
-        assert re.search(rf"^  {verb} ", out, re.MULTILINE)
+        assert re.search(rf"^  {verb} {{1,14}}\S", out, re.MULTILINE)  # what it does stands beside it
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
@@ -104,6 +112,41 @@ def test_every_setting_has_its_description_in_the_help_of_train(capsys: pytest.C
     for name in SETTINGS:
         description = RunConfig.model_fields[name].description
         assert description and (name == "precision" or re.search(rf"{name} \S+ {re.escape(description)}", shown)), name
+
+
+def test_the_time_left_follows_from_the_share_of_the_work_done(
+    make: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two equal runs one goes on at its half: there are 150 hundredths of a run to do in all."""
+    first, second = make(max_iters=100), make(max_iters=100, seed=7)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 1090.0)
+    shown = progress.Progress({run_id(run): run for run in (first, second)}, ("n_layer",), started=1000.0)
+    assert shown.eta_s() is None  # nothing is done yet
+    shown.take(Event(run_id(first), "running", 50, 2.0, 10.0))
+    assert shown.eta_s() is None  # it only goes on from there
+    shown.take(Event(run_id(first), "running", 80, 2.0, 10.0))
+    shown.take(Event(run_id(second), "running", 0, 2.0, 10.0))
+    shown.take(Event(run_id(second), "running", 60, 2.0, 20.0))
+    assert shown.eta_s() == pytest.approx(90 * (150 - 90) / 90)
+    assert shown.headline() == f"0 done, 2 running of 2; 30 tokens/s, ETA {duration(60.0)}"
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 1001.0)
+    assert shown.eta_s() is None  # too early to tell
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 1090.0)
+    shown.take(Event(run_id(first), "done", 100, 2.0))
+    assert shown.eta_s() == pytest.approx(90 * (150 - 110) / 110)
+
+
+def test_who_trains_hears_of_it(
+    capsys: pytest.CaptureFixture[str], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any, listener: Any, **__: Any) -> None:
+        listener.say("a message of the training")
+
+    monkeypatch.setattr(cli_run, "run_study", train)
+    monkeypatch.setattr(cli_run, "write_report", lambda _: None)
+    study = Study(name="s", corpus=str(text_file), base={"n_layer": 1, "max_iters": 1})
+    cli_run.run_and_report(study, tmp_path, RunOptions(device="cpu"))
+    assert "a message of the training\nwriting the report" in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

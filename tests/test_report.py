@@ -16,7 +16,7 @@ from isoloss.errors import StoreError
 from isoloss.files import write_checksummed
 from isoloss.report.chapters.answer import answer_chapter
 from isoloss.report.chapters.design import design_chapter
-from isoloss.report.chart import log_ticks, spaced
+from isoloss.report.chart import CATEGORIES, SEQUENCE, colour_by, factor_colours, log_axis, log_ticks, spaced
 from isoloss.report.findings import Findings, find
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.report.study_report import study_chapters, write_report
@@ -280,6 +280,21 @@ def test_logarithmic_ticks_are_few(low: float, high: float) -> None:
     ticks = log_ticks(low, high)
     assert 1 <= len(ticks) <= 10
     assert all(low <= tick <= high for tick in ticks)
+
+
+def test_a_logarithmic_axis_holds_the_data_and_little_more() -> None:
+    for values in ([2.0, 50.0, 700.0], [9.0, 10.0]):
+        low, high = log_axis(pl.Series(values))["scale"].to_dict()["domain"]
+        assert values[0] / 2 < low < values[0] and values[-1] < high < 2 * values[-1]
+
+
+def test_levels_have_colours_of_their_own() -> None:
+    colours = factor_colours({"bias": (False, True), "n_embd": (32, 64, 128), "corpus": ("a", "b")})
+    words = [*colours["bias"].values(), *colours["corpus"].values()]
+    assert words == list(CATEGORIES[:4])
+    assert list(colours["n_embd"].values()) == [SEQUENCE[0], SEQUENCE[3], SEQUENCE[-1]]
+    legend = colour_by("level", colours["bias"], title="bias").to_dict()["legend"]
+    assert legend["title"] == "bias" and colour_by("level", colours["bias"], legend=False).to_dict()["legend"] is None
 
 
 def test_labels_are_moved_apart_and_keep_their_order() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import statsmodels.api as sm
+from scipy import stats
 
-from isoloss.analysis.frontier import HoldOut, frontier, hold_out_largest, predict
+from isoloss.analysis import solve as solve_module
+from isoloss.analysis.frontier import HoldOut, data_compute, frontier, hold_out_largest, predict
 from isoloss.analysis.isoflop import isoflop_profiles
 from isoloss.analysis.laws import AXES, Form, make_law
 from isoloss.analysis.scaling import Fit, fit_law, other_objectives
@@ -38,6 +42,12 @@ def grid(sizes: int = 4, horizons: int = 4, noise: float = 0.0, seed: int = 0, r
 
 def fitted(table: pl.DataFrame, form: Form = "LND", **options: Any) -> Fit:
     return fit_law(table, form, COLUMNS, **options)
+
+
+@pytest.fixture
+def few_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that are not about the search for the minimum."""
+    monkeypatch.setattr(solve_module, "POLISHED_STARTS", 4)
 
 
 def values(fit: Fit) -> dict[str, float]:
@@ -200,6 +210,57 @@ def test_a_lack_of_fit_is_told_from_noise() -> None:
     assert "lack_of_fit" in {c.code for c in fitted(bumpy).cautions}
 
 
+@pytest.mark.usefixtures("few_starts")
+def test_a_lack_of_fit_says_what_runs_of_a_cell_differ_by() -> None:
+    """Every cell lies 1% above or below the law, and its three runs differ by a known 0.2%."""
+    bumpy = grid(4, 4, replicates=3).with_columns(
+        pl.col("loss") * (1 + 0.01 * (pl.col("N").log() * 9).sin()) * (0.002 * (pl.int_range(pl.len()) % 3 - 1)).exp()
+    )
+    said = next(c.text for c in fitted(bumpy).cautions if c.code == "lack_of_fit")
+    assert "differ by 0.20% of the loss among themselves" in said
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_exponents_are_called_implausible_where_they_are() -> None:
+    x = np.geomspace(1e2, 1e5, 8)
+    steep = fitted(pl.DataFrame({"N": x, "loss": 1.5 + 5e3 * x**-1.7}), "LN")
+    assert "exponent_implausible" in {c.code for c in steep.cautions}
+    assert not {"exponent_implausible", "at_bound"} & {c.code for c in fitted(grid(noise=0.002)).cautions}
+    without = fitted(pl.DataFrame({"N": x, "loss": 5 * x**-0.3}), "LN", floor=False)
+    assert "at_bound" not in {c.code for c in without.cautions} and "E" not in without.parameters
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_correlated_axes_are_said() -> None:
+    size = np.repeat(np.geomspace(1e5, 3e6, 6), 2)
+    tokens = 10 * size * np.tile([0.8, 1.25], 6)
+    tied = fitted(pl.DataFrame({"N": size, "D": tokens, "loss": surface(size, tokens)}))
+    assert "axes_correlated" in {c.code for c in tied.cautions}
+    assert "axes_correlated" not in {c.code for c in fitted(grid()).cautions}
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_intervals_are_t_times_the_standard_error_and_of_a_new_run_add_its_noise() -> None:
+    fit = fitted(grid(4, 4, noise=0.004))
+    found = predict(fit, {"N": 1e6, "D": 4e6})
+    assert fit.uncertainty is not None and found.law.low is not None and found.new_run.low is not None
+    t = stats.t.ppf(0.975, 16 - 5)
+    alpha = fit.parameters["alpha"]
+    assert alpha.se is not None and alpha.estimate.low is not None and alpha.estimate.high is not None
+    assert (alpha.estimate.high - alpha.estimate.low) / 2 == pytest.approx(t * alpha.se)
+    law, run = (math.log(each.value / each.low) / t for each in (found.law, found.new_run) if each.low)
+    assert run**2 - law**2 == pytest.approx(fit.uncertainty.noise**2) and 0.002 < fit.uncertainty.noise < 0.008
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_the_compute_of_the_data_is_that_of_its_least_and_largest_run() -> None:
+    assert data_compute(fitted(grid())) == pytest.approx((6 * 1e5 * 5e5, 6 * 3e6 * 1.5e7))
+    c = np.geomspace(1e12, 1e15, 6)
+    assert data_compute(fitted(pl.DataFrame({"C": c, "loss": 1.5 + 900 * c**-0.25}), "LC")) == pytest.approx(
+        (1e12, 1e15)
+    )
+
+
 def test_replicates_are_no_points_of_a_profile() -> None:
     one = profile_table(np.geomspace(5e2, 1e5, 7)).with_columns(
         pl.col("loss") * (1 + 0.01 * (pl.col("N").log() * 9).sin())
@@ -264,6 +325,39 @@ def test_a_cubic_finds_the_bottom_that_a_parabola_misses() -> None:
     off = [abs(np.log(found.optimal_params.value / best)) for found in (cubic, parabola) if found.optimal_params]
     assert off[0] < 0.01 and off[1] > 0.1
     assert [caution.code for caution in parabola.cautions] == ["parabola_biased"]
+
+
+def test_the_interval_of_a_minimum_is_that_of_a_regression() -> None:
+    """The place where a parabola's slope is 0, by the delta method, from statsmodels' covariance."""
+    fine = profile_table(np.geomspace(1e3, 1e8, 5001))
+    best_size = fine["N"][fine["loss"].arg_min() or 0]
+    table = profile_table(best_size * np.geomspace(0.1, 10, 8)).with_columns(
+        pl.col("loss") * (1 + 0.002 * (pl.col("N").log() * 9).sin())
+    )
+    (profile,) = isoflop_profiles(table, "N", "C", "loss", "parabola")
+    x = np.log(table["N"].to_numpy())
+    x = x - x.mean()
+    model = sm.OLS(table["loss"].to_numpy(), np.column_stack([np.ones(8), x, x**2])).fit()
+    _, b, c = model.params
+    best, slope = -b / (2 * c), np.array([0, -1 / (2 * c), b / (2 * c**2)])
+    half = stats.t.ppf(0.975, 5) * math.sqrt(slope @ model.cov_params() @ slope)
+    centre = np.log(table["N"].to_numpy()).mean()
+    size, lowest = profile.optimal_params, profile.lowest_loss
+    assert size is not None and lowest is not None
+    expected = np.exp(centre + np.array([best, best - half, best + half]))
+    assert (size.value, size.low, size.high) == pytest.approx(tuple(expected))
+    mean = model.get_prediction(np.array([[1, best, best**2]])).summary_frame(alpha=0.05).iloc[0]
+    assert (lowest.value, lowest.low, lowest.high) == pytest.approx(
+        (mean["mean"], mean["mean_ci_lower"], mean["mean_ci_upper"])
+    )
+
+
+def test_computes_apart_have_profiles_of_their_own() -> None:
+    sizes = np.geomspace(2e4, 2e6, 7)
+    tables = [profile_table(sizes, compute) for compute in (1e13, 1.01e13, 3e13)]
+    assert [(p.n, p.flops) for p in isoflop_profiles(pl.concat(tables), "N", "C", "loss")] == [
+        (14, pytest.approx(1.005e13, rel=1e-3)), (7, pytest.approx(3e13))
+    ]  # fmt: skip
 
 
 def test_a_profile_without_a_bracketed_minimum_gives_none() -> None:

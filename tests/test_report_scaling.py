@@ -481,6 +481,19 @@ def test_anyones_table_gets_predictions_and_its_own_column_names() -> None:
         assert lines[run["line"]] == near
 
 
+def test_names_of_lines_that_end_close_to_each_other_do_not_touch() -> None:
+    size, tokens = (x.ravel() for x in np.meshgrid(np.geomspace(1e5, 3e6, 5), np.array([1e7, 1.05e7, 1.1e7, 1.15e7])))
+    noise = np.exp(1e-5 * np.random.default_rng(0).standard_normal(20))
+    runs = pl.DataFrame({"N": size, "D": tokens, "loss": surface(size, tokens) * noise})
+    chapter = scaling_chapter(analyse_scaling(runs, "LND", {"N": "N", "D": "D", "loss": "loss", "C": "C"}))
+    drawn = figure(chapter, "scaling_fit")
+    ((_, names),) = of_type(drawn, "text")
+    spec = drawn.spec(WIDE)
+    low, high = spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    places = sorted(row["loss"] for row in names)
+    assert len(places) == 4 and min(np.diff(places)) >= 10 * (high - low) / spec["height"]  # pixels, of a font of 10
+
+
 def test_of_many_held_out_runs_the_worst_predicted_are_drawn_one_in_a_row() -> None:
     size = np.repeat(np.geomspace(1e5, 3e6, 5), 70)
     noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(len(size)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from isoloss.analysis.frontier import HoldOut, data_compute, frontier, hold_out_
 from isoloss.analysis.isoflop import isoflop_profiles
 from isoloss.analysis.laws import AXES, Form, make_law
 from isoloss.analysis.scaling import Fit, fit_law, other_objectives
-from isoloss.analysis.solve import make_objective, refine, solve
+from isoloss.analysis.solve import make_objective, polish, refine, solve
 from isoloss.analysis.uncertainty import huber_inefficiency
 from isoloss.cli import run_command_line
 from isoloss.diagnostic import Diagnostic
@@ -74,10 +75,11 @@ def test_laws_in_one_variable_come_back_with_and_without_a_floor(form: Form, flo
 
 
 def test_derivatives_are_those_of_finite_differences() -> None:
+    """Far from the minimum, where all residuals have one sign, and near it, where they have both."""
     table = grid(noise=0.01)
     law = make_law("LND", True, table.select("N", "D").to_numpy().T, table["loss"].to_numpy())
-    theta_p = np.array([-0.5, -0.7, 0.4, 0.3, 0.4])
-    for name in ("huber", "ls", "lad"):
+    near_p = polish(law, make_objective("ls"), np.array([-0.5, -0.7, 0.4, 0.3, 0.4]))
+    for theta_p, name in itertools.product((np.array([-0.5, -0.7, 0.4, 0.3, 0.4]), near_p), ("huber", "ls", "lad")):
         objective = make_objective(name, 5e-3)
         residuals_n, jacobian_nxp = objective.residuals(law, theta_p)
         gradient_p = jacobian_nxp.T @ objective.slopes(residuals_n)
@@ -86,6 +88,8 @@ def test_derivatives_are_those_of_finite_differences() -> None:
             assert jacobian_nxp[:, i] == pytest.approx((plus_n - minus_n) / 2e-7, abs=1e-6)
             slope = (objective.value(plus_n) - objective.value(minus_n)) / 2e-7
             assert gradient_p[i] == pytest.approx(slope, rel=1e-4, abs=1e-6)
+    signs = np.sign(make_objective("huber").residuals(law, near_p)[0])
+    assert {-1.0, 1.0} <= set(signs.tolist())
 
 
 def test_no_start_of_a_wide_random_search_finds_a_lower_minimum() -> None:

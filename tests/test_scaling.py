@@ -139,6 +139,24 @@ def test_bootstrap_and_delta_intervals_are_of_one_size() -> None:
         assert 0.5 < ratio < 1.6, name
 
 
+@pytest.mark.usefixtures("few_starts")
+def test_refits_lie_around_the_fit_as_widely_as_the_delta_method_says() -> None:
+    """Noise is shared by the three copies of a cell: residuals move as whole cells, inflated by their df."""
+    size = np.geomspace(1e4, 1e8, 8)
+    loss = 20 * size**-0.15 * np.exp(0.01 * np.random.default_rng(5).standard_normal(8))
+    table = pl.concat([pl.DataFrame({"N": size, "loss": loss})] * 3)
+    # A δ that no residual reaches: least squares, for which both must agree.
+    delta, boot = (
+        fitted(table, "LN", floor=False, objective=make_objective("huber", 0.1), intervals=intervals)
+        for intervals in ("delta", "bootstrap")
+    )
+    assert boot.uncertainty is not None and boot.uncertainty.draws_Bxp is not None
+    for name in ("A", "alpha"):
+        assert (boot.parameters[name].se or 0) / (delta.parameters[name].se or 1) == pytest.approx(1, abs=0.13)
+    off_p = boot.uncertainty.draws_Bxp.mean(axis=0) - boot.uncertainty.theta_p
+    assert np.abs(off_p).max() < 0.2 * boot.uncertainty.draws_Bxp.std(axis=0).max()
+
+
 def test_replicates_do_not_make_a_lack_of_fit_look_certain() -> None:
     """Noise that replicates share must widen intervals as if there were no replicates."""
     one = grid(4, 4, noise=0.01)

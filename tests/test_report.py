@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ import numpy as np
 import polars as pl
 import pytest
 
+from isoloss.analysis.convergence import Convergence
 from isoloss.errors import StoreError
 from isoloss.files import write_checksummed
 from isoloss.report.chapters.answer import answer_chapter
 from isoloss.report.chapters.design import design_chapter
+from isoloss.report.chapters.runs import runs_chapter
 from isoloss.report.chart import CATEGORIES, SEQUENCE, colour_by, factor_colours, log_axis, log_ticks, spaced
 from isoloss.report.findings import Findings, find
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.report.study_report import study_chapters, write_report
 from isoloss.spec.config import RunConfig
-from isoloss.spec.hypotheses import EffectStated
+from isoloss.spec.hypotheses import EffectStated, PlateauStated
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
 from isoloss.store.run import State
@@ -238,12 +241,25 @@ def test_what_is_too_close_to_the_best_is_counted_and_all_else_is_not(tmp_path: 
 
         taken = take_snapshot(fake_study(tmp_path / str(len(levels)), study, {}, loss))
         found = find(taken)
-        return " ".join([*answer_chapter(taken, found.effects, []).answer, *design_chapter(taken, found.audit).details])
+        chapters = (answer_chapter(taken, found.effects, []), runs_chapter(taken))
+        return " ".join(
+            [*(each for one in chapters for each in one.answer), *design_chapter(taken, found.audit).details]
+        )
 
     said = answer((32, 64, 96))
     assert "1 other configuration is too close to it to be told apart" in said
     assert "Runs see between" not in said  # all see the same number of tokens
-    assert "every other configuration is worse by more than chance explains" in answer((32, 64))
+    of_two = answer((32, 64))
+    assert "every other configuration is worse by more than chance explains" in of_two
+    assert "The next, n_embd 32, is 0.4" in of_two or "The next, n_embd 32, is 0.5" in of_two
+
+
+def test_plateaus_have_the_tolerance_that_a_hypothesis_states(snapshot: Snapshot, findings: Findings) -> None:
+    assert isinstance(findings.convergence, Convergence) and findings.convergence.tolerance == 0.02
+    stated = PlateauStated(says="All is flat", kind="plateau", by_step=20, tolerance=0.3)
+    study = replace(snapshot.study, hypotheses=(stated,))
+    wider = find(replace(snapshot, results=replace(snapshot.results, study=study)))
+    assert isinstance(wider.convergence, Convergence) and wider.convergence.tolerance == 0.3
 
 
 def test_a_damaged_study_is_one_line(tmp_path: Path) -> None:

@@ -429,6 +429,17 @@ def test_bad_tables_get_one_line(
     assert complaint in said and said.count("\n") == 1
 
 
+@pytest.mark.usefixtures("few_starts")
+@pytest.mark.parametrize("options", [(), ("--holdout", "largest")])
+def test_the_largest_size_is_held_out_where_that_is_asked_for(
+    options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "runs.csv"
+    grid(5, 4, noise=0.002).write_csv(path)
+    assert run_command_line(["fit", str(path), *options, "--json"]) == 0
+    assert (json.loads(capsys.readouterr().out)["holdout"] is not None) == bool(options)
+
+
 def test_rows_without_values_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     gaps = grid(5, 5, noise=0.002).with_columns(loss=pl.when(pl.int_range(pl.len()) < 3).then(None).otherwise("loss"))

@@ -286,6 +286,11 @@ def test_combinations_without_a_run_are_counted() -> None:
     assert said["empty_cells"] == "2 of 12 combinations of levels have no run."
 
 
+def test_what_differs_by_rounding_alone_is_the_same() -> None:
+    table = pl.DataFrame({"a": [1, 1, 2, 2], "y": [0.3, 0.1 + 0.2, 0.3, 0.1 + 0.2]})
+    assert [caution.code for caution in analyse_effects(table, "y", ["a"]).cautions] == ["constant_response"]
+
+
 def test_tables_with_nothing_to_find() -> None:
     rows = pl.DataFrame(grid({"a": (1, 2), "b": (1, 2)}, seeds=2))
     constant = analyse_effects(rows.with_columns(y=pl.lit(0.1)), "y", ["a", "b"])

@@ -79,6 +79,21 @@ def test_convergence_of_a_study_knows_what_a_step_costs(study: Path, capsys: Cap
     assert "improving" in said(["convergence", str(study)], capsys)
 
 
+def test_convergence_of_a_study_tests_the_mean_over_its_seeds(study: Path, capsys: Captured) -> None:
+    found = json.loads(said(["convergence", str(study), "--target", "3.4", "--json"], capsys))
+    assert [entry["n"] for entry in found["crossing"]] in ([1, 2, 2, 2], [2, 2, 2, 1], [2, 1, 2, 2], [2, 2, 1, 2])
+    assert {"n_embd", "dropout"} <= set(found["crossing"][0]["group"].replace("·", " ").split())
+    assert all(run["rate_falling"] is True for run in found["runs"])
+    by_width = ["convergence", str(study), "--target", "3.4", "--group", "n_embd", "--p", "0.05"]
+    assert {entry["group"]: entry["n"] for entry in json.loads(said([*by_width, "--json"], capsys))["crossing"]} in (
+        {8: 3, 16: 4},
+        {8: 4, 16: 3},
+    )
+    assert "learning rate was still falling at the end of 7 of 7 runs" in said(by_width, capsys)
+    assert "no setting 'width'" in said([*by_width[:-4], "--group", "width"], capsys, 2)
+    assert "needs a target" in said(["convergence", str(study), "--group", "n_embd"], capsys, 2)
+
+
 def test_a_study_of_two_sizes_gives_no_law(study: Path, capsys: Captured) -> None:
     assert "do not determine the law" in said(["fit", str(study), "--form", "LN"], capsys)
 

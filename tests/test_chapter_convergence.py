@@ -76,7 +76,7 @@ def copies(convergence: Convergence, states: Sequence[State | str]) -> Convergen
 
 
 def test_the_answer_says_states_times_and_gap(chapter: Chapter, convergence: Convergence) -> None:
-    states, times, gap = chapter.answer
+    states, times, gap, rate = chapter.answer
     falling = [run.improvement.value for run in convergence.runs if run.state == "improving" and run.improvement]
     plateaus = [run.plateau_step for run in convergence.runs if run.plateau_step is not None]
     assert len(falling) == 2 and len(plateaus) == 4
@@ -94,6 +94,7 @@ def test_the_answer_says_states_times_and_gap(chapter: Chapter, convergence: Con
     assert times.endswith("; 2 of 8 runs did not reach it in 400 steps.")
     assert convergence.gap is not None and convergence.gap.low is not None
     assert f"+{convergence.gap.value:.4f} [+{convergence.gap.low:.4f}, +" in gap and gap.endswith("over 8 runs.")
+    assert rate.startswith("The learning rate was still falling at the end of 8 of 8 runs: ")
 
 
 def test_the_time_of_a_configuration_is_no_lucky_seed(snapshot: Snapshot, convergence: Convergence) -> None:
@@ -206,7 +207,8 @@ def test_marks_are_found_by_the_key_of_their_configuration(
 def test_tables_hold_what_was_estimated(chapter: Chapter, convergence: Convergence, snapshot: Snapshot) -> None:
     shares, by_run = chapter.tables
     assert [row[:3] for row in shares.cells()] == [
-        ["improving", "2", "8"], ["plateaued", "4", "8"], ["U-turned", "2", "8"], ["inconclusive", "0", "8"],
+        ["improving", "2", "8"], ["plateaued", "4", "8"], ["U-turned", "2", "8"], ["diverged", "0", "8"],
+        ["inconclusive", "0", "8"],
         [f"reached {convergence.target:g} nats", "6", "8"],
     ]  # fmt: skip
     half = convergence.shares["plateaued"]
@@ -344,7 +346,7 @@ def test_one_run_and_one_that_ends_in_nan_are_sentences() -> None:
     assert one.answer[1] == "The run reached 2.5 nats after 600 steps."
     loss[-1] = math.nan
     lost = convergence_chapter(analyse_convergence(pl.DataFrame({"run": "a", "step": step, "loss": loss})))
-    assert lost.answer[0] == "1 of 1 run is too noisy or has too few evaluations to tell."
+    assert lost.answer[0] == "1 of 1 run diverged: its loss jumped and stayed or is not finite."
     assert any("end with a loss that is not finite" in detail for detail in lost.details)
 
 

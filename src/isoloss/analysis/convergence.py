@@ -1,15 +1,19 @@
-"""Where loss curves stand at their end: improving, plateaued, U-turned or inconclusive, and when they reach a target.
+"""Where loss curves stand at their end (improving, plateaued, U-turned, diverged or not to be told), and when they
+reach a target.
 
 A run is judged by the first of these sentences that is true, so that it has exactly one state. Every interval is the
 two-sided 95% one shown with the result; tolerance ε is in nats per doubling of steps.
 
-1. *U-turned*: the lower end of the rise from its lowest stretch to its last stretch is above 0, or the upper end of the
-   improvement per doubling over the last window is below −ε.
-2. *plateaued*: the interval of the improvement over the last window lies between −ε and ε. The plateau begins with the
+1. *diverged*: the last loss is not finite, or the loss rose by five tolerances or more at once and stayed there.
+2. *U-turned*: the rise from its lowest stretch to its last stretch has its lower end above 0 and is larger than ε, or
+   the upper end of the improvement per doubling over the last window is below −ε.
+3. *improving* late: the fall from the first half of the last window to the last stretch has the lower end of its 99.8%
+   interval above 0 and is larger than ε, as after a cooldown of the learning rate.
+4. *plateaued*: the interval of the improvement over the last window lies between −ε and ε. The plateau begins with the
    earliest window since which its upper end is below ε in every window (each must pass: an intersection-union test,
    Berger 1982).
-3. *improving*: the lower end of the improvement over the last window is above 0.
-4. *inconclusive*: none of these, too few evaluations, noise that cannot be told, or no finite loss at the end.
+5. *improving*: the lower end of the improvement over the last window is above 0.
+6. *inconclusive*: none of these, too few evaluations, or noise that cannot be told.
 
 A window is the shortest row of consecutive evaluations from a given one that spans a doubling of steps and has four
 evaluations; the last window ends with the run, and is all there is when the evaluations span less than a doubling. Its
@@ -23,21 +27,24 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
-from scipy import special
 
-from isoloss.analysis.columns import Rows, usable_rows
+from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.crossing import Crossing, P, crossings, groups_of
 from isoloss.analysis.curves import Curve, curves_of, end_without_loss, proportion
-from isoloss.analysis.estimate import LEVEL, Estimate
+from isoloss.analysis.estimate import Estimate
+from isoloss.analysis.gap import gaps_at_end
+from isoloss.analysis.jumps import jumps_that_stay
+from isoloss.analysis.learning_rate import column_of_rates, rates_falling
+from isoloss.analysis.states import JUMP, state_of
+from isoloss.analysis.states import STATES as STATES
+from isoloss.analysis.states import State as State
 from isoloss.analysis.trend import LEAST, Points, RunNoise, Window, condense, judge_noise, rise_at_end, windows_of
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
-State = Literal["improving", "plateaued", "U-turned", "inconclusive"]
-STATES: tuple[State, ...] = get_args(State)
 CORRELATED = 0.5
 """Autocorrelation from point to point above which a run's intervals are not to be relied on."""
 
@@ -74,6 +81,7 @@ class RunConvergence:
     """One run: `n` evaluations; losses in nats/token; `improvement` over the last of its `windows`.
 
     `plateau_step` is None unless plateaued. `rise` is how far the loss of the last stretch is above the lowest one.
+    `rate_falling` says whether the learning rate still fell at the end, None where rates are not known.
     """
 
     run: str
@@ -91,13 +99,15 @@ class RunConvergence:
     noise_sd: float | None
     to_target: TimeToTarget | None
     windows: tuple[Window, ...]
+    rate_falling: bool | None = None
 
 
 @dataclass(frozen=True)
 class Convergence:
     """All runs of a table, in its order; `shares` of them in each state, each with its own interval.
 
-    `reached` is the share that reached the target, `gap` the mean of final val − final train loss over runs.
+    `reached` is the share that reached the target, `gap` the mean of final val − final train loss over runs;
+    `crossing` is when the mean of each group's runs reached the target, empty without one.
     """
 
     runs: tuple[RunConvergence, ...]
@@ -107,6 +117,7 @@ class Convergence:
     reached: Estimate | None
     gap: Estimate | None
     cautions: tuple[Diagnostic, ...]
+    crossing: tuple[Crossing, ...] = ()
 
 
 def analyse_convergence(
@@ -119,12 +130,18 @@ def analyse_convergence(
     tolerance: float = 0.02,
     train_loss: str | None = None,
     rates: Mapping[str, Rates] | None = None,
+    group: str | None = None,
+    p: float = P,
+    lr: str | None = None,
+    rate_falling: Mapping[str, bool] | None = None,
 ) -> Convergence:
     """Judge every run of a table with one row an evaluation.
 
-    `tolerance` is in nats per doubling of steps, `target` in the unit of `loss`; `rates` are by run. Raises
-    ConfigError for a column that is missing or not numeric, a negative step, two losses at one step of a run, a
-    tolerance that is not above 0.
+    `tolerance` is in nats per doubling of steps, `target` in the unit of `loss`; `rates` are by run. Runs with the same
+    value in column `group` are replicates, whose mean is tested against the target at `p`. Whether the learning rate
+    was still falling is given by run, or told from the column `lr`, one of that name or learning_rate where there is
+    one. Raises ConfigError for a column that is missing or not numeric, a negative step, two losses at one step of a
+    run, a tolerance that is not above 0, a group without a target.
     """
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise ConfigError(f"tolerance={tolerance:g}: nats per doubling of steps, must be finite and above 0")
@@ -132,12 +149,17 @@ def analyse_convergence(
         raise ConfigError(f"target={target:g}: a loss to reach must be finite")
     if len({run, step, loss}) < 3:
         raise ConfigError(f"run, step and loss must be three columns, not {run}, {step} and {loss}", (loss,))
+    if group is not None and target is None:
+        raise ConfigError(f"group '{group}' needs a target that the mean of its runs is held against", (group,))
     rows = usable_rows(table, numeric=[step, loss], other=[run])
+    if rate_falling is None:
+        rate_falling = _rates_of(table, run, step, lr)
     curves = curves_of(rows, run, step, loss)
-    diverged = end_without_loss(table, run, step, loss)
-    gaps, gap, gap_cautions = _gaps(rows, run, step, loss, train_loss)
+    lost = end_without_loss(table, run, step, loss)
+    gaps, gap, gap_cautions = gaps_at_end(rows, run, step, loss, train_loss)
     points = [condense(curve.step_n, curve.loss_n) for curve in curves]
-    noises = judge_noise(points)
+    jumps = jumps_that_stay([(each.x_j, each.y_j) for each in points], JUMP * tolerance)
+    noises = judge_noise(points, jumps)
     runs = tuple(
         _run_convergence(
             curve,
@@ -145,10 +167,11 @@ def analyse_convergence(
             noise,
             tolerance,
             None if target is None else _time_to(target, curve, (rates or {}).get(curve.run, Rates())),
-            curve.run in diverged,
+            curve.run in lost or jump is not None,
             gaps.get(curve.run),
+            rate_falling.get(curve.run),
         )
-        for curve, own_points, noise in zip(curves, points, noises, strict=True)
+        for curve, own_points, noise, jump in zip(curves, points, noises, jumps, strict=True)
     )
     count = len(runs)
     reached = [each.to_target.reached for each in runs if each.to_target is not None]
@@ -159,13 +182,15 @@ def analyse_convergence(
         {state: proportion(sum(each.state == state for each in runs), count) for state in STATES},
         proportion(sum(reached), count) if reached else None,
         gap,
-        (*rows.cautions, *_cautions(curves, points, noises, diverged), *gap_cautions),
+        (*rows.cautions, *_cautions(curves, points, noises, lost), *gap_cautions),
+        () if target is None else crossings(curves, target, groups_of(table, run, group) if group else None, p=p),
     )
 
 
 def convergence_as_json(convergence: Convergence) -> str:
     """One object at full precision; of a run's windows the steps of the last one."""
     entries = asdict(replace(convergence, runs=()))
+    cautions = entries.pop("cautions")
     del entries["runs"]  # comes last
     runs = [
         {
@@ -176,31 +201,15 @@ def convergence_as_json(convergence: Convergence) -> str:
     ]
     for run in runs:
         del run["windows"]
-    return json.dumps({**entries, "runs": runs}, indent=2, allow_nan=False, ensure_ascii=False)
+    return json.dumps({**entries, "cautions": cautions, "runs": runs}, indent=2, allow_nan=False, ensure_ascii=False)
 
 
-def _gaps(
-    rows: Rows, run: str, step: str, loss: str, train_loss: str | None
-) -> tuple[dict[str, float], Estimate | None, tuple[Diagnostic, ...]]:
-    """Final val − final train loss of each run that has both at its last evaluation, and the mean (t interval)."""
-    if train_loss is None:
-        return {}, None, ()
-    last = rows.table.filter(pl.col(step) == pl.col(step).max().over(run))
-    try:
-        complete = usable_rows(last, numeric=[loss, train_loss], other=[run])
-    except ConfigError as error:
-        if train_loss not in last.columns:
-            raise
-        # Logged at other steps, say: the rest of the analysis does not need it.
-        return {}, None, (Diagnostic("no_gap", "note", f"No gap between validation and training loss: {error}."),)
-    gap_u = complete.floats(loss) - complete.floats(train_loss)
-    n = len(gap_u)
-    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2) * np.std(gap_u, ddof=1) / math.sqrt(n)) if n > 1 else None
-    mean = float(np.mean(gap_u))
-    low, high = (None, None) if half is None else (mean - half, mean + half)
-    estimate = Estimate(mean, low, high, LEVEL, n, "mean of final val − final train loss over runs, t interval")
-    names = map(str, complete.table[run].to_list())
-    return dict(zip(names, gap_u.tolist(), strict=True)), estimate, complete.cautions
+def _rates_of(table: pl.DataFrame, run: str, step: str, lr: str | None) -> dict[str, bool]:
+    """By run, whether the rate still fell at its end, from the column `lr` or one that is known by its name."""
+    if lr is not None:
+        usable_rows(table, numeric=[step, lr], other=[run])
+    column = lr or column_of_rates(table, run)
+    return {} if column is None else rates_falling(table, run, step, column)
 
 
 def _run_convergence(
@@ -211,11 +220,12 @@ def _run_convergence(
     to_target: TimeToTarget | None,
     diverged: bool,
     gap: float | None,
+    rate_falling: bool | None,
 ) -> RunConvergence:
     windows = windows_of(points, noise) if noise else ()
     rise = rise_at_end(points, noise) if noise else None
     improvement = windows[-1].improvement if windows else None
-    state = "inconclusive" if diverged else _state(improvement, rise, tolerance)
+    state = state_of(points, noise, improvement, rise, tolerance, diverged=diverged)
     best = int(np.argmin(curve.loss_n))
     return RunConvergence(
         run=curve.run,
@@ -233,20 +243,8 @@ def _run_convergence(
         noise_sd=noise.sd if noise else None,
         to_target=to_target,
         windows=windows,
+        rate_falling=rate_falling,
     )
-
-
-def _state(improvement: Estimate | None, rise: Estimate | None, tolerance: float) -> State:
-    """The first sentence of this module's list that is true."""
-    if rise is not None and rise.low is not None and rise.low > 0:
-        return "U-turned"
-    if improvement is None or improvement.low is None or improvement.high is None:
-        return "inconclusive"
-    if improvement.high < -tolerance:
-        return "U-turned"
-    if -tolerance < improvement.low and improvement.high < tolerance:
-        return "plateaued"
-    return "improving" if improvement.low > 0 else "inconclusive"
 
 
 def _plateau_step(windows: tuple[Window, ...], tolerance: float) -> float:
@@ -270,7 +268,7 @@ def _time_to(target: float, curve: Curve, rates: Rates) -> TimeToTarget:
 
 
 def _cautions(
-    curves: list[Curve], points: list[Points], noises: list[RunNoise | None], diverged: set[str]
+    curves: list[Curve], points: list[Points], noises: list[RunNoise | None], lost: set[str]
 ) -> list[Diagnostic]:
     """What a reader of the states has to know about the runs they were told from."""
     judged = {curve.run for curve in curves}
@@ -281,8 +279,8 @@ def _cautions(
     correlated = sum(noise is not None and (noise.autocorrelation or 0) > CORRELATED for noise in noises)
     at_zero = sum(bool((curve.step_n == 0).any()) for curve in curves)
     found = (
-        (len(diverged & judged), "ends_without_loss", "end with a loss that is not finite; inconclusive."),
-        (len(diverged - judged), "no_finite_loss", "have no finite loss at all and appear nowhere below."),
+        (len(lost & judged), "ends_without_loss", "end with a loss that is not finite; diverged."),
+        (len(lost - judged), "no_finite_loss", "have no finite loss at all and appear nowhere below."),
         (few, "few_evaluations", "have fewer than 4 evaluations after step 0; inconclusive."),
         (unknown, "noise_unknown", "have too few evaluations to tell their noise, also together; inconclusive."),
         (
@@ -304,7 +302,7 @@ def _cautions(
         (at_zero, "step_zero", "are evaluated at step 0, which has no logarithm and is left out of slopes."),
     )
     return [
-        Diagnostic(code, "limits", f"{count:,} of {len(judged | diverged):,} runs {text}")
+        Diagnostic(code, "limits", f"{count:,} of {len(judged | lost):,} runs {text}")
         for count, code, text in found
         if count
     ]

@@ -22,9 +22,10 @@ class PlateauCounts:
 def plateau_counts(convergence: Convergence, step: float) -> PlateauCounts:
     """Runs by what they show of a plateau by `step`.
 
-    Plateaued: the plateau began at or before it. Not plateaued: U-turned, or the lower end of the improvement is above
-    the tolerance over the first window from `step` on (over the last one where none starts so late). A run that ends
-    before `step` without a plateau is censored: what it would have done is not known, even if it was still improving.
+    Plateaued: the plateau began at or before it. Not plateaued: U-turned or diverged, or the lower end of the
+    improvement is above the tolerance over the first window from `step` on (over the last one where none starts so
+    late). A run that ends before `step` without a plateau is censored: what it would have done is not known, even if it
+    was still improving.
     """
     plateaued = not_plateaued = censored = 0
     for run in convergence.runs:
@@ -33,7 +34,7 @@ def plateau_counts(convergence: Convergence, step: float) -> PlateauCounts:
         )
         if run.plateau_step is not None and run.plateau_step <= step:
             plateaued += 1
-        elif run.state == "U-turned":
+        elif run.state in ("U-turned", "diverged"):
             not_plateaued += 1
         elif run.last_step < step:
             censored += 1

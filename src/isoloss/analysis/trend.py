@@ -5,8 +5,10 @@ run of more than 64 evaluations is first condensed to means of consecutive ones.
 
 With 20 points or more there, the trend is a cubic and noise may be correlated from point to point: as a first-order
 autoregression, its autocorrelation ρ corrected for bias as in Kendall (1954), its variance multiplied by
-(1 + ρ) / (1 − ρ), what a mean of many such points has. With fewer, correlation cannot be told: points are taken to be
-independent, noise comes from second differences and is pooled over all such runs of the table.
+(1 + ρ) / (1 − ρ), what a mean of many such points has. Where a bend at one point explains three quarters of what the
+cubic leaves, as a cooldown of the learning rate makes one, the trend has it as well. With fewer points correlation
+cannot be told: they are taken to be independent, noise comes from second differences and is pooled over such runs of
+the table, without those that are too noisy (`isoloss.analysis.pooling`).
 """
 
 from __future__ import annotations
@@ -14,8 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from scipy import special
 
 from isoloss.analysis.curves import Noise, short_term_noise
 from isoloss.analysis.estimate import LEVEL, Estimate
+from isoloss.analysis.jumps import Jump, noise_beside
+from isoloss.analysis.pooling import shared_noise, typical
 from isoloss.spec.audit_hypotheses import FEWEST_EVALUATIONS
 
 Floats = NDArray[np.float64]
@@ -34,6 +36,10 @@ LONG = 20
 LEAST_DF = 2.0
 TREND = 4
 """Parameters of the cubic trend."""
+BEND = 4.0
+"""How many times smaller a bend at one point has to make the residual squares to be part of the trend."""
+FALL_LEVEL = 0.998
+"""Of the interval of the fall at the end: its false positives come on top of those of the slope."""
 ROUNDING = 1e-12
 """Relative size of what arithmetic leaves of no noise at all."""
 
@@ -90,13 +96,22 @@ def condense(step_n: Floats, loss_n: Floats) -> Points:
     return Points(x_j, y_j, step_n[starts], step_n[starts + count_j - 1], count_j, _late(x_j))
 
 
-def judge_noise(runs: Sequence[Points]) -> list[RunNoise | None]:
-    """The noise to judge each run by; None where even that of all runs has fewer than LEAST_DF degrees of freedom."""
-    own = [None if _is_long(run) else short_term_noise(run.x_j[run.late :], run.y_j[run.late :]) for run in runs]
+def judge_noise(runs: Sequence[Points], jumps: Sequence[Jump | None] = ()) -> list[RunNoise | None]:
+    """The noise to judge each run by; None where even that of all runs has fewer than LEAST_DF degrees of freedom.
+
+    Of a run with few points and a jump it is the noise on either side of that.
+    """
+    own = [
+        None if _is_long(run) else noise_beside(run.x_j, run.y_j, jump) if jump else _short_noise(run)
+        for run, jump in zip(runs, jumps or [None] * len(runs), strict=True)
+    ]
     few = [noise for noise in own if noise]
-    shared = reduce(add, few) if few else None
+    shared, sharing = shared_noise(few)
+    belongs = iter(typical(few))
     return [
-        _noise_of_long(run) if _is_long(run) else _noise_of_short(run, noise, shared, len(few))
+        _noise_of_long(run)
+        if _is_long(run)
+        else _noise_of_short(run, noise, noise is None or next(belongs), shared, sharing)
         for run, noise in zip(runs, own, strict=True)
     ]
 
@@ -133,7 +148,7 @@ def rise_at_end(points: Points, noise: RunNoise) -> Estimate | None:
     for all earlier stretches at once (Bonferroni): where the loss never rises, its lower end is above 0 in at most
     2.5% of runs. None where there is no room for two stretches.
     """
-    stretch = max(2, len(points.y_j) // 16)
+    stretch = _stretch(points)
     candidates = len(points.y_j) - 2 * stretch + 1
     if candidates < 1:
         return None
@@ -142,6 +157,28 @@ def rise_at_end(points: Points, noise: RunNoise) -> Estimate | None:
     half = float(special.stdtrit(noise.df, 1 - (1 - LEVEL) / 2 / candidates)) * noise.sd * math.sqrt(2 / stretch)
     method = f"last stretch minus the lowest of {candidates} earlier ones (Bonferroni), {noise.source}"
     return Estimate(value, value - half, value + half, LEVEL, int(points.count_j.sum()), method)
+
+
+def fall_at_end(points: Points, noise: RunNoise) -> Estimate | None:
+    """How far the mean of a run's last stretch is below that of the first half of its last window, in nats.
+
+    Both are stated beforehand, so one t interval serves. None where there is no window.
+    """
+    starts, _ = _window_places(points.x_j)
+    stretch = _stretch(points)
+    if not len(starts) or len(points.y_j) - starts[-1] < stretch + 2:
+        return None
+    before_j = points.y_j[starts[-1] : starts[-1] + (len(points.y_j) - starts[-1]) // 2]
+    value = float(before_j.mean() - points.y_j[-stretch:].mean())
+    half = (
+        float(special.stdtrit(noise.df, (1 + FALL_LEVEL) / 2)) * noise.sd * math.sqrt(1 / stretch + 1 / len(before_j))
+    )
+    method = f"first half of the last window minus the last stretch, {noise.source}"
+    return Estimate(value, value - half, value + half, FALL_LEVEL, int(points.count_j[starts[-1] :].sum()), method)
+
+
+def _stretch(points: Points) -> int:
+    return max(2, len(points.y_j) // 16)
 
 
 def _late(x_j: Floats) -> int:
@@ -154,32 +191,56 @@ def _is_long(run: Points) -> bool:
     return len(run.x_j) - run.late >= LONG
 
 
+def _short_noise(run: Points) -> Noise | None:
+    return short_term_noise(run.x_j[run.late :], run.y_j[run.late :])
+
+
 def _noise_of_long(run: Points) -> RunNoise:
     """A run's own noise around a cubic, with its autocorrelation."""
     x_j, y_j = run.x_j[run.late :], run.y_j[run.late :]
     n = len(x_j)
-    basis_jxt, _ = np.linalg.qr(np.vander((x_j - x_j.mean()) / (x_j[-1] - x_j[0]), TREND))
-    residual_j = y_j - basis_jxt @ (basis_jxt.T @ y_j)
+    residual_j, trend = _around_trend((x_j - x_j.mean()) / (x_j[-1] - x_j[0]), y_j)
+    around = "a cubic" if trend == TREND else "a cubic with a bend"
     squares = float(residual_j @ residual_j)
     floor = _rounding(run)
     if squares <= n * floor**2:
-        return RunNoise(floor, float(n - TREND), "no noise around a cubic")
+        return RunNoise(floor, float(n - trend), f"no noise around {around}")
     lag_one = float(residual_j[1:] @ residual_j[:-1]) / squares
-    rho = min(max((lag_one + TREND / n) / (1 - (TREND + 3) / n), 0.0), 0.95)
-    variance = squares / (n - TREND) * (1 + rho) / (1 - rho)
-    df = max((n - TREND) * (1 - rho**2) / (1 + rho**2), 2.0)
-    source = f"noise around a cubic, autocorrelation {rho:.2f}, df {df:.1f}"
+    rho = min(max((lag_one + trend / n) / (1 - (trend + 3) / n), 0.0), 0.95)
+    variance = squares / (n - trend) * (1 + rho) / (1 - rho)
+    df = max((n - trend) * (1 - rho**2) / (1 + rho**2), 2.0)
+    source = f"noise around {around}, autocorrelation {rho:.2f}, df {df:.1f}"
     return RunNoise(max(math.sqrt(variance), floor), df, source, autocorrelation=rho)
 
 
-def _noise_of_short(run: Points, own: Noise | None, shared: Noise | None, runs: int) -> RunNoise | None:
-    """The noise that all short runs share, or the run's own where that is larger by more than chance."""
+def _around_trend(x_j: Floats, y_j: Floats) -> tuple[Floats, int]:
+    """What the trend leaves of a curve, and how many parameters it has: a cubic, with one bend where that is clear."""
+    cubic_jxt = np.vander(x_j, TREND)
+    basis_jxt, _ = np.linalg.qr(cubic_jxt)
+    residual_j = y_j - basis_jxt @ (basis_jxt.T @ y_j)
+    # A bend adds max(x - at, 0): what of it the cubic does not have, for every place at once.
+    bends_jxj = np.maximum(x_j[:, None] - x_j[None, 1:-2], 0)
+    bends_jxj -= basis_jxt @ (basis_jxt.T @ bends_jxj)
+    lengths = (bends_jxj**2).sum(0)
+    gains = np.divide((bends_jxj.T @ residual_j) ** 2, lengths, out=np.zeros_like(lengths), where=lengths > ROUNDING)
+    best = int(np.argmax(gains))
+    squares = float(residual_j @ residual_j)
+    if gains[best] <= (1 - 1 / BEND) * squares:
+        return residual_j, TREND
+    bend_j = bends_jxj[:, best]
+    return residual_j - bend_j * float(bend_j @ residual_j) / lengths[best], TREND + 2
+
+
+def _noise_of_short(
+    run: Points, own: Noise | None, belongs: bool, shared: Noise | None, sharing: int
+) -> RunNoise | None:
+    """The noise that short runs share, or the run's own where that is larger by more than chance."""
     if own is None or shared is None:
         return None
-    above = own.exceeds(shared)
+    above = not belongs or own.exceeds(shared)
     if shared.df < LEAST_DF:
         return None
-    used, runs = (own, 1) if above else (shared, runs)
+    used, runs = (own, 1) if above else (shared, sharing)
     source = f"noise from second differences, df {used.df:.1f}" + (f", {runs} runs" if runs > 1 else "")
     return RunNoise(max(math.sqrt(used.variance), _rounding(run)), used.df, source, runs, above)
 

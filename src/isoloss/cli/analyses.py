@@ -137,11 +137,14 @@ def convergence(
     loss: Column = "loss",
     train_loss: Annotated[OptionalText, named("COLUMN", "of a study train_loss, else none")] = None,
     target: Loss = None,
+    group: Annotated[OptionalText, named("COLUMN", "of a study the configuration, else all runs")] = None,
+    p: float = 0.01,
+    lr: Annotated[OptionalText, named("COLUMN", "lr or learning_rate, where there is one")] = None,
     tolerance: float = 0.02,
     json: Flag = False,
     out: OutFolder = None,
 ) -> int:
-    """Classify runs: still improving, plateaued, or rising again; and when each reaches a loss.
+    """Classify runs: still improving, plateaued, rising again or diverged; and when each, and their mean, reach a loss.
 
     Example: isoloss convergence curves.csv --run run --step step --loss val_loss --target 1.9
 
@@ -152,27 +155,37 @@ def convergence(
         loss: Column of the loss.
         train_loss: Column of the training loss, for the train-validation gap at the end.
         target: A loss to reach, in nats.
+        group: Column whose values tell replicates; the mean of each group is tested against the target.
+        p: The test counts where its p is at or below this.
+        lr: Column of the learning rate, to say whether it was still falling at the end.
         tolerance: Nats per doubling of steps below which a run has plateaued.
         json: Print one JSON object at full precision in place of text.
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.convergence import analyse_convergence, convergence_as_json
-    from isoloss.cli.tables import is_study, read_curves, read_rates, read_snapshot
+    from isoloss.cli.convergence import of_study
+    from isoloss.cli.tables import is_study, read_curves, read_rates
     from isoloss.report.chapters.convergence import convergence_chapter
 
     _check(out)
+    study = of_study(table, group, lr, target) if is_study(table) else None
+    curves = read_curves(table, say)
     analysed = analyse_convergence(
-        read_curves(table, say),
+        curves if study is None else study.with_group(curves),
         run,
         step,
         loss,
         target=target,
         tolerance=tolerance,
-        train_loss=train_loss or ("train_loss" if is_study(table) else None),
+        train_loss=train_loss or ("train_loss" if study else None),
         rates=read_rates(table),
+        group=study.group if study else group,
+        p=p,
+        lr=lr,
+        rate_falling=study.rate_falling if study else None,
     )
     return _conclude(
-        lambda: convergence_chapter(analysed, read_snapshot(table).table if is_study(table) else None),
+        lambda: convergence_chapter(analysed, study.runs if study else None),
         convergence_as_json(analysed) if json else None,
         out,
         table,

@@ -13,10 +13,12 @@ import polars as pl
 from isoloss.analysis.claims import Evidence
 from isoloss.analysis.convergence import Convergence, Rates, analyse_convergence
 from isoloss.analysis.curves import Floats, Spikes, pooled, spike_report
+from isoloss.analysis.learning_rate import TAIL
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.snapshot import Snapshot
 from isoloss.spec.compute import tokens_per_step, train_flops
+from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.tables import StudyResults
 
@@ -48,6 +50,17 @@ def rates(results: StudyResults, summary: pl.DataFrame) -> dict[str, Rates]:
     }
 
 
+def rates_falling(configs: Iterable[RunConfig]) -> dict[str, bool]:
+    """By run, whether its schedule lowers the learning rate over the end of its steps (TAIL of them)."""
+    return {
+        run_id(config): config.decay_lr
+        and config.min_lr < config.learning_rate
+        and config.warmup_iters < config.max_iters
+        and config.decay_horizon > (1 - TAIL) * config.max_iters
+        for config in configs
+    }
+
+
 def target_loss(snapshot: Snapshot) -> float | None:
     """The loss, rounded up to two decimals, that REACHED_BY of the done runs reach; None while none is done."""
     best = sorted(snapshot.done["best_val_loss"].drop_nulls())
@@ -76,8 +89,12 @@ def _convergence(snapshot: Snapshot) -> Callable[[float], Convergence]:
             tolerance=tolerance,
             train_loss="train_loss",
             rates=rates(snapshot.results, snapshot.done),
+            rate_falling=rates_falling(snapshot.results.configs),
         )
-        return replace(found, cautions=(*found.cautions, CHOSEN_TARGET)) if found.target is not None else found
+        if found.target is None:
+            return found
+        # No mean is tested against a target that was chosen from the same runs.
+        return replace(found, cautions=(*found.cautions, CHOSEN_TARGET), crossing=())
 
     return convergence
 

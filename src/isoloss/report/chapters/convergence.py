@@ -17,6 +17,7 @@ from isoloss.analysis.convergence import STATES, Convergence, RunConvergence, St
 from isoloss.analysis.estimate import Estimate
 from isoloss.diagnostic import Diagnostic
 from isoloss.report.chapter import Chapter
+from isoloss.report.chapters.crossing import crossing_details, crossing_sentences, crossing_table
 from isoloss.report.chart import ACCENT, GREY, INK, PAPER, WARNING, Figure, inline, near_data, sized
 from isoloss.report.format import Kind, spelled, spelled_interval
 from isoloss.report.references import cited
@@ -26,12 +27,16 @@ PHRASES: Mapping[State, tuple[str, str]] = {
     "improving": ("was still improving when it stopped", "were still improving when they stopped"),
     "plateaued": ("had plateaued", "had plateaued"),
     "U-turned": ("ended above its lowest loss", "ended above their lowest loss"),
+    "diverged": (
+        "diverged: its loss jumped and stayed or is not finite",
+        "diverged: their loss jumped and stayed or is not finite",
+    ),
     "inconclusive": (
         "is too noisy or has too few evaluations to tell",
         "are too noisy or have too few evaluations to tell",
     ),
 }
-COLOURS = {"improving": ACCENT, "plateaued": ACCENT, "U-turned": WARNING, "inconclusive": GREY}
+COLOURS = {"improving": ACCENT, "plateaued": ACCENT, "U-turned": WARNING, "diverged": WARNING, "inconclusive": GREY}
 MAX_LABELLED, MAX_DRAWN = 16, 200
 """Runs up to which a figure names each, and up to which it draws each; of more, some at even ranks of each group."""
 MIN_DRAWN = 12
@@ -75,7 +80,11 @@ def convergence_chapter(convergence: Convergence | Diagnostic, runs: pl.DataFram
         "Convergence",
         answer=list(_answer(convergence, names)),
         figures=[*_improvements(convergence, names), *_times_to_target(convergence, names)],
-        tables=[_shares(convergence), _by_run(convergence, names)],
+        tables=[
+            _shares(convergence),
+            *crossing_table(convergence.crossing, _target(convergence), _kind(convergence)),
+            _by_run(convergence, names),
+        ],
         details=list(_details(convergence)),
     )
 
@@ -91,11 +100,28 @@ def _answer(convergence: Convergence, names: Names) -> Iterator[str]:
     yield f"{'; '.join(parts)}."
     if convergence.target is not None:
         yield _target_sentence(convergence, names)
+        yield from crossing_sentences(convergence.crossing, _target(convergence))
     gap = convergence.gap
     if gap is not None:
         value = spelled_interval(gap.value, gap.low, gap.high, "difference")
         who = say.counted(gap.n, "run")
         yield f"At the end the validation loss minus the training loss is {value} nats on average over {who}."
+    yield from _rate_sentence(convergence)
+
+
+def _rate_sentence(convergence: Convergence) -> Iterator[str]:
+    """Whether learning rates were still falling, where that is known."""
+    known = [run.rate_falling for run in convergence.runs if run.rate_falling is not None]
+    if not known:
+        return
+    falling, n = sum(known), len(known)
+    if not falling:
+        yield f"The learning rate was not falling any more at the end of {say.of_runs(0, n) if n > 1 else 'the run'}."
+        return
+    yield (
+        f"The learning rate was still falling at the end of {say.of_runs(falling, n)}: where these stand is what their "
+        "schedule gives, not what training on at that rate would."
+    )
 
 
 def _more(state: State, runs: Sequence[RunConvergence]) -> str:
@@ -157,13 +183,15 @@ def _details(convergence: Convergence) -> Iterator[str]:
     if used:
         yield f"An improvement is the slope of a least-squares line of loss on log2(step); its noise is {used}."
     yield (
-        f"A run has plateaued when the 95% interval of its improvement lies within ±{convergence.tolerance:g} nats per "
-        "doubling of steps over its last window (a doubling of steps or more, four evaluations or more), every window "
-        f"since the plateau's first step passing as well {cited('berger1982')}, and U-turned "
-        "when its end is above its lowest stretch by more than noise or its loss rises faster than that. Else it is "
-        "improving when the lower end of the interval is above 0, and inconclusive when it is not. A learning rate "
-        "that decays can flatten a curve: a plateau is one of this schedule. Intervals of shares are exact "
-        f"{cited('clopper1934')}, as of runs drawn independently."
+        "A run has diverged when its last loss is not finite, or its loss rose by five tolerances or more at once and "
+        "kept at least half of that. It has plateaued when the 95% interval of its improvement lies within "
+        f"±{convergence.tolerance:g} nats per doubling of steps over its last window (a doubling of steps or more, "
+        "four evaluations or more), every window since the plateau's first step passing as well "
+        f"{cited('berger1982')}, and U-turned when its end is above its lowest stretch by more than noise and the "
+        "tolerance, or its loss rises faster than that. It is improving when the lower end of the interval is above 0, "
+        "or when its last stretch is below the first half of its last window by more than noise and the tolerance; "
+        "else it is inconclusive. A learning rate that decays can flatten a curve: a plateau is one of this schedule. "
+        f"Intervals of shares are exact {cited('clopper1934')}, as of runs drawn independently."
     )
     if convergence.target is not None:
         yield (
@@ -171,6 +199,7 @@ def _details(convergence: Convergence) -> Iterator[str]:
             "time is the median over its seeds, one that was not reached counting as later than all. Seconds, where "
             "known, are steps at the run's median step time, without evaluations."
         )
+    yield from crossing_details(convergence.crossing)
     if convergence.gap is not None:
         yield f"Gap: {convergence.gap.method}; the runs' settings may differ."
     yield from (f"{each.text} {each.remedy}" if each.remedy else each.text for each in convergence.cautions)
@@ -210,6 +239,7 @@ def _by_run(convergence: Convergence, names: Names) -> Table:
         Column("best_loss", "best loss", "loss"),
         Column("best_step", "at step", steps),
         Column("final_loss", "final loss", "loss"),
+        *([Column("rate_falling", "rate still falling")] if frame["rate_falling"].count() else []),
     ]
     title = "Each run at its end. Rise: of the last stretch above the lowest one before it"
     if frame["final_gap"].count():
@@ -229,6 +259,7 @@ def _row(run: RunConvergence, names: Names) -> dict[str, Any]:
         "run": run.run, "label": names[run.run].label, "state": run.state, "evaluations": run.n,
         "last_step": run.last_step, "best_loss": run.best_loss, "best_step": run.best_step,
         "final_loss": run.final_loss, "final_gap": run.final_gap, "plateau_step": run.plateau_step,
+        "rate_falling": None if run.rate_falling is None else ("yes" if run.rate_falling else "no"),
     }  # fmt: skip
     for name, estimate in (("improvement", run.improvement), ("rise", run.rise)):
         row[name] = estimate.value if estimate else None
@@ -391,7 +422,7 @@ def _reached(run: RunConvergence) -> bool:
 
 
 def _target(convergence: Convergence) -> str:
-    return f"{convergence.target:g} nats"
+    return "" if convergence.target is None else f"{convergence.target:g} nats"
 
 
 def _kind(convergence: Convergence) -> Kind:

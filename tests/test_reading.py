@@ -39,6 +39,8 @@ def read(content: str | bytes, folder: Path, name: str = "table.csv") -> dict[st
         ("size,loss\n70m,3.5\n160m,3.25\n", {"size": ["70m", "160m"], "loss": [3.5, 3.25]}),
         ("\ufeffa,b\r\n\r\n1,2\r\n\r\n3,4\r\n\r\n", {"a": [1, 3], "b": [2, 4]}),
         ('" a" , b\n 1, 2.5\n', {"a": [1], "b": [2.5]}),
+        ("a,b\r1,2\r", {"a": [1], "b": [2]}),
+        ('a,b\n"x\0\r\ny",2\n', {"a": ["x\0\r\ny"], "b": [2]}),
         ("a,b,,\n1,2,,\n", {"a": [1], "b": [2]}),
         ("sep=;\na;b\n1;x\n", {"a": [1], "b": ["x"]}),
         ('"run; a, 1",b\n1,NaN\n', {"run; a, 1": [1]}),

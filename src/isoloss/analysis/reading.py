@@ -123,7 +123,7 @@ def _text(data: bytes, path: Path) -> str:
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise _unreadable(path, f"byte {error.start + 1:,} is no UTF-8; save it as {_KINDS}, in UTF-8") from error
-    if "\0" in text:
+    if "\0" in text.split("\n", 1)[0]:
         raise _unreadable(path, f"it is no text; give {_KINDS}")
     if not text.strip():
         raise _unreadable(path, "it is empty")
@@ -131,8 +131,9 @@ def _text(data: bytes, path: Path) -> str:
 
 
 def _from_lines(text: str, path: Path) -> pl.DataFrame:
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
-    named, rest = lines.split("\n", 1)[0], lines.partition("\n")[2]
+    lines = (text if "\n" in text else text.replace("\r", "\n")).lstrip("\r\n")
+    named, _, rest = lines.partition("\n")
+    named = named.rstrip("\r")
     separator = named[4:5] if named[:4].lower() == "sep=" and len(named) == 5 else None  # as Excel writes it
     lines = lines if separator is None else rest
     separator = separator or _separator(lines)

@@ -30,7 +30,7 @@ def effects(
     block: OptionalColumn = None,
     target: Loss = None,
     run: OptionalColumns = None,
-    reduce: Literal["last", "min", "max"] | None = None,
+    reduce: Literal["none", "last", "min", "max"] = "none",
     step: OptionalColumn = None,
     json: Flag = False,
     out: OutFolder = None,
@@ -65,7 +65,7 @@ def effects(
     _check(out)
     names = [name.strip() for name in factors.split(",") if name.strip()]
     rows = with_steps_to_target(read_runs(table, say), table, target)
-    runs = one_row_a_run(rows, response, run, reduce, step)
+    runs = one_row_a_run(rows, response, run, None if reduce == "none" else reduce, step)
     if len(runs) < len(rows):
         say(f"{len(rows):,} rows are reduced to {len(runs):,} runs, each by its {reduce} {response}")
     for factor in varied_factors(table, runs):

@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from isoloss.analysis.roles import check_columns
+from isoloss.analysis.written_numbers import parsed
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
-from isoloss.spec.synonyms import did_you_mean
 
 MAX_MAGNITUDE = 1e100
 """Positive numbers beyond it, or below its inverse, are taken for mistakes: their powers leave double precision."""
@@ -38,12 +39,10 @@ def usable_rows(
     missing, is not numeric, holds a number at or below 0 that has to be positive, or when no row is left.
     """
     wanted = list(dict.fromkeys([*positive, *numeric, *other]))
-    for column in wanted:
-        if column not in table.columns:
-            raise ConfigError(f"the table has no column '{column}': {did_you_mean(column, table.columns)}", (column,))
+    check_columns(wanted, table.columns)
     if table.is_empty():
         raise ConfigError("the table has no rows")
-    table = table.with_columns(_as_numbers(table[column]) for column in dict.fromkeys([*positive, *numeric]))
+    table = table.with_columns(number_column(table[column]) for column in dict.fromkeys([*positive, *numeric]))
     complete = pl.all_horizontal(
         *(pl.col(column).is_finite().fill_null(False) for column in dict.fromkeys([*positive, *numeric])),
         *(pl.col(column).is_not_null() for column in other),
@@ -67,14 +66,13 @@ def usable_rows(
     return Rows(kept, (Diagnostic("incomplete_rows", "limits", text),) if left_out else ())
 
 
-def _as_numbers(column: pl.Series) -> pl.Series:
-    """The column as floats. Raises ConfigError with the first value that is no number."""
+def number_column(column: pl.Series) -> pl.Series:
+    """The column as floats, words as numbers are written. Raises ConfigError with the first that is no number."""
     if column.dtype.is_numeric() or column.dtype == pl.Null():
         return column.cast(pl.Float64())
     if column.dtype != pl.String():
         raise ConfigError(f"column '{column.name}' is not numeric: it holds {column.dtype}", (column.name,))
-    words = column.str.strip_chars().replace("", None)
-    numbers = words.cast(pl.Float64(), strict=False)
+    words, numbers = column.str.strip_chars().replace("", None), parsed(column)
     wrong = words.filter(words.is_not_null() & numbers.is_null())
     if len(wrong):
         raise ConfigError(f"column '{column.name}' is not numeric: it holds '{wrong[0]}'", (column.name,))

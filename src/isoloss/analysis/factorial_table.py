@@ -11,6 +11,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from isoloss.analysis.columns import Rows, usable_rows
+from isoloss.analysis.evaluations import check_one_row_a_run, identifies_runs
+from isoloss.analysis.roles import names_runs, names_seeds
+from isoloss.analysis.unlisted import unlisted_columns
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
@@ -88,17 +91,30 @@ class FactorialTable:
         return " × ".join(self.factors[position].name for position in term)
 
 
-def _without_copies(rows: Rows, columns: Sequence[str], block: str | None) -> tuple[Rows, list[Diagnostic]]:
-    """Rows that repeat another's cell, block and response are copies, no replicates; without a block one can't tell."""
+def _without_copies(rows: Rows, keys: Sequence[str], response: str, block: str | None) -> tuple[Rows, list[Diagnostic]]:
+    """Without copies: rows that equal another in every column, or in a run's name, its levels and its response.
+
+    Where neither a block nor a run's name tells replicates apart, equal rows may be ties by rounding, and stay.
+    """
     table = rows.table
-    if block is not None:
-        kept = table.unique(columns, keep="first", maintain_order=True)
-        copies = len(table) - len(kept)
-        text = f"{copies:,} of {len(table):,} rows repeat another's cell, {block} and response; they are left out."
-        return Rows(kept, rows.cautions), [Diagnostic("duplicate_rows", "limits", text)] if copies else []
-    copies = len(table) - table.n_unique()
-    text = f"{copies:,} of {len(table):,} rows equal another in every column and count as replicates: remove copies."
-    return rows, [Diagnostic("duplicate_rows", "limits", text)] if copies else []
+    names = [name for name in table.columns if name not in (*keys, response) and identifies_runs(table, name, keys)]
+    kept = table.unique(keep="first", maintain_order=True)
+    for name in names:
+        unnamed = kept[name].is_null()
+        kept = kept.filter(unnamed | kept.select(pl.struct(name, *keys, response).is_first_distinct()).to_series())
+    copies = len(table) - len(kept)
+    if not copies:
+        return rows, []
+    told_apart = block is not None or any(names_runs(name) or names_seeds(name) for name in table.columns)
+    if told_apart:
+        text = f"{copies:,} of {len(table):,} rows repeat another row or a run; they are left out."
+        return Rows(kept, rows.cautions), [Diagnostic("duplicate_rows", "limits", text)]
+    text = (
+        f"{copies:,} of {len(table):,} rows equal another in every column: runs with equal responses as rounded, or "
+        "copies. They count as runs."
+    )
+    remedy = "Add a column that tells runs apart, such as the seed, or remove copies."
+    return rows, [Diagnostic("duplicate_rows", "limits", text, remedy)]
 
 
 def read_factorial_table(
@@ -107,7 +123,8 @@ def read_factorial_table(
     """Sort the rows of a table (one a run) by the levels of `factors` and by `block`.
 
     A factor with one level is dropped; a block that does not have a run in every cell is ignored; both leave a caution.
-    Raises ConfigError when a column is missing or serves twice, or when there are too many factors or levels.
+    Raises ConfigError when a column is missing or serves twice, when there are too many factors or levels, and when
+    rows are evaluations of runs.
     """
     names = list(dict.fromkeys(factors))
     _check_roles(response, names, block)
@@ -115,8 +132,9 @@ def read_factorial_table(
     floats = [name for name in keys if name in table.columns and table.schema[name].is_float()]
     others = [name for name in keys if name not in floats]
     rows = usable_rows(table, numeric=[response, *floats], other=others)
-    rows, said = _without_copies(rows, [*keys, response], block)
-    cautions = [*rows.cautions, *said]
+    rows, said = _without_copies(rows, keys, response, block)
+    check_one_row_a_run(rows.table, response, names, block)
+    cautions = [*rows.cautions, *said, *_unlisted(rows, response, names, block)]
     read = [_read_factor(rows.table[name]) for name in names]
     for factor, _ in read:
         if len(factor.levels) == 1:
@@ -159,6 +177,13 @@ def read_factorial_table(
         largest=float(np.abs(y_n).max()),
         cautions=(*cautions, *_confounded([factor.name for factor, _ in read], [codes_n for _, codes_n in read])),
     )
+
+
+def _unlisted(rows: Rows, response: str, names: Sequence[str], block: str | None) -> list[Diagnostic]:
+    def remedy(columns: Sequence[str]) -> str:
+        return f"List what was varied: --factors {','.join([*names, *columns])}."
+
+    return unlisted_columns(rows.table, rows.floats(response), names, [response, *([block] if block else [])], remedy)
 
 
 def _check_roles(response: str, factors: Sequence[str], block: str | None) -> None:

@@ -23,6 +23,7 @@ from isoloss.analysis.isoflop import Curve, Profile, isoflop_profiles
 from isoloss.analysis.laws import AXES, SUMMARY_COLUMNS, Form
 from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives
 from isoloss.analysis.solve import Objective
+from isoloss.analysis.unlisted import unlisted_columns
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.wording import counted, listed, loss
@@ -86,7 +87,9 @@ def analyse_scaling(
         for column in PARAMETER_COUNTS
         if "N" in form and columns["N"] in PARAMETER_COUNTS and column != columns["N"] and column in table.columns
     ]
-    cautions = list(fit.cautions)
+    rows = usable_rows(table, positive=[columns[axis] for axis in (*AXES[form], "loss")])
+    axes = [columns[axis] for axis in AXES[form]]
+    cautions = [*fit.cautions, *unlisted_columns(rows.table, fit.law.y_n, axes, columns.values(), _one_at_a_time)]
     if points and not identified:
         text = "The table does not identify the law, so nothing was predicted."
         cautions.append(Diagnostic("prediction_unidentified", "blocks", text))
@@ -97,7 +100,7 @@ def analyse_scaling(
     profiled = "N" in form and columns.get("C") in table.columns
     return ScalingResults(
         fit,
-        usable_rows(table, positive=[columns[axis] for axis in (*AXES[form], "loss")]).table,
+        rows.table,
         other_objectives(fit),
         {c: fit_law(table, form, {**columns, "N": c}, floor=floor, objective=objective) for c in counts},
         frontier(fit, [times * data_compute(fit)[1] for times in AHEAD]) if form == "LND" and identified else None,
@@ -106,6 +109,10 @@ def analyse_scaling(
         None if isinstance(held, Diagnostic) else held,
         [*cautions, *(caution for prediction in predictions for caution in prediction.cautions)],
     )
+
+
+def _one_at_a_time(columns: Sequence[str]) -> str:
+    return f"Fit rows that agree in {listed(columns)}; only what does not change the loss may vary."
 
 
 def study_law(table: pl.DataFrame, done: pl.DataFrame, factors: Sequence[str]) -> ScalingResults | Diagnostic:
@@ -130,7 +137,8 @@ def study_law(table: pl.DataFrame, done: pl.DataFrame, factors: Sequence[str]) -
         found = analyse_scaling(done.with_columns(flops.alias(columns["C"])), form, columns, holdout=True)
     except ConfigError as error:
         return Diagnostic("scaling_not_fitted", "blocks", f"No scaling law is fitted: {error}.")
-    return replace(found, cautions=[*found.cautions, *_of_study(table, done, factors)])
+    told = [caution for caution in found.cautions if caution.code != "unlisted_columns"]  # by its factors, below
+    return replace(found, cautions=[*told, *_of_study(table, done, factors)])
 
 
 def _of_study(table: pl.DataFrame, done: pl.DataFrame, factors: Sequence[str]) -> Iterator[Diagnostic]:

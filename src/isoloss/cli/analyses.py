@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 Points = Annotated[Repeated, named("N=X,D=X", "")]
 Column = Annotated[str, named("COLUMN")]
+Columns = Annotated[str, named("COLUMN,...")]
 OptionalColumn = Annotated[OptionalText, named("COLUMN", "")]
+OptionalColumns = Annotated[OptionalText, named("COLUMN,...", "")]
 Loss = Annotated[OptionalFloat, named("X", "")]
 
 
@@ -26,6 +29,9 @@ def effects(
     factors: Annotated[str, named("COLUMN,...")],
     block: OptionalColumn = None,
     target: Loss = None,
+    run: OptionalColumns = None,
+    reduce: Literal["none", "last", "min", "max"] = "none",
+    step: OptionalColumn = None,
     json: Flag = False,
     out: OutFolder = None,
 ) -> int:
@@ -34,22 +40,34 @@ def effects(
     Example: isoloss effects runs.csv --response loss --factors width,dropout --block seed
 
     Args:
-        table: A study directory, a CSV or a Parquet file.
+        table: A study directory, a file (CSV, JSON lines, Parquet, or one of them gzipped), or - for standard input.
         response: Column of what was measured; of a study such as best_val_loss or tokens_per_s.
         factors: Columns of what was varied, separated by commas.
         block: Column of the seed, or of another block in which each cell was run once.
         target: A loss; gives the runs of a study the response steps_to_target, the first step at or below it.
+        run: Columns that together name a run, where rows are evaluations of runs; used with --reduce.
+        reduce: Which evaluation stands for its run: the last, or that with the lowest or highest response.
+        step: Column of the step, by which an evaluation is the last; else one called step, else the rows' order.
         json: Print one JSON object at full precision in place of text.
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.effects import analyse_effects
     from isoloss.analysis.pairs import paired_effects
-    from isoloss.cli.tables import STEPS_TO_TARGET, read_runs, varied_factors, with_steps_to_target
+    from isoloss.cli.tables import (
+        STEPS_TO_TARGET,
+        one_row_a_run,
+        read_runs,
+        varied_factors,
+        with_steps_to_target,
+    )
     from isoloss.report.chapters.effects import effects_as_json, effects_chapter
 
     _check(out)
     names = [name.strip() for name in factors.split(",") if name.strip()]
-    runs = with_steps_to_target(read_runs(table, say), table, target)
+    rows = with_steps_to_target(read_runs(table, say), table, target)
+    runs = one_row_a_run(rows, response, run, None if reduce == "none" else reduce, step)
+    if len(runs) < len(rows):
+        say(f"{len(rows):,} rows are reduced to {len(runs):,} runs, each by its {reduce} {response}")
     for factor in varied_factors(table, runs):
         if factor not in names:
             say(f"{factor} varies too and is not among --factors: what it changes counts as noise")
@@ -85,7 +103,7 @@ def fit(
     Example: isoloss fit runs.csv --params N --tokens D --loss loss --predict N=1e8,D=2e9
 
     Args:
-        table: A study directory, a CSV or a Parquet file.
+        table: A study directory, a file (CSV, JSON lines, Parquet, or one of them gzipped), or - for standard input.
         form: LND: L = E + A/N^alpha + B/D^beta; LN, LD and LC: the power law in one variable.
         floor: Fit the law without its floor E.
         params: Column of N, parameters.
@@ -132,7 +150,7 @@ def convergence(
     table: Table,
     /,
     *,
-    run: Column = "run",
+    run: Columns = "run",
     step: Column = "step",
     loss: Column = "loss",
     train_loss: Annotated[OptionalText, named("COLUMN", "of a study train_loss, else none")] = None,
@@ -149,8 +167,8 @@ def convergence(
     Example: isoloss convergence curves.csv --run run --step step --loss val_loss --target 1.9
 
     Args:
-        table: A study directory, or a CSV or Parquet file with one row an evaluation.
-        run: Column that names the run.
+        table: A study directory, a file as for effects with one row an evaluation or a column a run, or -.
+        run: Column that names the run, or several that together do, separated by commas.
         step: Column of the step.
         loss: Column of the loss.
         train_loss: Column of the training loss, for the train-validation gap at the end.
@@ -169,12 +187,12 @@ def convergence(
 
     _check(out)
     study = of_study(table, group, lr, target) if is_study(table) else None
-    curves = read_curves(table, say)
+    curves = read_curves(table, say, run, step, loss)
     analysed = analyse_convergence(
-        curves if study is None else study.with_group(curves),
-        run,
-        step,
-        loss,
+        curves.table if study is None else study.with_group(curves.table),
+        curves.run,
+        curves.step,
+        curves.loss,
         target=target,
         tolerance=tolerance,
         train_loss=train_loss or ("train_loss" if study else None),
@@ -184,6 +202,7 @@ def convergence(
         lr=lr,
         rate_falling=study.rate_falling if study else None,
     )
+    analysed = replace(analysed, cautions=(*analysed.cautions, *curves.cautions))
     return _conclude(
         lambda: convergence_chapter(analysed, study.runs if study else None),
         convergence_as_json(analysed) if json else None,
@@ -202,6 +221,7 @@ def _check(out: Path | None) -> None:
 
 def _conclude(chapter: Callable[[], Chapter], json: str | None, out: Path | None, table: Path) -> int:
     """Show what was found in the table, as JSON or text; where there is an `out`, write a page with its files there."""
+    from isoloss.analysis.reading import name_of
     from isoloss.report.chapter import chapter_as_text
     from isoloss.report.standalone import write_chapter
 
@@ -210,6 +230,6 @@ def _conclude(chapter: Callable[[], Chapter], json: str | None, out: Path | None
         return 0
     found = chapter()
     if out is not None:
-        say(f"{write_chapter(out, found, table.resolve().name)}")
+        say(f"{write_chapter(out, found, name_of(table))}")
     show(chapter_as_text(found) if json is None else json)
     return 0

@@ -11,11 +11,11 @@ import polars as pl
 
 from isoloss.analysis.frontier import HoldOut, Prediction
 from isoloss.analysis.laws import SUMMARY_COLUMNS
+from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.errors import ConfigError
 from isoloss.spec.studyfile import parse_scalar
-from isoloss.spec.synonyms import did_you_mean
 
 
 def parse_point(text: str) -> dict[str, float]:
@@ -35,9 +35,7 @@ def choose_columns(given: Mapping[str, str | None], table: pl.DataFrame, *, stud
 
     Raises ConfigError when a given one is not in the table.
     """
-    for column in filter(None, given.values()):
-        if column not in table.columns:
-            raise ConfigError(f"the table has no column '{column}': {did_you_mean(column, table.columns)}", (column,))
+    check_columns(filter(None, given.values()), table.columns)
     return {axis: column or (SUMMARY_COLUMNS[axis] if study else axis) for axis, column in given.items()}
 
 

@@ -1,19 +1,23 @@
-"""What the analysing verbs read: a study directory, or anyone's table as CSV or Parquet."""
+"""What the analysing verbs read: a study directory, or anyone's table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from isoloss.analysis.convergence import Rates, analyse_convergence
+from isoloss.analysis.curve_tables import CurveTable, curve_table, mixed_runs
+from isoloss.analysis.evaluations import Reduction, reduced
+from isoloss.analysis.reading import read_table
+from isoloss.analysis.roles import check_columns, names_runs
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import rates
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.store.tables import StudyResults, load_study
 
-NO_VALUE = ["", "NA", "N/A", "null", "None"]
 STUDY_FILE = "study.yaml"
 STEPS_TO_TARGET = "steps_to_target"
 
@@ -24,7 +28,7 @@ def read_runs(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
     Says how many runs are left out. Raises ConfigError when there is nothing to read, StoreError on a damaged study.
     """
     if not path.is_dir():
-        return _read_file(path)
+        return read_table(path)
     results = _study(path)
     table = results.summary()
     done = table.filter(pl.col("status") == "done")
@@ -33,17 +37,40 @@ def read_runs(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
     return done
 
 
-def read_curves(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
+def read_curves(
+    path: Path, say: Callable[[str], None], run: str = "run", step: str = "step", loss: str = "loss"
+) -> CurveTable:
     """One row an evaluation; of a study directory: run, step, train_loss, loss (of validation) of runs that are done.
 
     Raises ConfigError when there is nothing to read, StoreError on a damaged study.
     """
     if not path.is_dir():
-        return _read_file(path)
+        found = curve_table(read_table(path), run, step, loss)
+        return replace(found, cautions=(*found.cautions, *mixed_runs(found)))
     runs = read_runs(path, say)["run_id"]
     if runs.is_empty():
         raise ConfigError(f"no run of {path} is done yet")
-    return _study(path).curves(runs).rename({"run_id": "run", "val_loss": "loss"})
+    return CurveTable(_study(path).curves(runs).rename({"run_id": "run", "val_loss": "loss"}), run, step, loss)
+
+
+def one_row_a_run(
+    runs: pl.DataFrame, response: str, run: str | None, reduce: Reduction | None, step: str | None
+) -> pl.DataFrame:
+    """A table of evaluations reduced to one row a run, where `reduce` says how; else the table as it is.
+
+    `run` names the columns that tell runs apart, separated by commas. Raises ConfigError when one is missing, and when
+    one of the two is given without the other.
+    """
+    if reduce is None:
+        if run is not None or step is not None:
+            raise ConfigError("--run and --step need --reduce last, min or max: which evaluation stands for a run")
+        return runs
+    named = [column for column in runs.columns if names_runs(column, surely=True)]
+    if run is None and len(named) != 1:
+        raise ConfigError(f"--reduce {reduce} needs --run COLUMN,...: the columns that tell runs apart")
+    columns = named if run is None else [run] if run in runs.columns else [part.strip() for part in run.split(",")]
+    check_columns(columns, runs.columns)
+    return reduced(runs, response, columns, reduce, step)
 
 
 def read_rates(path: Path) -> dict[str, Rates] | None:
@@ -68,7 +95,7 @@ def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -
         return runs
     if not is_study(path):
         raise ConfigError(f"--target needs a study directory with its evaluations, and {path} is a table")
-    analysed = analyse_convergence(read_curves(path, lambda line: None), target=target).runs
+    analysed = analyse_convergence(read_curves(path, lambda line: None).table, target=target).runs
     reached = {run.run: run.to_target.step for run in analysed if run.to_target and run.to_target.reached}
     return runs.with_columns(
         pl.Series(STEPS_TO_TARGET, [reached.get(run) for run in runs["run_id"]], dtype=pl.Float64())
@@ -87,16 +114,5 @@ def is_study(path: Path) -> bool:
 
 def _study(path: Path) -> StudyResults:
     if not is_study(path):
-        raise ConfigError(f"{path} is a folder without {STUDY_FILE}; give a study directory, a CSV or a Parquet file")
+        raise ConfigError(f"{path} is a folder without {STUDY_FILE}; give a study directory or a table")
     return load_study(path)
-
-
-def _read_file(path: Path) -> pl.DataFrame:
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; give a CSV or Parquet file, or a study directory")
-    try:
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        return pl.read_csv(path, infer_schema_length=None, null_values=NO_VALUE)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from error

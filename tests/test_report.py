@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -309,8 +309,8 @@ def test_levels_have_colours_of_their_own() -> None:
     words = [*colours["bias"].values(), *colours["corpus"].values()]
     assert words == list(CATEGORIES[:4])
     assert list(colours["n_embd"].values()) == [SEQUENCE[0], SEQUENCE[3], SEQUENCE[-1]]
-    legend = colour_by("level", colours["bias"], title="bias").to_dict()["legend"]
-    assert legend["title"] == "bias" and colour_by("level", colours["bias"], legend=False).to_dict()["legend"] is None
+    shown, hidden = (cast(Any, colour_by("level", colours["bias"], title="bias", legend=on)) for on in (True, False))
+    assert shown.to_dict()["legend"]["title"] == "bias" and hidden.to_dict()["legend"] is None
 
 
 def test_labels_are_moved_apart_and_keep_their_order() -> None:

@@ -49,7 +49,7 @@ LADDER = Study(
 )
 
 
-def surface(size: float, tokens: float) -> float:
+def surface(size: Any, tokens: Any) -> Any:
     return TRUTH["E"] + TRUTH["A"] / size ** TRUTH["alpha"] + TRUTH["B"] / tokens ** TRUTH["beta"]
 
 

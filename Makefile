@@ -7,9 +7,8 @@ study: install
 	$(BIN)/isoloss run quickstart
 	@echo "open results/quickstart/report/index.html"
 
-# Three processes for two cores: tests of stops and hangs wait more than they compute.
 test: install
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # Against nanoGPT itself with: make bench NANOGPT=path/to/checkout
 bench: install

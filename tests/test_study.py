@@ -26,7 +26,7 @@ from isoloss.spec.config import RunConfig
 from isoloss.spec.hypotheses import make_hypothesis
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
-from isoloss.spec.studyfile import dump_study
+from isoloss.spec.studyfile import dump_study, find_study
 from isoloss.store.run import read_rows, read_status
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.training import checkpoint
@@ -203,8 +203,7 @@ def under_way(out: Path) -> Callable[[], bool]:
 def test_kill_9_in_mid_study_changes_nothing(text_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "killed.yaml"
     file.write_text(STUDY_FILE.format(corpus=text_file))
-    whole = start(file, tmp_path / "whole")
-    assert whole.wait() == 0, whole.communicate()
+    run_study(find_study(str(file)), tmp_path / "whole", RunOptions(device="cpu"), executor=Inline())
     out = tmp_path / "out"
     interrupted = start(file, out)
     wait_for(under_way(out))

@@ -123,7 +123,8 @@ def test_group1_is_told_what_it_cannot_show() -> None:
     assert "804,096 parameters with any of them, cut into heads of 32 and 16 dimensions" in text["n_head_same_params"]
     assert "16 of 32 runs end before step 2,000" in text["horizon_before_plateau"]
     assert "0.51 to 2 times the 1,003,854 tokens" in text["epochs"]
-    assert "32 runs, about 30 min here; 2 seeds find" in text["cost"] and "64 runs, about 60 min here" in text["cost"]
+    assert "32 runs, about 30 min here; 4 seeds find" in text["cost"]
+    assert "128 runs, about 2.0 hours here" in text["cost"]
     remedies = {one.code: one.remedy or "" for one in found}
     assert "batch_size 8 at 2,000 steps and 16 at 1,000 both see 1,024,000 tokens" in remedies["tokens_confounded"]
     assert not {"prefix_runs", "horizon_unmatched", "empty_factor", "too_few_horizons"} & set(text)
@@ -159,7 +160,7 @@ def test_one_seed_only_screens() -> None:
 def test_a_comparison_says_what_it_can_find() -> None:
     wide = study(WIDER, n_embd=[32, 64], dropout=[0.0, 0.1, 0.2], seeds=3)
     told = finding("detectable_effect", wide)
-    assert told is not None and told.severity == "note"
+    assert told is not None and told.severity == "limits" and "from seed to seed by 0.55 of a run's sd" in told.text
     assert "“It is so” compares 9 runs at n_embd 32 with as many at 64 (3 cells, 3 seeds)" in told.text
     assert f"{minimum_detectable_effect(0.007, 3, 2, 3, level=0.96):.3g} nats" in told.text
     loud = finding("detectable_effect", wide, noise_sd=0.05)

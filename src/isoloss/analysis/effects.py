@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.error_term import ErrorTerm, FitWithError, fit_with_error
+from isoloss.analysis.error_term import ErrorTerm, FitWithError, differs_by_block, fit_with_error
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_quantile, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.factorial_table import FactorialTable, read_factorial_table
@@ -119,7 +119,8 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
     tested = [number for number, effect in enumerate(effects) if effect.p is not None]
     for number, p_holm in zip(tested, holm([effects[number].p or 0.0 for number in tested]), strict=True):
         effects[number] = replace(effects[number], p_holm=p_holm)
-    cautions = (*fitted.cautions, *_undetermined(effects))
+    differing = [said for position in range(len(runs.factors)) for said in differs_by_block(fitted, position)]
+    cautions = (*fitted.cautions, *differing, *_undetermined(effects))
     return Effects(
         response,
         runs.n,
@@ -168,7 +169,8 @@ def level_difference(
     error = fitted.error_of((position,))
     p = t_two_sided(value / (error.sd * math.sqrt(variance)), error.df) if error else None
     estimate = _estimate(runs.n, error, value, variance, "difference")
-    return LevelDifference(estimate, p, error is not None and error.screening, fitted.cautions)
+    cautions = (*fitted.cautions, *differs_by_block(fitted, position))
+    return LevelDifference(estimate, p, error is not None and error.screening, cautions)
 
 
 def _effect(fitted: FitWithError, term: Term) -> Effect:

@@ -78,7 +78,7 @@ def fit_with_error(runs: FactorialTable) -> FitWithError:
         return FitWithError(runs, fit, None, None, (*cautions, Diagnostic("no_noise", "blocks", text)))
     errors = _block_errors(runs, fit) if runs.block is not None and error is not None else {}
     if errors:
-        cautions += _block_cautions(runs, errors)
+        cautions += _few_blocks(runs, errors)
     return FitWithError(runs, fit, error, screening, tuple(cautions), errors)
 
 
@@ -126,34 +126,37 @@ def _block_errors(runs: FactorialTable, fit: TwoFactorFit) -> dict[Term, ErrorTe
     return errors
 
 
-def _block_cautions(runs: FactorialTable, errors: Mapping[Term, ErrorTerm]) -> list[Diagnostic]:
-    """Few blocks, and factors whose effect differs from block to block by more than noise (at 5%, Bonferroni)."""
-    blocks = runs.counts_cxb.shape[1]
-    cautions: list[Diagnostic] = []
-    if blocks < ENOUGH_BLOCKS:
-        fewest = min(error.df for error in errors.values())
-        reach = t_quantile((1 + LEVEL) / 2, fewest)
-        text = (
-            f"Effects are held against how they differ between {blocks} levels of {runs.block}: on {fewest:g} "
-            f"degree{'s' if fewest > 1 else ''} of freedom an interval reaches {reach:.1f} standard errors to either "
-            "side."
-        )
-        remedy = f"{ENOUGH_BLOCKS} levels of {runs.block} or more would narrow it most."
-        cautions.append(Diagnostic("few_blocks", "limits", text, remedy))
+def _few_blocks(runs: FactorialTable, errors: Mapping[Term, ErrorTerm]) -> list[Diagnostic]:
+    blocks, fewest = runs.counts_cxb.shape[1], min(error.df for error in errors.values())
+    if blocks >= ENOUGH_BLOCKS:
+        return []
+    text = (
+        f"Effects are held against how they differ between {blocks} levels of {runs.block}: on {fewest:g} "
+        f"degree{'s' if fewest > 1 else ''} of freedom an interval reaches "
+        f"{t_quantile((1 + LEVEL) / 2, fewest):.1f} standard errors to either side."
+    )
+    remedy = f"{ENOUGH_BLOCKS} levels of {runs.block} or more would narrow it most."
+    return [Diagnostic("few_blocks", "limits", text, remedy)]
+
+
+def differs_by_block(fitted: FitWithError, position: int) -> list[Diagnostic]:
+    """What is said of a factor whose effect differs from block to block by more than noise (at 5%, Bonferroni)."""
+    runs, error = fitted.runs, fitted.by_block.get((position,))
+    if error is None:
+        return []
     pure = pure_error(runs)
-    for term, error in errors.items():
-        rest = SumOfSquares(pure.value - error.sd**2 * error.df, round(pure.df - error.df))
-        if len(term) > 1 or rest.df < 1 or rest.value <= 0:
-            continue
-        f = error.sd**2 / (rest.value / rest.df)
-        p = f_upper(f, error.df, rest.df)
-        if p < (1 - LEVEL) / len(runs.factors):
-            text = (
-                f"The effect of {runs.name(term)} differs from {runs.block} to {runs.block} by more than noise "
-                f"(F = {f:.2f} on {error.df:g} and {rest.df} df, p = {p:.2g})."
-            )
-            cautions.append(Diagnostic("differs_by_block", "note", text))
-    return cautions
+    rest = SumOfSquares(pure.value - error.sd**2 * error.df, round(pure.df - error.df))
+    if rest.df < 1 or rest.value <= 0:
+        return []
+    f = error.sd**2 / (rest.value / rest.df)
+    p = f_upper(f, error.df, rest.df)
+    if p >= (1 - LEVEL) / len(runs.factors):
+        return []
+    text = (
+        f"The effect of {runs.name((position,))} differs from {runs.block} to {runs.block} by more than noise "
+        f"(F = {f:.2f} on {error.df:g} and {rest.df} df, p = {p:.2g}); its interval allows for that."
+    )
+    return [Diagnostic("differs_by_block", "note", text)]
 
 
 def _lenth_error(runs: FactorialTable, screening: Screening | None) -> tuple[ErrorTerm | None, list[Diagnostic]]:

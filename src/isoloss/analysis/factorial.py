@@ -105,7 +105,7 @@ def fit_two_factor(runs: FactorialTable) -> TwoFactorFit:
     missed = float(((y_g - basis_gxr @ response_r) ** 2).sum())
     residual = SumOfSquares(missed + runs.within_ss, runs.n - runs.counts_cxb.shape[1] - len(response_r))
     solver_rxt = np.asarray(np.linalg.solve(coordinates_rxt @ coordinates_rxt.T, coordinates_rxt), dtype=np.float64)
-    block_g = np.tile(np.arange(runs.counts_cxb.shape[1]), runs.n_cells)
+    block_g = np.tile(np.arange(runs.counts_cxb.shape[1], dtype=np.intp), runs.n_cells)
     return TwoFactorFit(
         columns, codings, coordinates_rxt, response_r, solver_rxt, residual, x_gxt, basis_gxr, y_g, block_g
     )

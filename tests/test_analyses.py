@@ -48,7 +48,7 @@ def test_effects_of_a_study_count_done_runs_alone(study: Path, capsys: Captured)
     assert [pair["factor"] for pair in found["pairs"]] == ["n_embd", "dropout"]
     assert found["pairs"][0]["difference"]["n"] == 2 and found["effects"][0]["error"]["source"] == "seed × n_embd"
     text = " ".join(said(arguments, capsys).split())
-    assert "7 runs in 4 combinations of levels." in text and "differ between 2 levels of seed" in text
+    assert "7 runs in 4 combinations of levels, seed taken out" in text and "differ between 2 levels of seed" in text
     assert "p, sign flips" in text and "Pairs of runs that share all else" in text
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import tyro
 
-from calibration import curves, factorials, laws, nulls
+from calibration import curves, factorials, laws, nulls, seeds
 from calibration.measure import Experiment, Rate, generator_of, measure
 from calibration.table import rates_as_markdown, recovery_as_markdown
 from isoloss.analysis.solve import ObjectiveName
@@ -24,6 +24,9 @@ from isoloss.analysis.solve import ObjectiveName
 Section = Literal[
     "effects",
     "nulls",
+    "seed-nulls",
+    "seed-coverage",
+    "seed-power",
     "false-labels",
     "right-labels",
     "isoflop",
@@ -37,6 +40,9 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 EXPERIMENTS: dict[Section, tuple[str, int, Callable[[int], list[Experiment]]]] = {
     "effects": ("Intervals of effects that hold the truth", 1000, factorials.coverage),
     "nulls": ("Studies without any effect that claim one", 2000, nulls.false_claims),
+    "seed-nulls": ("Studies without any effect that claim one, effects differing by seed", 2000, seeds.false_claims),
+    "seed-coverage": ("Intervals that hold the truth, effects differing by seed", 2000, seeds.coverage),
+    "seed-power": ("Studies that find a stated difference, effects differing by seed", 2000, seeds.power),
     "false-labels": ("Loss curves with a false label", 100, curves.false_labels),
     "right-labels": ("Loss curves with the right label", 100, curves.right_labels),
     "isoflop": ("IsoFLOP profiles whose interval holds the best size", 1000, laws.isoflop_coverage),

@@ -46,9 +46,9 @@ def test_effects_of_a_study_count_done_runs_alone(study: Path, capsys: Captured)
     found = json.loads(captured.out)
     assert found["n"] == 7 and "1 of 8 runs are not done" in captured.err
     assert [pair["factor"] for pair in found["pairs"]] == ["n_embd", "dropout"]
-    assert found["pairs"][0]["difference"]["n"] == 3
-    text = said(arguments, capsys)
-    assert "7 runs in 4 combinations of levels." in text and "seed is ignored as a block" in text
+    assert found["pairs"][0]["difference"]["n"] == 2 and found["effects"][0]["error"]["source"] == "seed × n_embd"
+    text = " ".join(said(arguments, capsys).split())
+    assert "7 runs in 4 combinations of levels, seed taken out" in text and "differ between 2 levels of seed" in text
     assert "p, sign flips" in text and "Pairs of runs that share all else" in text
 
 

@@ -21,7 +21,7 @@ from isoloss.spec.audit import audit
 from isoloss.spec.config import RunConfig
 from isoloss.spec.hypotheses import Hypothesis, make_hypothesis
 from isoloss.spec.identity import run_id
-from isoloss.spec.power import minimum_detectable_effect, seeds_needed
+from isoloss.spec.power import detectable_effect, minimum_detectable_effect, seeds_needed
 from isoloss.spec.prefixes import prefix_groups, training_key
 from isoloss.spec.study import DataFacts, Study
 from isoloss.spec.studyfile import builtin_studies, find_study
@@ -63,21 +63,22 @@ def sentence(code: str, audited_study: Study, **known: Any) -> str:
 @pytest.mark.parametrize("n", [2, 3, 9, 16, 64])
 @pytest.mark.parametrize(("power", "level"), [(0.8, 0.95), (0.9, 0.99), (0.2, 0.9)])
 def test_the_detectable_effect_is_statsmodels(n: int, power: float, level: float) -> None:
-    effect = minimum_detectable_effect(0.007, n, 2 * n - 2, power, level)
+    effect = detectable_effect(0.007 * np.sqrt(2 / n), 2 * n - 2, power, level)
     assert TTestIndPower().power(effect / 0.007, n, 1 - level) == pytest.approx(power, abs=1e-9)
 
 
 def test_the_detectable_effect_is_cohens() -> None:
     """Cohen 1988, table 2.4.1: 64 a group find d = 0.5 and 26 find d = 0.8 with 80% power at two-sided 5%."""
-    assert minimum_detectable_effect(1, 64, 126) == pytest.approx(0.5, abs=0.005)
-    assert minimum_detectable_effect(1, 26, 50) == pytest.approx(0.8, abs=0.01)
+    assert detectable_effect(np.sqrt(2 / 64), 126) == pytest.approx(0.5, abs=0.005)
+    assert detectable_effect(np.sqrt(2 / 26), 50) == pytest.approx(0.8, abs=0.01)
 
 
 def test_the_detectable_effect_is_found_as_often_as_promised() -> None:
-    rng, seeds, cells = np.random.default_rng(0), 4, 2
-    effect = minimum_detectable_effect(1.0, seeds, (cells - 1) * (seeds - 1))
-    runs_dxbxc = rng.normal(size=(20_000, seeds, cells)) + rng.normal(size=(20_000, seeds, 1))
-    difference_dxb = runs_dxbxc[..., 1] + effect - runs_dxbxc[..., 0]
+    rng, seeds = np.random.default_rng(0), 4
+    effect = minimum_detectable_effect(1.0, cells_per_level=3, levels=2, seeds=seeds, seed_by_factor=0.7)
+    runs_dxbxlxc = rng.normal(size=(20_000, seeds, 2, 3)) + rng.normal(size=(20_000, seeds, 1, 1))
+    level_dxbxl = runs_dxbxlxc.mean(3)
+    difference_dxb = level_dxbxl[..., 1] + effect - level_dxbxl[..., 0] + rng.normal(0, 0.7, (20_000, seeds))
     t_d = difference_dxb.mean(1) / (difference_dxb.std(1, ddof=1) / np.sqrt(seeds))
     assert np.mean(np.abs(t_d) > 3.1824) == pytest.approx(0.8, abs=0.01)  # t table: 3 degrees of freedom, 5%
 
@@ -85,7 +86,7 @@ def test_the_detectable_effect_is_found_as_often_as_promised() -> None:
 @pytest.mark.parametrize("difference", [0.002, 0.01, 0.02, 0.03])
 def test_seeds_needed_are_those_of_a_paired_test(difference: float) -> None:
     """Two cells that share seeds are pairs: the differences have sd √2 times that of a run."""
-    needed = seeds_needed(difference, 0.007, cells=2, cells_per_level=1)
+    needed = seeds_needed(difference, 0.007, cells_per_level=1, levels=2, seed_by_factor=0.0)
     power = [
         TTestPower().power(difference / (0.007 * np.sqrt(2)), seeds, 0.05) if seeds > 1 else 0.0
         for seeds in (needed - 1, needed)
@@ -95,21 +96,23 @@ def test_seeds_needed_are_those_of_a_paired_test(difference: float) -> None:
 
 def test_one_degree_of_freedom_still_has_an_answer() -> None:
     """Where the effect dwarfs the noise, |t| > 12.706 means |z| < effect / 12.706, and |z| < 1.2816 in 80% of cases."""
-    assert minimum_detectable_effect(1.0, 2, 1) == pytest.approx(12.706 * 1.2816, rel=0.01)
+    found = minimum_detectable_effect(1.0, cells_per_level=1, levels=2, seeds=2, seed_by_factor=0.0)
+    assert found == pytest.approx(12.706 * 1.2816, rel=0.01)
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((0.0, 4, 6), "noise 0: "),
-        ((float("nan"), 4, 6), "noise nan: "),
-        ((1.0, 4, 0), "0 degrees of freedom detect nothing"),
-        ((1.0, 4, 6, 0.04), "power 0.04 at level 0.95"),
+        ({"sd": 0.0}, "noise 0: "),
+        ({"sd": float("nan")}, "noise nan: "),
+        ({"seeds": 1}, "1 seeds detect nothing"),
+        ({"power": 0.04}, "power 0.04 at level 0.95"),
+        ({"seed_by_factor": -1.0}, "seed_by_factor -1: "),
     ],
 )
-def test_what_detects_nothing_is_refused(arguments: tuple[Any, ...], expected: str) -> None:
+def test_what_detects_nothing_is_refused(arguments: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
-        minimum_detectable_effect(*arguments)
+        minimum_detectable_effect(**{"sd": 1.0, "cells_per_level": 4, "levels": 2, "seeds": 3} | arguments)
 
 
 def test_group1_is_told_what_it_cannot_show() -> None:
@@ -120,7 +123,8 @@ def test_group1_is_told_what_it_cannot_show() -> None:
     assert "804,096 parameters with any of them, cut into heads of 32 and 16 dimensions" in text["n_head_same_params"]
     assert "16 of 32 runs end before step 2,000" in text["horizon_before_plateau"]
     assert "0.51 to 2 times the 1,003,854 tokens" in text["epochs"]
-    assert "32 runs, about 30 min here; 2 seeds find" in text["cost"] and "64 runs, about 60 min here" in text["cost"]
+    assert "32 runs, about 30 min here; 4 seeds find" in text["cost"]
+    assert "128 runs, about 2.0 hours here" in text["cost"]
     remedies = {one.code: one.remedy or "" for one in found}
     assert "batch_size 8 at 2,000 steps and 16 at 1,000 both see 1,024,000 tokens" in remedies["tokens_confounded"]
     assert not {"prefix_runs", "horizon_unmatched", "empty_factor", "too_few_horizons"} & set(text)
@@ -156,18 +160,18 @@ def test_one_seed_only_screens() -> None:
 def test_a_comparison_says_what_it_can_find() -> None:
     wide = study(WIDER, n_embd=[32, 64], dropout=[0.0, 0.1, 0.2], seeds=3)
     told = finding("detectable_effect", wide)
-    assert told is not None and told.severity == "note"
+    assert told is not None and told.severity == "limits" and "from seed to seed by 0.55 of a run's sd" in told.text
     assert "“It is so” compares 9 runs at n_embd 32 with as many at 64 (3 cells, 3 seeds)" in told.text
-    assert f"{minimum_detectable_effect(0.007, 9, 5 * 2, level=0.96):.3g} nats" in told.text
+    assert f"{minimum_detectable_effect(0.007, 3, 2, 3, level=0.96):.3g} nats" in told.text
     loud = finding("detectable_effect", wide, noise_sd=0.05)
     assert loud is not None and loud.severity == "limits" and "sd 0.05 nats (stated)" in loud.text
-    assert f"--seeds {seeds_needed(0.02, 0.05, 6, 3, level=0.96)} " in (loud.remedy or "")
+    assert f"--seeds {seeds_needed(0.02, 0.05, 3, 2, level=0.96)} " in (loud.remedy or "")
 
 
 def test_a_response_of_unknown_noise_is_judged_in_its_own_units() -> None:
     smooth = stated(kind="effect", factor="batch_size", direction="down", response="loss_roughness")
     told = sentence("detectable_effect", study(smooth, batch_size=[8, 16], n_head=[2, 4]))
-    assert f"{minimum_detectable_effect(1.0, 4, 3, level=0.96):.3g} seed-to-seed sd of loss_roughness" in told
+    assert f"{minimum_detectable_effect(1.0, 2, 2, 2, level=0.96):.3g} seed-to-seed sd of loss_roughness" in told
     assert "nats" not in told
 
 
@@ -383,7 +387,7 @@ def test_epochs_are_counted_where_the_text_is_known() -> None:
 def test_the_cost_says_what_resolving_takes() -> None:
     assert "4 runs, about 3.0 hours here" in sentence("cost", study(n_head=[2, 4]), hours=3.0)
     few = finding("cost", study(n_head=[2, 4]), hours=3.0, noise_sd=0.02)
-    needed = seeds_needed(0.02, 0.02, cells=2, cells_per_level=1)
+    needed = seeds_needed(0.02, 0.02, cells_per_level=1, levels=2)
     assert few is not None and few.remedy == f"Train it with --seeds {needed}."
     assert f"{2 * needed} runs, about {3 * needed / 2:.1f} hours here" in few.text
     many = finding("cost", study(n_head=[2, 4], seeds=20))

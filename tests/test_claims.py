@@ -90,7 +90,7 @@ def test_an_effect_is_supported_contradicted_or_left_open() -> None:
         and supported.estimate.low < -0.05 < (supported.estimate.high or 0)
     )
     assert "n_embd 256 minus that at 128" in supported.sentence and "n = 24" in supported.sentence
-    assert "pure error within cells" in supported.sentence and len(supported.run_ids) == 24
+    assert "t on 2 df of seed × n_embd" in supported.sentence and len(supported.run_ids) == 24
     assert claim(evidence(narrower_is_worse), **(WIDER | {"direction": "up"})).verdict == "contradicted"
     assert claim(evidence(), **WIDER).verdict == "not resolved"
 
@@ -219,7 +219,8 @@ def test_every_claim_stands_in_its_place_and_is_adjusted_with_the_others() -> No
     ]
     claims = judge(hypotheses, evidence(narrower_is_worse))
     assert [c.says for c in claims] == ["Wider", "Spikes", "Dropout"]
-    assert claims[0].p_adjusted == pytest.approx(2 * (claims[0].p or 1))
+    tested = [claims[0].p or 1.0, claims[2].p or 1.0]
+    assert [claims[0].p_adjusted, claims[2].p_adjusted] == pytest.approx([p / 0.8 for p in holm(tested)])
     assert "adjusted for 2 stated effects" in claims[2].sentence and claims[1].p is None
 
 
@@ -259,7 +260,7 @@ def test_an_effect_has_one_adjusted_p() -> None:
     for term in ("n_embd × dropout", "batch_size", "dropout"):
         assert adjusted[term].p == pytest.approx(min(1.0, (holms[term] or 0.0) / 0.2), rel=1e-12)
         assert not adjusted[term].stated
-    assert 1e-12 < adjusted["n_embd × dropout"].p < 0.01
+    assert 1e-12 < adjusted["n_embd × dropout"].p < 0.05
     assert adjusted_p([], [], effects)["batch_size"].p == holms["batch_size"]
     explored = exploratory_claims(effects, adjusted, found.run_ids)
     assert {claim.says: claim.p_adjusted for claim in explored}[

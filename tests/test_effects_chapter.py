@@ -180,7 +180,9 @@ def test_sizes_are_drawn_largest_first_with_their_own_intervals(cubed: tuple[Eff
     assert -2 * reach < low < 0 < high < 2 * reach  # no effect is on the axis, and nothing far from the data
     assert sizes.spec(WIDE)["height"] >= 25 * len(sizes.frame)
     assert sizes.title == chapter.answer[0].rstrip(".")
-    assert "n = 24 runs" in sizes.subtitle and "on 14 df of pure error within cells" in sizes.subtitle
+    assert (
+        "n = 24 runs" in sizes.subtitle and "from how each effect differs between seeds, on 2 to 6 df" in sizes.subtitle
+    )
 
 
 def test_more_than_two_levels_are_drawn_by_the_best_and_the_worst(swept: tuple[Effects, Chapter]) -> None:
@@ -197,22 +199,23 @@ def test_more_than_two_levels_are_drawn_by_the_best_and_the_worst(swept: tuple[E
 def test_the_largest_difference_allows_for_its_choice(swept: tuple[Effects, Chapter]) -> None:
     effects, _ = swept
     rate = effects.effects[0]
-    assert rate.range is not None and effects.error is not None and rate.range.estimate.high is not None
+    assert rate.range is not None and rate.error is not None and rate.range.estimate.high is not None
     assert (rate.range.lowest, rate.range.highest) == (0.001, 0.03)
     means = SWEEP.group_by("learning_rate").agg(pl.col(LOSS).mean()).sort("learning_rate")[LOSS]
     assert rate.range.estimate.value == pytest.approx(means[5] - means[2])
-    standard_error = effects.error.sd * math.sqrt(2 / 9)
-    scheffe = math.sqrt(5 * 2.4936)  # F of 5 and 34 degrees of freedom, its 95% quantile in a printed table
+    standard_error = rate.error.sd * math.sqrt(2 / 9)
+    scheffe = math.sqrt(5 * 3.3258)  # F of 5 and 10 degrees of freedom, its 95% quantile in a printed table
     assert rate.range.estimate.high - rate.range.estimate.value == pytest.approx(scheffe * standard_error, rel=1e-3)
 
 
 def test_panels_show_means_and_runs_of_each_level(swept: tuple[Effects, Chapter]) -> None:
     effects, chapter = swept
     panels = figure(chapter, "levels")
-    assert effects.error is not None
+    error = effects.effects[2].error
+    assert error is not None and effects.effects[2].factors == ("learning_rate", "n_embd")
     means = panels.frame.filter(pl.col("kind") == "mean", pl.col("panel") == "learning_rate")
     assert means.height == 18 and means["number"].unique().sort().to_list() == [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
-    reach = t_quantile(0.975, effects.error.df) * effects.error.sd / math.sqrt(3)
+    reach = t_quantile(0.975, error.df) * error.sd / math.sqrt(3)
     for row in means.to_dicts():
         cell = SWEEP.filter(learning_rate=row["number"], n_embd=int(row["line"]))
         assert row["n"] == 3 and row["value"] == pytest.approx(cell[LOSS].mean())
@@ -419,7 +422,7 @@ def test_levels_and_pairs_are_tables_of_what_was_measured(cubed: tuple[Effects, 
     expected = paired_effects(CUBE, LOSS, ["n_embd", "dropout", "n_head"], "seed")
     assert pairs.frame["value"].to_list() == [pair.difference.estimate.value for pair in expected]
     assert pairs.frame["p_sign_flip"].to_list() == [pair.difference.p_sign_flip for pair in expected]
-    assert pairs.frame["n"].to_list() == [12, 12, 12]
+    assert pairs.frame["n"].to_list() == [3, 3, 3]  # of each seed one, the mean of its four
 
 
 def test_a_study_names_its_configurations_and_has_one_p_for_an_effect(tmp_path: Path) -> None:

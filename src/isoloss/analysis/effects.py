@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.error_term import ErrorTerm, FitWithError, block_error, fit_with_error
+from isoloss.analysis.error_term import ErrorTerm, FitWithError, differs_by_block, fit_with_error
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_quantile, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.factorial_table import FactorialTable, read_factorial_table
@@ -67,11 +67,13 @@ class Effect:
     """The size of the first contrast that replicates like these find with 80% power."""
     range: LevelRange | None
     """Of a main effect whose level means the runs determine."""
+    error: ErrorTerm | None
+    """What it is tested with: block × term where blocks show how it differs between them."""
 
 
 @dataclass(frozen=True)
 class Effects:
-    """All main effects and two-factor interactions of `n` runs in `n_cells` cells."""
+    """All main effects and two-factor interactions of `n` runs in `n_cells` cells; `error` is that of single runs."""
 
     response: str
     n: int
@@ -100,9 +102,10 @@ class LevelDifference:
 def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None = None) -> Effects:
     """Main effects and two-factor interactions of a table with one row a run.
 
-    With replicates the error is what differs within cells, after an additive `block` where each of its levels has a run
-    in every cell. Without, a complete two-level factorial is screened by Lenth's margins, and any other table is held
-    against its interactions of three and more factors. Raises ConfigError when a column is missing or unfit.
+    With a `block` (the seed) that has runs in most cells, each effect is tested with how it differs from block to
+    block. Otherwise, with replicates, the error is what differs within cells. Without any, a complete two-level
+    factorial is screened by Lenth's margins, and any other table is held against its interactions of three and more
+    factors. Raises ConfigError when a column is missing or unfit.
     """
     runs = read_factorial_table(table, response, factors, block)
     if not runs.factors:
@@ -116,10 +119,8 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
     tested = [number for number, effect in enumerate(effects) if effect.p is not None]
     for number, p_holm in zip(tested, holm([effects[number].p or 0.0 for number in tested]), strict=True):
         effects[number] = replace(effects[number], p_holm=p_holm)
-    differing = [found for position in range(len(runs.factors)) if (found := block_error(runs, position))]
-    narrow = f"its interval, from noise within cells, is too narrow. More levels of {runs.block} would tell how far."
-    said = [Diagnostic("differs_by_block", "limits", f"{sentence}: {narrow}") for _, sentence in differing]
-    cautions = (*fitted.cautions, *said, *_undetermined(effects))
+    differing = [said for position in range(len(runs.factors)) for said in differs_by_block(fitted, position)]
+    cautions = (*fitted.cautions, *differing, *_undetermined(effects))
     return Effects(
         response,
         runs.n,
@@ -144,9 +145,8 @@ def level_difference(
 ) -> LevelDifference:
     """The response at level `high` of a factor minus that at `low`, averaged alike over all other `factors`.
 
-    The interval and two-sided p rest on the error that `analyse_effects` uses, or, where the effect differs from block
-    to block by more than noise and that is wider, on this difference; the estimate's method names it. Raises
-    ConfigError as that does, and when the factor lacks one of the two levels.
+    The interval and two-sided p rest on the error that `analyse_effects` tests the factor with; the estimate's method
+    names it. Raises ConfigError as that does, and when the factor lacks one of the two levels.
     """
     runs = read_factorial_table(table, response, [*factors, factor], block)
     position = next((number for number, each in enumerate(runs.factors) if each.name == factor), None)
@@ -166,23 +166,16 @@ def level_difference(
         text = f"The runs do not determine {factor} {high} − {low}: other factors change with it or cells are empty."
         return LevelDifference(None, None, False, (*fitted.cautions, Diagnostic("not_estimable", "blocks", text)))
     value, variance = found
-    cautions, varying = fitted.cautions, block_error(runs, position)
-    if varying is not None and fitted.error is not None and varying[0].sd > fitted.error.sd:
-        fitted = replace(fitted, error=varying[0])
-        text = f"{varying[1]}: the interval is that of {varying[0].df:g} degrees of freedom between them."
-        cautions = (*cautions, Diagnostic("differs_by_block", "limits", text))
-    p = t_two_sided(value / (fitted.error.sd * math.sqrt(variance)), fitted.error.df) if fitted.error else None
-    return LevelDifference(
-        _estimate(fitted, value, variance, "difference"),
-        p,
-        fitted.error is not None and fitted.error.screening,
-        cautions,
-    )
+    error = fitted.error_of((position,))
+    p = t_two_sided(value / (error.sd * math.sqrt(variance)), error.df) if error else None
+    estimate = _estimate(runs.n, error, value, variance, "difference")
+    cautions = (*fitted.cautions, *differs_by_block(fitted, position))
+    return LevelDifference(estimate, p, error is not None and error.screening, cautions)
 
 
 def _effect(fitted: FitWithError, term: Term) -> Effect:
     """A term's contrasts and its test, not yet adjusted for the other terms."""
-    runs, error = fitted.runs, fitted.error
+    runs, error = fitted.runs, fitted.error_of(term)
     first, *others = [
         Contrast(wording, _contrast_estimate(fitted, term, weights)) for wording, weights in _contrasts(runs, term)
     ]
@@ -209,6 +202,7 @@ def _effect(fitted: FitWithError, term: Term) -> Effect:
         share,
         detectable,
         _range(fitted, term[0]) if len(term) == 1 else None,
+        error,
     )
 
 
@@ -226,12 +220,12 @@ def _range(fitted: FitWithError, position: int) -> LevelRange | None:
     found = fitted.fit.contrast((position,), [factor.difference(lowest, highest)[1]])
     if found is None:
         return None
-    estimate = _estimate(fitted, *found, "largest difference", last)
+    estimate = _estimate(fitted.runs.n, fitted.error_of((position,)), *found, "largest difference", last)
     return LevelRange(factor.levels[lowest], factor.levels[highest], estimate)
 
 
 def _detectable(fitted: FitWithError, term: Term) -> float | None:
-    error = fitted.error
+    error = fitted.error_of(term)
     found = fitted.fit.contrast(term, _contrasts(fitted.runs, term)[0][1])
     if error is None or error.screening or found is None:
         return None
@@ -254,15 +248,14 @@ def _contrasts(runs: FactorialTable, term: Term) -> list[tuple[str, list[Floats]
 
 def _contrast_estimate(fitted: FitWithError, term: Term, weights: Sequence[Floats]) -> Estimate | None:
     found = fitted.fit.contrast(term, weights)
-    return None if found is None else _estimate(fitted, *found, "contrast")
+    return None if found is None else _estimate(fitted.runs.n, fitted.error_of(term), *found, "contrast")
 
 
-def _estimate(fitted: FitWithError, value: float, variance: float, kind: str, df: int = 1) -> Estimate:
+def _estimate(n: int, error: ErrorTerm | None, value: float, variance: float, kind: str, df: int = 1) -> Estimate:
     """A contrast with its interval: t, or Scheffé's for one that was chosen among all of a term's `df` dimensions.
 
     `variance` is in units of the error variance.
     """
-    n, error = fitted.runs.n, fitted.error
     if error is None:
         return Estimate(value, None, None, LEVEL, n, f"{kind} of least-squares means; no error to judge it by")
     times = t_quantile((1 + LEVEL) / 2, error.df) if df == 1 else math.sqrt(df * f_quantile(LEVEL, df, error.df))

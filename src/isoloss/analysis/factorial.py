@@ -39,6 +39,8 @@ class TwoFactorFit:
     """The model of all main effects and two-factor interactions, in r orthonormal coordinates of its t columns.
 
     `solver_rxt` turns a contrast of coefficients into one of coordinates: the transposed coordinates' pseudo-inverse.
+    `design_gxt`, `basis_gxr` and `observed_g` are the columns, the coordinates' axes and the response of g groups of
+    runs that share cell and block, less their block's mean and times the root of their number; `block_g` is the block.
     """
 
     columns: dict[Term, slice]
@@ -47,6 +49,17 @@ class TwoFactorFit:
     response_r: Floats
     solver_rxt: Floats
     residual: SumOfSquares
+    design_gxt: Floats
+    basis_gxr: Floats
+    observed_g: Floats
+    block_g: NDArray[np.intp]
+
+    def by_block(self, term: Term) -> SumOfSquares:
+        """How far a term's effect differs from block to block, beyond the model and additive blocks."""
+        own_gxt = self.design_gxt[:, self.columns[term]]
+        each = [own_gxt * (self.block_g == block)[:, None] for block in range(int(self.block_g.max()) + 1)]
+        added = _directions(np.hstack(each), self.basis_gxr)
+        return SumOfSquares(float(((added.T @ self.observed_g) ** 2).sum()), added.shape[1])
 
     def type_two(self, term: Term) -> SumOfSquares:
         """A term adjusted for every term that does not contain it (Type II; Yates 1934, Langsrud 2003)."""
@@ -92,7 +105,10 @@ def fit_two_factor(runs: FactorialTable) -> TwoFactorFit:
     missed = float(((y_g - basis_gxr @ response_r) ** 2).sum())
     residual = SumOfSquares(missed + runs.within_ss, runs.n - runs.counts_cxb.shape[1] - len(response_r))
     solver_rxt = np.asarray(np.linalg.solve(coordinates_rxt @ coordinates_rxt.T, coordinates_rxt), dtype=np.float64)
-    return TwoFactorFit(columns, codings, coordinates_rxt, response_r, solver_rxt, residual)
+    block_g = np.tile(np.arange(runs.counts_cxb.shape[1], dtype=np.intp), runs.n_cells)
+    return TwoFactorFit(
+        columns, codings, coordinates_rxt, response_r, solver_rxt, residual, x_gxt, basis_gxr, y_g, block_g
+    )
 
 
 def terms_of(n_factors: int) -> list[Term]:
@@ -103,12 +119,12 @@ def terms_of(n_factors: int) -> list[Term]:
 def pure_error(runs: FactorialTable) -> SumOfSquares:
     """How far runs of a cell differ once an additive effect of their block is taken out; no model of the factors."""
     counts_cxb, means_cxb = runs.counts_cxb, runs.means_cxb
-    df = runs.n - sum(counts_cxb.shape) + 1
     if counts_cxb.shape[0] < counts_cxb.shape[1]:  # the smaller side is solved for, the larger averaged out
         counts_cxb, means_cxb = counts_cxb.T, means_cxb.T
     share_cxb = counts_cxb / counts_cxb.sum(axis=1, keepdims=True)
     centred_cxb = means_cxb - (share_cxb * means_cxb).sum(axis=1, keepdims=True)
     normal_bxb = np.diag(counts_cxb.sum(axis=0)) - counts_cxb.T @ share_cxb
+    df = runs.n - counts_cxb.shape[0] - int(np.linalg.matrix_rank(normal_bxb, hermitian=True))
     inverse_bxb = np.asarray(np.linalg.pinv(normal_bxb, hermitian=True), dtype=np.float64)
     effect_b = inverse_bxb @ (counts_cxb * centred_cxb).sum(axis=0)
     fitted_cxb = effect_b - (share_cxb @ effect_b)[:, None]

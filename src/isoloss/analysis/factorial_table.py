@@ -21,6 +21,8 @@ MAX_FACTORS = 12
 MAX_LEVELS = 50
 MAX_COLUMNS = 600
 """Of a model with all two-factor interactions; beyond it a table is no factorial and its fit no matter of seconds."""
+MAX_MISSING = 0.5
+"""Of the combinations of cell and block, the share without a run from which on blocks are not compared."""
 MAX_RESPONSE = 1e150
 """Of a response: sums of squares beyond it leave double precision."""
 
@@ -122,9 +124,9 @@ def read_factorial_table(
 ) -> FactorialTable:
     """Sort the rows of a table (one a run) by the levels of `factors` and by `block`.
 
-    A factor with one level is dropped; a block that does not have a run in every cell is ignored; both leave a caution.
-    Raises ConfigError when a column is missing or serves twice, when there are too many factors or levels, and when
-    rows are evaluations of runs.
+    A factor with one level is dropped; a block whose levels have runs in too few cells is ignored; both leave a
+    caution. Raises ConfigError when a column is missing or serves twice, when there are too many factors or levels,
+    and when rows are evaluations of runs.
     """
     names = list(dict.fromkeys(factors))
     _check_roles(response, names, block)
@@ -164,7 +166,7 @@ def read_factorial_table(
     origin_cxb = np.zeros(size[0] * size[1])
     origin_cxb[group_n] = y_n
     above_n = y_n - origin_cxb[group_n]
-    above_cxb = np.bincount(group_n, above_n, minlength=len(counts_cxb)) / counts_cxb
+    above_cxb = np.bincount(group_n, above_n, minlength=len(counts_cxb)) / np.maximum(counts_cxb, 1)
     return FactorialTable(
         response=response,
         n=n,
@@ -242,15 +244,19 @@ def _plain(column: pl.Series) -> pl.Series:
 def _usable_block(
     column: pl.Series, cell_n: NDArray[np.intp], n_cells: int
 ) -> tuple[str | None, NDArray[np.intp], list[Diagnostic]]:
-    """The block, if each of its levels has a run in every cell, else none; and the block of each run."""
+    """The block, if its levels have runs in most cells, else none; and the block of each run."""
     blocks, block_n = np.unique(_plain(column).to_numpy(), return_inverse=True)
     n_blocks = len(blocks)
     ignored = np.zeros(len(block_n), dtype=np.intp)
     if n_blocks == 1:
         text = f"{column.name} is {column[0]} in every run: one block tells nothing about what another would give."
         return None, ignored, [Diagnostic("one_block", "limits", text)]
-    if len(np.unique(cell_n * n_blocks + block_n)) < n_cells * n_blocks:
-        text = f"{column.name} is ignored as a block: not each of its {n_blocks:,} levels has a run in every cell."
+    missing = n_cells * n_blocks - len(np.unique(cell_n * n_blocks + block_n))
+    if missing >= MAX_MISSING * n_cells * n_blocks:
+        text = (
+            f"{column.name} is ignored as a block: its {n_blocks:,} levels have no run in {missing:,} of the "
+            f"{n_cells * n_blocks:,} combinations with cells. How far effects differ from one to another stays unseen."
+        )
         return None, ignored, [Diagnostic("block_not_crossed", "limits", text)]
     return column.name, block_n, []
 

@@ -88,8 +88,8 @@ def paired_effects(
     """Every factor of two levels, compared over the pairs of runs that agree in all other factors and in the block.
 
     Numbers go from the lower level to the higher, words in the order of the table. Runs without a partner are left
-    out, replicates within a cell and block are averaged, and a factor without two pairs is not listed. Raises
-    ConfigError when a column is missing.
+    out, replicates within a cell and block are averaged, and so are the pairs of a block, each of which is then one
+    pair. A factor without two pairs is not listed. Raises ConfigError when a column is missing.
     """
     keys = list(factors) if block is None or block in factors else [*factors, block]
     usable = usable_rows(table, numeric=[response], other=keys)
@@ -105,6 +105,9 @@ def paired_effects(
         first = means.filter(pl.col(factor) == low)
         second = means.filter(pl.col(factor) == high).rename({_FIRST: _SECOND})
         pairs = first.join(second, on=others) if others else first.join(second, how="cross")
+        if block in others:  # pairs of one block are not independent: a seed may favour a level in all of them
+            pairs = pairs.sort(others).group_by(block, maintain_order=True).agg(pl.col(_FIRST, _SECOND).mean())
+            others = [block]
         if len(pairs) > 1:
             pairs = pairs.sort(others)  # drawn signs must not depend on the order of a hash table
             difference = paired_difference(

@@ -14,25 +14,27 @@ from isoloss.execution.estimate import Plan
 from isoloss.spec import compute
 from isoloss.spec.audit import audit
 from isoloss.spec.identity import run_id
+from isoloss.spec.power import SEED_BY_FACTOR
 from isoloss.wording import counted, duration
 
 WIDTH = 110
 SECONDS_PER_HOUR = 3600
 
 
-def audit_plan(plan: Plan, noise_sd: float | None = None) -> list[Diagnostic]:
-    """The design audit of a planned study, with its time here. Raises ConfigError when `noise_sd` is not positive."""
+def audit_plan(plan: Plan, noise_sd: float | None = None, seed_by_factor: float = SEED_BY_FACTOR) -> list[Diagnostic]:
+    """The design audit of a planned study, with its time here. Raises ConfigError for an impossible noise."""
     _, train_tokens, _ = corpus_facts(plan.study.corpus, plan.study.tokenizer)
     return audit(
         plan.study,
         plan.configs,
         noise_sd=noise_sd,
+        seed_by_factor=seed_by_factor,
         train_tokens_in_corpus=train_tokens,
         hours=plan.eta_s / SECONDS_PER_HOUR,
     )
 
 
-def plan_as_json(plan: Plan, noise_sd: float | None = None) -> str:
+def plan_as_json(plan: Plan, noise_sd: float | None = None, seed_by_factor: float = SEED_BY_FACTOR) -> str:
     """One object: the study's totals, `audit`, one entry a finding, and `runs`, one entry a run."""
     runs = [
         {
@@ -49,11 +51,12 @@ def plan_as_json(plan: Plan, noise_sd: float | None = None) -> str:
     totals = {"study": plan.study.name, "precision": plan.precision, "device": plan.device, "workers": plan.workers}
     totals |= {"eta_s": plan.eta_s, "disk_bytes": plan.disk_bytes}
     return json.dumps(
-        {**totals, "audit": [_as_entry(each) for each in audit_plan(plan, noise_sd)], "runs": runs}, indent=2
+        {**totals, "audit": [_as_entry(each) for each in audit_plan(plan, noise_sd, seed_by_factor)], "runs": runs},
+        indent=2,
     )
 
 
-def plan_as_text(plan: Plan, noise_sd: float | None = None) -> str:
+def plan_as_text(plan: Plan, noise_sd: float | None = None, seed_by_factor: float = SEED_BY_FACTOR) -> str:
     """A table with a line a cell, the totals under it, and the audit."""
     table = Table(box=None, pad_edge=False, title=plan.study.description or None, title_justify="left")
     for heading in (*plan.study.factors, "params", "non-embedding", "tokens", "FLOPs", "step"):
@@ -77,7 +80,7 @@ def plan_as_text(plan: Plan, noise_sd: float | None = None) -> str:
         f"{counted(seeds, 'seed')}, {plan.precision} on {plan.device}, {counted(plan.workers, 'worker')}\n"
         f"{total_flops:.2e} training FLOPs, {plan.disk_bytes / 1e9:.1f} GB of disk, "
         f"about {duration(plan.eta_s)} (measured: a few steps of each shape)"
-        "\n\nAudit\n" + "\n".join(map(_finding_as_text, audit_plan(plan, noise_sd)))
+        "\n\nAudit\n" + "\n".join(map(_finding_as_text, audit_plan(plan, noise_sd, seed_by_factor)))
     )
 
 

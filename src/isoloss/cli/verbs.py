@@ -26,6 +26,7 @@ from isoloss.cli.arguments import (
 )
 from isoloss.cli.terminal import say, show
 from isoloss.errors import ConfigError
+from isoloss.spec.power import SEED_BY_FACTOR
 
 if TYPE_CHECKING:
     from isoloss.execution.options import RunOptions
@@ -77,6 +78,7 @@ def plan(
     device: Device = "auto",
     precision: PrecisionChoice = "auto",
     noise: Annotated[OptionalFloat, named("X", "0.007")] = None,
+    seed_by_factor: Annotated[float, named("X")] = SEED_BY_FACTOR,
     json: Flag = False,
 ) -> int:
     """Show what a study would cost and what it could tell; trains nothing.
@@ -91,6 +93,7 @@ def plan(
         device: Where the study would train.
         precision: Arithmetic of training; auto: bf16 where the hardware multiplies it, else fp32.
         noise: Standard deviation of the best validation loss from seed to seed to reckon with, in nats.
+        seed_by_factor: How much the difference between two levels varies from seed to seed, over that of a run.
         json: Print one JSON object in place of text.
     """
     from isoloss.cli.plan import plan_as_json, plan_as_text
@@ -100,7 +103,7 @@ def plan(
 
     keep_freed_memory()
     planned = plan_study(_study(study, seeds, set), RunOptions(device, precision, workers))
-    show(plan_as_json(planned, noise) if json else plan_as_text(planned, noise))
+    show((plan_as_json if json else plan_as_text)(planned, noise, seed_by_factor))
     return 0
 
 

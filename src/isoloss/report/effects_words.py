@@ -72,8 +72,12 @@ class EffectsView:
         return self.rows[factor].dtype.is_numeric()
 
     def cells(self, factors: Sequence[str]) -> pl.DataFrame:
-        """N runs, their MEAN response and its interval from the analysis' error where levels of some factors meet."""
-        error = self.effects.error
+        """N runs, their MEAN response and its interval where levels of some factors meet.
+
+        The error is that of the term of these factors, as for differences between the means; else that of single runs.
+        """
+        own = [effect.error for effect in self.effects.effects if set(effect.factors) == set(factors)]
+        error = own[0] if own else self.effects.error
         reach = None if error is None else t_quantile((1 + LEVEL) / 2, error.df) * error.sd
         mean, n = pl.col(self.response.column).mean(), pl.len()
         half = pl.lit(reach, pl.Float64()) / n.sqrt()
@@ -136,6 +140,10 @@ def moved(view: EffectsView, effect: Effect) -> str:
 def error_in_words(view: EffectsView) -> str:
     """What the intervals rest on."""
     error = view.effects.error
+    own = [e.error.df for e in view.effects.effects if e.error is not None and e.error != error]
+    if own:
+        df = " to ".join(dict.fromkeys((f"{min(own):.4g}", f"{max(own):.4g}")))
+        return f"95% intervals from how each effect differs between {view.effects.block}s, on {df} df"
     if error is None:
         return "no intervals, there is no noise to judge by"
     return f"95% intervals on {error.df:.4g} df of {error.source}{' (screening only)' if error.screening else ''}"

@@ -17,7 +17,7 @@ from isoloss.spec.audit_scaling import asks_for_exponent, rests_on_width, scalin
 from isoloss.spec.compute import params_total, tokens_per_step, train_tokens
 from isoloss.spec.config import RunConfig
 from isoloss.spec.hypotheses import EffectStated, RatioStated
-from isoloss.spec.power import POWER
+from isoloss.spec.power import POWER, SEED_BY_FACTOR
 from isoloss.spec.prefixes import EVALUATION_FIELDS, changes_nothing, prefix_groups
 from isoloss.spec.study import Study
 from isoloss.wording import between, counted, listed, named, of_runs
@@ -39,17 +39,19 @@ def audit(
     *,
     noise_sd: float | None = None,
     noise_origin: str = "stated",
+    seed_by_factor: float = SEED_BY_FACTOR,
     train_tokens_in_corpus: int | None = None,
     hours: float | None = None,
 ) -> list[Diagnostic]:
     """What to know about a study before training its runs, `configs`: the gravest findings first.
 
     `noise_sd` is the seed-to-seed standard deviation of a run's best validation loss in nats and `noise_origin` says
-    where it is from; without it one is assumed and said. `train_tokens_in_corpus` is the length of the training split
+    where it is from; without it one is assumed and said. `seed_by_factor` is that of a difference between two levels,
+    over `noise_sd`. `train_tokens_in_corpus` is the length of the training split
     and `hours` what all runs take on this machine; what rests on them is left out where they are unknown. Raises
-    ConfigError when `noise_sd` is not a finite number above 0.
+    ConfigError when `noise_sd` or `seed_by_factor` is no standard deviation or ratio.
     """
-    noise = SeedNoise.of(noise_sd, noise_origin)
+    noise = SeedNoise.of(noise_sd, noise_origin, seed_by_factor)
     findings = [
         *_seeds(study, configs, noise),
         *hypothesis_findings(study, configs, noise),

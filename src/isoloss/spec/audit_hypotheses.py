@@ -16,7 +16,15 @@ from isoloss.spec.hypotheses import (
     RatioStated,
     SpikesStated,
 )
-from isoloss.spec.power import LEVEL, POWER, STATED_SHARE, check_noise, minimum_detectable_effect, seeds_needed
+from isoloss.spec.power import (
+    LEVEL,
+    POWER,
+    STATED_SHARE,
+    check_noise,
+    check_ratio,
+    minimum_detectable_effect,
+    seeds_needed,
+)
 from isoloss.spec.study import Study
 from isoloss.wording import counted, listed, named, of_runs
 
@@ -39,18 +47,23 @@ NOISE_KNOWN_FOR = ("best_val_loss", "final_val_loss")
 
 @dataclass(frozen=True)
 class SeedNoise:
-    """Seed-to-seed standard deviation of best validation loss in nats, and on what it rests, for a sentence."""
+    """Seed-to-seed standard deviation of best validation loss in nats, and on what it rests, for a sentence.
+
+    `by_factor` is that of a difference between two levels, over `sd`.
+    """
 
     sd: float
+    by_factor: float
     condition: str
 
     @staticmethod
-    def of(known_sd: float | None, origin: str) -> SeedNoise:
-        """The known noise, or the assumed one. Raises ConfigError when it is not a finite number above 0."""
+    def of(known_sd: float | None, origin: str, by_factor: float) -> SeedNoise:
+        """The known noise, or the assumed one. Raises ConfigError for what is no standard deviation or ratio."""
         sd = ASSUMED_NOISE_NATS if known_sd is None else known_sd
         check_noise(sd)
+        check_ratio(by_factor)
         origin = "assumed; a pilot can tell" if known_sd is None else origin
-        return SeedNoise(sd, f"if runs that differ in seed alone have sd {sd:.4g} nats ({origin})")
+        return SeedNoise(sd, by_factor, f"if runs that differ in seed alone have sd {sd:.4g} nats ({origin})")
 
 
 def compared_factors(study: Study) -> list[str]:
@@ -67,9 +80,11 @@ def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
     cells = study.size // len(study.seeds)
     if cells == 1:
         return 0
-    n_levels = [len(study.factors[factor]) for factor in compared_factors(study)]
-    per_level = cells // max(n_levels, default=cells)
-    return seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, cells, per_level, level=_level(study))
+    n_levels = [n for factor in compared_factors(study) if (n := len(study.factors[factor])) > 1] or [cells]
+    ratio, level = noise.by_factor, _level(study)
+    return max(
+        seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, cells // n, n, seed_by_factor=ratio, level=level) for n in n_levels
+    )
 
 
 def _stated_effects(study: Study) -> int:
@@ -116,15 +131,18 @@ def _compared(
             f"List at least two levels of {factor} under factors.",
         )
     seeds, cells = len(study.seeds), study.size // len(study.seeds)
-    per_level = cells // len(study.factors[factor])
+    n_levels = len(study.factors[factor])
+    per_level = cells // n_levels
     sd, smallest, unit, condition = _scale(hypothesis.response, noise)
     tested = max(2, seeds)
     effects, level = _stated_effects(study), _level(study)
-    found = minimum_detectable_effect(sd, per_level * tested, (cells - 1) * (tested - 1), level=level)
-    needed = seeds_needed(smallest, sd, cells, per_level, level=level)
+    ratio = noise.by_factor
+    found = minimum_detectable_effect(sd, per_level, n_levels, tested, seed_by_factor=ratio, level=level)
+    needed = seeds_needed(smallest, sd, per_level, n_levels, seed_by_factor=ratio, level=level)
     rate = f"{(1 - LEVEL) * STATED_SHARE:.0%}"
     shared = f" at an error rate of {rate}{f' that {effects} stated effects share' * (effects > 1)}" if effects else ""
-    finds = f"a difference of {found:.3g} {unit} with {POWER:.0%} power{shared}{condition}"
+    condition += f" the difference between two levels varies from seed to seed by {ratio:g} of a run's sd"
+    finds = f"a difference of {found:.3g} {unit} with {POWER:.0%} power{shared}, {condition}"
     return Diagnostic(
         "detectable_effect",
         "note" if needed <= seeds else "limits",
@@ -138,8 +156,8 @@ def _compared(
 def _scale(response: str, noise: SeedNoise) -> tuple[float, float, str, str]:
     """For a response: its seed-to-seed sd, the difference to find, the unit of both, and what the noise rests on."""
     if response in NOISE_KNOWN_FOR:
-        return noise.sd, SMALLEST_EFFECT_NATS, f"nats in {response}", f", {noise.condition}"
-    return 1.0, SMALLEST_EFFECT_SD, f"seed-to-seed sd of {response}", ""
+        return noise.sd, SMALLEST_EFFECT_NATS, f"nats in {response}", f"{noise.condition} and"
+    return 1.0, SMALLEST_EFFECT_SD, f"seed-to-seed sd of {response}", "if"
 
 
 def _plateau(hypothesis: PlateauStated, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:

@@ -11,25 +11,42 @@ from isoloss.errors import ConfigError
 POWER = 0.8
 LEVEL = 0.95
 """Of every interval and test, where nothing else is said."""
+SEED_BY_FACTOR = 0.55
+"""Standard deviation from seed to seed of the difference between two levels, over that of a run: group1's width with
+three seeds. Seeds share initialisation and data order, which may favour a level."""
 STATED_SHARE = 0.8
 """Of the 5% in which a report without any effect may claim one: what tests of stated effects share. The rest goes to
 effects that nobody stated, so that both together keep to it (Bonferroni)."""
 
 
 def minimum_detectable_effect(
-    sd: float, n_per_level: int, df: int, power: float = POWER, level: float = LEVEL
+    sd: float,
+    cells_per_level: int,
+    levels: int,
+    seeds: int,
+    *,
+    seed_by_factor: float = SEED_BY_FACTOR,
+    power: float = POWER,
+    level: float = LEVEL,
 ) -> float:
     """The smallest difference between two levels' means that a two-sided t test finds with probability `power`.
 
-    In the unit of `sd`, the standard deviation of single runs, with `n_per_level` runs at either level and `df`
-    degrees of freedom for the noise. The difference is noncentral t with parameter difference / (sd·√(2/n)) (Cohen
-    1988, chapter 2), and the equation is solved numerically. Raises ConfigError when nothing can be detected: no
-    degree of freedom, a noise that is not positive, a power not between 1 - level and 1.
+    In the unit of `sd`, the standard deviation of single runs, for a factor of so many `levels`, each in
+    `cells_per_level` cells trained once a seed. The difference itself has the standard deviation `seed_by_factor`·sd
+    from seed to seed, and is tested with seed × factor on (levels - 1)·(seeds - 1) degrees of freedom, as
+    `analyse_effects` does. It is noncentral t (Cohen 1988, chapter 2), and the equation is solved numerically. Raises
+    ConfigError when nothing can be detected: one seed or level, a noise that is not positive, a power not between
+    1 - level and 1.
+
+    Example: `minimum_detectable_effect(0.007, cells_per_level=16, levels=2, seeds=5)`.
     """
     check_noise(sd)
-    if n_per_level < 1 or df < 1:
-        raise ConfigError(f"{n_per_level} runs per level and {df} degrees of freedom detect nothing; add seeds")
-    return detectable_effect(sd * sqrt(2 / n_per_level), df, power, level)
+    check_ratio(seed_by_factor)
+    df = (levels - 1) * (seeds - 1)
+    if cells_per_level < 1 or df < 1:
+        raise ConfigError(f"{levels} levels, {cells_per_level} cells each and {seeds} seeds detect nothing; add seeds")
+    error = sd * sqrt(2 / (cells_per_level * seeds) + seed_by_factor**2 / seeds)
+    return detectable_effect(error, df, power, level)
 
 
 def detectable_effect(standard_error: float, df: float, power: float = POWER, level: float = LEVEL) -> float:
@@ -43,19 +60,27 @@ def detectable_effect(standard_error: float, df: float, power: float = POWER, le
 
 
 def seeds_needed(
-    difference: float, sd: float, cells: int, cells_per_level: int, power: float = POWER, level: float = LEVEL
+    difference: float,
+    sd: float,
+    cells_per_level: int,
+    levels: int,
+    *,
+    seed_by_factor: float = SEED_BY_FACTOR,
+    power: float = POWER,
+    level: float = LEVEL,
 ) -> int:
-    """The fewest seeds, at least 2, with which a crossed design detects `difference` between two levels of a factor.
+    """The fewest seeds, at least 2, with which `minimum_detectable_effect` is at most `difference`.
 
-    Each level has `cells_per_level` of the design's `cells`, each trained once a seed. The noise is what is left after
-    cells and seeds, on (cells - 1)·(seeds - 1) degrees of freedom. Raises ConfigError as minimum_detectable_effect.
+    Raises ConfigError as that does.
     """
     if not (difference > 0 and isfinite(difference)):
         raise ConfigError(f"difference {difference:g}: expected a finite number above 0")
 
     def detected(seeds: int) -> bool:
-        df = (cells - 1) * (seeds - 1)
-        return minimum_detectable_effect(sd, cells_per_level * seeds, df, power, level) <= difference
+        found = minimum_detectable_effect(
+            sd, cells_per_level, levels, seeds, seed_by_factor=seed_by_factor, power=power, level=level
+        )
+        return found <= difference
 
     enough = 2
     while not detected(enough):
@@ -71,6 +96,14 @@ def check_noise(sd: float) -> None:
     """Raises ConfigError when a standard deviation is not a finite number above 0."""
     if not 0 < sd < inf:
         raise ConfigError(f"noise {sd:g}: a seed-to-seed standard deviation is a finite number above 0")
+
+
+def check_ratio(seed_by_factor: float) -> None:
+    """Raises ConfigError when a ratio of standard deviations is not a finite number, 0 or above."""
+    if not 0 <= seed_by_factor < inf:
+        raise ConfigError(
+            f"seed_by_factor {seed_by_factor:g}: a ratio of standard deviations is a finite number from 0 on"
+        )
 
 
 def _noncentrality(df: float, power: float, level: float) -> float:

@@ -123,8 +123,8 @@ def test_group1_is_told_what_it_cannot_show() -> None:
     assert "804,096 parameters with any of them, cut into heads of 32 and 16 dimensions" in text["n_head_same_params"]
     assert "16 of 32 runs end before step 2,000" in text["horizon_before_plateau"]
     assert "0.51 to 2 times the 1,003,854 tokens" in text["epochs"]
-    assert "32 runs, about 30 min here; 4 seeds find" in text["cost"]
-    assert "128 runs, about 2.0 hours here" in text["cost"]
+    assert "32 runs, about 30 min here; 5 seeds find" in text["cost"]
+    assert "160 runs, about 2.5 hours here" in text["cost"]
     remedies = {one.code: one.remedy or "" for one in found}
     assert "batch_size 8 at 2,000 steps and 16 at 1,000 both see 1,024,000 tokens" in remedies["tokens_confounded"]
     assert not {"prefix_runs", "horizon_unmatched", "empty_factor", "too_few_horizons"} & set(text)

@@ -1,11 +1,10 @@
 """Claims: what a study's hypotheses turned out to be, each in one sentence with effect, interval, n and method.
 
 A hypothesis stated before the study ran is *supported* when the data put what it says beyond doubt at 95%,
-*contradicted* when they do so for its opposite, and else *not resolved*. Tests of differences among the stated
-hypotheses are adjusted for their number (Holm 1979); what is judged by an interval (ranges, shares, exponents) is held
-against the 95% interval itself. What nobody stated is exploratory, and adjusted for all effects that were looked at.
-Stated effects have STATED_SHARE of the 5%, exploratory ones the rest: a report without any effect names one of either
-kind in at most 5% of studies.
+*contradicted* when they do so for its opposite, and else *not resolved*. Stated hypotheses share STATED_SHARE of the 5%
+alike (Bonferroni): what is judged by an interval (ratios, ranges, shares, exponents) is held against one as wide as
+that asks for, and differences share theirs by Holm's correction (1979). What nobody stated is exploratory, adjusted for
+all effects that were looked at, and has the rest: at most 5% of studies make a statement that is false by chance.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from scipy import special
 
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.convergence import Convergence
-from isoloss.analysis.curves import Spikes
+from isoloss.analysis.curves import Spikes, proportion
 from isoloss.analysis.effects import Effect, Effects, LevelDifference, analyse_effects, level_difference
 from isoloss.analysis.estimate import LEVEL, Estimate, holm, in_words, p_in_words
 from isoloss.analysis.laws import SUMMARY_COLUMNS
 from isoloss.analysis.plateau import plateaued_by
-from isoloss.analysis.scaling import fit_law
+from isoloss.analysis.scaling import fit_law, parameters_of
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.spec.hypotheses import (
@@ -38,6 +37,7 @@ from isoloss.spec.hypotheses import (
     SpikesStated,
 )
 from isoloss.spec.power import STATED_SHARE
+from isoloss.wording import counted
 
 Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory", "not judged yet"]
 ALPHA = 1 - LEVEL
@@ -97,13 +97,27 @@ class Evidence:
         return "seed" if self.table["seed"].n_unique() > 1 else None
 
 
+@dataclass(frozen=True)
+class Family:
+    """The stated hypotheses that share an error rate, and what effects that nobody stated have of the 5%."""
+
+    stated: int
+    unstated_share: float
+
+    @property
+    def level(self) -> float:
+        """Of the interval that a hypothesis is held against."""
+        return 1 - ALPHA * STATED_SHARE / self.stated
+
+
 def judge(hypotheses: Sequence[Hypothesis], evidence: Evidence) -> list[Claim]:
     """A claim for every hypothesis, in their order; what cannot be judged is not resolved and says why."""
-    share = _unstated_share(hypotheses)
-    drafts = [_draft(hypothesis, evidence, share) for hypothesis in hypotheses]
+    family = Family(len(hypotheses), _unstated_share(hypotheses))
+    drafts = [_draft(hypothesis, evidence, family) for hypothesis in hypotheses]
     tested = [i for i, draft in enumerate(drafts) if draft.p is not None]
     for i, p_adjusted in zip(tested, holm([drafts[i].p or 0.0 for i in tested]), strict=True):
-        drafts[i] = _adjusted(drafts[i], min(1.0, p_adjusted / STATED_SHARE), len(tested))
+        share = STATED_SHARE * len(tested) / len(hypotheses)
+        drafts[i] = _adjusted(drafts[i], min(1.0, p_adjusted / share), len(hypotheses))
     return drafts
 
 
@@ -127,30 +141,30 @@ def adjusted_p(
 
 
 def _unstated_share(hypotheses: Sequence[Hypothesis]) -> float:
-    """What effects that nobody stated have of the 5%: all of it where no effect is stated."""
-    return 1 - STATED_SHARE if any(isinstance(hypothesis, EffectStated) for hypothesis in hypotheses) else 1.0
+    """What effects that nobody stated have of the 5%: all of it where nothing is stated."""
+    return 1 - STATED_SHARE if hypotheses else 1.0
 
 
 def _unstated_p(effect: Effect, share: float) -> float | None:
     return None if effect.p_holm is None else min(1.0, effect.p_holm / share)
 
 
-def _draft(hypothesis: Hypothesis, evidence: Evidence, share: float) -> Claim:
+def _draft(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim:
     """The claim of a hypothesis, not yet adjusted for the number of tests."""
     try:
         match hypothesis:
             case EffectStated():
-                return _effect(hypothesis, evidence, share)
+                return _effect(hypothesis, evidence, family.unstated_share)
             case RatioStated():
-                return _ratio(hypothesis, evidence)
+                return _ratio(hypothesis, evidence, family)
             case PlateauStated():
-                return _plateau(hypothesis, evidence)
+                return _plateau(hypothesis, evidence, family)
             case RangeStated():
-                return _range(hypothesis, evidence)
+                return _range(hypothesis, evidence, family)
             case SpikesStated():
-                return _spikes(hypothesis, evidence)
+                return _spikes(hypothesis, evidence, family)
             case ExponentStated():
-                return _exponent(hypothesis, evidence)
+                return _exponent(hypothesis, evidence, family)
     except ConfigError as error:  # too few runs, a missing column: the message says which
         return _unresolved(hypothesis, f"It cannot be judged: {error}.", evidence.run_ids)
 
@@ -190,22 +204,29 @@ def _interactions(stated: EffectStated, evidence: Evidence, share: float) -> lis
     return cautions
 
 
-def _ratio(stated: RatioStated, evidence: Evidence) -> Claim:
+def _ratio(stated: RatioStated, evidence: Evidence, family: Family) -> Claim:
     rows = usable_rows(evidence.table, positive=[stated.response]).table
-    compared = _compare(stated, evidence, rows.with_columns(pl.col(stated.response).log()))
-    if isinstance(compared, Claim):
-        return compared
+    logs = rows.with_columns(pl.col(stated.response).log())
+    compared, wider = (_compare(stated, evidence, logs, level) for level in (LEVEL, family.level))
+    if isinstance(compared, Claim) or isinstance(wider, Claim):
+        return _unresolved(stated, compared.sentence, ()) if isinstance(compared, Claim) else _no_ratio(stated, ())
     low, high, difference, run_ids = compared
-    log = difference.estimate
-    if log is None or log.low is None or log.high is None:
-        return _unresolved(stated, "These runs give the ratio no interval: replicates are missing.", run_ids)
-    ratio = replace(log, value=exp(log.value), low=exp(log.low), high=exp(log.high), method=f"{log.method}, of logs")
-    sentence = f"{stated.response} at {stated.factor} {high} over that at {low} is {in_words(ratio)}."
-    claim = _against_range(stated, ratio, stated.low, stated.high, sentence, run_ids)
+    shown, held = _ratio_of(difference.estimate), _ratio_of(wider[2].estimate)
+    if shown is None or held is None:
+        return _no_ratio(stated, run_ids)
+    sentence = f"{stated.response} at {stated.factor} {high} over that at {low} is {in_words(shown)}."
+    claim = _against_range(stated, (shown, held), stated.low, stated.high, sentence, run_ids)
     return replace(claim, screening=difference.screening, cautions=difference.cautions)
 
 
-def _plateau(stated: PlateauStated, evidence: Evidence) -> Claim:
+def _ratio_of(log: Estimate | None) -> Estimate | None:
+    """A ratio from the difference of logarithms; None where that has no interval."""
+    if log is None or log.low is None or log.high is None:
+        return None
+    return replace(log, value=exp(log.value), low=exp(log.low), high=exp(log.high), method=f"{log.method}, of logs")
+
+
+def _plateau(stated: PlateauStated, evidence: Evidence, family: Family) -> Claim:
     """Judged on the runs that were trained up to the step: a shorter one cannot tell."""
     convergence = evidence.convergence(stated.tolerance)
     long_enough = tuple(run for run in convergence.runs if run.last_step >= stated.by_step)
@@ -213,14 +234,15 @@ def _plateau(stated: PlateauStated, evidence: Evidence) -> Claim:
     run_ids = tuple(run.run for run in long_enough)
     if not long_enough:
         return _unresolved(stated, f"No run was trained for {stated.by_step:,} steps.", evidence.run_ids)
-    share = plateaued_by(replace(convergence, runs=long_enough), stated.by_step)
+    trained = replace(convergence, runs=long_enough)
+    share, held = (plateaued_by(trained, stated.by_step, level) for level in (LEVEL, family.level))
     sentence = f"The share of runs that have plateaued is {in_words(share)}."
     if shorter:
         sentence += f" {shorter} shorter runs cannot tell."
-    return _against_range(stated, share, stated.share, 1.0, sentence, run_ids)
+    return _against_range(stated, (share, held), stated.share, 1.0, sentence, run_ids)
 
 
-def _range(stated: RangeStated, evidence: Evidence) -> Claim:
+def _range(stated: RangeStated, evidence: Evidence, family: Family) -> Claim:
     table = evidence.table
     if stated.device is not None:
         devices = sorted({str(device) for device in table["device"].drop_nulls()}) if "device" in table.columns else []
@@ -234,14 +256,18 @@ def _range(stated: RangeStated, evidence: Evidence) -> Claim:
     run_ids = tuple(rows.table["run_id"].to_list())
     if n < 2:
         return _unresolved(stated, "One run gives a mean no interval.", run_ids)
-    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * float(values.std(ddof=1)) / sqrt(n)
-    mean = float(values.mean())
-    estimate = Estimate(mean, mean - half, mean + half, LEVEL, n, f"mean over runs, t on {n - 1} df")
-    sentence = f"{stated.response} is {in_words(estimate)}."
-    return _against_range(stated, estimate, stated.low, stated.high, sentence, run_ids)
+    mean, error, method = float(values.mean()), float(values.std(ddof=1)) / sqrt(n), f"mean over runs, t on {n - 1} df"
+
+    def interval(level: float) -> Estimate:
+        half = float(special.stdtrit(n - 1, (1 + level) / 2)) * error
+        return Estimate(mean, mean - half, mean + half, level, n, method)
+
+    shown = interval(LEVEL)
+    sentence = f"{stated.response} is {in_words(shown)}."
+    return _against_range(stated, (shown, interval(family.level)), stated.low, stated.high, sentence, run_ids)
 
 
-def _spikes(stated: SpikesStated, evidence: Evidence) -> Claim:
+def _spikes(stated: SpikesStated, evidence: Evidence, family: Family) -> Claim:
     spikes = evidence.spikes(stated.times)
     if spikes.share is None:
         sentence = f"No step took more than {stated.times:g} times its run's median, so there is nothing to explain."
@@ -251,10 +277,11 @@ def _spikes(stated: SpikesStated, evidence: Evidence) -> Claim:
         f"{spikes.after_evaluation:,} come right after an evaluation: {in_words(spikes.share)}; "
         f"by chance it would be {spikes.by_chance:.4g}. A step's time is that of the step alone, evaluation apart."
     )
-    return _against_range(stated, spikes.share, 0.5, 1.0, sentence, evidence.run_ids)
+    held = proportion(spikes.after_evaluation, spikes.spikes, family.level)
+    return _against_range(stated, (spikes.share, held), 0.5, 1.0, sentence, evidence.run_ids)
 
 
-def _exponent(stated: ExponentStated, evidence: Evidence) -> Claim:
+def _exponent(stated: ExponentStated, evidence: Evidence, family: Family) -> Claim:
     fit = fit_law(evidence.table, stated.form, SUMMARY_COLUMNS)
     if fit.uncertainty is None:
         reasons = " ".join(caution.text for caution in fit.cautions)
@@ -263,12 +290,13 @@ def _exponent(stated: ExponentStated, evidence: Evidence) -> Claim:
         )
     estimate = fit.parameters[stated.parameter].estimate
     sentence = f"{stated.parameter} of {stated.form} is {in_words(estimate)}, N without embeddings."
-    claim = _against_range(stated, estimate, stated.low, stated.high, sentence, evidence.run_ids)
+    held = parameters_of(fit.law, fit.uncertainty, family.level)[stated.parameter].estimate
+    claim = _against_range(stated, (estimate, held), stated.low, stated.high, sentence, evidence.run_ids)
     return replace(claim, cautions=fit.cautions)
 
 
 def _compare(
-    stated: EffectStated | RatioStated, evidence: Evidence, table: pl.DataFrame
+    stated: EffectStated | RatioStated, evidence: Evidence, table: pl.DataFrame, interval: float = LEVEL
 ) -> tuple[Any, Any, LevelDifference, tuple[str, ...]] | Claim:
     """The two levels, the second's response minus the first's, and the runs compared; a claim where there are none."""
     levels = stated.between({name: tuple(values) for name, values in evidence.factors.items()})
@@ -278,22 +306,40 @@ def _compare(
     if low is None or high is None:
         return _unresolved(stated, f"A level of {stated.factor} is null, which cannot be compared.", ())
     block = evidence.block
-    difference = level_difference(table, stated.response, stated.factor, low, high, list(evidence.factors), block)
+    factors = list(evidence.factors)
+    difference = level_difference(table, stated.response, stated.factor, low, high, factors, block, interval)
     used = table.drop_nulls([stated.response, *evidence.factors])
     return low, high, difference, tuple(used["run_id"].to_list())
 
 
 def _against_range(
-    stated: Hypothesis, estimate: Estimate, low: float, high: float, sentence: str, run_ids: tuple[str, ...]
+    stated: Hypothesis,
+    intervals: tuple[Estimate, Estimate],
+    low: float,
+    high: float,
+    sentence: str,
+    run_ids: tuple[str, ...],
 ) -> Claim:
-    """Supported when the whole interval lies within the stated range, contradicted when it lies without."""
+    """Supported when the whole interval lies within the stated range, contradicted when it lies without.
+
+    The second of `intervals`, the wider one of the family of hypotheses, decides; the first is shown.
+    """
+    shown, held = intervals
     verdict: Verdict = "not resolved"
-    if estimate.low is not None and estimate.high is not None:
-        if low <= estimate.low and estimate.high <= high:
+    if held.low is not None and held.high is not None:
+        if low <= held.low and held.high <= high:
             verdict = "supported"
-        elif estimate.high < low or estimate.low > high:
+        elif held.high < low or held.low > high:
             verdict = "contradicted"
-    return Claim(stated.says, True, verdict, False, sentence, estimate, None, None, run_ids)
+        sentence += (
+            f" It is held against the {100 * held.level:.4g}% interval, {held.low:.4g} to {held.high:.4g}, which "
+            "allows for all that is stated and looked at."
+        )
+    return Claim(stated.says, True, verdict, False, sentence, shown, None, None, run_ids)
+
+
+def _no_ratio(stated: RatioStated, run_ids: tuple[str, ...]) -> Claim:
+    return _unresolved(stated, "These runs give the ratio no interval: replicates are missing.", run_ids)
 
 
 def _unresolved(stated: Hypothesis, sentence: str, run_ids: tuple[str, ...], estimate: Estimate | None = None) -> Claim:
@@ -302,7 +348,7 @@ def _unresolved(stated: Hypothesis, sentence: str, run_ids: tuple[str, ...], est
 
 def _adjusted(draft: Claim, p_adjusted: float, tests: int) -> Claim:
     """The draft with its test adjusted for the number of tests, which may leave it not resolved."""
-    number = "1 stated effect" if tests == 1 else f"{tests} stated effects"
+    number = counted(tests, "stated hypothesis", "stated hypotheses")
     sentence = f"{draft.sentence}; p {p_in_words(draft.p)}, {p_in_words(p_adjusted)} adjusted for {number}."
     verdict = draft.verdict if p_adjusted < ALPHA else "not resolved"
     return replace(draft, verdict=verdict, sentence=sentence, p_adjusted=p_adjusted)

@@ -142,11 +142,13 @@ def level_difference(
     high: float | str | bool,
     factors: Sequence[str],
     block: str | None = None,
+    interval: float = LEVEL,
 ) -> LevelDifference:
     """The response at level `high` of a factor minus that at `low`, averaged alike over all other `factors`.
 
     The interval and two-sided p rest on the error that `analyse_effects` tests the factor with; the estimate's method
-    names it. Raises ConfigError as that does, and when the factor lacks one of the two levels.
+    names it. `interval` is the level of the interval. Raises ConfigError as that does, and when the factor lacks one of
+    the two levels.
     """
     runs = read_factorial_table(table, response, [*factors, factor], block)
     position = next((number for number, each in enumerate(runs.factors) if each.name == factor), None)
@@ -168,7 +170,7 @@ def level_difference(
     value, variance = found
     error = fitted.error_of((position,))
     p = t_two_sided(value / (error.sd * math.sqrt(variance)), error.df) if error else None
-    estimate = _estimate(runs.n, error, value, variance, "difference")
+    estimate = _estimate(runs.n, error, value, variance, "difference", interval=interval)
     cautions = (*fitted.cautions, *differs_by_block(fitted, position))
     return LevelDifference(estimate, p, error is not None and error.screening, cautions)
 
@@ -251,19 +253,21 @@ def _contrast_estimate(fitted: FitWithError, term: Term, weights: Sequence[Float
     return None if found is None else _estimate(fitted.runs.n, fitted.error_of(term), *found, "contrast")
 
 
-def _estimate(n: int, error: ErrorTerm | None, value: float, variance: float, kind: str, df: int = 1) -> Estimate:
+def _estimate(
+    n: int, error: ErrorTerm | None, value: float, variance: float, kind: str, df: int = 1, interval: float = LEVEL
+) -> Estimate:
     """A contrast with its interval: t, or Scheffé's for one that was chosen among all of a term's `df` dimensions.
 
     `variance` is in units of the error variance.
     """
     if error is None:
-        return Estimate(value, None, None, LEVEL, n, f"{kind} of least-squares means; no error to judge it by")
-    times = t_quantile((1 + LEVEL) / 2, error.df) if df == 1 else math.sqrt(df * f_quantile(LEVEL, df, error.df))
+        return Estimate(value, None, None, interval, n, f"{kind} of least-squares means; no error to judge it by")
+    times = t_quantile((1 + interval) / 2, error.df) if df == 1 else math.sqrt(df * f_quantile(interval, df, error.df))
     reach = times * error.sd * math.sqrt(variance)
     label = "screening: " if error.screening else ""
     on = f"t on {error.df:.4g} df" if df == 1 else f"Scheffé on {df} and {error.df:.4g} df"
     method = f"{kind} of least-squares means; {label}{on} of {error.source}"
-    return Estimate(value, value - reach, value + reach, LEVEL, n, method)
+    return Estimate(value, value - reach, value + reach, interval, n, method)
 
 
 def _undetermined(effects: Sequence[Effect]) -> list[Diagnostic]:

@@ -102,7 +102,7 @@ def fit_law(
             cautions += _lack_of_fit(law, objective, uncertainty)
             if intervals == "bootstrap":
                 uncertainty = by_bootstrap(law, objective, uncertainty, generator or np.random.default_rng(0))
-            parameters = _parameters(law, uncertainty)
+            parameters = parameters_of(law, uncertainty)
             cautions += _of_exponents(parameters)
             if _blocked(cautions):
                 uncertainty, parameters = None, {}
@@ -154,7 +154,8 @@ def _values(law: Law, objective: Objective) -> dict[str, float | None]:
     return values
 
 
-def _parameters(law: Law, uncertainty: Uncertainty) -> dict[str, Parameter]:
+def parameters_of(law: Law, uncertainty: Uncertainty, level: float = LEVEL) -> dict[str, Parameter]:
+    """The published parameters of a law that was fitted, with intervals at a level."""
     found: dict[str, Parameter] = {}
     for i, name in enumerate(law.names):
         log = name not in EXPONENTS
@@ -162,7 +163,7 @@ def _parameters(law: Law, uncertainty: Uncertainty) -> dict[str, Parameter]:
         def quantity(theta_p: Floats, i: int = i) -> float:
             return float(law.published(theta_p)[0][i])
 
-        estimate, se = uncertainty.estimate(quantity, log=log), uncertainty.se(quantity)
+        estimate, se = uncertainty.estimate(quantity, log=log, level=level), uncertainty.se(quantity)
         found[name] = Parameter(estimate, se * estimate.value if log else se)
     return {name: found[name] for name in ("E", "A", "B", "alpha", "beta") if name in found}
 

@@ -55,16 +55,16 @@ class Uncertainty:
         ]
         return sqrt(max(0.0, float(np.array(slope_p) @ self.covariance_pxp @ np.array(slope_p))))
 
-    def estimate(self, quantity: Quantity, *, log: bool = False, extra: float = 0.0) -> Estimate:
+    def estimate(self, quantity: Quantity, *, log: bool = False, extra: float = 0.0, level: float = LEVEL) -> Estimate:
         """A quantity with its interval; `log` quantities are logarithms and come back as what they are logs of.
 
         `extra` is a variance that is added: that of a single new run for a prediction.
         """
         value = quantity(self.theta_p)
-        half = float(special.stdtrit(self.df, (1 + LEVEL) / 2)) * sqrt(self.se(quantity) ** 2 + extra)
+        half = float(special.stdtrit(self.df, (1 + level) / 2)) * sqrt(self.se(quantity) ** 2 + extra)
         ends = (value, value - half, value + half)
         value, low, high = np.exp(np.minimum(ends, 700.0)) if log else ends
-        return Estimate(float(value), float(low), float(high), LEVEL, self.n, self.method)
+        return Estimate(float(value), float(low), float(high), level, self.n, self.method)
 
 
 def huber_inefficiency(delta: float | None, noise: float) -> float:

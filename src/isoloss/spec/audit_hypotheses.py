@@ -87,14 +87,9 @@ def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
     )
 
 
-def _stated_effects(study: Study) -> int:
-    return sum(isinstance(hypothesis, EffectStated) for hypothesis in study.hypotheses)
-
-
 def _level(study: Study) -> float:
-    """Of one test where stated effects share their part of 5%: what Holm asks of the smallest p."""
-    effects = _stated_effects(study)
-    return 1 - (1 - LEVEL) * STATED_SHARE / effects if effects else LEVEL
+    """Of one test or interval where stated hypotheses share their part of 5%."""
+    return 1 - (1 - LEVEL) * STATED_SHARE / len(study.hypotheses) if study.hypotheses else LEVEL
 
 
 def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Diagnostic]:
@@ -135,12 +130,12 @@ def _compared(
     per_level = cells // n_levels
     sd, smallest, unit, condition = _scale(hypothesis.response, noise)
     tested = max(2, seeds)
-    effects, level = _stated_effects(study), _level(study)
+    stated, level = len(study.hypotheses), _level(study)
     ratio = noise.by_factor
     found = minimum_detectable_effect(sd, per_level, n_levels, tested, seed_by_factor=ratio, level=level)
     needed = seeds_needed(smallest, sd, per_level, n_levels, seed_by_factor=ratio, level=level)
     rate = f"{(1 - LEVEL) * STATED_SHARE:.0%}"
-    shared = f" at an error rate of {rate}{f' that {effects} stated effects share' * (effects > 1)}" if effects else ""
+    shared = f" at an error rate of {rate}{f' that {stated} stated hypotheses share' * (stated > 1)}"
     condition += f" the difference between two levels varies from seed to seed by {ratio:g} of a run's sd"
     finds = f"a difference of {found:.3g} {unit} with {POWER:.0%} power{shared}, {condition}"
     return Diagnostic(

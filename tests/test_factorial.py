@@ -404,3 +404,29 @@ def test_an_effect_that_differs_from_seed_to_seed_is_said() -> None:
         )
     assert said >= 30 and quiet >= 35
     assert held >= 36
+
+
+def test_a_block_that_leaves_no_run_over_is_none() -> None:
+    """Two cells and two seeds less one run: cells and seeds explain every difference."""
+    rows = noisy(grid({"a": (1, 2)}, seeds=2), np.random.default_rng(0), 0.1)[1:]
+    found = analyse_effects(rows, "y", ["a"], "seed")
+    assert found.block is None and "block_not_crossed" in codes(found)
+
+
+def test_seeds_are_blocks_where_a_run_is_lost() -> None:
+    """Without them, an effect that differs from seed to seed would be held against the noise of single runs."""
+    rng = np.random.default_rng(3)
+    rows = pl.DataFrame(grid({"a": (1, 2), "b": (1, 2, 3, 4)}, seeds=3))
+    luck = dict(zip(itertools.product((1, 2), rows["seed"].unique()), rng.normal(0, 3, 6), strict=True))
+    rows = rows.with_columns(
+        y=pl.Series(
+            [
+                luck[a, s] + noise
+                for (a, s), noise in zip(rows.select("a", "seed").iter_rows(), rng.normal(size=len(rows)), strict=True)
+            ]
+        )
+    )
+    whole, less = (named(analyse_effects(table, "y", ["a", "b"], "seed"))["a"] for table in (rows, rows[1:]))
+    assert whole.error is not None and less.error is not None
+    assert less.error.source == whole.error.source == "seed × a" and less.error.df == whole.error.df == 2
+    assert less.error.sd == pytest.approx(whole.error.sd, rel=0.2)

@@ -252,7 +252,7 @@ def _usable_block(
         text = f"{column.name} is {column[0]} in every run: one block tells nothing about what another would give."
         return None, ignored, [Diagnostic("one_block", "limits", text)]
     missing = n_cells * n_blocks - len(np.unique(cell_n * n_blocks + block_n))
-    if missing >= MAX_MISSING * n_cells * n_blocks:
+    if missing >= MAX_MISSING * n_cells * n_blocks or len(block_n) < n_cells + n_blocks:
         text = (
             f"{column.name} is ignored as a block: its {n_blocks:,} levels have no run in {missing:,} of the "
             f"{n_cells * n_blocks:,} combinations with cells. How far effects differ from one to another stays unseen."

@@ -75,13 +75,13 @@ def test_sizes_are_equally_weighted_means_with_the_models_intervals(unbalanced: 
     cells = unbalanced.group_by("a", "b").agg(pl.col("y").mean()).group_by("a").agg(pl.col("y").mean())
     means = dict(cells.iter_rows())
     coded = unbalanced.with_columns(  # columns that sum to zero, a level apart: the coefficient is the difference
-        up=pl.when(pl.col("a") == "high").then(0.5).otherwise(-0.5),
+        up=pl.when(pl.col("a") == "low").then(0.5).otherwise(-0.5),
         q=(pl.col("b") == "q").cast(pl.Int8) - (pl.col("b") == "p").cast(pl.Int8),
         r=(pl.col("b") == "r").cast(pl.Int8) - (pl.col("b") == "p").cast(pl.Int8),
     )
     low, high = oracle(coded, "y ~ up * (q + r)").conf_int().loc["up"]
-    assert effect.estimate is not None and effect.contrast == "high − low"
-    assert effect.estimate.value == pytest.approx(means["high"] - means["low"])
+    assert effect.estimate is not None and effect.contrast == "low − high"
+    assert effect.estimate.value == pytest.approx(means["low"] - means["high"])
     assert (effect.estimate.low, effect.estimate.high) == pytest.approx((low, high), rel=1e-9)
     assert effect.estimate.n == 17
 
@@ -175,11 +175,31 @@ def test_levels_of_words_and_of_numbers_with_zero_are_compared_with_the_first() 
     table = noisy(grid({"data": ("wiki", "books", "code"), "drop": (0.2, 0.0, 0.1)}, 2), np.random.default_rng(0))
     effects = named(analyse_effects(table, "y", ["data", "drop"]))
     assert [effects["data"].contrast, *(other.contrast for other in effects["data"].others)] == [
-        "books − wiki",
-        "code − wiki",
+        "code − books",
+        "wiki − books",
     ]
     assert effects["drop"].contrast == "0.1 − 0.0"
     assert len(effects["data × drop"].others) == 3
+
+
+def test_no_contrast_of_words_depends_on_the_order_of_rows() -> None:
+    table = noisy(grid({"data": ("wiki", "books", "code"), "tied": (True, False)}, 2), np.random.default_rng(0))
+    forward, backward = (analyse_effects(each, "y", ["data", "tied"]) for each in (table, table.reverse()))
+    for one, other in zip(forward.effects, backward.effects, strict=True):
+        assert one.contrast == other.contrast and one.estimate and other.estimate
+        assert one.estimate.value == pytest.approx(other.estimate.value)
+
+
+def test_a_sweep_that_turns_is_compared_over_its_own_runs_with_a_warning() -> None:
+    losses = {1e-4: 3.0, 3e-4: 2.5, 1e-3: 2.2, 3e-3: 2.6}
+    table = noisy(grid({"rate": tuple(losses), "width": (32, 64)}, 3), np.random.default_rng(0))
+    table = table.with_columns(y=pl.col("y") * 0.02 + pl.col("rate").replace_strict(losses))
+    ends = level_difference(table, "y", "rate", 1e-4, 3e-3, ["rate", "width"])
+    assert ends.estimate is not None and ends.estimate.n == 12
+    (caution,) = (one for one in ends.cautions if one.code == "not_monotone")
+    assert "0.0001" in caution.text and "0.003" in caution.text and "the lowest is at 0.001" in caution.text
+    falling = level_difference(table, "y", "rate", 1e-3, 1e-4, ["rate", "width"])
+    assert "not_monotone" not in [one.code for one in falling.cautions]
 
 
 def test_intervals_of_main_effects_cover_their_truth() -> None:
@@ -361,7 +381,7 @@ def test_text_and_json_say_the_same(unbalanced: pl.DataFrame) -> None:
     text = chapter_as_text(effects_chapter(effects, unbalanced))
     assert "17 runs in 6 combinations of levels." in text
     assert all(len(line) <= 110 for line in text.splitlines())
-    assert "The table is unbalanced (1 to 5 runs a cell" in text and "high − low" in text
+    assert "The table is unbalanced (1 to 5 runs a cell" in text and "low − high" in text
     data = json.loads(effects_as_json(effects))
     first = effects.effects[0]
     assert first.estimate is not None

@@ -77,7 +77,7 @@ def test_a_factor_is_compared_over_pairs_that_share_all_else() -> None:
     assert (lr.factor, width.factor) == ("lr", "width") and found.n == 3 and lr.contrast == "2 − 1"
     words = table.with_columns(lr=pl.when(pl.col("lr") == 1).then(pl.lit("z")).otherwise(pl.lit("a")))
     first, _ = paired_effects(words.rename({"seed": "loss_second"}), "loss", ["lr", "width"], "loss_second")
-    assert first.contrast == "a − z" and first.difference.estimate.value == found.estimate.value
+    assert first.contrast == "z − a" and first.difference.estimate.value == -found.estimate.value
     assert found.estimate.value == pytest.approx(-0.5 + 0.01 * 1.0)
     flags = table.with_columns(lr=pl.col("lr") == 1)  # True comes first in the table
     assert paired_effects(flags, "loss", ["lr"], "seed")[0].contrast == "True − False"

@@ -308,7 +308,7 @@ def _compare(
     block = evidence.block
     factors = list(evidence.factors)
     difference = level_difference(table, stated.response, stated.factor, low, high, factors, block, interval)
-    used = table.drop_nulls([stated.response, *evidence.factors])
+    used = table.drop_nulls([stated.response, *evidence.factors]).filter(pl.col(stated.factor).is_in([low, high]))
     return low, high, difference, tuple(used["run_id"].to_list())
 
 

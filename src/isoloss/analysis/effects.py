@@ -147,8 +147,8 @@ def level_difference(
     """The response at level `high` of a factor minus that at `low`, averaged alike over all other `factors`.
 
     The interval and two-sided p rest on the error that `analyse_effects` tests the factor with; the estimate's method
-    names it. `interval` is the level of the interval. Raises ConfigError as that does, and when the factor lacks one of
-    the two levels.
+    names it, and n is that of the runs at the two levels. `interval` is the level of the interval. Raises ConfigError
+    as that does, and when the factor lacks one of the two levels.
     """
     runs = read_factorial_table(table, response, [*factors, factor], block)
     position = next((number for number, each in enumerate(runs.factors) if each.name == factor), None)
@@ -162,7 +162,8 @@ def level_difference(
     if low == high:
         raise ConfigError(f"'{factor}': a level cannot be compared with itself ({low})", (factor,))
     fitted = fit_with_error(runs)
-    _, weights = runs.factors[position].difference(levels.index(low), levels.index(high))
+    ends = levels.index(low), levels.index(high)
+    _, weights = runs.factors[position].difference(*ends)
     found = fitted.fit.contrast((position,), [weights])
     if found is None:
         text = f"The runs do not determine {factor} {high} − {low}: other factors change with it or cells are empty."
@@ -170,8 +171,9 @@ def level_difference(
     value, variance = found
     error = fitted.error_of((position,))
     p = t_two_sided(value / (error.sd * math.sqrt(variance)), error.df) if error else None
-    estimate = _estimate(runs.n, error, value, variance, "difference", interval=interval)
-    cautions = (*fitted.cautions, *differs_by_block(fitted, position))
+    n = int(runs.counts_cxb[np.isin(runs.cells_cxf[:, position], ends)].sum())
+    estimate = _estimate(n, error, value, variance, "difference", interval=interval)
+    cautions = (*fitted.cautions, *differs_by_block(fitted, position), *_not_monotone(fitted, position, ends))
     return LevelDifference(estimate, p, error is not None and error.screening, cautions)
 
 
@@ -208,14 +210,37 @@ def _effect(fitted: FitWithError, term: Term) -> Effect:
     )
 
 
+def _above_first(fitted: FitWithError, position: int) -> list[float] | None:
+    """Least-squares means of a factor's levels above that of the first; None where the runs do not determine them."""
+    factor = fitted.runs.factors[position]
+    found = [
+        fitted.fit.contrast((position,), [factor.difference(0, level)[1]]) for level in range(1, len(factor.levels))
+    ]
+    return None if None in found else [0.0, *(value for value, _ in filter(None, found))]
+
+
+def _not_monotone(fitted: FitWithError, position: int, ends: tuple[int, int]) -> list[Diagnostic]:
+    """What is said of numeric levels whose means turn between the two that are compared."""
+    factor, means = fitted.runs.factors[position], _above_first(fitted, position)
+    between = list(range(min(ends), max(ends) + 1))
+    if means is None or not factor.numeric or len(between) < 3:
+        return []
+    steps = np.diff([means[level] for level in between])
+    if (steps >= 0).all() or (steps <= 0).all():
+        return []
+    lowest = factor.levels[min(between, key=means.__getitem__)]
+    text = (
+        f"The means of {factor.name} do not rise or fall all the way from {factor.levels[between[0]]} to "
+        f"{factor.levels[between[-1]]} (the lowest is at {lowest}): these two alone do not describe its effect."
+    )
+    return [Diagnostic("not_monotone", "limits", text)]
+
+
 def _range(fitted: FitWithError, position: int) -> LevelRange | None:
     factor, last = fitted.runs.factors[position], len(fitted.runs.factors[position].levels) - 1
-    above_first = [0.0]
-    for level in range(1, last + 1):
-        found = fitted.fit.contrast((position,), [factor.difference(0, level)[1]])
-        if found is None:
-            return None
-        above_first.append(found[0])
+    above_first = _above_first(fitted, position)
+    if above_first is None:
+        return None
     lowest, highest = int(np.argmin(above_first)), int(np.argmax(above_first))
     if lowest == highest:
         lowest, highest = 0, last

@@ -29,7 +29,7 @@ MAX_RESPONSE = 1e150
 
 @dataclass(frozen=True)
 class Factor:
-    """What was varied. Numbers are levels in ascending order, anything else in the order of the table."""
+    """What was varied; its levels are in ascending order, words by the alphabet."""
 
     name: str
     levels: tuple[float | str | bool, ...]
@@ -228,8 +228,8 @@ def _read_factor(column: pl.Series) -> tuple[Factor, NDArray[np.intp]]:
 
 
 def sorted_levels(levels: pl.Series) -> pl.Series:
-    """A factor's levels: words as they first appear, anything else ascending."""
-    return levels if levels.dtype == pl.String() else levels.sort()
+    """A factor's levels in ascending order, words by the alphabet: no result depends on the order of rows."""
+    return levels.sort()
 
 
 def _plain(column: pl.Series) -> pl.Series:

@@ -87,7 +87,7 @@ def paired_effects(
 ) -> list[PairedFactor]:
     """Every factor of two levels, compared over the pairs of runs that agree in all other factors and in the block.
 
-    Numbers go from the lower level to the higher, words in the order of the table. Runs without a partner are left
+    Numbers go from the lower level to the higher, words by the alphabet. Runs without a partner are left
     out, replicates within a cell and block are averaged, and so are the pairs of a block, each of which is then one
     pair. A factor without two pairs is not listed. Raises ConfigError when a column is missing.
     """

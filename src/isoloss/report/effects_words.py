@@ -64,7 +64,7 @@ class EffectsView:
         return any(self.clear(effect) for effect in self.effects.effects if factor in effect.factors)
 
     def levels(self, factor: str) -> list[Any]:
-        """The levels of a factor: numbers ascending, words as they first appear."""
+        """The levels of a factor in ascending order."""
         return _levels(self.rows, factor)
 
     def numeric(self, factor: str) -> bool:

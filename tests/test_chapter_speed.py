@@ -166,7 +166,7 @@ def test_loss_is_drawn_against_training_flops(chapter: Chapter, snapshot: Snapsh
 
 
 def test_of_many_runs_configurations_are_marks(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "MAX_RUNS", 10)
+    monkeypatch.setattr(speed, "MAX_MARKS", 10)
     monkeypatch.setattr(speed, "MAX_SHAPES", 2)
     chapter = speed_chapter(snapshot)
     figure = figure_of(chapter, "loss_by_compute")

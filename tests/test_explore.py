@@ -25,7 +25,7 @@ from isoloss.spec import compute
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
-from isoloss.store.tables import StudyResults
+from isoloss.store.tables import StudyResults, ThinnedCurves
 from tests.fake_studies import fake_study
 
 WORST = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
@@ -486,8 +486,10 @@ def test_poor_studies_give_words_and_no_errors(
 ) -> None:
     snapshot = take_snapshot(fake_study(tmp_path / "s", *STUDIES[which], curve))
     if which == "no finite loss":
-        evals = snapshot.results.thinned_evals().with_columns(val_loss=pl.lit(None, pl.Float64()))
-        monkeypatch.setattr(StudyResults, "thinned_evals", lambda self, statuses: evals)
+        evals = snapshot.curves.evals.with_columns(val_loss=pl.lit(None, pl.Float64()))
+        curves = ThinnedCurves(snapshot.curves.steps, evals)
+        monkeypatch.setattr(StudyResults, "thinned_curves", lambda self, statuses: curves)
+        del snapshot.__dict__["curves"]
     path = tmp_path / "index.html"
     section = render_section(runs_chapter(snapshot))
     path.write_text(render_page("poor", [section], data=data_of(snapshot)), encoding="utf-8")

@@ -62,7 +62,8 @@ def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def tables(folder: Path) -> list[pl.DataFrame]:
     found = load_study(folder)
-    return [found.summary(), found.thinned_steps(), found.thinned_evals()]
+    curves = found.thinned_curves()
+    return [found.summary(), curves.steps, curves.evals]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 16, 64, 65, 66, 100, 1000, 12345])
@@ -107,17 +108,16 @@ def test_only_rows_of_unfinished_runs_are_parsed(results: StudyResults, rows_rea
     running = run_id(results.configs[3])
     results.summary()
     assert rows_read == [running]
-    results.thinned_steps()
-    results.thinned_evals()
+    results.thinned_curves()
     assert rows_read == [running] * 3
 
 
 def test_curves_are_by_run_in_the_order_of_the_study(results: StudyResults) -> None:
-    curves = results.thinned_steps()
+    curves = results.thinned_curves().steps
     assert curves.columns == ["run_id", "step", "loss", "lr", "grad_norm", "seconds"]
     assert curves["run_id"].unique(maintain_order=True).to_list() == [run_id(config) for config in results.configs]
     run = run_id(results.configs[1])
-    evaluations = results.thinned_evals().filter(run_id=run).drop("run_id")
+    evaluations = results.thinned_curves().evals.filter(run_id=run).drop("run_id")
     exact = results.evals(run).drop("eval_time_s")
     assert 16 < len(evaluations) <= 64 < len(exact)
     assert evaluations.join(exact, on=["step", "train_loss", "val_loss"]).height == len(evaluations)

@@ -17,10 +17,10 @@ from isoloss.errors import StoreError
 from isoloss.report import pdf as pdf_module
 from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.method import method_chapter, references_chapter
-from isoloss.report.chart import NARROW, WIDE, Figure, inline, sized
+from isoloss.report.chart import MAX_MARKS, NARROW, WIDE, Figure, inline, sized, some, some_in_words
 from isoloss.report.latex import as_latex, escaped
 from isoloss.report.page import render_section
-from isoloss.report.paper import write_paper
+from isoloss.report.paper import MAX_ROWS, write_paper
 from isoloss.report.pdf import BROWSERS, print_page
 from isoloss.report.references import cited, references_in
 from isoloss.report.snapshot import take_snapshot
@@ -144,6 +144,27 @@ def test_a_long_table_breaks_and_a_wide_one_repeats_its_first_column() -> None:
     assert wide.count("{}term & ") == wide.count("{}a & ") == 4
     assert all(wide.count(f"{i}.0000") == 1 for i in range(10, 20))
     assert wide.count("\\caption") == 1
+
+
+def test_a_very_long_table_is_whole_in_its_csv_alone(tmp_path: Path) -> None:
+    table = table_of([f"level {i:04d}" for i in range(MAX_ROWS + 1)])
+    write_paper(tmp_path / "out", [Chapter("long", "Long", ["Many rows."], tables=[table])])
+    csv, md, tex = (
+        next((tmp_path / "out").rglob(f"levels.{kind}")).read_text("utf-8") for kind in ("csv", "md", "tex")
+    )
+    assert csv.count("level ") == MAX_ROWS + 1 and f"level {MAX_ROWS:04d}" in csv
+    for text in (md, tex):
+        assert f"level {MAX_ROWS - 1:04d}" in text and f"level {MAX_ROWS:04d}" not in text
+        assert "The first 1,000 of 1,001 rows; the CSV has all." in text
+    assert "The first" not in as_markdown(table_of(["one"]).first(MAX_ROWS))
+
+
+def test_of_many_rows_a_chart_draws_some_in_their_order() -> None:
+    rows = pl.DataFrame({"i": range(2000)})
+    drawn = some(rows)["i"]
+    assert len(drawn) == drawn.n_unique() == MAX_MARKS and drawn.is_sorted() and drawn.equals(some(rows)["i"])
+    assert drawn.mean() == pytest.approx(1000, abs=100) and str(MAX_MARKS) in some_in_words(rows)
+    assert some(rows[:MAX_MARKS]).equals(rows[:MAX_MARKS]) and some_in_words(rows[:MAX_MARKS]) == ""
 
 
 def test_markdown_is_text_alone() -> None:

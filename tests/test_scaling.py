@@ -74,6 +74,17 @@ def test_laws_in_one_variable_come_back_with_and_without_a_floor(form: Form, flo
     assert found == pytest.approx({scale: 50.0, exponent: 0.3, **({"E": 1.7} if floor else {})}, rel=1e-6)
 
 
+def test_a_large_table_is_searched_on_its_points_and_fitted_to_all_its_rows() -> None:
+    table = grid(5, 5, noise=0.02, replicates=60)  # 1,500 rows of 25 points
+    assert len(table) > solve_module.COARSE_ROWS
+    large = fitted(table)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solve_module, "COARSE_ROWS", len(table))
+        whole = fitted(table)
+    assert values(large) == pytest.approx(values(whole), rel=1e-6)
+    assert large.solution.value == pytest.approx(whole.solution.value, rel=1e-9)
+
+
 def test_derivatives_are_those_of_finite_differences() -> None:
     """Far from the minimum, where all residuals have one sign, and near it, where they have both."""
     table = grid(noise=0.01)

@@ -82,7 +82,9 @@ def test_a_study_becomes_a_directory_readable_without_isoloss(study: Callable[..
     kept = results.status(run.folder.name).measured
     assert kept and kept["best_val_loss"] == table["best_val_loss"][0]
     losses = [row["loss"] for row in read_rows(run.metrics)]
-    assert results.thinned_steps().filter(run_id=run.folder.name)["loss"].to_list() == pytest.approx(losses, rel=1e-5)
+    assert results.thinned_curves().steps.filter(run_id=run.folder.name)["loss"].to_list() == pytest.approx(
+        losses, rel=1e-5
+    )
     assert not {name for name in names if name.startswith("previous")}
     assert load_study(tmp_path / "out").summary().equals(table)
 

@@ -105,7 +105,7 @@ def test_no_cell_of_any_table_is_a_formula(study: StudyResults) -> None:
             value = read_record(status)
             write_record(status, {**value, "provenance": {**value["provenance"], "device": "=HYPERLINK(1)"}})
     assert read_status(hostile.paths.run(run_id(hostile.configs[0]))).provenance["device"] == "=HYPERLINK(1)"
-    table = write_summary(hostile)
+    table = hostile.summary()
     write_report(hostile)
     written = [*hostile.paths.folder.rglob("*.csv")]
     assert len(written) > 6
@@ -129,7 +129,7 @@ def test_text_that_would_run_is_marked_and_numbers_are_not(word: str) -> None:
 def test_a_summary_is_analysed_from_its_csv_as_from_its_study(
     study: StudyResults, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_summary(study)
+    write_summary(study.paths, study.summary())
     answers: list[str] = []
     done = pl.read_csv(study.paths.summary("csv")).filter(pl.col("status") == "done")
     table = study.paths.folder / "done.csv"

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -41,7 +41,17 @@ from isoloss.analysis.learning_rate import column_of_rates, rates_falling
 from isoloss.analysis.states import JUMP, state_of
 from isoloss.analysis.states import STATES as STATES
 from isoloss.analysis.states import State as State
-from isoloss.analysis.trend import LEAST, Points, RunNoise, Window, condense, judge_noise, rise_at_end, windows_of
+from isoloss.analysis.trend import (
+    LEAST,
+    Points,
+    RunNoise,
+    Window,
+    Windows,
+    condense,
+    judge_noise,
+    rise_at_end,
+    windows_of,
+)
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
@@ -98,7 +108,7 @@ class RunConvergence:
     rise: Estimate | None
     noise_sd: float | None
     to_target: TimeToTarget | None
-    windows: tuple[Window, ...]
+    windows: Sequence[Window]
     rate_falling: bool | None = None
 
 
@@ -222,7 +232,7 @@ def _run_convergence(
     gap: float | None,
     rate_falling: bool | None,
 ) -> RunConvergence:
-    windows = windows_of(points, noise) if noise else ()
+    windows = windows_of(points, noise) if noise else None
     rise = rise_at_end(points, noise) if noise else None
     improvement = windows[-1].improvement if windows else None
     state = state_of(points, noise, improvement, rise, tolerance, diverged=diverged)
@@ -237,24 +247,20 @@ def _run_convergence(
         final_loss=float(curve.loss_n[-1]),
         final_gap=gap,
         state=state,
-        plateau_step=_plateau_step(windows, tolerance) if state == "plateaued" else None,
+        plateau_step=_plateau_step(windows, tolerance) if windows and state == "plateaued" else None,
         improvement=improvement,
         rise=rise,
         noise_sd=noise.sd if noise else None,
         to_target=to_target,
-        windows=windows,
+        windows=windows or (),
         rate_falling=rate_falling,
     )
 
 
-def _plateau_step(windows: tuple[Window, ...], tolerance: float) -> float:
+def _plateau_step(windows: Windows, tolerance: float) -> float:
     """First step of the earliest window since which every window's improvement is below the tolerance."""
-    start = windows[-1].first_step
-    for window in reversed(windows):
-        if window.improvement.high is None or window.improvement.high >= tolerance:
-            break
-        start = window.first_step
-    return start
+    above = np.flatnonzero(windows.improvement_w + windows.half_w >= tolerance)
+    return float(windows.first_step_w[min(int(above[-1]) + 1, len(windows) - 1) if len(above) else 0])
 
 
 def _time_to(target: float, curve: Curve, rates: Rates) -> TimeToTarget:

@@ -22,8 +22,11 @@ Floats = NDArray[np.float64]
 Term = tuple[int, ...]
 """The factors of a main effect or an interaction, by position."""
 
-TOLERANCE = 1e-6
-"""A direction of the design below this share of its columns' length is rounding: one run in 100,000 makes 3e-3."""
+TOLERANCE, GRAM_TOLERANCE = 1e-6, 1e-9
+"""A direction of the design below this share of its columns' length is rounding; the other is one of squared lengths.
+
+One run in 100,000 makes a share of 3e-3.
+"""
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,15 @@ class TwoFactorFit:
     def by_block(self, term: Term) -> SumOfSquares:
         """How far a term's effect differs from block to block, beyond the model and additive blocks."""
         own_gxt = self.design_gxt[:, self.columns[term]]
-        each = [own_gxt * (self.block_g == block)[:, None] for block in range(int(self.block_g.max()) + 1)]
-        added = _directions(np.hstack(each), self.basis_gxr)
-        return SumOfSquares(float(((added.T @ self.observed_g) ** 2).sum()), added.shape[1])
+        left_g = self.observed_g - self.basis_gxr @ self.response_r
+        rows = [self.block_g == block for block in range(int(self.block_g.max()) + 1)]
+        own = [own_gxt[of_block] for of_block in rows]  # the z columns term × block, each zero outside its block
+        shared_zxr = np.vstack([each.T @ self.basis_gxr[of_block] for each, of_block in zip(own, rows, strict=True)])
+        gram_zxz = np.asarray(linalg.block_diag(*(each.T @ each for each in own))) - shared_zxr @ shared_zxr.T
+        left_z = np.concatenate([each.T @ left_g[of_block] for each, of_block in zip(own, rows, strict=True)])
+        squares, vectors = np.linalg.eigh(gram_zxz)
+        kept = squares > GRAM_TOLERANCE * float((own_gxt**2).sum(axis=0).max())
+        return SumOfSquares(float(((left_z @ vectors[:, kept]) ** 2 / squares[kept]).sum()), int(kept.sum()))
 
     def type_two(self, term: Term) -> SumOfSquares:
         """A term adjusted for every term that does not contain it (Type II; Yates 1934, Langsrud 2003)."""

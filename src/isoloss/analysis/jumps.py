@@ -69,15 +69,16 @@ def _candidates(y_j: Floats, least: float) -> Iterator[Jump]:
     n = len(y_j)
     if n < 4 or float(np.diff(y_j).max()) < least / 2:
         return
-    lowest_j = np.minimum.accumulate(y_j)
+    lowest_before_j, lowest_after_j = np.minimum.accumulate(y_j), np.minimum.accumulate(y_j[::-1])[::-1]
     for between in (0, 1):  # points between the two sides
-        for before in range(2, n - 1 - between):
-            after = before + between
-            base = float(y_j[before - 2 : before].max())
-            first, level = float(y_j[after]) - base, float(np.median(y_j[after:])) - base
-            kept = float(y_j[after:].min()) - base
-            at_once = first >= AT_ONCE * level and base - lowest_j[before - 1] <= BEFORE * first
-            if at_once and kept >= max(least, KEPT * level):
+        before_i = np.arange(2, n - 1 - between)
+        base_i = np.maximum(y_j[before_i - 2], y_j[before_i - 1])
+        first_i, kept_i = y_j[before_i + between] - base_i, lowest_after_j[before_i + between] - base_i
+        high_i = (kept_i >= least) & (base_i - lowest_before_j[before_i - 1] <= BEFORE * first_i)
+        for i in np.flatnonzero(high_i).tolist():
+            before, after = i + 2, i + 2 + between
+            level = float(np.median(y_j[after:])) - base_i[i]
+            if first_i[i] >= AT_ONCE * level and kept_i[i] >= KEPT * level:
                 yield Jump(before, after)
 
 

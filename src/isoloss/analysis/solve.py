@@ -27,10 +27,11 @@ START_FLOORS = (0.0, 0.3, 0.6, 0.8, 0.9, 0.97)
 """Floors to start from, as shares of the lowest loss."""
 POLISHED_STARTS = 32
 COARSE_ROWS = 1000
-"""Larger tables are searched on this many rows; the minimum is polished on all."""
+"""Larger tables are searched on the means of rows at one point, at most this many; the minimum is polished on all."""
 AGREEMENT = 1e-6
 """Polished starts agree when their objectives differ by less than this share."""
-TOLERANCE = 1e-14
+TOLERANCE, COARSE_TOLERANCE = 1e-14, 1e-9
+"""Of the minimum that is returned, and of those of the starts, which only have to be told from each other."""
 
 
 OBJECTIVES: dict[str, str] = {
@@ -102,7 +103,7 @@ def solve(law: Law, objective: Objective) -> Solution:
     candidates = _starts(coarse)
     values = [_value(coarse, first, theta_p) for theta_p in candidates]
     best_first: list[int] = np.argsort(values, kind="stable")[:POLISHED_STARTS].tolist()
-    polished = [polish(coarse, first, candidates[i]) for i in best_first]
+    polished = [polish(coarse, first, candidates[i], COARSE_TOLERANCE) for i in best_first]
     reached = [_value(coarse, first, theta_p) for theta_p in polished]
     lowest = min(reached)
     # Without noise every minimum is rounding error: there, agreement is judged on the scale of the best start.
@@ -122,7 +123,7 @@ def solve(law: Law, objective: Objective) -> Solution:
     )
 
 
-def polish(law: Law, objective: Objective, start_p: Floats) -> Floats:
+def polish(law: Law, objective: Objective, start_p: Floats, tolerance: float = TOLERANCE) -> Floats:
     """A local minimum from a start, by a trust region with analytic derivatives within the law's bounds."""
     low_p, high_p = law.bounds()
     within_p: Floats = np.clip(start_p, low_p + 1e-9, high_p - 1e-9)
@@ -141,9 +142,9 @@ def polish(law: Law, objective: Objective, start_p: Floats) -> Floats:
         bounds=(low_p, high_p),
         loss="linear" if objective.delta is None else "huber",
         x_scale="jac",
-        ftol=TOLERANCE,
-        xtol=TOLERANCE,
-        gtol=TOLERANCE,
+        ftol=tolerance,
+        xtol=tolerance,
+        gtol=tolerance,
         max_nfev=300,
     )
     return solved.x
@@ -177,12 +178,14 @@ def _value(law: Law, objective: Objective, theta_p: Floats) -> float:
 
 
 def _thinned(law: Law) -> Law:
-    """The law on evenly spaced rows of a large table, sorted by loss so that both ends are kept."""
-    n = len(law.y_n)
-    if n <= COARSE_ROWS:
+    """The law on the mean log losses of a large table's points, of these on some from the lowest to the highest."""
+    if len(law.y_n) <= COARSE_ROWS:
         return law
-    rows = np.argsort(law.y_n, kind="stable")[np.linspace(0, n - 1, COARSE_ROWS).astype(int)]
-    return replace(law, x_Kxn=law.x_Kxn[:, rows], y_n=law.y_n[rows])
+    x_Kxm, point_n, rows_m = np.unique(law.x_Kxn, axis=1, return_inverse=True, return_counts=True)
+    y_m = np.bincount(point_n, law.y_n) / rows_m
+    places = np.linspace(0, len(y_m) - 1, min(COARSE_ROWS, len(y_m))).astype(int)
+    points = np.argsort(y_m, kind="stable")[places]
+    return replace(law, x_Kxn=x_Kxm[:, points], y_n=y_m[points])
 
 
 def _starts(law: Law) -> Sequence[Floats]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,33 @@ class Window:
     improvement: Estimate
 
 
+@dataclass(frozen=True, eq=False)
+class Windows(Sequence[Window]):
+    """All w windows of a run in the order of their first step, each made when asked for: a table has many."""
+
+    first_step_w: Floats
+    last_step_w: Floats
+    improvement_w: Floats
+    half_w: Floats
+    """Half the width of each improvement's interval."""
+    evaluations_w: NDArray[np.int64]
+    method: str
+
+    def __len__(self) -> int:
+        return len(self.first_step_w)
+
+    @overload
+    def __getitem__(self, w: int) -> Window: ...
+    @overload
+    def __getitem__(self, w: slice) -> Sequence[Window]: ...
+    def __getitem__(self, w: int | slice) -> Window | Sequence[Window]:
+        if isinstance(w, slice):
+            return [self[i] for i in range(*w.indices(len(self)))]
+        value, half = float(self.improvement_w[w]), float(self.half_w[w])
+        improvement = Estimate(value, value - half, value + half, LEVEL, int(self.evaluations_w[w]), self.method)
+        return Window(float(self.first_step_w[w]), float(self.last_step_w[w]), improvement)
+
+
 def condense(step_n: Floats, loss_n: Floats) -> Points:
     """The points of a run's evaluations (ascending steps): groups of equal size, the first takes what is left over."""
     after_zero = int((step_n <= 0).sum())
@@ -116,11 +144,9 @@ def judge_noise(runs: Sequence[Points], jumps: Sequence[Jump | None] = ()) -> li
     ]
 
 
-def windows_of(points: Points, noise: RunNoise) -> tuple[Window, ...]:
+def windows_of(points: Points, noise: RunNoise) -> Windows:
     """The windows of a run, in the order of their first step; the last one ends with the run."""
     starts, ends = _window_places(points.x_j)
-    if not len(starts):
-        return ()
     x_j, y_j = points.x_j - points.x_j.mean(), points.y_j - points.y_j.mean()
     n_w = ends - starts + 1
     sum_x_w, sum_y_w, sum_xx_w, sum_xy_w = (_sums(each, starts, ends) for each in (x_j, y_j, x_j * x_j, x_j * y_j))
@@ -129,16 +155,8 @@ def windows_of(points: Points, noise: RunNoise) -> tuple[Window, ...]:
     half_w = float(special.stdtrit(noise.df, (1 + LEVEL) / 2)) * noise.sd / np.sqrt(spread_w)
     evaluations_w = _sums(points.count_j.astype(np.float64), starts, ends).astype(np.int64)
     method = f"least squares of loss on log2(step), {noise.source}"
-    return tuple(
-        Window(
-            float(points.first_step_j[start]),
-            float(points.last_step_j[end]),
-            Estimate(value, value - half, value + half, LEVEL, evaluations, method),
-        )
-        for start, end, value, half, evaluations in zip(
-            starts, ends, improvement_w.tolist(), half_w.tolist(), evaluations_w.tolist(), strict=True
-        )
-    )
+    steps = points.first_step_j[starts], points.last_step_j[ends]
+    return Windows(*steps, improvement_w, half_w, evaluations_w, method)
 
 
 def rise_at_end(points: Points, noise: RunNoise) -> Estimate | None:

@@ -192,10 +192,9 @@ def report(directory: Folder, /, *, pdf: Flag = False, json: Flag = False) -> in
     """
     from isoloss.report.pdf import print_page
     from isoloss.report.study_report import write_report
-    from isoloss.store.tables import load_study, write_summary
+    from isoloss.store.tables import load_study
 
     results = load_study(directory)
-    write_summary(results)
     written = write_report(results)
     printed = print_page(written.page) if pdf else None
     if json:

@@ -121,7 +121,8 @@ def run_study(
         if should_stop() and missing:  # without a summary, which `isoloss report` can write at any time
             raise Interrupted("stopped; everything so far is saved, the same command continues")
         try:
-            table = write_summary(results)
+            table = results.summary()
+            write_summary(paths, table)
         except StoreError:
             _check_space(paths, missing)  # a clearer message, if that is the reason
             raise

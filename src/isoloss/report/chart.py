@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import altair as alt
+import numpy as np
 import polars as pl
 import vl_convert
 from altair.utils import schemapi
@@ -36,6 +37,8 @@ SEQUENCE = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#
 VEGA_LITE_VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 PNG_DPI = 300
 PX_PER_INCH, PT_PER_PX = 96, 0.75  # of a browser; an inch has 72 points
+MAX_MARKS = 500
+"""Of runs or configurations in a chart: more hide each other, and take their time to draw."""
 ImageKind = Literal["pdf", "svg", "png"]
 
 CONFIG: dict[str, Any] = {
@@ -119,6 +122,18 @@ def sized(chart: Any, width: int, height: int) -> Any:
 def inline(table: pl.DataFrame) -> alt.InlineData:
     """Rows inside the specification, where Altair's limit on their number does not apply and no layer copies them."""
     return alt.InlineData(values=tuple(table.to_dicts()))
+
+
+def some(rows: pl.DataFrame, most: int = MAX_MARKS) -> pl.DataFrame:
+    """Rows drawn at random, always the same ones and in their order; all where they are no more than `most`."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.sort(np.random.default_rng(0).choice(len(rows), most, replace=False))]
+
+
+def some_in_words(rows: pl.DataFrame, most: int = MAX_MARKS) -> str:
+    """What a subtitle says of `some` rows; empty where they are all."""
+    return f" Drawn are {most:,} of them, taken at random." if len(rows) > most else ""
 
 
 def factor_colours(factors: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, str]]:

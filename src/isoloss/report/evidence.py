@@ -17,9 +17,11 @@ from isoloss.analysis.learning_rate import TAIL
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.snapshot import Snapshot
+from isoloss.spec.compute import evaluations as evaluations_of
 from isoloss.spec.compute import tokens_per_step, train_flops
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
+from isoloss.store.outcome import MAX_POINTS
 from isoloss.store.tables import StudyResults
 
 REACHED_BY = 0.75
@@ -36,7 +38,7 @@ TELLING_STEPS = 8
 
 def evidence(snapshot: Snapshot) -> Evidence:
     """The done runs of a study. Its curves are read when first asked for, and once."""
-    done = snapshot.done.drop("key", "configuration", "label", "reason")
+    done = snapshot.summary.filter(pl.col("status") == "done")
     factors = {factor: snapshot.study.factors[factor] for factor in snapshot.factors}
     return Evidence(done, factors, _convergence(snapshot), _spikes(snapshot))
 
@@ -76,7 +78,11 @@ def _convergence(snapshot: Snapshot) -> Callable[[float], Convergence]:
     def evaluations() -> pl.DataFrame:
         if snapshot.done.is_empty():
             raise ConfigError("no run is done")
-        return snapshot.results.curves(snapshot.done["run_id"])
+        done = snapshot.done["run_id"].to_list()
+        short = [run for run in done if evaluations_of(snapshot.configs[run]) <= MAX_POINTS]  # kept whole
+        long = snapshot.results.curves(sorted({*done}.difference(short)))
+        rows = pl.concat([snapshot.curves.evals.filter(pl.col("run_id").is_in(short)), long])
+        return pl.DataFrame({"run_id": done}).join(rows, on="run_id", maintain_order="left_right")
 
     @cache
     def convergence(tolerance: float) -> Convergence:

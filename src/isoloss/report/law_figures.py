@@ -31,6 +31,8 @@ from isoloss.report.chart import (
     rows_axis,
     sequence_colours,
     sized,
+    some,
+    some_in_words,
     spaced,
 )
 from isoloss.report.format import spelled_estimate
@@ -90,11 +92,11 @@ def _law(fit: Fit, runs: pl.DataFrame) -> Figure:
     title = f"{'At every number of tokens loss' if tokens else 'Loss'} falls{towards} as {exponent}."
     subtitle = (
         f"Dots: {fitted_runs(fit)}. Lines: the fitted law{', at one number of tokens each' if tokens else ''}. Bands: "
-        f"interval of the law, {interval_method(fit)}."
+        f"interval of the law, {interval_method(fit)}.{some_in_words(runs)}"
     )
     if tokens and len(tokens) < runs["D"].n_unique():
         subtitle += " Dots have the colour of the line nearest in tokens."
-    frame = _drawn({"run": runs, "law": curves})
+    frame = _drawn({"run": some(runs), "law": curves})
     return Figure("scaling_fit", title, subtitle, frame, partial(_draw_lines, fit, axis, frame))
 
 
@@ -163,7 +165,7 @@ def _draw_lines(fit: Fit, axis: str, frame: pl.DataFrame, width: int) -> alt.Lay
 
 def _contours(fit: Fit, best: Frontier, runs: pl.DataFrame, plane: Plane) -> Figure:
     parts = {
-        "run": runs, "equal loss": law_plane.contours(fit, plane, runs["loss"].to_list()),
+        "run": some(runs), "equal loss": law_plane.contours(fit, plane, runs["loss"].to_list()),
         "compute-optimal": law_plane.optimum_line(fit, plane), "equal compute": law_plane.equal_compute(plane),
     }  # fmt: skip
     frame = _drawn(parts)
@@ -173,8 +175,8 @@ def _contours(fit: Fit, best: Frontier, runs: pl.DataFrame, plane: Plane) -> Fig
     )
     subtitle = (
         f"Contours of equal loss by the law fitted to {fitted_runs(fit)}, dashed beyond them; dots: runs in the colour "
-        "of the loss observed, side by side at equal N and D. Grey: equal compute C = 6ND. Blue line and band: best N "
-        f"at each compute, {interval_method(fit)}."
+        f"of the loss observed, side by side at equal N and D.{some_in_words(runs)} Grey: equal compute C = 6ND. Blue "
+        f"line and band: best N at each compute, {interval_method(fit)}."
     )
     return Figure("isoloss_contours", title, subtitle, frame, partial(_draw_contours, fit, plane, frame))
 

@@ -24,6 +24,8 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(csv|md|tex|bib|pdf|svg|p
 METHOD = "method"
 """The chapter that the methods begin with."""
 TABLE_FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
+MAX_ROWS = 1000
+"""Of a table in Markdown and LaTeX: what is longer is not read."""
 
 
 def image_file(figure: Figure, width: int, kind: ImageKind) -> str:
@@ -79,7 +81,8 @@ def _words(chapters: Sequence[Chapter]) -> Iterator[tuple[str, bytes]]:
         yield data_file(figure), csv_text(figure.frame).encode()
     for chapter in chapters:
         for table, (kind, rendered) in product(chapter.tables, TABLE_FORMATS.items()):
-            yield table_file(table, kind), rendered(table).encode()
+            shown = table if kind == "csv" else table.first(MAX_ROWS)
+            yield table_file(table, kind), rendered(shown).encode()
     yield "figures.tex", "\n".join(map(_figure_in_latex, figures)).encode()
     ordered = sorted(chapters, key=lambda chapter: chapter.id != METHOD)
     methods = [(chapter.title, " ".join(chapter.details)) for chapter in ordered if chapter.details]

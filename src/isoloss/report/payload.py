@@ -44,8 +44,8 @@ def payload(snapshot: Snapshot, configurations: Table, runs: Table) -> str:
     configs = [snapshot.configs[run] for run in ids]
     points = min(MAX_POINTS, max(MIN_POINTS, ALL_POINTS // max(len(ids), 1)))
     sets = {
-        "evals": _curves(snapshot.results.thinned_evals(snapshot.statuses), ids, EVALS, points),
-        "steps": _curves(snapshot.results.thinned_steps(snapshot.statuses), ids, STEPS, points),
+        "evals": _curves(snapshot.curves.evals, ids, EVALS, points),
+        "steps": _curves(snapshot.curves.steps, ids, STEPS, points),
     }
     described = {
         "factors": _factors(snapshot, configurations.frame),

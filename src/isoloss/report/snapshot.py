@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
 from isoloss.store.run import RunStatus
-from isoloss.store.tables import StudyResults
+from isoloss.store.tables import StudyResults, ThinnedCurves
 from isoloss.wording import level
 
 DAMAGED_ROWS = "its files of rows do not hold what a run writes"
@@ -56,6 +57,16 @@ class Snapshot:
     def colours(self) -> dict[str, dict[str, str]]:
         """The colour of each level of each factor, by the level's word, the same in every chart."""
         return factor_colours({factor: self.study.factors[factor] for factor in self.factors})
+
+    @property
+    def summary(self) -> pl.DataFrame:
+        """The study's summary alone."""
+        return self.table.drop("key", "configuration", "label", "reason")
+
+    @cached_property
+    def curves(self) -> ThinnedCurves:
+        """The curves of all runs, for charts."""
+        return self.results.thinned_curves(self.statuses)
 
     @property
     def done(self) -> pl.DataFrame:
@@ -132,8 +143,6 @@ def _labelled(
         pl.Series("configuration", [cell or "all runs" for cell in cells]),
         pl.Series("label", with_seed),
         pl.Series("reason", [statuses[run].reason for run in summary["run_id"]], dtype=pl.String()),
-        # A run nobody evaluated yet leaves columns of nulls without a type, which cannot be sorted or averaged.
-        *(pl.col(name).cast(pl.Float64()) for name in summary.columns if summary.schema[name] == pl.Null()),
     )
 
 

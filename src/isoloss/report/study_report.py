@@ -25,7 +25,7 @@ from isoloss.report.page import Section, render_page, render_section
 from isoloss.report.paper import write_paper
 from isoloss.report.payload import payload
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.store.tables import StudyResults, load_study
+from isoloss.store.tables import StudyResults, load_study, write_summary
 from isoloss.wording import counted
 
 PAPER = "paper"
@@ -41,11 +41,12 @@ class Report:
 
 
 def write_report(results: StudyResults) -> Report:
-    """Write report/index.html and report/paper/ of a study, finished or not.
+    """Write summary.csv and .parquet, report/index.html and report/paper/ of a study, finished or not.
 
     Raises StoreError when the study cannot be read, a figure cannot be drawn, or the report cannot be written.
     """
     snapshot = take_snapshot(results)
+    write_summary(results.paths, snapshot.summary)
     findings = find(snapshot)
     chapters = study_chapters(snapshot, findings)
     page = results.paths.report

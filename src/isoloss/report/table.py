@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 from rich.console import Console
@@ -59,6 +59,16 @@ class Table:
     frame: pl.DataFrame
     columns: Sequence[Column]
     folded: bool = False
+
+    def first(self, rows: int) -> Table:
+        """At most so many of its rows; the title says when some are left out."""
+        title = " ".join(filter(None, (self.title, self.left_out(rows))))
+        return replace(self, title=title, frame=self.frame.head(rows))
+
+    def left_out(self, rows: int) -> str:
+        """A sentence for who sees only so many rows; empty where that is all."""
+        n = len(self.frame)
+        return f"The first {rows:,} of {n:,} rows; the CSV has all." if n > rows else ""
 
     def cells(self, rows: int | None = None) -> list[list[str]]:
         """The shown columns as words, one list a row; `rows` limits their number."""

@@ -51,6 +51,20 @@ NOTHING_MEASURED = measure([], [])
 
 
 @dataclass(frozen=True)
+class ThinnedCurves:
+    """The curves of many runs, at most 64 rows each; a shorter record is kept whole.
+
+    `steps` has run_id, step, loss, lr, grad_norm, seconds: the first and the last step of a run and more, closer
+    together at the beginning; `loss` and `grad_norm` are means over the steps a row stands for, `seconds` is the
+    training time before its step. `evals` has run_id, step, train_loss, val_loss: the first evaluation, the last, the
+    best and some between, exactly.
+    """
+
+    steps: pl.DataFrame
+    evals: pl.DataFrame
+
+
+@dataclass(frozen=True)
 class StudyResults:
     """A study directory, read."""
 
@@ -73,7 +87,8 @@ class StudyResults:
         `statuses` are what `statuses()` gave, where it was asked already: they are not verified again.
         """
         statuses = self.statuses() if statuses is None else statuses
-        return pl.DataFrame(list(map(self._summary_row, self.configs, statuses.values())), infer_schema_length=None)
+        table = pl.DataFrame(list(map(self._summary_row, self.configs, statuses.values())), infer_schema_length=None)
+        return table.cast({pl.Null: pl.Float64})  # a column that no run has measured yet can be sorted and averaged
 
     def metrics(self, run: str) -> pl.DataFrame:
         """The per-step record of one run."""
@@ -87,23 +102,16 @@ class StudyResults:
         """The losses of several runs: run_id, step, train_loss, val_loss, one row an evaluation."""
         return _curve_frame(THINNED_EVALS_SCHEMA, ((run, _columns(eval_rows(self.paths.run(run)))) for run in runs))
 
-    def thinned_steps(self, statuses: Mapping[str, RunStatus] | None = None) -> pl.DataFrame:
-        """The per-step records of all runs for charts: run_id, step, loss, lr, grad_norm, seconds.
+    def thinned_curves(self, statuses: Mapping[str, RunStatus] | None = None) -> ThinnedCurves:
+        """The curves of all runs for charts. Runs without rows, or damaged, have none. `statuses` as for `summary`.
 
-        At most 64 rows a run, its first and last step among them, closer together at the beginning; a shorter record
-        is kept whole. `loss` and `grad_norm` are means over the steps a row stands for, `seconds` is the training time
-        before its step. Runs without rows, or damaged, have none. `statuses` as for `summary`.
-
-            results.thinned_steps().join(results.summary().select("run_id", "n_embd"), on="run_id")
+        results.thinned_curves().steps.join(results.summary().select("run_id", "n_embd"), on="run_id")
         """
-        return _curve_frame(THINNED_STEPS_SCHEMA, ((run, steps) for run, (steps, _) in self._thinned(statuses)))
-
-    def thinned_evals(self, statuses: Mapping[str, RunStatus] | None = None) -> pl.DataFrame:
-        """The evaluations of all runs for charts: run_id, step, train_loss, val_loss.
-
-        All of a run that has up to 64, else 64 at most: the first, the last, the best and some between, exactly.
-        """
-        return _curve_frame(THINNED_EVALS_SCHEMA, ((run, evals) for run, (_, evals) in self._thinned(statuses)))
+        found = list(self._thinned(statuses))
+        return ThinnedCurves(
+            _curve_frame(THINNED_STEPS_SCHEMA, ((run, steps) for run, (steps, _) in found)),
+            _curve_frame(THINNED_EVALS_SCHEMA, ((run, evals) for run, (_, evals) in found)),
+        )
 
     def status(self, run: str) -> RunStatus:
         """Where one run stands."""
@@ -166,14 +174,12 @@ def load_study(folder: str | Path) -> StudyResults:
     return StudyResults(*open_study(folder))
 
 
-def write_summary(results: StudyResults) -> pl.DataFrame:
-    """Write summary.csv and summary.parquet and return the table. Raises StoreError."""
-    table = results.summary()
+def write_summary(paths: StudyPaths, table: pl.DataFrame) -> None:
+    """Write a study's summary as summary.csv and summary.parquet. Raises StoreError."""
     parquet = BytesIO()  # bytes first: polars' own writing hides what the file system answered
     table.write_parquet(parquet)
-    write_bytes(results.paths.summary("csv"), csv_text(table).encode())
-    write_bytes(results.paths.summary("parquet"), parquet.getvalue())
-    return table
+    write_bytes(paths.summary("csv"), csv_text(table).encode())
+    write_bytes(paths.summary("parquet"), parquet.getvalue())
 
 
 def ranked_runs(table: pl.DataFrame) -> pl.DataFrame:

@@ -17,6 +17,7 @@ from isoloss.report.chart import (
     GREY,
     INK,
     LIGHT,
+    MAX_MARKS,
     WARNING,
     Figure,
     colour_by,
@@ -24,6 +25,8 @@ from isoloss.report.chart import (
     log_axis,
     near_data,
     sized,
+    some,
+    some_in_words,
 )
 from isoloss.report.evidence import timed_programs
 from isoloss.report.references import cited
@@ -35,8 +38,8 @@ PARTS = {"train_time_s": "training", "eval_time_s": "evaluation", "checkpoint_ti
 PART_COLOURS = {"training": ACCENT, "evaluation": GREY, "checkpoints": LIGHT}
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "bias")
 """Settings that make a model's shape."""
-MAX_LEVELS, MAX_SHAPES, MAX_RUNS = 8, 12, 1000
-"""Up to so many levels have a colour, shapes a bar of wall time, runs a mark of their own."""
+MAX_LEVELS, MAX_SHAPES = 8, 12
+"""Up to so many levels have a colour, shapes a bar of wall time."""
 SLOW, MIN_LOST = 2.0, 0.01
 """A slow step takes more than so many times the median; the share of a run's time they must cost for a figure."""
 MAX_LOOKED_AT, MAX_STEPS = 20, 500
@@ -138,11 +141,12 @@ def _against_size(
             f"{'fell' if last < first else 'rose'} from {spell(first)} at {say.si(small)} parameters to {spell(last)}"
         )
         title = f"{unit[0].upper()}{unit[1:]} {went} at {say.si(large)}"
-    marks = [f"{key} · {label}: {spell(of)} {unit}" for key, label, of in speeds.select("key", "label", value).rows()]
-    frame = speeds.with_columns(mark=pl.Series(marks, dtype=pl.String()))
+    frame = some(speeds)
+    marks = [f"{key} · {label}: {spell(of)} {unit}" for key, label, of in frame.select("key", "label", value).rows()]
+    frame = frame.with_columns(mark=pl.Series(marks, dtype=pl.String()))
     colour: Any = alt.value(ACCENT)
     if factor:
-        frame = frame.with_columns(level=pl.Series([say.level(level) for level in speeds[factor]]))
+        frame = frame.with_columns(level=pl.Series([say.level(level) for level in frame[factor]]))
         colour = colour_by(
             "level",
             {word: colour for word, colour in snapshot.colours[factor].items() if word in set(frame["level"])},
@@ -162,7 +166,8 @@ def _against_size(
         return sized(alt.layer(lines, points), width, HEIGHT)
 
     n = f"n = {say.counted(int(speeds['n'].sum()), 'run')} of {say.counted(len(speeds), 'configuration')}"
-    subtitle = f"Mean of each configuration over its runs, with a line from the lowest to the highest; {n}."
+    drawn = f"Mean of each configuration over its runs, with a line from the lowest to the highest; {n}."
+    subtitle = f"{drawn}{some_in_words(speeds)}"
     return Figure("throughput" if log else "mfu", title, subtitle, frame, draw)
 
 
@@ -247,7 +252,7 @@ def _loss_figure(snapshot: Snapshot) -> Iterator[Figure]:
         return
     lowest = means.filter(pl.col("loss") < pl.col("loss").cum_min().shift().fill_null(float("inf")))
     points, each = snapshot.done.drop_nulls("best_val_loss").rename({"best_val_loss": "loss"}), "run"
-    if len(points) > MAX_RUNS:
+    if len(points) > MAX_MARKS:
         points, each = means, "configuration"
     (least, first), (most, last) = (lowest.select("train_flops", "loss").row(i) for i in (0, -1))
     end = f"{say.loss(last)} nats at {say.si(most)}FLOP"
@@ -256,7 +261,7 @@ def _loss_figure(snapshot: Snapshot) -> Iterator[Figure]:
         title = f"The lowest mean loss fell from {say.loss(first)} nats at {say.si(least)}FLOP of training to {end}"
     columns = ("key", "label", "train_flops", "loss")
     line = lowest.select(*columns, kind=pl.lit("lowest mean"))
-    frame = pl.concat([points.select(*columns, kind=pl.lit(each)), line])
+    frame = pl.concat([some(points).select(*columns, kind=pl.lit(each)), line])
     marks = [f"{key} · {label}: {say.loss(of)} nats, {say.si(flops)}FLOP" for key, label, flops, of, _ in frame.rows()]
     frame = frame.with_columns(mark=pl.Series(marks))
 
@@ -278,6 +283,7 @@ def _loss_figure(snapshot: Snapshot) -> Iterator[Figure]:
     subtitle = (
         f"Grey: each {each} that is done, n = {say.counted(len(points), each)}. Blue: configurations whose mean over "
         "seeds is lower than that of every one that cost less. FLOPs are those of training, without evaluation."
+        f"{some_in_words(points)}"
     )
     yield Figure("loss_by_compute", title, subtitle, frame, draw)
 

@@ -37,6 +37,8 @@ def evidence(
             "run_id": f"{i:04}",
             "seed": s,
             "device": "cpu",
+            "program": f"{i:04}",
+            "shuffled": True,
             **cell,
             "best_val_loss": 2 + effect(cell) + rng.normal(0, noise),
         }

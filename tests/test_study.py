@@ -134,7 +134,10 @@ def test_a_disk_too_small_is_refused_before_anything_trains(
 def test_stacked_and_lone_runs_agree(study: Callable[..., Study], tmp_path: Path) -> None:
     grid = study({"n_head": (1, 4), "max_iters": (7, 12), "dropout": (0.0, 0.3)})
     lone = results_of(train_here(grid, tmp_path / "lone"))
-    stacked = results_of(train_here(grid, tmp_path / "stacked", replace(OPTIONS, stack=8)))
+    together = train_here(grid, tmp_path / "stacked", replace(OPTIONS, stack=8))
+    stacked = results_of(together)
+    programs = [status.provenance["program"] for status in together.statuses().values()]
+    assert programs == programs[:1] * 8
     assert lone.keys() == stacked.keys()
     for run, rows in lone.items():
         for ours, theirs in zip(rows, stacked[run], strict=True):

@@ -24,10 +24,12 @@ from isoloss.analysis.effects import Effect, Effects, LevelDifference, analyse_e
 from isoloss.analysis.estimate import LEVEL, Estimate, holm, in_words, p_in_words
 from isoloss.analysis.laws import SUMMARY_COLUMNS
 from isoloss.analysis.plateau import plateaued_by
+from isoloss.analysis.programs import SHUFFLED, one_row_a_program
 from isoloss.analysis.scaling import fit_law, parameters_of
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.spec.hypotheses import (
+    TIMED,
     EffectStated,
     ExponentStated,
     Hypothesis,
@@ -75,8 +77,8 @@ class AdjustedP:
 class Evidence:
     """What claims are judged by: a row for each run that is done, and their curves.
 
-    `table` has the columns run_id, seed, device, every factor and the responses; `factors` has those with two levels or
-    more.
+    `table` has the columns run_id, seed, device, program, shuffled, every factor and the responses; `factors` has those
+    with two levels or more.
     """
 
     table: pl.DataFrame
@@ -152,21 +154,46 @@ def _unstated_p(effect: Effect, share: float) -> float | None:
 def _draft(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim:
     """The claim of a hypothesis, not yet adjusted for the number of tests."""
     try:
-        match hypothesis:
-            case EffectStated():
-                return _effect(hypothesis, evidence, family.unstated_share)
-            case RatioStated():
-                return _ratio(hypothesis, evidence, family)
-            case PlateauStated():
-                return _plateau(hypothesis, evidence, family)
-            case RangeStated():
-                return _range(hypothesis, evidence, family)
-            case SpikesStated():
-                return _spikes(hypothesis, evidence, family)
-            case ExponentStated():
-                return _exponent(hypothesis, evidence, family)
+        if isinstance(hypothesis, EffectStated | RatioStated | RangeStated) and hypothesis.response in TIMED:
+            return _timed(hypothesis, evidence, family)
+        return _judged(hypothesis, evidence, family)
     except ConfigError as error:  # too few runs, a missing column: the message says which
         return _unresolved(hypothesis, f"It cannot be judged: {error}.", evidence.run_ids)
+
+
+def _timed(stated: EffectStated | RatioStated | RangeStated, evidence: Evidence, family: Family) -> Claim:
+    """A claim about a time, from one observation a program; without interval where programs were not shuffled."""
+    programs, between = one_row_a_program(evidence.table, list(evidence.factors))
+    if not isinstance(stated, RangeStated) and stated.factor in evidence.factors and stated.factor not in between:
+        text = f"Runs of different {stated.factor} were trained together and share their times: they cannot tell."
+        return _unresolved(stated, text, evidence.run_ids)
+    factors = {factor: evidence.factors[factor] for factor in between}
+    draft = _judged(stated, replace(evidence, table=programs, factors=factors), family)
+    if programs[SHUFFLED].all():
+        return draft
+    estimate = draft.estimate and replace(draft.estimate, low=None, high=None)
+    value = f" The estimate is {estimate.value:.4g}, from {counted(estimate.n, 'program')}." if estimate else ""
+    text = (
+        "It has no interval: programs were not trained in shuffled order, so that times may differ with the hour as "
+        f"well as with the level.{value}"
+    )
+    return _unresolved(stated, text, draft.run_ids, estimate)
+
+
+def _judged(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim:
+    match hypothesis:
+        case EffectStated():
+            return _effect(hypothesis, evidence, family.unstated_share)
+        case RatioStated():
+            return _ratio(hypothesis, evidence, family)
+        case PlateauStated():
+            return _plateau(hypothesis, evidence, family)
+        case RangeStated():
+            return _range(hypothesis, evidence, family)
+        case SpikesStated():
+            return _spikes(hypothesis, evidence, family)
+        case ExponentStated():
+            return _exponent(hypothesis, evidence, family)
 
 
 def _effect(stated: EffectStated, evidence: Evidence, share: float) -> Claim:

@@ -30,6 +30,8 @@ class TrainingContext:
     compiled: bool = False
     stack: int = 1
     ranks: int = 1
+    shuffled: bool = False
+    """Whether stacks come in shuffled order."""
 
     def kernels(self, precision: Precision) -> Kernels:
         """The kernels for stacks of a precision."""

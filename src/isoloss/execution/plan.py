@@ -1,4 +1,4 @@
-"""What is left to train, packed into stacks, longest first."""
+"""What is left to train, packed into stacks: longest first, or in shuffled order where a study claims a time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from isoloss.files import sha256_bytes
 from isoloss.spec.compute import flops_per_token, tokens_per_step
 from isoloss.spec.config import RunConfig, shape_key
+from isoloss.spec.hypotheses import claims_time
 from isoloss.spec.identity import run_id
+from isoloss.spec.study import Study
 from isoloss.store.layout import RunPaths
 from isoloss.store.run import last_sidecar, verified_status
 from isoloss.store.tables import StudyResults
@@ -35,7 +38,11 @@ def is_missing(results: StudyResults, config: RunConfig) -> bool:
 
 
 def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | None = None) -> list[Stack]:
-    """Stacks of at most `width` runs that cover what is missing (of `among`), those with most FLOPs left first."""
+    """Stacks of at most `width` runs that cover what is missing (of `among`).
+
+    Those with most FLOPs left come first, which keeps all workers busy to the end. A study that claims a time has them
+    in an order by a hash of their ids instead, so that no level has its hour of the day: `is_shuffled`.
+    """
     configs = results.configs if among is None else among
     missing = {run_id(config): config for config in configs if is_missing(results, config)}
     points = {run: resume_point(results.paths.run(run)) for run in missing}
@@ -45,7 +52,18 @@ def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | 
             part = runs[first : first + width]
             stack = tuple(missing[run] for run in part)
             stacks.append((_flops_left(stack, min(points[run].step for run in part)), stack))
+    if is_shuffled(results.study):
+        return sorted((stack for _, stack in stacks), key=_shuffled)
     return [stack for _, stack in sorted(stacks, key=lambda item: -item[0])]
+
+
+def is_shuffled(study: Study) -> bool:
+    """Whether a study's stacks are trained in shuffled order."""
+    return claims_time(study.hypotheses)
+
+
+def _shuffled(stack: Stack) -> str:
+    return sha256_bytes(" ".join(map(run_id, stack)).encode())
 
 
 def resume_point(paths: RunPaths) -> Point:

@@ -20,7 +20,7 @@ from isoloss.errors import ConfigError, Interrupted, IsolossError, StoreError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.executor import Executor, Inline, Listener, NullListener
 from isoloss.execution.options import RunOptions
-from isoloss.execution.plan import is_missing, plan_stacks
+from isoloss.execution.plan import is_missing, is_shuffled, plan_stacks
 from isoloss.execution.processes import Processes
 from isoloss.execution.resuming import refuse_changed_numerics
 from isoloss.execution.reuse import dependency_levels, start_from_predecessors
@@ -89,7 +89,9 @@ def run_study(
     compiled = uses_compiled_kernels(options, results.configs, device, listener.say)
     width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
     executor = executor or _executor(options, study.size, device, ranks, listener.say)
-    context = TrainingContext(paths, tokens.folder, device, executor.threads, compiled, width, ranks.world)
+    context = TrainingContext(
+        paths, tokens.folder, device, executor.threads, compiled, width, ranks.world, is_shuffled(study)
+    )
     if ranks.rank:
         for level in dependency_levels(results.configs):
             if ranks.any(should_stop()):

@@ -21,7 +21,7 @@ from isoloss.files import locked, remove_temporary_files, writing
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
-from isoloss.store.records import CONTINUES, NUMERICS
+from isoloss.store.records import CONTINUES, NUMERICS, PROGRAM, SHUFFLED
 from isoloss.store.run import create_run, read_status, whole_status, write_status
 from isoloss.training import checkpoint
 from isoloss.training.device import describe, peak
@@ -199,6 +199,7 @@ def _train_group(attempt: _Attempt, starts: Sequence[StartingPoint], tokens: Tok
         return
     now = context.numerics(precision)
     layout = {"stack_width": len(starts), "ranks": ranks.world, "kernels": kernels.name}
+    layout |= {PROGRAM: run_id(starts[0].state.config), SHUFFLED: context.shuffled}
     measured = {"peak": asdict(peak(context.device, precision, context.threads))}
     provenance = {**describe(context.device).as_dict(), **layout, **measured}
     stacked_with = [run_id(start.state.config) for start in starts]

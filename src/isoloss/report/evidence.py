@@ -14,6 +14,7 @@ from isoloss.analysis.claims import Evidence
 from isoloss.analysis.convergence import Convergence, Rates, analyse_convergence
 from isoloss.analysis.curves import Floats, Spikes, pooled, spike_report
 from isoloss.analysis.learning_rate import TAIL
+from isoloss.analysis.programs import PROGRAM, SHUFFLED
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.snapshot import Snapshot
@@ -21,6 +22,7 @@ from isoloss.spec.compute import evaluations as evaluations_of
 from isoloss.spec.compute import tokens_per_step, train_flops
 from isoloss.spec.config import RunConfig
 from isoloss.spec.identity import run_id
+from isoloss.store import records
 from isoloss.store.outcome import MAX_POINTS
 from isoloss.store.tables import StudyResults
 
@@ -39,6 +41,13 @@ TELLING_STEPS = 8
 def evidence(snapshot: Snapshot) -> Evidence:
     """The done runs of a study. Its curves are read when first asked for, and once."""
     done = snapshot.summary.filter(pl.col("status") == "done")
+    recorded = [snapshot.statuses[run].provenance for run in done["run_id"]]
+    done = done.with_columns(
+        pl.Series(
+            PROGRAM, [str(of.get(records.PROGRAM, run)) for run, of in zip(done["run_id"], recorded, strict=True)]
+        ),
+        pl.Series(SHUFFLED, [of.get(records.SHUFFLED) is True for of in recorded]),
+    )
     factors = {factor: snapshot.study.factors[factor] for factor in snapshot.factors}
     return Evidence(done, factors, _convergence(snapshot), _spikes(snapshot))
 

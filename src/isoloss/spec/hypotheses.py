@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Annotated, Any, Literal, Self
 
@@ -39,6 +39,8 @@ RESPONSES = (
     "wall_time_s",
 )
 """What is measured of a run: the columns of summary.csv that a hypothesis may be about."""
+TIMED = RESPONSES[RESPONSES.index("median_step_time_s") :]
+"""Those that depend on the machine's time."""
 
 
 def _measured(name: str) -> str:
@@ -172,6 +174,11 @@ _KINDS: dict[str, type[Hypothesis]] = {
     "spikes": SpikesStated,
     "exponent": ExponentStated,
 }
+
+
+def claims_time(hypotheses: Iterable[Hypothesis]) -> bool:
+    """Whether a hypothesis is about a time: then runs are trained in shuffled order."""
+    return any(getattr(hypothesis, "response", None) in TIMED for hypothesis in hypotheses)
 
 
 def make_hypothesis(values: Mapping[str, Any], number: int) -> Hypothesis:

@@ -19,6 +19,9 @@ NUMERICS = "numerics"
 """Key, in a run's provenance and in a checkpoint's metadata, of the numerics so far, each with its first `step`."""
 CONTINUES = "continues"
 """Key, likewise, of the run whose end a run went on from."""
+PROGRAM, SHUFFLED = "program", "shuffled"
+"""Keys, in a run's provenance, of the first run trained together with it, and of whether the programs of its study ran
+in shuffled order."""
 State = Literal["pending", "running", "done", "failed", "diverged", "damaged"]
 """`damaged` is never written: it is what a reader finds."""
 

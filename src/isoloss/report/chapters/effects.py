@@ -18,10 +18,13 @@ from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.claims import estimate_columns
 from isoloss.report.effects_charts import effect_figures
 from isoloss.report.effects_words import EffectsView, dependence, edge, effects_view, error_in_words, leading, moved
+from isoloss.report.optimum_words import optima_in_words, optima_table
 from isoloss.report.references import cited
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, level, listed
 
+WHOLE_TERM = "any (F test)"
+"""What a row of the table is of that holds the test of all contrasts of a term."""
 MAX_FOLLOWING = 3
 """Further factors that the answer names with their sizes."""
 
@@ -50,6 +53,7 @@ def effects_chapter(
     if effects.error is None and not constant:
         answer += blocking
     tables = [_effects_table(view), _levels_table(view, runs)] if effects.effects else []
+    tables += [optima_table(effects.optima)] if effects.optima else []
     tables += [_pairs_table(view, pairs)] if pairs else []
     return Chapter(
         "effects", title, answer, list(effect_figures(view, replicates)), tables, details=list(_details(view))
@@ -73,7 +77,8 @@ def _answer(view: EffectsView) -> Iterator[str]:
     for effect in clear[:1]:
         if (beyond := edge(view, effect.term)) is not None:
             lead += f" The best {effect.term} lies at the edge of the levels that were tried: try beyond {beyond}."
-    yield lead
+    told = [found for found in view.effects.optima if not found.edge and view.counts(found.factor)]
+    yield " ".join([lead, *optima_in_words(told)])
     rest = [f"{effect.term}: {moved(view, effect)}" for effect in clear[1 : 1 + MAX_FOLLOWING]]
     said = [f"Then {'; '.join(rest)}."] if rest else []
     if len(clear) > 1 + MAX_FOLLOWING:
@@ -143,7 +148,7 @@ def _details(view: EffectsView) -> Iterator[str]:
 
 
 def _effects_table(view: EffectsView) -> Table:
-    """Every contrast; what is said of a term as a whole stands in the row of its first."""
+    """Every contrast; a term of several has a row of its own for the test of them all."""
     rows: list[dict[str, Any]] = []
     for effect in view.effects.effects:
         p = view.adjusted.get(effect.term)
@@ -156,15 +161,16 @@ def _effects_table(view: EffectsView) -> Table:
             "partial_eta_squared": effect.partial_eta_squared,
             "detectable": effect.detectable,
         }
-        rows.append({"term": effect.term, "contrast": effect.contrast, **estimate_columns(effect.estimate), **test})
-        others = [(other.contrast, other.estimate) for other in effect.others]
+        contrasts = [(effect.contrast, effect.estimate), *((other.contrast, other.estimate) for other in effect.others)]
         if effect.range is not None and effect.df > 1:
-            others.append(
-                (f"{level(effect.range.highest)} − {level(effect.range.lowest)}, largest", effect.range.estimate)
-            )
+            largest = f"{level(effect.range.highest)} − {level(effect.range.lowest)}, largest"
+            contrasts.append((largest, effect.range.estimate))
+        if len(contrasts) > 1:
+            rows.append({"term": effect.term, "contrast": WHOLE_TERM, **estimate_columns(None), **test})
+            test = dict.fromkeys(test)
         rows += [
-            {"term": effect.term, "contrast": contrast, **estimate_columns(estimate), **dict.fromkeys(test)}
-            for contrast, estimate in others
+            {"term": effect.term, "contrast": contrast, **estimate_columns(estimate), **test}
+            for contrast, estimate in contrasts
         ]
     size = "difference" if view.response.unit == "nats" else "number"
     columns = [

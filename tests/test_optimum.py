@@ -114,7 +114,7 @@ def test_the_scale_follows_the_spacing() -> None:
 @pytest.mark.parametrize("steep", [1.0, 3.0])
 def test_intervals_cover_also_where_one_side_is_steeper(steep: float) -> None:
     """At least 92% less three standard errors of 150 sweeps, for a minimum between levels."""
-    generator, x_l = np.random.default_rng(4), np.arange(7) * 1.6
+    generator, x_l = np.random.default_rng(4), np.linspace(0, 9.6, 7)
     truth, covered, widths = 5.3, 0, []
     mean_l = 0.01 * (x_l - truth) ** 2 * np.where(x_l > truth, steep, 1)
     for _ in range(150):
@@ -152,3 +152,22 @@ def test_json_and_chapter_hold_optima_and_the_test_of_a_term_has_its_own_row() -
     assert rows[0]["contrast"] == "any (F test)" and rows[0]["value"] is None and rows[0]["F"] > 100
     assert all(row["F"] is None and row["value"] is not None for row in rows[1:])
     assert "best level" in chapter_as_text(chapter)
+
+
+@pytest.mark.parametrize(("slope", "seeds"), [(0.0, 3), (-0.5, 3), (-0.5, 1)])
+def test_a_moving_optimum_is_told_in_doublings_per_doubling(slope: float, seeds: int) -> None:
+    def loss(cell: dict[str, Any]) -> float:
+        return bowl(3e-3 * (cell["width"] / 128) ** slope)(cell) - 0.1 * float(np.log2(cell["width"]))
+
+    table = swept(loss, {"lr": RATES, "width": (64, 128, 256)}, seeds)
+    effects = analyse_effects(table, "loss", ["lr", "width"], "seed" if seeds > 1 else None)
+    lr, width = effects.shifts
+    assert (lr.factor, lr.moved_by, lr.unit) == ("lr", "width", "doublings per doubling") and lr.p is not None
+    assert lr.estimate is not None and lr.estimate.low is not None and lr.estimate.high is not None
+    assert lr.estimate.low < slope < lr.estimate.high and lr.estimate.high - lr.estimate.low < 0.25
+    assert (lr.p < 0.05) == (slope != 0)
+    assert width.estimate is None and [each.code for each in width.cautions] == ["optimum_not_bracketed"]
+    said = " ".join(effects_chapter(effects, table).answer)
+    assert ("The best lr moves with width by −0." if slope else "The best lr was not shown to move with width") in said
+    assert any(each.at for each in effects.optima) == (slope != 0)
+    assert json.loads(effects_as_json(effects))["shifts"][0]["unit"] == "doublings per doubling"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isoloss.analysis.error_term import ErrorTerm, FitWithError
 from isoloss.analysis.estimate import LEVEL
@@ -18,6 +19,13 @@ from isoloss.diagnostic import Diagnostic
 
 Level = float | str | bool
 _HIGH_IS_GOOD = re.compile(r"acc(uracy)?(\b|_)|tokens_per_s|throughput|mfu|score|reward|bleu|_per_s(econd)?$|\bf1\b")
+
+
+@dataclass(frozen=True)
+class LevelMeans(Means):
+    """Means with the positions of their levels."""
+
+    levels: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -67,18 +75,15 @@ def optimum(
 ) -> Optimum | None:
     """The optimum of one numeric factor, over all runs or at a level of another; None with fewer than three means."""
     runs, factor = fitted.runs, fitted.runs.factors[position]
-    places, mean_l, covariance_lxl = fitted.fit.level_means(position, at)
-    if len(places) < 3:
+    means = sought_means(fitted, position, at)
+    if means is None:
         return None
-    levels = np.asarray(factor.levels, dtype=np.float64)[places]
-    log = on_log_scale(levels)
-    x_l = np.log(levels) if log else levels
-    sought = "highest" if _HIGH_IS_GOOD.search(runs.response.lower()) else "lowest"
-    mean_l = -mean_l if sought == "highest" else mean_l
-    error = _error(fitted, position, at)
+    log = on_log_scale(np.asarray(factor.levels, dtype=np.float64))
+    levels = np.asarray(factor.levels, dtype=np.float64)[means.levels]
+    error = fitted.error_of((position,)) if at is None else level_error(fitted, position, at[0])
     noise = Noise(error.sd**2, error.df) if error is not None else None
-    found = valley(Means(x_l, mean_l, covariance_lxl), noise, interval)
-    best = int(np.argmin(mean_l))
+    found = valley(means, noise, interval)
+    best = int(np.argmin(means.mean_l))
     here = np.ones(runs.n_cells, dtype=bool) if at is None else runs.cells_cxf[:, at[0]] == at[1]
     place, low, high = (
         None if end is None else float(math.exp(end) if log else end) for end in (found.place, found.low, found.high)
@@ -91,14 +96,33 @@ def optimum(
         low=low,
         high=high,
         best_level=float(levels[best]),
-        indistinguishable=tuple(levels[_may_be_best(mean_l, covariance_lxl, found.noise)].tolist()),
+        indistinguishable=tuple(levels[_may_be_best(means, found.noise)].tolist()),
         edge=best in (0, len(levels) - 1),
         response=runs.response,
         method=f"{found.method}, of {'log ' if log else ''}{factor.name}"
         + (f"; noise of {error.source} on {error.df:.4g} df" if error else ""),
         n=int(runs.counts_cxb[here].sum()),
-        sought=sought,
+        sought=sought(runs.response),
     )
+
+
+def sought_means(fitted: FitWithError, position: int, at: tuple[int, int] | None = None) -> LevelMeans | None:
+    """Least-squares means of a factor's levels, lower being better; None where fewer than three are determined.
+
+    With `at`, another factor and a level of it, those at that level. The scale is that of `on_log_scale`.
+    """
+    levels, mean_l, covariance_lxl = fitted.fit.level_means(position, at)
+    if len(levels) < 3:
+        return None
+    every = np.asarray(fitted.runs.factors[position].levels, dtype=np.float64)
+    x_l = np.log(every[levels]) if on_log_scale(every) else every[levels]
+    sign = -1.0 if sought(fitted.runs.response) == "highest" else 1.0
+    return LevelMeans(x_l, sign * mean_l, covariance_lxl, levels)
+
+
+def sought(response: str) -> Literal["lowest", "highest"]:
+    """Which way a response is better, as far as its name tells; a loss is best where it is lowest."""
+    return "highest" if _HIGH_IS_GOOD.search(response.lower()) else "lowest"
 
 
 def on_log_scale(levels: Floats) -> bool:
@@ -119,31 +143,31 @@ def best_at_edge(found: Optimum) -> Diagnostic:
     return Diagnostic("best_at_edge", "limits", text, f"Try levels of {found.factor} beyond {found.best_level:g}.")
 
 
-def _error(fitted: FitWithError, position: int, at: tuple[int, int] | None) -> ErrorTerm | None:
-    """What the means of a factor are held against; at a level of another, pooled with how both differ by block.
+def level_error(fitted: FitWithError, position: int, other: int) -> ErrorTerm | None:
+    """What the means of a factor at one level of another are held against.
 
-    Within a level of another factor, a mean differs between blocks by block × factor and by block × both.
+    Where there are blocks they differ between them by block × factor and block × both, which are pooled.
     """
     own = fitted.error_of((position,))
-    term = tuple(sorted((position, at[0]))) if at is not None else ()
-    if at is None or own is None or (position,) not in fitted.by_block:
+    if own is None or (position,) not in fitted.by_block:
         return own
-    both = fitted.between[term]
+    both = fitted.between[min(position, other), max(position, other)]
     together = SumOfSquares(own.sd**2 * own.df + both.value, round(own.df) + both.df)
     return ErrorTerm(
         math.sqrt(together.value / together.df),
         together.df,
-        f"{fitted.runs.block} × {fitted.runs.name((position,))} within levels of {fitted.runs.factors[at[0]].name}",
+        f"{fitted.runs.block} × {fitted.runs.name((position,))} within levels of {fitted.runs.factors[other].name}",
         screening=False,
     )
 
 
-def _may_be_best(mean_l: Floats, covariance_lxl: Floats, noise: Noise | None) -> list[int]:
+def _may_be_best(means: Means, noise: Noise | None) -> list[int]:
     """Levels other than the best whose mean is above it by no more than chance explains (subset selection, Gupta 1956).
 
     One-sided t at 5% over all comparisons (Bonferroni), so that the truly best level is among these or the best with
     95% probability.
     """
+    mean_l, covariance_lxl = means.mean_l, means.covariance_lxl
     best, others = int(np.argmin(mean_l)), len(mean_l) - 1
     if noise is None:
         return [level for level in range(len(mean_l)) if level != best]

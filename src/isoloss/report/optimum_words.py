@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import polars as pl
 
+from isoloss.analysis.estimate import LEVEL
 from isoloss.analysis.optimum import Optimum, best_at_edge
+from isoloss.analysis.optimum_shift import OptimumShift
+from isoloss.report.chapters.claims import estimate_columns
 from isoloss.report.response import response_of
 from isoloss.report.table import Column, Table
 from isoloss.wording import level, listed, number
@@ -41,6 +44,44 @@ def interval_in_words(found: Optimum) -> str:
     if low is None and high is None:
         return "no interval"
     return f"95% interval from {low} on" if low is not None else f"95% interval up to {high}"
+
+
+def shift_in_words(found: OptimumShift) -> str:
+    """'The best lr moves with width by −0.49 doublings per doubling (95% interval −0.55 to −0.43)'."""
+    assert found.estimate is not None
+    low, high = found.estimate.low, found.estimate.high
+    size = f"{number(found.estimate.value, '.2g')} {found.unit}"
+    if low is not None and high is not None:
+        size += f" (95% interval {number(low, '.2g')} to {number(high, '.2g')})"
+    if found.p is not None and found.p < 1 - LEVEL:
+        return f"The best {found.factor} moves with {found.moved_by} by {size}."
+    return f"The best {found.factor} was not shown to move with {found.moved_by}: {size}."
+
+
+def shifts_table(shifts: Sequence[OptimumShift]) -> Table:
+    """A row for each pair of a factor with an optimum and one that may move it; what gives none says why."""
+    rows = [
+        {
+            "factor": found.factor,
+            "moved_by": found.moved_by,
+            **estimate_columns(found.estimate),
+            "unit": found.unit,
+            "p": found.p,
+            "remarks": " ".join(caution.text for caution in found.cautions),
+        }
+        for found in shifts
+    ]
+    columns = [
+        Column("factor", "best", width=24),
+        Column("moved_by", "moves with", width=24),
+        Column("value", "by", "number", interval=("low", "high")),
+        Column("unit", "unit", width=24),
+        Column("n", "runs", "count"),
+        Column("p", "p", "probability"),
+        Column("remarks", "remarks", width=40),
+    ]
+    title = "Whether the best value of one factor moves with another; 95% intervals, no p adjusted."
+    return Table("optimum_shifts", title, pl.DataFrame(rows, infer_schema_length=None), columns)
 
 
 def optima_table(optima: Sequence[Optimum]) -> Table:

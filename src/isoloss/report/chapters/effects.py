@@ -18,13 +18,15 @@ from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.claims import estimate_columns
 from isoloss.report.effects_charts import effect_figures
 from isoloss.report.effects_words import EffectsView, dependence, edge, effects_view, error_in_words, leading, moved
-from isoloss.report.optimum_words import optima_in_words, optima_table
+from isoloss.report.optimum_words import optima_in_words, optima_table, shift_in_words, shifts_table
 from isoloss.report.references import cited
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, level, listed
 
 WHOLE_TERM = "any (F test)"
 """What a row of the table is of that holds the test of all contrasts of a term."""
+MAX_SHIFTS = 2
+"""Moving optima that the answer names."""
 MAX_FOLLOWING = 3
 """Further factors that the answer names with their sizes."""
 
@@ -54,6 +56,7 @@ def effects_chapter(
         answer += blocking
     tables = [_effects_table(view), _levels_table(view, runs)] if effects.effects else []
     tables += [optima_table(effects.optima)] if effects.optima else []
+    tables += [shifts_table(effects.shifts)] if effects.shifts else []
     tables += [_pairs_table(view, pairs)] if pairs else []
     return Chapter(
         "effects", title, answer, list(effect_figures(view, replicates)), tables, details=list(_details(view))
@@ -93,9 +96,19 @@ def _answer(view: EffectsView) -> Iterator[str]:
         first, *others = found
         strong, weak = sorted(first.factors, key=view.factors.index)
         also = f" So do the effects of {listed(effect.term for effect in others)}." if others else ""
-        yield f"The effect of {strong} depends on {weak}: {dependence(view, first.factors)}.{also}"
+        yield " ".join(
+            [f"The effect of {strong} depends on {weak}: {dependence(view, first.factors)}.{also}", *_moves(view)]
+        )
     elif any(len(effect.factors) == 2 and effect.p is not None for effect in view.effects.effects):
-        yield "No effect was shown to depend on another factor."
+        yield " ".join(["No effect was shown to depend on another factor.", *_moves(view)])
+    else:
+        yield from _moves(view)
+
+
+def _moves(view: EffectsView) -> Iterator[str]:
+    """Whether optima move with other factors, the clearest first."""
+    told = [each for each in view.effects.shifts if each.estimate is not None and view.counts(each.factor)]
+    yield from map(shift_in_words, sorted(told, key=lambda each: 1.0 if each.p is None else each.p)[:MAX_SHIFTS])
 
 
 def _not_shown(view: EffectsView, unclear: Sequence[Any]) -> str:

@@ -14,10 +14,10 @@ from isoloss.analysis.error_term import FitWithError
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import Floats, t_quantile, t_two_sided
 from isoloss.analysis.optimum import level_error, on_log_scale, sought_means
-from isoloss.analysis.valley import CurveFit, Means, Noise, fit_curves
+from isoloss.analysis.valley import CurveFit, Means, Noise, fit_curves, least_between
 from isoloss.diagnostic import Diagnostic
 
-SHIFTS, PLACES = 81, 97
+SHIFTS, PLACES = 41, 65
 """Shifts, and places of the mean optimum, at which a search starts."""
 
 
@@ -54,12 +54,7 @@ class _Valleys:
         """What the curves miss at least with their minima on a line of this slope."""
         place_a = np.linspace(self.low, self.high, PLACES)
         total_a = np.sum([f(place_a + shift * z) for f, z in zip(self.misfits, self.z_k, strict=True)], axis=0)
-        a = int(np.argmin(total_a))
-        if not 0 < a < PLACES - 1 or not np.isfinite(total_a[a - 1 : a + 2]).all():
-            return float(total_a[a])
-        before, here, after = (float(each) for each in total_a[a - 1 : a + 2])
-        bend = before - 2 * here + after
-        return here - (after - before) ** 2 / (8 * bend) if bend > 0 else here
+        return least_between(total_a)
 
 
 @dataclass(frozen=True)
@@ -186,7 +181,7 @@ def _slope(valleys: _Valleys, interval: float) -> _Slope:
         if not 0 <= k < SHIFTS:
             return None
         outside = shift_s[k]
-        for _ in range(50):  # bisection, as misfits may be infinite
+        for _ in range(30):  # bisection, as misfits may be infinite
             middle = (inside + outside) / 2
             inside, outside = (middle, outside) if valleys.misfit(middle) <= limit else (inside, middle)
         return inside

@@ -183,13 +183,13 @@ def _fit(means: Means, noise: Noise | None, curve: Curve) -> CurveFit:
     best, start, stop = int(np.argmin(means.mean_l)), 0, len(means.x_l)
     while noise is None and stop - start > MAX_WINDOW:
         start, stop = _shorter(means, best, start, stop)
-    while True:
-        fit = _fit_in(means.part(start, stop), curve, noise)
-        if noise is None or fit.spare <= MIN_WINDOW - PARAMETERS:
-            return fit
-        if f_upper(fit.least / fit.spare / noise.variance, fit.spare, noise.df) >= FITS:
-            return fit
+    while noise is not None and (spare := stop - start - PARAMETERS) > MIN_WINDOW - PARAMETERS:
+        part = means.part(start, stop)
+        least = least_between(_misfits(part, curve, _places(part.x_l))[0])
+        if f_upper(max(least, 0.0) / spare / noise.variance, spare, noise.df) >= FITS:
+            break
         start, stop = _shorter(means, best, start, stop)
+    return _fit_in(means.part(start, stop), curve, noise)
 
 
 def _shorter(means: Means, best: int, start: int, stop: int) -> tuple[int, int]:
@@ -216,6 +216,19 @@ def _fit_in(means: Means, curve: Curve, noise: Noise | None) -> CurveFit:
     if noise is not None:
         return CurveFit(curve, means, place_p, misfit_p, place, least, max(noise.variance, missed), noise.df)
     return CurveFit(curve, means, place_p, misfit_p, place, least, missed if spare > 0 else None, spare)
+
+
+def least_between(misfit_p: Floats) -> float:
+    """The least of a smooth function tried at even steps: the vertex of the parabola through its three lowest values.
+
+    Of a function that is lowest at its first or last finite value, that value.
+    """
+    p = int(np.argmin(misfit_p))
+    if not 0 < p < len(misfit_p) - 1 or not np.isfinite(misfit_p[p - 1 : p + 2]).all():
+        return float(misfit_p[p])
+    before, here, after = (float(each) for each in misfit_p[p - 1 : p + 2])
+    bend = before - 2 * here + after
+    return here - (after - before) ** 2 / (8 * bend) if bend > 0 else here
 
 
 def _places(x_l: Floats) -> Floats:

@@ -35,7 +35,7 @@ CLEARLY = 2.0
 """Standard errors by which another curve has to fit better than the cubic to give the value."""
 STEEPER = 4.0
 """Curvature of one side over that of the other that the interval from three levels allows for."""
-TAIL = 0.8
+TAIL = 0.6
 """Of t, on either side, over 1 − level, for each curve; 0.5 would be usual. Measured for the interval of both."""
 
 Curve = Callable[[Floats], Floats]

@@ -40,9 +40,9 @@ class OptimumShift:
 
 @dataclass(frozen=True)
 class _Valleys:
-    """One kind of curve at each of k levels of the other factor, at `z_k` about their mean: what it misses by place."""
+    """One kind of curve at each of l levels of the other factor, at `z_l` about their mean: what it misses by place."""
 
-    z_k: Floats
+    z_l: Floats
     misfits: tuple[Callable[[Floats], Floats], ...]
     low: float
     high: float
@@ -52,9 +52,9 @@ class _Valleys:
 
     def misfit(self, shift: float) -> float:
         """What the curves miss at least with their minima on a line of this slope."""
-        place_a = np.linspace(self.low, self.high, PLACES)
-        total_a = np.sum([f(place_a + shift * z) for f, z in zip(self.misfits, self.z_k, strict=True)], axis=0)
-        return least_between(total_a)
+        place_p = np.linspace(self.low, self.high, PLACES)
+        total_p = np.sum([f(place_p + shift * z) for f, z in zip(self.misfits, self.z_l, strict=True)], axis=0)
+        return least_between(total_p)
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def optimum_shift(fitted: FitWithError, position: int, other: int, interval: flo
     error = level_error(fitted, position, other)
     noise = Noise(error.sd**2, error.df) if error is not None else None
     n = int(runs.counts_cxb[np.isin(runs.cells_cxf[:, other], [level for level, _ in told])].sum())
-    z_k, means = z_l[[level for level, _ in told]], [each for _, each in told]
-    found = [_slope(each, interval) for each in _valleys(z_k, means, noise)]
+    told_l, means = z_l[[level for level, _ in told]], [each for _, each in told]
+    found = [_slope(each, interval) for each in _valleys(told_l, means, noise)]
     source = f"noise of {error.source} on {error.df:.4g} df" if error else "noise is what they miss"
     method = f"minima of cubics and of two-sided parabolas on a line, profile of its slope; {source}"
     estimate = _together(found, math.log(2) if x_log else 1.0, interval, n, method)
@@ -134,13 +134,13 @@ def _inside(means: Means) -> bool:
     return len(means.x_l) > 2 and 0 < int(np.argmin(means.mean_l)) < len(means.x_l) - 1
 
 
-def _valleys(z_k: Floats, means: Sequence[Means], noise: Noise | None) -> Iterator[_Valleys]:
+def _valleys(z_l: Floats, means: Sequence[Means], noise: Noise | None) -> Iterator[_Valleys]:
     """The curves at every level of the other factor, one kind after the other."""
     by_level = [fit_curves(each, noise) for each in means]
     for kind in range(min(map(len, by_level))):
         fits = [each[kind] for each in by_level]
         yield _Valleys(
-            z_k - z_k.mean(),
+            z_l - z_l.mean(),
             tuple(_misfit(fit) for fit in fits),
             min(float(fit.place_p[0]) for fit in fits),
             max(float(fit.place_p[-1]) for fit in fits),
@@ -153,20 +153,20 @@ def _misfit(fit: CurveFit) -> Callable[[Floats], Floats]:
     """What a curve misses by the place of its minimum; no number outside of its window."""
     spline = interpolate.CubicSpline(fit.place_p, fit.misfit_p, extrapolate=False)
 
-    def missed(place_a: Floats) -> Floats:
-        return np.nan_to_num(np.asarray(spline(place_a), dtype=np.float64), nan=np.inf)
+    def missed(place_p: Floats) -> Floats:
+        return np.nan_to_num(np.asarray(spline(place_p), dtype=np.float64), nan=np.inf)
 
     return missed
 
 
 def _slope(valleys: _Valleys, interval: float) -> _Slope:
-    reach = 2 * (valleys.high - valleys.low) / float(np.ptp(valleys.z_k))
-    shift_s: list[float] = np.linspace(-reach, reach, SHIFTS).tolist()
-    misfit_s = [valleys.misfit(shift) for shift in shift_s]
-    s = int(np.argmin(misfit_s))
-    around = shift_s[max(s - 1, 0)], shift_s[min(s + 1, SHIFTS - 1)]
+    reach = 2 * (valleys.high - valleys.low) / float(np.ptp(valleys.z_l))
+    shift_p: list[float] = np.linspace(-reach, reach, SHIFTS).tolist()
+    misfit_p = [valleys.misfit(shift) for shift in shift_p]
+    s = int(np.argmin(misfit_p))
+    around = shift_p[max(s - 1, 0)], shift_p[min(s + 1, SHIFTS - 1)]
     refined = optimize.minimize_scalar(valleys.misfit, bounds=around, method="bounded")
-    least, value = min((float(refined.fun), float(refined.x)), (misfit_s[s], shift_s[s]))
+    least, value = min((float(refined.fun), float(refined.x)), (misfit_p[s], shift_p[s]))
     missed = max(least, 0.0) / valleys.spare if valleys.spare > 0 else 0.0
     if valleys.noise is None and missed == 0.0:
         return _Slope(value, None, None, None)
@@ -175,12 +175,12 @@ def _slope(valleys: _Valleys, interval: float) -> _Slope:
     limit = least + variance * t_quantile((1 + interval) / 2, df) ** 2
 
     def end(step: int) -> float | None:
-        inside, k = value, s if (shift_s[s] - value) * step > 0 else s + step
-        while 0 <= k < SHIFTS and misfit_s[k] <= limit:
-            inside, k = shift_s[k], k + step
+        inside, k = value, s if (shift_p[s] - value) * step > 0 else s + step
+        while 0 <= k < SHIFTS and misfit_p[k] <= limit:
+            inside, k = shift_p[k], k + step
         if not 0 <= k < SHIFTS:
             return None
-        outside = shift_s[k]
+        outside = shift_p[k]
         for _ in range(30):  # bisection, as misfits may be infinite
             middle = (inside + outside) / 2
             inside, outside = (middle, outside) if valleys.misfit(middle) <= limit else (inside, middle)

@@ -395,6 +395,19 @@ def test_the_cost_says_what_resolving_takes() -> None:
     assert sentence("cost", study(seeds=1)) == "The study is 1 run."
 
 
+def test_a_stated_optimum_needs_levels_that_bracket_it() -> None:
+    best = stated(kind="optimum", factor="learning_rate", low=1e-4, high=1e-2)
+    enough = study(best, learning_rate=[3e-5, 3e-4, 1e-3, 3e-3, 3e-2])
+    assert not {"few_levels", "not_bracketed", "hypothesis_untestable"} & {each.code for each in audited(enough)}
+    few = study(best, learning_rate=[1e-4, 1e-3, 1e-2])
+    assert "show no more than a parabola" in sentence("few_levels", few)
+    assert "0.0001 and 0.01 is not inside the grid" in sentence("not_bracketed", few)
+    assert "learning_rate has 0 levels" in sentence("hypothesis_untestable", study(best, n_embd=[64, 128]))
+    stays = stated(kind="optimum", factor="learning_rate", moved_by="n_embd", tolerance=0.2)
+    alone = study(stays, learning_rate=[3e-5, 3e-4, 1e-3, 3e-3, 3e-2])
+    assert "n_embd has 0 levels" in sentence("hypothesis_untestable", alone)
+
+
 @pytest.mark.parametrize("noise", [0.0, -1.0, float("inf"), float("nan")])
 def test_an_impossible_noise_is_refused(noise: float) -> None:
     with pytest.raises(ConfigError, match="noise"):

@@ -319,3 +319,42 @@ def test_a_hypothesis_on_another_response_adjusts_no_effect_of_this_one() -> Non
     assert not adjusted["n_embd"].stated and adjusted["n_embd"].p == pytest.approx(
         (effects.effects[0].p_holm or 0) / 0.2
     )
+
+
+def sweep(slope: float, best: float = 2e-3) -> Evidence:
+    """Learning rates at three widths; the best one moves by so many doublings per doubling of width."""
+    rng, none = np.random.default_rng(1), evidence()
+    factors = {"learning_rate": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "n_embd": (64, 128, 256)}
+    rows = [
+        {"learning_rate": rate, "n_embd": width, "seed": seed, "device": "cpu",
+         "best_val_loss": 2 + 0.02 * np.log2(rate / (best * (width / 128) ** slope)) ** 2 + rng.normal(0, 0.004)}
+        for rate, width, seed in itertools.product(*factors.values(), range(3))
+    ]  # fmt: skip
+    table = pl.DataFrame(rows).with_row_index("run_id").with_columns(pl.col("run_id").cast(pl.String()))
+    return Evidence(table, factors, none.convergence, none.spikes)
+
+
+def test_a_stated_optimum_is_held_against_its_interval() -> None:
+    stated = {"kind": "optimum", "factor": "learning_rate"}
+    inside = claim(sweep(0), **stated, low=1e-3, high=4e-3)
+    assert inside.verdict == "supported" and inside.estimate is not None and inside.estimate.n == 54
+    assert "best_val_loss is lowest at learning_rate 0.002" in inside.sentence and "96% interval" in inside.sentence
+    assert claim(sweep(0), **stated, low=4e-3).verdict == "contradicted"
+    assert claim(sweep(0), **stated, high=2e-3).verdict == "not resolved"
+    edge = claim(sweep(0, best=1e-5), **stated, low=1e-5, high=1e-3)
+    assert edge.verdict == "not resolved" and [each.code for each in edge.cautions] == ["best_at_edge"]
+    assert "interval, open to" in edge.sentence
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(0.0, "supported"), (-0.8, "contradicted"), (-0.25, "not resolved")])
+def test_that_an_optimum_stays_is_an_equivalence_statement(slope: float, verdict: str) -> None:
+    found = claim(sweep(slope), kind="optimum", factor="learning_rate", moved_by="n_embd", tolerance=0.25)
+    assert found.verdict == verdict and "doublings per doubling" in found.sentence
+    nowhere = claim(sweep(slope), kind="optimum", factor="learning_rate", moved_by="dropout", tolerance=0.25)
+    assert nowhere.verdict == "not resolved" and "'dropout'" in nowhere.sentence
+
+
+def test_a_wider_interval_is_asked_of_an_optimum_among_others() -> None:
+    values = {"says": "It is so", "kind": "optimum", "factor": "learning_rate", "low": 1e-3, "high": 4e-3}
+    (alone,), (one, _) = (judge([make_hypothesis(values, 1)] * k, sweep(0)) for k in (1, 2))
+    assert "96% interval" in alone.sentence and "98% interval" in one.sentence

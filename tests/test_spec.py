@@ -97,6 +97,8 @@ STATED: list[dict[str, object]] = [
     {"says": "flat", "kind": "plateau", "by_step": 7, "tolerance": 1e-3, "share": 0.9},
     {"says": "lies", "kind": "range", "response": "mfu_a100", "low": -1, "high": 1e-9, "device": "cuda"},
     {"says": "spiky", "kind": "spikes"},
+    {"says": "best", "kind": "optimum", "factor": "learning_rate", "low": 1e-4, "high": 1e-2},
+    {"says": "stays", "kind": "optimum", "factor": "learning_rate", "moved_by": "n_embd", "tolerance": 0.25},
     {"says": "law", "kind": "exponent", "form": "LD", "parameter": "beta", "low": 0.2, "high": 1},
 ]
 HYPOTHESES = [make_hypothesis(values, number) for number, values in enumerate(STATED, 1)]
@@ -407,3 +409,18 @@ def test_yaml_reads_exponents_as_numbers() -> None:
 def test_an_unknown_study_is_met_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
         find_study("quikstart")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "hypothesis 1: low: state low, high or both, or moved_by with tolerance"),
+        ({"moved_by": "n_embd"}, "moved_by and tolerance: state both"),
+        ({"low": 1e-3, "moved_by": "n_embd", "tolerance": 1}, "but not low or high with moved_by"),
+        ({"moved_by": "learning_rate", "tolerance": 1}, "moved_by: it is the factor itself"),
+        ({"low": 1e-2, "high": 1e-3}, "low=0.01 is not below high=0.001"),
+    ],
+)
+def test_an_optimum_is_stated_in_one_of_two_ways(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_hypothesis({"says": "best", "kind": "optimum", "factor": "learning_rate", **keys}, 1)

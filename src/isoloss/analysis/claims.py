@@ -2,16 +2,17 @@
 
 A hypothesis stated before the study ran is *supported* when the data put what it says beyond doubt at 95%,
 *contradicted* when they do so for its opposite, and else *not resolved*. Stated hypotheses share STATED_SHARE of the 5%
-alike (Bonferroni): what is judged by an interval (ratios, ranges, shares, exponents) is held against one as wide as
-that asks for, and differences share theirs by Holm's correction (1979). What nobody stated is exploratory, adjusted for
-all effects that were looked at, and has the rest: at most 5% of studies make a statement that is false by chance.
+alike (Bonferroni): what is judged by an interval (ratios, ranges, shares, exponents, optima) is held against one as
+wide as that asks for, and differences share theirs by Holm's correction (1979). What nobody stated is exploratory,
+adjusted for all effects that were looked at, and has the rest: at most 5% of studies make a statement that is false by
+chance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp, sqrt
+from math import exp, inf, sqrt
 from typing import Any, Literal
 
 import polars as pl
@@ -23,9 +24,11 @@ from isoloss.analysis.curves import Spikes, proportion
 from isoloss.analysis.effects import Effect, Effects, LevelDifference, analyse_effects, level_difference
 from isoloss.analysis.estimate import LEVEL, Estimate, holm, in_words, p_in_words
 from isoloss.analysis.laws import SUMMARY_COLUMNS
+from isoloss.analysis.optimum import Optimum, best_at_edge
 from isoloss.analysis.plateau import plateaued_by
 from isoloss.analysis.programs import SHUFFLED, one_row_a_program
 from isoloss.analysis.scaling import fit_law, parameters_of
+from isoloss.analysis.stated_optimum import stated_optimum, stated_shift
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.spec.hypotheses import (
@@ -33,6 +36,7 @@ from isoloss.spec.hypotheses import (
     EffectStated,
     ExponentStated,
     Hypothesis,
+    OptimumStated,
     PlateauStated,
     RangeStated,
     RatioStated,
@@ -43,6 +47,8 @@ from isoloss.wording import counted
 
 Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory", "not judged yet"]
 ALPHA = 1 - LEVEL
+TimedStated = EffectStated | RatioStated | RangeStated | OptimumStated
+"""Hypotheses that may be about a time."""
 
 
 @dataclass(frozen=True)
@@ -154,14 +160,14 @@ def _unstated_p(effect: Effect, share: float) -> float | None:
 def _draft(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim:
     """The claim of a hypothesis, not yet adjusted for the number of tests."""
     try:
-        if isinstance(hypothesis, EffectStated | RatioStated | RangeStated) and hypothesis.response in TIMED:
+        if isinstance(hypothesis, TimedStated) and hypothesis.response in TIMED:
             return _timed(hypothesis, evidence, family)
         return _judged(hypothesis, evidence, family)
     except ConfigError as error:  # too few runs, a missing column: the message says which
         return _unresolved(hypothesis, f"It cannot be judged: {error}.", evidence.run_ids)
 
 
-def _timed(stated: EffectStated | RatioStated | RangeStated, evidence: Evidence, family: Family) -> Claim:
+def _timed(stated: TimedStated, evidence: Evidence, family: Family) -> Claim:
     """A claim about a time, from one observation a program; without interval where programs were not shuffled."""
     programs, between = one_row_a_program(evidence.table, list(evidence.factors))
     if not isinstance(stated, RangeStated) and stated.factor in evidence.factors and stated.factor not in between:
@@ -194,6 +200,10 @@ def _judged(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim
             return _spikes(hypothesis, evidence, family)
         case ExponentStated():
             return _exponent(hypothesis, evidence, family)
+        case OptimumStated(moved_by=None):
+            return _optimum(hypothesis, evidence, family)
+        case OptimumStated():
+            return _shift(hypothesis, evidence, family)
 
 
 def _effect(stated: EffectStated, evidence: Evidence, share: float) -> Claim:
@@ -322,6 +332,46 @@ def _exponent(stated: ExponentStated, evidence: Evidence, family: Family) -> Cla
     return replace(claim, cautions=fit.cautions)
 
 
+def _optimum(stated: OptimumStated, evidence: Evidence, family: Family) -> Claim:
+    """Whether the best value lies in a range; an end that the levels do not bound is beyond every number."""
+    shown, held = stated_optimum(
+        evidence.table, stated.response, stated.factor, list(evidence.factors), evidence.block, family.level
+    )
+    estimate = Estimate(shown.value, shown.low, shown.high, LEVEL, shown.n, shown.method)
+    sentence = f"{stated.response} is {shown.sought} at {stated.factor} {in_words(estimate)}."
+    low, high = -inf if stated.low is None else stated.low, inf if stated.high is None else stated.high
+    claim = _against_range(
+        stated, (estimate, _bounded(held, family.level)), low, high, sentence, _runs(stated, evidence)
+    )
+    return replace(claim, cautions=(best_at_edge(shown),) if shown.edge else ())
+
+
+def _bounded(found: Optimum, level: float) -> Estimate:
+    """An optimum whose open ends are infinite."""
+    low, high = -inf if found.low is None else found.low, inf if found.high is None else found.high
+    return Estimate(found.value, low, high, level, found.n, found.method)
+
+
+def _shift(stated: OptimumStated, evidence: Evidence, family: Family) -> Claim:
+    """Whether an optimum stays: its shift lies within the tolerance to either side (an equivalence statement)."""
+    assert stated.moved_by is not None and stated.tolerance is not None
+    factors, run_ids = list(evidence.factors), _runs(stated, evidence)
+    shown, held = stated_shift(
+        evidence.table, stated.response, stated.factor, stated.moved_by, factors, evidence.block, family.level
+    )
+    if shown.estimate is None or held.estimate is None:
+        return _unresolved(stated, " ".join(caution.text for caution in shown.cautions), run_ids)
+    sentence = f"The best {stated.factor} moves by {in_words(shown.estimate)} {shown.unit}."
+    intervals = shown.estimate, held.estimate
+    claim = _against_range(stated, intervals, -stated.tolerance, stated.tolerance, sentence, run_ids)
+    return replace(claim, cautions=shown.cautions)
+
+
+def _runs(stated: OptimumStated, evidence: Evidence) -> tuple[str, ...]:
+    used = evidence.table.drop_nulls([stated.response, *evidence.factors])
+    return tuple(used["run_id"].to_list())
+
+
 def _compare(
     stated: EffectStated | RatioStated, evidence: Evidence, table: pl.DataFrame, interval: float = LEVEL
 ) -> tuple[Any, Any, LevelDifference, tuple[str, ...]] | Claim:
@@ -359,10 +409,14 @@ def _against_range(
         elif held.high < low or held.low > high:
             verdict = "contradicted"
         sentence += (
-            f" It is held against the {100 * held.level:.4g}% interval, {held.low:.4g} to {held.high:.4g}, which "
+            f" It is held against the {100 * held.level:.4g}% interval, {_end(held.low)} to {_end(held.high)}, which "
             "allows for all that is stated and looked at."
         )
     return Claim(stated.says, True, verdict, False, sentence, shown, None, None, run_ids)
+
+
+def _end(value: float) -> str:
+    return "open" if value in (-inf, inf) else f"{value:.4g}"
 
 
 def _no_ratio(stated: RatioStated, run_ids: tuple[str, ...]) -> Claim:

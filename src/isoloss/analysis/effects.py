@@ -19,6 +19,8 @@ from isoloss.analysis.error_term import ErrorTerm, FitWithError, differs_by_bloc
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_quantile, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.factorial_table import FactorialTable, read_factorial_table
+from isoloss.analysis.optimum import Optimum, best_at_edge, optima, optimum
+from isoloss.analysis.optimum_shift import OptimumShift, optimum_shifts
 from isoloss.analysis.screening import Screening
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
@@ -84,6 +86,10 @@ class Effects:
     effects: tuple[Effect, ...]
     cautions: tuple[Diagnostic, ...]
     screening: Screening | None
+    optima: tuple[Optimum, ...] = ()
+    """Of numeric factors of three levels or more; at each level of a factor they interact with (adjusted p < 5%)."""
+    shifts: tuple[OptimumShift, ...] = ()
+    """How far the optimum of one numeric factor moves with another."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +121,12 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         )
         return Effects(response, runs.n, 1, runs.replicated, runs.block, None, (), cautions, None)
     fitted = fit_with_error(runs)
-    effects = [_effect(fitted, term) for term in terms_of(len(runs.factors))]
+    terms = terms_of(len(runs.factors))
+    effects = [_effect(fitted, term) for term in terms]
     tested = [number for number, effect in enumerate(effects) if effect.p is not None]
     for number, p_holm in zip(tested, holm([effects[number].p or 0.0 for number in tested]), strict=True):
         effects[number] = replace(effects[number], p_holm=p_holm)
+    shifts = optimum_shifts(fitted)
     differing = [said for position in range(len(runs.factors)) for said in differs_by_block(fitted, position)]
     cautions = (*fitted.cautions, *differing, *_undetermined(effects))
     return Effects(
@@ -131,7 +139,19 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         tuple(effects),
         cautions,
         fitted.screening,
+        optima(fitted, [term for term, effect in zip(terms, effects, strict=True) if _interacts(effect, shifts)]),
+        shifts,
     )
+
+
+def _interacts(effect: Effect, shifts: Sequence[OptimumShift]) -> bool:
+    """Whether two factors interact by more than chance explains, or, where no test is to be had, an optimum moves."""
+    if len(effect.factors) < 2:
+        return False
+    if effect.p_holm is not None:
+        return effect.p_holm < 1 - LEVEL
+    own = [each.p for each in shifts if {each.factor, each.moved_by} == {*effect.factors}]
+    return any(p is not None and p < (1 - LEVEL) / len(shifts) for p in own)
 
 
 def level_difference(
@@ -174,6 +194,8 @@ def level_difference(
     n = int(runs.counts_cxb[np.isin(runs.cells_cxf[:, position], ends)].sum())
     estimate = _estimate(n, error, value, variance, "difference", interval=interval)
     cautions = (*fitted.cautions, *differs_by_block(fitted, position), *_not_monotone(fitted, position, ends))
+    if runs.factors[position].numeric and (found := optimum(fitted, position)) is not None and found.edge:
+        cautions = (*cautions, best_at_edge(found))
     return LevelDifference(estimate, p, error is not None and error.screening, cautions)
 
 

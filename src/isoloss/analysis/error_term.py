@@ -48,6 +48,8 @@ class FitWithError:
     screening: Screening | None
     cautions: tuple[Diagnostic, ...]
     by_block: Mapping[Term, ErrorTerm] = field(default_factory=dict[Term, ErrorTerm])
+    between: Mapping[Term, SumOfSquares] = field(default_factory=dict[Term, SumOfSquares])
+    """How each term differs from block to block; `by_block` is made of them."""
 
     def error_of(self, term: Term) -> ErrorTerm | None:
         """What a term is tested with."""
@@ -76,10 +78,12 @@ def fit_with_error(runs: FactorialTable) -> FitWithError:
     if error is not None and error.sd <= noise:
         text = f"The noise is zero ({error.source}): no interval or test can be had from it."
         return FitWithError(runs, fit, None, None, (*cautions, Diagnostic("no_noise", "blocks", text)))
-    errors = _block_errors(runs, fit) if runs.block is not None and error is not None else {}
+    blocked = runs.block is not None and error is not None
+    between = {term: fit.by_block(term) for term in fit.columns} if blocked else {}
+    errors = _block_errors(runs, between)
     if errors:
         cautions += _few_blocks(runs, errors)
-    return FitWithError(runs, fit, error, screening, tuple(cautions), errors)
+    return FitWithError(runs, fit, error, screening, tuple(cautions), errors, between)
 
 
 def _replicate_error(runs: FactorialTable, fit: TwoFactorFit) -> tuple[ErrorTerm, list[Diagnostic]]:
@@ -107,7 +111,7 @@ def _replicate_error(runs: FactorialTable, fit: TwoFactorFit) -> tuple[ErrorTerm
     return _error(pure, f"pure error within cells{blocked}", screening=False), cautions
 
 
-def _block_errors(runs: FactorialTable, fit: TwoFactorFit) -> dict[Term, ErrorTerm]:
+def _block_errors(runs: FactorialTable, between: Mapping[Term, SumOfSquares]) -> dict[Term, ErrorTerm]:
     """Each term's error, from how effects differ from block to block, where two blocks or more show it.
 
     Runs of one seed and one shape share initialisation and data order, so a seed may favour a level: then an effect is
@@ -115,7 +119,6 @@ def _block_errors(runs: FactorialTable, fit: TwoFactorFit) -> dict[Term, ErrorTe
     matters. The mean square of block × factor is the error of a mixed model with blocks at random (Scheffé 1959). Two-
     factor interactions share theirs, as one alone would leave too few degrees of freedom to find any.
     """
-    between = {term: fit.by_block(term) for term in fit.columns}
     pairs = [squares for term, squares in between.items() if len(term) == 2]
     together = SumOfSquares(sum(squares.value for squares in pairs), sum(squares.df for squares in pairs))
     errors: dict[Term, ErrorTerm] = {}

@@ -93,6 +93,27 @@ class TwoFactorFit:
             return None
         return float(solved_r @ self.response_r), float(solved_r @ solved_r)
 
+    def level_means(self, position: int, at: tuple[int, int] | None = None) -> tuple[NDArray[np.intp], Floats, Floats]:
+        """Least-squares means of a factor's levels, up to a shift of all, and their covariance in error variances.
+
+        With `at`, another factor and a level of it, the means at that level. The first array has the levels, of all
+        those whose differences the runs determine the largest set.
+        """
+        coding_lxt = self.codings[position]
+        wanted_lxt = np.zeros((len(coding_lxt), self.coordinates_rxt.shape[1]))
+        wanted_lxt[:, self.columns[position,]] = coding_lxt
+        if at is not None:
+            other, level = at
+            first = (coding_lxt, self.codings[other][level : level + 1])
+            pair = first if position < other else first[::-1]
+            wanted_lxt[:, self.columns[min(position, other), max(position, other)]] = np.kron(*pair)
+        solved_lxr = wanted_lxt @ self.solver_rxt.T
+        missed_lxt = wanted_lxt - solved_lxr @ self.coordinates_rxt
+        apart_lxl = np.linalg.norm(missed_lxt[:, None] - missed_lxt, axis=-1)
+        same_lxl = apart_lxl <= TOLERANCE * np.linalg.norm(wanted_lxt, axis=1).max()
+        levels = np.flatnonzero(same_lxl[int(same_lxl.sum(axis=1).argmax())])
+        return levels, solved_lxr[levels] @ self.response_r, solved_lxr[levels] @ solved_lxr[levels].T
+
 
 def fit_two_factor(runs: FactorialTable) -> TwoFactorFit:
     """Fit main effects and two-factor interactions, with an additive effect of each block; needs a factor or more."""

@@ -35,7 +35,9 @@ def effects(
     json: Flag = False,
     out: OutFolder = None,
 ) -> int:
-    """Estimate main effects and two-factor interactions, of a study or of any table with one row a run.
+    """Estimate main effects, interactions and best values, of a study or of any table with one row a run.
+
+    Numbers that seldom repeat, as in random search, and more than twelve factors give a response surface.
 
     Example: isoloss effects runs.csv --response loss --factors width,dropout --block seed
 
@@ -53,6 +55,7 @@ def effects(
     """
     from isoloss.analysis.effects import analyse_effects
     from isoloss.analysis.pairs import paired_effects
+    from isoloss.analysis.response_surface import analyse_surface, needs_surface
     from isoloss.cli.tables import (
         STEPS_TO_TARGET,
         one_row_a_run,
@@ -61,6 +64,7 @@ def effects(
         with_steps_to_target,
     )
     from isoloss.report.chapters.effects import effects_as_json, effects_chapter
+    from isoloss.report.chapters.surface import surface_as_json, surface_chapter
 
     _check(out)
     names = [name.strip() for name in factors.split(",") if name.strip()]
@@ -73,6 +77,9 @@ def effects(
             say(f"{factor} varies too and is not among --factors: what it changes counts as noise")
     if target is not None and response == STEPS_TO_TARGET and (missed := runs[STEPS_TO_TARGET].null_count()):
         say(f"{missed} of {len(runs)} runs never reached {target:g} and are left out, which flatters slow levels")
+    if needs_surface(runs, names):
+        surface = analyse_surface(runs, response, names)
+        return _conclude(lambda: surface_chapter(surface), surface_as_json(surface) if json else None, out, table)
     found = analyse_effects(runs, response, names, block)
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
     text = effects_as_json(found, pairs) if json else None

@@ -63,6 +63,10 @@ class EffectsView:
         """Whether chance does not explain the effect of a factor, alone or with another one."""
         return any(self.clear(effect) for effect in self.effects.effects if factor in effect.factors)
 
+    def counts(self, factor: str) -> bool:
+        """Whether a factor matters, or nothing could be tested."""
+        return self.matters(factor) or not self.adjusted
+
     def levels(self, factor: str) -> list[Any]:
         """The levels of a factor in ascending order."""
         return _levels(self.rows, factor)

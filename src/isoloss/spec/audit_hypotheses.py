@@ -11,6 +11,7 @@ from isoloss.spec.config import RunConfig
 from isoloss.spec.hypotheses import (
     EffectStated,
     Hypothesis,
+    OptimumStated,
     PlateauStated,
     RangeStated,
     RatioStated,
@@ -40,6 +41,9 @@ SMALLEST_EFFECT_SD = 1.0
 
 FEWEST_EVALUATIONS = 4
 """Evaluations after step 0 from which on a plateau can be told."""
+
+ENOUGH_LEVELS = 4
+"""Levels from which on more than a symmetric valley can be told."""
 
 NOISE_KNOWN_FOR = ("best_val_loss", "final_val_loss")
 """Responses whose noise is a validation loss's, in nats."""
@@ -102,6 +106,8 @@ def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedN
                 yield from _plateau(hypothesis, configs)
             case SpikesStated():
                 yield from _spikes(hypothesis, configs)
+            case OptimumStated():
+                yield from _optimum(hypothesis, study)
             case RangeStated(device=device) if device is not None:
                 yield Diagnostic(
                     "device_specific",
@@ -186,6 +192,42 @@ def _spikes(hypothesis: SpikesStated, configs: Sequence[RunConfig]) -> Iterator[
             f"{_quoted(hypothesis)}: {of_runs(without, runs)} are evaluated before the first and after the last step "
             "alone, so no step but the first follows an evaluation.",
             "Lower eval_interval below max_iters.",
+        )
+
+
+def _optimum(hypothesis: OptimumStated, study: Study) -> Iterator[Diagnostic]:
+    """Factors without an optimum, levels too few to tell one, and a stated range that the grid cannot bracket."""
+    factor, moved_by = hypothesis.factor, hypothesis.moved_by
+    levels = sorted(each for each in study.factors.get(factor, ()) if isinstance(each, int | float))
+    others = study.factors.get(moved_by, ()) if moved_by else (0, 1)
+    short = factor if len(levels) < 3 else moved_by if len(others) < 2 else None
+    if short is not None:
+        yield Diagnostic(
+            "hypothesis_untestable",
+            "blocks",
+            f"{_quoted(hypothesis)} can't be judged: {short} has "
+            f"{counted(len(study.factors.get(short, ())), 'level')} to compare.",
+            f"List {'at least five numeric levels' if short == factor else 'two levels or more'} of {short} under "
+            "factors.",
+        )
+        return
+    if len(levels) < ENOUGH_LEVELS:
+        yield Diagnostic(
+            "few_levels",
+            "note",
+            f"{_quoted(hypothesis)}: {counted(len(levels), 'level')} of {factor} ({listed(levels)}) show no more than "
+            "a parabola; which side is steeper, and so where the optimum lies between levels, stays open.",
+            f"List five levels of {factor} or more.",
+        )
+    ends = [end for end in (hypothesis.low, hypothesis.high) if end is not None]
+    beyond = [end for end in ends if not levels[0] < end < levels[-1]]
+    if beyond:
+        yield Diagnostic(
+            "not_bracketed",
+            "note",
+            f"{_quoted(hypothesis)}: {listed(beyond)} is not inside the grid of {factor} ({listed(levels)}), so an "
+            "optimum near it lies at the edge, where its interval is open.",
+            f"Add levels of {factor} beyond {listed(beyond)}.",
         )
 
 

@@ -165,7 +165,37 @@ class ExponentStated(_Bounded):
         return self
 
 
-Hypothesis = EffectStated | RatioStated | PlateauStated | RangeStated | SpikesStated | ExponentStated
+class OptimumStated(_Stated):
+    """The value of a factor at which a response is best lies between `low` and `high` (either may be left out).
+
+    Or, with `moved_by` and `tolerance`, does not move with another factor by more than so many doublings per doubling.
+    """
+
+    kind: Literal["optimum"]
+    factor: Factor
+    response: Response = "best_val_loss"
+    low: Finite | None = None
+    high: Finite | None = None
+    moved_by: Factor | None = None
+    tolerance: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_statement(self) -> Self:
+        between = self.low is not None or self.high is not None
+        if (self.moved_by is None) != (self.tolerance is None):
+            text, field = "moved_by and tolerance: state both or neither", "tolerance" if self.moved_by else "moved_by"
+            raise PydanticCustomError("optimum", text, {"field": field})
+        if between == (self.moved_by is not None):
+            text = "low: state low, high or both, or moved_by with tolerance, but not low or high with moved_by"
+            raise PydanticCustomError("optimum", text, {"field": "low"})
+        if self.moved_by == self.factor:
+            raise PydanticCustomError("optimum", "moved_by: it is the factor itself", {"field": "moved_by"})
+        if self.low is not None and self.high is not None:
+            _check_order(self.low, self.high)
+        return self
+
+
+Hypothesis = EffectStated | RatioStated | PlateauStated | RangeStated | SpikesStated | ExponentStated | OptimumStated
 _KINDS: dict[str, type[Hypothesis]] = {
     "effect": EffectStated,
     "ratio": RatioStated,
@@ -173,6 +203,7 @@ _KINDS: dict[str, type[Hypothesis]] = {
     "range": RangeStated,
     "spikes": SpikesStated,
     "exponent": ExponentStated,
+    "optimum": OptimumStated,
 }
 
 

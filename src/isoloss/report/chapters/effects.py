@@ -18,10 +18,15 @@ from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.claims import estimate_columns
 from isoloss.report.effects_charts import effect_figures
 from isoloss.report.effects_words import EffectsView, dependence, edge, effects_view, error_in_words, leading, moved
+from isoloss.report.optimum_words import optima_in_words, optima_table, shift_in_words, shifts_table
 from isoloss.report.references import cited
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, level, listed
 
+WHOLE_TERM = "any (F test)"
+"""What a row of the table is of that holds the test of all contrasts of a term."""
+MAX_SHIFTS = 2
+"""Moving optima that the answer names."""
 MAX_FOLLOWING = 3
 """Further factors that the answer names with their sizes."""
 
@@ -50,6 +55,8 @@ def effects_chapter(
     if effects.error is None and not constant:
         answer += blocking
     tables = [_effects_table(view), _levels_table(view, runs)] if effects.effects else []
+    tables += [optima_table(effects.optima)] if effects.optima else []
+    tables += [shifts_table(effects.shifts)] if effects.shifts else []
     tables += [_pairs_table(view, pairs)] if pairs else []
     return Chapter(
         "effects", title, answer, list(effect_figures(view, replicates)), tables, details=list(_details(view))
@@ -73,7 +80,8 @@ def _answer(view: EffectsView) -> Iterator[str]:
     for effect in clear[:1]:
         if (beyond := edge(view, effect.term)) is not None:
             lead += f" The best {effect.term} lies at the edge of the levels that were tried: try beyond {beyond}."
-    yield lead
+    told = [found for found in view.effects.optima if not found.edge and view.counts(found.factor)]
+    yield " ".join([lead, *optima_in_words(told)])
     rest = [f"{effect.term}: {moved(view, effect)}" for effect in clear[1 : 1 + MAX_FOLLOWING]]
     said = [f"Then {'; '.join(rest)}."] if rest else []
     if len(clear) > 1 + MAX_FOLLOWING:
@@ -88,9 +96,19 @@ def _answer(view: EffectsView) -> Iterator[str]:
         first, *others = found
         strong, weak = sorted(first.factors, key=view.factors.index)
         also = f" So do the effects of {listed(effect.term for effect in others)}." if others else ""
-        yield f"The effect of {strong} depends on {weak}: {dependence(view, first.factors)}.{also}"
+        yield " ".join(
+            [f"The effect of {strong} depends on {weak}: {dependence(view, first.factors)}.{also}", *_moves(view)]
+        )
     elif any(len(effect.factors) == 2 and effect.p is not None for effect in view.effects.effects):
-        yield "No effect was shown to depend on another factor."
+        yield " ".join(["No effect was shown to depend on another factor.", *_moves(view)])
+    else:
+        yield from _moves(view)
+
+
+def _moves(view: EffectsView) -> Iterator[str]:
+    """Whether optima move with other factors, the clearest first."""
+    told = [each for each in view.effects.shifts if each.estimate is not None and view.counts(each.factor)]
+    yield from map(shift_in_words, sorted(told, key=lambda each: 1.0 if each.p is None else each.p)[:MAX_SHIFTS])
 
 
 def _not_shown(view: EffectsView, unclear: Sequence[Any]) -> str:
@@ -143,7 +161,7 @@ def _details(view: EffectsView) -> Iterator[str]:
 
 
 def _effects_table(view: EffectsView) -> Table:
-    """Every contrast; what is said of a term as a whole stands in the row of its first."""
+    """Every contrast; a term of several has a row of its own for the test of them all."""
     rows: list[dict[str, Any]] = []
     for effect in view.effects.effects:
         p = view.adjusted.get(effect.term)
@@ -156,15 +174,16 @@ def _effects_table(view: EffectsView) -> Table:
             "partial_eta_squared": effect.partial_eta_squared,
             "detectable": effect.detectable,
         }
-        rows.append({"term": effect.term, "contrast": effect.contrast, **estimate_columns(effect.estimate), **test})
-        others = [(other.contrast, other.estimate) for other in effect.others]
+        contrasts = [(effect.contrast, effect.estimate), *((other.contrast, other.estimate) for other in effect.others)]
         if effect.range is not None and effect.df > 1:
-            others.append(
-                (f"{level(effect.range.highest)} − {level(effect.range.lowest)}, largest", effect.range.estimate)
-            )
+            largest = f"{level(effect.range.highest)} − {level(effect.range.lowest)}, largest"
+            contrasts.append((largest, effect.range.estimate))
+        if len(contrasts) > 1:
+            rows.append({"term": effect.term, "contrast": WHOLE_TERM, **estimate_columns(None), **test})
+            test = dict.fromkeys(test)
         rows += [
-            {"term": effect.term, "contrast": contrast, **estimate_columns(estimate), **dict.fromkeys(test)}
-            for contrast, estimate in others
+            {"term": effect.term, "contrast": contrast, **estimate_columns(estimate), **test}
+            for contrast, estimate in contrasts
         ]
     size = "difference" if view.response.unit == "nats" else "number"
     columns = [

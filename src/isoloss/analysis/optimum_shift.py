@@ -1,0 +1,190 @@
+"""Whether the best value of one numeric factor moves with another, as the best learning rate may with the width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from scipy import interpolate, optimize
+
+from isoloss.analysis.error_term import FitWithError
+from isoloss.analysis.estimate import LEVEL, Estimate
+from isoloss.analysis.factorial import Floats, t_quantile, t_two_sided
+from isoloss.analysis.optimum import level_error, on_log_scale, sought_means
+from isoloss.analysis.valley import CurveFit, Means, Noise, fit_curves, least_between
+from isoloss.diagnostic import Diagnostic
+
+SHIFTS, PLACES = 41, 65
+"""Shifts, and places of the mean optimum, at which a search starts."""
+
+
+@dataclass(frozen=True)
+class OptimumShift:
+    """How far the optimum of `factor` moves with `moved_by`: in doublings per doubling where both are on log scales.
+
+    0 is an optimum that stays; −1 one that halves where the other factor doubles. `p` is of no shift. Without an
+    estimate `cautions` say why.
+    """
+
+    factor: str
+    moved_by: str
+    unit: str
+    estimate: Estimate | None
+    p: float | None
+    response: str
+    cautions: tuple[Diagnostic, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Valleys:
+    """One kind of curve at each of l levels of the other factor, at `z_l` about their mean: what it misses by place."""
+
+    z_l: Floats
+    misfits: tuple[Callable[[Floats], Floats], ...]
+    low: float
+    high: float
+    noise: Noise | None
+    spare: int
+    """Means beyond parameters."""
+
+    def misfit(self, shift: float) -> float:
+        """What the curves miss at least with their minima on a line of this slope."""
+        place_p = np.linspace(self.low, self.high, PLACES)
+        total_p = np.sum([f(place_p + shift * z) for f, z in zip(self.misfits, self.z_l, strict=True)], axis=0)
+        return least_between(total_p)
+
+
+@dataclass(frozen=True)
+class _Slope:
+    """The slope at which curves fit best; its interval and p where something tells noise."""
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def optimum_shifts(fitted: FitWithError) -> tuple[OptimumShift, ...]:
+    """The shift of every numeric factor of three levels or more with every other numeric factor."""
+    factors = fitted.runs.factors
+    return tuple(
+        optimum_shift(fitted, position, other)
+        for position, factor in enumerate(factors)
+        for other, by in enumerate(factors)
+        if other != position and factor.numeric and len(factor.levels) > 2 and by.numeric
+    )
+
+
+def optimum_shift(fitted: FitWithError, position: int, other: int, interval: float = LEVEL) -> OptimumShift:
+    """The slope of a line through the optima of one factor at the levels of another, by curves with minima on it.
+
+    At each level the curves of `valley` are fitted with their minimum held on a common line; slopes at which all fit
+    not much worse than at the best one are in the interval, which holds those of both curves. Levels at which the best
+    value lies at the edge of the grid tell no optimum and are left out.
+    """
+    runs = fitted.runs
+    factor, by = runs.factors[position], runs.factors[other]
+    shift = partial(OptimumShift, factor.name, by.name)
+    x_log = on_log_scale(np.asarray(factor.levels, dtype=np.float64))
+    z_l = np.asarray(by.levels, dtype=np.float64)
+    z_log = on_log_scale(z_l)
+    z_l = np.log2(z_l) if z_log else z_l
+    unit = f"{'doublings' if x_log else factor.name} per {'doubling' if z_log else by.name}"
+    at = [(level, sought_means(fitted, position, (other, level))) for level in range(len(z_l))]
+    told = [(level, means) for level, means in at if means is not None and _inside(means)]
+    if len(told) < 2:
+        text = (
+            f"Whether the best {factor.name} moves with {by.name} is not told: at {len(told)} of {len(z_l)} levels of "
+            f"{by.name} it lies within the grid."
+        )
+        remedy = f"Widen the grid of {factor.name} until the best value lies inside at every level."
+        return shift(unit, None, None, runs.response, (Diagnostic("optimum_not_bracketed", "limits", text, remedy),))
+    error = level_error(fitted, position, other)
+    noise = Noise(error.sd**2, error.df) if error is not None else None
+    n = int(runs.counts_cxb[np.isin(runs.cells_cxf[:, other], [level for level, _ in told])].sum())
+    told_l, means = z_l[[level for level, _ in told]], [each for _, each in told]
+    found = [_slope(each, interval) for each in _valleys(told_l, means, noise)]
+    source = f"noise of {error.source} on {error.df:.4g} df" if error else "noise is what they miss"
+    method = f"minima of cubics and of two-sided parabolas on a line, profile of its slope; {source}"
+    estimate = _together(found, math.log(2) if x_log else 1.0, interval, n, method)
+    p_values = [slope.p for slope in found if slope.p is not None]
+    cautions: tuple[Diagnostic, ...] = ()
+    if len(told) < len(z_l):
+        text = (
+            f"At {len(z_l) - len(told)} of {len(z_l)} levels of {by.name} the best {factor.name} lies at the edge of "
+            "the grid: they are left out of its shift."
+        )
+        cautions = (Diagnostic("best_at_edge", "limits", text),)
+    return shift(unit, estimate, max(p_values) if p_values else None, runs.response, cautions)
+
+
+def _together(found: Sequence[_Slope], unit: float, interval: float, n: int, method: str) -> Estimate:
+    """The first slope, with an interval that holds those of all."""
+    value = found[0].value / unit
+    lows, highs = [each.low for each in found], [each.high for each in found]
+    low = None if None in lows else min([value, *(each / unit for each in lows if each is not None)])
+    high = None if None in highs else max([value, *(each / unit for each in highs if each is not None)])
+    return Estimate(value, low, high, interval, n, method)
+
+
+def _inside(means: Means) -> bool:
+    return len(means.x_l) > 2 and 0 < int(np.argmin(means.mean_l)) < len(means.x_l) - 1
+
+
+def _valleys(z_l: Floats, means: Sequence[Means], noise: Noise | None) -> Iterator[_Valleys]:
+    """The curves at every level of the other factor, one kind after the other."""
+    by_level = [fit_curves(each, noise) for each in means]
+    for kind in range(min(map(len, by_level))):
+        fits = [each[kind] for each in by_level]
+        yield _Valleys(
+            z_l - z_l.mean(),
+            tuple(_misfit(fit) for fit in fits),
+            min(float(fit.place_p[0]) for fit in fits),
+            max(float(fit.place_p[-1]) for fit in fits),
+            noise,
+            sum(len(fit.means.x_l) - (3 if len(fit.means.x_l) > 3 else 2) for fit in fits) - 2,
+        )
+
+
+def _misfit(fit: CurveFit) -> Callable[[Floats], Floats]:
+    """What a curve misses by the place of its minimum; no number outside of its window."""
+    spline = interpolate.CubicSpline(fit.place_p, fit.misfit_p, extrapolate=False)
+
+    def missed(place_p: Floats) -> Floats:
+        return np.nan_to_num(np.asarray(spline(place_p), dtype=np.float64), nan=np.inf)
+
+    return missed
+
+
+def _slope(valleys: _Valleys, interval: float) -> _Slope:
+    reach = 2 * (valleys.high - valleys.low) / float(np.ptp(valleys.z_l))
+    shift_p: list[float] = np.linspace(-reach, reach, SHIFTS).tolist()
+    misfit_p = [valleys.misfit(shift) for shift in shift_p]
+    s = int(np.argmin(misfit_p))
+    around = shift_p[max(s - 1, 0)], shift_p[min(s + 1, SHIFTS - 1)]
+    refined = optimize.minimize_scalar(valleys.misfit, bounds=around, method="bounded")
+    least, value = min((float(refined.fun), float(refined.x)), (misfit_p[s], shift_p[s]))
+    missed = max(least, 0.0) / valleys.spare if valleys.spare > 0 else 0.0
+    if valleys.noise is None and missed == 0.0:
+        return _Slope(value, None, None, None)
+    df = valleys.noise.df if valleys.noise else valleys.spare
+    variance = max(missed, valleys.noise.variance) if valleys.noise else missed
+    limit = least + variance * t_quantile((1 + interval) / 2, df) ** 2
+
+    def end(step: int) -> float | None:
+        inside, k = value, s if (shift_p[s] - value) * step > 0 else s + step
+        while 0 <= k < SHIFTS and misfit_p[k] <= limit:
+            inside, k = shift_p[k], k + step
+        if not 0 <= k < SHIFTS:
+            return None
+        outside = shift_p[k]
+        for _ in range(30):  # bisection, as misfits may be infinite
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if valleys.misfit(middle) <= limit else (inside, middle)
+        return inside
+
+    t = math.sqrt(max(valleys.misfit(0.0) - least, 0.0) / variance)
+    return _Slope(value, end(-1), end(1), t_two_sided(t, df))

@@ -16,6 +16,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from isoloss.analysis import solve as solve_module
+from isoloss.analysis.cells import cells_of, close_groups
 from isoloss.analysis.frontier import HoldOut, data_compute, frontier, hold_out_largest, predict
 from isoloss.analysis.isoflop import isoflop_profiles
 from isoloss.analysis.laws import AXES, Form, make_law
@@ -240,6 +241,67 @@ def test_a_lack_of_fit_says_what_runs_of_a_cell_differ_by() -> None:
     )
     said = next(c.text for c in fitted(bumpy).cautions if c.code == "lack_of_fit")
     assert "differ by 0.20% of the loss among themselves" in said
+
+
+def codes(fit: Fit) -> set[str]:
+    return {caution.code for caution in fit.cautions}
+
+
+def test_levels_are_grouped_within_one_percent_and_no_wider() -> None:
+    values = np.array([1000.0, 100.0, 100.9, 99.95, 1009.0, 1020.0])
+    assert close_groups(np.log(values)).tolist() == [1, 0, 0, 0, 1, 2]
+    dense = np.log(np.linspace(1e6, 1e8, 3000))  # checkpoints, each within 1% of the next
+    group_n = close_groups(dense)
+    assert max(np.ptp(dense[group_n == group]) for group in range(group_n.max() + 1)) <= math.log(1.01) + 1e-9
+    x_Kxn = np.log([[1e5, 1e5, 2e5, 2e5], [1e6, 1.001e6, 1.001e6, 1e6]])
+    assert cells_of(x_Kxn)[0].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_token_counts_off_by_a_batch_are_one_horizon() -> None:
+    """Three seeds at token counts that differ by 0.1%: the same cells, lack of fit, levels and intervals."""
+    equal = grid(4, 4, noise=0.001, replicates=3).with_columns(
+        pl.col("loss") * (1 + 0.01 * (pl.col("N").log() * 9).sin())
+    )
+    apart = equal.with_columns(pl.col("D") * (1 + 0.001 * (pl.int_range(pl.len()) % 3)))
+    first, second = fitted(equal), fitted(apart)
+    assert first.n_cells == second.n_cells == 16 and "lack_of_fit" in codes(first) & codes(second)
+    assert second.parameters["alpha"].se == pytest.approx(first.parameters["alpha"].se, rel=0.02)
+    two = apart.filter(pl.col("D").rank("dense") <= 6)
+    assert "few_levels" in codes(fitted(two))
+    assert fitted(apart.with_columns(pl.col("D") * 1.02 ** (pl.int_range(pl.len()) % 3))).n_cells == 48
+
+
+def test_two_metrics_in_one_column_are_no_law() -> None:
+    """Any law between the two lies as close to both by absolute residuals, so the minimum is flat."""
+    nats = grid(4, 4, noise=0.002)
+    mixed = pl.concat([
+        nats.with_columns(metric=pl.lit("nats")), nats.with_columns(pl.col("loss") / 3, metric=pl.lit("bits per byte"))
+    ])  # fmt: skip
+    fit = fitted(mixed)
+    assert fit.status == "unidentified" and "flat_minimum" in codes(fit)
+    (said,) = [caution for caution in fit.cautions if caution.code == "varies_within_cells"]
+    assert "metric explains it" in said.text and "factor of 3" in said.text and "--by metric" in (said.remedy or "")
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_a_spread_within_cells_beyond_noise_is_said() -> None:
+    seeds = grid(4, 4, noise=0.004, replicates=3).with_columns(seed=pl.int_range(pl.len()) % 3)
+    assert "varies_within_cells" not in codes(fitted(seeds))
+    hidden = seeds.with_columns(pl.col("loss") * (1 + 0.3 * (pl.col("seed") % 2)), unique=100 * (pl.col("seed") % 2))
+    (named,) = [caution for caution in fitted(hidden).cautions if caution.code == "varies_within_cells"]
+    assert "unique explains it" in named.text
+    (bare,) = [c for c in fitted(hidden.drop("unique", "seed")).cautions if c.code == "varies_within_cells"]
+    assert "No column of the table explains it" in bare.text
+    one = seeds.with_columns(loss=pl.col("loss") * (1 + 0.06 * (pl.int_range(pl.len()) == 7)))
+    (cell,) = [caution for caution in fitted(one).cautions if caution.code == "varies_within_cells"]
+    assert f"N = {one['N'][7]:,.0f}, D = {one['D'][7]:,.0f}" in cell.text
+
+
+def test_the_status_does_not_depend_on_how_intervals_are_asked_for() -> None:
+    for seed in range(2):
+        flat = grid().with_columns(loss=2 + pl.Series(np.random.default_rng(seed).normal(0, 0.01, 16)))
+        assert fitted(flat).status == fitted(flat, intervals="bootstrap").status == "unidentified"
 
 
 @pytest.mark.usefixtures("few_starts")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from isoloss.analysis.cells import close_groups
 from isoloss.analysis.columns import MAX_MAGNITUDE, usable_rows
 from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.laws import AXES, Floats
@@ -156,9 +157,10 @@ def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | Diagnostic:
     axes = AXES[fit.form]
     rows = usable_rows(table, positive=[fit.columns[axis] for axis in (*axes, "loss")])
     column = fit.columns[axes[0]]
-    level = float(rows.floats(column).max())
+    level_n = close_groups(np.log(rows.floats(column)))
+    largest_n = pl.Series(level_n == level_n.max())
     seen = fit_law(
-        rows.table.filter(pl.col(column) < level),
+        rows.table.filter(~largest_n),
         fit.form,
         fit.columns,
         floor=fit.law.floor,
@@ -167,14 +169,15 @@ def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | Diagnostic:
     if seen.uncertainty is None:
         return unidentified
     held: list[HeldOutRow] = []
-    for row in rows.table.filter(pl.col(column) == level).to_dicts():
+    largest = rows.table.filter(largest_n)
+    for row in largest.to_dicts():
         point = {axis: float(row[fit.columns[axis]]) for axis in axes}
         predicted, observed = predict(seen, point).new_run, float(row[fit.columns["loss"]])
         assert predicted.low is not None and predicted.high is not None
         inside = predicted.low <= observed <= predicted.high
         held.append(HeldOutRow(point, observed, predicted, observed - predicted.value, inside, row.get("seed")))
     mean = sum(row.error for row in held) / len(held)
-    return HoldOut(axes[0], level, tuple(held), mean, sum(row.inside for row in held), seen)
+    return HoldOut(axes[0], float(rows.floats(column).max()), tuple(held), mean, sum(row.inside for row in held), seen)
 
 
 def data_compute(fit: Fit, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> tuple[float, float]:

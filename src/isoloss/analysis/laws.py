@@ -32,6 +32,7 @@ SUMMARY_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train
 NAMES: dict[str, tuple[str, str]] = {"N": ("A", "alpha"), "D": ("B", "beta"), "C": ("A", "alpha")}
 """Scale and exponent of the term of each variable, as published."""
 
+EXPONENTS = ("alpha", "beta")
 MIN_EXPONENT, MAX_EXPONENT = 0.01, 3.0
 MIN_FLOOR_SHARE = 1e-3
 """The floor's lower bound, as a share of the lowest loss: below it, the data show no floor."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from isoloss.analysis.cells import close_groups
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.frontier import (
     FLOPS_PER_PARAMETER_TOKEN,
@@ -89,7 +90,9 @@ def analyse_scaling(
     ]
     rows = usable_rows(table, positive=[columns[axis] for axis in (*AXES[form], "loss")])
     axes = [columns[axis] for axis in AXES[form]]
-    cautions = [*fit.cautions, *unlisted_columns(rows.table, fit.law.y_n, axes, columns.values(), _one_at_a_time)]
+    levels = {column: close_groups(x_n) for column, x_n in zip(axes, fit.law.x_Kxn, strict=True)}
+    cells = rows.table.with_columns(pl.Series(column, level_n) for column, level_n in levels.items())
+    cautions = [*fit.cautions, *unlisted_columns(cells, fit.law.y_n, axes, columns.values(), _one_at_a_time)]
     if points and not identified:
         text = "The table does not identify the law, so nothing was predicted."
         cautions.append(Diagnostic("prediction_unidentified", "blocks", text))

@@ -93,7 +93,13 @@ class Solution:
     gradient_norm: float
     n_starts: int
     n_polished: int
-    n_agreeing: int
+    agreeing_sxp: Floats
+    """Where the starts that agree on the lowest value end."""
+
+    @property
+    def n_agreeing(self) -> int:
+        """How many they are."""
+        return len(self.agreeing_sxp)
 
 
 def solve(law: Law, objective: Objective) -> Solution:
@@ -118,7 +124,7 @@ def solve(law: Law, objective: Objective) -> Solution:
         float(np.linalg.norm(gradient_p)),
         len(candidates),
         len(polished),
-        sum(value <= lowest + AGREEMENT * unit for value in reached),
+        np.array([end_p for end_p, value in zip(polished, reached, strict=True) if value <= lowest + AGREEMENT * unit]),
     )
 
 

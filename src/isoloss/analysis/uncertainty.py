@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from math import exp, pi, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
+from isoloss.analysis.cells import Codes, cells_of
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.laws import Floats, Law
 from isoloss.analysis.solve import Objective, polish
@@ -124,11 +124,9 @@ def _refitted(law: Law, objective: Objective, theta_p: Floats) -> Floats:
     return theta_p
 
 
-def cells(law: Law) -> tuple[NDArray[np.intp], int]:
-    """The cell (rows of equal variables) each row belongs to, shape [n], and how many there are."""
-    _, cell_n = np.unique(law.x_Kxn, axis=1, return_inverse=True)
-    cell_n = cell_n.reshape(-1)
-    return cell_n, int(cell_n.max()) + 1
+def cells(law: Law) -> tuple[Codes, int]:
+    """The cell (rows whose variables agree but for 1%) each row belongs to, shape [n], and how many there are."""
+    return cells_of(law.x_Kxn)
 
 
 def _noise(law: Law, residuals_n: Floats) -> tuple[float, int, int]:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from scipy import stats
 
 from isoloss.analysis import solve as solve_module
 from isoloss.analysis.cells import cells_of, close_groups
-from isoloss.analysis.frontier import HoldOut, data_compute, frontier, hold_out_largest, predict
+from isoloss.analysis.compute_column import compute_doubts
+from isoloss.analysis.frontier import HoldOut, data_compute, frontier, held_out_doubts, hold_out_largest, predict
 from isoloss.analysis.isoflop import isoflop_profiles
 from isoloss.analysis.laws import AXES, Form, make_law
+from isoloss.analysis.residuals import p_of_added
 from isoloss.analysis.scaling import Fit, fit_law, other_objectives
+from isoloss.analysis.scaling_results import analyse_scaling
 from isoloss.analysis.solve import make_objective, polish, refine, solve
 from isoloss.analysis.uncertainty import huber_inefficiency
 from isoloss.cli import run_command_line
@@ -386,11 +390,56 @@ def test_the_held_out_size_is_predicted_without_having_been_seen() -> None:
 
 def test_a_prediction_far_beyond_the_data_says_so() -> None:
     fit = fitted(grid(4, 4, noise=0.002))
-    near, far = predict(fit, {"N": 3e6, "D": 3e7}), predict(fit, {"N": 3e8, "D": 3e8})
+    near, far = predict(fit, {"N": 3e6, "D": 2e7}), predict(fit, {"N": 3e8, "D": 3e8})
     assert not near.cautions and [caution.code for caution in far.cautions] == ["extrapolates"]
     assert [c.code for c in predict(fit, {"N": 1e3, "D": 1e9}).cautions] == ["extrapolates"]
     assert near.law.value == near.new_run.value
     assert (near.new_run.high or 0) > (near.law.high or 9)
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_a_prediction_at_a_compute_is_the_lowest_loss_there() -> None:
+    fit = fitted(grid(5, 5, noise=0.002))
+    found = predict(fit, {"C": 1e14})
+    (best,) = frontier(fit, [1e14]).optima
+    assert found.optimum == best and found.law == best.loss
+    a = values(fit)
+    n = np.geomspace(1e4, 1e8, 200_001)
+    losses = a["E"] + a["A"] / n ** a["alpha"] + a["B"] / (1e14 / 6 / n) ** a["beta"]
+    assert found.law.value == pytest.approx(losses.min(), rel=1e-9)
+    assert best.n_params.value == pytest.approx(n[losses.argmin()], rel=1e-4)
+    here = predict(fit, {"N": best.n_params.value, "D": best.tokens.value})
+    assert found.new_run.low == pytest.approx(here.new_run.low or 0, rel=2e-3)
+    assert {c.code for c in predict(fit, {"C": 1e16}).cautions} == {"extrapolates"}
+    with pytest.raises(ConfigError, match="or C alone"):
+        predict(fit, {"N": 1e6})
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_tokens_follow_from_compute_and_size() -> None:
+    table = grid(4, 4, noise=0.002)
+    found = analyse_scaling(table.drop("D"), "LND", COLUMNS)
+    assert values(found.fit) == pytest.approx(values(fitted(table)), rel=1e-6)
+    assert "tokens_from_compute" in {caution.code for caution in found.cautions}
+    giga = analyse_scaling(table.drop("D").with_columns(pl.col("C") / 1e9), "LND", COLUMNS)
+    assert "tokens_implausible" in {caution.code for caution in giga.cautions}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (pl.col("C") / 1e9, "compute_mismatch", "likely in GFLOPs"),
+        (pl.col("C") / 8.64e19, "compute_mismatch", "likely in PFLOP/s-days"),
+        (pl.col("N") / 1e6, "compute_mismatch", "thousands, millions or billions"),
+        (pl.col("C") * 10, "compute_mismatch", "10 times"),
+        (pl.col("C") * 1.4, "compute_differs", "1.4 times"),
+        (pl.col("C") * 1.001, None, ""),
+    ],
+)
+def test_compute_is_held_against_six_n_d(change: pl.Expr, code: str | None, words: str) -> None:
+    found = compute_doubts(grid().with_columns(change), COLUMNS)
+    assert [caution.code for caution in found] == ([code] if code else [])
+    assert all(words in caution.text for caution in found)
 
 
 def profile_table(sizes: Any, compute: float = 1e13) -> pl.DataFrame:
@@ -492,14 +541,65 @@ def test_bad_tables_get_one_line(
 
 
 @pytest.mark.usefixtures("few_starts")
-@pytest.mark.parametrize("options", [(), ("--holdout", "largest")])
-def test_the_largest_size_is_held_out_where_that_is_asked_for(
-    options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "sizes", "held"), [("auto", 5, 4), ("none", 5, 0), ("auto", 3, 0), ("largest", 3, 0)]
+)
+def test_the_largest_size_is_held_out_where_rows_allow_it(
+    option: str, sizes: int, held: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "runs.csv"
-    grid(5, 4, noise=0.002).write_csv(path)
-    assert run_command_line(["fit", str(path), *options, "--json"]) == 0
-    assert (json.loads(capsys.readouterr().out)["holdout"] is not None) == bool(options)
+    grid(sizes, 4, noise=0.002).write_csv(path)
+    assert run_command_line(["fit", str(path), "--holdout", option, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["holdout"] or {"n": 0})["n"] == held
+    assert ("holdout_unidentified" in [w["code"] for w in said["warnings"]]) == (option == "largest")
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_rows_outside_their_prediction_intervals_are_a_caution() -> None:
+    table = grid(5, 4, noise=0.002)
+    off = table.with_columns(pl.col("loss") * pl.when(pl.col("N") == pl.col("N").max()).then(1.05).otherwise(1.0))
+    found = analyse_scaling(off, "LND", COLUMNS)
+    (said,) = [caution for caution in found.cautions if caution.code == "holdout_outside"]
+    assert said.severity == "limits" and "4 of 4 rows" in said.text and "above" in said.text
+    held = hold_out_largest(fitted(table), table)
+    assert isinstance(held, HoldOut)
+    many = (*held.rows[:1],) * 40
+    for n_inside, severity in ((40, None), (38, "note"), (35, "limits")):
+        doubts = held_out_doubts(replace(held, rows=many, n_inside=n_inside))
+        assert [doubt.severity for doubt in doubts] == ([severity] if severity else [])
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_residuals_that_depend_on_a_variable_are_said() -> None:
+    """An error that runs of one size share, and effects of N and D that do not add up."""
+    table = grid(6, 6, noise=0.002)
+    assert "residuals_trend" not in codes(fitted(table))
+    level = pl.col("N").rank("dense") % 2
+    (by_size,) = [c for c in fitted(table.with_columns(pl.col("loss") * (1 + 0.01 * level))).cautions
+                  if c.code == "residuals_trend"]  # fmt: skip
+    assert "size N" in by_size.text and "tokens" not in by_size.text
+    product = (pl.col("N").log() - 13) * (pl.col("D").log() - 15)
+    together = fitted(table.with_columns(pl.col("loss") * (0.01 * product).exp()))
+    assert any("do not add up" in caution.text for caution in together.cautions)
+
+
+def test_the_added_variable_test_is_that_of_nested_regressions() -> None:
+    generator = np.random.default_rng(0)
+    x_nxp, added_nxt = generator.normal(size=(20, 3)), generator.normal(size=(20, 2))
+    y_n = generator.normal(size=20) + added_nxt[:, 0] / 2
+    small, large = sm.OLS(y_n, x_nxp).fit(), sm.OLS(y_n, np.column_stack([x_nxp, added_nxt])).fit()
+    assert p_of_added(y_n, x_nxp, added_nxt) == pytest.approx(large.compare_f_test(small)[1])
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_tokens_seen_more_than_once_are_said() -> None:
+    table = grid(4, 4, noise=0.002).with_columns(U=pl.lit(5e6))
+    found = analyse_scaling(table, "LND", {**COLUMNS, "U": "U"}, holdout=False)
+    (said,) = [caution for caution in found.cautions if caution.code == "repeated_data"]
+    assert "In 4 of 16 rows" in said.text and "3 epochs" in said.text and "LNDU" in (said.remedy or "")
+    new = analyse_scaling(table.with_columns(U=pl.col("D")), "LND", {**COLUMNS, "U": "U"}, holdout=False)
+    assert "repeated_data" not in {caution.code for caution in new.cautions}
 
 
 def test_rows_without_values_are_counted(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,10 +21,10 @@ def close_groups(log_n: Floats, tolerance: float = SAME) -> Codes:
     sorted_n, most = log_n[order], float(np.log1p(tolerance)) + 1e-12
     first_n = np.diff(sorted_n, prepend=-np.inf) > most
     starts: list[int] = np.flatnonzero(first_n).tolist()
-    for low, high in pairwise([*starts, len(sorted_n)]):
+    for low, high in zip(starts, [*starts[1:], len(sorted_n)], strict=True):
         at = low
         while sorted_n[high - 1] - sorted_n[at] > most:
-            at += int(np.searchsorted(sorted_n[at:high], sorted_n[at] + most, side="right"))
+            at += int(np.count_nonzero(sorted_n[at:high] <= sorted_n[at] + most))
             first_n[at] = True
     group_n = np.empty(len(log_n), dtype=np.intp)
     group_n[order] = np.cumsum(first_n) - 1

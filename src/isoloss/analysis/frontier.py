@@ -13,30 +13,34 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy import special
 
 from isoloss.analysis.cells import close_groups
 from isoloss.analysis.columns import MAX_MAGNITUDE, usable_rows
 from isoloss.analysis.estimate import Estimate
-from isoloss.analysis.laws import AXES, Floats
+from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, Floats
 from isoloss.analysis.scaling import Fit, fit_law
 from isoloss.analysis.uncertainty import Uncertainty
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
+from isoloss.wording import counted
 
-FLOPS_PER_PARAMETER_TOKEN = 6.0
-"""k in C = k·N·D, forward and backward (Kaplan et al. 2020)."""
-FAR = 10.0
+FAR = 3.0
 """Predictions at more than this many times the data's largest compute are said to extrapolate."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The loss at a point: of the law itself, and of one new run there (the same value, a wider interval)."""
+    """The loss at a point: of the law itself, and of one new run there (the same value, a wider interval).
+
+    At a compute alone, of a law of N and D, it is that at the `optimum`, the best size and tokens.
+    """
 
     point: Mapping[str, float]
     law: Estimate
     new_run: Estimate
     cautions: tuple[Diagnostic, ...]
+    optimum: Optimum | None = None
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,19 @@ class HoldOut:
 
 
 def predict(fit: Fit, point: Mapping[str, float]) -> Prediction:
-    """The loss at positive N, D or C, by the fit's form. Raises ConfigError when a variable is missing or unknown."""
+    """The loss at positive N, D or C, by the fit's form; for LND also at C alone, with the best N and D there.
+
+    Raises ConfigError when a variable is missing or unknown.
+    """
+    if fit.form == "LND" and set(point) == {"C"}:
+        return _at_optimum(fit, point)
     axes, uncertainty = AXES[fit.form], _identified(fit)
     given = ", ".join(f"{name}={value:g}" for name, value in point.items())
     if set(point) != set(axes):
-        raise ConfigError(f"cannot predict at {given}: {fit.form} needs {' and '.join(axes)}, no more", ("predict",))
-    if not all(1 / MAX_MAGNITUDE < value < MAX_MAGNITUDE for value in point.values()):
-        raise ConfigError(f"cannot predict at {given}: not between 1e-100 and 1e100", ("predict",))
+        or_compute = ", or C alone" if fit.form == "LND" else ""
+        needed = f"{fit.form} needs {' and '.join(axes)}, no more{or_compute}"
+        raise ConfigError(f"cannot predict at {given}: {needed}", ("predict",))
+    _check_range(point)
     x_kx1 = fit.law.centred(np.array([point[axis] for axis in axes]))
     log = fit.objective.name != "ls"
 
@@ -107,6 +117,22 @@ def predict(fit: Fit, point: Mapping[str, float]) -> Prediction:
     return Prediction(dict(point), law, new_run, tuple(_extrapolation(fit, point)))
 
 
+def _at_optimum(fit: Fit, point: Mapping[str, float]) -> Prediction:
+    uncertainty = _identified(fit)
+    _check_range(point)
+    (best,) = frontier(fit, [point["C"]]).optima
+    found = predict(fit, {"N": best.n_params.value, "D": best.tokens.value})
+    variance = uncertainty.noise**2 if fit.objective.name != "ls" else (uncertainty.noise / best.loss.value) ** 2
+    new_run = uncertainty.estimate(lambda theta_p: _log_loss_at(fit, point["C"], theta_p), log=True, extra=variance)
+    return Prediction(dict(point), best.loss, new_run, found.cautions, best)
+
+
+def _check_range(point: Mapping[str, float]) -> None:
+    if not all(1 / MAX_MAGNITUDE < value < MAX_MAGNITUDE for value in point.values()):
+        given = ", ".join(f"{name}={value:g}" for name, value in point.items())
+        raise ConfigError(f"cannot predict at {given}: not between 1e-100 and 1e100", ("predict",))
+
+
 def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> Frontier:
     """The compute-optimal frontier of an LND fit at each compute of `flops`. Raises ConfigError for any other fit."""
     if fit.form != "LND":
@@ -116,27 +142,32 @@ def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARA
     def log_odds(theta_p: Floats) -> float:
         return float(np.log(theta_p[3] / theta_p[2]))
 
-    def log_size(log_nd: float, theta_p: Floats) -> float:
-        (log_a, log_b, alpha, beta, *_), _ = law.published(theta_p)
-        return float((np.log(alpha / beta) + log_a - log_b + beta * log_nd) / (alpha + beta))
-
-    def log_loss(log_nd: float, theta_p: Floats) -> float:
-        size = log_size(log_nd, theta_p)
-        x_kx1 = (np.array([size, log_nd - size]) - law.centre_k)[:, None]
-        return float(law.log_loss(theta_p, x_kx1)[0][0])
-
     def optimum(compute: float) -> Optimum:
         log_nd = float(np.log(compute / flops_per))
-        n_params = uncertainty.estimate(lambda theta_p: log_size(log_nd, theta_p), log=True)
-        tokens = uncertainty.estimate(lambda theta_p: log_nd - log_size(log_nd, theta_p), log=True)
+        n_params = uncertainty.estimate(lambda theta_p: _log_size(fit, log_nd, theta_p), log=True)
+        tokens = uncertainty.estimate(lambda theta_p: log_nd - _log_size(fit, log_nd, theta_p), log=True)
         x_k = law.centred(np.array([n_params.value, tokens.value]))[:, 0]
         inside = np.all((law.x_Kxn.min(axis=1) <= x_k) & (x_k <= law.x_Kxn.max(axis=1)))
-        loss = uncertainty.estimate(lambda theta_p: log_loss(log_nd, theta_p), log=True)
+        loss = uncertainty.estimate(lambda theta_p: _log_loss_at(fit, compute, theta_p, flops_per), log=True)
         return Optimum(compute, n_params, tokens, loss, not bool(inside))
 
     odds = uncertainty.estimate(log_odds)  # of a : b; the interval of a share stays between 0 and 1
     a, b = _share(odds, 1), _share(odds, -1)
     return Frontier(a, b, flops_per, tuple(optimum(compute) for compute in flops))
+
+
+def _log_size(fit: Fit, log_nd: float, theta_p: Floats) -> float:
+    """log N* where the product N·D is given."""
+    (log_a, log_b, alpha, beta, *_), _ = fit.law.published(theta_p)
+    return float((np.log(alpha / beta) + log_a - log_b + beta * log_nd) / (alpha + beta))
+
+
+def _log_loss_at(fit: Fit, compute: float, theta_p: Floats, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> float:
+    """The log of the lowest loss at a compute."""
+    log_nd = float(np.log(compute / flops_per))
+    size = _log_size(fit, log_nd, theta_p)
+    x_kx1 = (np.array([size, log_nd - size]) - fit.law.centre_k)[:, None]
+    return float(fit.law.log_loss(theta_p, x_kx1)[0][0])
 
 
 def _share(odds: Estimate, sign: int) -> Estimate:
@@ -178,6 +209,26 @@ def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | Diagnostic:
         held.append(HeldOutRow(point, observed, predicted, observed - predicted.value, inside, row.get("seed")))
     mean = sum(row.error for row in held) / len(held)
     return HoldOut(axes[0], float(rows.floats(column).max()), tuple(held), mean, sum(row.inside for row in held), seen)
+
+
+def held_out_doubts(held: HoldOut) -> list[Diagnostic]:
+    """A caution where held-out rows lie outside their prediction intervals; a note where chance alone leaves so many.
+
+    The rows share one fit, so more than their binomial share may be outside together.
+    """
+    total = len(held.rows)
+    outside = total - held.n_inside
+    if outside == 0:
+        return []
+    by_chance = float(special.bdtrc(outside - 1, total, 1 - held.rows[0].predicted.level))
+    text = (
+        f"{outside:,} of {counted(total, 'row')} at the largest {held.variable} lie outside their 95% prediction "
+        f"intervals, on average {abs(held.mean_error):.2g} {'above' if held.mean_error > 0 else 'below'} what the law "
+        "of the others predicts"
+    )
+    if by_chance > 1 - held.rows[0].predicted.level + 1e-9:
+        return [Diagnostic("holdout_outside", "note", f"{text}; chance alone leaves as many.")]
+    return [Diagnostic("holdout_outside", "limits", f"{text}: the law does not extrapolate.")]
 
 
 def data_compute(fit: Fit, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> tuple[float, float]:

@@ -32,6 +32,8 @@ SUMMARY_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train
 NAMES: dict[str, tuple[str, str]] = {"N": ("A", "alpha"), "D": ("B", "beta"), "C": ("A", "alpha")}
 """Scale and exponent of the term of each variable, as published."""
 
+FLOPS_PER_PARAMETER_TOKEN = 6.0
+"""k in C = k·N·D, forward and backward (Kaplan et al. 2020)."""
 EXPONENTS = ("alpha", "beta")
 MIN_EXPONENT, MAX_EXPONENT = 0.01, 3.0
 MIN_FLOOR_SHARE = 1e-3

@@ -21,6 +21,7 @@ from isoloss.analysis.law_doubts import (
     other_variables,
 )  # fmt: skip
 from isoloss.analysis.laws import AXES, EXPONENTS, Floats, Form, Law, make_law
+from isoloss.analysis.residuals import residual_trends
 from isoloss.analysis.solve import Objective, ObjectiveName, Solution, make_objective, solve
 from isoloss.analysis.spread import varies_within_cells
 from isoloss.analysis.uncertainty import Uncertainty, by_bootstrap, by_delta, cells
@@ -99,7 +100,7 @@ def fit_law(
         cautions += of_solution(law, objective, solution)
     if solution is not None and not _blocked(cautions):
         uncertainty = by_delta(law, objective, solution.theta_p)
-        cautions += lack_of_fit(law, objective, uncertainty)
+        cautions += [*lack_of_fit(law, objective, uncertainty), *residual_trends(law, objective, solution.theta_p)]
         parameters = parameters_of(law, uncertainty)
         cautions += of_exponents({name: parameter.estimate for name, parameter in parameters.items()})
         if _blocked(cautions):  # by the delta method, so that the status does not depend on how intervals are asked for

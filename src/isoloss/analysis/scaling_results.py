@@ -8,20 +8,22 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from isoloss.analysis.cells import close_groups
-from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.cells import SAME, close_groups
+from isoloss.analysis.columns import number_column, usable_rows
+from isoloss.analysis.compute_column import compute_doubts, with_tokens
 from isoloss.analysis.frontier import (
-    FLOPS_PER_PARAMETER_TOKEN,
     Frontier,
     HoldOut,
     Prediction,
     data_compute,
     frontier,
+    held_out_doubts,
     hold_out_largest,
     predict,
 )  # fmt: skip
 from isoloss.analysis.isoflop import Curve, Profile, isoflop_profiles
-from isoloss.analysis.laws import AXES, SUMMARY_COLUMNS, Form
+from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, SUMMARY_COLUMNS, Form
+from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives
 from isoloss.analysis.solve import Objective
 from isoloss.analysis.unlisted import unlisted_columns
@@ -72,15 +74,17 @@ def analyse_scaling(
     intervals: Intervals = "delta",
     curve: Curve = "cubic",
     points: Sequence[Mapping[str, float]] = (),
-    holdout: bool = False,
+    holdout: bool | None = None,
 ) -> ScalingResults:
     """Fit a law to a table with one row a run, and derive all that was asked for.
 
-    `columns` names the columns of N, D, C and the loss; `points` are to be predicted at. Raises ConfigError as
-    `fit_law` and `predict` do.
+    `columns` names the columns of N, D, C and the loss, and may name one of the unique tokens, U; `points` are to be
+    predicted at. The largest size is held out wherever the rows allow it; `holdout` True says why where they do not,
+    False leaves it. Raises ConfigError as `fit_law` and `predict` do.
 
     Example: `analyse_scaling(runs, "LND", {"N": "N", "D": "D", "C": "C", "loss": "loss"}, holdout=True)`.
     """
+    table, derived = with_tokens(table, form, columns)
     fit = fit_law(table, form, columns, floor=floor, objective=objective, intervals=intervals)
     identified = fit.uncertainty is not None
     counts = [
@@ -92,13 +96,17 @@ def analyse_scaling(
     axes = [columns[axis] for axis in AXES[form]]
     levels = {column: close_groups(x_n) for column, x_n in zip(axes, fit.law.x_Kxn, strict=True)}
     cells = rows.table.with_columns(pl.Series(column, level_n) for column, level_n in levels.items())
-    cautions = [*fit.cautions, *unlisted_columns(cells, fit.law.y_n, axes, columns.values(), _one_at_a_time)]
+    cautions = [*fit.cautions, *derived, *(() if derived else compute_doubts(rows.table, columns))]
+    cautions += repeated_data(rows.table, columns)
+    cautions += unlisted_columns(cells, fit.law.y_n, axes, columns.values(), _one_at_a_time)
     if points and not identified:
         text = "The table does not identify the law, so nothing was predicted."
         cautions.append(Diagnostic("prediction_unidentified", "blocks", text))
-    held = hold_out_largest(fit, table) if holdout else None
+    held = hold_out_largest(fit, table) if holdout is not False else None
     if isinstance(held, Diagnostic):
-        cautions.append(held)
+        cautions += [held] if holdout else []
+    elif held:
+        cautions += held_out_doubts(held)
     predictions = [predict(fit, point) for point in points] if identified else []
     profiled = "N" in form and columns.get("C") in table.columns
     return ScalingResults(
@@ -112,6 +120,23 @@ def analyse_scaling(
         None if isinstance(held, Diagnostic) else held,
         [*cautions, *(caution for prediction in predictions for caution in prediction.cautions)],
     )
+
+
+def repeated_data(table: pl.DataFrame, columns: Mapping[str, str]) -> list[Diagnostic]:
+    """A caution where D exceeds the unique tokens of the column U by more than 1%."""
+    tokens, unique = columns.get("D", "D"), columns.get("U")
+    if unique is None or tokens not in table.columns:
+        return []
+    check_columns([unique], table.columns)
+    epochs = (number_column(table[tokens]) / number_column(table[unique])).drop_nulls().drop_nans()
+    repeated = epochs.filter(epochs > 1 + SAME).to_list()
+    if not repeated:
+        return []
+    text = (
+        f"In {len(repeated):,} of {counted(len(table), 'row')} {tokens} exceeds {unique}, by up to {max(repeated):.3g} "
+        "epochs: the law takes repeated tokens for new ones."
+    )
+    return [Diagnostic("repeated_data", "limits", text, "Fit the data-constrained form (--form LNDU).")]
 
 
 def _one_at_a_time(columns: Sequence[str]) -> str:

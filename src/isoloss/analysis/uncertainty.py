@@ -82,7 +82,7 @@ def huber_inefficiency(delta: float | None, noise: float) -> float:
 def by_delta(law: Law, objective: Objective, theta_p: Floats) -> Uncertainty:
     """Delta-method uncertainty of a fit. Raises numpy's LinAlgError when the data do not determine the parameters."""
     jacobian_nxp = objective.residuals(law, theta_p)[1]
-    noise, df, n_cells = _noise(law, _least_squares_residuals(law, objective, theta_p))
+    noise, df, n_cells = _noise(law, least_squares_fit(law, objective, theta_p)[0])
     width_p = np.linalg.norm(jacobian_nxp, axis=0)
     unit_nxp = jacobian_nxp / width_p
     unit_pxp = np.asarray(np.linalg.inv(unit_nxp.T @ unit_nxp) / np.outer(width_p, width_p), dtype=np.float64)
@@ -95,7 +95,7 @@ def by_bootstrap(
     law: Law, objective: Objective, delta: Uncertainty, generator: np.random.Generator, draws: int = BOOTSTRAPS
 ) -> Uncertainty:
     """Residual bootstrap around a fit: every cell takes the inflated residuals of a cell drawn at random, whole."""
-    residuals_n = _least_squares_residuals(law, objective, delta.theta_p)
+    residuals_n, _ = least_squares_fit(law, objective, delta.theta_p)
     fitted_n = law.log_loss(delta.theta_p, law.x_Kxn)[0]
     cell_n, n_cells = cells(law)
     inflated_n = -(residuals_n - residuals_n.mean()) * sqrt(n_cells / delta.df)
@@ -112,10 +112,10 @@ def by_bootstrap(
     return replace(delta, draws_Bxp=np.array(refits), method=method)
 
 
-def _least_squares_residuals(law: Law, objective: Objective, theta_p: Floats) -> Floats:
-    """Predicted less observed, shape [n], where their squares are least near a fit."""
+def least_squares_fit(law: Law, objective: Objective, theta_p: Floats) -> tuple[Floats, Floats]:
+    """Predicted less observed, shape [n], where squares are least near a fit, and derivatives, [n, p]."""
     squares = objective if objective.delta is None else Objective("huber", NO_CLIPPING)
-    return objective.residuals(law, polish(law, squares, theta_p))[0]
+    return objective.residuals(law, polish(law, squares, theta_p))
 
 
 def _refitted(law: Law, objective: Objective, theta_p: Floats) -> Floats:

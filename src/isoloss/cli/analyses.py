@@ -89,12 +89,13 @@ def fit(
     tokens: Annotated[OptionalText, named("COLUMN", "D; of a study train_tokens")] = None,
     compute: Annotated[OptionalText, named("COLUMN", "C; of a study train_flops")] = None,
     loss: Annotated[OptionalText, named("COLUMN", "loss; of a study final_val_loss")] = None,
+    unique: OptionalColumn = None,
     objective: Literal["huber", "ls", "lad"] = "huber",
     delta: float = 1e-3,
     intervals: Literal["delta", "bootstrap"] = "delta",
     isoflop: Literal["cubic", "parabola"] = "cubic",
     predict: Points = (),
-    holdout: Literal["none", "largest"] = "none",
+    holdout: Literal["auto", "largest", "none"] = "auto",
     json: Flag = False,
     out: OutFolder = None,
 ) -> int:
@@ -108,14 +109,15 @@ def fit(
         floor: Fit the law without its floor E.
         params: Column of N, parameters.
         tokens: Column of D, training tokens.
-        compute: Column of C, training FLOPs.
+        compute: Column of C, training FLOPs; without a column of tokens, D is C/(6N).
         loss: Column of the loss.
+        unique: Column of the unique tokens, where some were seen more than once.
         objective: huber: Huber loss of log residuals; ls: least squares of losses; lad: least absolute deviations.
         delta: Where the Huber loss turns from quadratic to linear, in log loss.
         intervals: How intervals are computed: delta method or bootstrap over cells.
         isoflop: Curve through runs of equal compute; a parabola is biased.
-        predict: A point to predict the loss at, such as N=1e8,D=2e9; may be given several times.
-        holdout: largest: fit without the largest size, and predict it.
+        predict: A point to predict the loss at, such as N=1e8,D=2e9, or a compute C=1e22; may be given several times.
+        holdout: Fit without the largest size and predict it. auto: where the rows allow it; largest: say why else.
         json: Print one JSON object at full precision in place of text.
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
@@ -130,7 +132,7 @@ def fit(
     if not delta > 0:
         raise ConfigError(f"--delta {delta:g}: must be above 0")
     points = [parse_point(text) for text in predict]
-    given = {"N": params, "D": tokens, "C": compute, "loss": loss}
+    given = {"N": params, "D": tokens, "C": compute, "U": unique, "loss": loss}
     runs = read_runs(table, say)
     found = analyse_scaling(
         runs,
@@ -141,7 +143,7 @@ def fit(
         intervals=intervals,
         curve=isoflop,
         points=points,
-        holdout=holdout == "largest",
+        holdout=None if holdout == "auto" else holdout == "largest",
     )
     return _conclude(lambda: scaling_chapter(found), scaling_as_json(found) if json else None, out, table)
 

@@ -36,7 +36,8 @@ def choose_columns(given: Mapping[str, str | None], table: pl.DataFrame, *, stud
     Raises ConfigError when a given one is not in the table.
     """
     check_columns(filter(None, given.values()), table.columns)
-    return {axis: column or (SUMMARY_COLUMNS[axis] if study else axis) for axis, column in given.items()}
+    chosen = {axis: column or (SUMMARY_COLUMNS.get(axis) if study else axis) for axis, column in given.items()}
+    return {axis: column for axis, column in chosen.items() if column and (axis != "U" or given[axis])}
 
 
 def scaling_as_json(found: ScalingResults) -> str:
@@ -80,7 +81,9 @@ def _prediction(prediction: Prediction) -> dict[str, Any]:
     """`low` and `high` are the prediction interval of one new run, `law_low` and `law_high` the law's own."""
     new, law = prediction.new_run, prediction.law
     ends = {"value": new.value, "low": new.low, "high": new.high, "law_low": law.low, "law_high": law.high}
-    return {**prediction.point, **ends, "level": new.level, "warnings": [asdict(c) for c in prediction.cautions]}
+    found = {**prediction.point, **ends, "level": new.level, "warnings": [asdict(c) for c in prediction.cautions]}
+    best = prediction.optimum
+    return found | ({"N": asdict(best.n_params), "D": asdict(best.tokens)} if best else {})
 
 
 def _holdout(held: HoldOut) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.frontier import FLOPS_PER_PARAMETER_TOKEN, Frontier, HoldOut, frontier, predict
+from isoloss.analysis.frontier import Frontier, HoldOut, frontier, predict
 from isoloss.analysis.isoflop import SAME_COMPUTE, Profile
-from isoloss.analysis.laws import AXES, NAMES
+from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, NAMES
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.report import law_plane

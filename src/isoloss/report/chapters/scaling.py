@@ -158,11 +158,25 @@ def _tables(found: ScalingResults) -> Iterator[Table]:
         yield Table("scaling_optima", title, pl.DataFrame(rows), columns)
     if found.profiles:
         yield _profile_table(found.profiles)
-    if found.predictions:
-        rows = [{**p.point, **_ends("law", p.law), **_ends("run", p.new_run)} for p in found.predictions]
+    at_points = [p for p in found.predictions if p.optimum is None]
+    if at_points:
+        rows = [{**p.point, **_ends("law", p.law), **_ends("run", p.new_run)} for p in at_points]
         columns = [*axes, _ranged("law", "loss by the law", "loss"), _ranged("run", "loss of one new run", "loss")]
         title = f"Predicted losses; n = {fitted_runs(fit)}, 95% intervals."
         yield Table("scaling_predictions", title, pl.DataFrame(rows), columns)
+    at_computes = [(p, p.optimum) for p in found.predictions if p.optimum]
+    if at_computes:
+        rows = [
+            {"C": best.flops, **_ends("N", best.n_params), **_ends("D", best.tokens), **_ends("law", p.law),
+             **_ends("run", p.new_run)}
+            for p, best in at_computes
+        ]  # fmt: skip
+        columns = [
+            Column("C", "compute", "si", "FLOP"), _ranged("N", "best N", "si"), _ranged("D", "best D", "si"),
+            _ranged("law", "loss by the law", "loss"), _ranged("run", "loss of one new run", "loss"),
+        ]  # fmt: skip
+        title = f"Predicted optima at a compute of C = 6ND; n = {fitted_runs(fit)}, 95% intervals."
+        yield Table("scaling_predicted_optima", title, pl.DataFrame(rows), columns)
     if held:
         columns = [
             *axes, Column("seed", "seed"), Column("observed", "observed", "loss"),

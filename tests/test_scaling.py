@@ -14,14 +14,14 @@ import numpy as np
 import polars as pl
 import pytest
 import statsmodels.api as sm
-from scipy import stats
+from scipy import optimize, stats
 
 from isoloss.analysis import solve as solve_module
 from isoloss.analysis.cells import cells_of, close_groups
 from isoloss.analysis.compute_column import compute_doubts
 from isoloss.analysis.frontier import HoldOut, data_compute, frontier, held_out_doubts, hold_out_largest, predict
 from isoloss.analysis.isoflop import isoflop_profiles
-from isoloss.analysis.laws import AXES, Form, make_law
+from isoloss.analysis.laws import AXES, Form, Restrictions, make_law
 from isoloss.analysis.residuals import p_of_added
 from isoloss.analysis.scaling import Fit, fit_law, other_objectives
 from isoloss.analysis.scaling_results import analyse_scaling
@@ -306,6 +306,150 @@ def test_the_status_does_not_depend_on_how_intervals_are_asked_for() -> None:
     for seed in range(2):
         flat = grid().with_columns(loss=2 + pl.Series(np.random.default_rng(seed).normal(0, 0.01, 16)))
         assert fitted(flat).status == fitted(flat, intervals="bootstrap").status == "unidentified"
+
+
+def of_form(form: Form) -> tuple[pl.DataFrame, dict[str, float]]:
+    """Runs without noise under a form whose parameters are known, some of them on repeated tokens."""
+    table = grid(5, 5)
+    n, d = table["N"].to_numpy(), table["D"].to_numpy()
+    unique = np.where(np.arange(25) % 2, d, np.minimum(d, 1e6))
+    seen = unique * (1 + 12 * (1 - np.exp(-(d / unique - 1) / 12)))
+    losses, truth = {
+        "LNDX": (surface(n, d) + 2e3 / (n**0.38 * d**0.39), {**TRUTH, "G": 2e3}),
+        "LNDU": (surface(n, seen), {**TRUTH, "R": 12.0}),
+        "LNDK": (((8.8e5 / n) ** 0.8 + 5.4e6 / d) ** 0.095,
+                 {"Nc": 8.8e5, "Dc": 5.4e6, "alpha": 0.076, "beta": 0.095}),
+    }[form]  # fmt: skip
+    return table.with_columns(U=pl.Series(unique), loss=pl.Series(losses)), truth
+
+
+@pytest.mark.usefixtures("few_starts")
+@pytest.mark.parametrize("form", ["LNDX", "LNDU", "LNDK"])
+def test_other_laws_come_back_and_have_the_derivatives_of_finite_differences(form: Form) -> None:
+    table, truth = of_form(form)
+    fit = fit_law(table, form, {**COLUMNS, "U": "U"})
+    assert values(fit) == pytest.approx(truth, rel=1e-5)
+    assert codes(fit) == {"noiseless"}
+    law = fit.law
+    theta_p = law.start(np.array([-0.5, -0.7, 0.4, 0.3, 0.4])[: 4 + law.floor]) + 0.05
+    jacobian_nxp = law.log_loss(theta_p, law.x_Kxn)[1]
+    for i, step_p in enumerate(1e-6 * np.eye(len(theta_p))):
+        plus_n, minus_n = (law.log_loss(theta_p + sign * step_p, law.x_Kxn)[0] for sign in (1, -1))
+        assert jacobian_nxp[:, i] == pytest.approx((plus_n - minus_n) / 2e-6, abs=1e-7)
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_the_optimum_of_kaplans_law_is_its_lowest_loss() -> None:
+    table, truth = of_form("LNDK")
+    (best,) = frontier(fitted(table, "LNDK"), [1e13]).optima
+    n = np.geomspace(1e4, 1e8, 200_001)
+    losses = ((truth["Nc"] / n) ** 0.8 + truth["Dc"] / (1e13 / 6 / n)) ** 0.095
+    assert best.loss.value == pytest.approx(losses.min(), rel=1e-9)
+    assert best.n_params.value == pytest.approx(n[losses.argmin()], rel=1e-3)
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_tokens_seen_again_are_worth_less_than_new_ones() -> None:
+    fit = fit_law(of_form("LNDU")[0], "LNDU", {**COLUMNS, "U": "U"})
+    new, again = predict(fit, {"N": 1e6, "D": 1e7}).law, predict(fit, {"N": 1e6, "D": 1e7, "U": 1e6}).law
+    assert new.value == pytest.approx(surface(1e6, 1e7), rel=1e-6)
+    assert again.value == pytest.approx(surface(1e6, 1e6 * (1 + 12 * (1 - math.exp(-9 / 12)))), rel=1e-6)
+    with pytest.raises(ConfigError, match="--unique"):
+        fitted(grid(), "LNDU")
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_parameters_can_be_tied_and_fixed() -> None:
+    """Against scipy's least squares of the same restricted laws."""
+    table = grid(5, 5, noise=0.004)
+    n, d, y = (table[name].to_numpy() for name in ("N", "D", "loss"))
+
+    def least(law: Callable[..., Any], start: list[float]) -> Any:
+        found, covariance = optimize.curve_fit(
+            lambda x, *p: np.log(law(*p)), np.arange(25), np.log(y), start, maxfev=20_000
+        )
+        return found, np.sqrt(np.diag(covariance))
+
+    squares = make_objective("ls_log")
+    tied = fitted(table, objective=squares, restrictions=Restrictions({}, {"beta": "alpha"}))
+    (e, _, _, x), se = least(lambda e, a, b, x: e + np.exp(a) / n**x + np.exp(b) / d**x, [1.4, 4, 5, 0.38])
+    assert values(tied)["alpha"] == values(tied)["beta"] == pytest.approx(x, rel=1e-4)
+    assert values(tied)["E"] == pytest.approx(e, rel=1e-4) and tied.parameters["beta"].se == pytest.approx(
+        se[3], rel=0.01
+    )
+    fixed = fitted(table, objective=squares, restrictions=Restrictions({"E": 1.4, "A": 60.0}, {}))
+    (alpha, b, beta), _ = least(lambda x, b, y: 1.4 + 60 / n**x + np.exp(b) / d**y, [0.38, 5, 0.39])
+    assert values(fixed) == pytest.approx({"E": 1.4, "A": 60, "B": math.exp(b), "alpha": alpha, "beta": beta}, rel=1e-4)
+    assert fixed.parameters["E"].se is None and fixed.parameters["A"].estimate.method == "fixed"
+    assert "E" not in values(fitted(table, restrictions=Restrictions({"E": 0.0}, {})))
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_a_weight_counts_as_so_many_rows() -> None:
+    table = grid(4, 4, noise=0.004).with_columns(w=1 + pl.int_range(pl.len()) % 3)
+    repeated = pl.concat([table.filter(pl.col("w") > i) for i in range(3)])
+    for name in ("huber", "ls", "ls_log"):
+        objective = make_objective(name, 0.1)
+        weighted = fit_law(table, "LND", {**COLUMNS, "weight": "w"}, objective=objective)
+        assert values(weighted) == pytest.approx(values(fitted(repeated, objective=objective)), rel=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--fix", "Q=1"], "LND has no Q to fix"),
+        (["--fix", "alpha"], "expected NAME=NUMBER"),
+        (["--fix", "A=-1"], "must be above 0"),
+        (["--tie", "alpha=E"], "can tie alpha and beta alone"),
+        (["--tie", "alpha=beta", "--fix", "alpha=0.3"], "fix both instead"),
+        (["--form", "LNDU"], "--unique COLUMN"),
+    ],
+)
+def test_restrictions_that_a_form_cannot_have_get_one_line(
+    options: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "runs.csv"
+    grid().write_csv(path)
+    assert run_command_line(["fit", str(path), *options]) == 2
+    said = capsys.readouterr().err
+    assert complaint in said and said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_too_many_parameters_are_answered_with_a_form_that_would_do() -> None:
+    five = grid(3, 3, noise=0.002).filter(pl.int_range(pl.len()) % 2 == 0)
+    (said,) = [caution for caution in fitted(five).cautions if caution.code == "too_few_rows"]
+    assert said.remedy == "With 4 parameters --form LND --tie alpha=beta or --form LND --no-floor would do."
+    assert fitted(five, floor=False).status == "ok"
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_what_an_unidentified_law_determines_is_given() -> None:
+    """One size gives the exponent of tokens; sizes and tokens along a line the exponent along it."""
+    tokens = np.geomspace(5e5, 1.5e7, 8)
+    noise = np.exp(0.002 * np.random.default_rng(0).standard_normal(8))
+    one = fitted(pl.DataFrame({"N": 1e6, "D": tokens, "loss": (1.4 + 160 / tokens**0.39) * noise}))
+    assert one.status == "unidentified" and not one.parameters and set(one.determined) == {"beta"}
+    beta = one.determined["beta"]
+    assert (beta.low or 9) < 0.39 < (beta.high or 0)
+    assert "at N = 1,000,000: beta = " in next(c.text for c in one.cautions if c.code == "determined")
+    line = pl.DataFrame({"N": tokens / 20, "D": tokens, "loss": (1.4 + 160 / tokens**0.39) * noise})
+    assert set(fitted(line).determined) == {"alpha"}
+    in_d_alone = grid(5, 5, 0.002).with_columns(
+        loss=(1.4 + 160 / pl.col("D") ** 0.39) * (pl.col("loss") / surface(pl.col("N"), pl.col("D")))
+    )
+    fit = fitted(in_d_alone)
+    assert fit.status == "unidentified" and "alpha" not in fit.determined
+    found = fit.determined["beta"]
+    assert (found.low or 9) < 0.39 < (found.high or 0) and (found.high or 9) - (found.low or 0) < 0.3
+    said = next(caution.text for caution in fit.cautions if caution.code == "determined")
+    assert "Not determined" in said and "alpha" in said
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_losses_without_noise_are_called_synthetic() -> None:
+    assert "noiseless" in codes(fitted(grid().with_columns(pl.col("loss").round(6))))
+    assert "noiseless" not in codes(fitted(grid(noise=2e-4)))
 
 
 @pytest.mark.usefixtures("few_starts")

@@ -18,13 +18,15 @@ from scipy import special
 from isoloss.analysis.cells import close_groups
 from isoloss.analysis.columns import MAX_MAGNITUDE, usable_rows
 from isoloss.analysis.estimate import Estimate
-from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, Floats
+from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, VARIABLES, Floats, Form
 from isoloss.analysis.scaling import Fit, fit_law
 from isoloss.analysis.uncertainty import Uncertainty
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.wording import counted
 
+FRONTIER_FORMS: tuple[Form, ...] = ("LND", "LNDU", "LNDK")
+"""Forms in N and D whose optimum is a power of compute; of LNDU with tokens that are all new."""
 FAR = 3.0
 """Predictions at more than this many times the data's largest compute are said to extrapolate."""
 
@@ -92,16 +94,18 @@ class HoldOut:
 
 
 def predict(fit: Fit, point: Mapping[str, float]) -> Prediction:
-    """The loss at positive N, D or C, by the fit's form; for LND also at C alone, with the best N and D there.
+    """The loss at positive N, D or C, by the fit's form; where it has a frontier also at C alone.
 
     Raises ConfigError when a variable is missing or unknown.
     """
-    if fit.form == "LND" and set(point) == {"C"}:
+    if fit.form in FRONTIER_FORMS and set(point) == {"C"}:
         return _at_optimum(fit, point)
-    axes, uncertainty = AXES[fit.form], _identified(fit)
+    axes, uncertainty = VARIABLES[fit.form], _identified(fit)
+    if "U" in axes and "U" not in point:
+        point = {**point, "U": point.get("D", 0.0)}  # all tokens are new
     given = ", ".join(f"{name}={value:g}" for name, value in point.items())
     if set(point) != set(axes):
-        or_compute = ", or C alone" if fit.form == "LND" else ""
+        or_compute = ", or C alone" if fit.form in FRONTIER_FORMS else ""
         needed = f"{fit.form} needs {' and '.join(axes)}, no more{or_compute}"
         raise ConfigError(f"cannot predict at {given}: {needed}", ("predict",))
     _check_range(point)
@@ -134,20 +138,21 @@ def _check_range(point: Mapping[str, float]) -> None:
 
 
 def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> Frontier:
-    """The compute-optimal frontier of an LND fit at each compute of `flops`. Raises ConfigError for any other fit."""
-    if fit.form != "LND":
-        raise ConfigError(f"a frontier needs the form LND, not {fit.form}")
+    """The compute-optimal frontier at each compute of `flops`. Raises ConfigError for a form without one."""
+    if fit.form not in FRONTIER_FORMS:
+        raise ConfigError(f"a frontier needs one of the forms {', '.join(FRONTIER_FORMS)}, not {fit.form}")
     uncertainty, law = _identified(fit), fit.law
 
     def log_odds(theta_p: Floats) -> float:
-        return float(np.log(theta_p[3] / theta_p[2]))
+        _, _, alpha, beta, *_ = law.published(theta_p).tolist()
+        return log(beta / alpha)
 
     def optimum(compute: float) -> Optimum:
         log_nd = float(np.log(compute / flops_per))
         n_params = uncertainty.estimate(lambda theta_p: _log_size(fit, log_nd, theta_p), log=True)
         tokens = uncertainty.estimate(lambda theta_p: log_nd - _log_size(fit, log_nd, theta_p), log=True)
-        x_k = law.centred(np.array([n_params.value, tokens.value]))[:, 0]
-        inside = np.all((law.x_Kxn.min(axis=1) <= x_k) & (x_k <= law.x_Kxn.max(axis=1)))
+        x_k = np.log([n_params.value, tokens.value]) - law.centre_k[:2]
+        inside = np.all((law.x_Kxn[:2].min(axis=1) <= x_k) & (x_k <= law.x_Kxn[:2].max(axis=1)))
         loss = uncertainty.estimate(lambda theta_p: _log_loss_at(fit, compute, theta_p, flops_per), log=True)
         return Optimum(compute, n_params, tokens, loss, not bool(inside))
 
@@ -158,7 +163,9 @@ def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARA
 
 def _log_size(fit: Fit, log_nd: float, theta_p: Floats) -> float:
     """log N* where the product N·D is given."""
-    (log_a, log_b, alpha, beta, *_), _ = fit.law.published(theta_p)
+    log_a, log_b, alpha, beta, *_ = fit.law.published(theta_p).tolist()
+    if fit.form == "LNDK":  # the sum that is raised to a power is itself one of two terms
+        log_a, alpha, beta = alpha / beta * log_a, alpha / beta, 1.0
     return float((np.log(alpha / beta) + log_a - log_b + beta * log_nd) / (alpha + beta))
 
 
@@ -166,7 +173,8 @@ def _log_loss_at(fit: Fit, compute: float, theta_p: Floats, flops_per: float = F
     """The log of the lowest loss at a compute."""
     log_nd = float(np.log(compute / flops_per))
     size = _log_size(fit, log_nd, theta_p)
-    x_kx1 = (np.array([size, log_nd - size]) - fit.law.centre_k)[:, None]
+    at = {"N": size, "D": log_nd - size, "U": log_nd - size}  # tokens are new
+    x_kx1 = (np.array([at[variable] for variable in VARIABLES[fit.form]]) - fit.law.centre_k)[:, None]
     return float(fit.law.log_loss(theta_p, x_kx1)[0][0])
 
 
@@ -185,8 +193,9 @@ def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | Diagnostic:
     unidentified = Diagnostic("holdout_unidentified", "blocks", nothing)
     if fit.uncertainty is None:
         return unidentified
-    axes = AXES[fit.form]
-    rows = usable_rows(table, positive=[fit.columns[axis] for axis in (*axes, "loss")])
+    axes = VARIABLES[fit.form]
+    weight = [fit.columns["weight"]] if "weight" in fit.columns else []
+    rows = usable_rows(table, positive=[*(fit.columns[axis] for axis in (*axes, "loss")), *weight])
     column = fit.columns[axes[0]]
     level_n = close_groups(np.log(rows.floats(column)))
     largest_n = pl.Series(level_n == level_n.max())
@@ -196,6 +205,7 @@ def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | Diagnostic:
         fit.columns,
         floor=fit.law.floor,
         objective=fit.objective,
+        restrictions=fit.law.restrictions,
     )
     if seen.uncertainty is None:
         return unidentified
@@ -232,18 +242,19 @@ def held_out_doubts(held: HoldOut) -> list[Diagnostic]:
 
 
 def data_compute(fit: Fit, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> tuple[float, float]:
-    """The smallest and the largest compute among the rows of an LND or LC fit, in FLOPs."""
-    log_n = (fit.law.x_Kxn + fit.law.centre_k[:, None]).sum(axis=0)
-    per = flops_per if fit.form == "LND" else 1.0
+    """The smallest and the largest compute among the rows of a fit in N and D or in C, in FLOPs."""
+    axes = AXES[fit.form]
+    log_n = (fit.law.x_Kxn + fit.law.centre_k[:, None])[: len(axes)].sum(axis=0)
+    per = flops_per if len(axes) == 2 else 1.0
     return per * float(np.exp(log_n.min())), per * float(np.exp(log_n.max()))
 
 
 def _extrapolation(fit: Fit, point: Mapping[str, float]) -> list[Diagnostic]:
     """Where a point lies far outside the data, up or down, in any of its variables or in N·D."""
     logs_Kxn = fit.law.x_Kxn + fit.law.centre_k[:, None]
-    places = {axis: (log_n, log(point[axis])) for axis, log_n in zip(AXES[fit.form], logs_Kxn, strict=True)}
-    if fit.form == "LND":
-        places["compute"] = logs_Kxn.sum(axis=0), sum(map(log, point.values()))
+    places = {axis: (log_n, log(point[axis])) for axis, log_n in zip(AXES[fit.form], logs_Kxn, strict=False)}
+    if len(places) == 2:
+        places["compute"] = logs_Kxn[:2].sum(axis=0), log(point["N"]) + log(point["D"])
     said: list[str] = []
     for name, (log_n, at) in places.items():
         above, below = exp(at - float(log_n.max())), exp(float(log_n.min()) - at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,8 @@ ILL_CONDITIONED, SINGULAR = 1e3, 1e6
 """Condition number of the Jacobian, its columns scaled to length 1."""
 PLAUSIBLE_EXPONENTS = (0.03, 1.5)
 AT_BOUND = 1e-5
+LEAST_NOISE = 1e-5
+"""Relative; two seeds of a run differ by 1e-3 or more, and losses are written to four digits."""
 FLAT = 1.1
 """Starts that agree on the minimum's value, yet on an exponent only within this ratio, have found no minimum."""
 
@@ -31,10 +33,10 @@ def of_design(law: Law) -> list[Diagnostic]:
     """What the table's sizes and horizons cannot tell."""
     found: list[Diagnostic] = []
     axes, (_, n_cells) = AXES[law.form], cells(law)
+    levels = [int(close_groups(x_n).max()) + 1 for x_n in law.x_Kxn[: len(axes)]]
     if n_cells <= law.n_parameters:
         text = f"{n_cells} different points cannot determine {law.n_parameters} parameters with an error of their own."
-        found.append(Diagnostic("too_few_rows", "blocks", text))
-    levels = [int(close_groups(x_n).max()) + 1 for x_n in law.x_Kxn]
+        found.append(Diagnostic("too_few_rows", "blocks", text, _smaller(law, levels, n_cells)))
     undetermined = min(levels) < 2 or (min(levels) < FEWEST_LEVELS and (law.floor or max(levels) < FEWEST_LEVELS))
     for axis, count in zip(axes, levels, strict=True):
         if count < FEWEST_LEVELS:
@@ -48,6 +50,37 @@ def of_design(law: Law) -> list[Diagnostic]:
             severity = "blocks" if abs(correlation) > COLLINEAR else "limits"
             found.append(Diagnostic("axes_correlated", severity, text, "Vary N and D independently, as in a grid."))
     return found
+
+
+def _smaller(law: Law, levels: Sequence[int], n_cells: int) -> str:
+    """Which form would do for so many points."""
+    options: list[tuple[int, str]] = []
+    if len(levels) == 2 and min(levels) >= 2:
+        plain = law.form not in ("LND", "LNDK")
+        options += [(5, "--form LND")] * (plain and min(levels) >= FEWEST_LEVELS)
+        options += [(4, "--form LND --tie alpha=beta"), (4, "--form LND --no-floor")]
+    elif len(levels) == 2 and max(levels) >= 2:
+        form = "LN" if levels[0] > levels[1] else "LD"
+        options += [(3, f"--form {form}"), (2, f"--form {form} --no-floor")]
+    elif law.floor:
+        options.append((2, "--no-floor"))
+    fitting = [(size, option) for size, option in options if size < min(n_cells, law.n_parameters)]
+    if not fitting:
+        return "No form of this program has so few parameters; train at more sizes and horizons."
+    most = max(size for size, _ in fitting)
+    return f"With {most} parameters {' or '.join(option for size, option in fitting if size == most)} would do."
+
+
+def noiseless(law: Law, objective: Objective, uncertainty: Uncertainty) -> list[Diagnostic]:
+    """A caution where residuals are smaller than any training leaves them."""
+    scale = float(np.exp(law.y_n.mean())) if objective.name == "ls" else 1.0
+    if uncertainty.noise / scale >= LEAST_NOISE:
+        return []
+    text = (
+        f"The law meets the losses to {uncertainty.noise / scale:.1e} of their size: these data are synthetic, "
+        "computed from a law of this form. Intervals say nothing of measured runs."
+    )
+    return [Diagnostic("noiseless", "limits", text)]
 
 
 def of_solution(law: Law, objective: Objective, solution: Solution) -> list[Diagnostic]:
@@ -66,7 +99,7 @@ def of_solution(law: Law, objective: Objective, solution: Solution) -> list[Diag
         text = f"{' and '.join(bounds)} at a bound: the data do not show a term of this law, or not how it falls."
         return [Diagnostic("at_bound", "blocks", text)]
     found: list[Diagnostic] = []
-    for name, value in zip(law.names, law.published(solution.theta_p)[0], strict=True):
+    for name, value in zip(law.names, law.published(solution.theta_p).tolist(), strict=True):
         low, high = PLAUSIBLE_EXPONENTS
         if name in EXPONENTS and not low <= value <= high:
             text = f"{name} = {value:.3g} lies outside {low} to {high}, where published exponents lie."
@@ -101,7 +134,7 @@ def of_exponents(parameters: Mapping[str, Estimate]) -> list[Diagnostic]:
 def flat_exponents(law: Law, solution: Solution) -> dict[str, tuple[float, float]]:
     """The ends between which starts that agree on the minimum leave an exponent; empty where it has one place."""
     found: dict[str, tuple[float, float]] = {}
-    for name, values in zip(law.names, solution.agreeing_sxp.T, strict=True):
+    for name, values in zip(law.free_names, solution.agreeing_sxp.T, strict=True):
         low, high = float(values.min()), float(values.max())
         if name in EXPONENTS and high > FLAT * low:
             found[name] = (low, high)
@@ -134,7 +167,7 @@ def lack_of_fit(law: Law, objective: Objective, uncertainty: Uncertainty) -> lis
     if within == 0 or special.fdtrc(uncertainty.df, df, uncertainty.noise**2 / within) >= 1 - LEVEL:
         return []
     between, inside = (
-        f"{value:.2g} nats" if objective.delta is None else f"{value:.2%} of the loss"
+        f"{value:.2g} nats" if objective.name == "ls" else f"{value:.2%} of the loss"
         for value in (uncertainty.noise, within**0.5)
     )
     text = (
@@ -162,7 +195,7 @@ def at_bound(law: Law, theta_p: Floats) -> list[str]:
     """The parameters that lie at one of their bounds."""
     low_p, high_p = law.bounds()
     near_p = np.minimum(theta_p - low_p, high_p - theta_p) < AT_BOUND
-    return [name for name, near in zip(law.names, near_p, strict=True) if near]
+    return [name for name, near in zip(law.free_names, near_p, strict=True) if near]
 
 
 def _condition(law: Law, objective: Objective, theta_p: Floats) -> float:

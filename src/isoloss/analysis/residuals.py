@@ -59,12 +59,12 @@ def residual_trends(law: Law, objective: Objective, theta_p: Floats) -> list[Dia
 def _columns(law: Law) -> Iterator[tuple[tuple[str, ...], Floats]]:
     """What residuals may depend on: variables, and columns that stand for such a dependence, [n, t]."""
     axes = AXES[law.form]
-    for axis, x_n in zip(axes, law.x_Kxn, strict=True):
+    for axis, x_n in zip(axes, law.x_Kxn, strict=False):
         level_n = close_groups(x_n)
         levels = int(level_n.max()) + 1
         by_level = levels <= MOST_LEVELS and len(axes) > 1
         yield (axis,), np.eye(levels)[level_n] if by_level else np.column_stack([x_n**2, x_n**3])
-    if len(axes) == 2:
+    if len(axes) == 2 and law.form != "LNDX":
         yield axes, (law.x_Kxn[0] * law.x_Kxn[1])[:, None]
 
 
@@ -82,4 +82,5 @@ def p_of_added(residuals_c: Floats, jacobian_cxp: Floats, added_cxt: Floats) -> 
         return None
     explained = float(np.sum((directions_cxt.T @ left_c) ** 2))
     unexplained = float(left_c @ left_c) - explained
-    return float(special.fdtrc(more, df, explained / more / max(unexplained / df, 1e-300)))
+    ratio = explained / more / max(unexplained / df, 1e-300)
+    return float(np.asarray(special.fdtrc(more, df, ratio), dtype=np.float64))

@@ -10,17 +10,19 @@ import numpy as np
 import polars as pl
 
 from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.determined import determined, said_determined, slice_of
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.law_doubts import (
     at_bound,
     lack_of_fit,
+    noiseless,
     of_design,
     of_exponents,
     of_schedule,
     of_solution,
     other_variables,
 )  # fmt: skip
-from isoloss.analysis.laws import AXES, EXPONENTS, Floats, Form, Law, make_law
+from isoloss.analysis.laws import EXPONENTS, FREE, ORDER, SHAPES, VARIABLES, Floats, Form, Law, Restrictions, make_law
 from isoloss.analysis.residuals import residual_trends
 from isoloss.analysis.solve import Objective, ObjectiveName, Solution, make_objective, solve
 from isoloss.analysis.spread import varies_within_cells
@@ -29,6 +31,8 @@ from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
 Intervals = Literal["delta", "bootstrap"]
+FIXED = "fixed"
+"""The method of a parameter that was given."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Fit:
     uncertainty: Uncertainty | None
     parameters: Mapping[str, Parameter]
     cautions: tuple[Diagnostic, ...]
+    determined: Mapping[str, Estimate]
+    """Of an unidentified law, the parameters that the data determine nevertheless."""
 
     @property
     def status(self) -> Literal["ok", "unidentified"]:
@@ -74,19 +80,25 @@ def fit_law(
     objective: Objective | None = None,
     intervals: Intervals = "delta",
     generator: np.random.Generator | None = None,
+    restrictions: Restrictions = FREE,
 ) -> Fit:
-    """Fit a form to a table with one row a run. `columns` names the columns of N, D, C and the loss.
+    """Fit a form to a table with one row a run. `columns` names the columns of N, D, C, U, the loss and the weight.
 
-    The bootstrap draws from `generator`, by default one seeded with 0. Raises ConfigError when a column is missing, not
-    numeric or not positive.
+    A weight is a row's inverse variance, up to a factor. The bootstrap draws from `generator`, by default one seeded
+    with 0. Raises ConfigError when a column is missing, not numeric or not positive, or the form lacks a parameter.
     """
     objective = objective or make_objective("huber")
-    axes = AXES[form]
-    wanted = [columns[axis] for axis in (*axes, "loss")]
+    axes = VARIABLES[form]
+    if "U" in axes and "U" not in columns:
+        raise ConfigError(f"the form {form} needs the unique tokens: --unique COLUMN", ("unique",))
+    floor, restrictions = checked(form, floor, restrictions)
+    wanted = [columns[name] for name in (*axes, "loss", *(["weight"] if "weight" in columns else []))]
     if len(set(wanted)) < len(wanted):
         raise ConfigError(f"{', '.join(axes)} and the loss must be columns of their own, not {', '.join(wanted)}")
     rows = usable_rows(table, positive=wanted)
-    law = make_law(form, floor, np.array([rows.floats(columns[axis]) for axis in axes]), rows.floats(columns["loss"]))
+    variables_Kxn = np.array([rows.floats(columns[axis]) for axis in axes])
+    weight_n = rows.floats(columns["weight"]) if "weight" in columns else None
+    law = make_law(form, floor, variables_Kxn, rows.floats(columns["loss"]), restrictions, weight_n)
     if len(law.y_n) > 1 and law.y_n.max() - law.y_n.min() < 1e-12:
         raise ConfigError(f"all values of '{columns['loss']}' are equal: there is nothing to fit", (columns["loss"],))
     cautions = of_design(law)
@@ -103,6 +115,7 @@ def fit_law(
         cautions += [*lack_of_fit(law, objective, uncertainty), *residual_trends(law, objective, solution.theta_p)]
         parameters = parameters_of(law, uncertainty)
         cautions += of_exponents({name: parameter.estimate for name, parameter in parameters.items()})
+        cautions += noiseless(law, objective, uncertainty)
         if _blocked(cautions):  # by the delta method, so that the status does not depend on how intervals are asked for
             uncertainty, parameters = None, {}
         elif intervals == "bootstrap":
@@ -111,6 +124,10 @@ def fit_law(
     if parameters and floor and not law.floor:
         zero = Estimate(0.0, None, None, LEVEL, len(law.y_n), "at its lower bound")
         parameters = {"E": Parameter(zero, None), **parameters}
+    found: Mapping[str, Estimate] = {}
+    if _blocked(cautions):
+        found, said = _determined(rows.table, law, columns, objective, solution)
+        cautions += said
     others = other_variables(rows.table, form, columns)
     cautions += [*others, *of_schedule(rows.table)]
     if not others:
@@ -126,7 +143,24 @@ def fit_law(
         uncertainty,
         parameters,
         (*rows.cautions, *cautions),
+        found,
     )
+
+
+def _determined(
+    table: pl.DataFrame, law: Law, columns: Mapping[str, str], objective: Objective, solution: Solution | None
+) -> tuple[Mapping[str, Estimate], list[Diagnostic]]:
+    """What an unidentified law's data determine: of its solution, else of a law in one variable."""
+    if solution is not None:
+        found = determined(law, objective, solution)
+        residuals_n, _ = make_objective("ls_log").residuals(law, solution.theta_p)
+        return found, said_determined(law, found, "", float(np.std(residuals_n)))
+    part = slice_of(law)
+    if part is None:
+        return {}, []
+    fit = fit_law(table.filter(pl.Series(part.rows_n > 0)), part.form, columns, objective=objective)
+    found = {name: fit.parameters[name].estimate for name in EXPONENTS if name in fit.parameters}
+    return found, said_determined(law, found, part.where, None)
 
 
 def other_objectives(fit: Fit) -> dict[str, dict[str, float | None]]:
@@ -139,6 +173,29 @@ def other_objectives(fit: Fit) -> dict[str, dict[str, float | None]]:
     law = replace(fit.law, floor="E" in fit.parameters)
     names: tuple[ObjectiveName, ...] = ("huber", "ls", "lad")
     return {name: _values(law, make_objective(name)) for name in names if name != fit.objective.name}
+
+
+def checked(form: Form, floor: bool, restrictions: Restrictions) -> tuple[bool, Restrictions]:
+    """Whether the law has a floor, and the restrictions. Raises ConfigError for those that the form cannot have."""
+    shape = SHAPES[form]
+    floor = floor and "E + " in shape.formula and restrictions.fixed.get("E") != 0
+    fixed = {name: value for name, value in restrictions.fixed.items() if name != "E" or value != 0}
+    names = {term.scale for term in shape.terms} if not shape.power else set[str]()
+    names |= {name for term in shape.terms for name in term.exponents.values()} | ({"E"} if floor else set())
+    names |= {"R"} if shape.repeats else set()
+    for name, value in fixed.items():
+        if name not in names:
+            raise ConfigError(f"--fix {name}: {form} has no {name} to fix; it has {', '.join(sorted(names))}", ("fix",))
+        if not value > 0:
+            raise ConfigError(f"--fix {name}={value:g}: must be above 0", ("fix",))
+    for name, other in restrictions.tied.items():
+        if name == other or not {name, other} <= names & set(EXPONENTS):
+            raise ConfigError(f"--tie {other}={name}: {form} can tie alpha and beta alone", ("tie",))
+        if name in fixed or other in fixed:
+            raise ConfigError(f"--tie {other}={name}: one of them is fixed; fix both instead", ("tie",))
+    if not shape.power and names <= {*fixed, *restrictions.tied}:
+        raise ConfigError("--fix leaves no parameter to fit", ("fix",))
+    return floor, Restrictions(fixed, restrictions.tied)
 
 
 def _solved(law: Law, objective: Objective) -> tuple[Law, Solution]:
@@ -154,7 +211,7 @@ def _values(law: Law, objective: Objective) -> dict[str, float | None]:
     solved, solution = _solved(law, objective)
     values: dict[str, float | None] = dict.fromkeys(law.names)
     if not at_bound(solved, solution.theta_p):
-        for name, value in zip(solved.names, solved.published(solution.theta_p)[0].tolist(), strict=True):
+        for name, value in zip(solved.names, solved.published(solution.theta_p).tolist(), strict=True):
             values[name] = value if name in EXPONENTS else float(np.exp(value))
     return values
 
@@ -163,14 +220,18 @@ def parameters_of(law: Law, uncertainty: Uncertainty, level: float = LEVEL) -> d
     """The published parameters of a law that was fitted, with intervals at a level."""
     found: dict[str, Parameter] = {}
     for i, name in enumerate(law.names):
+        if name in law.restrictions.fixed:
+            value = law.restrictions.fixed[name]
+            found[name] = Parameter(Estimate(value, None, None, level, len(law.y_n), FIXED), None)
+            continue
         log = name not in EXPONENTS
 
         def quantity(theta_p: Floats, i: int = i) -> float:
-            return float(law.published(theta_p)[0][i])
+            return float(law.published(theta_p)[i])
 
         estimate, se = uncertainty.estimate(quantity, log=log, level=level), uncertainty.se(quantity)
         found[name] = Parameter(estimate, se * estimate.value if log else se)
-    return {name: found[name] for name in ("E", "A", "B", "alpha", "beta") if name in found}
+    return {name: found[name] for name in ORDER if name in found}
 
 
 def _blocked(cautions: Sequence[Diagnostic]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 
@@ -12,6 +13,7 @@ from isoloss.analysis.cells import SAME, close_groups
 from isoloss.analysis.columns import number_column, usable_rows
 from isoloss.analysis.compute_column import compute_doubts, with_tokens
 from isoloss.analysis.frontier import (
+    FRONTIER_FORMS,
     Frontier,
     HoldOut,
     Prediction,
@@ -22,7 +24,7 @@ from isoloss.analysis.frontier import (
     predict,
 )  # fmt: skip
 from isoloss.analysis.isoflop import Curve, Profile, isoflop_profiles
-from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, SUMMARY_COLUMNS, Form
+from isoloss.analysis.laws import FLOPS_PER_PARAMETER_TOKEN, FREE, SUMMARY_COLUMNS, VARIABLES, Form, Restrictions
 from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives
 from isoloss.analysis.solve import Objective
@@ -75,6 +77,7 @@ def analyse_scaling(
     curve: Curve = "cubic",
     points: Sequence[Mapping[str, float]] = (),
     holdout: bool | None = None,
+    restrictions: Restrictions = FREE,
 ) -> ScalingResults:
     """Fit a law to a table with one row a run, and derive all that was asked for.
 
@@ -85,19 +88,22 @@ def analyse_scaling(
     Example: `analyse_scaling(runs, "LND", {"N": "N", "D": "D", "C": "C", "loss": "loss"}, holdout=True)`.
     """
     table, derived = with_tokens(table, form, columns)
-    fit = fit_law(table, form, columns, floor=floor, objective=objective, intervals=intervals)
+    options: dict[str, Any] = {"floor": floor, "objective": objective, "restrictions": restrictions}
+    fit = fit_law(table, form, columns, intervals=intervals, **options)
     identified = fit.uncertainty is not None
     counts = [
         column
         for column in PARAMETER_COUNTS
         if "N" in form and columns["N"] in PARAMETER_COUNTS and column != columns["N"] and column in table.columns
     ]
-    rows = usable_rows(table, positive=[columns[axis] for axis in (*AXES[form], "loss")])
-    axes = [columns[axis] for axis in AXES[form]]
+    rows = usable_rows(
+        table, positive=[columns[v] for v in (*VARIABLES[form], "loss", *(["weight"] if "weight" in columns else []))]
+    )
+    axes = [columns[axis] for axis in VARIABLES[form]]
     levels = {column: close_groups(x_n) for column, x_n in zip(axes, fit.law.x_Kxn, strict=True)}
     cells = rows.table.with_columns(pl.Series(column, level_n) for column, level_n in levels.items())
     cautions = [*fit.cautions, *derived, *(() if derived else compute_doubts(rows.table, columns))]
-    cautions += repeated_data(rows.table, columns)
+    cautions += repeated_data(rows.table, form, columns)
     cautions += unlisted_columns(cells, fit.law.y_n, axes, columns.values(), _one_at_a_time)
     if points and not identified:
         text = "The table does not identify the law, so nothing was predicted."
@@ -113,8 +119,10 @@ def analyse_scaling(
         fit,
         rows.table,
         other_objectives(fit),
-        {c: fit_law(table, form, {**columns, "N": c}, floor=floor, objective=objective) for c in counts},
-        frontier(fit, [times * data_compute(fit)[1] for times in AHEAD]) if form == "LND" and identified else None,
+        {c: fit_law(table, form, {**columns, "N": c}, **options) for c in counts},
+        frontier(fit, [times * data_compute(fit)[1] for times in AHEAD])
+        if form in FRONTIER_FORMS and identified
+        else None,
         isoflop_profiles(table, columns["N"], columns["C"], columns["loss"], curve) if profiled else [],
         predictions,
         None if isinstance(held, Diagnostic) else held,
@@ -122,10 +130,10 @@ def analyse_scaling(
     )
 
 
-def repeated_data(table: pl.DataFrame, columns: Mapping[str, str]) -> list[Diagnostic]:
+def repeated_data(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -> list[Diagnostic]:
     """A caution where D exceeds the unique tokens of the column U by more than 1%."""
     tokens, unique = columns.get("D", "D"), columns.get("U")
-    if unique is None or tokens not in table.columns:
+    if form == "LNDU" or unique is None or tokens not in table.columns:
         return []
     check_columns([unique], table.columns)
     epochs = (number_column(table[tokens]) / number_column(table[unique])).drop_nulls().drop_nans()

@@ -9,7 +9,7 @@ import polars as pl
 from scipy import special
 
 from isoloss.analysis.cells import Codes
-from isoloss.analysis.laws import AXES, Floats, Law
+from isoloss.analysis.laws import VARIABLES, Floats, Law
 from isoloss.analysis.roles import few_levels, is_measured, is_setting, names_runs, names_seeds
 from isoloss.analysis.uncertainty import cells
 from isoloss.analysis.unlisted import explained
@@ -40,12 +40,14 @@ def varies_within_cells(table: pl.DataFrame, law: Law, columns: Mapping[str, str
     wildest = _wildest(within_n, cell_n, n_cells)
     if column is None and sd <= MOST_SPREAD and wildest is None:
         return []
-    axes = " and ".join(AXES[law.form])
+    axes = " and ".join(VARIABLES[law.form])
     ratio_c = np.exp([float(np.ptp(law.y_n[cell_n == cell])) for cell in range(n_cells)])
     most = int(np.argmax(ratio_c)) if wildest is None or sd > MOST_SPREAD else wildest
     row = int(np.flatnonzero(cell_n == most)[0])
     point = np.exp(law.x_Kxn[:, row] + law.centre_k)
-    where = ", ".join(f"{axis} = {count(value)}" for axis, value in zip(AXES[law.form], point.tolist(), strict=True))
+    where = ", ".join(
+        f"{axis} = {count(value)}" for axis, value in zip(VARIABLES[law.form], point.tolist(), strict=True)
+    )
     text = f"Runs of equal {axes} differ by more than noise: by a factor of {ratio_c[most]:.4g} at {where}."
     if column is None:
         text += " No column of the table explains it."

@@ -98,6 +98,7 @@ def by_bootstrap(
     residuals_n, _ = least_squares_fit(law, objective, delta.theta_p)
     fitted_n = law.log_loss(delta.theta_p, law.x_Kxn)[0]
     cell_n, n_cells = cells(law)
+    root_n = 1.0 if law.weight_n is None else np.sqrt(law.weight_n)
     inflated_n = -(residuals_n - residuals_n.mean()) * sqrt(n_cells / delta.df)
     rows_of = [np.flatnonzero(cell_n == cell) for cell in range(n_cells)]
     refits: list[Floats] = []
@@ -106,7 +107,8 @@ def by_bootstrap(
         for rows, donor in zip(rows_of, generator.integers(n_cells, size=n_cells), strict=True):
             given = inflated_n[rows_of[donor]]
             drawn_n[rows] = given if len(given) == len(rows) else generator.choice(given, size=len(rows))
-        y_n = np.log(np.maximum(np.exp(fitted_n) + drawn_n, 1e-12)) if objective.delta is None else fitted_n + drawn_n
+        drawn_n /= root_n
+        y_n = np.log(np.maximum(np.exp(fitted_n) + drawn_n, 1e-12)) if objective.name == "ls" else fitted_n + drawn_n
         refits.append(_refitted(replace(law, y_n=y_n), objective, delta.theta_p))
     method = f"residual bootstrap, {draws} refits, t with {delta.df} df{_between(law, n_cells)}"
     return replace(delta, draws_Bxp=np.array(refits), method=method)

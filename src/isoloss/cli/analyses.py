@@ -83,14 +83,17 @@ def fit(
     table: Table,
     /,
     *,
-    form: Literal["LND", "LN", "LD", "LC"] = "LND",
+    form: Literal["LND", "LN", "LD", "LC", "LNDX", "LNDU", "LNDK"] = "LND",
     floor: Flag = True,
     params: Annotated[OptionalText, named("COLUMN", "N; of a study params_non_embedding")] = None,
     tokens: Annotated[OptionalText, named("COLUMN", "D; of a study train_tokens")] = None,
     compute: Annotated[OptionalText, named("COLUMN", "C; of a study train_flops")] = None,
     loss: Annotated[OptionalText, named("COLUMN", "loss; of a study final_val_loss")] = None,
     unique: OptionalColumn = None,
-    objective: Literal["huber", "ls", "lad"] = "huber",
+    weight: OptionalColumn = None,
+    tie: Annotated[Repeated, named("NAME=NAME", "")] = (),
+    fix: Annotated[Repeated, named("NAME=X", "")] = (),
+    objective: Literal["huber", "ls", "lad", "ls_log"] = "huber",
     delta: float = 1e-3,
     intervals: Literal["delta", "bootstrap"] = "delta",
     isoflop: Literal["cubic", "parabola"] = "cubic",
@@ -105,14 +108,19 @@ def fit(
 
     Args:
         table: A study directory, a file (CSV, JSON lines, Parquet, or one of them gzipped), or - for standard input.
-        form: LND: L = E + A/N^alpha + B/D^beta; LN, LD and LC: the power law in one variable.
+        form: LND: L = E + A/N^alpha + B/D^beta; LN, LD and LC: the power law in one variable; LNDX: LND with a term
+            G/(N^alpha D^beta); LNDU: LND with repeated tokens worth less (--unique); LNDK: Kaplan's.
         floor: Fit the law without its floor E.
         params: Column of N, parameters.
         tokens: Column of D, training tokens.
         compute: Column of C, training FLOPs; without a column of tokens, D is C/(6N).
         loss: Column of the loss.
         unique: Column of the unique tokens, where some were seen more than once.
-        objective: huber: Huber loss of log residuals; ls: least squares of losses; lad: least absolute deviations.
+        weight: Column of weights: inverse variances of the rows, up to a factor.
+        tie: Exponents to keep equal: alpha=beta.
+        fix: A parameter to keep at a value, such as E=1.69; may be given several times.
+        objective: huber: Huber loss of log residuals; ls: least squares of losses; lad: least absolute log residuals;
+            ls_log: least squares of log losses.
         delta: Where the Huber loss turns from quadratic to linear, in log loss.
         intervals: How intervals are computed: delta method or bootstrap over cells.
         isoflop: Curve through runs of equal compute; a parabola is biased.
@@ -123,7 +131,7 @@ def fit(
     """
     from isoloss.analysis.scaling_results import analyse_scaling
     from isoloss.analysis.solve import make_objective
-    from isoloss.cli.fit import choose_columns, parse_point, scaling_as_json
+    from isoloss.cli.fit import choose_columns, parse_point, parse_restrictions, scaling_as_json
     from isoloss.cli.tables import is_study, read_runs
     from isoloss.errors import ConfigError
     from isoloss.report.chapters.scaling import scaling_chapter
@@ -132,7 +140,7 @@ def fit(
     if not delta > 0:
         raise ConfigError(f"--delta {delta:g}: must be above 0")
     points = [parse_point(text) for text in predict]
-    given = {"N": params, "D": tokens, "C": compute, "U": unique, "loss": loss}
+    given = {"N": params, "D": tokens, "C": compute, "U": unique, "weight": weight, "loss": loss}
     runs = read_runs(table, say)
     found = analyse_scaling(
         runs,
@@ -143,6 +151,7 @@ def fit(
         intervals=intervals,
         curve=isoflop,
         points=points,
+        restrictions=parse_restrictions(fix, tie),
         holdout=None if holdout == "auto" else holdout == "largest",
     )
     return _conclude(lambda: scaling_chapter(found), scaling_as_json(found) if json else None, out, table)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import polars as pl
 
 from isoloss.analysis.frontier import HoldOut, Prediction
-from isoloss.analysis.laws import SUMMARY_COLUMNS
+from isoloss.analysis.laws import SUMMARY_COLUMNS, Restrictions
 from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
@@ -30,6 +30,24 @@ def parse_point(text: str) -> dict[str, float]:
     return point
 
 
+def parse_restrictions(fix: Sequence[str], tie: Sequence[str]) -> Restrictions:
+    """'E=1.69' and 'alpha=beta' as restrictions of a law. Raises ConfigError."""
+    fixed: dict[str, float] = {}
+    for text in fix:
+        name, equals, value = text.partition("=")
+        number = parse_scalar(value, f"--fix {text}") if equals else None
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise ConfigError(f"--fix {text}: expected NAME=NUMBER, like E=1.69")
+        fixed[name.strip()] = float(number)
+    tied: dict[str, str] = {}
+    for text in tie:
+        name, equals, other = (part.strip() for part in text.partition("="))
+        if not (name and equals and other):
+            raise ConfigError(f"--tie {text}: expected NAME=NAME, like alpha=beta")
+        tied[other] = name
+    return Restrictions(fixed, tied)
+
+
 def choose_columns(given: Mapping[str, str | None], table: pl.DataFrame, *, study: bool) -> dict[str, str]:
     """The column of each variable: as given, else a study's, else the variable's own name.
 
@@ -37,7 +55,7 @@ def choose_columns(given: Mapping[str, str | None], table: pl.DataFrame, *, stud
     """
     check_columns(filter(None, given.values()), table.columns)
     chosen = {axis: column or (SUMMARY_COLUMNS.get(axis) if study else axis) for axis, column in given.items()}
-    return {axis: column for axis, column in chosen.items() if column and (axis != "U" or given[axis])}
+    return {axis: column for axis, column in chosen.items() if column and (axis not in ("U", "weight") or given[axis])}
 
 
 def scaling_as_json(found: ScalingResults) -> str:
@@ -60,6 +78,8 @@ def scaling_as_json(found: ScalingResults) -> str:
         "warnings": [asdict(caution) for caution in found.cautions],
         "intervals": fit.uncertainty.method if fit.uncertainty else None,
         "parameters": _parameters(fit),
+        "determined": {name: asdict(estimate) for name, estimate in fit.determined.items()},
+        "restrictions": asdict(fit.law.restrictions),
         "other_objectives": found.other_objectives,
         "other_counts": {column: {"status": f.status, **_parameters(f)} for column, f in found.other_counts.items()},
         "frontier": asdict(found.frontier) if found.frontier else None,

@@ -11,8 +11,8 @@ import polars as pl
 from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.frontier import frontier
 from isoloss.analysis.isoflop import Profile
-from isoloss.analysis.laws import AXES, NAMES
-from isoloss.analysis.scaling import Fit
+from isoloss.analysis.laws import AXES, EXPONENT_OF, VARIABLES
+from isoloss.analysis.scaling import FIXED, Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.analysis.solve import OBJECTIVES
 from isoloss.diagnostic import Diagnostic
@@ -34,7 +34,8 @@ from isoloss.report.references import cited
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, listed
 
-SYMBOLS = {"E": "E", "A": "A", "B": "B", "alpha": "α", "beta": "β"}
+SYMBOLS = {"alpha": "α", "beta": "β"}
+SOURCES = {"LND": "hoffmann2022", "LNDX": "hoffmann2022", "LNDU": "muennighoff2023"}
 UNITS = {"N": "parameters", "D": "tokens", "C": "FLOPs"}
 POWERS = {"N": "model size", "D": "the number of tokens", "C": "compute"}
 
@@ -57,14 +58,16 @@ def scaling_chapter(found: ScalingResults | Diagnostic) -> Chapter:
 def _answer(found: ScalingResults) -> Iterator[str]:
     fit, held = found.fit, found.holdout
     floor = fit.parameters["E"].estimate if "E" in fit.parameters else None
-    has_floor = floor is not None and floor.low is not None
+    has_floor = floor is not None and floor.value > 0
     gains = [
         f"twice the {UNITS[axis]} lower {'what lies above the floor' if has_floor else 'it'} by {_doubled(fit, axis)}"
         for axis in AXES[fit.form]
     ]
     if len(gains) == 2:
         gains = [f"with enough data, {gains[0]}", f"with a large enough model, {gains[1]}"]
-    rest = f"The floor is {spelled_estimate(floor)}" if floor and has_floor else "The data show no floor"
+    rest = "The data show no floor" if floor else "The law is fitted without a floor"
+    if floor and floor.value > 0:
+        rest = f"The floor is {spelled_estimate(floor)}{' as given' if floor.method == FIXED else ''}"
     powers = listed(f"a power of {POWERS[axis]}" for axis in AXES[fit.form])
     yield f"Loss falls as {powers}: {'; '.join(gains)}. {rest}."
     if found.frontier:
@@ -85,9 +88,9 @@ def _no_law(fit: Fit) -> Iterator[str]:
 
 
 def _data(fit: Fit) -> Iterator[str]:
-    variables = [f"{axis} is {meaning_of(fit, axis)}" for axis in AXES[fit.form]]
-    cells = f" of equal {' and '.join(AXES[fit.form])}" if fit.n_cells < fit.n else ""
-    source = cited("hoffmann2022" if fit.form == "LND" else "kaplan2020")
+    variables = [f"{axis} is {meaning_of(fit, axis)}" for axis in VARIABLES[fit.form]]
+    cells = f" of equal {' and '.join(VARIABLES[fit.form])}" if fit.n_cells < fit.n else ""
+    source = cited(SOURCES.get(fit.form, "kaplan2020"))
     loss = f"L is the {meaning_of(fit, 'loss')} of {fitted_runs(fit)}{cells}"
     yield f"{fit.law.formula} {source}, {loss}; {listed(variables)}."
 
@@ -132,7 +135,7 @@ def _said(caution: Diagnostic) -> str:
 
 def _doubled(fit: Fit, axis: str) -> str:
     """The share of its term that doubling a variable removes, 1 − 2^−exponent, with the exponent's interval."""
-    exponent = fit.parameters[NAMES[axis][1]].estimate
+    exponent = fit.parameters[EXPONENT_OF[axis]].estimate
     value, low, high = (None if x is None else 1 - 2**-x for x in (exponent.value, exponent.low, exponent.high))
     return spelled_interval(value, low, high, "percent")
 
@@ -192,7 +195,12 @@ def _tables(found: ScalingResults) -> Iterator[Table]:
 def _parameter_table(found: ScalingResults) -> Table:
     rows: list[dict[str, Any]] = []
     for name, parameter in found.fit.parameters.items():
-        row = {"parameter": name, "symbol": SYMBOLS[name], **_ends("value", parameter.estimate), "se": parameter.se}
+        row = {
+            "parameter": name,
+            "symbol": SYMBOLS.get(name, name),
+            **_ends("value", parameter.estimate),
+            "se": parameter.se,
+        }
         row |= {f"by_{other}": values.get(name) for other, values in found.other_objectives.items()}
         for column, fit in found.other_counts.items():
             row |= _ends(column, fit.parameters[name].estimate if name in fit.parameters else None)

@@ -19,8 +19,10 @@ from scipy import optimize, stats
 from isoloss.analysis import solve as solve_module
 from isoloss.analysis.cells import cells_of, close_groups
 from isoloss.analysis.compute_column import compute_doubts
+from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.frontier import HoldOut, data_compute, frontier, held_out_doubts, hold_out_largest, predict
-from isoloss.analysis.isoflop import isoflop_profiles
+from isoloss.analysis.isoflop import Profile, isoflop_profiles
+from isoloss.analysis.isoflop_law import disagreement, isoflop_law
 from isoloss.analysis.laws import AXES, Form, Restrictions, make_law
 from isoloss.analysis.residuals import p_of_added
 from isoloss.analysis.scaling import Fit, fit_law, other_objectives
@@ -629,6 +631,85 @@ def test_the_interval_of_a_minimum_is_that_of_a_regression() -> None:
     )
 
 
+def test_a_cubic_is_local_and_its_interval_holds_the_best_size_off_the_middle() -> None:
+    """Through all nine sizes it would hold it in a tenth of tables."""
+    fine = profile_table(np.geomspace(1e3, 1e8, 5001))
+    best = fine["N"][fine["loss"].arg_min() or 0]
+    sizes, generator, hits = 2 * best * np.geomspace(0.1, 10, 9), np.random.default_rng(0), 0
+    for _ in range(100):
+        noisy = profile_table(sizes).with_columns(pl.col("loss") * np.exp(0.0005 * generator.standard_normal(9)))
+        (profile,) = isoflop_profiles(noisy, "N", "C", "loss")
+        assert profile.optimal_params and profile.optimal_params.low and profile.optimal_params.high
+        hits += profile.optimal_params.low <= best <= profile.optimal_params.high
+    assert hits >= 90
+
+
+def test_budgets_whose_runs_scatter_are_one_profile_each() -> None:
+    fine = profile_table(np.geomspace(1e3, 1e8, 5001), 3e13)
+    sizes, generator = fine["N"][fine["loss"].arg_min() or 0] * np.geomspace(0.1, 10, 9), np.random.default_rng(0)
+    tables = [
+        profile_table(sizes, compute * x) for compute in (1e13, 3e13, 6e13) for x in generator.uniform(0.95, 1.05, 3)
+    ]
+    table = pl.concat([one.filter(pl.int_range(pl.len()) % 3 == i % 3) for i, one in enumerate(tables)])
+    profiles = isoflop_profiles(table, "N", "C", "loss", tolerance=0.12)
+    assert [(profile.n, len(profile.sizes)) for profile in profiles] == [(9, 9)] * 3
+    assert len(isoflop_profiles(table, "N", "C", "loss", tolerance=0.001)) == 0
+    for profile, compute in zip(profiles, (1e13, 3e13, 6e13), strict=True):
+        fine = profile_table(np.geomspace(1e3, 1e8, 5001), profile.flops)
+        best = fine["N"][fine["loss"].arg_min() or 0]
+        assert profile.flops == pytest.approx(compute, rel=0.05) and profile.optimal_params
+        assert profile.optimal_params.value == pytest.approx(best, rel=0.03)  # losses fall with compute within a budget
+
+
+def profiles_of(a: float, noise: float = 0.0, count: int = 6) -> list[Profile]:
+    """Profiles whose best sizes are 0.1 · C^a, with relative noise of their own."""
+    scatter = np.exp(noise * np.random.default_rng(1).standard_normal(count))
+    found: list[Profile] = []
+    for i, compute in enumerate(np.geomspace(1e18, 1e21, count).tolist()):
+        best, half = 0.1 * compute**a * scatter[i], math.exp(0.05 + 0.02 * i)
+        size = Estimate(best, best / half, best * half, 0.95, 9, "cubic")
+        found.append(Profile(compute, (compute, compute), 9, (1.0, 2.0), "cubic", size, size, ()))
+    return found
+
+
+def test_a_power_law_runs_through_the_minima() -> None:
+    exact = isoflop_law(profiles_of(0.49))
+    assert exact is not None and exact.N.exponent.value == pytest.approx(0.49)
+    assert exact.N.coefficient.value == pytest.approx(0.1) and exact.D.exponent.value == pytest.approx(0.51)
+    assert exact.D.coefficient.value == pytest.approx(1 / 0.6)
+    profiles = profiles_of(0.49, noise=0.01)  # less than the minima's own: weights are theirs alone
+    law = isoflop_law(profiles)
+    x, y = np.log([(p.flops, p.optimal_params.value) for p in profiles if p.optimal_params]).T
+    weights = (0.05 + 0.02 * np.arange(6)) ** -2.0
+    model = sm.WLS(y, sm.add_constant(x), weights=weights).fit()  # pyright: ignore[reportArgumentType]
+    (low, high), (k_low, k_high) = model.conf_int()[1], np.exp(model.conf_int()[0])
+    assert law is not None
+    assert (law.N.exponent.value, law.N.exponent.low, law.N.exponent.high) == pytest.approx(
+        (model.params[1], low, high)
+    )
+    assert (law.N.coefficient.low, law.N.coefficient.high) == pytest.approx((k_low, k_high))
+    assert (law.D.exponent.low, law.D.exponent.high) == pytest.approx((1 - high, 1 - low))
+    assert isoflop_law(profiles[:2]) is None
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_profiles_and_law_that_disagree_are_said_with_both() -> None:
+    fit = fitted(grid(5, 5, noise=0.002))
+    a = frontier(fit, []).a.value
+    coefficient = frontier(fit, [1.0]).optima[0].n_params.value
+    same = [
+        replace(p, optimal_params=replace(p.optimal_params, **{
+            end: coefficient * p.flops**a * k for end, k in (("value", 1), ("low", 0.9), ("high", 1.1))
+        }))
+        for p in profiles_of(0.5) if p.optimal_params
+    ]  # fmt: skip
+    agreeing, other = isoflop_law(same), isoflop_law(profiles_of(0.7, noise=0.01))
+    assert agreeing is not None and other is not None
+    assert disagreement(fit, agreeing) == []
+    (said,) = disagreement(fit, other)
+    assert f"{other.N.exponent.value:.4g}" in said.text and f"{a:.4g}" in said.text
+
+
 def test_computes_apart_have_profiles_of_their_own() -> None:
     sizes = np.geomspace(2e4, 2e6, 7)
     tables = [profile_table(sizes, compute) for compute in (1e13, 1.01e13, 3e13)]
@@ -658,6 +739,7 @@ def test_the_command_prints_the_documented_object(tmp_path: Path, capsys: pytest
     assert said["predictions"][0]["low"] < said["predictions"][0]["law_low"] < said["predictions"][0]["value"]
     assert said["holdout"]["n"] == 4
     assert {"a", "b"} <= set(said["frontier"])
+    assert set(said["isoflop"]) == {"profiles", "law"}
     assert run_command_line(["fit", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "Loss falls as a power of model size" in printed and "lowest loss at a compute of C = 6ND" in printed

@@ -23,7 +23,8 @@ from isoloss.analysis.frontier import (
     hold_out_largest,
     predict,
 )  # fmt: skip
-from isoloss.analysis.isoflop import Curve, Profile, isoflop_profiles
+from isoloss.analysis.isoflop import TOLERANCE, Curve, Profile, isoflop_profiles
+from isoloss.analysis.isoflop_law import IsoflopLaw, disagreement, isoflop_law
 from isoloss.analysis.laws import FLOPS_PER_PARAMETER_TOKEN, FREE, SUMMARY_COLUMNS, VARIABLES, Form, Restrictions
 from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives
@@ -61,6 +62,8 @@ class ScalingResults:
     frontier: Frontier | None
     """At AHEAD times the largest compute; None for a law that is not one of N and D."""
     profiles: Sequence[Profile]
+    isoflop_law: IsoflopLaw | None
+    """Through the minima of three profiles or more."""
     predictions: Sequence[Prediction]
     holdout: HoldOut | None
     cautions: Sequence[Diagnostic]
@@ -75,15 +78,17 @@ def analyse_scaling(
     objective: Objective | None = None,
     intervals: Intervals = "delta",
     curve: Curve = "cubic",
+    tolerance: float = TOLERANCE,
     points: Sequence[Mapping[str, float]] = (),
     holdout: bool | None = None,
     restrictions: Restrictions = FREE,
 ) -> ScalingResults:
     """Fit a law to a table with one row a run, and derive all that was asked for.
 
-    `columns` names the columns of N, D, C and the loss, and may name one of the unique tokens, U; `points` are to be
-    predicted at. The largest size is held out wherever the rows allow it; `holdout` True says why where they do not,
-    False leaves it. Raises ConfigError as `fit_law` and `predict` do.
+    `columns` names the columns of N, D, C and the loss, and may name those of the unique tokens U and of the weight;
+    `points` are to be predicted at. Computes within `tolerance` are one IsoFLOP profile. The largest size is held out
+    wherever the rows allow it; `holdout` True says why where they do not, False leaves it. Raises ConfigError as
+    `fit_law` and `predict` do.
 
     Example: `analyse_scaling(runs, "LND", {"N": "N", "D": "D", "C": "C", "loss": "loss"}, holdout=True)`.
     """
@@ -115,6 +120,12 @@ def analyse_scaling(
         cautions += held_out_doubts(held)
     predictions = [predict(fit, point) for point in points] if identified else []
     profiled = "N" in form and columns.get("C") in table.columns
+    profiles: list[Profile] = []
+    if profiled:
+        profiles = isoflop_profiles(table, columns["N"], columns["C"], columns["loss"], curve, tolerance)
+    minima = isoflop_law(profiles)
+    if minima and identified and form in FRONTIER_FORMS and "compute_mismatch" not in {c.code for c in cautions}:
+        cautions += disagreement(fit, minima)
     return ScalingResults(
         fit,
         rows.table,
@@ -123,7 +134,8 @@ def analyse_scaling(
         frontier(fit, [times * data_compute(fit)[1] for times in AHEAD])
         if form in FRONTIER_FORMS and identified
         else None,
-        isoflop_profiles(table, columns["N"], columns["C"], columns["loss"], curve) if profiled else [],
+        profiles,
+        minima,
         predictions,
         None if isinstance(held, Diagnostic) else held,
         [*cautions, *(caution for prediction in predictions for caution in prediction.cautions)],

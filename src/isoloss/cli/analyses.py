@@ -97,6 +97,7 @@ def fit(
     delta: float = 1e-3,
     intervals: Literal["delta", "bootstrap"] = "delta",
     isoflop: Literal["cubic", "parabola"] = "cubic",
+    isoflop_tolerance: float = 0.15,
     predict: Points = (),
     holdout: Literal["auto", "largest", "none"] = "auto",
     json: Flag = False,
@@ -124,6 +125,7 @@ def fit(
         delta: Where the Huber loss turns from quadratic to linear, in log loss.
         intervals: How intervals are computed: delta method or bootstrap over cells.
         isoflop: Curve through runs of equal compute; a parabola is biased.
+        isoflop_tolerance: Computes that differ by no more than this share are one profile.
         predict: A point to predict the loss at, such as N=1e8,D=2e9, or a compute C=1e22; may be given several times.
         holdout: Fit without the largest size and predict it. auto: where the rows allow it; largest: say why else.
         json: Print one JSON object at full precision in place of text.
@@ -139,6 +141,8 @@ def fit(
     _check(out)
     if not delta > 0:
         raise ConfigError(f"--delta {delta:g}: must be above 0")
+    if not isoflop_tolerance >= 0:
+        raise ConfigError(f"--isoflop_tolerance {isoflop_tolerance:g}: must not be below 0")
     points = [parse_point(text) for text in predict]
     given = {"N": params, "D": tokens, "C": compute, "U": unique, "weight": weight, "loss": loss}
     runs = read_runs(table, say)
@@ -150,6 +154,7 @@ def fit(
         objective=make_objective(objective, delta),
         intervals=intervals,
         curve=isoflop,
+        tolerance=isoflop_tolerance,
         points=points,
         restrictions=parse_restrictions(fix, tie),
         holdout=None if holdout == "auto" else holdout == "largest",

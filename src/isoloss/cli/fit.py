@@ -83,7 +83,10 @@ def scaling_as_json(found: ScalingResults) -> str:
         "other_objectives": found.other_objectives,
         "other_counts": {column: {"status": f.status, **_parameters(f)} for column, f in found.other_counts.items()},
         "frontier": asdict(found.frontier) if found.frontier else None,
-        "isoflop": [asdict(profile) for profile in found.profiles],
+        "isoflop": {
+            "profiles": [asdict(profile) for profile in found.profiles],
+            "law": asdict(found.isoflop_law) if found.isoflop_law else None,
+        },
         "predictions": [_prediction(prediction) for prediction in found.predictions],
         "holdout": _holdout(found.holdout) if found.holdout else None,
     }

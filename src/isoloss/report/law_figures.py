@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from isoloss.analysis.frontier import Frontier, HoldOut, frontier, predict
-from isoloss.analysis.isoflop import SAME_COMPUTE, Profile
+from isoloss.analysis.isoflop import Profile
 from isoloss.analysis.laws import AXES, EXPONENT_OF, FLOPS_PER_PARAMETER_TOKEN, VARIABLES
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
@@ -101,7 +101,9 @@ def _law(fit: Fit, runs: pl.DataFrame) -> Figure:
 def _isoflop(fit: Fit, runs: pl.DataFrame, plane: Plane, profiles: Sequence[Profile]) -> Figure:
     flops = FLOPS_PER_PARAMETER_TOKEN * pl.col("N") * pl.col("D")
     members = [
-        runs.filter((flops / profile.flops - 1).abs() <= SAME_COMPUTE).with_columns(C=pl.lit(profile.flops))
+        runs.filter(
+            flops.is_between(profile.computes[0] / law_plane.ROUNDING, profile.computes[1] * law_plane.ROUNDING)
+        ).with_columns(C=pl.lit(profile.flops))
         for profile in profiles[:: 1 + len(profiles) // MAX_LINES]
     ]
     members = [rows for rows in members if len(rows)]  # none where the table counts compute otherwise than as 6ND

@@ -112,6 +112,12 @@ def _method(found: ScalingResults) -> Iterator[str]:
             f"The best size minimises the law at a compute of C = 6ND {cited('hoffmann2022', 'kaplan2020')}: N* ∝ C^a "
             f"and D* ∝ C^b with a = {spelled_estimate(a)} and b = {spelled_estimate(b)}."
         )
+    if found.isoflop_law:
+        size, tokens = found.isoflop_law.N.exponent, found.isoflop_law.D.exponent
+        yield (
+            f"Through the minima of the IsoFLOP profiles {cited('hoffmann2022')}: N* ∝ C^a and D* ∝ C^b with a = "
+            f"{spelled_estimate(size)} and b = {spelled_estimate(tokens)}; {size.method}."
+        )
     for column, other in found.other_counts.items():
         names = [name for name in ("alpha", "beta") if name in other.parameters]
         given = listed(f"{SYMBOLS[name]} = {spelled_estimate(other.parameters[name].estimate)}" for name in names)

@@ -17,6 +17,7 @@ import statsmodels.api as sm
 from scipy import optimize, stats
 
 from isoloss.analysis import solve as solve_module
+from isoloss.analysis.by_group import fits_by_group
 from isoloss.analysis.cells import cells_of, close_groups
 from isoloss.analysis.compute_column import compute_doubts
 from isoloss.analysis.estimate import Estimate
@@ -394,6 +395,94 @@ def test_a_weight_counts_as_so_many_rows() -> None:
         objective = make_objective(name, 0.1)
         weighted = fit_law(table, "LND", {**COLUMNS, "weight": "w"}, objective=objective)
         assert values(weighted) == pytest.approx(values(fitted(repeated, objective=objective)), rel=1e-5), name
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_each_group_has_a_law_and_differences_are_those_of_independent_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = grid(4, 4, noise=0.002, seed=1), grid(4, 4, noise=0.004, seed=2)
+    table = pl.concat([first.with_columns(data=pl.lit("old")), second.with_columns(data=pl.lit("new"))])
+    found = fits_by_group(table, "LND", COLUMNS, "data")
+    fits = {"old": fitted(first), "new": fitted(second)}
+    assert list(found.fits) == ["new", "old"]
+    for each in found.differences:
+        one, other = (fits[name].parameters[each.parameter] for name in (each.group, each.base))
+        assert (each.group, each.base) == ("old", "new") and one.se and other.se
+        df = (one.se**2 + other.se**2) ** 2 / ((one.se**4 + other.se**4) / 11)
+        half = stats.t.ppf(0.975, df) * math.hypot(one.se, other.se)
+        value = one.estimate.value - other.estimate.value
+        assert (each.difference.value, each.difference.low, each.difference.high) == pytest.approx(
+            (value, value - half, value + half), rel=1e-6
+        )
+    assert {each.parameter for each in found.differences} == set(TRUTH)
+    table.write_csv(tmp_path / "runs.csv")
+    arguments = ["fit", str(tmp_path / "runs.csv"), "--by", "data", "--holdout", "none"]
+    assert run_command_line([*arguments, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["by"]
+    assert [group["level"] for group in said["groups"]] == ["new", "old"] and len(said["differences"]) == 5
+    assert run_command_line(arguments) == 0
+    assert "Differences of parameters between values of data" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="it has 1 value"):
+        fits_by_group(table.with_columns(data=pl.lit(1)), "LND", COLUMNS, "data")
+
+
+def checkpoints(seed: int, runs: int = 8) -> pl.DataFrame:
+    """Twelve checkpoints each of one run a size, whose errors are a run's own."""
+    generator = np.random.default_rng(seed)
+    table = grid(runs, 12, noise=0.001, seed=seed)
+    shared = np.repeat(np.exp(0.004 * generator.standard_normal(runs)), 12)
+    return table.with_columns(pl.col("loss") * pl.Series(shared), run=pl.int_range(pl.len()) // 12)
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_errors_by_cluster_are_those_of_the_jackknife() -> None:
+    """A power law without floor is linear in logarithms: refits without one run at a time are exact."""
+    table = checkpoints(0).with_columns(loss=pl.col("loss") * pl.col("N") ** -0.1)
+    columns = {**COLUMNS, "cluster": "run"}
+    fit = fit_law(table, "LN", columns, floor=False, objective=make_objective("ls_log"))
+    x, y, run = np.log(table["N"].to_numpy()), np.log(table["loss"].to_numpy()), table["run"].to_numpy()
+    slopes = [np.polyfit(x[run != each], y[run != each], 1)[0] for each in range(8)]
+    jackknife = math.sqrt(7 / 8 * np.sum((np.array(slopes) - np.polyfit(x, y, 1)[0]) ** 2))
+    assert fit.parameters["alpha"].se == pytest.approx(jackknife, rel=1e-6)
+    assert fit.uncertainty is not None and fit.uncertainty.df == 7 and "8 clusters" in fit.uncertainty.method
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_intervals_by_cluster_hold_what_those_of_rows_miss() -> None:
+    hits: dict[str, list[bool]] = {"rows": [], "runs": []}
+    for seed in range(12):
+        table = checkpoints(seed)
+        for name, columns in (("rows", COLUMNS), ("runs", {**COLUMNS, "cluster": "run"})):
+            alpha = fit_law(table, "LND", columns).parameters["alpha"].estimate
+            hits[name].append((alpha.low or 9) <= TRUTH["alpha"] <= (alpha.high or 0))
+    assert sum(hits["runs"]) >= 10 and sum(hits["rows"]) <= 8
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_the_bootstrap_by_cluster_agrees_with_the_sandwich() -> None:
+    options: dict[str, Any] = {"objective": make_objective("ls_log")}
+    columns = {**COLUMNS, "cluster": "run"}
+    delta = fit_law(checkpoints(1), "LND", columns, **options)
+    boot = fit_law(checkpoints(1), "LND", columns, intervals="bootstrap", **options)
+    for name in TRUTH:
+        assert 0.6 < (boot.parameters[name].se or 0) / (delta.parameters[name].se or 1) < 1.6, name
+    assert boot.uncertainty is not None and "wild cluster bootstrap" in boot.uncertainty.method
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_a_run_column_that_was_not_named_is_a_caution() -> None:
+    table = checkpoints(0)
+    (said,) = [c for c in analyse_scaling(table, "LND", COLUMNS, holdout=False).cautions if c.code == "rows_share_runs"]
+    assert "12 rows each" in said.text and said.remedy == "Name the column: --cluster run."
+    for other, columns in (
+        (table, {**COLUMNS, "cluster": "run"}),
+        (table.with_columns(run=pl.int_range(pl.len())), COLUMNS),
+    ):
+        found = analyse_scaling(other, "LND", columns, holdout=False)
+        assert "rows_share_runs" not in {caution.code for caution in found.cautions}
+    with pytest.raises(ConfigError, match="--cluster run: 2 values"):
+        fit_law(table.with_columns(pl.col("run") % 2), "LND", {**COLUMNS, "cluster": "run"})
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ import polars as pl
 from scipy import special
 
 from isoloss.analysis.cells import close_groups
-from isoloss.analysis.columns import MAX_MAGNITUDE, usable_rows
+from isoloss.analysis.clusters import FEWEST_CLUSTERS
+from isoloss.analysis.columns import MAX_MAGNITUDE
 from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, VARIABLES, Floats, Form
-from isoloss.analysis.scaling import Fit, fit_law
+from isoloss.analysis.scaling import Fit, fit_law, rows_of_law
 from isoloss.analysis.uncertainty import Uncertainty
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
@@ -194,11 +195,12 @@ def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | Diagnostic:
     if fit.uncertainty is None:
         return unidentified
     axes = VARIABLES[fit.form]
-    weight = [fit.columns["weight"]] if "weight" in fit.columns else []
-    rows = usable_rows(table, positive=[*(fit.columns[axis] for axis in (*axes, "loss")), *weight])
+    rows = rows_of_law(table, fit.form, fit.columns)
     column = fit.columns[axes[0]]
     level_n = close_groups(np.log(rows.floats(column)))
     largest_n = pl.Series(level_n == level_n.max())
+    if "cluster" in fit.columns and rows.table.filter(~largest_n)[fit.columns["cluster"]].n_unique() < FEWEST_CLUSTERS:
+        return unidentified
     seen = fit_law(
         rows.table.filter(~largest_n),
         fit.form,

@@ -24,7 +24,7 @@ from isoloss.diagnostic import Diagnostic
 
 Curve = Literal["cubic", "parabola"]
 DEGREES: dict[Curve, int] = {"cubic": 3, "parabola": 2}
-TOLERANCE = 0.15
+TOLERANCE = 0.1
 """Runs are of one profile when their computes differ by no more than this share of the smallest."""
 MIN_SIZES = 4
 """Fewer sizes at about one compute are taken for a coincidence, not for a profile."""

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.clusters import cluster_codes
+from isoloss.analysis.columns import Rows, usable_rows
 from isoloss.analysis.determined import determined, said_determined, slice_of
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.law_doubts import (
@@ -26,7 +27,7 @@ from isoloss.analysis.laws import EXPONENTS, FREE, ORDER, SHAPES, VARIABLES, Flo
 from isoloss.analysis.residuals import residual_trends
 from isoloss.analysis.solve import Objective, ObjectiveName, Solution, make_objective, solve
 from isoloss.analysis.spread import varies_within_cells
-from isoloss.analysis.uncertainty import Uncertainty, by_bootstrap, by_delta, cells
+from isoloss.analysis.uncertainty import Uncertainty, by_bootstrap, by_cluster_bootstrap, by_delta, cells
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
@@ -82,20 +83,22 @@ def fit_law(
     generator: np.random.Generator | None = None,
     restrictions: Restrictions = FREE,
 ) -> Fit:
-    """Fit a form to a table with one row a run. `columns` names the columns of N, D, C, U, the loss and the weight.
+    """Fit a form to a table with one row a run. `columns` names those of N, D, C, U, the loss, weight and cluster.
 
-    A weight is a row's inverse variance, up to a factor. The bootstrap draws from `generator`, by default one seeded
-    with 0. Raises ConfigError when a column is missing, not numeric or not positive, or the form lacks a parameter.
+    A weight is a row's inverse variance, up to a factor; rows of one cluster share an error. The bootstrap draws from
+    `generator`, by default one seeded with 0. Raises ConfigError when a column is missing, not numeric or not positive,
+    or the form lacks a parameter.
     """
     objective = objective or make_objective("huber")
     axes = VARIABLES[form]
     if "U" in axes and "U" not in columns:
         raise ConfigError(f"the form {form} needs the unique tokens: --unique COLUMN", ("unique",))
     floor, restrictions = checked(form, floor, restrictions)
-    wanted = [columns[name] for name in (*axes, "loss", *(["weight"] if "weight" in columns else []))]
+    wanted = [columns[name] for name in (*axes, "loss")]
     if len(set(wanted)) < len(wanted):
         raise ConfigError(f"{', '.join(axes)} and the loss must be columns of their own, not {', '.join(wanted)}")
-    rows = usable_rows(table, positive=wanted)
+    rows = rows_of_law(table, form, columns)
+    cluster_n = cluster_codes(rows.table[columns["cluster"]]) if "cluster" in columns else None
     variables_Kxn = np.array([rows.floats(columns[axis]) for axis in axes])
     weight_n = rows.floats(columns["weight"]) if "weight" in columns else None
     law = make_law(form, floor, variables_Kxn, rows.floats(columns["loss"]), restrictions, weight_n)
@@ -111,15 +114,20 @@ def fit_law(
             cautions.append(Diagnostic("at_bound", "limits", text))
         cautions += of_solution(law, objective, solution)
     if solution is not None and not _blocked(cautions):
-        uncertainty = by_delta(law, objective, solution.theta_p)
-        cautions += [*lack_of_fit(law, objective, uncertainty), *residual_trends(law, objective, solution.theta_p)]
+        uncertainty = by_delta(law, objective, solution.theta_p, cluster_n)
+        if cluster_n is None:  # these tests take cells to be independent
+            cautions += [*lack_of_fit(law, objective, uncertainty), *residual_trends(law, objective, solution.theta_p)]
         parameters = parameters_of(law, uncertainty)
         cautions += of_exponents({name: parameter.estimate for name, parameter in parameters.items()})
         cautions += noiseless(law, objective, uncertainty)
         if _blocked(cautions):  # by the delta method, so that the status does not depend on how intervals are asked for
             uncertainty, parameters = None, {}
         elif intervals == "bootstrap":
-            uncertainty = by_bootstrap(law, objective, uncertainty, generator or np.random.default_rng(0))
+            generator = generator or np.random.default_rng(0)
+            if cluster_n is None:
+                uncertainty = by_bootstrap(law, objective, uncertainty, generator)
+            else:
+                uncertainty = by_cluster_bootstrap(law, objective, uncertainty, cluster_n, generator)
             parameters = parameters_of(law, uncertainty)
     if parameters and floor and not law.floor:
         zero = Estimate(0.0, None, None, LEVEL, len(law.y_n), "at its lower bound")
@@ -173,6 +181,13 @@ def other_objectives(fit: Fit) -> dict[str, dict[str, float | None]]:
     law = replace(fit.law, floor="E" in fit.parameters)
     names: tuple[ObjectiveName, ...] = ("huber", "ls", "lad")
     return {name: _values(law, make_objective(name)) for name in names if name != fit.objective.name}
+
+
+def rows_of_law(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -> Rows:
+    """The rows that a fit uses. Raises ConfigError as `usable_rows` does."""
+    optional = [columns["weight"]] if "weight" in columns else []
+    positive = [columns[name] for name in (*VARIABLES[form], "loss")]
+    return usable_rows(table, positive=[*positive, *optional], other=[columns[n] for n in ("cluster",) if n in columns])
 
 
 def checked(form: Form, floor: bool, restrictions: Restrictions) -> tuple[bool, Restrictions]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import polars as pl
 
+from isoloss.analysis.by_group import Groups, fits_by_group
 from isoloss.analysis.cells import SAME, close_groups
-from isoloss.analysis.columns import number_column, usable_rows
+from isoloss.analysis.clusters import cluster_doubts
+from isoloss.analysis.columns import number_column
 from isoloss.analysis.compute_column import compute_doubts, with_tokens
 from isoloss.analysis.frontier import (
     FRONTIER_FORMS,
@@ -27,7 +29,7 @@ from isoloss.analysis.isoflop import TOLERANCE, Curve, Profile, isoflop_profiles
 from isoloss.analysis.isoflop_law import IsoflopLaw, disagreement, isoflop_law
 from isoloss.analysis.laws import FLOPS_PER_PARAMETER_TOKEN, FREE, SUMMARY_COLUMNS, VARIABLES, Form, Restrictions
 from isoloss.analysis.roles import check_columns
-from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives
+from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives, rows_of_law
 from isoloss.analysis.solve import Objective
 from isoloss.analysis.unlisted import unlisted_columns
 from isoloss.diagnostic import Diagnostic
@@ -66,6 +68,8 @@ class ScalingResults:
     """Through the minima of three profiles or more."""
     predictions: Sequence[Prediction]
     holdout: HoldOut | None
+    groups: Groups | None
+    """A fit for each value of a column."""
     cautions: Sequence[Diagnostic]
 
 
@@ -82,13 +86,14 @@ def analyse_scaling(
     points: Sequence[Mapping[str, float]] = (),
     holdout: bool | None = None,
     restrictions: Restrictions = FREE,
+    by: str | None = None,
 ) -> ScalingResults:
     """Fit a law to a table with one row a run, and derive all that was asked for.
 
-    `columns` names the columns of N, D, C and the loss, and may name those of the unique tokens U and of the weight;
-    `points` are to be predicted at. Computes within `tolerance` are one IsoFLOP profile. The largest size is held out
-    wherever the rows allow it; `holdout` True says why where they do not, False leaves it. Raises ConfigError as
-    `fit_law` and `predict` do.
+    `columns` names the columns of N, D, C and the loss, and may name those of the unique tokens U, the weight and the
+    cluster; `points` are to be predicted at. Computes within `tolerance` are one IsoFLOP profile. The largest size is
+    held out wherever the rows allow it; `holdout` True says why where they do not, False leaves it. The law is
+    also fitted to the rows of each value of `by`. Raises ConfigError as `fit_law` and `predict` do.
 
     Example: `analyse_scaling(runs, "LND", {"N": "N", "D": "D", "C": "C", "loss": "loss"}, holdout=True)`.
     """
@@ -101,13 +106,12 @@ def analyse_scaling(
         for column in PARAMETER_COUNTS
         if "N" in form and columns["N"] in PARAMETER_COUNTS and column != columns["N"] and column in table.columns
     ]
-    rows = usable_rows(
-        table, positive=[columns[v] for v in (*VARIABLES[form], "loss", *(["weight"] if "weight" in columns else []))]
-    )
+    rows = rows_of_law(table, form, columns)
     axes = [columns[axis] for axis in VARIABLES[form]]
     levels = {column: close_groups(x_n) for column, x_n in zip(axes, fit.law.x_Kxn, strict=True)}
     cells = rows.table.with_columns(pl.Series(column, level_n) for column, level_n in levels.items())
     cautions = [*fit.cautions, *derived, *(() if derived else compute_doubts(rows.table, columns))]
+    cautions += cluster_doubts(rows.table, columns.get("cluster"), [*columns.values()])
     cautions += repeated_data(rows.table, form, columns)
     cautions += unlisted_columns(cells, fit.law.y_n, axes, columns.values(), _one_at_a_time)
     if points and not identified:
@@ -138,6 +142,7 @@ def analyse_scaling(
         minima,
         predictions,
         None if isinstance(held, Diagnostic) else held,
+        fits_by_group(table, form, columns, by, intervals=intervals, **options) if by else None,
         [*cautions, *(caution for prediction in predictions for caution in prediction.cautions)],
     )
 

@@ -91,13 +91,16 @@ def fit(
     loss: Annotated[OptionalText, named("COLUMN", "loss; of a study final_val_loss")] = None,
     unique: OptionalColumn = None,
     weight: OptionalColumn = None,
+    cluster: OptionalColumn = None,
+    by: OptionalColumn = None,
+    where: Annotated[OptionalText, named("CONDITION", "")] = None,
     tie: Annotated[Repeated, named("NAME=NAME", "")] = (),
     fix: Annotated[Repeated, named("NAME=X", "")] = (),
     objective: Literal["huber", "ls", "lad", "ls_log"] = "huber",
     delta: float = 1e-3,
     intervals: Literal["delta", "bootstrap"] = "delta",
     isoflop: Literal["cubic", "parabola"] = "cubic",
-    isoflop_tolerance: float = 0.15,
+    isoflop_tolerance: float = 0.1,
     predict: Points = (),
     holdout: Literal["auto", "largest", "none"] = "auto",
     json: Flag = False,
@@ -118,6 +121,9 @@ def fit(
         loss: Column of the loss.
         unique: Column of the unique tokens, where some were seen more than once.
         weight: Column of weights: inverse variances of the rows, up to a factor.
+        cluster: Column whose rows share an error, such as the run that rows are checkpoints of.
+        by: Column; the law is also fitted to the rows of each value, and its parameters compared.
+        where: Rows to fit, such as "loss < 3 and optimizer == 'adamw'".
         tie: Exponents to keep equal: alpha=beta.
         fix: A parameter to keep at a value, such as E=1.69; may be given several times.
         objective: huber: Huber loss of log residuals; ls: least squares of losses; lad: least absolute log residuals;
@@ -133,6 +139,7 @@ def fit(
     """
     from isoloss.analysis.scaling_results import analyse_scaling
     from isoloss.analysis.solve import make_objective
+    from isoloss.analysis.where import rows_where
     from isoloss.cli.fit import choose_columns, parse_point, parse_restrictions, scaling_as_json
     from isoloss.cli.tables import is_study, read_runs
     from isoloss.errors import ConfigError
@@ -144,8 +151,11 @@ def fit(
     if not isoflop_tolerance >= 0:
         raise ConfigError(f"--isoflop_tolerance {isoflop_tolerance:g}: must not be below 0")
     points = [parse_point(text) for text in predict]
-    given = {"N": params, "D": tokens, "C": compute, "U": unique, "weight": weight, "loss": loss}
-    runs = read_runs(table, say)
+    given = {"N": params, "D": tokens, "C": compute, "U": unique, "weight": weight, "cluster": cluster, "loss": loss}
+    rows = read_runs(table, say)
+    runs = rows if where is None else rows_where(rows, where)
+    if len(runs) < len(rows):
+        say(f"{len(runs):,} of {len(rows):,} rows meet --where {where}")
     found = analyse_scaling(
         runs,
         form,
@@ -156,6 +166,7 @@ def fit(
         curve=isoflop,
         tolerance=isoflop_tolerance,
         points=points,
+        by=by,
         restrictions=parse_restrictions(fix, tie),
         holdout=None if holdout == "auto" else holdout == "largest",
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from isoloss.analysis.by_group import Groups
 from isoloss.analysis.frontier import HoldOut, Prediction
 from isoloss.analysis.laws import SUMMARY_COLUMNS, Restrictions
 from isoloss.analysis.roles import check_columns
@@ -55,7 +56,11 @@ def choose_columns(given: Mapping[str, str | None], table: pl.DataFrame, *, stud
     """
     check_columns(filter(None, given.values()), table.columns)
     chosen = {axis: column or (SUMMARY_COLUMNS.get(axis) if study else axis) for axis, column in given.items()}
-    return {axis: column for axis, column in chosen.items() if column and (axis not in ("U", "weight") or given[axis])}
+    return {
+        axis: column
+        for axis, column in chosen.items()
+        if column and (axis not in ("U", "weight", "cluster") or given[axis])
+    }
 
 
 def scaling_as_json(found: ScalingResults) -> str:
@@ -89,6 +94,7 @@ def scaling_as_json(found: ScalingResults) -> str:
         },
         "predictions": [_prediction(prediction) for prediction in found.predictions],
         "holdout": _holdout(found.holdout) if found.holdout else None,
+        "by": _groups(found.groups) if found.groups else None,
     }
     return json.dumps(document, indent=2, allow_nan=False)
 
@@ -98,6 +104,21 @@ def _parameters(fit: Fit) -> dict[str, Any]:
         name: {"value": p.estimate.value, "low": p.estimate.low, "high": p.estimate.high, "se": p.se}
         for name, p in fit.parameters.items()
     }
+
+
+def _groups(found: Groups) -> dict[str, Any]:
+    groups = [
+        {
+            "level": level,
+            "n": fit.n,
+            "status": fit.status,
+            "parameters": _parameters(fit),
+            "warnings": [asdict(caution) for caution in fit.cautions],
+        }
+        for level, fit in found.fits.items()
+    ]
+    differences = [asdict(difference) for difference in found.differences]
+    return {"column": found.column, "groups": groups, "differences": differences}
 
 
 def _prediction(prediction: Prediction) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from isoloss.analysis.by_group import Groups
 from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.frontier import frontier
 from isoloss.analysis.isoflop import Profile
@@ -186,6 +187,8 @@ def _tables(found: ScalingResults) -> Iterator[Table]:
         ]  # fmt: skip
         title = f"Predicted optima at a compute of C = 6ND; n = {fitted_runs(fit)}, 95% intervals."
         yield Table("scaling_predicted_optima", title, pl.DataFrame(rows), columns)
+    if found.groups:
+        yield from _group_tables(found.groups)
     if held:
         columns = [
             *axes, Column("seed", "seed"), Column("observed", "observed", "loss"),
@@ -196,6 +199,35 @@ def _tables(found: ScalingResults) -> Iterator[Table]:
         frame = held_out_frame(held)
         shown = [column for column in columns if column.name != "seed" or frame["seed"].null_count() < len(frame)]
         yield Table("scaling_held_out", f"{title}; 95% prediction intervals of one new run.", frame, shown)
+
+
+def _group_tables(groups: Groups) -> Iterator[Table]:
+    """The law of each group, and how each parameter differs between every two."""
+    names = list(dict.fromkeys(name for fit in groups.fits.values() for name in fit.parameters))
+    rows: list[dict[str, Any]] = []
+    for level, fit in groups.fits.items():
+        row: dict[str, Any] = {groups.column: level, "n": fit.n, "status": fit.status}
+        for name in names:
+            row |= _ends(name, fit.parameters[name].estimate if name in fit.parameters else None)
+        rows.append(row)
+    columns = [
+        Column(groups.column, groups.column), Column("n", "runs", "count"), Column("status", "status"),
+        *(_ranged(name, SYMBOLS.get(name, name), "number") for name in names),
+    ]  # fmt: skip
+    title = f"The law fitted to the runs of each {groups.column}, with 95% intervals."
+    yield Table("scaling_by", title, pl.DataFrame(rows, infer_schema_length=None), columns)
+    if groups.differences:
+        rows = [
+            {"parameter": SYMBOLS.get(d.parameter, d.parameter), "group": d.group, "base": d.base,
+             **_ends("difference", d.difference)}
+            for d in groups.differences
+        ]  # fmt: skip
+        columns = [
+            Column("parameter", "parameter"), Column("group", groups.column), Column("base", "less that of"),
+            _ranged("difference", "difference", "number"),
+        ]  # fmt: skip
+        title = f"Differences of parameters between values of {groups.column}; 95% intervals, Welch's t."
+        yield Table("scaling_by_differences", title, pl.DataFrame(rows), columns)
 
 
 def _parameter_table(found: ScalingResults) -> Table:

@@ -161,8 +161,19 @@ class Law:
                     matrix_axa[i] -= centre * matrix_axa[j]
         return offset_a, matrix_axa[:, [names.index(name) for name in self.free_names]]
 
+    @cached_property
+    def _all_free(self) -> bool:
+        return len(self.free_names) == len(self.names)
+
+    @cached_property
+    def _uses(self) -> Floats:
+        """Which variables each term holds, 1 or 0, shape [T, k]."""
+        return np.array([[float(axis in term.exponents) for axis in AXES[self.form]] for term in self.shape.terms])
+
     def parameters(self, theta_p: Floats) -> Floats:
         """All parameters from θ, shape [a]."""
+        if self._all_free:
+            return theta_p
         offset_a, matrix_axp = self._free
         return offset_a + matrix_axp @ theta_p
 
@@ -190,7 +201,7 @@ class Law:
             seen_Kxn = np.vstack([x_Kxn[:1], seen_n])
         powered = [i for i, axis in enumerate(axes) if EXPONENT_OF[axis] == shape.power]
         power = float(exponent_k[powered[0]]) if powered else 1.0
-        uses_Txk = np.array([[float(axis in term.exponents) for axis in axes] for term in shape.terms])
+        uses_Txk = self._uses
         falls_Txn = (uses_Txk * exponent_k) @ seen_Kxn
         terms_Txn = value_a[:t, None] - falls_Txn / power
         if self.floor:
@@ -207,7 +218,7 @@ class Law:
         if shape.repeats:
             rows.append((-exponent_k[1] * (uses_Txk[:, 1] @ shares_Txn[:t]) * by_repeats_n)[None])
         jacobian_axn = np.vstack([*rows, shares_Txn[t:]])
-        return power * log_n, jacobian_axn.T @ self._free[1]
+        return power * log_n, jacobian_axn.T if self._all_free else jacobian_axn.T @ self._free[1]
 
     def _seen(self, log_repeats: float, x_Kxn: Floats) -> tuple[Floats, Floats]:
         """Centred log of the tokens that repeated ones are worth, shape [n], and its derivative by log R."""
@@ -224,7 +235,7 @@ class Law:
 
     def published(self, theta_p: Floats) -> Floats:
         """log scales, exponents, log R and log E from θ, shape [a], in the order of `names`."""
-        value_a = self.parameters(theta_p)
+        value_a = self.parameters(theta_p).copy()
         exponent_of = dict(zip(self.names, value_a.tolist(), strict=True))
         power = exponent_of[self.shape.power] if self.shape.power else 1.0
         for i, term in enumerate(self.shape.terms):

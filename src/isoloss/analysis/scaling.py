@@ -115,11 +115,12 @@ def fit_law(
         cautions += of_solution(law, objective, solution)
     if solution is not None and not _blocked(cautions):
         uncertainty = by_delta(law, objective, solution.theta_p, cluster_n)
-        if cluster_n is None:  # these tests take cells to be independent
+        synthetic = noiseless(law, objective, uncertainty)
+        if cluster_n is None and not synthetic:  # these tests take cells to be independent, and see rounding
             cautions += [*lack_of_fit(law, objective, uncertainty), *residual_trends(law, objective, solution.theta_p)]
         parameters = parameters_of(law, uncertainty)
         cautions += of_exponents({name: parameter.estimate for name, parameter in parameters.items()})
-        cautions += noiseless(law, objective, uncertainty)
+        cautions += synthetic
         if _blocked(cautions):  # by the delta method, so that the status does not depend on how intervals are asked for
             uncertainty, parameters = None, {}
         elif intervals == "bootstrap":

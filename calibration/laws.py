@@ -132,17 +132,21 @@ def isoflop_coverage(repetitions: int) -> list[Experiment]:
     curves: tuple[Curve, ...] = ("cubic", "parabola")
     return [
         Experiment(
-            f"IsoFLOP {curve}, 9 sizes over ×{width**2:g}", "cover", repetitions, partial(_best_size, curve, width)
+            f"IsoFLOP {curve}, 9 sizes over ×{width**2:g}{', off its middle' if shift else ''}",
+            "cover",
+            repetitions,
+            partial(_best_size, curve, width, shift),
         )
         for width in (4.0, 10.0)
         for curve in curves
+        for shift in (0.0, 0.3)
     ]
 
 
-def _best_size(curve: Curve, width: float, generator: np.random.Generator) -> Mapping[str, Tally]:
+def _best_size(curve: Curve, width: float, shift: float, generator: np.random.Generator) -> Mapping[str, Tally]:
     law, nd = Truth(1.4, 60.0, 160.0, 0.5, 0.25), 1e13 / 6
     best = (law.alpha * law.A / (law.beta * law.B) * nd**law.beta) ** (1 / (law.alpha + law.beta))
-    n = best * np.geomspace(1 / width, width, 9)
+    n = best * width**shift * np.geomspace(1 / width, width, 9)
     loss = law.loss(n, nd / n) * np.exp(NOISE * generator.standard_normal(9))
     (profile,) = isoflop_profiles(
         pl.DataFrame({"N": n, "C": np.full(9, 6 * nd), "loss": loss}), "N", "C", "loss", curve

@@ -13,29 +13,37 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy import special
 
-from isoloss.analysis.columns import MAX_MAGNITUDE, usable_rows
+from isoloss.analysis.cells import close_groups
+from isoloss.analysis.clusters import FEWEST_CLUSTERS
+from isoloss.analysis.columns import MAX_MAGNITUDE
 from isoloss.analysis.estimate import Estimate
-from isoloss.analysis.laws import AXES, Floats
-from isoloss.analysis.scaling import Fit, fit_law
+from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, VARIABLES, Floats, Form
+from isoloss.analysis.scaling import Fit, fit_law, rows_of_law
 from isoloss.analysis.uncertainty import Uncertainty
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
+from isoloss.wording import counted
 
-FLOPS_PER_PARAMETER_TOKEN = 6.0
-"""k in C = k·N·D, forward and backward (Kaplan et al. 2020)."""
-FAR = 10.0
+FRONTIER_FORMS: tuple[Form, ...] = ("LND", "LNDU", "LNDK")
+"""Forms in N and D whose optimum is a power of compute; of LNDU with tokens that are all new."""
+FAR = 3.0
 """Predictions at more than this many times the data's largest compute are said to extrapolate."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The loss at a point: of the law itself, and of one new run there (the same value, a wider interval)."""
+    """The loss at a point: of the law itself, and of one new run there (the same value, a wider interval).
+
+    At a compute alone, of a law of N and D, it is that at the `optimum`, the best size and tokens.
+    """
 
     point: Mapping[str, float]
     law: Estimate
     new_run: Estimate
     cautions: tuple[Diagnostic, ...]
+    optimum: Optimum | None = None
 
 
 @dataclass(frozen=True)
@@ -87,13 +95,21 @@ class HoldOut:
 
 
 def predict(fit: Fit, point: Mapping[str, float]) -> Prediction:
-    """The loss at positive N, D or C, by the fit's form. Raises ConfigError when a variable is missing or unknown."""
-    axes, uncertainty = AXES[fit.form], _identified(fit)
+    """The loss at positive N, D or C, by the fit's form; where it has a frontier also at C alone.
+
+    Raises ConfigError when a variable is missing or unknown.
+    """
+    if fit.form in FRONTIER_FORMS and set(point) == {"C"}:
+        return _at_optimum(fit, point)
+    axes, uncertainty = VARIABLES[fit.form], _identified(fit)
+    if "U" in axes and "U" not in point:
+        point = {**point, "U": point.get("D", 0.0)}  # all tokens are new
     given = ", ".join(f"{name}={value:g}" for name, value in point.items())
     if set(point) != set(axes):
-        raise ConfigError(f"cannot predict at {given}: {fit.form} needs {' and '.join(axes)}, no more", ("predict",))
-    if not all(1 / MAX_MAGNITUDE < value < MAX_MAGNITUDE for value in point.values()):
-        raise ConfigError(f"cannot predict at {given}: not between 1e-100 and 1e100", ("predict",))
+        or_compute = ", or C alone" if fit.form in FRONTIER_FORMS else ""
+        needed = f"{fit.form} needs {' and '.join(axes)}, no more{or_compute}"
+        raise ConfigError(f"cannot predict at {given}: {needed}", ("predict",))
+    _check_range(point)
     x_kx1 = fit.law.centred(np.array([point[axis] for axis in axes]))
     log = fit.objective.name != "ls"
 
@@ -106,36 +122,61 @@ def predict(fit: Fit, point: Mapping[str, float]) -> Prediction:
     return Prediction(dict(point), law, new_run, tuple(_extrapolation(fit, point)))
 
 
+def _at_optimum(fit: Fit, point: Mapping[str, float]) -> Prediction:
+    uncertainty = _identified(fit)
+    _check_range(point)
+    (best,) = frontier(fit, [point["C"]]).optima
+    found = predict(fit, {"N": best.n_params.value, "D": best.tokens.value})
+    variance = uncertainty.noise**2 if fit.objective.name != "ls" else (uncertainty.noise / best.loss.value) ** 2
+    new_run = uncertainty.estimate(lambda theta_p: _log_loss_at(fit, point["C"], theta_p), log=True, extra=variance)
+    return Prediction(dict(point), best.loss, new_run, found.cautions, best)
+
+
+def _check_range(point: Mapping[str, float]) -> None:
+    if not all(1 / MAX_MAGNITUDE < value < MAX_MAGNITUDE for value in point.values()):
+        given = ", ".join(f"{name}={value:g}" for name, value in point.items())
+        raise ConfigError(f"cannot predict at {given}: not between 1e-100 and 1e100", ("predict",))
+
+
 def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> Frontier:
-    """The compute-optimal frontier of an LND fit at each compute of `flops`. Raises ConfigError for any other fit."""
-    if fit.form != "LND":
-        raise ConfigError(f"a frontier needs the form LND, not {fit.form}")
+    """The compute-optimal frontier at each compute of `flops`. Raises ConfigError for a form without one."""
+    if fit.form not in FRONTIER_FORMS:
+        raise ConfigError(f"a frontier needs one of the forms {', '.join(FRONTIER_FORMS)}, not {fit.form}")
     uncertainty, law = _identified(fit), fit.law
 
     def log_odds(theta_p: Floats) -> float:
-        return float(np.log(theta_p[3] / theta_p[2]))
-
-    def log_size(log_nd: float, theta_p: Floats) -> float:
-        (log_a, log_b, alpha, beta, *_), _ = law.published(theta_p)
-        return float((np.log(alpha / beta) + log_a - log_b + beta * log_nd) / (alpha + beta))
-
-    def log_loss(log_nd: float, theta_p: Floats) -> float:
-        size = log_size(log_nd, theta_p)
-        x_kx1 = (np.array([size, log_nd - size]) - law.centre_k)[:, None]
-        return float(law.log_loss(theta_p, x_kx1)[0][0])
+        _, _, alpha, beta, *_ = law.published(theta_p).tolist()
+        return log(beta / alpha)
 
     def optimum(compute: float) -> Optimum:
         log_nd = float(np.log(compute / flops_per))
-        n_params = uncertainty.estimate(lambda theta_p: log_size(log_nd, theta_p), log=True)
-        tokens = uncertainty.estimate(lambda theta_p: log_nd - log_size(log_nd, theta_p), log=True)
-        x_k = law.centred(np.array([n_params.value, tokens.value]))[:, 0]
-        inside = np.all((law.x_Kxn.min(axis=1) <= x_k) & (x_k <= law.x_Kxn.max(axis=1)))
-        loss = uncertainty.estimate(lambda theta_p: log_loss(log_nd, theta_p), log=True)
+        n_params = uncertainty.estimate(lambda theta_p: _log_size(fit, log_nd, theta_p), log=True)
+        tokens = uncertainty.estimate(lambda theta_p: log_nd - _log_size(fit, log_nd, theta_p), log=True)
+        x_k = np.log([n_params.value, tokens.value]) - law.centre_k[:2]
+        inside = np.all((law.x_Kxn[:2].min(axis=1) <= x_k) & (x_k <= law.x_Kxn[:2].max(axis=1)))
+        loss = uncertainty.estimate(lambda theta_p: _log_loss_at(fit, compute, theta_p, flops_per), log=True)
         return Optimum(compute, n_params, tokens, loss, not bool(inside))
 
     odds = uncertainty.estimate(log_odds)  # of a : b; the interval of a share stays between 0 and 1
     a, b = _share(odds, 1), _share(odds, -1)
     return Frontier(a, b, flops_per, tuple(optimum(compute) for compute in flops))
+
+
+def _log_size(fit: Fit, log_nd: float, theta_p: Floats) -> float:
+    """log N* where the product N·D is given."""
+    log_a, log_b, alpha, beta, *_ = fit.law.published(theta_p).tolist()
+    if fit.form == "LNDK":  # the sum that is raised to a power is itself one of two terms
+        log_a, alpha, beta = alpha / beta * log_a, alpha / beta, 1.0
+    return float((np.log(alpha / beta) + log_a - log_b + beta * log_nd) / (alpha + beta))
+
+
+def _log_loss_at(fit: Fit, compute: float, theta_p: Floats, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> float:
+    """The log of the lowest loss at a compute."""
+    log_nd = float(np.log(compute / flops_per))
+    size = _log_size(fit, log_nd, theta_p)
+    at = {"N": size, "D": log_nd - size, "U": log_nd - size}  # tokens are new
+    x_kx1 = (np.array([at[variable] for variable in VARIABLES[fit.form]]) - fit.law.centre_k)[:, None]
+    return float(fit.law.log_loss(theta_p, x_kx1)[0][0])
 
 
 def _share(odds: Estimate, sign: int) -> Estimate:
@@ -153,43 +194,69 @@ def hold_out_largest(fit: Fit, table: pl.DataFrame) -> HoldOut | Diagnostic:
     unidentified = Diagnostic("holdout_unidentified", "blocks", nothing)
     if fit.uncertainty is None:
         return unidentified
-    axes = AXES[fit.form]
-    rows = usable_rows(table, positive=[fit.columns[axis] for axis in (*axes, "loss")])
+    axes = VARIABLES[fit.form]
+    rows = rows_of_law(table, fit.form, fit.columns)
     column = fit.columns[axes[0]]
-    level = float(rows.floats(column).max())
+    level_n = close_groups(np.log(rows.floats(column)))
+    largest_n = pl.Series(level_n == level_n.max())
+    if "cluster" in fit.columns and rows.table.filter(~largest_n)[fit.columns["cluster"]].n_unique() < FEWEST_CLUSTERS:
+        return unidentified
     seen = fit_law(
-        rows.table.filter(pl.col(column) < level),
+        rows.table.filter(~largest_n),
         fit.form,
         fit.columns,
         floor=fit.law.floor,
         objective=fit.objective,
+        restrictions=fit.law.restrictions,
     )
     if seen.uncertainty is None:
         return unidentified
     held: list[HeldOutRow] = []
-    for row in rows.table.filter(pl.col(column) == level).to_dicts():
+    largest = rows.table.filter(largest_n)
+    for row in largest.to_dicts():
         point = {axis: float(row[fit.columns[axis]]) for axis in axes}
         predicted, observed = predict(seen, point).new_run, float(row[fit.columns["loss"]])
         assert predicted.low is not None and predicted.high is not None
         inside = predicted.low <= observed <= predicted.high
         held.append(HeldOutRow(point, observed, predicted, observed - predicted.value, inside, row.get("seed")))
     mean = sum(row.error for row in held) / len(held)
-    return HoldOut(axes[0], level, tuple(held), mean, sum(row.inside for row in held), seen)
+    return HoldOut(axes[0], float(rows.floats(column).max()), tuple(held), mean, sum(row.inside for row in held), seen)
+
+
+def held_out_doubts(held: HoldOut) -> list[Diagnostic]:
+    """A caution where held-out rows lie outside their prediction intervals; a note where chance alone leaves so many.
+
+    The rows share one fit, so more than their binomial share may be outside together.
+    """
+    total = len(held.rows)
+    outside = total - held.n_inside
+    if outside == 0:
+        return []
+    by_chance = float(special.bdtrc(outside - 1, total, 1 - held.rows[0].predicted.level))
+    text = (
+        f"{outside:,} of {counted(total, 'row')} at the largest {held.variable} lie outside their 95% prediction "
+        f"intervals, on average {abs(held.mean_error):.2g} {'above' if held.mean_error > 0 else 'below'} what the law "
+        "of the others predicts"
+    )
+    if by_chance > 1 - held.rows[0].predicted.level + 1e-9:
+        return [Diagnostic("holdout_outside", "note", f"{text}; chance alone leaves as many.")]
+    return [Diagnostic("holdout_outside", "limits", f"{text}: the law does not extrapolate.")]
 
 
 def data_compute(fit: Fit, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> tuple[float, float]:
-    """The smallest and the largest compute among the rows of an LND or LC fit, in FLOPs."""
-    log_n = (fit.law.x_Kxn + fit.law.centre_k[:, None]).sum(axis=0)
-    per = flops_per if fit.form == "LND" else 1.0
+    """The smallest and the largest compute among the rows of a fit in N and D or in C, in FLOPs."""
+    axes = AXES[fit.form]
+    log_n = (fit.law.x_Kxn + fit.law.centre_k[:, None])[: len(axes)].sum(axis=0)
+    per = flops_per if len(axes) == 2 else 1.0
     return per * float(np.exp(log_n.min())), per * float(np.exp(log_n.max()))
 
 
 def _extrapolation(fit: Fit, point: Mapping[str, float]) -> list[Diagnostic]:
     """Where a point lies far outside the data, up or down, in any of its variables or in N·D."""
     logs_Kxn = fit.law.x_Kxn + fit.law.centre_k[:, None]
-    places = {axis: (log_n, log(point[axis])) for axis, log_n in zip(AXES[fit.form], logs_Kxn, strict=True)}
-    if fit.form == "LND":
-        places["compute"] = logs_Kxn.sum(axis=0), sum(map(log, point.values()))
+    places = {axis: (log_n, log(point[axis])) for axis, log_n in zip(AXES[fit.form], logs_Kxn, strict=False)}
+    if len(places) == 2:
+        places["compute"] = logs_Kxn[:2].sum(axis=0), log(point["N"]) + log(point["D"])
     said: list[str] = []
     for name, (log_n, at) in places.items():
         above, below = exp(at - float(log_n.max())), exp(float(log_n.min()) - at)

@@ -1,47 +1,100 @@
-"""Scaling laws as functions: L = E + A/N^α + B/D^β and its kin, their parameters and derivatives.
+"""Scaling laws as data: their terms, parameters and derivatives; L = E + A/N^α + B/D^β and its kin.
 
-Everything is computed on logarithms centred at the data, log L = LSE(a − α ln N, b − β ln D, e), as in Hoffmann et
-al. (2022, "Training Compute-Optimal Large Language Models", appendix D.2); centring keeps scales and exponents apart
-numerically.
+Everything is computed on logarithms centred at the data, log L = ρ · LSE(s_t − Σ e_v·ln v / ρ) over the terms t, as in
+Hoffmann et al. (2022, "Training Compute-Optimal Large Language Models", appendix D.2), who have ρ = 1; centring keeps
+scales and exponents apart numerically.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Form = Literal["LND", "LN", "LD", "LC"]
+Form = Literal["LND", "LN", "LD", "LC", "LNDX", "LNDU", "LNDK"]
 
-AXES: dict[Form, tuple[str, ...]] = {"LND": ("N", "D"), "LN": ("N",), "LD": ("D",), "LC": ("C",)}
-"""The variables each form depends on (parameters N, tokens D, compute C), in the order of its terms."""
 
-FORMULAS: dict[Form, str] = {
-    "LND": "L = E + A/N^α + B/D^β",
-    "LN": "L = E + A/N^α",
-    "LD": "L = E + B/D^β",
-    "LC": "L = E + A/C^α",
+@dataclass(frozen=True)
+class Term:
+    """scale / Π variable^exponent, with the names of its scale and of each variable's exponent."""
+
+    scale: str
+    exponents: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A form: its formula in words, its terms, the exponent of their sum if it has one, and whether tokens repeat."""
+
+    formula: str
+    terms: tuple[Term, ...]
+    power: str | None = None
+    repeats: bool = False
+    """D is replaced by D' = U·(1 + R·(1 − exp(−(D/U − 1)/R))) where D exceeds the unique tokens U."""
+
+
+_IN_N, _IN_D = Term("A", {"N": "alpha"}), Term("B", {"D": "beta"})
+SHAPES: dict[Form, Shape] = {
+    "LND": Shape("L = E + A/N^α + B/D^β", (_IN_N, _IN_D)),
+    "LN": Shape("L = E + A/N^α", (_IN_N,)),
+    "LD": Shape("L = E + B/D^β", (_IN_D,)),
+    "LC": Shape("L = E + A/C^α", (Term("A", {"C": "alpha"}),)),
+    "LNDX": Shape("L = E + A/N^α + B/D^β + G/(N^α·D^β)", (_IN_N, _IN_D, Term("G", {"N": "alpha", "D": "beta"}))),
+    "LNDU": Shape("L = E + A/N^α + B/D'^β, D' = U·(1 + R·(1 − e^(−(D/U − 1)/R)))", (_IN_N, _IN_D), repeats=True),
+    "LNDK": Shape("L = ((Nc/N)^(α/β) + Dc/D)^β", (Term("Nc", {"N": "alpha"}), Term("Dc", {"D": "beta"})), "beta"),
 }
+"""LND: Hoffmann et al. (2022); LNDU: Muennighoff et al. (2023), whose N term it leaves as it is; LNDK: Kaplan et al.
+(2020, equation 1.5)."""
+
+AXES: dict[Form, tuple[str, ...]] = {
+    form: tuple(dict.fromkeys(variable for term in shape.terms for variable in term.exponents))
+    for form, shape in SHAPES.items()
+}
+"""The variables whose exponents each form has (parameters N, tokens D, compute C), in the order of its terms."""
+VARIABLES: dict[Form, tuple[str, ...]] = {
+    form: (*AXES[form], "U") if shape.repeats else AXES[form] for form, shape in SHAPES.items()
+}
+"""All that each form depends on, with unique tokens U."""
 
 SUMMARY_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train_flops", "loss": "final_val_loss"}
 """Where a study's summary has each variable and the loss."""
 
-NAMES: dict[str, tuple[str, str]] = {"N": ("A", "alpha"), "D": ("B", "beta"), "C": ("A", "alpha")}
-"""Scale and exponent of the term of each variable, as published."""
+EXPONENT_OF: dict[str, str] = {"N": "alpha", "D": "beta", "C": "alpha"}
+"""The exponent of each variable, as published."""
 
+FLOPS_PER_PARAMETER_TOKEN = 6.0
+"""k in C = k·N·D, forward and backward (Kaplan et al. 2020)."""
+EXPONENTS = ("alpha", "beta")
+ORDER = ("E", "A", "B", "G", "Nc", "Dc", "R", "alpha", "beta")
 MIN_EXPONENT, MAX_EXPONENT = 0.01, 3.0
 MIN_FLOOR_SHARE = 1e-3
 """The floor's lower bound, as a share of the lowest loss: below it, the data show no floor."""
+START_REPEATS = 10.0
+"""R to start from; Muennighoff et al. (2023) find 15."""
+
+
+@dataclass(frozen=True)
+class Restrictions:
+    """Parameters that are not estimated: `fixed` at published values, or `tied`, an exponent equal to another."""
+
+    fixed: Mapping[str, float]
+    tied: Mapping[str, str]
+
+
+FREE = Restrictions({}, {})
 
 
 @dataclass(frozen=True)
 class Law:
     """A form over K variables on n rows of data.
 
-    Its p parameters θ are the K terms' log sizes at the data's centre, their exponents, and log E if there is a floor.
+    Its parameters are the terms' log sizes at the data's centre, the exponents, log R and log E where it has them; θ
+    are the p of them that are estimated.
     """
 
     form: Form
@@ -51,63 +104,177 @@ class Law:
     centre_k: Floats
     y_n: Floats
     """Log losses."""
+    restrictions: Restrictions = FREE
+    weight_n: Floats | None = None
+    """Inverse variances, 1 on average; None where all rows are alike."""
+
+    @property
+    def shape(self) -> Shape:
+        """The form's terms."""
+        return SHAPES[self.form]
 
     @property
     def n_terms(self) -> int:
-        """K."""
-        return len(self.x_Kxn)
+        """Terms besides the floor."""
+        return len(self.shape.terms)
 
     @property
     def n_parameters(self) -> int:
         """p, with the floor if there is one."""
-        return 2 * self.n_terms + self.floor
+        return len(self.free_names)
 
     @property
     def formula(self) -> str:
         """The law in words."""
-        return FORMULAS[self.form] if self.floor else FORMULAS[self.form].replace("E + ", "")
+        return self.shape.formula if self.floor else self.shape.formula.replace("E + ", "")
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
-        """Published names of the parameters in the order of θ."""
-        scales, exponents = zip(*(NAMES[axis] for axis in AXES[self.form]), strict=True)
-        return [*scales, *exponents, *(["E"] if self.floor else [])]
+        """Published names of all parameters, in order."""
+        exponents = [EXPONENT_OF[axis] for axis in AXES[self.form]]
+        scales = [term.scale for term in self.shape.terms]
+        return [*scales, *exponents, *(["R"] if self.shape.repeats else []), *(["E"] if self.floor else [])]
+
+    @cached_property
+    def free_names(self) -> list[str]:
+        """Names of the parameters θ that are estimated."""
+        return [name for name in self.names if not {name} & {*self.restrictions.fixed, *self.restrictions.tied}]
+
+    @cached_property
+    def _free(self) -> tuple[Floats, Floats]:
+        """All parameters are the first, [a], plus the second, [a, p], times θ."""
+        names, eye = self.names, np.eye(len(self.names))
+        offset_a, matrix_axa = np.zeros(len(names)), eye.copy()
+        for name, value in self.restrictions.fixed.items():
+            if name not in names:
+                continue
+            i = names.index(name)
+            offset_a[i], matrix_axa[i] = value if name in EXPONENTS else np.log(value), 0.0
+        for name, other in self.restrictions.tied.items():
+            i, j = names.index(name), names.index(other)
+            offset_a[i], matrix_axa[i] = offset_a[j], matrix_axa[j]
+        for i, term in enumerate(self.shape.terms):
+            if term.scale in self.restrictions.fixed:  # its size at the centre follows from the exponents
+                for variable, exponent in term.exponents.items():
+                    centre, j = self.centre_k[AXES[self.form].index(variable)], names.index(exponent)
+                    offset_a[i] -= centre * offset_a[j]
+                    matrix_axa[i] -= centre * matrix_axa[j]
+        return offset_a, matrix_axa[:, [names.index(name) for name in self.free_names]]
+
+    @cached_property
+    def _all_free(self) -> bool:
+        return len(self.free_names) == len(self.names)
+
+    @cached_property
+    def _uses(self) -> Floats:
+        """Which variables each term holds, 1 or 0, shape [T, k]."""
+        return np.array([[float(axis in term.exponents) for axis in AXES[self.form]] for term in self.shape.terms])
+
+    def parameters(self, theta_p: Floats) -> Floats:
+        """All parameters from θ, shape [a]."""
+        if self._all_free:
+            return theta_p
+        offset_a, matrix_axp = self._free
+        return offset_a + matrix_axp @ theta_p
 
     def bounds(self) -> tuple[Floats, Floats]:
         """Lower and upper bounds of θ, shape [p] each."""
-        k = self.n_terms
+        t, k = self.n_terms, len(AXES[self.form])
         low_size, high_size = np.log(1e-6) + self.y_n.min(), np.log(10.0) + self.y_n.max()
-        low = [low_size] * k + [MIN_EXPONENT] * k + [np.log(MIN_FLOOR_SHARE) + self.y_n.min()] * self.floor
-        high = [high_size] * k + [MAX_EXPONENT] * k + [self.y_n.max()] * self.floor
-        return np.array(low), np.array(high)
+        if self.shape.power is not None:  # sizes of what is raised to a small power
+            low_size, high_size = -300.0, 300.0
+        repeats = [(np.log(1e-2), np.log(1e4))] if self.shape.repeats else []
+        floor = [(np.log(MIN_FLOOR_SHARE) + self.y_n.min(), self.y_n.max())] if self.floor else []
+        every = [(low_size, high_size)] * t + [(MIN_EXPONENT, MAX_EXPONENT)] * k + repeats + floor
+        low_a, high_a = np.array(every).T
+        free = [self.names.index(name) for name in self.free_names]
+        return low_a[free], high_a[free]
 
     def log_loss(self, theta_p: Floats, x_Kxn: Floats) -> tuple[Floats, Floats]:
         """Predicted log losses at centred logarithms, shape [n], and their derivatives by θ, shape [n, p]."""
-        k = self.n_terms
-        terms_Txn = theta_p[:k, None] - theta_p[k : 2 * k, None] * x_Kxn
+        value_a, shape, t = self.parameters(theta_p), self.shape, self.n_terms
+        axes, n = AXES[self.form], x_Kxn.shape[1]
+        exponent_k = value_a[t : t + len(axes)]
+        seen_Kxn, by_repeats_n = x_Kxn[: len(axes)], np.zeros(n)
+        if shape.repeats:
+            seen_n, by_repeats_n = self._seen(float(value_a[t + len(axes)]), x_Kxn)
+            seen_Kxn = np.vstack([x_Kxn[:1], seen_n])
+        powered = [i for i, axis in enumerate(axes) if EXPONENT_OF[axis] == shape.power]
+        power = float(exponent_k[powered[0]]) if powered else 1.0
+        uses_Txk = self._uses
+        falls_Txn = (uses_Txk * exponent_k) @ seen_Kxn
+        terms_Txn = value_a[:t, None] - falls_Txn / power
         if self.floor:
-            terms_Txn = np.vstack([terms_Txn, np.full(x_Kxn.shape[1], theta_p[-1])])
+            terms_Txn = np.vstack([terms_Txn, np.full(n, value_a[-1])])
         top_n = terms_Txn.max(axis=0)
         shares_Txn = np.exp(terms_Txn - top_n)
         total_n = shares_Txn.sum(axis=0)
         shares_Txn /= total_n
-        jacobian_pxn = np.vstack([shares_Txn[:k], -shares_Txn[:k] * x_Kxn, shares_Txn[k:]])
-        return top_n + np.log(total_n), jacobian_pxn.T
+        log_n = top_n + np.log(total_n)
+        by_exponent_kxn = -(uses_Txk.T @ shares_Txn[:t]) * seen_Kxn
+        if powered:
+            by_exponent_kxn[powered] += log_n + (shares_Txn[:t] * falls_Txn).sum(axis=0) / power
+        rows = [power * shares_Txn[:t], by_exponent_kxn]
+        if shape.repeats:
+            rows.append((-exponent_k[1] * (uses_Txk[:, 1] @ shares_Txn[:t]) * by_repeats_n)[None])
+        jacobian_axn = np.vstack([*rows, shares_Txn[t:]])
+        return power * log_n, jacobian_axn.T if self._all_free else jacobian_axn.T @ self._free[1]
+
+    def _seen(self, log_repeats: float, x_Kxn: Floats) -> tuple[Floats, Floats]:
+        """Centred log of the tokens that repeated ones are worth, shape [n], and its derivative by log R."""
+        d_n, u_n = np.exp(x_Kxn[1] + self.centre_k[1]), np.exp(x_Kxn[2] + self.centre_k[2])
+        repeats, unique_n = np.exp(log_repeats), np.minimum(d_n, u_n)
+        share_n = (d_n / unique_n - 1) / repeats
+        worth_n = 1 - repeats * np.expm1(-share_n)
+        slope_n = repeats * (-np.expm1(-share_n) - share_n * np.exp(-share_n)) / worth_n
+        return np.log(unique_n * worth_n) - self.centre_k[1], slope_n
 
     def centred(self, point_k: Floats) -> Floats:
         """A point's variables as centred logarithms, shape [k, 1]."""
         return (np.log(point_k) - self.centre_k)[:, None]
 
-    def published(self, theta_p: Floats) -> tuple[Floats, Floats]:
-        """log A, log B, exponents and log E from θ, shape [p], and the matrix that takes θ to them, [p, p]."""
-        k = self.n_terms
-        matrix_pxp = np.eye(self.n_parameters)
-        matrix_pxp[np.arange(k), k + np.arange(k)] = self.centre_k
-        return matrix_pxp @ theta_p, matrix_pxp
+    def published(self, theta_p: Floats) -> Floats:
+        """log scales, exponents, log R and log E from θ, shape [a], in the order of `names`."""
+        value_a = self.parameters(theta_p).copy()
+        exponent_of = dict(zip(self.names, value_a.tolist(), strict=True))
+        power = exponent_of[self.shape.power] if self.shape.power else 1.0
+        for i, term in enumerate(self.shape.terms):
+            falls = [exponent_of[name] / power for name in term.exponents.values()]
+            centres = [self.centre_k[AXES[self.form].index(variable)] for variable in term.exponents]
+            value_a[i] += float(np.dot(falls, centres))
+            if self.shape.power:
+                value_a[i] /= falls[0]
+        return value_a
+
+    @property
+    def additive(self) -> Law:
+        """The law without restrictions whose terms add up and hold one variable each, from which starts are made."""
+        form: Form = "LND" if len(AXES[self.form]) == 2 else self.form
+        x_Kxn = self.x_Kxn[: len(AXES[form])]
+        return replace(self, form=form, x_Kxn=x_Kxn, restrictions=FREE)
+
+    def start(self, additive_a: Floats) -> Floats:
+        """θ near the parameters of the additive law, shape [p]."""
+        known = dict(zip(self.additive.names, additive_a.tolist(), strict=True))
+        if self.shape.power:
+            power = known["beta"]
+            known |= {"Nc": known["A"] / power, "Dc": known["B"] / power}
+        if "G" in self.names:
+            known["G"] = min(known["A"], known["B"]) - np.log(10.0)
+        known["R"] = np.log(START_REPEATS)
+        return np.array([known[name] for name in self.free_names])
 
 
-def make_law(form: Form, floor: bool, variables_Kxn: Floats, loss_n: Floats) -> Law:
-    """A law on data: positive variables, shape [k, n], and losses, shape [n]."""
+def make_law(
+    form: Form,
+    floor: bool,
+    variables_Kxn: Floats,
+    loss_n: Floats,
+    restrictions: Restrictions = FREE,
+    weight_n: Floats | None = None,
+) -> Law:
+    """A law on data: positive variables, shape [k, n], losses, shape [n], and weights, of which ratios alone count."""
     logs_Kxn = np.log(variables_Kxn)
     centre_k = logs_Kxn.mean(axis=1)
-    return Law(form, floor, logs_Kxn - centre_k[:, None], centre_k, np.log(loss_n))
+    scaled_n = None if weight_n is None else weight_n / weight_n.mean()
+    return Law(form, floor, logs_Kxn - centre_k[:, None], centre_k, np.log(loss_n), restrictions, scaled_n)

@@ -8,26 +8,32 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from scipy import special
 
-from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.clusters import cluster_codes
+from isoloss.analysis.columns import Rows, usable_rows
+from isoloss.analysis.determined import determined, said_determined, slice_of
 from isoloss.analysis.estimate import LEVEL, Estimate
-from isoloss.analysis.laws import AXES, Floats, Form, Law, make_law
+from isoloss.analysis.law_doubts import (
+    at_bound,
+    lack_of_fit,
+    noiseless,
+    of_design,
+    of_exponents,
+    of_schedule,
+    of_solution,
+    other_variables,
+)  # fmt: skip
+from isoloss.analysis.laws import EXPONENTS, FREE, ORDER, SHAPES, VARIABLES, Floats, Form, Law, Restrictions, make_law
+from isoloss.analysis.residuals import residual_trends
 from isoloss.analysis.solve import Objective, ObjectiveName, Solution, make_objective, solve
-from isoloss.analysis.uncertainty import Uncertainty, by_bootstrap, by_delta, cells
+from isoloss.analysis.spread import varies_within_cells
+from isoloss.analysis.uncertainty import Uncertainty, by_bootstrap, by_cluster_bootstrap, by_delta, cells
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
-from isoloss.spec.audit_scaling import FEWEST_LEVELS, MOST_CORRELATION
-from isoloss.wording import counted
 
 Intervals = Literal["delta", "bootstrap"]
-COLLINEAR = 0.99
-"""|correlation| of log N and log D from which their exponents cannot be told apart at all."""
-ILL_CONDITIONED, SINGULAR = 1e3, 1e6
-"""Condition number of the Jacobian, its columns scaled to length 1."""
-EXPONENTS = ("alpha", "beta")
-PLAUSIBLE_EXPONENTS = (0.03, 1.5)
-AT_BOUND = 1e-5
+FIXED = "fixed"
+"""The method of a parameter that was given."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Fit:
     uncertainty: Uncertainty | None
     parameters: Mapping[str, Parameter]
     cautions: tuple[Diagnostic, ...]
+    determined: Mapping[str, Estimate]
+    """Of an unidentified law, the parameters that the data determine nevertheless."""
 
     @property
     def status(self) -> Literal["ok", "unidentified"]:
@@ -73,22 +81,30 @@ def fit_law(
     objective: Objective | None = None,
     intervals: Intervals = "delta",
     generator: np.random.Generator | None = None,
+    restrictions: Restrictions = FREE,
 ) -> Fit:
-    """Fit a form to a table with one row a run. `columns` names the columns of N, D, C and the loss.
+    """Fit a form to a table with one row a run. `columns` names those of N, D, C, U, the loss, weight and cluster.
 
-    The bootstrap draws from `generator`, by default one seeded with 0. Raises ConfigError when a column is missing, not
-    numeric or not positive.
+    A weight is a row's inverse variance, up to a factor; rows of one cluster share an error. The bootstrap draws from
+    `generator`, by default one seeded with 0. Raises ConfigError when a column is missing, not numeric or not positive,
+    or the form lacks a parameter.
     """
     objective = objective or make_objective("huber")
-    axes = AXES[form]
-    wanted = [columns[axis] for axis in (*axes, "loss")]
+    axes = VARIABLES[form]
+    if "U" in axes and "U" not in columns:
+        raise ConfigError(f"the form {form} needs the unique tokens: --unique COLUMN", ("unique",))
+    floor, restrictions = checked(form, floor, restrictions)
+    wanted = [columns[name] for name in (*axes, "loss")]
     if len(set(wanted)) < len(wanted):
         raise ConfigError(f"{', '.join(axes)} and the loss must be columns of their own, not {', '.join(wanted)}")
-    rows = usable_rows(table, positive=wanted)
-    law = make_law(form, floor, np.array([rows.floats(columns[axis]) for axis in axes]), rows.floats(columns["loss"]))
+    rows = rows_of_law(table, form, columns)
+    cluster_n = cluster_codes(rows.table[columns["cluster"]]) if "cluster" in columns else None
+    variables_Kxn = np.array([rows.floats(columns[axis]) for axis in axes])
+    weight_n = rows.floats(columns["weight"]) if "weight" in columns else None
+    law = make_law(form, floor, variables_Kxn, rows.floats(columns["loss"]), restrictions, weight_n)
     if len(law.y_n) > 1 and law.y_n.max() - law.y_n.min() < 1e-12:
         raise ConfigError(f"all values of '{columns['loss']}' are equal: there is nothing to fit", (columns["loss"],))
-    cautions = _of_design(law)
+    cautions = of_design(law)
     solution = uncertainty = None
     parameters: dict[str, Parameter] = {}
     if not _blocked(cautions):
@@ -96,20 +112,35 @@ def fit_law(
         if floor and not law.floor:
             text = "The data show no floor: E is at its lower bound, and the law is fitted without it."
             cautions.append(Diagnostic("at_bound", "limits", text))
-        cautions += _of_solution(law, objective, solution)
-        if not _blocked(cautions):
-            uncertainty = by_delta(law, objective, solution.theta_p)
-            cautions += _lack_of_fit(law, objective, uncertainty)
-            if intervals == "bootstrap":
-                uncertainty = by_bootstrap(law, objective, uncertainty, generator or np.random.default_rng(0))
+        cautions += of_solution(law, objective, solution)
+    if solution is not None and not _blocked(cautions):
+        uncertainty = by_delta(law, objective, solution.theta_p, cluster_n)
+        synthetic = noiseless(law, objective, uncertainty)
+        if cluster_n is None and not synthetic:  # these tests take cells to be independent, and see rounding
+            cautions += [*lack_of_fit(law, objective, uncertainty), *residual_trends(law, objective, solution.theta_p)]
+        parameters = parameters_of(law, uncertainty)
+        cautions += of_exponents({name: parameter.estimate for name, parameter in parameters.items()})
+        cautions += synthetic
+        if _blocked(cautions):  # by the delta method, so that the status does not depend on how intervals are asked for
+            uncertainty, parameters = None, {}
+        elif intervals == "bootstrap":
+            generator = generator or np.random.default_rng(0)
+            if cluster_n is None:
+                uncertainty = by_bootstrap(law, objective, uncertainty, generator)
+            else:
+                uncertainty = by_cluster_bootstrap(law, objective, uncertainty, cluster_n, generator)
             parameters = parameters_of(law, uncertainty)
-            cautions += _of_exponents(parameters)
-            if _blocked(cautions):
-                uncertainty, parameters = None, {}
-            elif floor and not law.floor:
-                zero = Estimate(0.0, None, None, LEVEL, len(law.y_n), "at its lower bound")
-                parameters = {"E": Parameter(zero, None), **parameters}
-    cautions += [*_other_variables(rows.table, form, columns), *_of_schedule(rows.table)]
+    if parameters and floor and not law.floor:
+        zero = Estimate(0.0, None, None, LEVEL, len(law.y_n), "at its lower bound")
+        parameters = {"E": Parameter(zero, None), **parameters}
+    found: Mapping[str, Estimate] = {}
+    if _blocked(cautions):
+        found, said = _determined(rows.table, law, columns, objective, solution)
+        cautions += said
+    others = other_variables(rows.table, form, columns)
+    cautions += [*others, *of_schedule(rows.table)]
+    if not others:
+        cautions += varies_within_cells(rows.table, law, columns)
     return Fit(
         form,
         dict(columns),
@@ -121,7 +152,24 @@ def fit_law(
         uncertainty,
         parameters,
         (*rows.cautions, *cautions),
+        found,
     )
+
+
+def _determined(
+    table: pl.DataFrame, law: Law, columns: Mapping[str, str], objective: Objective, solution: Solution | None
+) -> tuple[Mapping[str, Estimate], list[Diagnostic]]:
+    """What an unidentified law's data determine: of its solution, else of a law in one variable."""
+    if solution is not None:
+        found = determined(law, objective, solution)
+        residuals_n, _ = make_objective("ls_log").residuals(law, solution.theta_p)
+        return found, said_determined(law, found, "", float(np.std(residuals_n)))
+    part = slice_of(law)
+    if part is None:
+        return {}, []
+    fit = fit_law(table.filter(pl.Series(part.rows_n > 0)), part.form, columns, objective=objective)
+    found = {name: fit.parameters[name].estimate for name in EXPONENTS if name in fit.parameters}
+    return found, said_determined(law, found, part.where, None)
 
 
 def other_objectives(fit: Fit) -> dict[str, dict[str, float | None]]:
@@ -136,10 +184,40 @@ def other_objectives(fit: Fit) -> dict[str, dict[str, float | None]]:
     return {name: _values(law, make_objective(name)) for name in names if name != fit.objective.name}
 
 
+def rows_of_law(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -> Rows:
+    """The rows that a fit uses. Raises ConfigError as `usable_rows` does."""
+    optional = [columns["weight"]] if "weight" in columns else []
+    positive = [columns[name] for name in (*VARIABLES[form], "loss")]
+    return usable_rows(table, positive=[*positive, *optional], other=[columns[n] for n in ("cluster",) if n in columns])
+
+
+def checked(form: Form, floor: bool, restrictions: Restrictions) -> tuple[bool, Restrictions]:
+    """Whether the law has a floor, and the restrictions. Raises ConfigError for those that the form cannot have."""
+    shape = SHAPES[form]
+    floor = floor and "E + " in shape.formula and restrictions.fixed.get("E") != 0
+    fixed = {name: value for name, value in restrictions.fixed.items() if name != "E" or value != 0}
+    names = {term.scale for term in shape.terms} if not shape.power else set[str]()
+    names |= {name for term in shape.terms for name in term.exponents.values()} | ({"E"} if floor else set())
+    names |= {"R"} if shape.repeats else set()
+    for name, value in fixed.items():
+        if name not in names:
+            raise ConfigError(f"--fix {name}: {form} has no {name} to fix; it has {', '.join(sorted(names))}", ("fix",))
+        if not value > 0:
+            raise ConfigError(f"--fix {name}={value:g}: must be above 0", ("fix",))
+    for name, other in restrictions.tied.items():
+        if name == other or not {name, other} <= names & set(EXPONENTS):
+            raise ConfigError(f"--tie {other}={name}: {form} can tie alpha and beta alone", ("tie",))
+        if name in fixed or other in fixed:
+            raise ConfigError(f"--tie {other}={name}: one of them is fixed; fix both instead", ("tie",))
+    if not shape.power and names <= {*fixed, *restrictions.tied}:
+        raise ConfigError("--fix leaves no parameter to fit", ("fix",))
+    return floor, Restrictions(fixed, restrictions.tied)
+
+
 def _solved(law: Law, objective: Objective) -> tuple[Law, Solution]:
     """The law and its solution; a floor that would end at its lower bound is left out of the law."""
     solution = solve(law, objective)
-    if _at_bound(law, solution.theta_p) != ["E"]:
+    if at_bound(law, solution.theta_p) != ["E"]:
         return law, solution
     law = replace(law, floor=False)
     return law, solve(law, objective)
@@ -148,8 +226,8 @@ def _solved(law: Law, objective: Objective) -> tuple[Law, Solution]:
 def _values(law: Law, objective: Objective) -> dict[str, float | None]:
     solved, solution = _solved(law, objective)
     values: dict[str, float | None] = dict.fromkeys(law.names)
-    if not _at_bound(solved, solution.theta_p):
-        for name, value in zip(solved.names, solved.published(solution.theta_p)[0].tolist(), strict=True):
+    if not at_bound(solved, solution.theta_p):
+        for name, value in zip(solved.names, solved.published(solution.theta_p).tolist(), strict=True):
             values[name] = value if name in EXPONENTS else float(np.exp(value))
     return values
 
@@ -158,140 +236,20 @@ def parameters_of(law: Law, uncertainty: Uncertainty, level: float = LEVEL) -> d
     """The published parameters of a law that was fitted, with intervals at a level."""
     found: dict[str, Parameter] = {}
     for i, name in enumerate(law.names):
+        if name in law.restrictions.fixed:
+            value = law.restrictions.fixed[name]
+            found[name] = Parameter(Estimate(value, None, None, level, len(law.y_n), FIXED), None)
+            continue
         log = name not in EXPONENTS
 
         def quantity(theta_p: Floats, i: int = i) -> float:
-            return float(law.published(theta_p)[0][i])
+            return float(law.published(theta_p)[i])
 
         estimate, se = uncertainty.estimate(quantity, log=log, level=level), uncertainty.se(quantity)
         found[name] = Parameter(estimate, se * estimate.value if log else se)
-    return {name: found[name] for name in ("E", "A", "B", "alpha", "beta") if name in found}
+    return {name: found[name] for name in ORDER if name in found}
 
 
 def _blocked(cautions: Sequence[Diagnostic]) -> bool:
     """Whether something leaves the law unidentified."""
     return any(caution.severity == "blocks" for caution in cautions)
-
-
-def _of_design(law: Law) -> list[Diagnostic]:
-    """What the table's sizes and horizons cannot tell."""
-    found: list[Diagnostic] = []
-    axes, (_, n_cells) = AXES[law.form], cells(law)
-    if n_cells <= law.n_parameters:
-        text = f"{n_cells} different points cannot determine {law.n_parameters} parameters with an error of their own."
-        found.append(Diagnostic("too_few_rows", "blocks", text))
-    levels = [len({round(x, 9) for x in x_n}) for x_n in law.x_Kxn.tolist()]
-    undetermined = min(levels) < 2 or (min(levels) < FEWEST_LEVELS and (law.floor or max(levels) < FEWEST_LEVELS))
-    for axis, count in zip(axes, levels, strict=True):
-        if count < FEWEST_LEVELS:
-            text = f"{axis} takes {counted(count, 'value')}; an exponent and a floor need at least {FEWEST_LEVELS}."
-            remedy = f"Train at {FEWEST_LEVELS} values of {axis} or more."
-            found.append(Diagnostic("few_levels", "blocks" if undetermined else "limits", text, remedy))
-    if len(axes) == 2 and min(levels) > 1:
-        correlation = float(np.corrcoef(law.x_Kxn[0], law.x_Kxn[1]).item(1))
-        if abs(correlation) > MOST_CORRELATION:
-            text = f"log N and log D are correlated at {correlation:.3f}: the data hardly tell their exponents apart."
-            severity = "blocks" if abs(correlation) > COLLINEAR else "limits"
-            found.append(Diagnostic("axes_correlated", severity, text, "Vary N and D independently, as in a grid."))
-    return found
-
-
-def _of_solution(law: Law, objective: Objective, solution: Solution) -> list[Diagnostic]:
-    """What is to be known of a solution; a parameter at a bound or a singular Jacobian blocks."""
-    at_bound = _at_bound(law, solution.theta_p)
-    if at_bound:
-        text = f"{' and '.join(at_bound)} at a bound: the data do not show a term of this law, or not how it falls."
-        return [Diagnostic("at_bound", "blocks", text)]
-    found: list[Diagnostic] = []
-    for name, value in zip(law.names, law.published(solution.theta_p)[0], strict=True):
-        low, high = PLAUSIBLE_EXPONENTS
-        if name in EXPONENTS and not low <= value <= high:
-            text = f"{name} = {value:.3g} lies outside {low} to {high}, where published exponents lie."
-            found.append(Diagnostic("exponent_implausible", "limits", text))
-    condition = _condition(law, objective, solution.theta_p)
-    if condition > ILL_CONDITIONED:
-        text = f"The fit's condition number is {condition:.1e}: parameters trade off against each other."
-        found.append(Diagnostic("ill_conditioned", "blocks" if condition > SINGULAR else "limits", text))
-    if solution.n_agreeing == 1:
-        text = f"One of {solution.n_polished} polished starts alone reaches the minimum; it may not be the lowest."
-        found.append(Diagnostic("starts_disagree", "limits", text))
-    return found
-
-
-def _of_exponents(parameters: Mapping[str, Parameter]) -> list[Diagnostic]:
-    """What is to be known of the exponents; one that could be nearly anything blocks."""
-    said: list[Diagnostic] = []
-    for name in EXPONENTS:
-        found = parameters[name].estimate if name in parameters else None
-        if found is None or found.low is None or found.high is None:
-            continue
-        half = (found.high - found.low) / 2
-        if half > PLAUSIBLE_EXPONENTS[1]:
-            text = f"The 95% interval of {name} is ±{half:.3g}, wider than all that is plausible: it is not determined."
-            said.append(Diagnostic("exponent_undetermined", "blocks", text))
-        elif found.low <= 0:
-            text = f"The interval of {name} reaches 0: the data hardly show that the loss falls along its axis."
-            said.append(Diagnostic("exponent_unclear", "limits", text))
-    return said
-
-
-def _other_variables(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -> list[Diagnostic]:
-    """Size or tokens that vary in the table though the form has no place for them."""
-    found: list[Diagnostic] = []
-    for axis in {"N", "D"} - set(AXES[form]) if form in ("LN", "LD") else set[str]():
-        column = columns.get(axis)
-        if column in table.columns and table[column].n_unique() > 1:
-            text = (
-                f"{column} varies too ({table[column].n_unique():,} values): this law averages over it, and its E and "
-                f"exponent are not those at any one {axis}. The form LND has a place for both."
-            )
-            found.append(Diagnostic("other_variable", "limits", text))
-    return found
-
-
-def _lack_of_fit(law: Law, objective: Objective, uncertainty: Uncertainty) -> list[Diagnostic]:
-    """Whether cells miss the law by more than runs of a cell differ, by the F test for lack of fit."""
-    residuals_n, _ = objective.residuals(law, uncertainty.theta_p)
-    cell_n, n_cells = cells(law)
-    df = len(residuals_n) - n_cells
-    if df == 0:
-        return []
-    means_c = np.bincount(cell_n, residuals_n) / np.bincount(cell_n)
-    within = float(np.sum((residuals_n - means_c[cell_n]) ** 2)) / df
-    if within == 0 or special.fdtrc(uncertainty.df, df, uncertainty.noise**2 / within) >= 1 - LEVEL:
-        return []
-    between, inside = (
-        f"{value:.2g} nats" if objective.delta is None else f"{value:.2%} of the loss"
-        for value in (uncertainty.noise, within**0.5)
-    )
-    text = (
-        f"Cells miss the law by more than chance: runs are off it with a standard deviation of {between}, and differ "
-        f"by {inside} among themselves at equal {' and '.join(AXES[law.form])}. More replicates will not help: the law "
-        "or the design is at fault. Intervals allow for it."
-    )
-    return [Diagnostic("lack_of_fit", "limits", text)]
-
-
-def _of_schedule(table: pl.DataFrame) -> list[Diagnostic]:
-    """Runs whose learning rate does not reach its end with the run are prefixes of longer ones."""
-    if not {"max_iters", "lr_decay_iters"} <= set(table.columns):
-        return []
-    decay, end = (pl.col(name).cast(pl.Float64(), strict=False) for name in ("lr_decay_iters", "max_iters"))
-    never = pl.col("decay_lr").cast(pl.Boolean(), strict=False).not_() if "decay_lr" in table.columns else pl.lit(False)
-    unmatched = table.filter((decay != end).fill_null(False) | (never & (table["max_iters"].n_unique() > 1)))
-    if unmatched.is_empty():
-        return []
-    text = f"In {len(unmatched):,} rows the learning rate does not end with the run: its loss is of an unfinished one."
-    return [Diagnostic("horizon_unmatched", "limits", text, "Let the learning rate decay over each run's own steps.")]
-
-
-def _at_bound(law: Law, theta_p: Floats) -> list[str]:
-    low_p, high_p = law.bounds()
-    near_p = np.minimum(theta_p - low_p, high_p - theta_p) < AT_BOUND
-    return [name for name, near in zip(law.names, near_p, strict=True) if near]
-
-
-def _condition(law: Law, objective: Objective, theta_p: Floats) -> float:
-    jacobian_nxp = objective.residuals(law, theta_p)[1]
-    width_p = np.linalg.norm(jacobian_nxp, axis=0)
-    return float(np.linalg.cond(jacobian_nxp / width_p)) if np.all(width_p > 0) else float("inf")

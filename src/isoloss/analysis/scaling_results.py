@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 
-from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.by_group import Groups, fits_by_group
+from isoloss.analysis.cells import SAME, close_groups
+from isoloss.analysis.clusters import cluster_doubts
+from isoloss.analysis.columns import number_column
+from isoloss.analysis.compute_column import compute_doubts, with_tokens
 from isoloss.analysis.frontier import (
-    FLOPS_PER_PARAMETER_TOKEN,
+    FRONTIER_FORMS,
     Frontier,
     HoldOut,
     Prediction,
     data_compute,
     frontier,
+    held_out_doubts,
     hold_out_largest,
     predict,
 )  # fmt: skip
-from isoloss.analysis.isoflop import Curve, Profile, isoflop_profiles
-from isoloss.analysis.laws import AXES, SUMMARY_COLUMNS, Form
-from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives
+from isoloss.analysis.isoflop import TOLERANCE, Curve, Profile, isoflop_profiles
+from isoloss.analysis.isoflop_law import IsoflopLaw, disagreement, isoflop_law
+from isoloss.analysis.laws import FLOPS_PER_PARAMETER_TOKEN, FREE, SUMMARY_COLUMNS, VARIABLES, Form, Restrictions
+from isoloss.analysis.roles import check_columns
+from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives, rows_of_law
 from isoloss.analysis.solve import Objective
 from isoloss.analysis.unlisted import unlisted_columns
 from isoloss.diagnostic import Diagnostic
@@ -56,8 +64,12 @@ class ScalingResults:
     frontier: Frontier | None
     """At AHEAD times the largest compute; None for a law that is not one of N and D."""
     profiles: Sequence[Profile]
+    isoflop_law: IsoflopLaw | None
+    """Through the minima of three profiles or more."""
     predictions: Sequence[Prediction]
     holdout: HoldOut | None
+    groups: Groups | None
+    """A fit for each value of a column."""
     cautions: Sequence[Diagnostic]
 
 
@@ -70,45 +82,86 @@ def analyse_scaling(
     objective: Objective | None = None,
     intervals: Intervals = "delta",
     curve: Curve = "cubic",
+    tolerance: float = TOLERANCE,
     points: Sequence[Mapping[str, float]] = (),
-    holdout: bool = False,
+    holdout: bool | None = None,
+    restrictions: Restrictions = FREE,
+    by: str | None = None,
 ) -> ScalingResults:
     """Fit a law to a table with one row a run, and derive all that was asked for.
 
-    `columns` names the columns of N, D, C and the loss; `points` are to be predicted at. Raises ConfigError as
-    `fit_law` and `predict` do.
+    `columns` names the columns of N, D, C and the loss, and may name those of the unique tokens U, the weight and the
+    cluster; `points` are to be predicted at. Computes within `tolerance` are one IsoFLOP profile. The largest size is
+    held out wherever the rows allow it; `holdout` True says why where they do not, False leaves it. The law is
+    also fitted to the rows of each value of `by`. Raises ConfigError as `fit_law` and `predict` do.
 
     Example: `analyse_scaling(runs, "LND", {"N": "N", "D": "D", "C": "C", "loss": "loss"}, holdout=True)`.
     """
-    fit = fit_law(table, form, columns, floor=floor, objective=objective, intervals=intervals)
+    table, derived = with_tokens(table, form, columns)
+    options: dict[str, Any] = {"floor": floor, "objective": objective, "restrictions": restrictions}
+    fit = fit_law(table, form, columns, intervals=intervals, **options)
     identified = fit.uncertainty is not None
     counts = [
         column
         for column in PARAMETER_COUNTS
         if "N" in form and columns["N"] in PARAMETER_COUNTS and column != columns["N"] and column in table.columns
     ]
-    rows = usable_rows(table, positive=[columns[axis] for axis in (*AXES[form], "loss")])
-    axes = [columns[axis] for axis in AXES[form]]
-    cautions = [*fit.cautions, *unlisted_columns(rows.table, fit.law.y_n, axes, columns.values(), _one_at_a_time)]
+    rows = rows_of_law(table, form, columns)
+    axes = [columns[axis] for axis in VARIABLES[form]]
+    levels = {column: close_groups(x_n) for column, x_n in zip(axes, fit.law.x_Kxn, strict=True)}
+    cells = rows.table.with_columns(pl.Series(column, level_n) for column, level_n in levels.items())
+    cautions = [*fit.cautions, *derived, *(() if derived else compute_doubts(rows.table, columns))]
+    cautions += cluster_doubts(rows.table, columns.get("cluster"), [*columns.values()])
+    cautions += repeated_data(rows.table, form, columns)
+    cautions += unlisted_columns(cells, fit.law.y_n, axes, columns.values(), _one_at_a_time)
     if points and not identified:
         text = "The table does not identify the law, so nothing was predicted."
         cautions.append(Diagnostic("prediction_unidentified", "blocks", text))
-    held = hold_out_largest(fit, table) if holdout else None
+    held = hold_out_largest(fit, table) if holdout is not False else None
     if isinstance(held, Diagnostic):
-        cautions.append(held)
+        cautions += [held] if holdout else []
+    elif held:
+        cautions += held_out_doubts(held)
     predictions = [predict(fit, point) for point in points] if identified else []
     profiled = "N" in form and columns.get("C") in table.columns
+    profiles: list[Profile] = []
+    if profiled:
+        profiles = isoflop_profiles(table, columns["N"], columns["C"], columns["loss"], curve, tolerance)
+    minima = isoflop_law(profiles)
+    if minima and identified and form in FRONTIER_FORMS and "compute_mismatch" not in {c.code for c in cautions}:
+        cautions += disagreement(fit, minima)
     return ScalingResults(
         fit,
         rows.table,
         other_objectives(fit),
-        {c: fit_law(table, form, {**columns, "N": c}, floor=floor, objective=objective) for c in counts},
-        frontier(fit, [times * data_compute(fit)[1] for times in AHEAD]) if form == "LND" and identified else None,
-        isoflop_profiles(table, columns["N"], columns["C"], columns["loss"], curve) if profiled else [],
+        {c: fit_law(table, form, {**columns, "N": c}, **options) for c in counts},
+        frontier(fit, [times * data_compute(fit)[1] for times in AHEAD])
+        if form in FRONTIER_FORMS and identified
+        else None,
+        profiles,
+        minima,
         predictions,
         None if isinstance(held, Diagnostic) else held,
+        fits_by_group(table, form, columns, by, intervals=intervals, **options) if by else None,
         [*cautions, *(caution for prediction in predictions for caution in prediction.cautions)],
     )
+
+
+def repeated_data(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -> list[Diagnostic]:
+    """A caution where D exceeds the unique tokens of the column U by more than 1%."""
+    tokens, unique = columns.get("D", "D"), columns.get("U")
+    if form == "LNDU" or unique is None or tokens not in table.columns:
+        return []
+    check_columns([unique], table.columns)
+    epochs = (number_column(table[tokens]) / number_column(table[unique])).drop_nulls().drop_nans()
+    repeated = epochs.filter(epochs > 1 + SAME).to_list()
+    if not repeated:
+        return []
+    text = (
+        f"In {len(repeated):,} of {counted(len(table), 'row')} {tokens} exceeds {unique}, by up to {max(repeated):.3g} "
+        "epochs: the law takes repeated tokens for new ones."
+    )
+    return [Diagnostic("repeated_data", "limits", text, "Fit the data-constrained form (--form LNDU).")]
 
 
 def _one_at_a_time(columns: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from scipy import optimize
 
 from isoloss.analysis.laws import Floats, Law
 
-ObjectiveName = Literal["huber", "ls", "lad"]
+ObjectiveName = Literal["huber", "ls", "lad", "ls_log"]
 DELTA = 1e-3
 LAD_DELTA = 1e-7
 """LAD is solved as Huber with δ this small, approached from DELTA by tenths: residuals below it are none."""
@@ -38,23 +38,31 @@ OBJECTIVES: dict[str, str] = {
     "huber": "the sum of Huber losses of log residuals",
     "ls": "least squares on the losses",
     "lad": "the sum of absolute log residuals",
+    "ls_log": "least squares on the logarithms of the losses",
 }
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: the sum of Huber losses of log residuals, their absolute sum, or squares of the losses'."""
+    """What is minimised: the sum of Huber losses of log residuals, their absolute or square sum, or losses'."""
 
     name: ObjectiveName
     delta: float | None
 
     def residuals(self, law: Law, theta_p: Floats) -> tuple[Floats, Floats]:
-        """Predicted less observed, shape [n], and their derivatives, [n, p]: of losses for ls, else of log losses."""
+        """Predicted less observed, shape [n], and their derivatives, [n, p]: of losses for ls, else of log losses.
+
+        Both are times the root of a row's weight.
+        """
         log_n, jacobian_nxp = law.log_loss(theta_p, law.x_Kxn)
+        residuals_n = log_n - law.y_n
         if self.name == "ls":
             loss_n = np.exp(log_n)
-            return loss_n - np.exp(law.y_n), jacobian_nxp * loss_n[:, None]
-        return log_n - law.y_n, jacobian_nxp
+            residuals_n, jacobian_nxp = loss_n - np.exp(law.y_n), jacobian_nxp * loss_n[:, None]
+        if law.weight_n is None:
+            return residuals_n, jacobian_nxp
+        root_n = np.sqrt(law.weight_n)
+        return residuals_n * root_n, jacobian_nxp * root_n[:, None]
 
     def value(self, residuals_n: Floats) -> float:
         """The objective: Σ r²/2 for ls, Σ |r| for lad, Huber's Σ (r²/2 up to δ, δ(|r| − δ/2) beyond; Huber 1964)."""
@@ -82,7 +90,7 @@ class Objective:
 
 def make_objective(name: ObjectiveName, delta: float = DELTA) -> Objective:
     """An objective by name; δ is Huber's alone."""
-    return Objective(name, {"huber": delta, "ls": None, "lad": LAD_DELTA}[name])
+    return Objective(name, {"huber": delta, "ls": None, "lad": LAD_DELTA, "ls_log": None}[name])
 
 
 @dataclass(frozen=True)
@@ -94,13 +102,19 @@ class Solution:
     gradient_norm: float
     n_starts: int
     n_polished: int
-    n_agreeing: int
+    agreeing_sxp: Floats
+    """Where the starts that agree on the lowest value end."""
+
+    @property
+    def n_agreeing(self) -> int:
+        """How many they are."""
+        return len(self.agreeing_sxp)
 
 
 def solve(law: Law, objective: Objective) -> Solution:
     """Minimise over a whole grid of starts: the best are polished, and the best of those polished again on all rows."""
     coarse, (first, *later) = _thinned(law), objective.smoothed()
-    candidates = _starts(coarse)
+    candidates = [coarse.start(additive_a) for additive_a in _starts(coarse.additive)]
     values = [_value(coarse, first, theta_p) for theta_p in candidates]
     best_first: list[int] = np.argsort(values, kind="stable")[:POLISHED_STARTS].tolist()
     polished = [polish(coarse, first, candidates[i], COARSE_TOLERANCE) for i in best_first]
@@ -119,7 +133,7 @@ def solve(law: Law, objective: Objective) -> Solution:
         float(np.linalg.norm(gradient_p)),
         len(candidates),
         len(polished),
-        sum(value <= lowest + AGREEMENT * unit for value in reached),
+        np.array([end_p for end_p, value in zip(polished, reached, strict=True) if value <= lowest + AGREEMENT * unit]),
     )
 
 
@@ -182,10 +196,13 @@ def _thinned(law: Law) -> Law:
     if len(law.y_n) <= COARSE_ROWS:
         return law
     x_Kxm, point_n, rows_m = np.unique(law.x_Kxn, axis=1, return_inverse=True, return_counts=True)
-    y_m = np.bincount(point_n, law.y_n) / rows_m
+    weight_n = np.ones_like(law.y_n) if law.weight_n is None else law.weight_n
+    weight_m = np.bincount(point_n, weight_n)
+    y_m = np.bincount(point_n, weight_n * law.y_n) / weight_m
     places = np.linspace(0, len(y_m) - 1, min(COARSE_ROWS, len(y_m))).astype(int)
     points = np.argsort(y_m, kind="stable")[places]
-    return replace(law, x_Kxn=x_Kxm[:, points], y_n=y_m[points])
+    shared = None if law.weight_n is None else (weight_m / rows_m)[points]
+    return replace(law, x_Kxn=x_Kxm[:, points], y_n=y_m[points], weight_n=shared)
 
 
 def _starts(law: Law) -> Sequence[Floats]:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from math import exp, pi, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
+from isoloss.analysis.cells import Codes, cells_of
+from isoloss.analysis.clusters import WEBB, clustered_covariance, freed_residuals
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.laws import Floats, Law
 from isoloss.analysis.solve import Objective, polish
@@ -79,10 +80,15 @@ def huber_inefficiency(delta: float | None, noise: float) -> float:
     return float(squares / inside**2)
 
 
-def by_delta(law: Law, objective: Objective, theta_p: Floats) -> Uncertainty:
-    """Delta-method uncertainty of a fit. Raises numpy's LinAlgError when the data do not determine the parameters."""
+def by_delta(law: Law, objective: Objective, theta_p: Floats, cluster_n: Codes | None = None) -> Uncertainty:
+    """Delta-method uncertainty of a fit, by clusters where they are given.
+
+    Raises numpy's LinAlgError when the data do not determine the parameters.
+    """
+    if cluster_n is not None:
+        return _by_clusters(law, objective, theta_p, cluster_n)
     jacobian_nxp = objective.residuals(law, theta_p)[1]
-    noise, df, n_cells = _noise(law, _least_squares_residuals(law, objective, theta_p))
+    noise, df, n_cells = _noise(law, least_squares_fit(law, objective, theta_p)[0])
     width_p = np.linalg.norm(jacobian_nxp, axis=0)
     unit_nxp = jacobian_nxp / width_p
     unit_pxp = np.asarray(np.linalg.inv(unit_nxp.T @ unit_nxp) / np.outer(width_p, width_p), dtype=np.float64)
@@ -91,12 +97,53 @@ def by_delta(law: Law, objective: Objective, theta_p: Floats) -> Uncertainty:
     return Uncertainty(theta_p, covariance_pxp, None, noise, len(law.y_n), df, method)
 
 
+def _by_clusters(law: Law, objective: Objective, theta_p: Floats, cluster_n: Codes) -> Uncertainty:
+    """CR3 errors of least squares, dearer by what a robust objective costs, and t on the clusters less one."""
+    residuals_n, jacobian_nxp = least_squares_fit(law, objective, theta_p)
+    n_clusters, n = int(cluster_n.max()) + 1, len(residuals_n)
+    freed = n_clusters / (n_clusters - 1) / max(1, n - law.n_parameters)
+    noise = sqrt(float(residuals_n @ residuals_n) * freed)
+    covariance_pxp = clustered_covariance(residuals_n, jacobian_nxp, cluster_n)
+    covariance_pxp = covariance_pxp * huber_inefficiency(objective.delta, noise)
+    method = f"cluster-robust (CR3), t with {n_clusters - 1} df from {n_clusters} clusters"
+    return Uncertainty(theta_p, covariance_pxp, None, noise, n, n_clusters - 1, method)
+
+
+def by_cluster_bootstrap(
+    law: Law,
+    objective: Objective,
+    delta: Uncertainty,
+    cluster_n: Codes,
+    generator: np.random.Generator,
+    draws: int = BOOTSTRAPS,
+) -> Uncertainty:
+    """Wild cluster bootstrap: refits to fitted values plus each cluster's freed residuals times a weight of its own."""
+    residuals_n, jacobian_nxp = least_squares_fit(law, objective, delta.theta_p)
+    n_clusters = int(cluster_n.max()) + 1
+    freed_n = -freed_residuals(residuals_n, jacobian_nxp, cluster_n) * sqrt((n_clusters - 1) / n_clusters)
+    refits = [
+        _refitted(_with_errors(law, objective, delta.theta_p, freed_n * weight_n), objective, delta.theta_p)
+        for weight_n in generator.choice(WEBB, size=(draws, n_clusters))[:, cluster_n]
+    ]
+    method = f"wild cluster bootstrap, {draws} refits, t with {delta.df} df from {n_clusters} clusters"
+    return replace(delta, draws_Bxp=np.array(refits), method=method)
+
+
+def _with_errors(law: Law, objective: Objective, theta_p: Floats, error_n: Floats) -> Law:
+    """The law on fitted values plus errors in the objective's own unit."""
+    fitted_n = law.log_loss(theta_p, law.x_Kxn)[0]
+    if law.weight_n is not None:
+        error_n = error_n / np.sqrt(law.weight_n)
+    if objective.name == "ls":
+        return replace(law, y_n=np.log(np.maximum(np.exp(fitted_n) + error_n, 1e-12)))
+    return replace(law, y_n=fitted_n + error_n)
+
+
 def by_bootstrap(
     law: Law, objective: Objective, delta: Uncertainty, generator: np.random.Generator, draws: int = BOOTSTRAPS
 ) -> Uncertainty:
     """Residual bootstrap around a fit: every cell takes the inflated residuals of a cell drawn at random, whole."""
-    residuals_n = _least_squares_residuals(law, objective, delta.theta_p)
-    fitted_n = law.log_loss(delta.theta_p, law.x_Kxn)[0]
+    residuals_n, _ = least_squares_fit(law, objective, delta.theta_p)
     cell_n, n_cells = cells(law)
     inflated_n = -(residuals_n - residuals_n.mean()) * sqrt(n_cells / delta.df)
     rows_of = [np.flatnonzero(cell_n == cell) for cell in range(n_cells)]
@@ -106,16 +153,16 @@ def by_bootstrap(
         for rows, donor in zip(rows_of, generator.integers(n_cells, size=n_cells), strict=True):
             given = inflated_n[rows_of[donor]]
             drawn_n[rows] = given if len(given) == len(rows) else generator.choice(given, size=len(rows))
-        y_n = np.log(np.maximum(np.exp(fitted_n) + drawn_n, 1e-12)) if objective.delta is None else fitted_n + drawn_n
-        refits.append(_refitted(replace(law, y_n=y_n), objective, delta.theta_p))
+        drawn = _with_errors(law, objective, delta.theta_p, drawn_n)
+        refits.append(_refitted(drawn, objective, delta.theta_p))
     method = f"residual bootstrap, {draws} refits, t with {delta.df} df{_between(law, n_cells)}"
     return replace(delta, draws_Bxp=np.array(refits), method=method)
 
 
-def _least_squares_residuals(law: Law, objective: Objective, theta_p: Floats) -> Floats:
-    """Predicted less observed, shape [n], where their squares are least near a fit."""
+def least_squares_fit(law: Law, objective: Objective, theta_p: Floats) -> tuple[Floats, Floats]:
+    """Predicted less observed, shape [n], where squares are least near a fit, and derivatives, [n, p]."""
     squares = objective if objective.delta is None else Objective("huber", NO_CLIPPING)
-    return objective.residuals(law, polish(law, squares, theta_p))[0]
+    return objective.residuals(law, polish(law, squares, theta_p))
 
 
 def _refitted(law: Law, objective: Objective, theta_p: Floats) -> Floats:
@@ -124,11 +171,9 @@ def _refitted(law: Law, objective: Objective, theta_p: Floats) -> Floats:
     return theta_p
 
 
-def cells(law: Law) -> tuple[NDArray[np.intp], int]:
-    """The cell (rows of equal variables) each row belongs to, shape [n], and how many there are."""
-    _, cell_n = np.unique(law.x_Kxn, axis=1, return_inverse=True)
-    cell_n = cell_n.reshape(-1)
-    return cell_n, int(cell_n.max()) + 1
+def cells(law: Law) -> tuple[Codes, int]:
+    """The cell (rows whose variables agree but for 1%) each row belongs to, shape [n], and how many there are."""
+    return cells_of(law.x_Kxn)
 
 
 def _noise(law: Law, residuals_n: Floats) -> tuple[float, int, int]:

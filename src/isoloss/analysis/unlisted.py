@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy import special
 
 from isoloss.analysis.roles import counts_steps, few_levels, is_measured, is_setting, names_runs, names_seeds
 from isoloss.diagnostic import Diagnostic
@@ -45,7 +46,7 @@ def unlisted_columns(
         return []
     cell_n = (codes[_CELL].to_numpy() - 1).astype(np.intp)
     scaled_n = value_n / (float(np.abs(value_n).max()) or 1.0)  # its squares must not overflow
-    shares = {column: _share(table[column], scaled_n, cell_n) for column in found}
+    shares = {column: each[0] if (each := explained(table[column], scaled_n, cell_n)) else None for column in found}
     found.sort(key=lambda column: -(shares[column] or 0.0))
     named, left = found[:MOST_NAMED], len(found) - MOST_NAMED
     more = f" and {left} more" if left > 0 else ""
@@ -72,8 +73,8 @@ def _same(table: pl.DataFrame, one: str, other: str) -> bool:
     return table.select(one, other).n_unique() == table[one].n_unique() == table[other].n_unique()
 
 
-def _share(column: pl.Series, value_n: Floats, cell_n: NDArray[np.intp]) -> float | None:
-    """Adjusted share of the variance within cells that a column explains, added to the cells.
+def explained(column: pl.Series, value_n: Floats, cell_n: NDArray[np.intp]) -> tuple[float, float] | None:
+    """Adjusted share of the variance within cells that a column explains, added to the cells, and the p of its F test.
 
     By its levels where they are few, else by a parabola in the ranks of its values. None where too few rows are left.
     """
@@ -94,7 +95,10 @@ def _share(column: pl.Series, value_n: Floats, cell_n: NDArray[np.intp]) -> floa
     total, left = float(within_n @ within_n), float(((within_n - inside_nxt @ coefficients_t) ** 2).sum())
     if df - int(rank) < 1 or total <= 0:
         return None
-    return max(0.0, 1 - left / (df - int(rank)) / (total / df))
+    unexplained = left / (df - int(rank))
+    ratio = (total - left) / max(int(rank), 1) / max(unexplained, 1e-300)
+    p = float(special.fdtrc(max(int(rank), 1), df - int(rank), ratio)) if rank else 1.0
+    return max(0.0, 1 - unexplained / (total / df)), p
 
 
 def _percent(share: float) -> str:

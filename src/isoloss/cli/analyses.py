@@ -90,18 +90,26 @@ def fit(
     table: Table,
     /,
     *,
-    form: Literal["LND", "LN", "LD", "LC"] = "LND",
+    form: Literal["LND", "LN", "LD", "LC", "LNDX", "LNDU", "LNDK"] = "LND",
     floor: Flag = True,
     params: Annotated[OptionalText, named("COLUMN", "N; of a study params_non_embedding")] = None,
     tokens: Annotated[OptionalText, named("COLUMN", "D; of a study train_tokens")] = None,
     compute: Annotated[OptionalText, named("COLUMN", "C; of a study train_flops")] = None,
     loss: Annotated[OptionalText, named("COLUMN", "loss; of a study final_val_loss")] = None,
-    objective: Literal["huber", "ls", "lad"] = "huber",
+    unique: OptionalColumn = None,
+    weight: OptionalColumn = None,
+    cluster: OptionalColumn = None,
+    by: OptionalColumn = None,
+    where: Annotated[OptionalText, named("CONDITION", "")] = None,
+    tie: Annotated[Repeated, named("NAME=NAME", "")] = (),
+    fix: Annotated[Repeated, named("NAME=X", "")] = (),
+    objective: Literal["huber", "ls", "lad", "ls_log"] = "huber",
     delta: float = 1e-3,
     intervals: Literal["delta", "bootstrap"] = "delta",
     isoflop: Literal["cubic", "parabola"] = "cubic",
+    isoflop_tolerance: float = 0.1,
     predict: Points = (),
-    holdout: Literal["none", "largest"] = "none",
+    holdout: Literal["auto", "largest", "none"] = "auto",
     json: Flag = False,
     out: OutFolder = None,
 ) -> int:
@@ -111,24 +119,35 @@ def fit(
 
     Args:
         table: A study directory, a file (CSV, JSON lines, Parquet, or one of them gzipped), or - for standard input.
-        form: LND: L = E + A/N^alpha + B/D^beta; LN, LD and LC: the power law in one variable.
+        form: LND: L = E + A/N^alpha + B/D^beta; LN, LD and LC: the power law in one variable; LNDX: LND with a term
+            G/(N^alpha D^beta); LNDU: LND with repeated tokens worth less (--unique); LNDK: Kaplan's.
         floor: Fit the law without its floor E.
         params: Column of N, parameters.
         tokens: Column of D, training tokens.
-        compute: Column of C, training FLOPs.
+        compute: Column of C, training FLOPs; without a column of tokens, D is C/(6N).
         loss: Column of the loss.
-        objective: huber: Huber loss of log residuals; ls: least squares of losses; lad: least absolute deviations.
+        unique: Column of the unique tokens, where some were seen more than once.
+        weight: Column of weights: inverse variances of the rows, up to a factor.
+        cluster: Column whose rows share an error, such as the run that rows are checkpoints of.
+        by: Column; the law is also fitted to the rows of each value, and its parameters compared.
+        where: Rows to fit, such as "loss < 3 and optimizer == 'adamw'".
+        tie: Exponents to keep equal: alpha=beta.
+        fix: A parameter to keep at a value, such as E=1.69; may be given several times.
+        objective: huber: Huber loss of log residuals; ls: least squares of losses; lad: least absolute log residuals;
+            ls_log: least squares of log losses.
         delta: Where the Huber loss turns from quadratic to linear, in log loss.
         intervals: How intervals are computed: delta method or bootstrap over cells.
         isoflop: Curve through runs of equal compute; a parabola is biased.
-        predict: A point to predict the loss at, such as N=1e8,D=2e9; may be given several times.
-        holdout: largest: fit without the largest size, and predict it.
+        isoflop_tolerance: Computes that differ by no more than this share are one profile.
+        predict: A point to predict the loss at, such as N=1e8,D=2e9, or a compute C=1e22; may be given several times.
+        holdout: Fit without the largest size and predict it. auto: where the rows allow it; largest: say why else.
         json: Print one JSON object at full precision in place of text.
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.scaling_results import analyse_scaling
     from isoloss.analysis.solve import make_objective
-    from isoloss.cli.fit import choose_columns, parse_point, scaling_as_json
+    from isoloss.analysis.where import rows_where
+    from isoloss.cli.fit import choose_columns, parse_point, parse_restrictions, scaling_as_json
     from isoloss.cli.tables import is_study, read_runs
     from isoloss.errors import ConfigError
     from isoloss.report.chapters.scaling import scaling_chapter
@@ -136,9 +155,14 @@ def fit(
     _check(out)
     if not delta > 0:
         raise ConfigError(f"--delta {delta:g}: must be above 0")
+    if not isoflop_tolerance >= 0:
+        raise ConfigError(f"--isoflop_tolerance {isoflop_tolerance:g}: must not be below 0")
     points = [parse_point(text) for text in predict]
-    given = {"N": params, "D": tokens, "C": compute, "loss": loss}
-    runs = read_runs(table, say)
+    given = {"N": params, "D": tokens, "C": compute, "U": unique, "weight": weight, "cluster": cluster, "loss": loss}
+    rows = read_runs(table, say)
+    runs = rows if where is None else rows_where(rows, where)
+    if len(runs) < len(rows):
+        say(f"{len(runs):,} of {len(rows):,} rows meet --where {where}")
     found = analyse_scaling(
         runs,
         form,
@@ -147,8 +171,11 @@ def fit(
         objective=make_objective(objective, delta),
         intervals=intervals,
         curve=isoflop,
+        tolerance=isoflop_tolerance,
         points=points,
-        holdout=holdout == "largest",
+        by=by,
+        restrictions=parse_restrictions(fix, tie),
+        holdout=None if holdout == "auto" else holdout == "largest",
     )
     return _conclude(lambda: scaling_chapter(found), scaling_as_json(found) if json else None, out, table)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import polars as pl
 
+from isoloss.analysis.by_group import Groups
 from isoloss.analysis.frontier import HoldOut, Prediction
-from isoloss.analysis.laws import SUMMARY_COLUMNS
+from isoloss.analysis.laws import SUMMARY_COLUMNS, Restrictions
 from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
@@ -30,13 +31,36 @@ def parse_point(text: str) -> dict[str, float]:
     return point
 
 
+def parse_restrictions(fix: Sequence[str], tie: Sequence[str]) -> Restrictions:
+    """'E=1.69' and 'alpha=beta' as restrictions of a law. Raises ConfigError."""
+    fixed: dict[str, float] = {}
+    for text in fix:
+        name, equals, value = text.partition("=")
+        number = parse_scalar(value, f"--fix {text}") if equals else None
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise ConfigError(f"--fix {text}: expected NAME=NUMBER, like E=1.69")
+        fixed[name.strip()] = float(number)
+    tied: dict[str, str] = {}
+    for text in tie:
+        name, equals, other = (part.strip() for part in text.partition("="))
+        if not (name and equals and other):
+            raise ConfigError(f"--tie {text}: expected NAME=NAME, like alpha=beta")
+        tied[other] = name
+    return Restrictions(fixed, tied)
+
+
 def choose_columns(given: Mapping[str, str | None], table: pl.DataFrame, *, study: bool) -> dict[str, str]:
     """The column of each variable: as given, else a study's, else the variable's own name.
 
     Raises ConfigError when a given one is not in the table.
     """
     check_columns(filter(None, given.values()), table.columns)
-    return {axis: column or (SUMMARY_COLUMNS[axis] if study else axis) for axis, column in given.items()}
+    chosen = {axis: column or (SUMMARY_COLUMNS.get(axis) if study else axis) for axis, column in given.items()}
+    return {
+        axis: column
+        for axis, column in chosen.items()
+        if column and (axis not in ("U", "weight", "cluster") or given[axis])
+    }
 
 
 def scaling_as_json(found: ScalingResults) -> str:
@@ -59,12 +83,18 @@ def scaling_as_json(found: ScalingResults) -> str:
         "warnings": [asdict(caution) for caution in found.cautions],
         "intervals": fit.uncertainty.method if fit.uncertainty else None,
         "parameters": _parameters(fit),
+        "determined": {name: asdict(estimate) for name, estimate in fit.determined.items()},
+        "restrictions": asdict(fit.law.restrictions),
         "other_objectives": found.other_objectives,
         "other_counts": {column: {"status": f.status, **_parameters(f)} for column, f in found.other_counts.items()},
         "frontier": asdict(found.frontier) if found.frontier else None,
-        "isoflop": [asdict(profile) for profile in found.profiles],
+        "isoflop": {
+            "profiles": [asdict(profile) for profile in found.profiles],
+            "law": asdict(found.isoflop_law) if found.isoflop_law else None,
+        },
         "predictions": [_prediction(prediction) for prediction in found.predictions],
         "holdout": _holdout(found.holdout) if found.holdout else None,
+        "by": _groups(found.groups) if found.groups else None,
     }
     return json.dumps(document, indent=2, allow_nan=False)
 
@@ -76,11 +106,28 @@ def _parameters(fit: Fit) -> dict[str, Any]:
     }
 
 
+def _groups(found: Groups) -> dict[str, Any]:
+    groups = [
+        {
+            "level": level,
+            "n": fit.n,
+            "status": fit.status,
+            "parameters": _parameters(fit),
+            "warnings": [asdict(caution) for caution in fit.cautions],
+        }
+        for level, fit in found.fits.items()
+    ]
+    differences = [asdict(difference) for difference in found.differences]
+    return {"column": found.column, "groups": groups, "differences": differences}
+
+
 def _prediction(prediction: Prediction) -> dict[str, Any]:
     """`low` and `high` are the prediction interval of one new run, `law_low` and `law_high` the law's own."""
     new, law = prediction.new_run, prediction.law
     ends = {"value": new.value, "low": new.low, "high": new.high, "law_low": law.low, "law_high": law.high}
-    return {**prediction.point, **ends, "level": new.level, "warnings": [asdict(c) for c in prediction.cautions]}
+    found = {**prediction.point, **ends, "level": new.level, "warnings": [asdict(c) for c in prediction.cautions]}
+    best = prediction.optimum
+    return found | ({"N": asdict(best.n_params), "D": asdict(best.tokens)} if best else {})
 
 
 def _holdout(held: HoldOut) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.frontier import FLOPS_PER_PARAMETER_TOKEN, Frontier, HoldOut, frontier, predict
-from isoloss.analysis.isoflop import SAME_COMPUTE, Profile
-from isoloss.analysis.laws import AXES, NAMES
+from isoloss.analysis.frontier import Frontier, HoldOut, frontier, predict
+from isoloss.analysis.isoflop import Profile
+from isoloss.analysis.laws import AXES, EXPONENT_OF, FLOPS_PER_PARAMETER_TOKEN, VARIABLES
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.report import law_plane
@@ -63,11 +63,11 @@ def law_figures(found: ScalingResults) -> Iterator[Figure]:
     fit = found.fit
     runs = found.runs.select(
         *(column for column in ("run_id", "label", "seed") if column in found.runs.columns),
-        *(pl.col(fit.columns[axis]).cast(pl.Float64()).alias(axis) for axis in AXES[fit.form]),
+        *(pl.col(fit.columns[axis]).cast(pl.Float64()).alias(axis) for axis in VARIABLES[fit.form]),
         loss=pl.col(fit.columns["loss"]).cast(pl.Float64()),
     )
     yield _law(fit, runs)
-    if found.frontier:
+    if found.frontier and fit.form == "LND":
         plane = law_plane.make_plane(fit, runs)
         yield _contours(fit, found.frontier, runs, plane)
         yield _isoflop(fit, runs, plane, found.profiles)
@@ -86,7 +86,7 @@ def _law(fit: Fit, runs: pl.DataFrame) -> Figure:
         runs = runs.with_columns(line=_texts(pl.Series(nearest), at_tokens))
         curves = curves.with_columns(line=_texts(curves["D"], at_tokens))
     symbol = "β" if axis == "D" else "α"
-    exponent = f"1/{axis}^{symbol}, {symbol} = {spelled_estimate(fit.parameters[NAMES[axis][1]].estimate)}"
+    exponent = f"1/{axis}^{symbol}, {symbol} = {spelled_estimate(fit.parameters[EXPONENT_OF[axis]].estimate)}"
     floor = fit.parameters["E"].estimate if "E" in fit.parameters and not tokens else None
     towards = f" towards {spelled_estimate(floor)}" if floor and floor.low is not None else ""
     title = f"{'At every number of tokens loss' if tokens else 'Loss'} falls{towards} as {exponent}."
@@ -103,7 +103,9 @@ def _law(fit: Fit, runs: pl.DataFrame) -> Figure:
 def _isoflop(fit: Fit, runs: pl.DataFrame, plane: Plane, profiles: Sequence[Profile]) -> Figure:
     flops = FLOPS_PER_PARAMETER_TOKEN * pl.col("N") * pl.col("D")
     members = [
-        runs.filter((flops / profile.flops - 1).abs() <= SAME_COMPUTE).with_columns(C=pl.lit(profile.flops))
+        runs.filter(
+            flops.is_between(profile.computes[0] / law_plane.ROUNDING, profile.computes[1] * law_plane.ROUNDING)
+        ).with_columns(C=pl.lit(profile.flops))
         for profile in profiles[:: 1 + len(profiles) // MAX_LINES]
     ]
     members = [rows for rows in members if len(rows)]  # none where the table counts compute otherwise than as 6ND

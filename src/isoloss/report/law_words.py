@@ -7,13 +7,13 @@ from typing import Any
 import polars as pl
 
 from isoloss.analysis.frontier import HoldOut
-from isoloss.analysis.scaling import Fit
+from isoloss.analysis.scaling import FIXED, Fit
 from isoloss.wording import counted, listed, number, of_runs, si
 
 MEANINGS = {
     "params_non_embedding": "parameters without embeddings", "params_total": "parameters with embeddings",
     "N": "parameters", "train_tokens": "training tokens", "D": "training tokens", "train_flops": "training FLOPs",
-    "C": "training FLOPs", "final_val_loss": "final validation loss",
+    "C": "training FLOPs", "U": "unique tokens", "final_val_loss": "final validation loss",
 }  # fmt: skip
 """What a column holds, where its name tells; other columns are called by their names."""
 NOUNS = {"N": "size", "D": "number of tokens", "C": "compute"}
@@ -42,8 +42,11 @@ def at_tokens(tokens: float) -> str:
 def interval_method(fit: Fit) -> str:
     """Which interval is meant, by which method, and what it holds fixed."""
     assert fit.uncertainty is not None
-    fixed = [name for name, parameter in fit.parameters.items() if parameter.se is None]
-    return f"95%, {fit.uncertainty.method}{f', {listed(fixed)} held at its bound' if fixed else ''}"
+    bare = {name: parameter.estimate for name, parameter in fit.parameters.items() if parameter.se is None}
+    given = [name for name, estimate in bare.items() if estimate.method == FIXED]
+    fixed = [name for name in bare if name not in given]
+    method = f"{fit.uncertainty.method}{f', {listed(fixed)} held at its bound' if fixed else ''}"
+    return f"95%, {method}{f', {listed(given)} as given' if given else ''}"
 
 
 def fitted_runs(fit: Fit) -> str:

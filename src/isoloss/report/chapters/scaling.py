@@ -8,11 +8,12 @@ from typing import Any
 
 import polars as pl
 
+from isoloss.analysis.by_group import Groups
 from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.frontier import frontier
 from isoloss.analysis.isoflop import Profile
-from isoloss.analysis.laws import AXES, NAMES
-from isoloss.analysis.scaling import Fit
+from isoloss.analysis.laws import AXES, EXPONENT_OF, VARIABLES
+from isoloss.analysis.scaling import FIXED, Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.analysis.solve import OBJECTIVES
 from isoloss.diagnostic import Diagnostic
@@ -34,7 +35,8 @@ from isoloss.report.references import cited
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, listed
 
-SYMBOLS = {"E": "E", "A": "A", "B": "B", "alpha": "α", "beta": "β"}
+SYMBOLS = {"alpha": "α", "beta": "β"}
+SOURCES = {"LND": "hoffmann2022", "LNDX": "hoffmann2022", "LNDU": "muennighoff2023"}
 UNITS = {"N": "parameters", "D": "tokens", "C": "FLOPs"}
 POWERS = {"N": "model size", "D": "the number of tokens", "C": "compute"}
 
@@ -57,14 +59,16 @@ def scaling_chapter(found: ScalingResults | Diagnostic) -> Chapter:
 def _answer(found: ScalingResults) -> Iterator[str]:
     fit, held = found.fit, found.holdout
     floor = fit.parameters["E"].estimate if "E" in fit.parameters else None
-    has_floor = floor is not None and floor.low is not None
+    has_floor = floor is not None and floor.value > 0
     gains = [
         f"twice the {UNITS[axis]} lower {'what lies above the floor' if has_floor else 'it'} by {_doubled(fit, axis)}"
         for axis in AXES[fit.form]
     ]
     if len(gains) == 2:
         gains = [f"with enough data, {gains[0]}", f"with a large enough model, {gains[1]}"]
-    rest = f"The floor is {spelled_estimate(floor)}" if floor and has_floor else "The data show no floor"
+    rest = "The data show no floor" if floor else "The law is fitted without a floor"
+    if floor and floor.value > 0:
+        rest = f"The floor is {spelled_estimate(floor)}{' as given' if floor.method == FIXED else ''}"
     powers = listed(f"a power of {POWERS[axis]}" for axis in AXES[fit.form])
     yield f"Loss falls as {powers}: {'; '.join(gains)}. {rest}."
     if found.frontier:
@@ -85,9 +89,9 @@ def _no_law(fit: Fit) -> Iterator[str]:
 
 
 def _data(fit: Fit) -> Iterator[str]:
-    variables = [f"{axis} is {meaning_of(fit, axis)}" for axis in AXES[fit.form]]
-    cells = f" of equal {' and '.join(AXES[fit.form])}" if fit.n_cells < fit.n else ""
-    source = cited("hoffmann2022" if fit.form == "LND" else "kaplan2020")
+    variables = [f"{axis} is {meaning_of(fit, axis)}" for axis in VARIABLES[fit.form]]
+    cells = f" of equal {' and '.join(VARIABLES[fit.form])}" if fit.n_cells < fit.n else ""
+    source = cited(SOURCES.get(fit.form, "kaplan2020"))
     loss = f"L is the {meaning_of(fit, 'loss')} of {fitted_runs(fit)}{cells}"
     yield f"{fit.law.formula} {source}, {loss}; {listed(variables)}."
 
@@ -108,6 +112,12 @@ def _method(found: ScalingResults) -> Iterator[str]:
         yield (
             f"The best size minimises the law at a compute of C = 6ND {cited('hoffmann2022', 'kaplan2020')}: N* ∝ C^a "
             f"and D* ∝ C^b with a = {spelled_estimate(a)} and b = {spelled_estimate(b)}."
+        )
+    if found.isoflop_law:
+        size, tokens = found.isoflop_law.N.exponent, found.isoflop_law.D.exponent
+        yield (
+            f"Through the minima of the IsoFLOP profiles {cited('hoffmann2022')}: N* ∝ C^a and D* ∝ C^b with a = "
+            f"{spelled_estimate(size)} and b = {spelled_estimate(tokens)}; {size.method}."
         )
     for column, other in found.other_counts.items():
         names = [name for name in ("alpha", "beta") if name in other.parameters]
@@ -132,7 +142,7 @@ def _said(caution: Diagnostic) -> str:
 
 def _doubled(fit: Fit, axis: str) -> str:
     """The share of its term that doubling a variable removes, 1 − 2^−exponent, with the exponent's interval."""
-    exponent = fit.parameters[NAMES[axis][1]].estimate
+    exponent = fit.parameters[EXPONENT_OF[axis]].estimate
     value, low, high = (None if x is None else 1 - 2**-x for x in (exponent.value, exponent.low, exponent.high))
     return spelled_interval(value, low, high, "percent")
 
@@ -158,11 +168,27 @@ def _tables(found: ScalingResults) -> Iterator[Table]:
         yield Table("scaling_optima", title, pl.DataFrame(rows), columns)
     if found.profiles:
         yield _profile_table(found.profiles)
-    if found.predictions:
-        rows = [{**p.point, **_ends("law", p.law), **_ends("run", p.new_run)} for p in found.predictions]
+    at_points = [p for p in found.predictions if p.optimum is None]
+    if at_points:
+        rows = [{**p.point, **_ends("law", p.law), **_ends("run", p.new_run)} for p in at_points]
         columns = [*axes, _ranged("law", "loss by the law", "loss"), _ranged("run", "loss of one new run", "loss")]
         title = f"Predicted losses; n = {fitted_runs(fit)}, 95% intervals."
         yield Table("scaling_predictions", title, pl.DataFrame(rows), columns)
+    at_computes = [(p, p.optimum) for p in found.predictions if p.optimum]
+    if at_computes:
+        rows = [
+            {"C": best.flops, **_ends("N", best.n_params), **_ends("D", best.tokens), **_ends("law", p.law),
+             **_ends("run", p.new_run)}
+            for p, best in at_computes
+        ]  # fmt: skip
+        columns = [
+            Column("C", "compute", "si", "FLOP"), _ranged("N", "best N", "si"), _ranged("D", "best D", "si"),
+            _ranged("law", "loss by the law", "loss"), _ranged("run", "loss of one new run", "loss"),
+        ]  # fmt: skip
+        title = f"Predicted optima at a compute of C = 6ND; n = {fitted_runs(fit)}, 95% intervals."
+        yield Table("scaling_predicted_optima", title, pl.DataFrame(rows), columns)
+    if found.groups:
+        yield from _group_tables(found.groups)
     if held:
         columns = [
             *axes, Column("seed", "seed"), Column("observed", "observed", "loss"),
@@ -175,10 +201,44 @@ def _tables(found: ScalingResults) -> Iterator[Table]:
         yield Table("scaling_held_out", f"{title}; 95% prediction intervals of one new run.", frame, shown)
 
 
+def _group_tables(groups: Groups) -> Iterator[Table]:
+    """The law of each group, and how each parameter differs between every two."""
+    names = list(dict.fromkeys(name for fit in groups.fits.values() for name in fit.parameters))
+    rows: list[dict[str, Any]] = []
+    for level, fit in groups.fits.items():
+        row: dict[str, Any] = {groups.column: level, "n": fit.n, "status": fit.status}
+        for name in names:
+            row |= _ends(name, fit.parameters[name].estimate if name in fit.parameters else None)
+        rows.append(row)
+    columns = [
+        Column(groups.column, groups.column), Column("n", "runs", "count"), Column("status", "status"),
+        *(_ranged(name, SYMBOLS.get(name, name), "number") for name in names),
+    ]  # fmt: skip
+    title = f"The law fitted to the runs of each {groups.column}, with 95% intervals."
+    yield Table("scaling_by", title, pl.DataFrame(rows, infer_schema_length=None), columns)
+    if groups.differences:
+        rows = [
+            {"parameter": SYMBOLS.get(d.parameter, d.parameter), "group": d.group, "base": d.base,
+             **_ends("difference", d.difference)}
+            for d in groups.differences
+        ]  # fmt: skip
+        columns = [
+            Column("parameter", "parameter"), Column("group", groups.column), Column("base", "less that of"),
+            _ranged("difference", "difference", "number"),
+        ]  # fmt: skip
+        title = f"Differences of parameters between values of {groups.column}; 95% intervals, Welch's t."
+        yield Table("scaling_by_differences", title, pl.DataFrame(rows), columns)
+
+
 def _parameter_table(found: ScalingResults) -> Table:
     rows: list[dict[str, Any]] = []
     for name, parameter in found.fit.parameters.items():
-        row = {"parameter": name, "symbol": SYMBOLS[name], **_ends("value", parameter.estimate), "se": parameter.se}
+        row = {
+            "parameter": name,
+            "symbol": SYMBOLS.get(name, name),
+            **_ends("value", parameter.estimate),
+            "se": parameter.se,
+        }
         row |= {f"by_{other}": values.get(name) for other, values in found.other_objectives.items()}
         for column, fit in found.other_counts.items():
             row |= _ends(column, fit.parameters[name].estimate if name in fit.parameters else None)

@@ -11,7 +11,7 @@ chance.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import exp, inf, sqrt
 from typing import Any, Literal
 
@@ -93,6 +93,13 @@ class Evidence:
     """All runs' convergence at a tolerance in nats per doubling of steps."""
     spikes: Callable[[float], Spikes]
     """All runs' steps that take longer than so many times their run's median."""
+    lost: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """run_id, seed and factors of the runs that failed or diverged."""
+
+    @property
+    def ended(self) -> pl.DataFrame:
+        """The table, and below it the runs that ended without a result, whose responses are null."""
+        return pl.concat([self.table, self.lost], how="diagonal")
 
     @property
     def run_ids(self) -> tuple[str, ...]:
@@ -207,7 +214,7 @@ def _judged(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim
 
 
 def _effect(stated: EffectStated, evidence: Evidence, share: float) -> Claim:
-    compared = _compare(stated, evidence, evidence.table)
+    compared = _compare(stated, evidence, evidence.ended)
     if isinstance(compared, Claim):
         return compared
     low, high, difference, run_ids = compared
@@ -242,8 +249,8 @@ def _interactions(stated: EffectStated, evidence: Evidence, share: float) -> lis
 
 
 def _ratio(stated: RatioStated, evidence: Evidence, family: Family) -> Claim:
-    rows = usable_rows(evidence.table, positive=[stated.response]).table
-    logs = rows.with_columns(pl.col(stated.response).log())
+    usable_rows(evidence.table, positive=[stated.response])
+    logs = evidence.ended.with_columns(pl.col(stated.response).log())
     compared, wider = (_compare(stated, evidence, logs, level) for level in (LEVEL, family.level))
     if isinstance(compared, Claim) or isinstance(wider, Claim):
         return _unresolved(stated, compared.sentence, ()) if isinstance(compared, Claim) else _no_ratio(stated, ())

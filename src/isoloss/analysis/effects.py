@@ -19,6 +19,7 @@ from isoloss.analysis.error_term import ErrorTerm, FitWithError, differs_by_bloc
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_quantile, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.factorial_table import FactorialTable, read_factorial_table
+from isoloss.analysis.lost_runs import LostRuns, lost_in_words, lost_runs
 from isoloss.analysis.optimum import Optimum, best_at_edge, optima, optimum
 from isoloss.analysis.optimum_shift import OptimumShift, optimum_shifts
 from isoloss.analysis.screening import Screening
@@ -90,6 +91,8 @@ class Effects:
     """Of numeric factors of three levels or more; at each level of a factor they interact with (adjusted p < 5%)."""
     shifts: tuple[OptimumShift, ...] = ()
     """How far the optimum of one numeric factor moves with another."""
+    lost_runs: tuple[LostRuns, ...] = ()
+    """Of each factor, what its levels lost; empty where every run has a result."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
             Diagnostic("no_factor", "blocks", "No factor has two levels: there is no effect to compute."),
         )
         return Effects(response, runs.n, 1, runs.replicated, runs.block, None, (), cautions, None)
-    fitted = fit_with_error(runs)
+    fitted, lost = fit_with_error(runs), lost_runs(table, response, [factor.name for factor in runs.factors])
     terms = terms_of(len(runs.factors))
     effects = [_effect(fitted, term) for term in terms]
     tested = [number for number, effect in enumerate(effects) if effect.p is not None]
@@ -128,7 +131,7 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         effects[number] = replace(effects[number], p_holm=p_holm)
     shifts = optimum_shifts(fitted)
     differing = [said for position in range(len(runs.factors)) for said in differs_by_block(fitted, position)]
-    cautions = (*fitted.cautions, *differing, *_undetermined(effects))
+    cautions = (*fitted.cautions, *lost_in_words(lost), *differing, *_undetermined(effects))
     return Effects(
         response,
         runs.n,
@@ -141,6 +144,7 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         fitted.screening,
         optima(fitted, [term for term, effect in zip(terms, effects, strict=True) if _interacts(effect, shifts)]),
         shifts,
+        lost,
     )
 
 
@@ -193,7 +197,9 @@ def level_difference(
     p = t_two_sided(value / (error.sd * math.sqrt(variance)), error.df) if error else None
     n = int(runs.counts_cxb[np.isin(runs.cells_cxf[:, position], ends)].sum())
     estimate = _estimate(n, error, value, variance, "difference", interval=interval)
-    cautions = (*fitted.cautions, *differs_by_block(fitted, position), *_not_monotone(fitted, position, ends))
+    lost = lost_in_words(lost_runs(table, response, [factor]))
+    turning = _not_monotone(fitted, position, ends)
+    cautions = (*fitted.cautions, *lost, *differs_by_block(fitted, position), *turning)
     if runs.factors[position].numeric and (found := optimum(fitted, position)) is not None and found.edge:
         cautions = (*cautions, best_at_edge(found))
     return LevelDifference(estimate, p, error is not None and error.screening, cautions)

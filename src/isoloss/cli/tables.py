@@ -14,8 +14,9 @@ from isoloss.analysis.evaluations import Reduction, reduced
 from isoloss.analysis.reading import read_table
 from isoloss.analysis.roles import check_columns, names_runs
 from isoloss.errors import ConfigError
-from isoloss.report.evidence import rates
+from isoloss.report.evidence import LOST_STATES, rates
 from isoloss.report.snapshot import Snapshot, take_snapshot
+from isoloss.spec.hypotheses import RESPONSES
 from isoloss.store.tables import StudyResults, load_study
 
 STUDY_FILE = "study.yaml"
@@ -23,7 +24,7 @@ STEPS_TO_TARGET = "steps_to_target"
 
 
 def read_runs(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
-    """One row a run. Of a study directory: its runs that are done.
+    """One row a run. Of a study directory: its runs that have ended, without responses where they failed or diverged.
 
     Says how many runs are left out. Raises ConfigError when there is nothing to read, StoreError on a damaged study.
     """
@@ -31,10 +32,12 @@ def read_runs(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
         return read_table(path)
     results = _study(path)
     table = results.summary()
-    done = table.filter(pl.col("status") == "done")
-    if len(done) < len(table):
-        say(f"{len(table) - len(done)} of {len(table)} runs are not done and left out")
-    return done
+    done = pl.col("status") == "done"
+    if lost := len(table) - len(table.filter(done)):
+        say(f"{lost} of {len(table)} runs are not done and left out")
+    measured = [name for name in RESPONSES if name in table.columns]
+    ended = table.filter(done | pl.col("status").is_in(LOST_STATES))
+    return ended.with_columns(pl.when(done).then(pl.col(*measured)))
 
 
 def read_curves(
@@ -47,7 +50,7 @@ def read_curves(
     if not path.is_dir():
         found = curve_table(read_table(path), run, step, loss)
         return replace(found, cautions=(*found.cautions, *mixed_runs(found)))
-    runs = read_runs(path, say)["run_id"]
+    runs = read_runs(path, say).filter(pl.col("status") == "done")["run_id"]
     if runs.is_empty():
         raise ConfigError(f"no run of {path} is done yet")
     return CurveTable(_study(path).curves(runs).rename({"run_id": "run", "val_loss": "loss"}), run, step, loss)

@@ -34,6 +34,8 @@ CHOSEN_TARGET = Diagnostic(
     f"The target is the loss that {REACHED_BY:.0%} of the done runs reach, rounded up to two decimals: it is chosen "
     "from these runs, so the share that reaches it is no finding.",
 )
+LOST_STATES = ("failed", "diverged")
+"""Of runs that ended without a result."""
 TELLING_STEPS = 8
 """Runs whose first steps took the same time to the bit were trained together, as one stack."""
 
@@ -49,7 +51,8 @@ def evidence(snapshot: Snapshot) -> Evidence:
         pl.Series(SHUFFLED, [of.get(records.SHUFFLED) is True for of in recorded]),
     )
     factors = {factor: snapshot.study.factors[factor] for factor in snapshot.factors}
-    return Evidence(done, factors, _convergence(snapshot), _spikes(snapshot))
+    lost = snapshot.summary.filter(pl.col("status").is_in(LOST_STATES)).select("run_id", "seed", *factors)
+    return Evidence(done, factors, _convergence(snapshot), _spikes(snapshot), lost)
 
 
 def rates(results: StudyResults, summary: pl.DataFrame) -> dict[str, Rates]:

@@ -1,0 +1,79 @@
+"""Runs that ended without a result, such as those that diverged, as an outcome of the levels they were trained at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+from scipy import stats
+
+from isoloss.analysis.columns import number_column
+from isoloss.analysis.curves import proportion
+from isoloss.analysis.estimate import LEVEL, Estimate, p_in_words
+from isoloss.diagnostic import Diagnostic
+from isoloss.wording import level, listed
+
+LOST = "a run without a result"
+
+
+@dataclass(frozen=True)
+class LostRuns:
+    """The share of runs without a result at each level of a factor, in ascending order, with exact intervals.
+
+    `p` is of the hypothesis that the share is the same at all levels: Fisher's exact test (1935) of each level against
+    the others, the smallest times the number of tests.
+    """
+
+    factor: str
+    levels: tuple[float | str | bool, ...]
+    shares: tuple[Estimate, ...]
+    p: float
+
+    @property
+    def depends(self) -> bool:
+        """Whether levels differ in what they lose: by the test, or because one level has lost all that was lost."""
+        return self.p < 1 - LEVEL or sum(share.value > 0 for share in self.shares) == 1
+
+
+def lost_runs(table: pl.DataFrame, response: str, factors: Sequence[str]) -> tuple[LostRuns, ...]:
+    """What each factor's levels lost, of the rows (one a run) that have all levels; empty where nothing is lost.
+
+    A run is lost whose response is missing or not finite.
+    """
+    ended = table.drop_nulls(factors)
+    lost = ~number_column(ended[response]).is_finite().fill_null(False)
+    if not lost.any():
+        return ()
+    rows = ended.select(factors).with_columns(lost.alias(LOST))
+    return tuple(_of_factor(rows, factor) for factor in factors if rows[factor].n_unique() > 1)
+
+
+def lost_in_words(found: Sequence[LostRuns]) -> list[Diagnostic]:
+    """What has to be said of means over the runs that are left, of each factor whose levels lost unlike many."""
+    return [Diagnostic("runs_lost", "limits", _sentence(lost)) for lost in found if lost.depends]
+
+
+def _of_factor(rows: pl.DataFrame, factor: str) -> LostRuns:
+    counts = rows.group_by(factor).agg(pl.col(LOST).sum().cast(pl.Int64()), runs=pl.len().cast(pl.Int64())).sort(factor)
+    lost, runs = counts[LOST].sum(), counts["runs"].sum()
+    pairs = list(counts.select(LOST, "runs").iter_rows())
+    each = [stats.fisher_exact([[own, n - own], [lost - own, runs - n - lost + own]]).pvalue for own, n in pairs]
+    tests = 1 if len(each) == 2 else len(each)  # of two levels, both tests are one
+    shares = tuple(proportion(own, n) for own, n in pairs)
+    return LostRuns(factor, tuple(counts[factor].to_list()), shares, min(1.0, tests * float(min(each))))
+
+
+def _sentence(lost: LostRuns) -> str:
+    levels = [
+        f"{round(share.value * share.n):,} of {share.n:,} at {level(at)} ({share.value:.0%}, 95% interval "
+        f"{share.low or 0:.0%} to {share.high or 1:.0%})"
+        for at, share in zip(lost.levels, lost.shares, strict=True)
+        if share.value
+    ]
+    n = sum(share.n for share in lost.shares)
+    others = " and none at the other levels" if len(levels) < len(lost.levels) else ""
+    return (
+        f"Of {n:,} runs those without a result go with {lost.factor}: {listed(levels)}{others} (Fisher's exact test: p "
+        f"{p_in_words(lost.p)}). Means are those of the runs that are left, which flatters levels that lose runs."
+    )

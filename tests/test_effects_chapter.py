@@ -467,7 +467,7 @@ STRANGE: dict[str, tuple[pl.DataFrame, list[str], str]] = {
     "own names": (measured(grid({"n": (1, 2), "mean": (1, 2, 3)}), lambda r: r["n"]), ["n", "mean"], "n matters most"),
     "empty cells": (
         measured(grid({"a": (1, 2, 3), "b": (1, 2)}), lambda r: r["a"]).filter((pl.col("a") < 3) | (pl.col("b") == 1)),
-        ["a", "b"], "No difference between levels is determined",
+        ["a", "b"], "a matters most: 1, the best of 3 levels",
     ),
     "numbers as words": (CUBE.with_columns(pl.col(LOSS).cast(pl.String())), ["n_embd"], "n_embd matters most"),
 }  # fmt: skip

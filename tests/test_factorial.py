@@ -270,18 +270,44 @@ def test_unreplicated_tables_have_values_and_only_higher_orders_as_noise() -> No
     assert all("screening" in effect.estimate.method for effect in pooled.effects if effect.estimate)
 
 
-def test_what_empty_cells_leave_open_has_no_number() -> None:
-    """The additive part is still tested as statsmodels does; a mean over the empty cell is not made up."""
+def test_words_with_an_empty_cell_are_taken_to_add_up() -> None:
+    """Sizes and tests are those of statsmodels' additive model, and it is said."""
     table = noisy(grid({"a": (1, 2), "b": ("x", "y")}, seeds=4), np.random.default_rng(2))
     table = table.filter((pl.col("a") == 1) | (pl.col("b") == "x"))
     effects = analyse_effects(table, "y", ["a", "b"])
-    assert {"empty_cells", "not_estimable", "partly_estimable"} <= set(codes(effects))
+    assert {"empty_cells", "incomplete_grid"} <= set(codes(effects)) and "add up" in said(effects, "incomplete_grid")
     interaction = named(effects)["a × b"]
     assert (interaction.df, interaction.F, interaction.p, interaction.estimate) == (0, None, None, None)
     main = named(effects)["a"]
-    assert main.estimate is None
-    assert pytest.approx(anova_lm(oracle(table, "y ~ C(a) + C(b)"), typ=2).F["C(a)"]) == main.F
-    assert level_difference(table, "y", "a", 1, 2, ["a", "b"]).estimate is None
+    additive = oracle(table, "y ~ C(a) + C(b)")
+    assert pytest.approx(anova_lm(additive, typ=2).F["C(a)"]) == main.F
+    difference = level_difference(table, "y", "a", 1, 2, ["a", "b"]).estimate
+    assert main.estimate and difference
+    assert difference.value == pytest.approx(main.estimate.value) == pytest.approx(additive.params["C(a)[T.2]"])
+
+
+@pytest.mark.parametrize(("across", "kept"), [(0.0, "parabolas"), (0.3, "parabolas")])
+def test_a_missing_corner_of_a_sweep_removes_no_size(across: float, kept: str) -> None:
+    """The means that a whole grid has come back, also where the factors interact, as parabolas say how they do."""
+    rates, widths = (1e-4, 3e-4, 1e-3, 3e-3), (32, 64, 128, 256)
+
+    def loss(row: dict[str, Any]) -> float:
+        x, z = math.log2(row["rate"] / 1e-3), math.log2(row["width"] / 64)
+        return 2 + 0.05 * x**2 - 0.2 * z + across * x * z
+
+    whole = pl.DataFrame([{**row, "y": loss(row)} for row in grid({"rate": rates, "width": widths})])
+    corner = whole.filter((pl.col("rate") < 3e-3) | (pl.col("width") < 256))
+    with_all, without = (analyse_effects(table, "y", ["rate", "width"]) for table in (whole, corner))
+    assert len(corner) == 15 and kept in said(without, "incomplete_grid")
+    for complete, partial in zip(with_all.effects[:2], without.effects[:2], strict=True):
+        assert complete.estimate and partial.estimate and complete.range and partial.range
+        assert partial.estimate.value == pytest.approx(complete.estimate.value, abs=1e-9)
+        assert partial.range.estimate.value == pytest.approx(complete.range.estimate.value, abs=1e-9)
+    assert without.effects[2].estimate and without.effects[2].estimate.value == pytest.approx(across, abs=1e-9)
+
+
+def said(effects: Effects, code: str) -> str:
+    return next(caution.text for caution in effects.cautions if caution.code == code)
 
 
 def test_aliased_factors_are_named_and_have_no_number() -> None:

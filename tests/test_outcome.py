@@ -109,7 +109,7 @@ def test_only_rows_of_unfinished_runs_are_parsed(results: StudyResults, rows_rea
     results.summary()
     assert rows_read == [running]
     results.thinned_curves()
-    assert rows_read == [running] * 3
+    assert rows_read == [running] * 2
 
 
 def test_curves_are_by_run_in_the_order_of_the_study(results: StudyResults) -> None:

@@ -16,6 +16,7 @@ from isoloss.analysis.factorial import SumOfSquares, Term, TwoFactorFit, f_upper
 from isoloss.analysis.factorial_table import FactorialTable
 from isoloss.analysis.screening import Screening, screen
 from isoloss.diagnostic import Diagnostic
+from isoloss.wording import counted
 
 MIN_PURE_DF = 4
 """Below it Student's t is so wide (2.8 at 4, 12.7 at 1) that pooling higher-order interactions resolves more."""
@@ -60,7 +61,7 @@ def fit_with_error(runs: FactorialTable) -> FitWithError:
     """Fit the model and choose its error; `runs` has a factor or more. An error of zero is none."""
     fit = fit_two_factor(runs)
     noise = ROUNDING * runs.largest
-    cautions = [*runs.cautions, *_imbalance(runs)]
+    cautions = [*runs.cautions, *_imbalance(runs), *_restricted(runs, fit)]
     if float(np.ptp(runs.means_cxb)) <= noise and runs.within_ss <= noise**2:
         text = f"{runs.response} is the same in all {runs.n:,} runs: there is nothing to test."
         return FitWithError(runs, fit, None, None, (*cautions, Diagnostic("constant_response", "blocks", text)))
@@ -84,6 +85,21 @@ def fit_with_error(runs: FactorialTable) -> FitWithError:
     if errors:
         cautions += _few_blocks(runs, errors)
     return FitWithError(runs, fit, error, screening, tuple(cautions), errors, between)
+
+
+def _restricted(runs: FactorialTable, fit: TwoFactorFit) -> list[Diagnostic]:
+    """What of interactions was left out so that a grid with empty cells has effects."""
+    if fit.degree is None:
+        return []
+    empty = math.prod(len(factor.levels) for factor in runs.factors) - runs.n_cells
+    curves = sum(coding.shape[1] > 0 for coding in fit.pair_codings)
+    kept = "Effects are taken to add up, without interactions."
+    if curves > 1:
+        words = ", and those with words to be none" if curves < len(runs.factors) else ""
+        kept = f"Interactions are taken to be products of {'lines' if fit.degree == 1 else 'parabolas'}{words}."
+    text = f"{counted(empty, 'combination')} of levels {'has' if empty == 1 else 'have'} no runs. {kept}"
+    remedy = "Train the combinations that are missing, or leave out the levels that lack them."
+    return [Diagnostic("incomplete_grid", "limits", text, remedy)]
 
 
 def _replicate_error(runs: FactorialTable, fit: TwoFactorFit) -> tuple[ErrorTerm, list[Diagnostic]]:

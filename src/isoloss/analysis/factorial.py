@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special
 
-from isoloss.analysis.factorial_table import FactorialTable
+from isoloss.analysis.factorial_table import Factor, FactorialTable
 
 Floats = NDArray[np.float64]
 Term = tuple[int, ...]
@@ -27,6 +27,10 @@ TOLERANCE, GRAM_TOLERANCE = 1e-6, 1e-9
 
 One run in 100,000 makes a share of 3e-3.
 """
+
+
+MAX_DEGREE = 2
+"""Of polynomials in interactions where cells are empty."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class SumOfSquares:
 class TwoFactorFit:
     """The model of all main effects and two-factor interactions, in r orthonormal coordinates of its t columns.
 
+    `codings` are those of the factors' levels, `pair_codings` those in interactions: the same, or where cells are empty
+    polynomials of `degree`, and nothing of words.
     `solver_rxt` turns a contrast of coefficients into one of coordinates: the transposed coordinates' pseudo-inverse.
     `design_gxt`, `basis_gxr` and `observed_g` are the columns, the coordinates' axes and the response of g groups of
     runs that share cell and block, less their block's mean and times the root of their number; `block_g` is the block.
@@ -48,6 +54,8 @@ class TwoFactorFit:
 
     columns: dict[Term, slice]
     codings: tuple[Floats, ...]
+    pair_codings: tuple[Floats, ...]
+    degree: int | None
     coordinates_rxt: Floats
     response_r: Floats
     solver_rxt: Floats
@@ -60,6 +68,8 @@ class TwoFactorFit:
     def by_block(self, term: Term) -> SumOfSquares:
         """How far a term's effect differs from block to block, beyond the model and additive blocks."""
         own_gxt = self.design_gxt[:, self.columns[term]]
+        if not own_gxt.shape[1]:
+            return SumOfSquares(0.0, 0)
         left_g = self.observed_g - self.basis_gxr @ self.response_r
         rows = [self.block_g == block for block in range(int(self.block_g.max()) + 1)]
         own = [own_gxt[of_block] for of_block in rows]  # the z columns term × block, each zero outside its block
@@ -73,19 +83,31 @@ class TwoFactorFit:
     def type_two(self, term: Term) -> SumOfSquares:
         """A term adjusted for every term that does not contain it (Type II; Yates 1934, Langsrud 2003)."""
         own = set(term)
+        if self.columns[term].start == self.columns[term].stop:
+            return SumOfSquares(0.0, 0)
         others = [self.coordinates_rxt[:, slice_] for other, slice_ in self.columns.items() if not own <= set(other)]
         basis = _basis(others, len(self.response_r))
         added = _directions(self.coordinates_rxt[:, self.columns[term]], basis)
         return SumOfSquares(float(((added.T @ self.response_r) ** 2).sum()), added.shape[1])
+
+    def determines_means(self) -> bool:
+        """Whether differences between the means of all factors' levels are determined."""
+        return all(
+            self.contrast((position,), [column_l]) is not None
+            for position, coding in enumerate(self.codings)
+            for column_l in coding.T
+        )
 
     def contrast(self, term: Term, weights: Sequence[Floats]) -> tuple[float, float] | None:
         """A contrast of least-squares means and its variance in units of the error variance.
 
         `weights` are those of each factor's levels. None when the runs do not determine it.
         """
-        own = np.ones(1)
+        own, codings = np.ones(1), self.codings if len(term) == 1 else self.pair_codings
         for position, weights_l in zip(term, weights, strict=True):
-            own = np.kron(own, weights_l @ self.codings[position])
+            own = np.kron(own, weights_l @ codings[position])
+        if not own.size:
+            return None
         wanted_t = np.zeros(self.coordinates_rxt.shape[1])
         wanted_t[self.columns[term]] = own
         solved_r = self.solver_rxt @ wanted_t
@@ -104,7 +126,7 @@ class TwoFactorFit:
         wanted_lxt[:, self.columns[position,]] = coding_lxt
         if at is not None:
             other, level = at
-            first = (coding_lxt, self.codings[other][level : level + 1])
+            first = (self.pair_codings[position], self.pair_codings[other][level : level + 1])
             pair = first if position < other else first[::-1]
             wanted_lxt[:, self.columns[min(position, other), max(position, other)]] = np.kron(*pair)
         solved_lxr = wanted_lxt @ self.solver_rxt.T
@@ -116,16 +138,33 @@ class TwoFactorFit:
 
 
 def fit_two_factor(runs: FactorialTable) -> TwoFactorFit:
-    """Fit main effects and two-factor interactions, with an additive effect of each block; needs a factor or more."""
+    """Fit main effects and two-factor interactions, with an additive effect of each block; needs a factor or more.
+
+    Where cells are empty and hide main effects, interactions are restricted as far as that takes: to products of
+    parabolas, then of lines, then to none; words have none then.
+    """
+    full = _fit(runs, None)
+    if runs.complete or full.determines_means():
+        return full
+    restricted = (_fit(runs, degree) for degree in range(MAX_DEGREE, -1, -1))
+    return next((fit for fit in restricted if fit.determines_means()), full)
+
+
+def _fit(runs: FactorialTable, degree: int | None) -> TwoFactorFit:
     codings = tuple(_coding(len(factor.levels)) for factor in runs.factors)
-    main = [coding[runs.cells_cxf[:, position]] for position, coding in enumerate(codings)]
+    pairs = codings if degree is None else tuple(_polynomial_coding(factor, degree) for factor in runs.factors)
+    main, slopes = (
+        [coding[runs.cells_cxf[:, position]] for position, coding in enumerate(each)] for each in (codings, pairs)
+    )
     columns: dict[Term, slice] = {}
     parts: list[Floats] = []
     start = 0
     for term in terms_of(len(runs.factors)):
         part = main[term[0]]
         if len(term) == 2:
-            part = (part[:, :, None] * main[term[1]][:, None, :]).reshape(runs.n_cells, -1)
+            first_cxk, second_cxk = slopes[term[0]], slopes[term[1]]
+            size = first_cxk.shape[1] * second_cxk.shape[1]
+            part = (first_cxk[:, :, None] * second_cxk[:, None, :]).reshape(runs.n_cells, size)
         parts.append(part)
         columns[term] = slice(start, start + part.shape[1])
         start += part.shape[1]
@@ -136,9 +175,8 @@ def fit_two_factor(runs: FactorialTable) -> TwoFactorFit:
     residual = SumOfSquares(missed + runs.within_ss, runs.n - runs.counts_cxb.shape[1] - len(response_r))
     solver_rxt = np.asarray(np.linalg.solve(coordinates_rxt @ coordinates_rxt.T, coordinates_rxt), dtype=np.float64)
     block_g = np.tile(np.arange(runs.counts_cxb.shape[1], dtype=np.intp), runs.n_cells)
-    return TwoFactorFit(
-        columns, codings, coordinates_rxt, response_r, solver_rxt, residual, x_gxt, basis_gxr, y_g, block_g
-    )
+    model = columns, codings, pairs, degree, coordinates_rxt, response_r, solver_rxt, residual
+    return TwoFactorFit(*model, x_gxt, basis_gxr, y_g, block_g)
 
 
 def terms_of(n_factors: int) -> list[Term]:
@@ -187,6 +225,15 @@ def _coding(levels: int) -> Floats:
     return np.asarray(cast(Any, linalg).helmert(levels).T, dtype=np.float64)
 
 
+def _polynomial_coding(factor: Factor, degree: int) -> Floats:
+    """Orthonormal polynomials up to a degree, over the logarithms of positive levels; no columns for words."""
+    degree = min(degree, len(factor.levels) - 1) if factor.numeric else 0
+    z_l = np.asarray(factor.levels if factor.numeric else range(len(factor.levels)), dtype=np.float64)
+    z_l = np.log2(z_l) if (z_l > 0).all() else z_l
+    powers_lxd = np.vander((z_l - z_l.mean()) / np.ptp(z_l), degree + 1, increasing=True)
+    return np.linalg.qr(powers_lxd)[0][:, 1:]
+
+
 def _without_blocks(runs: FactorialTable, x_cxt: Floats) -> tuple[Floats, Floats]:
     """Design and response a group of runs, less their block's mean, times the root of the group's runs."""
     weights_cxb = runs.counts_cxb / runs.counts_cxb.sum(axis=0)
@@ -209,7 +256,7 @@ def _directions(block: Floats, basis: Floats) -> Floats:
 
     Block Gram-Schmidt, done twice for orthogonality to rounding (Giraud and others 2005); nearly all matrix products.
     """
-    shortest = TOLERANCE**2 * float((block**2).sum(axis=0).max())
+    shortest = TOLERANCE**2 * float((block**2).sum(axis=0).max(initial=0.0))
     for _ in range(2):
         block = block - basis @ (basis.T @ block)
         squares, vectors = np.linalg.eigh(block.T @ block)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 from scipy import stats
 
@@ -58,10 +59,11 @@ def _of_factor(rows: pl.DataFrame, factor: str) -> LostRuns:
     counts = rows.group_by(factor).agg(pl.col(LOST).sum().cast(pl.Int64()), runs=pl.len().cast(pl.Int64())).sort(factor)
     lost, runs = counts[LOST].sum(), counts["runs"].sum()
     pairs = list(counts.select(LOST, "runs").iter_rows())
-    each = [stats.fisher_exact([[own, n - own], [lost - own, runs - n - lost + own]]).pvalue for own, n in pairs]
+    tables = (np.array([[own, n - own], [lost - own, runs - n - lost + own]]) for own, n in pairs)
+    each = [float(stats.fisher_exact(table).pvalue) for table in tables]
     tests = 1 if len(each) == 2 else len(each)  # of two levels, both tests are one
     shares = tuple(proportion(own, n) for own, n in pairs)
-    return LostRuns(factor, tuple(counts[factor].to_list()), shares, min(1.0, tests * float(min(each))))
+    return LostRuns(factor, tuple(counts[factor].to_list()), shares, min(1.0, tests * min(each)))
 
 
 def _sentence(lost: LostRuns) -> str:

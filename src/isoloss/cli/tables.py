@@ -98,6 +98,7 @@ def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -
         return runs
     if not is_study(path):
         raise ConfigError(f"--target needs a study directory with its evaluations, and {path} is a table")
+    runs = runs.filter(pl.col("status") == "done")  # how far the others would have come is not known
     analysed = analyse_convergence(read_curves(path, lambda line: None).table, target=target).runs
     reached = {run.run: run.to_target.step for run in analysed if run.to_target and run.to_target.reached}
     return runs.with_columns(

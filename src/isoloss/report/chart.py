@@ -37,7 +37,7 @@ SEQUENCE = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#
 VEGA_LITE_VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 PNG_DPI = 300
 PX_PER_INCH, PT_PER_PX = 96, 0.75  # of a browser; an inch has 72 points
-MAX_MARKS = 500
+MAX_MARKS = 250
 """Of runs or configurations in a chart: more hide each other, and take their time to draw."""
 ImageKind = Literal["pdf", "svg", "png"]
 

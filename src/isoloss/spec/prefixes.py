@@ -37,6 +37,8 @@ def prefix_groups(configs: Sequence[RunConfig]) -> list[tuple[RunConfig, ...]]:
 
 def changes_nothing(factor: str, configs: Sequence[RunConfig]) -> list[RunConfig]:
     """The runs that train the same weights at every level of a factor."""
+    if factor not in (*EVALUATION_FIELDS, *SCHEDULE_FIELDS):  # what training reads always changes something
+        return []
     groups: dict[Key, list[RunConfig]] = defaultdict(list)
     for config in configs:
         groups[tuple((name, value) for name, value in config if name != factor)].append(config)

@@ -11,7 +11,8 @@ import polars as pl
 
 from calibration.factorials import RESPONSE, WIDTH, Design, two_level
 from calibration.measure import Experiment, Tally
-from isoloss.analysis.claims import Evidence, adjusted_p, judge
+from isoloss.analysis.claim import Evidence
+from isoloss.analysis.claims import adjusted_p, judge
 from isoloss.analysis.effects import analyse_effects
 from isoloss.analysis.estimate import holm
 from isoloss.analysis.exploration import exploratory_claims, study_effects

@@ -16,7 +16,8 @@ import polars as pl
 
 from calibration.factorials import NOISE, RESPONSE, SEED_NOISE
 from calibration.measure import Experiment, Tally, held
-from isoloss.analysis.claims import Claim, Evidence, adjusted_p, judge
+from isoloss.analysis.claim import Claim, Evidence
+from isoloss.analysis.claims import adjusted_p, judge
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.exploration import exploratory_claims, study_effects
 from isoloss.spec.hypotheses import EffectStated

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from isoloss.analysis.claims import AdjustedP, Claim, Evidence, adjusted_p, judge
+from isoloss.analysis.claim import AdjustedP, Claim, Evidence
+from isoloss.analysis.claims import adjusted_p, judge
 from isoloss.analysis.convergence import Convergence, analyse_convergence
 from isoloss.analysis.curves import Spikes, pooled, spike_report
 from isoloss.analysis.effects import Effects

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from isoloss.analysis.claims import AdjustedP
+from isoloss.analysis.claim import AdjustedP
 from isoloss.analysis.effects import Effects, analyse_effects
 from isoloss.analysis.factorial import t_quantile
 from isoloss.analysis.levels import cell_spreads

@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_said_and_the_last_version_stays(folder: Path) ->
 def test_a_costly_rendering_is_repeated_seldom(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MAX_INTERVAL_S", 600.0)
     cost = iter([0.0, 0.0, 0.0, 2.0, *[2.0] * 20])
-    monkeypatch.setattr(live.time, "thread_time", lambda: next(cost))
+    monkeypatch.setattr(live.time, "process_time", lambda: next(cost))
     rendering = Counting()
     study = LiveStudy(folder, rendering)
     study.read()
@@ -112,7 +112,7 @@ def test_pages_of_other_origins_and_other_hosts_are_refused(folder: Path) -> Non
 def test_renderings_take_no_more_than_their_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MAX_INTERVAL_S", 600.0)
     cost, now = iter([0.0, 0.05]), 1000.0
-    monkeypatch.setattr(live.time, "thread_time", lambda: next(cost))
+    monkeypatch.setattr(live.time, "process_time", lambda: next(cost))
     monkeypatch.setattr(live.time, "monotonic", lambda: now)
     part = live.Part(lambda: 1, 0)
     part.renew(2)

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from isoloss.analysis.claims import Claim, Evidence, judge
+from isoloss.analysis.claim import Claim, Evidence
+from isoloss.analysis.claims import judge
 from isoloss.analysis.programs import one_row_a_program
 from isoloss.execution.plan import plan_stacks
 from isoloss.report.evidence import evidence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from isoloss.analysis.claims import ALPHA, AdjustedP, Claim, Evidence
+from isoloss.analysis.claim import ALPHA, AdjustedP, Claim, Evidence
 from isoloss.analysis.effects import Effect, Effects, analyse_effects
 from isoloss.analysis.estimate import in_words, p_in_words
 from isoloss.diagnostic import Diagnostic

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from isoloss.analysis.claims import ALPHA, AdjustedP
+from isoloss.analysis.claim import ALPHA, AdjustedP
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.effects import Effect, Effects
 from isoloss.analysis.estimate import LEVEL, Estimate

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.claims import Evidence
+from isoloss.analysis.claim import Evidence
 from isoloss.analysis.convergence import Convergence, Rates, analyse_convergence
 from isoloss.analysis.curves import Floats, Spikes, pooled, spike_report
 from isoloss.analysis.learning_rate import TAIL

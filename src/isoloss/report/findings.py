@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from isoloss.analysis.claims import AdjustedP, Claim, Evidence, adjusted_p, judge
+from isoloss.analysis.claim import AdjustedP, Claim, Evidence
+from isoloss.analysis.claims import adjusted_p, judge
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.exploration import exploratory_claims, study_effects

@@ -1,7 +1,7 @@
 """`isoloss watch`: the report's page of a study that trains, served on the loopback address and kept up to date.
 
-One thread reads and renders, so seldom that this takes MAX_SHARE of the machine, and all readers get the same bytes.
-Server-sent events name the newest version; a reader that is slow skips some and holds nobody up.
+One thread reads and renders, so seldom that the process takes MAX_SHARE of the machine, and all readers get the same
+bytes. Server-sent events name the newest version; a reader that is slow skips some and holds nobody up.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ class Part(Generic[Value]):
 
     def renew(self, cores: int) -> None:
         """Render again; the processor time that took decides how long it is left alone. Raises IsolossError."""
-        began = time.thread_time()
+        began = time.process_time()
         try:
             value = self.render()
         finally:
-            pause = (time.thread_time() - began) / (MAX_SHARE * cores)
+            pause = (time.process_time() - began) / (MAX_SHARE * cores)
             self.due = time.monotonic() + min(max(pause, MIN_INTERVAL_S), MAX_INTERVAL_S)
         if value != self.value:
             self.value, self.number = value, self.number + 1
@@ -106,10 +106,10 @@ class LiveStudy:
 
     def read(self) -> bool:
         """Render what changed and may be rendered again; whether readers have something new to hear."""
-        before, now, began = self.event, time.monotonic(), time.thread_time()
+        before, now, began = self.event, time.monotonic(), time.process_time()
         try:
             rows, ended = _rows(self._folder), _ended(self._folder)
-            self._look_s = time.thread_time() - began
+            self._look_s = time.process_time() - began
             if now >= self._data.due and self._rows != rows:
                 self._data.renew(self._cores)
                 self._rows = rows

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from isoloss.analysis.claims import Claim
+from isoloss.analysis.claim import Claim
 from isoloss.files import write_text
 from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.answer import answer_chapter

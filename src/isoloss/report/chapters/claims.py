@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from isoloss.analysis.claims import Claim
+from isoloss.analysis.claim import Claim
 from isoloss.analysis.estimate import Estimate
 from isoloss.report.chapter import Chapter, Item
 from isoloss.report.format import spelled_interval

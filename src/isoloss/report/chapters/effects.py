@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from isoloss.analysis.claims import AdjustedP
+from isoloss.analysis.claim import AdjustedP
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.levels import level_means
 from isoloss.analysis.pairs import PairedFactor

@@ -131,9 +131,10 @@ def test_a_summary_is_analysed_from_its_csv_as_from_its_study(
 ) -> None:
     write_summary(study.paths, study.summary())
     answers: list[str] = []
-    done = pl.read_csv(study.paths.summary("csv")).filter(pl.col("status") == "done")
+    ended = pl.read_csv(study.paths.summary("csv")).filter(pl.col("status").is_in(["done", "failed", "diverged"]))
+    ended = ended.with_columns(pl.when(pl.col("status") == "done").then("best_val_loss"))
     table = study.paths.folder / "done.csv"
-    table.write_text(csv_text(done), encoding="utf-8")
+    table.write_text(csv_text(ended), encoding="utf-8")
     for source in (study.paths.folder, table):
         command = ["effects", str(source), "--response", "best_val_loss", "--factors", "n_embd,dropout", "--json"]
         assert run_command_line(command) == 0

@@ -182,6 +182,14 @@ def test_levels_of_words_and_of_numbers_with_zero_are_compared_with_the_first() 
     assert len(effects["data × drop"].others) == 3
 
 
+def test_a_difference_names_the_degrees_of_freedom_of_its_own_factor() -> None:
+    table = noisy(grid({"a": (1, 2), "b": (1, 2, 4)}, 3), np.random.default_rng(0))
+    for factor, levels, df in (("a", (1, 2), 2), ("b", (1, 4), 4)):
+        found = level_difference(table, "y", factor, *levels, ["a", "b"], "seed")
+        [few] = [caution.text for caution in found.cautions if caution.code == "few_blocks"]
+        assert found.estimate and f"on {df} degrees of freedom" in few and f"t on {df} df" in found.estimate.method
+
+
 def test_no_contrast_of_words_depends_on_the_order_of_rows() -> None:
     table = noisy(grid({"data": ("wiki", "books", "code"), "tied": (True, False)}, 2), np.random.default_rng(0))
     forward, backward = (analyse_effects(each, "y", ["data", "tied"]) for each in (table, table.reverse()))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.error_term import ErrorTerm, FitWithError, differs_by_block, fit_with_error
+from isoloss.analysis.error_term import ErrorTerm, FitWithError, differs_by_block, few_blocks, fit_with_error
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_quantile, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.factorial_table import FactorialTable, read_factorial_table
@@ -199,7 +199,10 @@ def level_difference(
     estimate = _estimate(n, error, value, variance, "difference", interval=interval)
     lost = lost_in_words(lost_runs(table, response, [factor]))
     turning = _not_monotone(fitted, position, ends)
-    cautions = (*fitted.cautions, *lost, *differs_by_block(fitted, position), *turning)
+    general = [caution for caution in fitted.cautions if caution.code != "few_blocks"]
+    own = {(position,): fitted.by_block[position,]} if (position,) in fitted.by_block else {}
+    blocks = [*(few_blocks(runs, own) if own else []), *differs_by_block(fitted, position)]
+    cautions = (*general, *blocks, *lost, *turning)
     if runs.factors[position].numeric and (found := optimum(fitted, position)) is not None and found.edge:
         cautions = (*cautions, best_at_edge(found))
     return LevelDifference(estimate, p, error is not None and error.screening, cautions)

@@ -83,7 +83,7 @@ def fit_with_error(runs: FactorialTable) -> FitWithError:
     between = {term: fit.by_block(term) for term in fit.columns} if blocked else {}
     errors = _block_errors(runs, between)
     if errors:
-        cautions += _few_blocks(runs, errors)
+        cautions += few_blocks(runs, errors)
     return FitWithError(runs, fit, error, screening, tuple(cautions), errors, between)
 
 
@@ -145,7 +145,8 @@ def _block_errors(runs: FactorialTable, between: Mapping[Term, SumOfSquares]) ->
     return errors
 
 
-def _few_blocks(runs: FactorialTable, errors: Mapping[Term, ErrorTerm]) -> list[Diagnostic]:
+def few_blocks(runs: FactorialTable, errors: Mapping[Term, ErrorTerm]) -> list[Diagnostic]:
+    """What few blocks leave of the degrees of freedom of these terms; nothing where blocks are many."""
     blocks, fewest = runs.counts_cxb.shape[1], min(error.df for error in errors.values())
     if blocks >= ENOUGH_BLOCKS:
         return []

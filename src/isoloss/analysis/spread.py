@@ -53,7 +53,7 @@ def varies_within_cells(table: pl.DataFrame, law: Law, columns: Mapping[str, str
         text += " No column of the table explains it."
         return [Diagnostic("varies_within_cells", "limits", text, "Fit runs that differ in these and in nothing else.")]
     text += f" {column} explains it; one law for all its values describes none of them."
-    remedy = f"Fit each value of {column} by itself (--by {column}, or --where \"{column} == '...'\")."
+    remedy = f"Fit each value of {column} by itself (--by {column}, or --where \"{column} = '...'\")."
     return [Diagnostic("varies_within_cells", "limits", text, remedy)]
 
 

@@ -294,8 +294,8 @@ def test_words_with_an_empty_cell_are_taken_to_add_up() -> None:
     assert difference.value == pytest.approx(main.estimate.value) == pytest.approx(additive.params["C(a)[T.2]"])
 
 
-@pytest.mark.parametrize(("across", "kept"), [(0.0, "parabolas"), (0.3, "parabolas")])
-def test_a_missing_corner_of_a_sweep_removes_no_size(across: float, kept: str) -> None:
+@pytest.mark.parametrize("across", [0.0, 0.3])
+def test_a_missing_corner_of_a_sweep_removes_no_size(across: float) -> None:
     """The means that a whole grid has come back, also where the factors interact, as parabolas say how they do."""
     rates, widths = (1e-4, 3e-4, 1e-3, 3e-3), (32, 64, 128, 256)
 
@@ -306,7 +306,7 @@ def test_a_missing_corner_of_a_sweep_removes_no_size(across: float, kept: str) -
     whole = pl.DataFrame([{**row, "y": loss(row)} for row in grid({"rate": rates, "width": widths})])
     corner = whole.filter((pl.col("rate") < 3e-3) | (pl.col("width") < 256))
     with_all, without = (analyse_effects(table, "y", ["rate", "width"]) for table in (whole, corner))
-    assert len(corner) == 15 and kept in said(without, "incomplete_grid")
+    assert len(corner) == 15 and "parabolas" in said(without, "incomplete_grid")
     for complete, partial in zip(with_all.effects[:2], without.effects[:2], strict=True):
         assert complete.estimate and partial.estimate and complete.range and partial.range
         assert partial.estimate.value == pytest.approx(complete.estimate.value, abs=1e-9)

@@ -50,6 +50,12 @@ def test_of_several_levels_the_smallest_p_is_adjusted() -> None:
     assert rate.p == pytest.approx(3 * stats.fisher_exact(np.array([[7, 5], [2, 22]])).pvalue)
 
 
+@pytest.mark.parametrize(("lost", "depends"), [({0.001: 1, 0.01: 9}, True), ({0.001: 1, 0.01: 2}, False)])
+def test_where_both_levels_lose_runs_the_test_decides(lost: dict[float, int], depends: bool) -> None:
+    rate, _ = lost_runs(table(lost), "loss", ["rate", "width"])
+    assert (rate.p < 0.05) == depends == rate.depends
+
+
 @pytest.mark.parametrize("missing", [None, math.nan, math.inf])
 def test_what_is_no_number_is_lost(missing: float | None) -> None:
     rows = (

@@ -12,6 +12,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from isoloss.files import read_record, write_record
+from isoloss.report.evidence import evidence
+from isoloss.report.snapshot import take_snapshot
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
 from isoloss.store import outcome
@@ -110,6 +112,11 @@ def test_only_rows_of_unfinished_runs_are_parsed(results: StudyResults, rows_rea
     assert rows_read == [running]
     results.thinned_curves()
     assert rows_read == [running] * 2
+
+
+def test_convergence_is_judged_on_every_evaluation(results: StudyResults) -> None:
+    found = evidence(take_snapshot(results)).convergence(0.02)
+    assert [run.n for run in found.runs] == [151] * 3 and MAX_POINTS < 151
 
 
 def test_curves_are_by_run_in_the_order_of_the_study(results: StudyResults) -> None:

@@ -517,3 +517,12 @@ def test_neither_way_is_better_where_nothing_is_known_of_a_response() -> None:
     )
     assert response_of("my_loss").better == "lower" and response_of("mfu").better == "higher"
     assert [short(value) for value in (0.21, 9999.0, 1.2e4, -3e6)] == ["0.21", "1e+04", "12 k", "−3 M"]
+
+
+def test_optima_are_named_as_their_levels_are_and_untold_shifts_are_no_table() -> None:
+    table = measured(grid({"width": (32, 64, 128), "drop": (0.0, 0.2)}), lambda row: -row["width"] / 100)
+    _, chapter = analysed(table, ["width", "drop"], block="seed")
+    tables = {each.name: each for each in chapter.tables}
+    assert set(tables["optima"].frame["best_level"]) == {"128"}
+    assert "optimum_shifts" not in tables
+    assert any("best width moves with drop is not told" in sentence for sentence in chapter.details)

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ def optimum(
     if means is None:
         return None
     log = on_log_scale(np.asarray(factor.levels, dtype=np.float64))
-    levels = np.asarray(factor.levels, dtype=np.float64)[means.levels]
+    levels = cast(list[float], [factor.levels[level] for level in means.levels])  # 128 stays 128, not 128.0
     error = fitted.error_of((position,)) if at is None else level_error(fitted, position, at[0])
     noise = Noise(error.sd**2, error.df) if error is not None else None
     found = valley(means, noise, interval)
@@ -95,8 +95,8 @@ def optimum(
         value=place,
         low=low,
         high=high,
-        best_level=float(levels[best]),
-        indistinguishable=tuple(levels[_may_be_best(means, found.noise)].tolist()),
+        best_level=levels[best],
+        indistinguishable=tuple(levels[level] for level in _may_be_best(means, found.noise)),
         edge=best in (0, len(levels) - 1),
         response=runs.response,
         method=f"{found.method}, of {'log ' if log else ''}{factor.name}"

@@ -56,7 +56,8 @@ def effects_chapter(
         answer += blocking
     tables = [_effects_table(view), _levels_table(view, runs)] if effects.effects else []
     tables += [optima_table(effects.optima)] if effects.optima else []
-    tables += [shifts_table(effects.shifts)] if effects.shifts else []
+    shifts = [found for found in effects.shifts if found.estimate is not None]
+    tables += [shifts_table(shifts)] if shifts else []
     tables += [_pairs_table(view, pairs)] if pairs else []
     return Chapter(
         "effects", title, answer, list(effect_figures(view, replicates)), tables, details=list(_details(view))
@@ -157,7 +158,9 @@ def _details(view: EffectsView) -> Iterator[str]:
             f"{screening.margin:.4g}, simultaneous margin {screening.simultaneous_margin:.4g}; beyond it, of "
             f"{len(screening.effects)} effects: {listed(active) or 'none'}."
         )
-    yield from (caution.text + (f" {caution.remedy}" if caution.remedy else "") for caution in effects.cautions)
+    untold = [caution for found in effects.shifts if found.estimate is None for caution in found.cautions]
+    for caution in (*effects.cautions, *untold):
+        yield caution.text + (f" {caution.remedy}" if caution.remedy else "")
 
 
 def _effects_table(view: EffectsView) -> Table:

@@ -258,7 +258,7 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
     let free = size.top;
     for (const end of ends.filter(({ y }) => Number.isFinite(y))) {
       free = Math.max(free + 14, end.y + 4);
-      pen.fillStyle = end.line.colour;
+      pen.fillStyle = ink("--ink"); // light colours cannot be read as text
       pen.fillText(shortened(pen, nameOf(end.line), size.right - 12), size.width - size.right + 6, free);
     }
   }

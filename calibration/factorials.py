@@ -12,7 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from calibration.measure import Experiment, Tally, held
-from isoloss.analysis.effects import Effect, analyse_effects, level_difference
+from isoloss.analysis.effects import Effect, analyse_effects
+from isoloss.analysis.level_difference import level_difference
 
 Floats = NDArray[np.float64]
 Levels = tuple[float, ...] | tuple[str, ...]

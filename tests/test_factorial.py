@@ -15,7 +15,8 @@ import pytest
 import statsmodels.formula.api as smf
 from statsmodels.stats.anova import anova_lm
 
-from isoloss.analysis.effects import Effect, Effects, analyse_effects, level_difference
+from isoloss.analysis.effects import Effect, Effects, analyse_effects
+from isoloss.analysis.level_difference import level_difference
 from isoloss.errors import ConfigError
 from isoloss.report.chapter import chapter_as_text
 from isoloss.report.chapters.effects import effects_as_json, effects_chapter

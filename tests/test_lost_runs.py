@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from isoloss.analysis.effects import Effects, analyse_effects, level_difference
+from isoloss.analysis.effects import Effects, analyse_effects
+from isoloss.analysis.level_difference import level_difference
 from isoloss.analysis.lost_runs import lost_runs
 from isoloss.cli import run_command_line
 from isoloss.report.evidence import evidence

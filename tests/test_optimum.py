@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from isoloss.analysis.effects import Effects, analyse_effects, level_difference
+from isoloss.analysis.effects import Effects, analyse_effects
+from isoloss.analysis.level_difference import level_difference
 from isoloss.analysis.optimum import Optimum, on_log_scale
 from isoloss.analysis.valley import Means, Noise, valley
 from isoloss.report.chapter import chapter_as_text

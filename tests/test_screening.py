@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from isoloss.analysis.effects import analyse_effects, level_difference
+from isoloss.analysis.effects import analyse_effects
+from isoloss.analysis.level_difference import level_difference
 from isoloss.analysis.screening import lenth_pse, screen
 from isoloss.report.chapter import chapter_as_text
 from isoloss.report.chapters.effects import effects_as_json, effects_chapter

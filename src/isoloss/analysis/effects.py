@@ -15,16 +15,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.error_term import ErrorTerm, FitWithError, differs_by_block, few_blocks, fit_with_error
+from isoloss.analysis.error_term import ErrorTerm, FitWithError, differs_by_block, fit_with_error
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_quantile, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.factorial_table import FactorialTable, read_factorial_table
 from isoloss.analysis.lost_runs import LostRuns, lost_in_words, lost_runs
-from isoloss.analysis.optimum import Optimum, best_at_edge, optima, optimum
+from isoloss.analysis.optimum import Optimum, optima
 from isoloss.analysis.optimum_shift import OptimumShift, optimum_shifts
 from isoloss.analysis.screening import Screening
 from isoloss.diagnostic import Diagnostic
-from isoloss.errors import ConfigError
 from isoloss.spec.power import detectable_effect
 
 
@@ -95,19 +94,6 @@ class Effects:
     """Of each factor, what its levels lost; empty where every run has a result."""
 
 
-@dataclass(frozen=True)
-class LevelDifference:
-    """The response at one level minus that at another; None is what the runs do not determine.
-
-    `screening` tells that other effects stood in for noise.
-    """
-
-    estimate: Estimate | None
-    p: float | None
-    screening: bool
-    cautions: tuple[Diagnostic, ...]
-
-
 def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None = None) -> Effects:
     """Main effects and two-factor interactions of a table with one row a run.
 
@@ -158,56 +144,6 @@ def _interacts(effect: Effect, shifts: Sequence[OptimumShift]) -> bool:
     return any(p is not None and p < (1 - LEVEL) / len(shifts) for p in own)
 
 
-def level_difference(
-    table: pl.DataFrame,
-    response: str,
-    factor: str,
-    low: float | str | bool,
-    high: float | str | bool,
-    factors: Sequence[str],
-    block: str | None = None,
-    interval: float = LEVEL,
-) -> LevelDifference:
-    """The response at level `high` of a factor minus that at `low`, averaged alike over all other `factors`.
-
-    The interval and two-sided p rest on the error that `analyse_effects` tests the factor with; the estimate's method
-    names it, and n is that of the runs at the two levels. `interval` is the level of the interval. Raises ConfigError
-    as that does, and when the factor lacks one of the two levels.
-    """
-    runs = read_factorial_table(table, response, [*factors, factor], block)
-    position = next((number for number, each in enumerate(runs.factors) if each.name == factor), None)
-    if position is None:
-        raise ConfigError(f"'{factor}' has one level only: there is no difference to compute", (factor,))
-    levels = runs.factors[position].levels
-    for level in (low, high):
-        if level not in levels:
-            known = ", ".join(repr(each) for each in levels)
-            raise ConfigError(f"'{factor}' has no level {level!r} in this table, only {known}", (factor,))
-    if low == high:
-        raise ConfigError(f"'{factor}': a level cannot be compared with itself ({low})", (factor,))
-    fitted = fit_with_error(runs)
-    ends = levels.index(low), levels.index(high)
-    _, weights = runs.factors[position].difference(*ends)
-    found = fitted.fit.contrast((position,), [weights])
-    if found is None:
-        text = f"The runs do not determine {factor} {high} − {low}: other factors change with it or cells are empty."
-        return LevelDifference(None, None, False, (*fitted.cautions, Diagnostic("not_estimable", "blocks", text)))
-    value, variance = found
-    error = fitted.error_of((position,))
-    p = t_two_sided(value / (error.sd * math.sqrt(variance)), error.df) if error else None
-    n = int(runs.counts_cxb[np.isin(runs.cells_cxf[:, position], ends)].sum())
-    estimate = _estimate(n, error, value, variance, "difference", interval=interval)
-    lost = lost_in_words(lost_runs(table, response, [factor]))
-    turning = _not_monotone(fitted, position, ends)
-    general = [caution for caution in fitted.cautions if caution.code != "few_blocks"]
-    own = {(position,): fitted.by_block[position,]} if (position,) in fitted.by_block else {}
-    blocks = [*(few_blocks(runs, own) if own else []), *differs_by_block(fitted, position)]
-    cautions = (*general, *blocks, *lost, *turning)
-    if runs.factors[position].numeric and (found := optimum(fitted, position)) is not None and found.edge:
-        cautions = (*cautions, best_at_edge(found))
-    return LevelDifference(estimate, p, error is not None and error.screening, cautions)
-
-
 def _effect(fitted: FitWithError, term: Term) -> Effect:
     """A term's contrasts and its test, not yet adjusted for the other terms."""
     runs, error = fitted.runs, fitted.error_of(term)
@@ -241,7 +177,7 @@ def _effect(fitted: FitWithError, term: Term) -> Effect:
     )
 
 
-def _above_first(fitted: FitWithError, position: int) -> list[float] | None:
+def means_above_first(fitted: FitWithError, position: int) -> list[float] | None:
     """Least-squares means of a factor's levels above that of the first; None where the runs do not determine them."""
     factor = fitted.runs.factors[position]
     found = [
@@ -250,26 +186,9 @@ def _above_first(fitted: FitWithError, position: int) -> list[float] | None:
     return None if None in found else [0.0, *(value for value, _ in filter(None, found))]
 
 
-def _not_monotone(fitted: FitWithError, position: int, ends: tuple[int, int]) -> list[Diagnostic]:
-    """What is said of numeric levels whose means turn between the two that are compared."""
-    factor, means = fitted.runs.factors[position], _above_first(fitted, position)
-    between = list(range(min(ends), max(ends) + 1))
-    if means is None or not factor.numeric or len(between) < 3:
-        return []
-    steps = np.diff([means[level] for level in between])
-    if (steps >= 0).all() or (steps <= 0).all():
-        return []
-    lowest = factor.levels[min(between, key=means.__getitem__)]
-    text = (
-        f"The means of {factor.name} do not rise or fall all the way from {factor.levels[between[0]]} to "
-        f"{factor.levels[between[-1]]} (the lowest is at {lowest}): these two alone do not describe its effect."
-    )
-    return [Diagnostic("not_monotone", "limits", text)]
-
-
 def _range(fitted: FitWithError, position: int) -> LevelRange | None:
     factor, last = fitted.runs.factors[position], len(fitted.runs.factors[position].levels) - 1
-    above_first = _above_first(fitted, position)
+    above_first = means_above_first(fitted, position)
     if above_first is None:
         return None
     lowest, highest = int(np.argmin(above_first)), int(np.argmax(above_first))
@@ -278,7 +197,7 @@ def _range(fitted: FitWithError, position: int) -> LevelRange | None:
     found = fitted.fit.contrast((position,), [factor.difference(lowest, highest)[1]])
     if found is None:
         return None
-    estimate = _estimate(fitted.runs.n, fitted.error_of((position,)), *found, "largest difference", last)
+    estimate = contrast_estimate(fitted.runs.n, fitted.error_of((position,)), *found, "largest difference", last)
     return LevelRange(factor.levels[lowest], factor.levels[highest], estimate)
 
 
@@ -306,10 +225,10 @@ def _contrasts(runs: FactorialTable, term: Term) -> list[tuple[str, list[Floats]
 
 def _contrast_estimate(fitted: FitWithError, term: Term, weights: Sequence[Floats]) -> Estimate | None:
     found = fitted.fit.contrast(term, weights)
-    return None if found is None else _estimate(fitted.runs.n, fitted.error_of(term), *found, "contrast")
+    return None if found is None else contrast_estimate(fitted.runs.n, fitted.error_of(term), *found, "contrast")
 
 
-def _estimate(
+def contrast_estimate(
     n: int, error: ErrorTerm | None, value: float, variance: float, kind: str, df: int = 1, interval: float = LEVEL
 ) -> Estimate:
     """A contrast with its interval: t, or Scheffé's for one that was chosen among all of a term's `df` dimensions.

@@ -88,6 +88,10 @@ class FactorialTable:
         """Whether every combination of levels has runs."""
         return self.n_cells == int(np.prod([len(factor.levels) for factor in self.factors], dtype=np.int64))
 
+    def position(self, factor: str) -> int | None:
+        """Where a factor stands; None of one that does not vary."""
+        return next((number for number, each in enumerate(self.factors) if each.name == factor), None)
+
     def name(self, term: Sequence[int]) -> str:
         """A term in words: `n_embd × dropout`."""
         return " × ".join(self.factors[position].name for position in term)

@@ -43,7 +43,7 @@ def stated_shift(
     Raises ConfigError where one of them does not vary or is no number, or the first has fewer than three levels.
     """
     fitted, position = _fitted(table, response, factor, factors, block)
-    other = next((i for i, each in enumerate(fitted.runs.factors) if each.name == moved_by), None)
+    other = fitted.runs.position(moved_by)
     if other is None or other == position:
         raise ConfigError(f"'{moved_by}' does not vary, so no optimum moves with it", (moved_by,))
     both = fitted.runs.factors[position], fitted.runs.factors[other]
@@ -57,7 +57,7 @@ def _fitted(
     table: pl.DataFrame, response: str, factor: str, factors: Sequence[str], block: str | None
 ) -> tuple[FitWithError, int]:
     runs = read_factorial_table(table, response, [*factors, factor], block)
-    position = next((i for i, each in enumerate(runs.factors) if each.name == factor), None)
+    position = runs.position(factor)
     if position is None:
         raise ConfigError(f"'{factor}' does not vary, so it has no optimum", (factor,))
     return fit_with_error(runs), position

@@ -12,9 +12,10 @@ from scipy import special
 from isoloss.analysis.claim import ALPHA, Claim, Evidence, Family, Verdict, unresolved, unstated_p
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.curves import proportion
-from isoloss.analysis.effects import LevelDifference, analyse_effects, level_difference
+from isoloss.analysis.effects import analyse_effects
 from isoloss.analysis.estimate import LEVEL, Estimate, in_words, p_in_words
 from isoloss.analysis.laws import SUMMARY_COLUMNS
+from isoloss.analysis.level_difference import LevelDifference, level_difference
 from isoloss.analysis.optimum import Optimum, best_at_edge
 from isoloss.analysis.plateau import plateaued_by
 from isoloss.analysis.scaling import fit_law, parameters_of

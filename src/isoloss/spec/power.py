@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from importlib import import_module
 from math import inf, isfinite, sqrt
 from typing import Any, cast
@@ -85,11 +86,7 @@ def seeds_needed(
     enough = 2
     while not detected(enough):
         enough *= 2
-    too_few = max(1, enough // 2)
-    while enough - too_few > 1:
-        middle = (enough + too_few) // 2
-        too_few, enough = (too_few, middle) if detected(middle) else (middle, enough)
-    return enough
+    return bisect_left(range(enough), True, lo=max(2, enough // 2), key=detected)
 
 
 def check_noise(sd: float) -> None:

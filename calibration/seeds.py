@@ -109,7 +109,7 @@ def _found(scenario: Scenario, generator: np.random.Generator) -> Mapping[str, T
         claims, _, _ = _analysed(scenario.simulate(difference, generator), STATED)
         found[f"{difference:g} nats"] = (int(claims[0].verdict == "supported"), 1)
     promised = minimum_detectable_effect(
-        NOISE, 16, 2, scenario.seeds, seed_by_factor=scenario.ratio, level=1 - 0.05 * STATED_SHARE
+        NOISE, 16, scenario.seeds, seed_by_factor=scenario.ratio, level=1 - 0.05 * STATED_SHARE
     )
     claims, _, _ = _analysed(scenario.simulate(promised, generator), STATED[:1])
     found["80% by the audit"] = (int(claims[0].verdict == "supported"), 1)

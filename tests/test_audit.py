@@ -75,7 +75,7 @@ def test_the_detectable_effect_is_cohens() -> None:
 
 def test_the_detectable_effect_is_found_as_often_as_promised() -> None:
     rng, seeds = np.random.default_rng(0), 4
-    effect = minimum_detectable_effect(1.0, cells_per_level=3, levels=2, seeds=seeds, seed_by_factor=0.7)
+    effect = minimum_detectable_effect(1.0, cells_per_level=3, seeds=seeds, seed_by_factor=0.7)
     runs_dxbxlxc = rng.normal(size=(20_000, seeds, 2, 3)) + rng.normal(size=(20_000, seeds, 1, 1))
     level_dxbxl = runs_dxbxlxc.mean(3)
     difference_dxb = level_dxbxl[..., 1] + effect - level_dxbxl[..., 0] + rng.normal(0, 0.7, (20_000, seeds))
@@ -86,7 +86,7 @@ def test_the_detectable_effect_is_found_as_often_as_promised() -> None:
 @pytest.mark.parametrize("difference", [0.002, 0.01, 0.02, 0.03])
 def test_seeds_needed_are_those_of_a_paired_test(difference: float) -> None:
     """Two cells that share seeds are pairs: the differences have sd √2 times that of a run."""
-    needed = seeds_needed(difference, 0.007, cells_per_level=1, levels=2, seed_by_factor=0.0)
+    needed = seeds_needed(difference, 0.007, cells_per_level=1, seed_by_factor=0.0)
     power = [
         TTestPower().power(difference / (0.007 * np.sqrt(2)), seeds, 0.05) if seeds > 1 else 0.0
         for seeds in (needed - 1, needed)
@@ -96,7 +96,7 @@ def test_seeds_needed_are_those_of_a_paired_test(difference: float) -> None:
 
 def test_one_degree_of_freedom_still_has_an_answer() -> None:
     """Where the effect dwarfs the noise, |t| > 12.706 means |z| < effect / 12.706, and |z| < 1.2816 in 80% of cases."""
-    found = minimum_detectable_effect(1.0, cells_per_level=1, levels=2, seeds=2, seed_by_factor=0.0)
+    found = minimum_detectable_effect(1.0, cells_per_level=1, seeds=2, seed_by_factor=0.0)
     assert found == pytest.approx(12.706 * 1.2816, rel=0.01)
 
 
@@ -112,7 +112,7 @@ def test_one_degree_of_freedom_still_has_an_answer() -> None:
 )
 def test_what_detects_nothing_is_refused(arguments: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
-        minimum_detectable_effect(**{"sd": 1.0, "cells_per_level": 4, "levels": 2, "seeds": 3} | arguments)
+        minimum_detectable_effect(**{"sd": 1.0, "cells_per_level": 4, "seeds": 3} | arguments)
 
 
 def test_group1_is_told_what_it_cannot_show() -> None:
@@ -162,16 +162,16 @@ def test_a_comparison_says_what_it_can_find() -> None:
     told = finding("detectable_effect", wide)
     assert told is not None and told.severity == "limits" and "from seed to seed by 0.55 of a run's sd" in told.text
     assert "“It is so” compares 9 runs at n_embd 32 with as many at 64 (3 cells, 3 seeds)" in told.text
-    assert f"{minimum_detectable_effect(0.007, 3, 2, 3, level=0.96):.3g} nats" in told.text
+    assert f"{minimum_detectable_effect(0.007, 3, 3, level=0.96):.3g} nats" in told.text
     loud = finding("detectable_effect", wide, noise_sd=0.05)
     assert loud is not None and loud.severity == "limits" and "sd 0.05 nats (stated)" in loud.text
-    assert f"--seeds {seeds_needed(0.02, 0.05, 3, 2, level=0.96)} " in (loud.remedy or "")
+    assert f"--seeds {seeds_needed(0.02, 0.05, 3, level=0.96)} " in (loud.remedy or "")
 
 
 def test_a_response_of_unknown_noise_is_judged_in_its_own_units() -> None:
     smooth = stated(kind="effect", factor="batch_size", direction="down", response="loss_roughness")
     told = sentence("detectable_effect", study(smooth, batch_size=[8, 16], n_head=[2, 4]))
-    assert f"{minimum_detectable_effect(1.0, 2, 2, 2, level=0.96):.3g} seed-to-seed sd of loss_roughness" in told
+    assert f"{minimum_detectable_effect(1.0, 2, 2, level=0.96):.3g} seed-to-seed sd of loss_roughness" in told
     assert "nats" not in told
 
 
@@ -387,7 +387,7 @@ def test_epochs_are_counted_where_the_text_is_known() -> None:
 def test_the_cost_says_what_resolving_takes() -> None:
     assert "4 runs, about 3.0 hours here" in sentence("cost", study(n_head=[2, 4]), hours=3.0)
     few = finding("cost", study(n_head=[2, 4]), hours=3.0, noise_sd=0.02)
-    needed = seeds_needed(0.02, 0.02, cells_per_level=1, levels=2)
+    needed = seeds_needed(0.02, 0.02, cells_per_level=1)
     assert few is not None and few.remedy == f"Train it with --seeds {needed}."
     assert f"{2 * needed} runs, about {3 * needed / 2:.1f} hours here" in few.text
     many = finding("cost", study(n_head=[2, 4], seeds=20))

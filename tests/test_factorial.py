@@ -13,7 +13,9 @@ import pandas as pd
 import polars as pl
 import pytest
 import statsmodels.formula.api as smf
+from scipy import stats
 from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.oneway import anova_oneway
 
 from isoloss.analysis.effects import Effect, Effects, analyse_effects
 from isoloss.analysis.level_difference import level_difference
@@ -56,14 +58,26 @@ def oracle(table: pl.DataFrame, formula: str) -> Any:
     return smf.ols(formula, pd.DataFrame(table.to_dict(as_series=False))).fit()
 
 
+def uneven_test(table: pl.DataFrame, cells: list[str], larger: str, smaller: str) -> tuple[float, float]:
+    """F of what one model adds to another, and its first df, each run having the variance of its cell's runs."""
+    hats = [exog @ np.linalg.pinv(exog) for exog in (oracle(table, each).model.exog for each in (larger, smaller))]
+    added, y = hats[0] - hats[1], table["y"].to_numpy()
+    deviation = pl.col("y") - pl.col("y").mean().over(cells)
+    within = table.select(*cells, squares=deviation**2)
+    pooled = within["squares"].sum() / (len(table) - len(table.unique(cells)))
+    variances = within.select(pl.col("squares").sum().over(cells) / (pl.len().over(cells) - 1)).to_series()
+    weighted = added * np.nan_to_num(variances.to_numpy(), nan=pooled)
+    return y @ added @ y / np.trace(weighted), np.trace(weighted) ** 2 / np.trace(weighted @ weighted)
+
+
 def test_an_unbalanced_two_way_table_agrees_with_statsmodels(unbalanced: pl.DataFrame) -> None:
     effects = analyse_effects(unbalanced, "y", ["a", "b"])
     expected = anova_lm(oracle(unbalanced, "y ~ C(a) * C(b)"), typ=2)
-    for term, row in (("a", "C(a)"), ("b", "C(b)"), ("a × b", "C(a):C(b)")):
+    for term, row, other in (("a", "C(a)", "C(b)"), ("b", "C(b)", "C(a)"), ("a × b", "C(a):C(b)", "C(a) + C(b)")):
         effect = named(effects)[term]
         assert effect.df == expected.df[row]
-        assert pytest.approx(expected.F[row], rel=1e-9) == effect.F
-        assert effect.p == pytest.approx(expected["PR(>F)"][row], rel=1e-9)
+        f, df = uneven_test(unbalanced, ["a", "b"], f"y ~ {row} + {other}", f"y ~ {other}")
+        assert effect.F_df is not None and (effect.F, effect.F_df[0]) == pytest.approx((f, df))
         share = expected.sum_sq[row] / (expected.sum_sq[row] + expected.sum_sq["Residual"])
         assert effect.partial_eta_squared == pytest.approx(share, rel=1e-9)
     assert effects.error is not None and effects.error.df == 11
@@ -80,11 +94,53 @@ def test_sizes_are_equally_weighted_means_with_the_models_intervals(unbalanced: 
         q=(pl.col("b") == "q").cast(pl.Int8) - (pl.col("b") == "p").cast(pl.Int8),
         r=(pl.col("b") == "r").cast(pl.Int8) - (pl.col("b") == "p").cast(pl.Int8),
     )
-    low, high = oracle(coded, "y ~ up * (q + r)").conf_int().loc["up"]
     assert effect.estimate is not None and effect.contrast == "low − high"
     assert effect.estimate.value == pytest.approx(means["low"] - means["high"])
-    assert (effect.estimate.low, effect.estimate.high) == pytest.approx((low, high), rel=1e-9)
+    assert effect.estimate.value == pytest.approx(oracle(coded, "y ~ up * (q + r)").params["up"])
     assert effect.estimate.n == 17
+
+
+def test_two_levels_are_welchs_t_and_more_are_the_test_of_brown_and_forsythe() -> None:
+    """Without blocks: scipy and statsmodels, for levels of unequal noise and unequal numbers of runs."""
+    generator = np.random.default_rng(5)
+    rows = [{"a": a, "y": generator.normal(0.4 * a, 10.0**a)} for a, n in ((0, 7), (1, 4), (2, 3)) for _ in range(n)]
+    table = pl.DataFrame(rows)
+    two = table.filter(pl.col("a") < 2)
+    welch = stats.ttest_ind(*(two.filter(pl.col("a") == a)["y"] for a in (1, 0)), equal_var=False)
+    found = level_difference(two, "y", "a", 0, 1, ["a"])
+    assert found.estimate is not None and found.p == pytest.approx(welch.pvalue)
+    assert (found.estimate.low, found.estimate.high) == pytest.approx(tuple(welch.confidence_interval()))
+    assert two.height == 11 and analyse_effects(two, "y", ["a"]).effects[0].p == pytest.approx(welch.pvalue)
+    whole = analyse_effects(table, "y", ["a"]).effects[0]
+    expected = anova_oneway(table["y"].to_numpy(), table["a"].to_numpy(), use_var="bf")
+    assert whole.F_df is not None and pytest.approx(expected.statistic) == whole.F
+    assert whole.F_df == pytest.approx((expected.df_num, expected.df_denom), rel=1e-6)
+    assert whole.p == pytest.approx(expected.pvalue)
+
+
+def test_with_seeds_a_contrast_is_the_t_test_of_its_values_in_the_seeds() -> None:
+    """Whatever the noise of each level; the whole term is tested as by Greenhouse and Geisser."""
+    generator = np.random.default_rng(4)
+    levels = (1.0, 2.0, 4.0, 8.0)
+    table = pl.DataFrame(grid({"a": levels, "b": ("x", "y")}, seeds=5)).with_columns(
+        y=pl.Series(generator.normal(0, 1, 40)) * pl.col("a") + 7.0 * pl.col("seed")
+    )
+    effect = named(analyse_effects(table, "y", ["a", "b"], "seed"))["a"]
+    means_sxl = table.pivot("a", index="seed", values="y", aggregate_function="mean").drop("seed").to_numpy()
+    slopes = means_sxl @ np.array([-1.5, -0.5, 0.5, 1.5]) / 5
+    expected = stats.ttest_1samp(slopes, 0.0)
+    assert effect.estimate is not None and effect.contrast == "linear, per doubling"
+    assert effect.estimate.value == pytest.approx(slopes.mean())
+    assert (effect.estimate.low, effect.estimate.high) == pytest.approx(tuple(expected.confidence_interval()))
+    last = level_difference(table, "y", "a", 1.0, 8.0, ["a", "b"], "seed")
+    assert last.p == pytest.approx(stats.ttest_rel(means_sxl[:, 3], means_sxl[:, 0]).pvalue)
+    centred_lxl = np.cov(means_sxl.T) - np.cov(means_sxl.T).mean(axis=0)
+    centred_lxl -= centred_lxl.mean(axis=1, keepdims=True)
+    epsilon = np.trace(centred_lxl) ** 2 / 3 / (centred_lxl**2).sum()
+    f = 5 * means_sxl.mean(axis=0).var(ddof=1) / (np.trace(centred_lxl) / 3)
+    assert effect.F_df is not None and pytest.approx(f) == effect.F
+    assert effect.F_df == pytest.approx((3 * epsilon, 12 * epsilon))
+    assert effect.p == pytest.approx(stats.f.sf(f, 3 * epsilon, 12 * epsilon))
 
 
 def test_three_unbalanced_factors_with_higher_orders_in_the_error() -> None:
@@ -109,7 +165,6 @@ def test_crossed_seeds_are_blocks() -> None:
     table = noisy(grid({"a": (1, 2), "b": (3, 4)}, seeds=5), generator, 0.1).with_columns(
         y=pl.col("y") + 10.0 * pl.col("seed") + 0.5 * pl.col("a")
     )
-    table = pl.concat([table, table[3:4].with_columns(pl.col("y") + 0.1)])  # one run twice: counts differ
     blocked = analyse_effects(table, "y", ["a", "b"], block="seed")
     coded = table.with_columns(a=pl.col("a") - 1.5, b=pl.col("b") - 3.5)
     expected = oracle(coded, "y ~ a * b + C(seed)")
@@ -185,10 +240,14 @@ def test_levels_of_words_and_of_numbers_with_zero_are_compared_with_the_first() 
 
 def test_a_difference_names_the_degrees_of_freedom_of_its_own_factor() -> None:
     table = noisy(grid({"a": (1, 2), "b": (1, 2, 4)}, 3), np.random.default_rng(0))
-    for factor, levels, df in (("a", (1, 2), 2), ("b", (1, 4), 4)):
+    for factor, levels in (("a", (1, 2)), ("b", (1, 4))):
         found = level_difference(table, "y", factor, *levels, ["a", "b"], "seed")
         [few] = [caution.text for caution in found.cautions if caution.code == "few_blocks"]
-        assert found.estimate and f"on {df} degrees of freedom" in few and f"t on {df} df" in found.estimate.method
+        assert (
+            found.estimate
+            and "on 2 degrees of freedom" in few
+            and f"t on 2 df of seed × {factor}" in found.estimate.method
+        )
 
 
 def test_no_contrast_of_words_depends_on_the_order_of_rows() -> None:
@@ -211,8 +270,9 @@ def test_a_sweep_that_turns_is_compared_over_its_own_runs_with_a_warning() -> No
     assert "not_monotone" not in [one.code for one in falling.cautions]
 
 
-def test_intervals_of_main_effects_cover_their_truth() -> None:
-    """400 unbalanced blocked designs of 8 cells: 95% intervals, as stated."""
+@pytest.mark.parametrize("times", [1.0, 10.0])
+def test_intervals_of_main_effects_cover_their_truth(times: float) -> None:
+    """400 unbalanced blocked designs of 8 cells, also where one level is noisier: 95% intervals, as stated."""
     generator = np.random.default_rng(11)
     rows = grid({"a": (1, 2), "b": (1, 2), "c": (1, 2)}, seeds=2)
     rows += rows[:5]
@@ -221,13 +281,14 @@ def test_intervals_of_main_effects_cover_their_truth() -> None:
     mean = sum(size * (base[name].to_numpy() - 1) for name, size in truth.items()) + 3.0 * base["seed"].to_numpy()
     covered = 0
     for _ in range(400):
-        table = base.with_columns(y=pl.Series(mean + generator.normal(size=len(base))))
+        noise = generator.normal(size=len(base)) * np.where(base["a"] == 2, times, 1.0)
+        table = base.with_columns(y=pl.Series(mean + noise))
         effects = named(analyse_effects(table, "y", ["a", "b", "c"], block="seed"))
         for name, size in truth.items():
             estimate = effects[name].estimate
             assert estimate is not None and estimate.low is not None and estimate.high is not None
             covered += estimate.low <= size <= estimate.high
-    assert 0.93 <= covered / 1200 <= 0.97
+    assert 0.93 <= covered / 1200 <= 0.98
 
 
 def test_null_designs_make_few_false_claims() -> None:
@@ -249,12 +310,14 @@ def test_a_level_difference_is_the_effects_own_estimate(unbalanced: pl.DataFrame
     difference = level_difference(unbalanced, "y", "b", "p", "r", ["a", "b"])
     assert difference.estimate is not None and r_minus_p is not None
     assert (difference.estimate.value, difference.estimate.low) == pytest.approx((r_minus_p.value, r_minus_p.low))
-    assert difference.estimate.method == "difference of least-squares means; t on 11 df of pure error within cells"
+    assert (
+        difference.estimate.method == "difference of least-squares means; t on 2.741 df of the spread within each cell"
+    )
     back = level_difference(unbalanced, "y", "b", "r", "p", ["a", "b"])
     assert back.estimate is not None and back.estimate.value == pytest.approx(-difference.estimate.value)
     assert back.p == pytest.approx(difference.p)
     fit = oracle(unbalanced, "y ~ C(a, Sum) * C(b, Treatment('p'))")
-    assert difference.p == pytest.approx(fit.pvalues["C(b, Treatment('p'))[T.r]"])
+    assert difference.estimate.value == pytest.approx(fit.params["C(b, Treatment('p'))[T.r]"])
 
 
 @pytest.mark.parametrize("levels", [("p", "z"), ("p", "p"), (1, 2)])
@@ -280,7 +343,7 @@ def test_unreplicated_tables_have_values_and_only_higher_orders_as_noise() -> No
 
 
 def test_words_with_an_empty_cell_are_taken_to_add_up() -> None:
-    """Sizes and tests are those of statsmodels' additive model, and it is said."""
+    """Sizes are those of statsmodels' additive model, and it is said."""
     table = noisy(grid({"a": (1, 2), "b": ("x", "y")}, seeds=4), np.random.default_rng(2))
     table = table.filter((pl.col("a") == 1) | (pl.col("b") == "x"))
     effects = analyse_effects(table, "y", ["a", "b"])
@@ -289,7 +352,8 @@ def test_words_with_an_empty_cell_are_taken_to_add_up() -> None:
     assert (interaction.df, interaction.F, interaction.p, interaction.estimate) == (0, None, None, None)
     main = named(effects)["a"]
     additive = oracle(table, "y ~ C(a) + C(b)")
-    assert pytest.approx(anova_lm(additive, typ=2).F["C(a)"]) == main.F
+    f, df = uneven_test(table, ["a", "b"], "y ~ C(a) + C(b)", "y ~ C(b)")
+    assert main.F_df is not None and (main.F, main.F_df[0]) == pytest.approx((f, df))
     difference = level_difference(table, "y", "a", 1, 2, ["a", "b"]).estimate
     assert main.estimate and difference
     assert difference.value == pytest.approx(main.estimate.value) == pytest.approx(additive.params["C(a)[T.2]"])

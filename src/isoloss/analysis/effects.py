@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.error_term import ErrorTerm, FitWithError, differs_by_block, fit_with_error
+from isoloss.analysis.error_term import ErrorTerm, FitWithError, StandardError, differs_by_block, fit_with_error
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
-from isoloss.analysis.factorial import Floats, Term, f_quantile, f_upper, t_quantile, t_two_sided, terms_of
+from isoloss.analysis.factorial import Floats, Term, f_quantile, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.factorial_table import FactorialTable, read_factorial_table
 from isoloss.analysis.lost_runs import LostRuns, lost_in_words, lost_runs
 from isoloss.analysis.optimum import Optimum, optima
@@ -39,7 +39,7 @@ class Contrast:
 class LevelRange:
     """A factor's levels with the lowest and the highest least-squares mean; `estimate` is the highest minus the lowest.
 
-    Its interval allows for the levels having been chosen by their means (Scheffé 1953); of two levels it is that of t.
+    Its interval allows for the levels having been chosen by their means; of two levels it is that of t.
     """
 
     lowest: float | str | bool
@@ -62,6 +62,8 @@ class Effect:
     others: tuple[Contrast, ...]
     df: int
     F: float | None
+    F_df: tuple[float, float] | None
+    """What F is held against; not whole numbers where levels may be unequally noisy."""
     p: float | None
     p_holm: float | None
     partial_eta_squared: float | None
@@ -70,7 +72,9 @@ class Effect:
     range: LevelRange | None
     """Of a main effect whose level means the runs determine."""
     error: ErrorTerm | None
-    """What it is tested with: block × term where blocks show how it differs between them."""
+    """What the first contrast is tested with; `sd` is that of a run, which is the same for all contrasts of a term."""
+    half_widths: tuple[float, ...] | None
+    """Of the 95% intervals of the means of a main effect's levels, as narrow or wide as each level's own noise."""
 
 
 @dataclass(frozen=True)
@@ -146,34 +150,33 @@ def _interacts(effect: Effect, shifts: Sequence[OptimumShift]) -> bool:
 
 def _effect(fitted: FitWithError, term: Term) -> Effect:
     """A term's contrasts and its test, not yet adjusted for the other terms."""
-    runs, error = fitted.runs, fitted.error_of(term)
+    runs, error, tested = fitted.runs, fitted.error_of(term), fitted.test(term)
+    asked = [(wording, fitted.fit.contrast(term, weights)) for wording, weights in _contrasts(runs, term)]
     first, *others = [
-        Contrast(wording, _contrast_estimate(fitted, term, weights)) for wording, weights in _contrasts(runs, term)
+        Contrast(wording, None if weights_r is None else _contrast_estimate(fitted, term, weights_r))
+        for wording, weights_r in asked
     ]
     squares = fitted.fit.type_two(term)
-    f = p = share = None
+    p = tested.p if tested is not None else None
     if error is not None and fitted.screening is not None and first.estimate is not None:
         p = t_two_sided(first.estimate.value / fitted.screening.pse, error.df)
-    elif error is not None and fitted.screening is None and squares.df:
-        f = squares.value / squares.df / error.sd**2
-        p = f_upper(f, squares.df, error.df)
-        share = squares.value / (squares.value + error.sd**2 * error.df)
-    names = tuple(runs.factors[position].name for position in term)
-    detectable = _detectable(fitted, term)
+    size = None if asked[0][1] is None else fitted.standard_error(term, asked[0][1])
     return Effect(
-        runs.name(term),
-        names,
-        first.contrast,
-        first.estimate,
-        tuple(others),
-        squares.df,
-        f,
-        p,
-        None,
-        share,
-        detectable,
-        _range(fitted, term[0]) if len(term) == 1 else None,
-        error,
+        term=runs.name(term),
+        factors=tuple(runs.factors[position].name for position in term),
+        contrast=first.contrast,
+        estimate=first.estimate,
+        others=tuple(others),
+        df=squares.df,
+        F=tested.f if tested else None,
+        F_df=(tested.df, tested.error_df) if tested else None,
+        p=p,
+        p_holm=None,
+        partial_eta_squared=squares.value / (squares.value + error.sd**2 * error.df) if tested and error else None,
+        detectable=None if size is None or size.screening else detectable_effect(size.value, size.df),
+        range=_range(fitted, term[0]) if len(term) == 1 else None,
+        error=replace(error, df=size.df, source=size.source) if error and size else error,
+        half_widths=_half_widths(fitted, term[0]) if len(term) == 1 else None,
     )
 
 
@@ -183,30 +186,58 @@ def means_above_first(fitted: FitWithError, position: int) -> list[float] | None
     found = [
         fitted.fit.contrast((position,), [factor.difference(0, level)[1]]) for level in range(1, len(factor.levels))
     ]
-    return None if None in found else [0.0, *(value for value, _ in filter(None, found))]
+    known = [fitted.fit.value(weights_r) for weights_r in found if weights_r is not None]
+    return [0.0, *known] if len(known) == len(found) else None
 
 
 def _range(fitted: FitWithError, position: int) -> LevelRange | None:
-    factor, last = fitted.runs.factors[position], len(fitted.runs.factors[position].levels) - 1
+    factor = fitted.runs.factors[position]
     above_first = means_above_first(fitted, position)
     if above_first is None:
         return None
     lowest, highest = int(np.argmin(above_first)), int(np.argmax(above_first))
     if lowest == highest:
-        lowest, highest = 0, last
-    found = fitted.fit.contrast((position,), [factor.difference(lowest, highest)[1]])
-    if found is None:
+        lowest, highest = 0, len(factor.levels) - 1
+    weights_r = fitted.fit.contrast((position,), [factor.difference(lowest, highest)[1]])
+    if weights_r is None:
         return None
-    estimate = contrast_estimate(fitted.runs.n, fitted.error_of((position,)), *found, "largest difference", last)
+    estimate = _chosen_difference(fitted, position, weights_r)
     return LevelRange(factor.levels[lowest], factor.levels[highest], estimate)
 
 
-def _detectable(fitted: FitWithError, term: Term) -> float | None:
-    error = fitted.error_of(term)
-    found = fitted.fit.contrast(term, _contrasts(fitted.runs, term)[0][1])
-    if error is None or error.screening or found is None:
-        return None
-    return detectable_effect(error.sd * math.sqrt(found[1]), error.df)
+def _half_widths(fitted: FitWithError, position: int) -> tuple[float, ...] | None:
+    """Half the 95% interval of each level's mean; None where levels are not determined or there is no error.
+
+    From the contrast of a level with all, whose variance is that of the level's mean less a share of 1 / levels.
+    """
+    levels = len(fitted.runs.factors[position].levels)
+    half_widths: list[float] = []
+    for weights in np.eye(levels) - 1 / levels:
+        weights_r = fitted.fit.contrast((position,), [weights])
+        error = None if weights_r is None else fitted.standard_error((position,), weights_r)
+        if error is None:
+            return None
+        half_widths.append(t_quantile((1 + LEVEL) / 2, error.df) * error.value * math.sqrt(levels / (levels - 1)))
+    return tuple(half_widths)
+
+
+def _chosen_difference(fitted: FitWithError, position: int, weights_r: Floats) -> Estimate:
+    """The difference between two levels that were chosen by their means.
+
+    Its standard error is the larger of its own and of that of two levels on average, times what Scheffé's interval
+    takes on the degrees of freedom of the factor's F, and no less than t.
+    """
+    term, value = (position,), fitted.fit.value(weights_r)
+    own, average, tested = fitted.standard_error(term, weights_r), fitted.error_of(term), fitted.test(term)
+    simple = contrast_estimate(fitted.runs.n, own, value, "largest difference")
+    if own is None or average is None or tested is None or len(fitted.runs.factors[position].levels) == 2:
+        return simple
+    scheffe = math.sqrt(tested.df * f_quantile(LEVEL, tested.df, tested.error_df))
+    times = max(t_quantile((1 + LEVEL) / 2, own.df), scheffe)
+    reach = times * max(own.value, average.sd * float(np.linalg.norm(weights_r)))
+    on = f"Scheffé on {tested.df:.4g} and {tested.error_df:.4g} df of {own.source}"
+    method = f"largest difference of least-squares means; {'screening: ' if own.screening else ''}{on}"
+    return replace(simple, low=value - reach, high=value + reach, method=method)
 
 
 def _contrasts(runs: FactorialTable, term: Term) -> list[tuple[str, list[Floats]]]:
@@ -223,25 +254,20 @@ def _contrasts(runs: FactorialTable, term: Term) -> list[tuple[str, list[Floats]
     ]
 
 
-def _contrast_estimate(fitted: FitWithError, term: Term, weights: Sequence[Floats]) -> Estimate | None:
-    found = fitted.fit.contrast(term, weights)
-    return None if found is None else contrast_estimate(fitted.runs.n, fitted.error_of(term), *found, "contrast")
+def _contrast_estimate(fitted: FitWithError, term: Term, weights_r: Floats) -> Estimate:
+    error = fitted.standard_error(term, weights_r)
+    return contrast_estimate(fitted.runs.n, error, fitted.fit.value(weights_r), "contrast")
 
 
 def contrast_estimate(
-    n: int, error: ErrorTerm | None, value: float, variance: float, kind: str, df: int = 1, interval: float = LEVEL
+    n: int, error: StandardError | None, value: float, kind: str, interval: float = LEVEL
 ) -> Estimate:
-    """A contrast with its interval: t, or Scheffé's for one that was chosen among all of a term's `df` dimensions.
-
-    `variance` is in units of the error variance.
-    """
+    """A contrast with its t interval."""
     if error is None:
         return Estimate(value, None, None, interval, n, f"{kind} of least-squares means; no error to judge it by")
-    times = t_quantile((1 + interval) / 2, error.df) if df == 1 else math.sqrt(df * f_quantile(interval, df, error.df))
-    reach = times * error.sd * math.sqrt(variance)
+    reach = t_quantile((1 + interval) / 2, error.df) * error.value
     label = "screening: " if error.screening else ""
-    on = f"t on {error.df:.4g} df" if df == 1 else f"Scheffé on {df} and {error.df:.4g} df"
-    method = f"{kind} of least-squares means; {label}{on} of {error.source}"
+    method = f"{kind} of least-squares means; {label}t on {error.df:.4g} df of {error.source}"
     return Estimate(value, value - reach, value + reach, interval, n, method)
 
 

@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from isoloss.analysis.estimate import LEVEL
-from isoloss.analysis.factorial import SumOfSquares, Term, TwoFactorFit, f_upper, fit_two_factor, pure_error, t_quantile
+from isoloss.analysis.factorial import (
+    Floats,
+    SumOfSquares,
+    Term,
+    TwoFactorFit,
+    f_upper,
+    fit_two_factor,
+    pure_error,
+    t_quantile,
+)
 from isoloss.analysis.factorial_table import FactorialTable
+from isoloss.analysis.scatter import FTest, Scatter, scatter_between_blocks, scatter_within_cells
 from isoloss.analysis.screening import Screening, screen
 from isoloss.diagnostic import Diagnostic
 from isoloss.wording import counted
@@ -40,21 +50,74 @@ class ErrorTerm:
 
 
 @dataclass(frozen=True)
+class StandardError:
+    """That of a contrast, with the degrees of freedom of its t and where it is from."""
+
+    value: float
+    df: float
+    source: str
+    screening: bool
+
+
+@dataclass(frozen=True)
 class FitWithError:
-    """A fitted factorial and the errors its contrasts are tested with: a term's own, else the one of single runs."""
+    """A fitted factorial and what its contrasts are tested with.
+
+    `error` is that of single runs; `scatter` is what blocks or cells show of it, whatever the noise of each level;
+    `shared` are terms tested with one error that they have in common.
+    """
 
     runs: FactorialTable
     fit: TwoFactorFit
     error: ErrorTerm | None
     screening: Screening | None
     cautions: tuple[Diagnostic, ...]
-    by_block: Mapping[Term, ErrorTerm] = field(default_factory=dict[Term, ErrorTerm])
-    between: Mapping[Term, SumOfSquares] = field(default_factory=dict[Term, SumOfSquares])
-    """How each term differs from block to block; `by_block` is made of them."""
+    scatter: Scatter | None = None
+    shared: Mapping[Term, ErrorTerm] = field(default_factory=dict[Term, ErrorTerm])
+
+    def standard_error(self, term: Term, weights_r: Floats) -> StandardError | None:
+        """What a contrast of a term is tested with; `weights_r` are those of `TwoFactorFit.contrast`."""
+        length = float(np.linalg.norm(weights_r))
+        if self.scatter is not None and term not in self.shared:
+            variance, df = self.scatter.variance(weights_r)
+            if variance > (length * self.rounding) ** 2:
+                return StandardError(math.sqrt(variance), df, self._source(term), screening=False)
+        error = self.shared.get(term, self.error)
+        return None if error is None else StandardError(length * error.sd, error.df, error.source, error.screening)
+
+    def test(self, term: Term) -> FTest | None:
+        """The test of a whole term; None where the runs do not determine it, or effects are screened."""
+        squares, error = self.fit.type_two(term), self.shared.get(term, self.error)
+        if not squares.df or error is None or self.screening is not None:
+            return None
+        scatter = None if term in self.shared else self.scatter
+        if scatter is not None and not (scatter.by_block and self.between(term) is None):
+            return scatter.test(self.fit.added(term), squares.value)
+        return FTest(squares.value / squares.df / error.sd**2, squares.df, error.df)
 
     def error_of(self, term: Term) -> ErrorTerm | None:
-        """What a term is tested with."""
-        return self.by_block.get(term, self.error)
+        """The one error that all contrasts of a term have where levels are equally noisy."""
+        if term in self.shared or (squares := self.between(term)) is None:
+            return self.shared.get(term, self.error)
+        return _error(squares, self._source(term), screening=False)
+
+    def between(self, term: Term) -> SumOfSquares | None:
+        """How a term differs from block to block, on its own degrees of freedom times those of blocks, if it does."""
+        if self.scatter is None or not self.scatter.by_block:
+            return None
+        rows_bxd = self.scatter.rows_ixr @ self.fit.added(term)
+        df = len(rows_bxd) - 1
+        squares = SumOfSquares(df * float((rows_bxd**2).sum()), df * rows_bxd.shape[1])
+        return squares if squares.value > squares.df * self.rounding**2 else None
+
+    @property
+    def rounding(self) -> float:
+        """A standard deviation of a run that is no noise."""
+        return ROUNDING * self.runs.largest
+
+    def _source(self, term: Term) -> str:
+        assert self.scatter is not None
+        return f"{self.scatter.name} × {self.runs.name(term)}" if self.scatter.by_block else self.scatter.name
 
 
 def fit_with_error(runs: FactorialTable) -> FitWithError:
@@ -79,12 +142,13 @@ def fit_with_error(runs: FactorialTable) -> FitWithError:
     if error is not None and error.sd <= noise:
         text = f"The noise is zero ({error.source}): no interval or test can be had from it."
         return FitWithError(runs, fit, None, None, (*cautions, Diagnostic("no_noise", "blocks", text)))
-    blocked = runs.block is not None and error is not None
-    between = {term: fit.by_block(term) for term in fit.columns} if blocked else {}
-    errors = _block_errors(runs, between)
-    if errors:
-        cautions += few_blocks(runs, errors)
-    return FitWithError(runs, fit, error, screening, tuple(cautions), errors, between)
+    fitted = FitWithError(runs, fit, error, screening, tuple(cautions))
+    if error is None or not runs.replicated:
+        return fitted
+    if runs.block is not None:
+        fitted = replace(fitted, scatter=scatter_between_blocks(runs, fit), cautions=(*cautions, *few_blocks(runs)))
+        return replace(fitted, shared=_shared_by_interactions(fitted))
+    return fitted if _pools_interactions(runs, fit) else replace(fitted, scatter=scatter_within_cells(runs, fit))
 
 
 def _restricted(runs: FactorialTable, fit: TwoFactorFit) -> list[Diagnostic]:
@@ -102,11 +166,16 @@ def _restricted(runs: FactorialTable, fit: TwoFactorFit) -> list[Diagnostic]:
     return [Diagnostic("incomplete_grid", "limits", text, remedy)]
 
 
+def _pools_interactions(runs: FactorialTable, fit: TwoFactorFit) -> bool:
+    """Whether replicates are so few that interactions of three and more factors are taken for noise as well."""
+    return pure_error(runs).df < min(MIN_PURE_DF, fit.residual.df)
+
+
 def _replicate_error(runs: FactorialTable, fit: TwoFactorFit) -> tuple[ErrorTerm, list[Diagnostic]]:
     """Pure error; where replicates are too few, the model's residual, which holds higher-order interactions as well."""
     pure = pure_error(runs)
     blocked = f" after additive {runs.block} blocks" if runs.block else ""
-    if pure.df < MIN_PURE_DF and pure.df < fit.residual.df:
+    if _pools_interactions(runs, fit):
         text = (
             f"Replicates give {pure.df} degree{'s' if pure.df > 1 else ''} of freedom only: interactions of three and "
             "more factors are pooled with them as noise, which widens intervals where they are real."
@@ -127,33 +196,34 @@ def _replicate_error(runs: FactorialTable, fit: TwoFactorFit) -> tuple[ErrorTerm
     return _error(pure, f"pure error within cells{blocked}", screening=False), cautions
 
 
-def _block_errors(runs: FactorialTable, between: Mapping[Term, SumOfSquares]) -> dict[Term, ErrorTerm]:
-    """Each term's error, from how effects differ from block to block, where two blocks or more show it.
+def _shared_by_interactions(fitted: FitWithError) -> dict[Term, ErrorTerm]:
+    """One error for all interactions of two levels with two, from how they differ between blocks.
 
-    Runs of one seed and one shape share initialisation and data order, so a seed may favour a level: then an effect is
-    known as well as the seeds are many, not the runs. Whether it does is not tested first: such a test misses what
-    matters. The mean square of block × factor is the error of a mixed model with blocks at random (Scheffé 1959). Two-
-    factor interactions share theirs, as one alone would leave too few degrees of freedom to find any.
+    Their contrasts weigh all runs alike, so that unequal noise is the same to them; alone, each would have so few
+    degrees of freedom that none could be found.
     """
-    pairs = [squares for term, squares in between.items() if len(term) == 2]
-    together = SumOfSquares(sum(squares.value for squares in pairs), sum(squares.df for squares in pairs))
-    errors: dict[Term, ErrorTerm] = {}
-    for term, own in between.items():
-        squares, name = (own, runs.name(term)) if len(term) == 1 else (together, "two-factor interactions")
-        if own.df and squares.value > squares.df * (ROUNDING * runs.largest) ** 2:
-            errors[term] = _error(squares, f"{runs.block} × {name}", screening=False)
-    return errors
+    two = [
+        term
+        for term in fitted.fit.columns
+        if len(term) == 2 and all(len(fitted.runs.factors[position].levels) == 2 for position in term)
+    ]
+    squares = [found for term in two if (found := fitted.between(term)) is not None]
+    together = SumOfSquares(sum(each.value for each in squares), sum(each.df for each in squares))
+    if not together.df:
+        return {}
+    return dict.fromkeys(two, _error(together, f"{fitted.runs.block} × two-factor interactions", screening=False))
 
 
-def few_blocks(runs: FactorialTable, errors: Mapping[Term, ErrorTerm]) -> list[Diagnostic]:
-    """What few blocks leave of the degrees of freedom of these terms; nothing where blocks are many."""
-    blocks, fewest = runs.counts_cxb.shape[1], min(error.df for error in errors.values())
+def few_blocks(runs: FactorialTable) -> list[Diagnostic]:
+    """What few blocks leave of the degrees of freedom of effects; nothing where blocks are many."""
+    blocks = runs.counts_cxb.shape[1]
     if blocks >= ENOUGH_BLOCKS:
         return []
+    df = blocks - 1
     text = (
-        f"Effects are held against how they differ between {blocks} levels of {runs.block}: on {fewest:g} "
-        f"degree{'s' if fewest > 1 else ''} of freedom an interval reaches "
-        f"{t_quantile((1 + LEVEL) / 2, fewest):.1f} standard errors to either side."
+        f"Effects are held against how they differ between {blocks} levels of {runs.block}: on {df} "
+        f"degree{'s' if df > 1 else ''} of freedom an interval reaches {t_quantile((1 + LEVEL) / 2, df):.1f} standard "
+        "errors to either side."
     )
     remedy = f"{ENOUGH_BLOCKS} levels of {runs.block} or more would narrow it most."
     return [Diagnostic("few_blocks", "limits", text, remedy)]
@@ -161,20 +231,17 @@ def few_blocks(runs: FactorialTable, errors: Mapping[Term, ErrorTerm]) -> list[D
 
 def differs_by_block(fitted: FitWithError, position: int) -> list[Diagnostic]:
     """What is said of a factor whose effect differs from block to block by more than noise (at 5%, Bonferroni)."""
-    runs, error = fitted.runs, fitted.by_block.get((position,))
-    if error is None:
+    runs, own, pure = fitted.runs, fitted.between((position,)), pure_error(fitted.runs)
+    if own is None or pure.df <= own.df or pure.value <= own.value:
         return []
-    pure = pure_error(runs)
-    rest = SumOfSquares(pure.value - error.sd**2 * error.df, round(pure.df - error.df))
-    if rest.df < 1 or rest.value <= 0:
-        return []
-    f = error.sd**2 / (rest.value / rest.df)
-    p = f_upper(f, error.df, rest.df)
+    rest = SumOfSquares(pure.value - own.value, pure.df - own.df)
+    f = own.value / own.df / (rest.value / rest.df)
+    p = f_upper(f, own.df, rest.df)
     if p >= (1 - LEVEL) / len(runs.factors):
         return []
     text = (
         f"The effect of {runs.name((position,))} differs from {runs.block} to {runs.block} by more than noise "
-        f"(F = {f:.2f} on {error.df:g} and {rest.df} df, p = {p:.2g}); its interval allows for that."
+        f"(F = {f:.2f} on {own.df} and {rest.df} df, p = {p:.2g}); its interval allows for that."
     )
     return [Diagnostic("differs_by_block", "note", text)]
 

@@ -22,11 +22,8 @@ Floats = NDArray[np.float64]
 Term = tuple[int, ...]
 """The factors of a main effect or an interaction, by position."""
 
-TOLERANCE, GRAM_TOLERANCE = 1e-6, 1e-9
-"""A direction of the design below this share of its columns' length is rounding; the other is one of squared lengths.
-
-One run in 100,000 makes a share of 3e-3.
-"""
+TOLERANCE = 1e-6
+"""A direction of the design below this share of its columns' length is rounding; one run in 100,000 makes 3e-3."""
 
 
 MAX_DEGREE = 2
@@ -48,8 +45,8 @@ class TwoFactorFit:
     `codings` are those of the factors' levels, `pair_codings` those in interactions: the same, or where cells are empty
     polynomials of `degree`, and nothing of words.
     `solver_rxt` turns a contrast of coefficients into one of coordinates: the transposed coordinates' pseudo-inverse.
-    `design_gxt`, `basis_gxr` and `observed_g` are the columns, the coordinates' axes and the response of g groups of
-    runs that share cell and block, less their block's mean and times the root of their number; `block_g` is the block.
+    `basis_gxr` and `observed_g` are the coordinates' axes and the response of g groups of runs that share cell and
+    block, less their block's mean and times the root of their number; `block_g` is the block.
     """
 
     columns: dict[Term, slice]
@@ -60,35 +57,22 @@ class TwoFactorFit:
     response_r: Floats
     solver_rxt: Floats
     residual: SumOfSquares
-    design_gxt: Floats
     basis_gxr: Floats
     observed_g: Floats
     block_g: NDArray[np.intp]
 
-    def by_block(self, term: Term) -> SumOfSquares:
-        """How far a term's effect differs from block to block, beyond the model and additive blocks."""
-        own_gxt = self.design_gxt[:, self.columns[term]]
-        if not own_gxt.shape[1]:
-            return SumOfSquares(0.0, 0)
-        left_g = self.observed_g - self.basis_gxr @ self.response_r
-        rows = [self.block_g == block for block in range(int(self.block_g.max()) + 1)]
-        own = [own_gxt[of_block] for of_block in rows]  # the z columns term × block, each zero outside its block
-        shared_zxr = np.vstack([each.T @ self.basis_gxr[of_block] for each, of_block in zip(own, rows, strict=True)])
-        gram_zxz = np.asarray(linalg.block_diag(*(each.T @ each for each in own))) - shared_zxr @ shared_zxr.T
-        left_z = np.concatenate([each.T @ left_g[of_block] for each, of_block in zip(own, rows, strict=True)])
-        squares, vectors = np.linalg.eigh(gram_zxz)
-        kept = squares > GRAM_TOLERANCE * float((own_gxt**2).sum(axis=0).max())
-        return SumOfSquares(float(((left_z @ vectors[:, kept]) ** 2 / squares[kept]).sum()), int(kept.sum()))
-
     def type_two(self, term: Term) -> SumOfSquares:
         """A term adjusted for every term that does not contain it (Type II; Yates 1934, Langsrud 2003)."""
-        own = set(term)
-        if self.columns[term].start == self.columns[term].stop:
-            return SumOfSquares(0.0, 0)
-        others = [self.coordinates_rxt[:, slice_] for other, slice_ in self.columns.items() if not own <= set(other)]
-        basis = _basis(others, len(self.response_r))
-        added = _directions(self.coordinates_rxt[:, self.columns[term]], basis)
-        return SumOfSquares(float(((added.T @ self.response_r) ** 2).sum()), added.shape[1])
+        added_rxd = self.added(term)
+        return SumOfSquares(float(((added_rxd.T @ self.response_r) ** 2).sum()), added_rxd.shape[1])
+
+    def added(self, term: Term) -> Floats:
+        """The d orthonormal directions that a term adds to all terms that do not contain it, shape [r, d]."""
+        own, slice_ = set(term), self.columns[term]
+        if slice_.start == slice_.stop:
+            return np.zeros((len(self.response_r), 0))
+        others = [self.coordinates_rxt[:, each] for other, each in self.columns.items() if not own <= set(other)]
+        return _directions(self.coordinates_rxt[:, slice_], _basis(others, len(self.response_r)))
 
     def determines_means(self) -> bool:
         """Whether differences between the means of all factors' levels are determined."""
@@ -98,8 +82,8 @@ class TwoFactorFit:
             for column_l in coding.T
         )
 
-    def contrast(self, term: Term, weights: Sequence[Floats]) -> tuple[float, float] | None:
-        """A contrast of least-squares means and its variance in units of the error variance.
+    def contrast(self, term: Term, weights: Sequence[Floats]) -> Floats | None:
+        """What a contrast of least-squares means weighs each coordinate by, shape [r]: its value is that of `value`.
 
         `weights` are those of each factor's levels. None when the runs do not determine it.
         """
@@ -113,7 +97,11 @@ class TwoFactorFit:
         solved_r = self.solver_rxt @ wanted_t
         if np.linalg.norm(wanted_t - solved_r @ self.coordinates_rxt) > TOLERANCE * np.linalg.norm(wanted_t):
             return None
-        return float(solved_r @ self.response_r), float(solved_r @ solved_r)
+        return solved_r
+
+    def value(self, weights_r: Floats) -> float:
+        """The value of a contrast."""
+        return float(weights_r @ self.response_r)
 
     def level_means(self, position: int, at: tuple[int, int] | None = None) -> tuple[NDArray[np.intp], Floats, Floats]:
         """Least-squares means of a factor's levels, up to a shift of all, and their covariance in error variances.
@@ -176,7 +164,7 @@ def _fit(runs: FactorialTable, degree: int | None) -> TwoFactorFit:
     solver_rxt = np.asarray(np.linalg.solve(coordinates_rxt @ coordinates_rxt.T, coordinates_rxt), dtype=np.float64)
     block_g = np.tile(np.arange(runs.counts_cxb.shape[1], dtype=np.intp), runs.n_cells)
     model = columns, codings, pairs, degree, coordinates_rxt, response_r, solver_rxt, residual
-    return TwoFactorFit(*model, x_gxt, basis_gxr, y_g, block_g)
+    return TwoFactorFit(*model, basis_gxr, y_g, block_g)
 
 
 def terms_of(n_factors: int) -> list[Term]:

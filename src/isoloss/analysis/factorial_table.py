@@ -59,7 +59,7 @@ class Factor:
 class FactorialTable:
     """Runs sorted into c cells (combinations of levels) and b blocks; b is 1 without a block.
 
-    `counts_cxb` are runs, `means_cxb` their mean responses, `within_ss` the sum of squares of runs about those means.
+    `counts_cxb` are runs, `means_cxb` their mean responses, `within_ss_c` the sums of squares of runs about those.
     """
 
     response: str
@@ -69,9 +69,14 @@ class FactorialTable:
     cells_cxf: NDArray[np.intp]
     counts_cxb: NDArray[np.float64]
     means_cxb: NDArray[np.float64]
-    within_ss: float
+    within_ss_c: NDArray[np.float64]
     largest: float
     cautions: tuple[Diagnostic, ...]
+
+    @property
+    def within_ss(self) -> float:
+        """The sum of squares of runs about the mean of their cell and block."""
+        return float(self.within_ss_c.sum())
 
     @property
     def n_cells(self) -> int:
@@ -179,7 +184,7 @@ def read_factorial_table(
         cells_cxf=np.stack(np.unravel_index(cells_c, shape), axis=1) if read else np.zeros((1, 0), dtype=np.intp),
         counts_cxb=counts_cxb.reshape(size),
         means_cxb=(origin_cxb + above_cxb).reshape(size),
-        within_ss=float(((above_n - above_cxb[group_n]) ** 2).sum()),
+        within_ss_c=np.bincount(cell_n, (above_n - above_cxb[group_n]) ** 2).astype(np.float64),
         largest=float(np.abs(y_n).max()),
         cautions=(*cautions, *_confounded([factor.name for factor, _ in read], [codes_n for _, codes_n in read])),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from isoloss.analysis.effects import contrast_estimate, means_above_first
-from isoloss.analysis.error_term import FitWithError, differs_by_block, few_blocks, fit_with_error
+from isoloss.analysis.error_term import FitWithError, differs_by_block, fit_with_error
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import t_two_sided
 from isoloss.analysis.factorial_table import read_factorial_table
@@ -63,21 +62,17 @@ def level_difference(
     fitted = fit_with_error(runs)
     ends = levels.index(low), levels.index(high)
     _, weights = runs.factors[position].difference(*ends)
-    found = fitted.fit.contrast((position,), [weights])
-    if found is None:
+    weights_r = fitted.fit.contrast((position,), [weights])
+    if weights_r is None:
         text = f"The runs do not determine {factor} {high} − {low}: other factors change with it or cells are empty."
         return LevelDifference(None, None, False, (*fitted.cautions, Diagnostic("not_estimable", "blocks", text)))
-    value, variance = found
-    error = fitted.error_of((position,))
-    p = t_two_sided(value / (error.sd * math.sqrt(variance)), error.df) if error else None
+    value, error = fitted.fit.value(weights_r), fitted.standard_error((position,), weights_r)
+    p = t_two_sided(value / error.value, error.df) if error else None
     n = int(runs.counts_cxb[np.isin(runs.cells_cxf[:, position], ends)].sum())
-    estimate = contrast_estimate(n, error, value, variance, "difference", interval=interval)
+    estimate = contrast_estimate(n, error, value, "difference", interval=interval)
     lost = lost_in_words(lost_runs(table, response, [factor]))
     turning = _not_monotone(fitted, position, ends)
-    general = [caution for caution in fitted.cautions if caution.code != "few_blocks"]
-    own = {(position,): fitted.by_block[position,]} if (position,) in fitted.by_block else {}
-    blocks = [*(few_blocks(runs, own) if own else []), *differs_by_block(fitted, position)]
-    cautions = (*general, *blocks, *lost, *turning)
+    cautions = (*fitted.cautions, *differs_by_block(fitted, position), *lost, *turning)
     if runs.factors[position].numeric and (found := optimum(fitted, position)) is not None and found.edge:
         cautions = (*cautions, best_at_edge(found))
     return LevelDifference(estimate, p, error is not None and error.screening, cautions)

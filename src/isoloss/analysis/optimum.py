@@ -148,11 +148,11 @@ def level_error(fitted: FitWithError, position: int, other: int) -> ErrorTerm | 
 
     Where there are blocks they differ between them by block × factor and block × both, which are pooled.
     """
-    own = fitted.error_of((position,))
-    if own is None or (position,) not in fitted.by_block:
-        return own
-    both = fitted.between[min(position, other), max(position, other)]
-    together = SumOfSquares(own.sd**2 * own.df + both.value, round(own.df) + both.df)
+    own = fitted.between((position,))
+    both = fitted.between((min(position, other), max(position, other)))
+    if own is None or both is None:
+        return fitted.error_of((position,))
+    together = SumOfSquares(own.value + both.value, own.df + both.df)
     return ErrorTerm(
         math.sqrt(together.value / together.df),
         together.df,

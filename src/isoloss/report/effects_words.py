@@ -78,13 +78,18 @@ class EffectsView:
     def cells(self, factors: Sequence[str]) -> pl.DataFrame:
         """N runs, their MEAN response and its interval where levels of some factors meet.
 
-        The error is that of the term of these factors, as for differences between the means; else that of single runs.
+        Levels of one factor have its effect's own; else the error is that of the term of these factors, as for
+        differences between the means, or that of single runs.
         """
-        own = [effect.error for effect in self.effects.effects if set(effect.factors) == set(factors)]
-        error = own[0] if own else self.effects.error
+        own = next((effect for effect in self.effects.effects if set(effect.factors) == set(factors)), None)
+        error = own.error if own else self.effects.error
         reach = None if error is None else t_quantile((1 + LEVEL) / 2, error.df) * error.sd
         mean, n = pl.col(self.response.column).mean(), pl.len()
         half = pl.lit(reach, pl.Float64()) / n.sqrt()
+        if own is not None and own.half_widths is not None:
+            half = pl.col(factors[0]).replace_strict(
+                self.levels(factors[0]), own.half_widths, return_dtype=pl.Float64()
+            )
         return self.rows.group_by(factors, maintain_order=True).agg(
             n.alias(N), mean.alias(MEAN), (mean - half).alias(LOW), (mean + half).alias(HIGH)
         )

@@ -87,7 +87,7 @@ def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
     n_levels = [n for factor in compared_factors(study) if (n := len(study.factors[factor])) > 1] or [cells]
     ratio, level = noise.by_factor, _level(study)
     return max(
-        seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, cells // n, n, seed_by_factor=ratio, level=level) for n in n_levels
+        seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, cells // n, seed_by_factor=ratio, level=level) for n in n_levels
     )
 
 
@@ -138,8 +138,8 @@ def _compared(
     tested = max(2, seeds)
     stated, level = len(study.hypotheses), _level(study)
     ratio = noise.by_factor
-    found = minimum_detectable_effect(sd, per_level, n_levels, tested, seed_by_factor=ratio, level=level)
-    needed = seeds_needed(smallest, sd, per_level, n_levels, seed_by_factor=ratio, level=level)
+    found = minimum_detectable_effect(sd, per_level, tested, seed_by_factor=ratio, level=level)
+    needed = seeds_needed(smallest, sd, per_level, seed_by_factor=ratio, level=level)
     rate = f"{(1 - LEVEL) * STATED_SHARE:.0%}"
     shared = f" at an error rate of {rate}{f' that {stated} stated hypotheses share' * (stated > 1)}"
     condition += f" the difference between two levels varies from seed to seed by {ratio:g} of a run's sd"

@@ -23,7 +23,6 @@ effects that nobody stated, so that both together keep to it (Bonferroni)."""
 def minimum_detectable_effect(
     sd: float,
     cells_per_level: int,
-    levels: int,
     seeds: int,
     *,
     seed_by_factor: float = SEED_BY_FACTOR,
@@ -32,22 +31,20 @@ def minimum_detectable_effect(
 ) -> float:
     """The smallest difference between two levels' means that a two-sided t test finds with probability `power`.
 
-    In the unit of `sd`, the standard deviation of single runs, for a factor of so many `levels`, each in
-    `cells_per_level` cells trained once a seed. The difference itself has the standard deviation `seed_by_factor`·sd
-    from seed to seed, and is tested with seed × factor on (levels - 1)·(seeds - 1) degrees of freedom, as
-    `analyse_effects` does. It is noncentral t (Cohen 1988, chapter 2), and the equation is solved numerically. Raises
-    ConfigError when nothing can be detected: one seed or level, a noise that is not positive, a power not between
-    1 - level and 1.
+    In the unit of `sd`, the standard deviation of single runs, for levels that are each in `cells_per_level` cells
+    trained once a seed. The difference itself has the standard deviation `seed_by_factor`·sd from seed to seed, and is
+    tested by its values in the seeds on seeds - 1 degrees of freedom, as `analyse_effects` does. It is noncentral t
+    (Cohen 1988, chapter 2), and the equation is solved numerically. Raises ConfigError when nothing can be detected:
+    one seed, no cell, a noise that is not positive, a power not between 1 - level and 1.
 
-    Example: `minimum_detectable_effect(0.007, cells_per_level=16, levels=2, seeds=5)`.
+    Example: `minimum_detectable_effect(0.007, cells_per_level=16, seeds=5)`.
     """
     check_noise(sd)
     check_ratio(seed_by_factor)
-    df = (levels - 1) * (seeds - 1)
-    if cells_per_level < 1 or df < 1:
-        raise ConfigError(f"{levels} levels, {cells_per_level} cells each and {seeds} seeds detect nothing; add seeds")
+    if cells_per_level < 1 or seeds < 2:
+        raise ConfigError(f"{cells_per_level} cells a level and {seeds} seeds detect nothing; add seeds")
     error = sd * sqrt(2 / (cells_per_level * seeds) + seed_by_factor**2 / seeds)
-    return detectable_effect(error, df, power, level)
+    return detectable_effect(error, seeds - 1, power, level)
 
 
 def detectable_effect(standard_error: float, df: float, power: float = POWER, level: float = LEVEL) -> float:
@@ -64,7 +61,6 @@ def seeds_needed(
     difference: float,
     sd: float,
     cells_per_level: int,
-    levels: int,
     *,
     seed_by_factor: float = SEED_BY_FACTOR,
     power: float = POWER,
@@ -79,7 +75,7 @@ def seeds_needed(
 
     def detected(seeds: int) -> bool:
         found = minimum_detectable_effect(
-            sd, cells_per_level, levels, seeds, seed_by_factor=seed_by_factor, power=power, level=level
+            sd, cells_per_level, seeds, seed_by_factor=seed_by_factor, power=power, level=level
         )
         return found <= difference
 

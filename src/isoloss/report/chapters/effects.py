@@ -142,6 +142,7 @@ def _details(view: EffectsView) -> Iterator[str]:
             "are not adjusted for their number; that of the largest difference between three or more levels allows for "
             f"the levels having been chosen by it {cited('scheffe1953')}."
         )
+        yield _noise_in_words(effects)
     if view.adjusted:
         stated = any(found.stated for found in view.adjusted.values())
         yield (
@@ -163,13 +164,29 @@ def _details(view: EffectsView) -> Iterator[str]:
         yield caution.text + (f" {caution.remedy}" if caution.remedy else "")
 
 
+def _noise_in_words(effects: Effects) -> str:
+    """Whether levels may be unequally noisy."""
+    if effects.block is not None and effects.replicated:
+        return (
+            f"Levels may be unequally noisy: intervals are those of t tests over {effects.block}s, and the degrees of "
+            f"freedom of F are corrected {cited('greenhouse1959')}."
+        )
+    if effects.replicated:
+        return (
+            f"Levels may be unequally noisy: intervals are Welch's {cited('welch1947')}, and the degrees of freedom of "
+            f"F are corrected {cited('brunner1997')}."
+        )
+    return "All runs are taken to be equally noisy, as no combination ran twice."
+
+
 def _effects_table(view: EffectsView) -> Table:
     """Every contrast; a term of several has a row of its own for the test of them all."""
     rows: list[dict[str, Any]] = []
     for effect in view.effects.effects:
         p = view.adjusted.get(effect.term)
         test = {
-            "df": effect.df,
+            "df": effect.F_df[0] if effect.F_df else float(effect.df),
+            "error_df": effect.F_df and effect.F_df[1],
             "F": effect.F,
             "p": effect.p,
             "p_adjusted": p and p.p,
@@ -193,8 +210,9 @@ def _effects_table(view: EffectsView) -> Table:
         Column("term", "effect of", width=24),
         Column("contrast", "difference", width=28),
         Column("value", "size", size, view.response.unit, interval=("low", "high")),
-        Column("df", "df", "count"),
         Column("F", "F", "ratio"),
+        Column("df", "df", "number"),
+        Column("error_df", "error df", "number"),
         Column("p", "p", "probability"),
         Column("p_adjusted", "adjusted p", "probability"),
         *([Column("p_adjusted_among", "effect is")] if any(found.stated for found in view.adjusted.values()) else []),

@@ -147,7 +147,8 @@ def _axis(column: pl.Series) -> _Axis:
     if not is_quantity(column):
         words, code_n = np.unique(column.cast(pl.String()).to_numpy(), return_inverse=True)
         if len(words) > MAX_LEVELS:
-            raise ConfigError(f"factor '{column.name}' has {len(words):,} labels, at most {MAX_LEVELS}", (column.name,))
+            text = f"factor '{column.name}' has {len(words):,} labels, at most {MAX_LEVELS}: leave it out"
+            raise ConfigError(text, (column.name,))
         return _Axis(column.name, None, False, _centred((code_n[:, None] == np.arange(1, len(words))) * 1.0))
     value_n = column.cast(pl.Float64()).to_numpy()
     log = bool(value_n.min() > 0 and value_n.max() >= DECADE * value_n.min())

@@ -157,6 +157,29 @@ def test_one_seed_only_screens() -> None:
     assert finding("one_seed", study(n_head=[2, 4])) is None
 
 
+def test_seeds_that_decide_a_part_are_said() -> None:
+    told = finding("seeds_decide_part", study(seeds=3, init_seed=[1, 2], n_head=[2, 4]))
+    assert told is not None and told.severity == "note"
+    assert "decide the order of data and dropout alone, since init_seed is stated" in told.text
+    assert "which the effect of init_seed shows" in told.text
+    constant = finding("seeds_decide_part", study(base={"data_seed": 7}, n_head=[2, 4]))
+    assert (
+        constant is not None and constant.severity == "limits" and "decide the initial weights alone" in constant.text
+    )
+    assert constant.remedy == "Leave data_seed unset, or make it a factor."
+    assert finding("seeds_decide_part", study(n_head=[2, 4])) is None
+
+
+def test_seeds_as_factors_are_no_replicates() -> None:
+    crossed = study(WIDER, seeds=1, init_seed=[1, 2, 3], data_seed=[1, 2], n_embd=[32, 64])
+    told = finding("one_seed", crossed)
+    assert told is not None and "several of init_seed and data_seed" in told.text and "--block data_seed" in told.remedy
+    cost = finding("cost", crossed)
+    assert cost is not None and "(with data_seed unset)" in cost.remedy  # else there is nothing for --seeds to decide
+    alone = finding("cost", study(seeds=1, init_seed=[1, 2, 3]))
+    assert alone is not None and alone.remedy == "Nothing to compare but seeds: add a factor to the study."
+
+
 def test_a_comparison_says_what_it_can_find() -> None:
     wide = study(WIDER, n_embd=[32, 64], dropout=[0.0, 0.1, 0.2], seeds=3)
     told = finding("detectable_effect", wide)
@@ -342,6 +365,13 @@ def test_prefix_groups_hold_each_run_with_the_longest_last() -> None:
     # lr_decay_iters stands for the same horizon whether it is stated or follows max_iters
     stated_once = study(max_iters=[500, 1000], lr_decay_iters=[1000, 2000], seeds=1).expand(SHAKESPEARE)
     assert [[c.decay_horizon for c in group] for group in prefix_groups(stated_once)] == [[1000, 1000], [2000, 2000]]
+
+
+def test_prefixes_are_known_by_the_seeds_that_decide_them() -> None:
+    base = study(base={"decay_lr": False}, seeds=1, max_iters=[500, 1000]).expand(SHAKESPEARE)
+    long = base[1].model_copy(update={"seed": 3, "init_seed": base[0].seed, "data_seed": base[0].seed})
+    assert prefix_groups([base[0], long]) == [(base[0], long)]
+    assert prefix_groups([base[0], base[1].model_copy(update={"data_seed": 3})]) == []
 
 
 def test_prefixes_are_evaluated_alike() -> None:

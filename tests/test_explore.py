@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from isoloss.report.chapters.method import method_chapter
 from isoloss.report.chapters.runs import runs_chapter
 from isoloss.report.page import render_page, render_section
 from isoloss.report.payload import MAX_SAMPLE, as_planes, payload
@@ -105,6 +106,15 @@ def test_the_data_block_says_what_each_run_is(results: StudyResults, snapshot: S
             assert factor["numbers"][factor["level"][configuration]] == getattr(config, name)
         assert data["runs"]["tokens"][number] == compute.tokens_per_step(config)
         assert data["runs"]["flops"][number] * config.max_iters == compute.train_flops(config)
+
+
+def test_seeds_that_are_factors_are_no_axis(tmp_path: Path) -> None:
+    study = Study("s", "a text", base=BASE, factors={"n_embd": (32, 64), "init_seed": (1, 2, 3), "data_seed": (1, 2)})
+    seeds = take_snapshot(fake_study(tmp_path, study, {}, curve))
+    numbers = {factor["name"]: factor["numbers"] for factor in unpacked(data_of(seeds))["factors"]}
+    assert numbers == {"n_embd": [32, 64], "init_seed": None, "data_seed": None}
+    said = " ".join(method_chapter(seeds).details)
+    assert "here init_seed {1, 2, 3} and data_seed {1, 2}" in said
 
 
 def test_configurations_are_ranked_by_the_mean_over_seeds_with_its_t_interval(snapshot: Snapshot) -> None:

@@ -238,6 +238,23 @@ def test_levels_of_words_and_of_numbers_with_zero_are_compared_with_the_first() 
     assert len(effects["data × drop"].others) == 3
 
 
+def test_seeds_are_labels_without_order() -> None:
+    """Their levels have no slope and no best value, and their order is no distance; the width beside them is one."""
+    levels = {"init_seed": (1, 2, 10), "data_seed": (1, 2, 4), "width": (32, 64, 128)}
+    table = noisy(grid(levels, 1), np.random.default_rng(0))
+    table = table.with_columns(y=pl.col("y") + 3.0 * (pl.col("init_seed") - 2) ** 2 + pl.col("width").log(2) ** 2)
+    found = analyse_effects(table, "y", list(levels))
+    effects = named(found)
+    assert [effects["init_seed"].contrast, *(other.contrast for other in effects["init_seed"].others)] == [
+        "2 − 1",
+        "10 − 1",
+    ]
+    assert effects["data_seed"].contrast == "2 − 1" and effects["width"].contrast == "linear, per doubling"
+    assert {each.factor for each in found.optima} == {"width"} and found.shifts == ()
+    blocked = analyse_effects(table, "y", ["init_seed", "width"], block="data_seed")
+    assert blocked.block == "data_seed" and named(blocked)["init_seed"].df == 2
+
+
 def test_a_difference_names_the_degrees_of_freedom_of_its_own_factor() -> None:
     table = noisy(grid({"a": (1, 2), "b": (1, 2, 4)}, 3), np.random.default_rng(0))
     for factor, levels in (("a", (1, 2)), ("b", (1, 4))):

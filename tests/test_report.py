@@ -313,6 +313,12 @@ def test_levels_have_colours_of_their_own() -> None:
     assert shown.to_dict()["legend"]["title"] == "bias" and hidden.to_dict()["legend"] is None
 
 
+def test_seeds_have_the_colours_of_labels() -> None:
+    colours = factor_colours({"init_seed": (1, 2, 10), "n_embd": (1, 2, 10)})
+    assert list(colours["init_seed"].values()) == list(CATEGORIES[:3])
+    assert {*colours["n_embd"].values()} <= {*SEQUENCE}
+
+
 def test_labels_are_moved_apart_and_keep_their_order() -> None:
     placed = spaced([1.0, 1.1, 5.0, 1.05], 0.5)
     assert sorted(range(4), key=placed.__getitem__) == [0, 3, 1, 2]

@@ -91,6 +91,16 @@ def test_values_that_repeat_are_levels() -> None:
         fitted(searched(7))
 
 
+def test_a_seed_has_no_place_on_a_surface_but_labels() -> None:
+    table = searched(200).with_columns(init_seed=pl.Series(np.arange(200) % 3 + 1))
+    surface = fitted(table)
+    [seed] = [each for each in surface.importance if each.factor == "init_seed"]
+    assert seed.alone.value < 0.02 and all(each.factor != "init_seed" for each in surface.optima)
+    assert not needs_surface(pl.DataFrame({"init_seed": range(60)}), ["init_seed"])
+    with pytest.raises(ConfigError, match="factor 'run_seed' has 200 labels, at most 50: leave it out"):
+        fitted(table.with_columns(run_seed=pl.Series(np.arange(200))))
+
+
 def test_the_verb_takes_a_random_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "search.csv"
     searched().write_csv(path)

@@ -135,6 +135,8 @@ def test_a_setting_that_varies_and_is_not_listed_is_named() -> None:
         assert "lr over 99%" in text and "--factors width,dropout,lr" in text
         assert not any(name in text for name in ("tokens_per_s", "train_loss", "seed", "params", "run_id", "epochs"))
     assert unlisted(table, ["width", "dropout", "lr"]) == []
+    follow = table.with_columns(init_seed=pl.col("seed"), data_seed=pl.col("seed") + 1)
+    assert unlisted(follow, ["width", "dropout", "lr"]) == unlisted(follow, ["width", "dropout", "lr"], None) == []
     words = table.with_columns(pl.col("lr").cast(pl.String()).alias("optimizer")).drop("lr")
     assert "optimizer" in unlisted(words, ["width", "dropout"])[0]
     searched = table.with_columns(lr=pl.col("lr") * pl.Series(generator.uniform(0.9, 1.1, len(table))))

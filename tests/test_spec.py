@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from math import prod
@@ -15,7 +16,7 @@ from isoloss.model.parameters import layout_of
 from isoloss.spec import compute
 from isoloss.spec.config import SETTINGS, RunConfig, make_config, shape_key
 from isoloss.spec.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated, make_hypothesis
-from isoloss.spec.identity import run_id
+from isoloss.spec.identity import canonical, run_id
 from isoloss.spec.study import DataFacts, Study
 from isoloss.spec.studyfile import KEYS, builtin_studies, dump_study, find_study, parse_study
 from isoloss.spec.synonyms import SYNONYMS, did_you_mean
@@ -83,8 +84,50 @@ def test_identity_is_science_alone() -> None:
     assert len({run_id(base), *map(run_id, changed)}) == len(changed) + 1
 
 
+@pytest.mark.parametrize("name", builtin_studies())
+def test_runs_that_state_no_seed_but_one_keep_the_names_they_had(name: str) -> None:
+    """Their canonical form is what it was before init_seed and data_seed: every field there was, under its own name."""
+    for built in find_study(name).with_seeds(2).expand(SHAKESPEARE):
+        named = {name: value for name, value in vars(built).items() if name not in ("corpus", "init_seed", "data_seed")}
+        del named["eval_iters"]  # of sampled evaluation
+        named |= {"isoloss": 2, "lr_decay_iters": built.decay_horizon}
+        assert json.loads(canonical(built)) == named
+        assert run_id(built) == run_id(built.model_copy(update={"init_seed": built.seed, "data_seed": built.seed}))
+
+
+def test_a_run_is_named_by_the_seeds_that_decide_it() -> None:
+    assert run_id(config(seed=7)) == run_id(config(seed=1, init_seed=7, data_seed=7))
+    assert run_id(config(seed=7, init_seed=3)) == run_id(config(seed=3, data_seed=7))
+    pairs = [config(init_seed=i, data_seed=d) for i in (1, 2, 3) for d in (1, 2, 3)]
+    assert len({*map(run_id, pairs)}) == 9
+
+
+def test_init_seed_and_data_seed_are_settings_like_others() -> None:
+    study = parse_study("name: s\nbase: {init_seed: 7}\nfactors: {data_seed: [1, null]}\nseeds: [5]", "s.yaml")
+    assert [(c.seed_of_weights, c.seed_of_data) for c in study.expand(SHAKESPEARE)] == [(7, 1), (7, 5)]
+    assert (study.stated_seeds, study.varied_seeds) == (["init_seed", "data_seed"], ["data_seed"])
+    freed = study.with_settings({"init_seed": None, "data_seed": 2})
+    assert [(c.seed_of_weights, c.seed_of_data) for c in freed.expand(SHAKESPEARE)] == [(5, 2)]
+    assert "init_seed=-1: Input should be greater than or equal to 0" in complaint("name: s\nbase: {init_seed: -1}")
+    assert "s.yaml:3: data_seed=1.5" in complaint("name: s\nfactors:\n  data_seed: [1.5]")
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "base: {init_seed: 1, data_seed: 2}",
+        "factors: {init_seed: [null, 6]}",
+        "factors: {init_seed: [1], data_seed: [2]}",
+    ],
+)
+def test_seeds_that_train_one_run_twice_are_refused(stated: str) -> None:
+    assert "s.yaml:3: seeds: two of [5, 6] define the same run" in complaint(f"name: s\n{stated}\nseeds: [5, 6]")
+    assert parse_study(f"name: s\n{stated}\nseeds: [5]", "s.yaml").size == max(1, stated.count("null") * 2)
+
+
 def test_members_of_a_stack_may_differ_in_what_is_said() -> None:
     free = {"n_head": 8, "dropout": 0.1, "learning_rate": 1e-2, "weight_decay": 0.0, "grad_clip": 0.5, "seed": 3}
+    free |= {"init_seed": 4, "data_seed": 5}
     assert shape_key(config()) == shape_key(config(**free, max_iters=10, warmup_iters=5, min_lr=0.0))
     assert shape_key(config()) != shape_key(config(batch_size=8))
 
@@ -418,6 +461,8 @@ def test_an_unknown_study_is_met_with_the_known_ones() -> None:
         ({"moved_by": "n_embd"}, "moved_by and tolerance: state both"),
         ({"low": 1e-3, "moved_by": "n_embd", "tolerance": 1}, "but not low or high with moved_by"),
         ({"moved_by": "learning_rate", "tolerance": 1}, "moved_by: it is the factor itself"),
+        ({"factor": "init_seed", "low": 1}, "factor=init_seed: seeds are labels without order"),
+        ({"moved_by": "data_seed", "tolerance": 1}, "moved_by=data_seed: seeds are labels without order"),
         ({"low": 1e-2, "high": 1e-3}, "low=0.01 is not below high=0.001"),
     ],
 )

@@ -304,6 +304,27 @@ def test_hypotheses_count_as_stated_while_nothing_is_trained(study: Callable[...
     assert any("hypotheses changed after training began" in line for line in said)
 
 
+def test_seeds_of_weights_and_of_data_are_factors_that_stack(study: Callable[..., Study], tmp_path: Path) -> None:
+    crossed = study({"init_seed": (1, 2), "data_seed": (1, 2)}, dropout=0.2)
+    lone, together = train_here(crossed, tmp_path / "a"), train_here(crossed, tmp_path / "b", replace(OPTIONS, stack=4))
+    assert len({status.provenance["program"] for status in together.statuses().values()}) == 1
+    for run, rows in results_of(lone).items():
+        assert [row[1] for row in rows] == pytest.approx([row[1] for row in results_of(together)[run]], rel=1e-5)
+    table = lone.summary()
+    assert table.select("init_seed", "data_seed").rows() == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert table["best_val_loss"].n_unique() == 4
+    both = train_here(study(seeds=(1, 2), dropout=0.2), tmp_path / "c")  # the same runs where the seeds agree
+    assert both.summary()["run_id"].to_list() == table["run_id"].gather([0, 3]).to_list()
+
+
+def test_a_setting_stated_at_its_default_is_no_other_study(study: Callable[..., Study], tmp_path: Path) -> None:
+    before = train_here(study(), tmp_path).summary()
+    after = train_here(study(init_seed=None, data_seed=None, beta1=0.9), tmp_path).summary()
+    assert before.equals(after)
+    with pytest.raises(ConfigError, match="base init_seed was None, is now 3"):
+        train_here(study(init_seed=3), tmp_path)
+
+
 def test_seeds_can_be_added_to_a_finished_study(study: Callable[..., Study], tmp_path: Path) -> None:
     one = train_here(study(seeds=(1,)), tmp_path / "out").paths.run
     before = next((tmp_path / "out/runs").iterdir()).stat().st_mtime_ns

@@ -41,7 +41,7 @@ def stop_after(calls: int) -> Callable[[], bool]:
 def test_a_stopped_run_continues_to_the_bit(
     make: Make, tokens: Tokens, tmp_path: Path, precision: str, compiled: bool, stop_step: int
 ) -> None:
-    config = make(precision=precision, dropout=0.2, gradient_accumulation_steps=2)
+    config = make(precision=precision, dropout=0.2, gradient_accumulation_steps=2, init_seed=3, data_seed=4)
     [whole] = recorded([config], tokens, compiled=compiled)
     [first] = recorded([config], tokens, should_stop=stop_after(stop_step), compiled=compiled)
     assert first.outcome == "" and len(first.steps) == stop_step
@@ -57,8 +57,10 @@ def test_a_stopped_run_continues_to_the_bit(
 def test_dropout_members_agree_with_their_solo_runs_and_survive_shrinking(make: Make, tokens: Tokens) -> None:
     members = [
         make(n_head=4, dropout=0.3, max_iters=12, seed=5),
-        make(n_head=2, dropout=0.0, max_iters=25, seed=6),
+        make(n_head=2, dropout=0.0, max_iters=25, seed=6, init_seed=5),
         make(n_head=4, dropout=0.1, max_iters=20, seed=5, learning_rate=3e-3),
+        make(n_head=4, dropout=0.3, max_iters=12, seed=5, data_seed=8),
+        make(n_head=4, dropout=0.3, max_iters=12, init_seed=8, data_seed=5),
     ]
     for config, stacked in zip(members, recorded(members, tokens), strict=True):
         [solo] = recorded([config], tokens)
@@ -91,6 +93,31 @@ def test_equal_seeds_see_equal_data_whatever_else_differs(make: Make, tokens: To
     first, same, different = (float(recording.steps[0].loss or 0.0) for recording in (plain, other, reseeded))
     assert same == pytest.approx(first, abs=2e-3)  # same weights and data, heads alone differ at initialisation
     assert different != pytest.approx(first, abs=2e-3)
+
+
+def test_one_seed_is_both_seeds_to_the_bit(make: Make, tokens: Tokens) -> None:
+    one, stated = make(seed=5, dropout=0.2), make(seed=9, init_seed=5, data_seed=5, dropout=0.2)
+    [followed], [apart] = recorded([one], tokens), recorded([stated], tokens)
+    assert results_of(followed) == results_of(apart) and evaluations(followed) == evaluations(apart)
+    assert torch.equal(followed.kept[-1].flat_P, apart.kept[-1].flat_P)
+
+
+@pytest.mark.parametrize("evaluated", [{}, {"eval": "sampled", "eval_iters": 2}])
+def test_init_seed_decides_the_first_weights_and_data_seed_all_that_follows(
+    make: Make, tokens: Tokens, evaluated: dict[str, object]
+) -> None:
+    """A run of both is one of the data's seed that begins with the weights of the other."""
+    ours, theirs = make(seed=1, dropout=0.2, **evaluated), make(seed=2, dropout=0.2, **evaluated)
+    weights = initial_state(ours).flat_P
+    assert not torch.equal(weights, initial_state(theirs).flat_P)
+    [expected] = recorded([theirs], tokens, [replace(initial_state(theirs), flat_P=weights.clone())])
+    for stated in ({"seed": 1, "data_seed": 2}, {"seed": 2, "init_seed": 1}):
+        config = make(dropout=0.2, **evaluated, **stated)
+        assert torch.equal(initial_state(config).flat_P, weights)
+        [found] = recorded([config], tokens)
+        assert results_of(found) == results_of(expected) and evaluations(found) == evaluations(expected)
+    [other_data] = recorded([ours], tokens)
+    assert results_of(other_data) != results_of(expected)
 
 
 def test_one_diverging_member_leaves_the_others_as_they_were(make: Make, tokens: Tokens) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from isoloss.analysis.columns import Rows, usable_rows
 from isoloss.analysis.evaluations import check_one_row_a_run, identifies_runs
-from isoloss.analysis.roles import names_runs, names_seeds
+from isoloss.analysis.roles import is_quantity, names_runs, names_seeds
 from isoloss.analysis.unlisted import unlisted_columns
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
@@ -29,7 +29,10 @@ MAX_RESPONSE = 1e150
 
 @dataclass(frozen=True)
 class Factor:
-    """What was varied; its levels are in ascending order, words by the alphabet."""
+    """What was varied; its levels are in ascending order, words by the alphabet.
+
+    It is `numeric` where distances between levels mean something: those of a seed are numbers without order.
+    """
 
     name: str
     levels: tuple[float | str | bool, ...]
@@ -233,7 +236,7 @@ def _read_factor(column: pl.Series) -> tuple[Factor, NDArray[np.intp]]:
     levels = sorted_levels(levels)
     position = {level: number for number, level in enumerate(levels.to_list())}
     codes_n = np.fromiter((position[level] for level in column.to_list()), dtype=np.intp, count=len(column))
-    return Factor(column.name, tuple(position), column.dtype.is_numeric()), codes_n
+    return Factor(column.name, tuple(position), is_quantity(column)), codes_n
 
 
 def sorted_levels(levels: pl.Series) -> pl.Series:

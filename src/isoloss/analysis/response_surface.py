@@ -22,7 +22,7 @@ from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import Floats
 from isoloss.analysis.factorial_table import MAX_FACTORS, MAX_LEVELS
 from isoloss.analysis.optimum import Optimum, sought
-from isoloss.analysis.roles import check_columns
+from isoloss.analysis.roles import check_columns, is_quantity
 from isoloss.analysis.surface_fit import ShrunkFit, fit_shrunk
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
@@ -96,9 +96,7 @@ def needs_surface(table: pl.DataFrame, factors: Sequence[str]) -> bool:
 def _many(column: pl.Series) -> bool:
     values = column.drop_nulls()
     distinct = values.n_unique()
-    return values.dtype.is_numeric() and (
-        distinct > MAX_LEVELS or (distinct > MANY_VALUES and distinct > len(values) / 2)
-    )
+    return is_quantity(values) and (distinct > MAX_LEVELS or (distinct > MANY_VALUES and distinct > len(values) / 2))
 
 
 def analyse_surface(table: pl.DataFrame, response: str, factors: Sequence[str]) -> Surface:
@@ -146,10 +144,11 @@ def analyse_surface(table: pl.DataFrame, response: str, factors: Sequence[str]) 
 
 
 def _axis(column: pl.Series) -> _Axis:
-    if not column.dtype.is_numeric():
+    if not is_quantity(column):
         words, code_n = np.unique(column.cast(pl.String()).to_numpy(), return_inverse=True)
         if len(words) > MAX_LEVELS:
-            raise ConfigError(f"factor '{column.name}' has {len(words):,} words, at most {MAX_LEVELS}", (column.name,))
+            text = f"factor '{column.name}' has {len(words):,} labels, at most {MAX_LEVELS}: leave it out"
+            raise ConfigError(text, (column.name,))
         return _Axis(column.name, None, False, _centred((code_n[:, None] == np.arange(1, len(words))) * 1.0))
     value_n = column.cast(pl.Float64()).to_numpy()
     log = bool(value_n.min() > 0 and value_n.max() >= DECADE * value_n.min())

@@ -50,6 +50,17 @@ def names_seeds(column: str) -> bool:
     return name in SEED_NAMES or name.endswith("seed")
 
 
+def is_quantity(column: pl.Series) -> bool:
+    """Whether a column holds numbers whose order means something; those of seeds are labels."""
+    return column.dtype.is_numeric() and not names_seeds(column.name)
+
+
+def are_quantities(factor: str, levels: Iterable[object]) -> bool:
+    """The same of a factor's levels."""
+    numbers = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
+    return numbers and not names_seeds(factor)
+
+
 def is_setting(column: str) -> bool:
     """Whether a column is called as a setting of training."""
     last = re.split(r"[/.]", column)[-1]

@@ -12,7 +12,7 @@ from isoloss.analysis.convergence import Rates, analyse_convergence
 from isoloss.analysis.curve_tables import CurveTable, curve_table, mixed_runs
 from isoloss.analysis.evaluations import Reduction, reduced
 from isoloss.analysis.reading import read_table
-from isoloss.analysis.roles import check_columns, names_runs
+from isoloss.analysis.roles import check_columns, names_runs, names_seeds
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import LOST_STATES, rates
 from isoloss.report.snapshot import Snapshot, take_snapshot
@@ -107,8 +107,9 @@ def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -
 
 
 def varied_factors(path: Path, runs: pl.DataFrame) -> list[str]:
-    """The factors of a study with several levels among its runs; of a file none are known."""
-    return [name for name in _study(path).study.factors if runs[name].n_unique() > 1] if is_study(path) else []
+    """The factors of a study, but seeds, with several levels among its runs; of a file none are known."""
+    names = [name for name in _study(path).study.factors if not names_seeds(name)] if is_study(path) else []
+    return [name for name in names if runs[name].n_unique() > 1]
 
 
 def is_study(path: Path) -> bool:

@@ -43,7 +43,7 @@ def train_verb() -> Callable[..., int]:
 
         Args:
             settings: What defines the run's result. A study file takes the same names.
-            seed: Seed of initial weights, order of data and dropout.
+            seed: Whole number that decides initial weights, order of data and dropout; see init_seed and data_seed.
             corpus: A known name (tinyshakespeare) or the path of a UTF-8 text file.
             tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
             precision: Arithmetic of training; auto: bf16 where the hardware multiplies it, else fp32.

@@ -27,7 +27,7 @@ from isoloss.execution.reuse import dependency_levels, start_from_predecessors
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.files import path_exists, read_checksummed, reading, write_checksummed, write_record
 from isoloss.spec.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
-from isoloss.spec.config import RunConfig
+from isoloss.spec.config import SETTINGS, RunConfig
 from isoloss.spec.identity import run_id
 from isoloss.spec.study import ANY_DATA, Study, too_large
 from isoloss.spec.studyfile import dump_study, parse_study
@@ -215,9 +215,13 @@ def _check_unchanged(recorded: Study, results: StudyResults) -> None:
 
 
 def _parts(study: Study) -> dict[str, Any]:
-    """The parts of a study that must not change once its directory was started; seeds may be added."""
+    """The parts of a study that must not change once its directory was started; seeds may be added.
+
+    A setting that is stated at its default equals one that is not stated.
+    """
     pieces: dict[str, Any] = {"corpus": study.corpus, "tokenizer": study.tokenizer}
-    pieces |= {f"base {name}": value for name, value in study.base.items()}
+    for name in (name for name in SETTINGS if name not in study.factors):
+        pieces[f"base {name}"] = study.base.get(name, RunConfig.model_fields[name].default)
     return pieces | {f"factor {name}": list(levels) for name, levels in study.factors.items()}
 
 

@@ -1,4 +1,4 @@
-"""Dropout masks that are never stored: an element is a hash of the member's seed, the step, the site and its index."""
+"""Dropout masks that are never stored: an element is a hash of the seed of data, the step, the site and its index."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Dropout:
     """The dropout of a stack: random streams and rates of its members on their device."""
 
     def __init__(self, members: Sequence[RunConfig], device: torch.device) -> None:
-        keys_Ex2 = np.stack([stream_key(config.seed, Purpose.DROPOUT) for config in members])
+        keys_Ex2 = np.stack([stream_key(config.seed_of_data, Purpose.DROPOUT) for config in members])
         # A rate rounds to a multiple of 2^-32, and the scale is that of the rate really used.
         limits_E = [min(round(config.dropout * 2**32), 2**32 - 1) for config in members]
         self._keys_Ex2 = torch.from_numpy(keys_Ex2).to(device)

@@ -94,7 +94,7 @@ def layout_of(config: RunConfig) -> Layout:
 
 
 def init_flat(config: RunConfig) -> Tensor:
-    """Fresh parameters of one member, fp32 of shape [P]: a pure function of the seed and the shape.
+    """Fresh parameters of one member, fp32 of shape [P]: a pure function of the seed of weights and the shape.
 
     GPT-2's initialisation: N(0, 0.02), residual projections N(0, 0.02/√(2·n_layer)), norms 1, biases 0.
     """
@@ -104,7 +104,7 @@ def init_flat(config: RunConfig) -> Tensor:
         view = flat_P[slot.start : slot.stop]
         if len(slot.shape) == 2:
             std = INIT_STD / sqrt(2 * config.n_layer) if slot.name.endswith("c_proj.weight") else INIT_STD
-            drawn = generator(config.seed, Purpose.INIT, index).standard_normal(len(view), dtype=np.float32)
+            drawn = generator(config.seed_of_weights, Purpose.INIT, index).standard_normal(len(view), dtype=np.float32)
             view.copy_(torch.from_numpy(drawn)).mul_(std)
         elif slot.name.endswith("weight"):
             view.fill_(1.0)

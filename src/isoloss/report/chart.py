@@ -22,6 +22,7 @@ import polars as pl
 import vl_convert
 from altair.utils import schemapi
 
+from isoloss.analysis.roles import are_quantities
 from isoloss.errors import StoreError
 from isoloss.files import cache_dir, read_checksummed, sha256_bytes, write_checksummed
 from isoloss.wording import level as level_in_words
@@ -137,14 +138,14 @@ def some_in_words(rows: pl.DataFrame, most: int = MAX_MARKS) -> str:
 
 
 def factor_colours(factors: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, str]]:
-    """A colour for each level of each factor: dark to light for three numbers or more, else categories of its own.
+    """A colour for each level of each factor: dark to light for three quantities or more, else categories of its own.
 
     Example: `factor_colours({"bias": [False, True]})["bias"]["true"]`.
     """
     found: dict[str, dict[str, str]] = {}
     taken = 0
     for factor, levels in factors.items():
-        if len(levels) > 2 and all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels):
+        if len(levels) > 2 and are_quantities(factor, levels):
             colours = sequence_colours(len(levels))
             levels = sorted(levels)
         else:

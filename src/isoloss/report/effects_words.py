@@ -15,6 +15,7 @@ from isoloss.analysis.effects import Effect, Effects
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import t_quantile
 from isoloss.analysis.factorial_table import sorted_levels
+from isoloss.analysis.roles import is_quantity
 from isoloss.report.chart import factor_colours
 from isoloss.report.response import Response, response_of, short, to_digits
 from isoloss.wording import level, listed
@@ -72,8 +73,8 @@ class EffectsView:
         return _levels(self.rows, factor)
 
     def numeric(self, factor: str) -> bool:
-        """Whether the levels of a factor are numbers."""
-        return self.rows[factor].dtype.is_numeric()
+        """Whether the levels of a factor are numbers with an order."""
+        return is_quantity(self.rows[factor])
 
     def cells(self, factors: Sequence[str]) -> pl.DataFrame:
         """N runs, their MEAN response and its interval where levels of some factors meet.

@@ -22,6 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from isoloss.analysis.levels import largest_difference, level_means
+from isoloss.analysis.roles import are_quantities
 from isoloss.report.chart import CATEGORIES, scripts
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Table
@@ -97,12 +98,11 @@ def _factors(snapshot: Snapshot, table: pl.DataFrame) -> list[dict[str, Any]]:
     for factor in snapshot.factors:
         levels = list(snapshot.study.factors[factor])
         number = {repr(value): i for i, value in enumerate(levels)}
-        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in levels)
         difference = largest_difference(level_means(snapshot.done, factor, "best_val_loss")) or 0.0
         described = {
             "name": factor,
             "levels": [level(value) for value in levels],
-            "numbers": levels if numeric else None,
+            "numbers": levels if are_quantities(factor, levels) else None,
             "colours": [colours[factor][level(value)] for value in levels],
             "level": [number[repr(value)] for value in table[factor]],
         }

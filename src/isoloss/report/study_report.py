@@ -64,7 +64,7 @@ def study_chapters(snapshot: Snapshot, findings: Findings) -> list[Chapter]:
     convergence = convergence_chapter(findings.convergence, snapshot.table)
     chapters = [
         answer_chapter(snapshot, findings.effects, [effects, scaling]),
-        claims_chapter(findings.claims, findings.exploratory, len(findings.adjusted), seeds=len(snapshot.study.seeds)),
+        claims_chapter(findings.claims, findings.exploratory, len(findings.adjusted), one_seed=snapshot.study.one_seed),
         runs_chapter(snapshot),
         effects,
         convergence,

@@ -11,11 +11,12 @@ from isoloss.spec.audit_hypotheses import (
     SeedNoise,
     compared_factors,
     hypothesis_findings,
+    more_seeds,
     seeds_to_resolve,
 )
 from isoloss.spec.audit_scaling import asks_for_exponent, rests_on_width, scaling_findings
 from isoloss.spec.compute import params_total, tokens_per_step, train_tokens
-from isoloss.spec.config import RunConfig
+from isoloss.spec.config import SEED_SETTINGS, RunConfig
 from isoloss.spec.hypotheses import EffectStated, RatioStated
 from isoloss.spec.power import POWER, SEED_BY_FACTOR
 from isoloss.spec.prefixes import EVALUATION_FIELDS, changes_nothing, prefix_groups
@@ -28,6 +29,9 @@ nearly as much as fresh text for about 4 passes and little after about 16 (Muenn
 
 LARGE_WIDTH_RATIO = 2.0
 """Widths further apart than this are said to need learning rates of their own; a rule of thumb."""
+
+SEED_DECIDES = {"init_seed": "the initial weights", "data_seed": "the order of data and dropout"}
+"""What each of SEED_SETTINGS stands for, in words."""
 
 TOKEN_FIELDS = ("batch_size", "block_size", "gradient_accumulation_steps")
 """Settings that change the tokens a step sees."""
@@ -68,6 +72,17 @@ def audit(
 def _seeds(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Diagnostic]:
     seed, *others = study.seeds
     if others:
+        yield from _stated_seeds(study)
+        return
+    if varied := study.varied_seeds:
+        yield Diagnostic(
+            "one_seed",
+            "limits",
+            f"The study is {counted(len(configs), 'run')} with one seed ({seed}) and several of {listed(varied)}: they "
+            "count as a factor's levels, not as replicates of a cell, so effects can be screened but not tested.",
+            f"Test effects against how they differ from one {varied[-1]} to another: isoloss effects DIR --block "
+            f"{varied[-1]}.",
+        )
         return
     seeds = max(2, seeds_to_resolve(study, noise))
     df = (max(len(configs), 2) - 1) * (seeds - 1)
@@ -76,8 +91,23 @@ def _seeds(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iter
         "limits",
         f"The study is {counted(len(configs), 'run')} with one seed ({seed}): every cell is trained once and nothing "
         "estimates the noise between seeds, so effects can be screened but not tested against it.",
-        f"Train more seeds: --seeds {seeds} estimates the noise on {counted(df, 'degree')} of freedom.",
+        f"Train more seeds: {more_seeds(study, seeds)} estimates the noise on {counted(df, 'degree')} of freedom.",
     )
+
+
+def _stated_seeds(study: Study) -> Iterator[Diagnostic]:
+    """What several seeds decide where a setting stands in for them in part."""
+    for stated in study.stated_seeds:
+        rest = listed(SEED_DECIDES[name] for name in SEED_SETTINGS if name not in study.stated_seeds)
+        varied = stated in study.varied_seeds
+        text = f"The seeds ({listed(study.seeds)}) decide {rest} alone, since {stated} is stated: "
+        text += f"the noise between them leaves out that of {SEED_DECIDES[stated]}"
+        yield Diagnostic(
+            "seeds_decide_part",
+            "note" if varied else "limits",
+            f"{text}, which the effect of {stated} shows." if varied else f"{text}.",
+            "Nothing to change." if varied else f"Leave {stated} unset, or make it a factor.",
+        )
 
 
 def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
@@ -226,7 +256,7 @@ def _cost(study: Study, configs: Sequence[RunConfig], noise: SeedNoise, hours: f
             "cost",
             "note",
             f"{sentence}.",
-            "Nothing to compare: add a factor to the study.",
+            f"Nothing to compare{' but seeds' if runs > seeds else ''}: add a factor to the study.",
         )
         return
     share = f"{expm1(SMALLEST_EFFECT_NATS):.0%} of perplexity"
@@ -249,7 +279,7 @@ def _cost(study: Study, configs: Sequence[RunConfig], noise: SeedNoise, hours: f
         "cost",
         "note",
         f"{sentence}; {needed} seeds find {what}: {counted(runs // seeds * needed, 'run')}{_hours(scaled)}.",
-        f"Train it with --seeds {needed}.",
+        f"Train it with {more_seeds(study, needed)}.",
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from isoloss.diagnostic import Diagnostic
 from isoloss.spec.compute import evaluations
-from isoloss.spec.config import RunConfig
+from isoloss.spec.config import SEED_SETTINGS, RunConfig
 from isoloss.spec.hypotheses import (
     EffectStated,
     Hypothesis,
@@ -77,18 +77,23 @@ def compared_factors(study: Study) -> list[str]:
 
 
 def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
-    """Seeds that find SMALLEST_EFFECT_NATS for every factor a hypothesis compares; 0 in a study of one cell.
+    """Seeds that find SMALLEST_EFFECT_NATS for every factor a hypothesis compares; 0 where nothing but seeds varies.
 
     Without such a hypothesis it is for the comparison of any two cells.
     """
     cells = study.size // len(study.seeds)
-    if cells == 1:
+    if all(len(levels) == 1 for factor, levels in study.factors.items() if factor not in SEED_SETTINGS):
         return 0
     n_levels = [n for factor in compared_factors(study) if (n := len(study.factors[factor])) > 1] or [cells]
     ratio, level = noise.by_factor, _level(study)
     return max(
         seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, cells // n, seed_by_factor=ratio, level=level) for n in n_levels
     )
+
+
+def more_seeds(study: Study, count: int) -> str:
+    """The option that trains a study with so many seeds, and what it takes for them to decide anything."""
+    return f"--seeds {count}" + (" (with data_seed unset)" if len(study.stated_seeds) == len(SEED_SETTINGS) else "")
 
 
 def _level(study: Study) -> float:
@@ -150,7 +155,9 @@ def _compared(
         f"{_quoted(hypothesis)} compares {counted(per_level * seeds, 'run')} at {factor} {named(levels[0])} with as "
         f"many at {named(levels[1])} ({counted(per_level, 'cell')}, {counted(seeds, 'seed')}): "
         + (f"that finds {finds}." if seeds > 1 else f"one seed estimates no noise; {tested} seeds would find {finds}."),
-        "Nothing to change." if needed <= seeds else f"Train more seeds: --seeds {needed} finds {smallest:g} {unit}.",
+        "Nothing to change."
+        if needed <= seeds
+        else f"Train more seeds: {more_seeds(study, needed)} finds {smallest:g} {unit}.",
     )
 
 

@@ -27,6 +27,7 @@ CountInt = Annotated[int, Field(ge=0, le=MAX_INT, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 RateFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 FractionFloat = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
 class RunConfig(BaseModel):
@@ -77,7 +78,13 @@ class RunConfig(BaseModel):
     )
 
     precision: Precision = Field("fp32", description="Arithmetic of matrix products in training.")
-    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 1337
+    init_seed: Seed | None = Field(None, description="Whole number that decides the initial weights; None: seed.")
+    data_seed: Seed | None = Field(
+        None,
+        description="Whole number that decides the noise of training: order of batches, dropout masks and, if eval is "
+        "sampled, the batches of evaluations; None: seed.",
+    )
+    seed: Seed = 1337
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> RunConfig:
@@ -94,6 +101,16 @@ class RunConfig(BaseModel):
         """Step at which the cosine reaches min_lr: lr_decay_iters, by default max_iters."""
         return self.max_iters if self.lr_decay_iters is None else self.lr_decay_iters
 
+    @property
+    def seed_of_weights(self) -> int:
+        """The seed of the initial weights: init_seed, by default seed."""
+        return self.seed if self.init_seed is None else self.init_seed
+
+    @property
+    def seed_of_data(self) -> int:
+        """The seed of batches, dropout masks and sampled evaluations: data_seed, by default seed."""
+        return self.seed if self.data_seed is None else self.data_seed
+
 
 RESOLVED_FIELDS = frozenset({"corpus", "corpus_sha256", "tokenizer", "vocab_size", "seed"})
 """Fields a study states elsewhere than among its settings (`base` and `factors`)."""
@@ -102,6 +119,9 @@ _FIELDS = frozenset(RunConfig.model_fields)
 
 SETTINGS: tuple[str, ...] = tuple(name for name in RunConfig.model_fields if name not in RESOLVED_FIELDS)
 """Names a study may set in `base`, vary in `factors` and override with --set."""
+
+SEED_SETTINGS = ("init_seed", "data_seed")
+"""Settings that stand in for `seed` in a part of what it decides. Their values are labels, without order."""
 
 MEMBER_FIELDS = frozenset(
     {
@@ -115,6 +135,7 @@ MEMBER_FIELDS = frozenset(
         "min_lr",
         "weight_decay",
         "grad_clip",
+        *SEED_SETTINGS,
         "seed",
     }
 )
@@ -124,6 +145,12 @@ MEMBER_FIELDS = frozenset(
 def shape_key(config: RunConfig) -> tuple[tuple[str, Any], ...]:
     """What runs must share to be members of one stack: every field that is not in MEMBER_FIELDS."""
     return tuple((name, getattr(config, name)) for name in RunConfig.model_fields if name not in MEMBER_FIELDS)
+
+
+def spelled_seeds(config: RunConfig) -> dict[str, int]:
+    """The seeds a run reads, spelled equally for equal runs: `seed` is the data's, `init_seed` one that differs."""
+    same = config.seed_of_weights == config.seed_of_data
+    return {"seed": config.seed_of_data} | ({} if same else {"init_seed": config.seed_of_weights})
 
 
 ANY_TEXT: Mapping[str, Any] = {"corpus": "", "corpus_sha256": "", "vocab_size": 1}

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from isoloss.errors import ConfigError, raise_all
-from isoloss.spec.config import SETTINGS, plain_message
+from isoloss.spec.config import SEED_SETTINGS, SETTINGS, plain_message
 from isoloss.spec.synonyms import did_you_mean, nearest
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -188,6 +188,10 @@ class OptimumStated(_Stated):
         if between == (self.moved_by is not None):
             text = "low: state low, high or both, or moved_by with tolerance, but not low or high with moved_by"
             raise PydanticCustomError("optimum", text, {"field": "low"})
+        for field in ("factor", "moved_by"):
+            if getattr(self, field) in SEED_SETTINGS:
+                text = "{field}={name}: seeds are labels without order; nothing lies best among them or moves with them"
+                raise PydanticCustomError("optimum", text, {"field": field, "name": getattr(self, field)})
         if self.moved_by == self.factor:
             raise PydanticCustomError("optimum", "moved_by: it is the factor itself", {"field": "moved_by"})
         if self.low is not None and self.high is not None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from isoloss.spec.config import RunConfig
+from isoloss.spec.config import SEED_SETTINGS, RunConfig, spelled_seeds
 
 EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens")
 """Settings that decide when and on what the loss is measured; training does not read them."""
@@ -47,8 +47,8 @@ def changes_nothing(factor: str, configs: Sequence[RunConfig]) -> list[RunConfig
 
 
 def _key(config: RunConfig, without: Iterable[str]) -> Key:
-    """The settings that count, by name: the corpus by content, lr_decay_iters by the horizon it stands for."""
-    values = config.model_dump(exclude={"corpus", *without})
+    """The settings that count, by name: as in a run's identity, but for the schedule that a constant rate ignores."""
+    values = config.model_dump(exclude={"corpus", *SEED_SETTINGS, *without}) | spelled_seeds(config)
     if config.decay_lr:
         values["lr_decay_iters"] = config.decay_horizon
     else:

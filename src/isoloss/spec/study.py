@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
 from isoloss.spec.compute import training_memory_bytes
-from isoloss.spec.config import ANY_TEXT, SETTINGS, RunConfig, TokenizerName, check_setting, make_config
+from isoloss.spec.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, TokenizerName, check_setting, make_config
 from isoloss.spec.hypotheses import Hypothesis, hypothesis_faults
 from isoloss.spec.identity import run_id
 from isoloss.spec.synonyms import did_you_mean, nearest
@@ -110,6 +110,22 @@ class Study:
             product *= len(levels)
         return product
 
+    @property
+    def stated_seeds(self) -> list[str]:
+        """Those of SEED_SETTINGS that the study states, in place of having them follow `seeds`."""
+        levels = {name: self.factors.get(name, (self.base.get(name),)) for name in SEED_SETTINGS}
+        return [name for name, given in levels.items() if any(level is not None for level in given)]
+
+    @property
+    def varied_seeds(self) -> list[str]:
+        """Those of SEED_SETTINGS that are factors of several levels."""
+        return [name for name in SEED_SETTINGS if len(self.factors.get(name, ())) > 1]
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether no two runs differ in a seed."""
+        return len(self.seeds) == 1 and not self.varied_seeds
+
     def expand(self, data: DataFacts) -> list[RunConfig]:
         """All runs, cell by cell, seeds innermost. Raises ConfigError when a cell is not a valid configuration."""
         resolved = {
@@ -127,7 +143,15 @@ class Study:
         for seed in others:
             make_config({**dict(cells[0]), "seed": seed})
         # What holds for a cell's first seed and for a seed in the first cell holds for both: no run is checked twice.
-        return [run for cell in cells for run in (cell, *(cell.model_copy(update={"seed": s}) for s in others))]
+        runs = [run for cell in cells for run in (cell, *(cell.model_copy(update={"seed": s}) for s in others))]
+        if others and self.stated_seeds and len(set(map(run_id, runs))) < len(runs):
+            settings = " and ".join(self.stated_seeds)
+            raise ConfigError(
+                f"seeds: two of {list(self.seeds)} define the same run, with {settings} stated in place of what a seed "
+                "decides; leave one unset, or list one seed",
+                ("seeds",),
+            )
+        return runs
 
     def _cells(self, fixed: Mapping[str, Any], factors: Mapping[str, tuple[Scalar, ...]]) -> list[RunConfig]:
         """A run for each cell, the last factor varying fastest. Raises what is wrong in cells."""

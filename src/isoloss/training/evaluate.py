@@ -49,7 +49,7 @@ def evaluate(
 def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np.int64]:
     if config.eval == "sampled":
         n = config.eval_iters * config.batch_size
-        return sampled_eval_starts(config.seed, step, split, n, length, config.block_size)
+        return sampled_eval_starts(config.seed_of_data, step, split, n, length, config.block_size)
     return exact_eval_starts(length, config.block_size, config.eval_train_tokens if split == 0 else None)
 
 

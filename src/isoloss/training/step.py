@@ -55,7 +55,7 @@ class Stepper:
         self._rows = ranks.rows(config)
         self._n_micro = config.gradient_accumulation_steps
         self._dropout = Dropout(members, device)
-        keys_Ex2 = np.stack([stream_key(config.seed, Purpose.BATCH) for config in members])
+        keys_Ex2 = np.stack([stream_key(config.seed_of_data, Purpose.BATCH) for config in members])
         self._batch_keys_Ex2 = torch.from_numpy(keys_Ex2).to(device)
         limits = [config.grad_clip or float("inf") for config in members]
         self._clip_E = torch.tensor(limits, device=device)

@@ -80,7 +80,7 @@ def _limit(snapshot: Snapshot) -> Iterator[str]:
         yield f"{waiting:,} of {counted(snapshot.study.size, 'run')} are still to be trained; all of this may change."
     elif lost:
         yield f"{lost:,} of {counted(snapshot.study.size, 'run')} failed or diverged and are left out of these means."
-    elif len(snapshot.study.seeds) == 1:
+    elif snapshot.study.one_seed:
         yield "With one seed, nothing here shows how much of a difference is chance: more seeds would."
     else:
         at_end = sum(

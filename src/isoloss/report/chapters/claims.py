@@ -27,13 +27,15 @@ COLUMNS = (
 )
 
 
-def claims_chapter(claims: Sequence[Claim], exploratory: Sequence[Claim], comparisons: int, *, seeds: int) -> Chapter:
+def claims_chapter(
+    claims: Sequence[Claim], exploratory: Sequence[Claim], comparisons: int, *, one_seed: bool
+) -> Chapter:
     """Stated claims and exploratory ones; `comparisons` is how many effects were looked at for the latter."""
     every = [*claims, *exploratory]
     return Chapter(
         "claims",
         "Claims",
-        list(_answer(claims, exploratory, comparisons, seeds)),
+        list(_answer(claims, exploratory, comparisons, one_seed)),
         tables=[_table(every)] if every else [],
         items=[_item(claim) for claim in every],
         details=[
@@ -60,7 +62,7 @@ def estimate_columns(estimate: Estimate | None) -> dict[str, Any]:
     return {field.name: estimate and getattr(estimate, field.name) for field in fields(Estimate)}
 
 
-def _answer(claims: Sequence[Claim], exploratory: Sequence[Claim], comparisons: int, seeds: int) -> Iterator[str]:
+def _answer(claims: Sequence[Claim], exploratory: Sequence[Claim], comparisons: int, one_seed: bool) -> Iterator[str]:
     if claims:
         stated = counted(len(claims), "hypothesis", "hypotheses")
         yield f"Of {stated} stated before training, {verdicts_in_words(claims)}."
@@ -73,7 +75,7 @@ def _answer(claims: Sequence[Claim], exploratory: Sequence[Claim], comparisons: 
             f"{found} on the best validation loss {'is' if len(exploratory) < 2 else 'are'} larger than chance "
             f"explains, of {comparisons} that were looked at."
         )
-    if seeds == 1:
+    if one_seed:
         yield (
             "One seed: nothing here shows how much a loss changes from seed to seed, so effects are compared with each "
             "other, not with noise. More seeds would show it."

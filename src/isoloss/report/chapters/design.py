@@ -51,15 +51,15 @@ def _unfinished(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _design(snapshot: Snapshot) -> Iterator[str]:
-    if len(snapshot.study.seeds) == 1:
-        yield (
-            "Every cell has one seed: the noise between seeds cannot be estimated from these runs, so a small "
-            "difference between two of them may be chance."
-        )
-    else:
+    if len(snapshot.study.seeds) > 1:
         yield (
             f"Each cell has {len(snapshot.study.seeds)} seeds. The noise between them is taken to be the same in every "
             "cell; an interval of an effect is no better than that."
+        )
+    elif snapshot.study.one_seed:
+        yield (
+            "Every cell has one seed: the noise between seeds cannot be estimated from these runs, so a small "
+            "difference between two of them may be chance."
         )
     configs = list(snapshot.configs.values())
     tokens = [compute.train_tokens(config) for config in configs]

@@ -132,6 +132,9 @@ def _runs(snapshot: Snapshot) -> Iterator[str]:
         f"each with {counted(len(study.seeds), 'seed')} ({_values(study.seeds).strip('{}')})."
     )
     yield "A seed decides initialisation, batches and dropout; runs of one seed and batch shape share batches."
+    if study.stated_seeds:
+        stated = _said(snapshot, *study.stated_seeds)
+        yield f"Where stated, init_seed decides initialisation, data_seed batches and dropout: here {stated}."
     yield f"{states(snapshot)}; results are drawn from those that are done."
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from isoloss.analysis.claim import AdjustedP
 from isoloss.analysis.effects import Effects, analyse_effects
@@ -204,9 +205,16 @@ def test_the_largest_difference_allows_for_its_choice(swept: tuple[Effects, Chap
     assert (rate.range.lowest, rate.range.highest) == (0.001, 0.03)
     means = SWEEP.group_by("learning_rate").agg(pl.col(LOSS).mean()).sort("learning_rate")[LOSS]
     assert rate.range.estimate.value == pytest.approx(means[5] - means[2])
-    standard_error = rate.error.sd * math.sqrt(2 / 9)
-    scheffe = math.sqrt(5 * 3.3258)  # F of 5 and 10 degrees of freedom, its 95% quantile in a printed table
-    assert rate.range.estimate.high - rate.range.estimate.value == pytest.approx(scheffe * standard_error, rel=1e-3)
+    by_seed = SWEEP.pivot("learning_rate", index="seed", values=LOSS, aggregate_function="mean", sort_columns=True)
+    means_sxl = by_seed.drop("seed").to_numpy()
+    difference = means_sxl[:, 5] - means_sxl[:, 2]
+    left_sxl = means_sxl - means_sxl.mean(axis=0) - means_sxl.mean(axis=1, keepdims=True) + means_sxl.mean()
+    covariance_lxl = left_sxl.T @ left_sxl / 2
+    df = np.trace(covariance_lxl) ** 2 / (covariance_lxl**2).sum()
+    average = math.sqrt(2 * np.trace(covariance_lxl) / 5 / 3)
+    times = max(stats.t.ppf(0.975, 2), math.sqrt(df * stats.f.ppf(0.95, df, 2 * df)))
+    reach = times * max(float(difference.std(ddof=1)) / math.sqrt(3), average)
+    assert rate.range.estimate.high - rate.range.estimate.value == pytest.approx(reach)
 
 
 def test_panels_show_means_and_runs_of_each_level(swept: tuple[Effects, Chapter]) -> None:

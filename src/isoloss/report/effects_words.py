@@ -85,15 +85,14 @@ class EffectsView:
         own = next((effect for effect in self.effects.effects if set(effect.factors) == set(factors)), None)
         error = own.error if own else self.effects.error
         reach = None if error is None else t_quantile((1 + LEVEL) / 2, error.df) * error.sd
-        mean, n = pl.col(self.response.column).mean(), pl.len()
-        half = pl.lit(reach, pl.Float64()) / n.sqrt()
+        half = pl.lit(reach, pl.Float64()) / pl.col(N).sqrt()
         if own is not None and own.half_widths is not None:
-            half = pl.col(factors[0]).replace_strict(
-                self.levels(factors[0]), own.half_widths, return_dtype=pl.Float64()
-            )
-        return self.rows.group_by(factors, maintain_order=True).agg(
-            n.alias(N), mean.alias(MEAN), (mean - half).alias(LOW), (mean + half).alias(HIGH)
+            by_level = dict(zip(self.levels(factors[0]), own.half_widths, strict=True))
+            half = pl.col(factors[0]).replace_strict(by_level, return_dtype=pl.Float64())
+        cells = self.rows.group_by(factors, maintain_order=True).agg(
+            pl.len().alias(N), pl.col(self.response.column).mean().alias(MEAN)
         )
+        return cells.with_columns((pl.col(MEAN) - half).alias(LOW), (pl.col(MEAN) + half).alias(HIGH))
 
     def describe(self, row: Mapping[str, Any]) -> str:
         """What a run's mark is called: the key of its configuration where there is one, its levels, its seed."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import tyro
 
-from calibration import curves, factorials, laws, nulls, optima, seeds
+from calibration import curves, factorials, laws, nulls, optima, outlying, seeds
 from calibration.measure import Experiment, Rate, generator_of, measure
 from calibration.table import rates_as_markdown, recovery_as_markdown
 from isoloss.analysis.solve import ObjectiveName
@@ -27,6 +27,8 @@ Section = Literal[
     "seed-nulls",
     "seed-coverage",
     "seed-power",
+    "outlying-alarms",
+    "outlying-named",
     "optima",
     "optimum-shifts",
     "false-labels",
@@ -45,6 +47,8 @@ EXPERIMENTS: dict[Section, tuple[str, int, Callable[[int], list[Experiment]]]] =
     "seed-nulls": ("Studies without any effect that claim one, effects differing by seed", 2000, seeds.false_claims),
     "seed-coverage": ("Intervals that hold the truth, effects differing by seed", 2000, seeds.coverage),
     "seed-power": ("Studies that find a stated difference, effects differing by seed", 2000, seeds.power),
+    "outlying-alarms": ("Tables of normal noise in which a run is called outlying", 1000, outlying.false_alarms),
+    "outlying-named": ("Tables in which the diverged runs, and no others, are named", 400, outlying.all_named),
     "optima": ("Intervals of the best learning rate that hold it", 400, optima.coverage),
     "optimum-shifts": ("Intervals of its shift with the width that hold it", 400, optima.shifts),
     "false-labels": ("Loss curves with a false label", 100, curves.false_labels),

@@ -22,6 +22,8 @@ from isoloss.analysis.factorial_table import FactorialTable, read_factorial_tabl
 from isoloss.analysis.lost_runs import LostRuns, lost_in_words, lost_runs
 from isoloss.analysis.optimum import Optimum, optima
 from isoloss.analysis.optimum_shift import OptimumShift, optimum_shifts
+from isoloss.analysis.outlying_runs import OutlyingRun, outlying_in_words, outlying_runs
+from isoloss.analysis.run_residuals import RunResiduals, run_residuals
 from isoloss.analysis.screening import Screening
 from isoloss.diagnostic import Diagnostic
 from isoloss.spec.power import detectable_effect
@@ -92,6 +94,10 @@ class Effects:
     """How far the optimum of one numeric factor moves with another."""
     lost_runs: tuple[LostRuns, ...] = ()
     """Of each factor, what its levels lost; empty where every run has a result."""
+    outlying_runs: tuple[OutlyingRun, ...] = ()
+    """Runs far outside the noise of all others, the furthest first."""
+    residuals: RunResiduals | None = None
+    """What the model leaves of each run."""
 
 
 def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None = None) -> Effects:
@@ -116,8 +122,16 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
     for number, p_holm in zip(tested, holm([effects[number].p or 0.0 for number in tested]), strict=True):
         effects[number] = replace(effects[number], p_holm=p_holm)
     shifts = optimum_shifts(fitted)
+    residuals = run_residuals(runs, fitted.fit)
+    outlying = outlying_runs(residuals)
     differing = [said for position in range(len(runs.factors)) for said in differs_by_block(fitted, position)]
-    cautions = (*fitted.cautions, *lost_in_words(lost), *differing, *_undetermined(effects))
+    cautions = (
+        *fitted.cautions,
+        *lost_in_words(lost),
+        *outlying_in_words(outlying, response),
+        *differing,
+        *_undetermined(effects),
+    )
     return Effects(
         response,
         runs.n,
@@ -131,6 +145,8 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         optima(fitted, [term for term, effect in zip(terms, effects, strict=True) if _interacts(effect, shifts)]),
         shifts,
         lost,
+        tuple(outlying),
+        residuals,
     )
 
 

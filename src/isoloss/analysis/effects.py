@@ -23,6 +23,7 @@ from isoloss.analysis.lost_runs import LostRuns, lost_in_words, lost_runs
 from isoloss.analysis.optimum import Optimum, optima
 from isoloss.analysis.optimum_shift import OptimumShift, optimum_shifts
 from isoloss.analysis.outlying_runs import OutlyingRun, outlying_in_words, outlying_runs
+from isoloss.analysis.response_scale import Scale
 from isoloss.analysis.run_residuals import RunResiduals, run_residuals
 from isoloss.analysis.screening import Screening
 from isoloss.diagnostic import Diagnostic
@@ -98,6 +99,8 @@ class Effects:
     """Runs far outside the noise of all others, the furthest first."""
     residuals: RunResiduals | None = None
     """What the model leaves of each run."""
+    scale: Scale = "raw"
+    """Of the response, whose name says it too."""
 
 
 def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None = None) -> Effects:

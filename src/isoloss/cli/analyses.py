@@ -33,6 +33,7 @@ def effects(
     reduce: Literal["none", "last", "min", "max"] = "none",
     step: OptionalColumn = None,
     where: Annotated[OptionalText, named("CONDITION", "")] = None,
+    scale: Literal["raw", "log", "rank"] = "raw",
     json: Flag = False,
     out: OutFolder = None,
 ) -> int:
@@ -52,11 +53,14 @@ def effects(
         reduce: Which evaluation stands for its run: the last, or that with the lowest or highest response.
         step: Column of the step, by which an evaluation is the last; else one called step, else the rows' order.
         where: Rows to analyse, such as "loss < 10 and optimizer == 'adamw'".
+        scale: raw: the response as it is; log: its natural logarithm, so that effects are ratios; rank: its rank among
+            all runs, in which none lies far off.
         json: Print one JSON object at full precision in place of text.
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.effects import analyse_effects
     from isoloss.analysis.pairs import paired_effects
+    from isoloss.analysis.response_scale import OF_RANKS, on_scale
     from isoloss.analysis.response_surface import analyse_surface, needs_surface
     from isoloss.analysis.where import rows_where
     from isoloss.cli.tables import (
@@ -83,10 +87,12 @@ def effects(
             say(f"{factor} varies too and is not among --factors: what it changes counts as noise")
     if target is not None and response == STEPS_TO_TARGET and (missed := runs[STEPS_TO_TARGET].null_count()):
         say(f"{missed} of {len(runs)} runs never reached {target:g} and are left out, which flatters slow levels")
+    runs, response = on_scale(runs, response, scale)
     if needs_surface(runs, names):
         surface = analyse_surface(runs, response, names)
         return _conclude(lambda: surface_chapter(surface), surface_as_json(surface) if json else None, out, table)
     found = analyse_effects(runs, response, names, block)
+    found = replace(found, scale=scale, cautions=(*found.cautions, *([OF_RANKS] if scale == "rank" else [])))
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
     text = effects_as_json(found, pairs) if json else None
     return _conclude(lambda: effects_chapter(found, runs, pairs=pairs), text, out, table)

@@ -18,6 +18,8 @@ from isoloss.spec.power import STATED_SHARE
 
 Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory", "not judged yet"]
 ALPHA = 1 - LEVEL
+OF_RUNS = ("cells_lost", "outlying_runs")
+"""Cautions about runs that every claim of the factors they were trained at repeats."""
 
 
 @dataclass(frozen=True)

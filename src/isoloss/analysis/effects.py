@@ -19,7 +19,7 @@ from isoloss.analysis.error_term import ErrorTerm, FitWithError, differs_by_bloc
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_quantile, f_upper, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.factorial_table import FactorialTable, read_factorial_table
-from isoloss.analysis.lost_runs import LostRuns, lost_in_words, lost_runs
+from isoloss.analysis.lost_runs import LostCell, LostRuns, cells_in_words, lost_cells, lost_in_words, lost_runs
 from isoloss.analysis.optimum import Optimum, optima
 from isoloss.analysis.optimum_shift import OptimumShift, optimum_shifts
 from isoloss.analysis.outlying_runs import OutlyingRun, outlying_in_words, outlying_runs
@@ -101,6 +101,8 @@ class Effects:
     """What the model leaves of each run."""
     scale: Scale = "raw"
     """Of the response, whose name says it too."""
+    lost_cells: tuple[LostCell, ...] = ()
+    """Combinations of levels that lost half of their runs or more."""
 
 
 def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None = None) -> Effects:
@@ -118,7 +120,9 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
             Diagnostic("no_factor", "blocks", "No factor has two levels: there is no effect to compute."),
         )
         return Effects(response, runs.n, 1, runs.replicated, runs.block, None, (), cautions, None)
-    fitted, lost = fit_with_error(runs), lost_runs(table, response, [factor.name for factor in runs.factors])
+    names = [factor.name for factor in runs.factors]
+    fitted, lost = fit_with_error(runs), lost_runs(table, response, names)
+    cells = lost_cells(table, response, names)
     terms = terms_of(len(runs.factors))
     effects = [_effect(fitted, term) for term in terms]
     tested = [number for number, effect in enumerate(effects) if effect.p is not None]
@@ -131,6 +135,7 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
     cautions = (
         *fitted.cautions,
         *lost_in_words(lost),
+        *cells_in_words(cells),
         *outlying_in_words(outlying, response),
         *differing,
         *_undetermined(effects),
@@ -150,6 +155,7 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         lost,
         tuple(outlying),
         residuals,
+        lost_cells=cells,
     )
 
 

@@ -42,12 +42,14 @@ def level_difference(
     factors: Sequence[str],
     block: str | None = None,
     interval: float = LEVEL,
+    against: float = 0.0,
 ) -> LevelDifference:
     """The response at level `high` of a factor minus that at `low`, averaged alike over all other `factors`.
 
     The interval and two-sided p rest on the error that `analyse_effects` tests the factor with; the estimate's method
-    names it, and n is that of the runs at the two levels. `interval` is the level of the interval. Raises ConfigError
-    as that does, and when the factor lacks one of the two levels.
+    names it, and n is that of the runs at the two levels. `interval` is the level of the interval, `against` the
+    difference that p is of (other than zero: a minimum-effect test, Murphy and Myors 1999). Raises ConfigError as that
+    does, and when the factor lacks one of the two levels.
     """
     runs = read_factorial_table(table, response, [*factors, factor], block)
     position = runs.position(factor)
@@ -69,7 +71,7 @@ def level_difference(
         return LevelDifference(None, None, False, (*fitted.cautions, Diagnostic("not_estimable", "blocks", text)))
     value, variance = found
     error = fitted.error_of((position,))
-    p = t_two_sided(value / (error.sd * math.sqrt(variance)), error.df) if error else None
+    p = t_two_sided((value - against) / (error.sd * math.sqrt(variance)), error.df) if error else None
     n = int(runs.counts_cxb[np.isin(runs.cells_cxf[:, position], ends)].sum())
     estimate = contrast_estimate(n, error, value, variance, "difference", interval=interval)
     lost = lost_in_words(lost_runs(table, response, [factor]))

@@ -40,6 +40,8 @@ class Claim:
     """The runs behind it."""
     cautions: tuple[Diagnostic, ...] = ()
     """What the reader of the verdict has to know besides."""
+    probability: Estimate | None = None
+    """Of two levels: that a run at the second has a lower response than one at the first that shares all else."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from isoloss.analysis.error_term import FitWithError, differs_by_block, few_bloc
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import t_two_sided
 from isoloss.analysis.factorial_table import read_factorial_table
+from isoloss.analysis.improvement import probability_lower
 from isoloss.analysis.lost_runs import lost_in_words, lost_runs
 from isoloss.analysis.optimum import best_at_edge, optimum
 from isoloss.diagnostic import Diagnostic
@@ -31,6 +32,8 @@ class LevelDifference:
     p: float | None
     screening: bool
     cautions: tuple[Diagnostic, ...]
+    probability: Estimate | None = None
+    """That a run at the second level has a lower response than one at the first that shares all else."""
 
 
 def level_difference(
@@ -82,7 +85,8 @@ def level_difference(
     cautions = (*general, *blocks, *lost, *turning)
     if runs.factors[position].numeric and (found := optimum(fitted, position)) is not None and found.edge:
         cautions = (*cautions, best_at_edge(found))
-    return LevelDifference(estimate, p, error is not None and error.screening, cautions)
+    probability = probability_lower(runs, position, *ends)
+    return LevelDifference(estimate, p, error is not None and error.screening, cautions, probability)
 
 
 def _not_monotone(fitted: FitWithError, position: int, ends: tuple[int, int]) -> list[Diagnostic]:

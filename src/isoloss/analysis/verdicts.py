@@ -77,9 +77,8 @@ def _effect(stated: EffectStated, evidence: Evidence, share: float) -> Claim:
     found = analyse_effects(evidence.ended, stated.response, list(evidence.factors), evidence.block)
     of_runs = [caution for caution in found.cautions if caution.code in OF_RUNS]
     cautions = (*difference.cautions, *_interactions(stated, found, share), *of_runs)
-    return Claim(
-        stated.says, True, verdict, difference.screening, sentence, estimate, difference.p, None, run_ids, cautions
-    )
+    judged_by = difference.screening, sentence, estimate, difference.p, None, run_ids, cautions
+    return Claim(stated.says, True, verdict, *judged_by, difference.probability)
 
 
 def _interactions(stated: EffectStated, found: Effects, share: float) -> list[Diagnostic]:
@@ -110,7 +109,7 @@ def _ratio(stated: RatioStated, evidence: Evidence, family: Family) -> Claim:
     sentence = f"{stated.response} at {stated.factor} {high} over that at {low} is {in_words(shown)}."
     claim = _against_range(stated, (shown, held), stated.low, stated.high, sentence, run_ids)
     cautions = (*difference.cautions, *_cells_lost(stated, evidence))
-    return replace(claim, screening=difference.screening, cautions=cautions)
+    return replace(claim, screening=difference.screening, cautions=cautions, probability=difference.probability)
 
 
 def _ratio_of(log: Estimate | None) -> Estimate | None:

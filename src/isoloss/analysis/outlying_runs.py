@@ -16,13 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoloss.analysis.estimate import LEVEL
-from isoloss.analysis.factorial import t_two_sided
+from isoloss.analysis.factorial import Floats, t_two_sided
 from isoloss.analysis.run_residuals import MIN_DF, SATURATED, RunResiduals
 from isoloss.diagnostic import Diagnostic
 from isoloss.wording import level, number
 
-MAX_OUTLYING, MAX_SHARE = 20, 0.25
-"""Runs that are left out in turn: so many, and this share of all, at most."""
+TRIED, MAX_SHARE = 20, 0.25
+"""Runs that are left out in turn: so many, more where more are FAR, but this share of all at most."""
+FAR = 4.0
+"""Median absolute deviations, as standard deviations, from the median residual: seldom in normal noise."""
+MAX_WORK = 1e10
+"""The number of runs times the cube of those left out: seconds."""
 MAX_SHARE_OF_LEVEL = 1 / 3
 """Of a level's runs: with more it is the level that is noisy."""
 ALIKE = 0.9
@@ -44,6 +48,7 @@ class OutlyingRun:
     place: int
     """Among the runs."""
     name: str
+    """'run 3f2a', or 'row 14' where runs have no names."""
     levels: dict[str, float | str | bool]
     response: float
     expected: float
@@ -55,17 +60,18 @@ def outlying_runs(residuals: RunResiduals) -> list[OutlyingRun]:
     runs = residuals.runs
     if residuals.df < MIN_DF or float(np.ptp(runs.response_n)) <= 1e-12 * runs.largest:
         return []
-    left, out, last = _Left(residuals, ()), (), 0
-    for _ in range(int(min(MAX_OUTLYING, max(1, MAX_SHARE * runs.n), residuals.df // 2))):
+    shared: dict[int, Floats] = {}
+    left, out, last = _Left(residuals, (), shared), (), 0
+    for _ in range(_tried(residuals)):
         run = left.furthest()
         if run is None:
             break
         out = (*out, run)
-        left = _Left(residuals, out)
+        left = _Left(residuals, out, shared)
         last = len(out) if left.p(run) < 1 - LEVEL else last
     out = out[:last]
     while out:
-        left = _Left(residuals, out)
+        left = _Left(residuals, out, shared)
         p = [left.p(run) for run in out]
         if max(p) < 1 - LEVEL:
             return sorted(map(left.described, out), key=lambda found: -abs(found.response - found.expected))
@@ -73,10 +79,21 @@ def outlying_runs(residuals: RunResiduals) -> list[OutlyingRun]:
     return []
 
 
-class _Left:
-    """The model of the runs without those in `out`: what it leaves of each run, and how far those in `out` are off."""
+def _tried(residuals: RunResiduals) -> int:
+    """How many runs to leave out in turn: TRIED, or half as many again as lie far from the median residual."""
+    off_n = np.abs(residuals.residual_n - np.median(residuals.residual_n))
+    far = int((off_n > FAR * 1.4826 * np.median(off_n)).sum())
+    wanted = max(TRIED, min(3 * far // 2, int((MAX_WORK / residuals.runs.n) ** (1 / 3))))
+    return int(min(wanted, max(1, MAX_SHARE * residuals.runs.n), residuals.df // 2))
 
-    def __init__(self, residuals: RunResiduals, out: tuple[int, ...]) -> None:
+
+class _Left:
+    """The model of the runs without those in `out`: what it leaves of each run, and how far those in `out` are off.
+
+    `shared` keeps the covariances of residuals between what is asked of it.
+    """
+
+    def __init__(self, residuals: RunResiduals, out: tuple[int, ...], shared: dict[int, Floats]) -> None:
         self._residuals, self._out = residuals, list(out)
         self._kept_n = np.ones(residuals.runs.n, dtype=np.bool_)
         self._kept_n[self._out] = False
@@ -84,7 +101,10 @@ class _Left:
         self._left_n, self._free_n = residuals.residual_n, residuals.free_n
         self._missed_o = self._variance_o = np.zeros(0)
         if out:  # what leaving out rows changes in least squares, without another fit (Cook and Weisberg 1982)
-            shared_oxn = np.array([residuals.shared_with(run) for run in out])
+            for run in out:
+                if run not in shared:
+                    shared[run] = residuals.shared_with(run)
+            shared_oxn = np.array([shared[run] for run in out])
             inverse_oxo = np.linalg.inv(shared_oxn[:, self._out])
             self._missed_o = inverse_oxo @ self._left_n[self._out]
             self._variance_o = np.diag(inverse_oxo)
@@ -141,7 +161,7 @@ class _Left:
         """A run in `out`."""
         runs, place = self._residuals.runs, self._out.index(run)
         response = float(runs.response_n[run])
-        name = str(runs.run_n[run]) if runs.run_n.name == "run" else f"row {runs.run_n[run]:,}"
+        name = f"{runs.run_n.name} {runs.run_n[run]}"
         return OutlyingRun(
             run, name, runs.levels_of(run), response, response - float(self._missed_o[place]), self.p(run)
         )
@@ -160,7 +180,7 @@ def outlying_in_words(found: Sequence[OutlyingRun], response: str) -> list[Diagn
         for run in found[:MAX_NAMED]
     ]
     more = [f"so {'does' if more == 1 else 'do'} {more} more"] if (more := len(found) - MAX_NAMED) > 0 else []
-    lie = "run lies" if len(found) == 1 else "runs lie"
+    lie = "run lies" if len(found) == 1 else "runs lie" if len(found) != TRIED else "runs or more lie"
     text = (
         f"{len(found)} {lie} far outside the noise of all others in {response}: {'; '.join([*named, *more])}. "
         "Means and intervals hold them."

@@ -73,10 +73,14 @@ def test_two_levels_exchanged_have_the_complement() -> None:
     assert back.value == pytest.approx(1 - there.value) and back.low == pytest.approx(1 - (there.high or 0), abs=0.01)
 
 
-def test_only_cells_with_both_levels_in_every_block_count() -> None:
-    table = grid(4, 3, -1.0, 0)
+def test_only_cells_or_blocks_that_have_all_pairs_count() -> None:
+    """Of 4 cells and 3 seeds a lost run costs its cell, of 2 cells and 4 seeds its seed."""
+    table, few = grid(4, 3, -1.0, 0), grid(2, 4, -1.0, 0)
     whole, lost = lower(table.filter(pl.col("drop") > 0)), lower(table[1:])
     assert whole is not None and lost is not None and lost.n == whole.n == 9
+    assert lost.value == pytest.approx(whole.value) and "3 cells of the other factors × 3 blocks" in lost.method
+    whole, lost = lower(few.filter(pl.col("seed") > 0)), lower(few[1:])
+    assert whole is not None and lost is not None and lost.n == whole.n == 6
     assert lost.value == pytest.approx(whole.value)
 
 

@@ -16,6 +16,7 @@ from scipy import special
 
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial_table import FactorialTable
+from isoloss.wording import counted
 
 Floats = NDArray[np.float64]
 DRAWS = 20_000
@@ -34,7 +35,8 @@ class _Part:
 def probability_lower(runs: FactorialTable, position: int, first: int, second: int) -> Estimate | None:
     """P(a run at level `second` of a factor < one at `first`), both by position, over cells and blocks alike.
 
-    From the cells of the other factors that have both levels in every block. None without replicates or blocks, where
+    From the cells of the other factors that have both levels in every block, or from the blocks that have both in every
+    cell, whichever are more pairs. None without replicates or blocks, where
     nothing shows how much runs differ, and where no such cell is left or nothing differs.
     """
     counts, means = _pairs(runs, position, first, second)
@@ -55,12 +57,14 @@ def probability_lower(runs: FactorialTable, position: int, first: int, second: i
     probability_d: Floats = special.ndtr(-mean_d / pair_d)
     low, high = np.quantile(probability_d, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     n = int(difference_cxb.size if runs.block else counts.min(axis=0).sum())
-    method = "normal differences of runs that share all else; generalized interval"
+    cells, blocks = difference_cxb.shape
+    over = f"{counted(cells, 'cell')} of the other factors" + (f" × {counted(blocks, 'block')}" if runs.block else "")
+    method = f"normal differences of runs that share all else, over {over}; generalized interval"
     return Estimate(NormalDist().cdf(-mean / variance**0.5), float(low), float(high), LEVEL, n, method)
 
 
 def _pairs(runs: FactorialTable, position: int, first: int, second: int) -> tuple[Floats, Floats]:
-    """Counts and means of runs at the two levels, [2, c, b], of the other factors' cells that have all of them."""
+    """Counts and means of runs at the two levels, [2, c, b], of the other factors' cells, or blocks, that have all."""
     others_cxf = np.delete(runs.cells_cxf, position, axis=1)
     _, place_c = np.unique(others_cxf, axis=0, return_inverse=True)
     counts, means = (np.zeros((2, int(place_c.max()) + 1, runs.counts_cxb.shape[1])) for _ in range(2))
@@ -68,8 +72,11 @@ def _pairs(runs: FactorialTable, position: int, first: int, second: int) -> tupl
         if level in (first, second):
             place = int(level == second), int(place_c[cell])
             counts[place], means[place] = runs.counts_cxb[cell], runs.means_cxb[cell]
-    whole_c = (counts > 0).all(axis=(0, 2))
-    return counts[:, whole_c], means[:, whole_c]
+    paired_cxb: NDArray[np.bool_] = (counts[0] > 0) & (counts[1] > 0)
+    by_cell, by_block = paired_cxb.all(axis=1), paired_cxb.all(axis=0)
+    if paired_cxb[by_cell].size >= paired_cxb[:, by_block].size:
+        return counts[:, by_cell], means[:, by_cell]
+    return counts[:, :, by_block], means[:, :, by_block]
 
 
 def _parts(runs: FactorialTable, counts: Floats, difference_cxb: Floats) -> list[_Part]:

@@ -183,7 +183,7 @@ def outlying_in_words(found: Sequence[OutlyingRun], response: str) -> list[Diagn
     lie = "run lies" if len(found) == 1 else "runs lie" if len(found) != TRIED else "runs or more lie"
     text = (
         f"{len(found)} {lie} far outside the noise of all others in {response}: {'; '.join([*named, *more])}. "
-        "Means and intervals hold them."
+        f"Means and intervals include {'it' if len(found) == 1 else 'them'}."
     )
-    remedy = "Look at them: leave them out with --where, or compare logarithms or ranks with --scale log or rank."
+    remedy = "Look at what happened there; leave such runs out with --where, or compare with --scale log or rank."
     return [Diagnostic("outlying_runs", "limits", text, remedy)]

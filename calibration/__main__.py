@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import tyro
 
-from calibration import curves, factorials, laws, nulls, optima, seeds, unequal
+from calibration import curves, factorials, improvement, laws, nulls, optima, outlying, seeds, unequal
 from calibration.measure import Experiment, Rate, generator_of, measure
 from calibration.table import rates_as_markdown, recovery_as_markdown
 from isoloss.analysis.solve import ObjectiveName
@@ -29,6 +29,9 @@ Section = Literal[
     "seed-power",
     "unequal-coverage",
     "unequal-nulls",
+    "outlying-alarms",
+    "outlying-named",
+    "improvement",
     "optima",
     "optimum-shifts",
     "false-labels",
@@ -49,6 +52,9 @@ EXPERIMENTS: dict[Section, tuple[str, int, Callable[[int], list[Experiment]]]] =
     "seed-power": ("Studies that find a stated difference, effects differing by seed", 2000, seeds.power),
     "unequal-coverage": ("Intervals of a rate's effects that hold the truth, noise unequal", 2000, unequal.coverage),
     "unequal-nulls": ("Sweeps without any effect that show one, noise unequal", 2000, unequal.false_claims),
+    "outlying-alarms": ("Tables of normal noise in which a run is called outlying", 1000, outlying.false_alarms),
+    "outlying-named": ("Tables in which the diverged runs, and no others, are named", 400, outlying.all_named),
+    "improvement": ("Intervals of the probability of a lower response", 1000, improvement.coverage),
     "optima": ("Intervals of the best learning rate that hold it", 400, optima.coverage),
     "optimum-shifts": ("Intervals of its shift with the width that hold it", 400, optima.shifts),
     "false-labels": ("Loss curves with a false label", 100, curves.false_labels),

@@ -423,7 +423,7 @@ def test_the_table_of_effects_has_every_contrast_and_one_p(cubed: tuple[Effects,
 
 
 def test_levels_and_pairs_are_tables_of_what_was_measured(cubed: tuple[Effects, Chapter]) -> None:
-    _, levels, pairs = cubed[1].tables
+    _, levels, pairs, _ = cubed[1].tables
     assert levels.frame["factor"].to_list() == ["n_embd"] * 2 + ["dropout"] * 2 + ["n_head"] * 2
     wide = CUBE.filter(n_embd=64)[LOSS]
     spread = (pytest.approx(wide.mean()), pytest.approx(wide.std()), wide.min(), wide.max())

@@ -12,6 +12,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from isoloss.analysis.claim import Evidence
+from isoloss.analysis.claims import judge
 from isoloss.analysis.effects import Effects, analyse_effects
 from isoloss.analysis.level_difference import level_difference
 from isoloss.analysis.lost_runs import lost_runs
@@ -77,6 +79,61 @@ def test_where_nothing_is_lost_nothing_is_said() -> None:
     assert len(even.lost_runs) == 2 and "runs_lost" not in [caution.code for caution in even.cautions]
 
 
+def cells(lost: dict[tuple[float, int], int], runs: int = 4) -> pl.DataFrame:
+    """Four runs a cell of three rates and two widths, of which so many have no loss."""
+    rng = np.random.default_rng(0)
+    return pl.DataFrame(
+        [
+            {"rate": rate, "width": width, "seed": seed,
+             "loss": None if seed < lost.get((rate, width), 0) else 3 + rng.normal(0, 0.01)}
+            for rate in (0.001, 0.01, 0.1) for width in (32, 64) for seed in range(runs)
+        ]
+    )  # fmt: skip
+
+
+def test_cells_that_lost_most_of_their_runs_are_named() -> None:
+    effects = analyse_effects(cells({(0.1, 64): 3, (0.01, 64): 2, (0.1, 32): 1}), "loss", ["rate", "width"], "seed")
+    assert [(cell.levels, cell.lost, cell.n) for cell in effects.lost_cells] == [
+        ({"rate": 0.1, "width": 64}, 3, 4),
+        ({"rate": 0.01, "width": 64}, 2, 4),
+    ]
+    [said] = [caution.text for caution in effects.cautions if caution.code == "cells_lost"]
+    assert "at rate 0.1, width 64 (3 of 4); rate 0.01, width 64 (2 of 4)." in said
+
+
+def test_of_many_cells_three_are_named_and_the_rest_counted() -> None:
+    wild = {(rate, width): 2 + (width == 64) for rate in (0.01, 0.1) for width in (32, 64)} | {(0.001, 32): 4}
+    effects = analyse_effects(cells(wild), "loss", ["rate", "width"], "seed")
+    [said] = [caution.text for caution in effects.cautions if caution.code == "cells_lost"]
+    assert said.count(" of 4)") == 3 and "rate 0.001, width 32 (4 of 4)" in said and "2 further combinations" in said
+
+
+def test_cells_are_not_named_where_all_lose_runs_or_few() -> None:
+    alike = {(rate, width): 2 for rate in (0.001, 0.01, 0.1) for width in (32, 64)}
+    assert analyse_effects(cells(alike), "loss", ["rate", "width"]).lost_cells == ()
+    assert analyse_effects(cells({(0.1, 64): 1}), "loss", ["rate", "width"]).lost_cells == ()
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"kind": "effect", "factor": "n_embd", "direction": "down"},
+        {"kind": "ratio", "factor": "n_embd", "response": "best_val_loss", "high": 1.0},
+        {"kind": "optimum", "factor": "learning_rate", "low": 0.005},
+    ],
+)
+def test_every_claim_of_factors_names_cells_that_lost_most_runs(stated: dict[str, Any]) -> None:
+    names = {"rate": "learning_rate", "width": "n_embd", "loss": "best_val_loss"}
+    rows = cells({(0.1, 64): 3}).rename(names).with_columns(run_id=pl.format("r{}", pl.int_range(pl.len())))
+    done = rows.drop_nulls().with_columns(device=pl.lit("cpu"))
+    lost = rows.filter(pl.col("best_val_loss").is_null()).drop("best_val_loss")
+    factors = {"learning_rate": (0.001, 0.01, 0.1), "n_embd": (32, 64)}
+    runs = Evidence(done, factors, NotImplemented, NotImplemented, lost)
+    [claim] = judge([make_hypothesis({"says": "It is so", **stated}, 1)], runs)
+    [said] = [caution.text for caution in claim.cautions if caution.code == "cells_lost"]
+    assert "learning_rate 0.1, n_embd 64 (3 of 4)" in said
+
+
 def test_a_difference_says_what_its_own_factor_lost() -> None:
     rows = table({0.001: 0, 0.01: 6})
     codes = [[c.code for c in level_difference(rows, "loss", factor, *levels, ["rate", "width"]).cautions]
@@ -99,6 +156,7 @@ def test_a_claim_and_the_command_name_levels_at_which_runs_diverged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     states: dict[int, tuple[State, str]] = dict.fromkeys((8, 9, 12), ("diverged", "loss is not finite at step 5"))
+    lost_cell = "learning_rate 0.01, n_embd 32 (2 of 4)"
     noise = np.random.default_rng(0).normal(0, 0.1, 16)
 
     def curve(config: RunConfig, number: int, step: int) -> float:
@@ -109,6 +167,8 @@ def test_a_claim_and_the_command_name_levels_at_which_runs_diverged(
     assert evidence(snapshot).lost["learning_rate"].to_list() == [1e-2] * 3
     found = find(snapshot)
     assert "runs_lost" in [caution.code for caution in found.claims[0].cautions]
+    claimed = [caution.text for caution in found.claims[0].cautions if caution.code == "cells_lost"]
+    assert len(claimed) == 1 and lost_cell in claimed[0]
     assert isinstance(found.effects, Effects) and "runs_lost" in [c.code for c in found.effects.cautions]
     command = ["effects", str(tmp_path / "out"), "--response", "best_val_loss", "--factors", "learning_rate,n_embd"]
     assert run_command_line([*command, "--json"]) == 0

@@ -18,6 +18,8 @@ from isoloss.spec.power import STATED_SHARE
 
 Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory", "not judged yet"]
 ALPHA = 1 - LEVEL
+OF_RUNS = ("cells_lost", "outlying_runs")
+"""Cautions about runs that every claim of the factors they were trained at repeats."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Claim:
     """The runs behind it."""
     cautions: tuple[Diagnostic, ...] = ()
     """What the reader of the verdict has to know besides."""
+    probability: Estimate | None = None
+    """Of two levels: that a run at the second has a lower response than one at the first that shares all else."""
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,9 @@ def adjusted_p(
 ) -> dict[str, AdjustedP]:
     """The one adjusted p of each term that has a p; `claims` are those of the hypotheses, in their order.
 
-    A main effect that a stated hypothesis tests on this response has the smallest adjusted p of such claims. Any other
-    term has that of the Holm correction over all terms, divided by the share of the 5% that unstated effects have.
+    A main effect that a stated hypothesis tests on this response, against zero, has the smallest adjusted p of such
+    claims. Any other term has that of the Holm correction over all terms, divided by the share of the 5% that unstated
+    effects have.
     """
     if isinstance(effects, Diagnostic):
         return {}
@@ -60,7 +61,9 @@ def adjusted_p(
     found = {e.term: AdjustedP(p, stated=False) for e in effects.effects if (p := unstated_p(e, share)) is not None}
     tested: dict[str, float] = {}
     for stated, claim in zip(hypotheses, claims, strict=True):
-        if isinstance(stated, EffectStated) and stated.response == effects.response and claim.p_adjusted is not None:
+        if not isinstance(stated, EffectStated) or stated.at_least is not None:
+            continue
+        if stated.response == effects.response and claim.p_adjusted is not None:
             tested[stated.factor] = min(claim.p_adjusted, tested.get(stated.factor, 1.0))
     return found | {term: AdjustedP(p, stated=True) for term, p in tested.items() if term in found}
 

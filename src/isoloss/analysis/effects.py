@@ -19,9 +19,12 @@ from isoloss.analysis.error_term import ErrorTerm, FitWithError, StandardError, 
 from isoloss.analysis.estimate import LEVEL, Estimate, holm
 from isoloss.analysis.factorial import Floats, Term, f_quantile, t_quantile, t_two_sided, terms_of
 from isoloss.analysis.factorial_table import FactorialTable, read_factorial_table
-from isoloss.analysis.lost_runs import LostRuns, lost_in_words, lost_runs
+from isoloss.analysis.lost_runs import LostCell, LostRuns, cells_in_words, lost_cells, lost_in_words, lost_runs
 from isoloss.analysis.optimum import Optimum, optima
 from isoloss.analysis.optimum_shift import OptimumShift, optimum_shifts
+from isoloss.analysis.outlying_runs import OutlyingRun, outlying_in_words, outlying_runs
+from isoloss.analysis.response_scale import Scale
+from isoloss.analysis.run_residuals import RunResiduals, run_residuals
 from isoloss.analysis.screening import Screening
 from isoloss.diagnostic import Diagnostic
 from isoloss.spec.power import detectable_effect
@@ -96,6 +99,14 @@ class Effects:
     """How far the optimum of one numeric factor moves with another."""
     lost_runs: tuple[LostRuns, ...] = ()
     """Of each factor, what its levels lost; empty where every run has a result."""
+    outlying_runs: tuple[OutlyingRun, ...] = ()
+    """Runs far outside the noise of all others, the furthest first."""
+    residuals: RunResiduals | None = None
+    """What the model leaves of each run."""
+    scale: Scale = "raw"
+    """Of the response, whose name says it too."""
+    lost_cells: tuple[LostCell, ...] = ()
+    """Combinations of levels that lost half of their runs or more."""
 
 
 def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None = None) -> Effects:
@@ -113,15 +124,26 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
             Diagnostic("no_factor", "blocks", "No factor has two levels: there is no effect to compute."),
         )
         return Effects(response, runs.n, 1, runs.replicated, runs.block, None, (), cautions, None)
-    fitted, lost = fit_with_error(runs), lost_runs(table, response, [factor.name for factor in runs.factors])
+    names = [factor.name for factor in runs.factors]
+    fitted, lost = fit_with_error(runs), lost_runs(table, response, names)
+    cells = lost_cells(table, response, names)
     terms = terms_of(len(runs.factors))
     effects = [_effect(fitted, term) for term in terms]
     tested = [number for number, effect in enumerate(effects) if effect.p is not None]
     for number, p_holm in zip(tested, holm([effects[number].p or 0.0 for number in tested]), strict=True):
         effects[number] = replace(effects[number], p_holm=p_holm)
     shifts = optimum_shifts(fitted)
+    residuals = run_residuals(runs, fitted.fit)
+    outlying = outlying_runs(residuals)
     differing = [said for position in range(len(runs.factors)) for said in differs_by_block(fitted, position)]
-    cautions = (*fitted.cautions, *lost_in_words(lost), *differing, *_undetermined(effects))
+    cautions = (
+        *fitted.cautions,
+        *lost_in_words(lost),
+        *cells_in_words(cells),
+        *outlying_in_words(outlying, response),
+        *differing,
+        *_undetermined(effects),
+    )
     return Effects(
         response,
         runs.n,
@@ -135,6 +157,9 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         optima(fitted, [term for term, effect in zip(terms, effects, strict=True) if _interacts(effect, shifts)]),
         shifts,
         lost,
+        tuple(outlying),
+        residuals,
+        lost_cells=cells,
     )
 
 

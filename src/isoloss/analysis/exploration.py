@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from isoloss.analysis.claim import ALPHA, AdjustedP, Claim, Evidence
+from isoloss.analysis.claim import ALPHA, OF_RUNS, AdjustedP, Claim, Evidence
 from isoloss.analysis.effects import Effect, Effects, analyse_effects
 from isoloss.analysis.estimate import in_words, p_in_words
 from isoloss.diagnostic import Diagnostic
@@ -35,8 +36,9 @@ def exploratory_claims(
     if isinstance(effects, Diagnostic):
         return []
     screening = effects.error is not None and effects.error.screening
+    cautions = tuple(caution for caution in effects.cautions if caution.code in OF_RUNS)
     return [
-        _exploratory(effect, found.p, len(adjusted), screening, run_ids)
+        replace(_exploratory(effect, found.p, len(adjusted), screening, run_ids), cautions=cautions)
         for effect in effects.effects
         if (found := adjusted.get(effect.term)) is not None and not found.stated and found.p < ALPHA
     ]

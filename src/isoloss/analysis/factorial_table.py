@@ -23,6 +23,8 @@ MAX_COLUMNS = 600
 """Of a model with all two-factor interactions; beyond it a table is no factorial and its fit no matter of seconds."""
 MAX_MISSING = 0.5
 """Of the combinations of cell and block, the share without a run from which on blocks are not compared."""
+ROW = "\0row"
+"""The column of rows' numbers, by a name that no column of a table has."""
 MAX_RESPONSE = 1e150
 """Of a response: sums of squares beyond it leave double precision."""
 
@@ -63,6 +65,8 @@ class FactorialTable:
     """Runs sorted into c cells (combinations of levels) and b blocks; b is 1 without a block.
 
     `counts_cxb` are runs, `means_cxb` their mean responses, `within_ss_c` the sums of squares of runs about those.
+    `response_n` and `run_n` have each run's response and name (called run), or its row from 1 (called row); `group_n`
+    is its place in the ravelled `counts_cxb`. `blocks` are the b blocks' names, none without a block.
     """
 
     response: str
@@ -75,6 +79,10 @@ class FactorialTable:
     within_ss_c: NDArray[np.float64]
     largest: float
     cautions: tuple[Diagnostic, ...]
+    response_n: NDArray[np.float64]
+    group_n: NDArray[np.intp]
+    run_n: pl.Series
+    blocks: tuple[float | str | bool, ...]
 
     @property
     def within_ss(self) -> float:
@@ -104,22 +112,28 @@ class FactorialTable:
         """A term in words: `n_embd × dropout`."""
         return " × ".join(self.factors[position].name for position in term)
 
+    def levels_of(self, run: int) -> dict[str, float | str | bool]:
+        """What a run was trained at: a level of every factor, and its block."""
+        cell, block = divmod(int(self.group_n[run]), self.counts_cxb.shape[1])
+        found = {f.name: f.levels[int(self.cells_cxf[cell, place])] for place, f in enumerate(self.factors)}
+        return found if self.block is None else {**found, self.block: self.blocks[block]}
+
 
 def _without_copies(rows: Rows, keys: Sequence[str], response: str, block: str | None) -> tuple[Rows, list[Diagnostic]]:
     """Without copies: rows that equal another in every column, or in a run's name, its levels and its response.
 
     Where neither a block nor a run's name tells replicates apart, equal rows may be ties by rounding, and stay.
     """
-    table = rows.table
-    names = [name for name in table.columns if name not in (*keys, response) and identifies_runs(table, name, keys)]
-    kept = table.unique(keep="first", maintain_order=True)
+    table, own = rows.table, [name for name in rows.table.columns if name != ROW]
+    names = [name for name in own if name not in (*keys, response) and identifies_runs(table, name, keys)]
+    kept = table.unique(own, keep="first", maintain_order=True)
     for name in names:
         unnamed = kept[name].is_null()
         kept = kept.filter(unnamed | kept.select(pl.struct(name, *keys, response).is_first_distinct()).to_series())
     copies = len(table) - len(kept)
     if not copies:
         return rows, []
-    told_apart = block is not None or any(names_runs(name) or names_seeds(name) for name in table.columns)
+    told_apart = block is not None or any(names_runs(name) or names_seeds(name) for name in own)
     if told_apart:
         text = f"{copies:,} of {len(table):,} rows repeat another row or a run; they are left out."
         return Rows(kept, rows.cautions), [Diagnostic("duplicate_rows", "limits", text)]
@@ -145,8 +159,9 @@ def read_factorial_table(
     keys = [*names, block] if block is not None else names
     floats = [name for name in keys if name in table.columns and table.schema[name].is_float()]
     others = [name for name in keys if name not in floats]
-    rows = usable_rows(table, numeric=[response, *floats], other=others)
+    rows = usable_rows(table.with_row_index(ROW, offset=1), numeric=[response, *floats], other=others)
     rows, said = _without_copies(rows, keys, response, block)
+    rows, run_n = _named_runs(rows)
     check_one_row_a_run(rows.table, response, names, block)
     cautions = [*rows.cautions, *said, *_unlisted(rows, response, names, block)]
     read = [_read_factor(rows.table[name]) for name in names]
@@ -162,9 +177,11 @@ def read_factorial_table(
     n = len(rows.table)
     cell_n = np.ravel_multi_index([codes_n for _, codes_n in read], shape) if read else np.zeros(n, dtype=np.intp)
     cells_c, cell_n = np.unique(cell_n, return_inverse=True)
-    block_n = np.zeros(n, dtype=np.intp)
+    block_n, blocks = np.zeros(n, dtype=np.intp), ()
     if block is not None:
-        block, block_n, said = _usable_block(rows.table[block], cell_n, len(cells_c))
+        column = _plain(rows.table[block])
+        block, block_n, said = _usable_block(column, cell_n, len(cells_c))
+        blocks = () if block is None else tuple(np.unique(column.to_numpy()).tolist())
         cautions.extend(said)
     y_n = rows.floats(response)
     if float(np.abs(y_n).max()) > MAX_RESPONSE:
@@ -190,7 +207,19 @@ def read_factorial_table(
         within_ss_c=np.bincount(cell_n, (above_n - above_cxb[group_n]) ** 2).astype(np.float64),
         largest=float(np.abs(y_n).max()),
         cautions=(*cautions, *_confounded([factor.name for factor, _ in read], [codes_n for _, codes_n in read])),
+        response_n=y_n,
+        group_n=group_n,
+        run_n=run_n,
+        blocks=blocks,
     )
+
+
+def _named_runs(rows: Rows) -> tuple[Rows, pl.Series]:
+    """The rows without their numbers, and what each run is called: its name where a column has one, else its row."""
+    table, row_n = rows.table.drop(ROW), rows.table[ROW].alias("row")
+    names = (table[name] for name in table.columns if names_runs(name, surely=True))
+    named = next((name for name in names if name.null_count() == 0 and name.is_unique().all()), None)
+    return Rows(table, rows.cautions), row_n if named is None else named.cast(pl.String()).alias("run")
 
 
 def _unlisted(rows: Rows, response: str, names: Sequence[str], block: str | None) -> list[Diagnostic]:
@@ -257,7 +286,7 @@ def _usable_block(
     column: pl.Series, cell_n: NDArray[np.intp], n_cells: int
 ) -> tuple[str | None, NDArray[np.intp], list[Diagnostic]]:
     """The block, if its levels have runs in most cells, else none; and the block of each run."""
-    blocks, block_n = np.unique(_plain(column).to_numpy(), return_inverse=True)
+    blocks, block_n = np.unique(column.to_numpy(), return_inverse=True)
     n_blocks = len(blocks)
     ignored = np.zeros(len(block_n), dtype=np.intp)
     if n_blocks == 1:

@@ -13,6 +13,7 @@ from isoloss.analysis.error_term import FitWithError, differs_by_block, fit_with
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import t_two_sided
 from isoloss.analysis.factorial_table import read_factorial_table
+from isoloss.analysis.improvement import probability_lower
 from isoloss.analysis.lost_runs import lost_in_words, lost_runs
 from isoloss.analysis.optimum import best_at_edge, optimum
 from isoloss.diagnostic import Diagnostic
@@ -30,6 +31,8 @@ class LevelDifference:
     p: float | None
     screening: bool
     cautions: tuple[Diagnostic, ...]
+    probability: Estimate | None = None
+    """That a run at the second level has a lower response than one at the first that shares all else."""
 
 
 def level_difference(
@@ -41,12 +44,14 @@ def level_difference(
     factors: Sequence[str],
     block: str | None = None,
     interval: float = LEVEL,
+    against: float = 0.0,
 ) -> LevelDifference:
     """The response at level `high` of a factor minus that at `low`, averaged alike over all other `factors`.
 
     The interval and two-sided p rest on the error that `analyse_effects` tests the factor with; the estimate's method
-    names it, and n is that of the runs at the two levels. `interval` is the level of the interval. Raises ConfigError
-    as that does, and when the factor lacks one of the two levels.
+    names it, and n is that of the runs at the two levels. `interval` is the level of the interval, `against` the
+    difference that p is of (other than zero: a minimum-effect test, Murphy and Myors 1999). Raises ConfigError as that
+    does, and when the factor lacks one of the two levels.
     """
     runs = read_factorial_table(table, response, [*factors, factor], block)
     position = runs.position(factor)
@@ -67,7 +72,7 @@ def level_difference(
         text = f"The runs do not determine {factor} {high} − {low}: other factors change with it or cells are empty."
         return LevelDifference(None, None, False, (*fitted.cautions, Diagnostic("not_estimable", "blocks", text)))
     value, error = fitted.fit.value(weights_r), fitted.standard_error((position,), weights_r)
-    p = t_two_sided(value / error.value, error.df) if error else None
+    p = t_two_sided((value - against) / error.value, error.df) if error else None
     n = int(runs.counts_cxb[np.isin(runs.cells_cxf[:, position], ends)].sum())
     estimate = contrast_estimate(n, error, value, "difference", interval=interval)
     lost = lost_in_words(lost_runs(table, response, [factor]))
@@ -75,7 +80,8 @@ def level_difference(
     cautions = (*fitted.cautions, *differs_by_block(fitted, position), *lost, *turning)
     if runs.factors[position].numeric and (found := optimum(fitted, position)) is not None and found.edge:
         cautions = (*cautions, best_at_edge(found))
-    return LevelDifference(estimate, p, error is not None and error.screening, cautions)
+    probability = probability_lower(runs, position, *ends)
+    return LevelDifference(estimate, p, error is not None and error.screening, cautions, probability)
 
 
 def _not_monotone(fitted: FitWithError, position: int, ends: tuple[int, int]) -> list[Diagnostic]:

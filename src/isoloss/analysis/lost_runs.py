@@ -13,9 +13,11 @@ from isoloss.analysis.columns import number_column
 from isoloss.analysis.curves import proportion
 from isoloss.analysis.estimate import LEVEL, Estimate, p_in_words
 from isoloss.diagnostic import Diagnostic
-from isoloss.wording import level, listed
+from isoloss.wording import counted, level, listed
 
-LOST = "a run without a result"
+LOST, RUNS = "a run without a result", "\0runs"
+MAX_NAMED = 3
+"""Cells that a caution names; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,65 @@ class LostRuns:
         return self.p < 1 - LEVEL or sum(share.value > 0 for share in self.shares) == 1
 
 
+@dataclass(frozen=True)
+class LostCell:
+    """A combination of levels of which `lost` of `n` runs, half or more, have no result."""
+
+    levels: dict[str, float | str | bool]
+    lost: int
+    n: int
+
+
 def lost_runs(table: pl.DataFrame, response: str, factors: Sequence[str]) -> tuple[LostRuns, ...]:
     """What each factor's levels lost, of the rows (one a run) that have all levels; empty where nothing is lost.
 
     A run is lost whose response is missing or not finite.
     """
+    rows = _marked(table, response, factors)
+    if not rows[LOST].any():
+        return ()
+    return tuple(_of_factor(rows, factor) for factor in factors if rows[factor].n_unique() > 1)
+
+
+def lost_cells(table: pl.DataFrame, response: str, factors: Sequence[str]) -> tuple[LostCell, ...]:
+    """The cells that lost half of their runs or more, the largest share first; none where no cell has all its runs."""
+    rows = _marked(table, response, factors)
+    if not rows[LOST].any():
+        return ()
+    cells = rows.group_by(factors).agg(pl.col(LOST).sum().cast(pl.Int64()), pl.len().cast(pl.Int64()).alias(RUNS))
+    if cells[LOST].min():
+        return ()
+    few = cells.filter(2 * pl.col(LOST) >= pl.col(RUNS)).sort(
+        pl.col(LOST) / pl.col(RUNS), *factors, descending=[True, *[False] * len(factors)]
+    )
+    return tuple(
+        LostCell({factor: row[factor] for factor in factors}, row[LOST], row[RUNS]) for row in few.iter_rows(named=True)
+    )
+
+
+def cells_in_words(found: Sequence[LostCell]) -> list[Diagnostic]:
+    """What has to be said of cells whose means, if any, are those of the few runs that are left."""
+    if not found:
+        return []
+    named = [
+        f"{', '.join(f'{factor} {level(at)}' for factor, at in cell.levels.items())} ({cell.lost:,} of {cell.n:,})"
+        for cell in found[:MAX_NAMED]
+    ]
+    if len(found) > MAX_NAMED:
+        named.append(counted(len(found) - MAX_NAMED, "further combination"))
+    text = (
+        f"Half of the runs or more have no result at {'; '.join(named)}. What is said of these levels rests on the "
+        "runs that are left there, which may be the lucky ones."
+    )
+    remedy = "Find out why they have none; compare levels where all runs ended, or count the loss as an outcome."
+    return [Diagnostic("cells_lost", "limits", text, remedy)]
+
+
+def _marked(table: pl.DataFrame, response: str, factors: Sequence[str]) -> pl.DataFrame:
+    """The factors of the rows that have all levels, and whether each row's run is lost."""
     ended = table.drop_nulls(factors)
     lost = ~number_column(ended[response]).is_finite().fill_null(False)
-    if not lost.any():
-        return ()
-    rows = ended.select(factors).with_columns(lost.alias(LOST))
-    return tuple(_of_factor(rows, factor) for factor in factors if rows[factor].n_unique() > 1)
+    return ended.select(factors).with_columns(lost.alias(LOST))
 
 
 def lost_in_words(found: Sequence[LostRuns]) -> list[Diagnostic]:

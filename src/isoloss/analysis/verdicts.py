@@ -9,13 +9,14 @@ from typing import Any
 import polars as pl
 from scipy import special
 
-from isoloss.analysis.claim import ALPHA, Claim, Evidence, Family, Verdict, unresolved, unstated_p
+from isoloss.analysis.claim import ALPHA, OF_RUNS, Claim, Evidence, Family, Verdict, unresolved, unstated_p
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.curves import proportion
-from isoloss.analysis.effects import analyse_effects
+from isoloss.analysis.effects import Effects, analyse_effects
 from isoloss.analysis.estimate import LEVEL, Estimate, in_words, p_in_words
 from isoloss.analysis.laws import SUMMARY_COLUMNS
 from isoloss.analysis.level_difference import LevelDifference, level_difference
+from isoloss.analysis.lost_runs import cells_in_words, lost_cells
 from isoloss.analysis.optimum import Optimum, best_at_edge
 from isoloss.analysis.plateau import plateaued_by
 from isoloss.analysis.scaling import fit_law, parameters_of
@@ -31,6 +32,7 @@ from isoloss.spec.hypotheses import (
     RatioStated,
     SpikesStated,
 )
+from isoloss.wording import signed
 
 
 def judged(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim:
@@ -58,27 +60,29 @@ def judged(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim:
 
 
 def _effect(stated: EffectStated, evidence: Evidence, share: float) -> Claim:
-    compared = _compare(stated, evidence, evidence.ended)
+    compared = _compare(stated, evidence, evidence.ended, against=stated.bound)
     if isinstance(compared, Claim):
         return compared
     low, high, difference, run_ids = compared
     estimate = difference.estimate
     if estimate is None:
         return unresolved(stated, difference.cautions[-1].text, run_ids)
-    as_stated = (estimate.value < 0) == (stated.direction == "down")
+    as_stated = (estimate.value < stated.bound) == (stated.direction == "down")
     sentence = f"{stated.response} at {stated.factor} {high} minus that at {low} is {in_words(estimate, signed=True)}"
+    if stated.at_least is not None:
+        sentence += f", held against the {signed(stated.bound)} that it has to lie beyond"
     verdict: Verdict = "supported" if as_stated else "contradicted"
     if difference.p is None:
         return unresolved(stated, f"{sentence}.", run_ids, estimate)
-    cautions = (*difference.cautions, *_interactions(stated, evidence, share))
-    return Claim(
-        stated.says, True, verdict, difference.screening, sentence, estimate, difference.p, None, run_ids, cautions
-    )
+    found = analyse_effects(evidence.ended, stated.response, list(evidence.factors), evidence.block)
+    of_runs = [caution for caution in found.cautions if caution.code in OF_RUNS]
+    cautions = (*difference.cautions, *_interactions(stated, found, share), *of_runs)
+    judged_by = difference.screening, sentence, estimate, difference.p, None, run_ids, cautions
+    return Claim(stated.says, True, verdict, *judged_by, difference.probability)
 
 
-def _interactions(stated: EffectStated, evidence: Evidence, share: float) -> list[Diagnostic]:
+def _interactions(stated: EffectStated, found: Effects, share: float) -> list[Diagnostic]:
     """Factors with which the stated effect changes, by two-factor interactions whose adjusted p is below ALPHA."""
-    found = analyse_effects(evidence.table, stated.response, list(evidence.factors), evidence.block)
     cautions: list[Diagnostic] = []
     for effect in found.effects:
         others = [factor for factor in effect.factors if factor != stated.factor]
@@ -104,7 +108,8 @@ def _ratio(stated: RatioStated, evidence: Evidence, family: Family) -> Claim:
         return _no_ratio(stated, run_ids)
     sentence = f"{stated.response} at {stated.factor} {high} over that at {low} is {in_words(shown)}."
     claim = _against_range(stated, (shown, held), stated.low, stated.high, sentence, run_ids)
-    return replace(claim, screening=difference.screening, cautions=difference.cautions)
+    cautions = (*difference.cautions, *_cells_lost(stated, evidence))
+    return replace(claim, screening=difference.screening, cautions=cautions, probability=difference.probability)
 
 
 def _ratio_of(log: Estimate | None) -> Estimate | None:
@@ -192,7 +197,8 @@ def _optimum(stated: OptimumStated, evidence: Evidence, family: Family) -> Claim
     claim = _against_range(
         stated, (estimate, _bounded(held, family.level)), low, high, sentence, _runs(stated, evidence)
     )
-    return replace(claim, cautions=(best_at_edge(shown),) if shown.edge else ())
+    edge = [best_at_edge(shown)] if shown.edge else []
+    return replace(claim, cautions=(*edge, *_cells_lost(stated, evidence)))
 
 
 def _bounded(found: Optimum, level: float) -> Estimate:
@@ -213,7 +219,11 @@ def _shift(stated: OptimumStated, evidence: Evidence, family: Family) -> Claim:
     sentence = f"The best {stated.factor} moves by {in_words(shown.estimate)} {shown.unit}."
     intervals = shown.estimate, held.estimate
     claim = _against_range(stated, intervals, -stated.tolerance, stated.tolerance, sentence, run_ids)
-    return replace(claim, cautions=shown.cautions)
+    return replace(claim, cautions=(*shown.cautions, *_cells_lost(stated, evidence)))
+
+
+def _cells_lost(stated: RatioStated | OptimumStated, evidence: Evidence) -> list[Diagnostic]:
+    return cells_in_words(lost_cells(evidence.ended, stated.response, list(evidence.factors)))
 
 
 def _runs(stated: OptimumStated, evidence: Evidence) -> tuple[str, ...]:
@@ -222,7 +232,11 @@ def _runs(stated: OptimumStated, evidence: Evidence) -> tuple[str, ...]:
 
 
 def _compare(
-    stated: EffectStated | RatioStated, evidence: Evidence, table: pl.DataFrame, interval: float = LEVEL
+    stated: EffectStated | RatioStated,
+    evidence: Evidence,
+    table: pl.DataFrame,
+    interval: float = LEVEL,
+    against: float = 0.0,
 ) -> tuple[Any, Any, LevelDifference, tuple[str, ...]] | Claim:
     """The two levels, the second's response minus the first's, and the runs compared; a claim where there are none."""
     levels = stated.between({name: tuple(values) for name, values in evidence.factors.items()})
@@ -233,7 +247,7 @@ def _compare(
         return unresolved(stated, f"A level of {stated.factor} is null, which cannot be compared.", ())
     block = evidence.block
     factors = list(evidence.factors)
-    difference = level_difference(table, stated.response, stated.factor, low, high, factors, block, interval)
+    difference = level_difference(table, stated.response, stated.factor, low, high, factors, block, interval, against)
     used = table.drop_nulls([stated.response, *evidence.factors]).filter(pl.col(stated.factor).is_in([low, high]))
     return low, high, difference, tuple(used["run_id"].to_list())
 

@@ -32,6 +32,8 @@ def effects(
     run: OptionalColumns = None,
     reduce: Literal["none", "last", "min", "max"] = "none",
     step: OptionalColumn = None,
+    where: Annotated[OptionalText, named("CONDITION", "")] = None,
+    scale: Literal["raw", "log", "rank"] = "raw",
     json: Flag = False,
     out: OutFolder = None,
 ) -> int:
@@ -50,12 +52,17 @@ def effects(
         run: Columns that together name a run, where rows are evaluations of runs; used with --reduce.
         reduce: Which evaluation stands for its run: the last, or that with the lowest or highest response.
         step: Column of the step, by which an evaluation is the last; else one called step, else the rows' order.
+        where: Rows to analyse, such as "loss < 10 and optimizer == 'adamw'".
+        scale: raw: the response as it is; log: its natural logarithm, so that effects are ratios; rank: its rank among
+            all runs, in which none lies far off.
         json: Print one JSON object at full precision in place of text.
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.effects import analyse_effects
     from isoloss.analysis.pairs import paired_effects
+    from isoloss.analysis.response_scale import OF_RANKS, on_scale
     from isoloss.analysis.response_surface import analyse_surface, needs_surface
+    from isoloss.analysis.where import rows_where
     from isoloss.cli.tables import (
         STEPS_TO_TARGET,
         one_row_a_run,
@@ -68,7 +75,10 @@ def effects(
 
     _check(out)
     names = [name.strip() for name in factors.split(",") if name.strip()]
-    rows = with_steps_to_target(read_runs(table, say), table, target)
+    every = with_steps_to_target(read_runs(table, say), table, target)
+    rows = every if where is None else rows_where(every, where)
+    if len(rows) < len(every):
+        say(f"{len(rows):,} of {len(every):,} rows meet --where {where}")
     runs = one_row_a_run(rows, response, run, None if reduce == "none" else reduce, step)
     if len(runs) < len(rows):
         say(f"{len(rows):,} rows are reduced to {len(runs):,} runs, each by its {reduce} {response}")
@@ -77,10 +87,12 @@ def effects(
             say(f"{factor} varies too and is not among --factors: what it changes counts as noise")
     if target is not None and response == STEPS_TO_TARGET and (missed := runs[STEPS_TO_TARGET].null_count()):
         say(f"{missed} of {len(runs)} runs never reached {target:g} and are left out, which flatters slow levels")
+    runs, response = on_scale(runs, response, scale)
     if needs_surface(runs, names):
         surface = analyse_surface(runs, response, names)
         return _conclude(lambda: surface_chapter(surface), surface_as_json(surface) if json else None, out, table)
     found = analyse_effects(runs, response, names, block)
+    found = replace(found, scale=scale, cautions=(*found.cautions, *([OF_RANKS] if scale == "rank" else [])))
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
     text = effects_as_json(found, pairs) if json else None
     return _conclude(lambda: effects_chapter(found, runs, pairs=pairs), text, out, table)

@@ -38,6 +38,7 @@ def outcome(results: StudyResults, report: Report) -> dict[str, Any]:
                 "says": claim.says,
                 "verdict": claim.verdict,
                 "estimate": claim.estimate and asdict(claim.estimate),
+                "probability": claim.probability and asdict(claim.probability),
                 "p": claim.p,
                 "p_adjusted": claim.p_adjusted,
                 "sentence": claim.sentence,

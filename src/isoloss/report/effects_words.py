@@ -178,7 +178,8 @@ def _sized(response: Response, size: Estimate) -> str:
     ends = [end for end in (size.low, size.high) if end is not None]
     spec = to_digits((size.value, *ends))
     words = [short(end, spec) for end in ends]
-    return response.amount(size.value, spec) + (f" ({size.level:.0%} interval {' to '.join(words)})" if words else "")
+    interval = f" ({size.level:.0%} interval {' to '.join(words)})" if words else ""
+    return response.amount(size.value, spec) + interval + response.ratio(size.value, *ends)
 
 
 def better_and_worse(view: EffectsView, effect: Effect) -> tuple[str, str]:

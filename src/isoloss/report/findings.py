@@ -61,7 +61,9 @@ def find(snapshot: Snapshot) -> Findings:
 
 def _not_yet(claim: Claim, waiting: int, runs: int) -> Claim:
     sentence = f"{waiting:,} of {counted(runs, 'run')} are still to be trained; it is judged when all have ended."
-    return replace(claim, verdict="not judged yet", sentence=sentence, estimate=None, p=None, p_adjusted=None)
+    return replace(
+        claim, verdict="not judged yet", sentence=sentence, estimate=None, p=None, p_adjusted=None, probability=None
+    )
 
 
 def _audit(snapshot: Snapshot, effects: Effects | Diagnostic) -> list[Diagnostic]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from isoloss.analysis.response_scale import NAMES, Scale
 from isoloss.wording import number, si
 
 Better = Literal["lower", "higher"]
@@ -29,15 +30,27 @@ _KNOWN: dict[str, tuple[str, str, Better | None]] = {
     "steps_to_target": ("number of steps to the target", "", "lower"),
 }
 
+SCALES: tuple[tuple[Scale, str, str], ...] = (
+    ("log", "the logarithm of {}", "log units"),
+    ("rank", "the rank of {}", "ranks"),
+)
+"""What a response is called on another scale, and its unit there."""
+MAX_LOG = 100.0
+"""A difference of logarithms beyond it is no ratio to be read."""
+
 
 @dataclass(frozen=True)
 class Response:
-    """A measured column. `name` fits into a sentence; `better` is None where neither way is."""
+    """A measured column. `name` fits into a sentence; `better` is None where neither way is.
+
+    A difference of a response `in_logs`, of natural logarithms, is the logarithm of a ratio.
+    """
 
     column: str
     name: str
     unit: str
     better: Better | None
+    in_logs: bool = False
 
     @property
     def title(self) -> str:
@@ -47,6 +60,13 @@ class Response:
     def amount(self, value: float, spec: str = ".3g") -> str:
         """A size with its unit, '0.211 nats'."""
         return f"{short(value, spec)} {self.unit}".strip()
+
+    def ratio(self, *differences: float) -> str:
+        """Differences of logarithms as ratios, ', a factor of 1.02 (1.01 to 1.03)'; empty on any other scale."""
+        if not self.in_logs or max(map(abs, differences)) > MAX_LOG:
+            return ""
+        value, *ends = (short(math.exp(each), ".4g") for each in differences)
+        return f", a factor of {value}" + (f" ({' to '.join(ends)})" if ends else "")
 
 
 def short(value: float, spec: str = ".3g") -> str:
@@ -63,7 +83,12 @@ def to_digits(values: Iterable[float], digits: int = 3) -> str:
 
 
 def response_of(column: str) -> Response:
-    """What is known of a column; of a stranger's, that a loss should be low."""
+    """What is known of a column, also on the scales of `on_scale`; of a stranger's, that a loss should be low."""
+    for scale, said, unit in SCALES:
+        before, after = NAMES[scale].split("{}")
+        if column.startswith(before) and column.endswith(after):
+            raw = response_of(column.removeprefix(before).removesuffix(after))
+            return Response(column, said.format(raw.name), unit, raw.better, scale == "log")
     if column in _KNOWN:
         name, unit, better = _KNOWN[column]
         return Response(column, f"the {name}", unit, better)

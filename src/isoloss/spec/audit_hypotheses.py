@@ -140,6 +140,9 @@ def _compared(
     n_levels = len(study.factors[factor])
     per_level = cells // n_levels
     sd, smallest, unit, condition = _scale(hypothesis.response, noise)
+    bound = hypothesis.at_least if isinstance(hypothesis, EffectStated) else None
+    known = bound is not None and hypothesis.response in NOISE_KNOWN_FOR
+    smallest = bound if bound is not None and known else smallest
     tested = max(2, seeds)
     stated, level = len(study.hypotheses), _level(study)
     ratio = noise.by_factor
@@ -149,15 +152,16 @@ def _compared(
     shared = f" at an error rate of {rate}{f' that {stated} stated hypotheses share' * (stated > 1)}"
     condition += f" the difference between two levels varies from seed to seed by {ratio:g} of a run's sd"
     finds = f"a difference of {found:.3g} {unit} with {POWER:.0%} power{shared}, {condition}"
+    resolves = f"finds {smallest:g} {unit}"
+    if known:
+        resolves = f"tells no effect, and one of {2 * smallest:g}, from the stated {smallest:g} {unit}"
     return Diagnostic(
         "detectable_effect",
         "note" if needed <= seeds else "limits",
         f"{_quoted(hypothesis)} compares {counted(per_level * seeds, 'run')} at {factor} {named(levels[0])} with as "
         f"many at {named(levels[1])} ({counted(per_level, 'cell')}, {counted(seeds, 'seed')}): "
         + (f"that finds {finds}." if seeds > 1 else f"one seed estimates no noise; {tested} seeds would find {finds}."),
-        "Nothing to change."
-        if needed <= seeds
-        else f"Train more seeds: {more_seeds(study, needed)} finds {smallest:g} {unit}.",
+        "Nothing to change." if needed <= seeds else f"Train more seeds: {more_seeds(study, needed)} {resolves}.",
     )
 
 

@@ -99,11 +99,20 @@ class _Bounded(_Stated):
 
 
 class EffectStated(_Compared):
-    """A response goes `direction` from the first level to the second, averaged over all else."""
+    """A response goes `direction` from the first level to the second, averaged over all else.
+
+    With `at_least`, by more than that, in the response's unit: the smallest difference of interest.
+    """
 
     kind: Literal["effect"]
     direction: Literal["up", "down"]
     response: Response = "best_val_loss"
+    at_least: Positive | None = None
+
+    @property
+    def bound(self) -> float:
+        """The difference, second level minus first, that the measured one has to lie beyond."""
+        return (self.at_least or 0.0) * (1 if self.direction == "up" else -1)
 
 
 class RatioStated(_Compared):

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from isoloss.analysis.claim import Claim
-from isoloss.analysis.estimate import Estimate
+from isoloss.analysis.estimate import Estimate, in_words
 from isoloss.report.chapter import Chapter, Item
 from isoloss.report.format import spelled_interval
 from isoloss.report.references import cited
@@ -18,6 +18,7 @@ from isoloss.report.table import Column, Table
 from isoloss.wording import counted, listed
 
 VERDICTS = ("supported", "contradicted", "not resolved", "not applicable", "not judged yet")
+ENDS = ("value", "low", "high")
 COLUMNS = (
     Column("statement", "statement", width=40),
     Column("verdict", "verdict"),
@@ -88,8 +89,17 @@ def _item(claim: Claim) -> Item:
         measured = spelled_interval(estimate.value, estimate.low, estimate.high, "number")
         text = f"Measured: {measured}, n = {estimate.n:,}."
         text += " Held against other effects, not against noise (screening)." if claim.screening else ""
-    cautions = " ".join(caution.text for caution in claim.cautions)
-    return Item(claim.says, claim.verdict, text, f"{claim.sentence} {cautions}".strip())
+    cautions = [caution.text for caution in claim.cautions]
+    return Item(claim.says, claim.verdict, text, " ".join([claim.sentence, *_lower(claim), *cautions]).strip())
+
+
+def _lower(claim: Claim) -> Iterator[str]:
+    """How likely a run at the second of two levels has the lower response."""
+    if claim.probability is not None:
+        yield (
+            "The probability that a run at the second level has a lower response than one at the first that shares all "
+            f"else is {in_words(claim.probability)}."
+        )
 
 
 def _table(claims: Sequence[Claim]) -> Table:
@@ -102,6 +112,7 @@ def _table(claims: Sequence[Claim]) -> Table:
             **estimate_columns(claim.estimate),
             "p": claim.p,
             "p_adjusted": claim.p_adjusted,
+            **{f"probability_{name}": claim.probability and getattr(claim.probability, name) for name in ENDS},
             "sentence": claim.sentence,
             "cautions": " ".join(caution.text for caution in claim.cautions),
             "run_ids": " ".join(claim.run_ids),

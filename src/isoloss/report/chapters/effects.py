@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import polars as pl
@@ -12,6 +12,7 @@ import polars as pl
 from isoloss.analysis.claim import AdjustedP
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.levels import level_means
+from isoloss.analysis.outlying_runs import MAX_NAMED
 from isoloss.analysis.pairs import PairedFactor
 from isoloss.diagnostic import Diagnostic
 from isoloss.report.chapter import Chapter
@@ -20,11 +21,14 @@ from isoloss.report.effects_charts import effect_figures
 from isoloss.report.effects_words import EffectsView, dependence, edge, effects_view, error_in_words, leading, moved
 from isoloss.report.optimum_words import optima_in_words, optima_table, shift_in_words, shifts_table
 from isoloss.report.references import cited
+from isoloss.report.residuals_table import residuals_frame, residuals_table
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, level, listed
 
 WHOLE_TERM = "any (F test)"
 """What a row of the table is of that holds the test of all contrasts of a term."""
+MAX_JSON_RESIDUALS = 1000
+"""Runs whose residuals are in the JSON; of more they are in the CSV that --out writes."""
 MAX_SHIFTS = 2
 """Moving optima that the answer names."""
 MAX_FOLLOWING = 3
@@ -59,14 +63,18 @@ def effects_chapter(
     shifts = [found for found in effects.shifts if found.estimate is not None]
     tables += [shifts_table(shifts)] if shifts else []
     tables += [_pairs_table(view, pairs)] if pairs else []
+    if effects.residuals is not None:
+        tables.append(residuals_table(effects.residuals, effects.outlying_runs, view.response))
     return Chapter(
         "effects", title, answer, list(effect_figures(view, replicates)), tables, details=list(_details(view))
     )
 
 
 def effects_as_json(effects: Effects, pairs: Sequence[PairedFactor] = ()) -> str:
-    """One object, at full precision; what could not be computed is null."""
-    document = asdict(effects) | {"pairs": [asdict(pair) for pair in pairs]}
+    """One object, at full precision; what could not be computed is null, as are residuals of very many runs."""
+    document = asdict(replace(effects, residuals=None)) | {"pairs": [asdict(pair) for pair in pairs]}
+    if effects.residuals is not None and effects.n <= MAX_JSON_RESIDUALS:
+        document["residuals"] = residuals_frame(effects.residuals, effects.outlying_runs, levels=False).to_dicts()
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -91,6 +99,13 @@ def _answer(view: EffectsView) -> Iterator[str]:
         said.append(_not_shown(view, unclear))
     if view.mains and (lost := view.factors[len(view.mains) :]):
         said.append(f"The size of the effect of {listed(lost)} is not determined by these runs.")
+    if out := view.effects.outlying_runs:
+        names = [run.name for run in out[:MAX_NAMED]]
+        named = listed([*names, f"{len(out) - MAX_NAMED} more"] if len(out) > MAX_NAMED else names)
+        lie = "One run lies" if len(out) == 1 else f"{len(out)} runs lie"
+        said.append(
+            f"{lie} far outside the noise of all others, and means and intervals include what they show: {named}."
+        )
     if said:
         yield " ".join(said)
     if (found := view.interactions) and view.effects.error is not None:
@@ -158,6 +173,11 @@ def _details(view: EffectsView) -> Iterator[str]:
             f"Screening {cited('lenth1989')}: pseudo standard error {screening.pse:.4g}, margin of error "
             f"{screening.margin:.4g}, simultaneous margin {screening.simultaneous_margin:.4g}; beyond it, of "
             f"{len(screening.effects)} effects: {listed(active) or 'none'}."
+        )
+    if effects.outlying_runs:
+        yield (
+            f"Outlying runs: externally studentized residuals {cited('cook1982')} at 5% over all runs, several at once "
+            f"{cited('rosner1983')}, each also beyond the noise of its own levels and apart from its cell."
         )
     untold = [caution for found in effects.shifts if found.estimate is None for caution in found.cautions]
     for caution in (*effects.cautions, *untold):

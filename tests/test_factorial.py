@@ -64,7 +64,7 @@ def uneven_test(table: pl.DataFrame, cells: list[str], larger: str, smaller: str
     added, y = hats[0] - hats[1], table["y"].to_numpy()
     deviation = pl.col("y") - pl.col("y").mean().over(cells)
     within = table.select(*cells, squares=deviation**2)
-    pooled = within["squares"].sum() / (len(table) - len(table.unique(cells)))
+    pooled = float(within["squares"].sum()) / (len(table) - len(table.unique(cells)))
     variances = within.select(pl.col("squares").sum().over(cells) / (pl.len().over(cells) - 1)).to_series()
     weighted = added * np.nan_to_num(variances.to_numpy(), nan=pooled)
     return y @ added @ y / np.trace(weighted), np.trace(weighted) ** 2 / np.trace(weighted @ weighted)
@@ -116,6 +116,19 @@ def test_two_levels_are_welchs_t_and_more_are_the_test_of_brown_and_forsythe() -
     assert whole.F_df is not None and pytest.approx(expected.statistic) == whole.F
     assert whole.F_df == pytest.approx((expected.df_num, expected.df_denom), rel=1e-6)
     assert whole.p == pytest.approx(expected.pvalue)
+
+
+def test_unequal_noise_is_said_and_tested_as_by_brown_and_forsythe() -> None:
+    generator = np.random.default_rng(5)
+    rows = [{"a": a, "y": generator.normal(0.1 * a, 5.0**a)} for a in (0, 1, 2) for _ in range(8)]
+    found = analyse_effects(pl.DataFrame(rows), "y", ["a"])
+    groups = [[row["y"] for row in rows if row["a"] == a] for a in (0, 1, 2)]
+    expected = stats.levene(*groups, center="median")
+    [test] = found.noise_tests
+    assert (test.F, test.p, test.df) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue), (2, 21))
+    assert "sd goes from" in said(found, "unequal_noise") and "at 0 to" in said(found, "unequal_noise")
+    even = noisy(grid({"a": (1, 2, 3)}, 8), generator)
+    assert "unequal_noise" not in codes(analyse_effects(even, "y", ["a"]))
 
 
 def test_with_seeds_a_contrast_is_the_t_test_of_its_values_in_the_seeds() -> None:

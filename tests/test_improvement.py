@@ -96,7 +96,7 @@ def test_a_claim_has_it_in_its_details_alone() -> None:
     assert ratio.probability is not None and ratio.probability.value == pytest.approx(
         judged.probability.value, abs=0.01
     )
-    chapter = claims_chapter([judged], [], 0, seeds=3)
+    chapter = claims_chapter([judged], [], 0, one_seed=False)
     [item] = chapter.items
     assert "that shares all else is 1 (" in item.details and "probability" not in item.text
     assert chapter.tables[0].frame["probability_value"].to_list() == [judged.probability.value]

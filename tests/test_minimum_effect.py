@@ -97,7 +97,7 @@ def test_it_is_written_with_the_study_only_where_stated() -> None:
 def test_the_audit_counts_the_seeds_that_tell_an_effect_from_the_bound() -> None:
     stated = make_hypothesis({"says": "It is so", **wider(0.005)}, 1)
     one = finding("detectable_effect", study(stated, seeds=2, n_embd=(64, 128), dropout=(0.0, 0.2)), noise_sd=0.007)
-    needed = seeds_needed(0.005, 0.007, 2, 2, level=1 - 0.05 * STATED_SHARE)
+    needed = seeds_needed(0.005, 0.007, 2, level=1 - 0.05 * STATED_SHARE)
     assert one is not None and one.severity == "limits" and one.remedy is not None
     assert f"--seeds {needed} tells no effect, and one of 0.01, from the stated 0.005" in one.remedy
 

@@ -26,6 +26,7 @@ from isoloss.analysis.outlying_runs import OutlyingRun, outlying_in_words, outly
 from isoloss.analysis.response_scale import Scale
 from isoloss.analysis.run_residuals import RunResiduals, run_residuals
 from isoloss.analysis.screening import Screening
+from isoloss.analysis.unequal_noise import NoiseTest, noise_in_words, noise_tests
 from isoloss.diagnostic import Diagnostic
 from isoloss.spec.power import detectable_effect
 
@@ -107,6 +108,8 @@ class Effects:
     """Of the response, whose name says it too."""
     lost_cells: tuple[LostCell, ...] = ()
     """Combinations of levels that lost half of their runs or more."""
+    noise_tests: tuple[NoiseTest, ...] = ()
+    """Whether the levels of each factor are equally noisy."""
 
 
 def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], block: str | None = None) -> Effects:
@@ -134,7 +137,7 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         effects[number] = replace(effects[number], p_holm=p_holm)
     shifts = optimum_shifts(fitted)
     residuals = run_residuals(runs, fitted.fit)
-    outlying = outlying_runs(residuals)
+    outlying, noises = outlying_runs(residuals), noise_tests(residuals)
     differing = [said for position in range(len(runs.factors)) for said in differs_by_block(fitted, position)]
     cautions = (
         *fitted.cautions,
@@ -142,6 +145,7 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         *cells_in_words(cells),
         *outlying_in_words(outlying, response),
         *differing,
+        *noise_in_words(noises),
         *_undetermined(effects),
     )
     return Effects(
@@ -160,6 +164,7 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         tuple(outlying),
         residuals,
         lost_cells=cells,
+        noise_tests=noises,
     )
 
 

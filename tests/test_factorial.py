@@ -118,6 +118,24 @@ def test_two_levels_are_welchs_t_and_more_are_the_test_of_brown_and_forsythe() -
     assert whole.p == pytest.approx(expected.pvalue)
 
 
+def test_the_standard_error_is_that_of_a_mixed_model_with_seeds_at_random() -> None:
+    """statsmodels' REML with random seeds and seed × a; balanced, and both variances above zero."""
+    generator = np.random.default_rng(8)
+    rows = pl.DataFrame(grid({"a": (1, 2), "b": (1, 2, 3, 4)}, seeds=8))
+    of_seed = generator.normal(0, 4, 8)
+    lucky = {key: of_seed[key[1]] + generator.normal(0, 1.5) for key in itertools.product((1, 2), range(8))}
+    luck = pl.Series([lucky[a, seed] for a, seed in rows.select("a", "seed").iter_rows()])
+    table = rows.with_columns(y=pl.Series(generator.normal(0, 1, len(rows))) + luck, up=pl.col("a") - 1.5)
+    frame = pd.DataFrame(table.to_dict(as_series=False))
+    model = smf.mixedlm("y ~ up * C(b, Sum)", frame, groups="seed", re_formula="1", vc_formula={"a": "0 + C(a)"})
+    expected = model.fit(reml=True, method="powell")
+    effect = named(analyse_effects(table, "y", ["a", "b"], "seed"))["a"]
+    assert effect.estimate is not None and effect.estimate.high is not None
+    assert effect.estimate.value == pytest.approx(expected.params["up"])
+    standard_error = (effect.estimate.high - effect.estimate.value) / stats.t.ppf(0.975, 7)
+    assert standard_error == pytest.approx(expected.bse["up"], rel=0.02)  # its search ends within a percent
+
+
 def test_unequal_noise_is_said_and_tested_as_by_brown_and_forsythe() -> None:
     generator = np.random.default_rng(5)
     rows = [{"a": a, "y": generator.normal(0.1 * a, 5.0**a)} for a in (0, 1, 2) for _ in range(8)]

@@ -241,7 +241,7 @@ def test_what_is_too_close_to_the_best_is_counted_and_all_else_is_not(tmp_path: 
 
         taken = take_snapshot(fake_study(tmp_path / str(len(levels)), study, {}, loss))
         found = find(taken)
-        chapters = (answer_chapter(taken, found.effects, []), runs_chapter(taken))
+        chapters = (answer_chapter(taken, []), runs_chapter(taken))
         return " ".join(
             [*(each for one in chapters for each in one.answer), *design_chapter(taken, found.audit).details]
         )

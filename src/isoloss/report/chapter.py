@@ -52,7 +52,7 @@ class Chapter:
 
 
 def chapter_as_text(chapter: Chapter, width: int = TERMINAL_WIDTH, rows: int = MAX_TERMINAL_ROWS) -> str:
-    """A chapter for a terminal: answer, items, tables of so many rows at most, method."""
+    """A chapter for a terminal: answer, items, tables of so many rows at most, method. Folded tables are left out."""
     blocks = ["\n".join(textwrap.fill(sentence, width) for sentence in chapter.answer)]
     for item in chapter.items:
         head = f"{item.title} [{item.label}]" if item.label else item.title
@@ -66,6 +66,10 @@ def chapter_as_text(chapter: Chapter, width: int = TERMINAL_WIDTH, rows: int = M
             ]
         )
         blocks.append("\n".join([textwrap.fill(head, width), *rest]))
-    blocks += [f"{textwrap.fill(table.title, width)}\n\n{as_text(table, width, rows)}" for table in chapter.tables]
+    blocks += [
+        f"{textwrap.fill(table.title, width)}\n\n{as_text(table, width, rows)}"
+        for table in chapter.tables
+        if not table.folded
+    ]
     blocks.append("\n".join(textwrap.fill(sentence, width) for sentence in chapter.details))
     return "\n\n".join(block for block in blocks if block)

@@ -63,7 +63,7 @@ def study_chapters(snapshot: Snapshot, findings: Findings) -> list[Chapter]:
     scaling = scaling_chapter(findings.scaling)
     convergence = convergence_chapter(findings.convergence, snapshot.table)
     chapters = [
-        answer_chapter(snapshot, findings.effects, [effects, scaling]),
+        answer_chapter(snapshot, [effects, scaling]),
         claims_chapter(findings.claims, findings.exploratory, len(findings.adjusted), one_seed=snapshot.study.one_seed),
         runs_chapter(snapshot),
         effects,

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import polars as pl
-
-from isoloss.analysis.effects import Effects
-from isoloss.analysis.estimate import LEVEL
-from isoloss.analysis.factorial import t_quantile
-from isoloss.diagnostic import Diagnostic
+from isoloss.analysis.may_be_best import may_be_best
 from isoloss.report.chapter import Chapter
 from isoloss.report.snapshot import Snapshot
 from isoloss.wording import counted, listed, loss
 
 
-def answer_chapter(snapshot: Snapshot, effects: Effects | Diagnostic, others: Sequence[Chapter]) -> Chapter:
+def answer_chapter(snapshot: Snapshot, others: Sequence[Chapter]) -> Chapter:
     """What matters, in the first words of the `others`; the best configuration; and what limits both.
 
     `others` are the chapters whose first sentence answers the question, the most fitting first.
@@ -24,7 +19,7 @@ def answer_chapter(snapshot: Snapshot, effects: Effects | Diagnostic, others: Se
     if snapshot.ranking.is_empty():
         return Chapter("answer", "Answer", list(_nothing_yet(snapshot)))
     first = others[0].answer[0] if others else ""
-    sentences = [first, *_best(snapshot, effects), *_limit(snapshot)]
+    sentences = [first, *_best(snapshot), *_limit(snapshot)]
     return Chapter("answer", "Answer", [sentence for sentence in sentences if sentence])
 
 
@@ -38,28 +33,24 @@ def _nothing_yet(snapshot: Snapshot) -> Iterator[str]:
         yield f"The lowest validation loss so far is {loss(best['best_val_loss'])} nats per token ({best['label']})."
 
 
-def _best(snapshot: Snapshot, effects: Effects | Diagnostic) -> Iterator[str]:
+def _best(snapshot: Snapshot) -> Iterator[str]:
     best = snapshot.ranking.row(0, named=True)
     if len(snapshot.configurations) == 1:
         yield f"The lowest validation loss is {_mean(best)}."
         return
     text = f"The lowest validation loss, {_mean(best)}, is that of {best['label']}"
-    error = None if isinstance(effects, Diagnostic) else effects.error
-    if error is None or error.screening or best["n"] < 2:
-        yield (
-            f"{text}; each configuration was trained once, so a close second may be as good."
-            if best["n"] < 2
-            else f"{text}."
-        )
+    if best["n"] < 2:
+        yield f"{text}; it was trained once, so a close second may be as good."
         return
-    t = t_quantile((1 + LEVEL) / 2, error.df)
-    reach = t * error.sd * (1 / best["n"] + 1 / pl.col("n")).sqrt()
-    close = snapshot.ranking[1:].filter(pl.col("mean") - best["mean"] < reach)
-    others = counted(len(close), "other configuration")
+    close = may_be_best(snapshot.done.drop_nulls("best_val_loss"), "key", "best_val_loss", "seed")
+    if close is None:
+        yield f"{text}."
+        return
+    others = counted(len(close) - 1, "other configuration")
     told = (
         "every other configuration is worse by more than chance explains"
-        if close.is_empty()
-        else (f"{others} {'is' if len(close) == 1 else 'are'} too close to it to be told apart")
+        if len(close) == 1
+        else f"{others} {'is' if len(close) == 2 else 'are'} too close to it to be told apart"
     )
     yield f"{text}; {told}."
 

@@ -339,6 +339,18 @@ def test_intervals_of_main_effects_cover_their_truth(times: float) -> None:
     assert 0.93 <= covered / 1200 <= 0.98
 
 
+def test_a_level_with_a_single_run_is_as_uncertain_as_the_others_are() -> None:
+    """Nothing shows how it differs from seed to seed: its intervals must hold nonetheless."""
+    generator, covered = np.random.default_rng(2), 0
+    rows = [row for row in grid({"a": (1, 2, 4, 8)}, seeds=4) if row["a"] < 8 or row["seed"] == 0]
+    for _ in range(200):
+        table = noisy(rows, generator).with_columns(pl.col("y") + 5.0 * pl.col("seed"))
+        found = level_difference(table, "y", "a", 1, 8, ["a"], "seed").estimate
+        assert found is not None and found.low is not None and found.high is not None
+        covered += found.low <= 0 <= found.high
+    assert covered >= 180
+
+
 def test_null_designs_make_few_false_claims() -> None:
     """Replicated, and screened without replicates: after Holm, at most 5% of 150 tables claim anything."""
     generator = np.random.default_rng(5)

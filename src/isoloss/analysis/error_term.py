@@ -105,9 +105,9 @@ class FitWithError:
         """How a term differs from block to block, on its own degrees of freedom times those of blocks, if it does."""
         if self.scatter is None or not self.scatter.by_block:
             return None
-        rows_bxd = self.scatter.rows_ixr @ self.fit.added(term)
-        df = len(rows_bxd) - 1
-        squares = SumOfSquares(df * float((rows_bxd**2).sum()), df * rows_bxd.shape[1])
+        rows_ixd = self.scatter.rows_ixr @ self.fit.added(term)
+        df = round(float(self.scatter.df_s[0]))
+        squares = SumOfSquares(df * float((rows_ixd**2).sum()), df * rows_ixd.shape[1])
         return squares if squares.value > squares.df * self.rounding**2 else None
 
     @property

@@ -7,6 +7,7 @@ cell's own noise (Welch 1947). Neither takes levels to be equally noisy.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from isoloss.analysis.factorial import Floats, TwoFactorFit, f_upper
 from isoloss.analysis.factorial_table import FactorialTable
 
 TOLERANCE = 1e-9
-"""Of directions that one block alone determines; its residuals are zero there."""
+"""Of the share of a direction that other blocks determine as well; below it one alone does."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,23 @@ def scatter_between_blocks(runs: FactorialTable, fit: TwoFactorFit) -> Scatter:
     """What the residuals of each block do to the coordinates; `runs` has two blocks or more.
 
     Block b gives (I − XᵦᵀXᵦ)^(-1/2) Xᵦᵀeᵦ, where Xᵦ are its rows of the orthonormal design and eᵦ its residuals:
-    without bias where runs are equally noisy (Bell and McCaffrey 2002).
+    without bias where runs are equally noisy (Bell and McCaffrey 2002). Directions that one block alone determines, as
+    of a level with a single run, have no residual; they are taken to vary as all others do on average.
     """
-    left_g = fit.observed_g - fit.basis_gxr @ fit.response_r
+    left_g, r = fit.observed_g - fit.basis_gxr @ fit.response_r, len(fit.response_r)
     blocks = int(runs.counts_cxb.shape[1])
     rows: list[Floats] = []
+    alone: list[Floats] = []
     for block in range(blocks):
         own_gxr = fit.basis_gxr[fit.block_g == block]
-        rest_r, axes_rxr = np.linalg.eigh(np.eye(len(fit.response_r)) - own_gxr.T @ own_gxr)
-        pushed_r = own_gxr.T @ left_g[fit.block_g == block]
-        rows.append(axes_rxr @ (axes_rxr.T @ pushed_r / np.sqrt(np.maximum(rest_r, TOLERANCE))))
-    return Scatter(np.stack(rows), np.zeros(blocks, dtype=np.intp), np.array([blocks - 1.0]), str(runs.block))
+        rest_r, axes_rxr = np.linalg.eigh(np.eye(r) - own_gxr.T @ own_gxr)
+        known_r = rest_r > TOLERANCE
+        pushed_r = axes_rxr.T @ (own_gxr.T @ left_g[fit.block_g == block])
+        rows.append(axes_rxr[:, known_r] @ (pushed_r[known_r] / np.sqrt(rest_r[known_r])))
+        alone += list(axes_rxr[:, ~known_r].T)
+    average = math.sqrt(sum(float(row @ row) for row in rows) / max(r - len(alone), 1))
+    rows_ixr = np.stack([*rows, *(average * axis for axis in alone)])
+    return Scatter(rows_ixr, np.zeros(len(rows_ixr), dtype=np.intp), np.array([blocks - 1.0]), str(runs.block))
 
 
 def scatter_within_cells(runs: FactorialTable, fit: TwoFactorFit) -> Scatter:

@@ -98,5 +98,5 @@ def test_a_claim_has_it_in_its_details_alone() -> None:
     )
     chapter = claims_chapter([judged], [], 0, one_seed=False)
     [item] = chapter.items
-    assert "that shares all else is 1 (" in item.details and "probability" not in item.text
+    assert "has the lower value with probability 1 (" in item.details and "probability" not in item.text
     assert chapter.tables[0].frame["probability_value"].to_list() == [judged.probability.value]

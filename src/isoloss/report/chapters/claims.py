@@ -94,11 +94,11 @@ def _item(claim: Claim) -> Item:
 
 
 def _lower(claim: Claim) -> Iterator[str]:
-    """How likely a run at the second of two levels has the lower response."""
+    """How likely a run at the first of the two levels that the claim's sentence names has the lower response."""
     if claim.probability is not None:
         yield (
-            "The probability that a run at the second level has a lower response than one at the first that shares all "
-            f"else is {in_words(claim.probability)}."
+            "Of two runs that share all else, the one at the level named first has the lower value with probability "
+            f"{in_words(claim.probability)}."
         )
 
 

@@ -15,9 +15,10 @@ from isoloss.analysis.convergence import Convergence, RunConvergence, TimeToTarg
 from isoloss.analysis.curves import proportion
 from isoloss.diagnostic import Diagnostic
 from isoloss.report.chapter import Chapter, chapter_as_text
-from isoloss.report.chapters.convergence import MAX_DRAWN, MIN_DRAWN, convergence_chapter
+from isoloss.report.chapters.convergence import convergence_chapter
 from isoloss.report.chart import ACCENT, GREY, NARROW, WARNING, WIDE, Figure, as_image
 from isoloss.report.evidence import evidence, target_loss
+from isoloss.report.run_strip import MAX_DRAWN, MIN_DRAWN
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.spec.config import RunConfig
 from isoloss.spec.study import Study

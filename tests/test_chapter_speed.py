@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from isoloss.report import wall_time
 from isoloss.report.chapter import Chapter, chapter_as_text
 from isoloss.report.chapters import speed
 from isoloss.report.chapters.speed import speed_chapter
@@ -167,7 +168,7 @@ def test_loss_is_drawn_against_training_flops(chapter: Chapter, snapshot: Snapsh
 
 def test_of_many_runs_configurations_are_marks(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "MAX_MARKS", 10)
-    monkeypatch.setattr(speed, "MAX_SHAPES", 2)
+    monkeypatch.setattr(wall_time, "MAX_SHAPES", 2)
     chapter = speed_chapter(snapshot)
     figure = figure_of(chapter, "loss_by_compute")
     marks = figure.frame.filter(pl.col("kind") == "configuration")

@@ -9,7 +9,6 @@ from statistics import median_high
 from typing import Any
 
 import altair as alt
-import numpy as np
 import polars as pl
 
 from isoloss import wording as say
@@ -18,9 +17,10 @@ from isoloss.analysis.estimate import Estimate
 from isoloss.diagnostic import Diagnostic
 from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.crossing import crossing_details, crossing_sentences, crossing_table
-from isoloss.report.chart import ACCENT, GREY, INK, PAPER, WARNING, Figure, inline, near_data, sized
+from isoloss.report.chart import ACCENT, GREY, WARNING, Figure, near_data
 from isoloss.report.format import Kind, spelled, spelled_interval
 from isoloss.report.references import cited
+from isoloss.report.run_strip import placed, strip
 from isoloss.report.table import Column, Table
 
 PHRASES: Mapping[State, tuple[str, str]] = {
@@ -37,14 +37,6 @@ PHRASES: Mapping[State, tuple[str, str]] = {
     ),
 }
 COLOURS = {"improving": ACCENT, "plateaued": ACCENT, "U-turned": WARNING, "diverged": WARNING, "inconclusive": GREY}
-MAX_LABELLED, MAX_DRAWN = 16, 200
-"""Runs up to which a figure names each, and up to which it draws each; of more, some at even ranks of each group."""
-MIN_DRAWN = 12
-"""Runs of a group that are drawn in any case."""
-LABELLED_PX, HEAD_PX, ROWS_PX = 28.0, 22.0, 360.0
-"""Heights of a row under its label, of a group's head, and of all rows without labels together."""
-HALOS: Sequence[dict[str, Any]] = ({"stroke": PAPER, "strokeWidth": 3}, {})
-"""Text is drawn twice, first as an outline that keeps lines off it."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +281,7 @@ def _improvements(convergence: Convergence, names: Names) -> Iterator[Figure]:
     title += _more(state, runs) if state == "plateaued" else ""
     table = pl.DataFrame(rows, infer_schema_length=None).sort("value", "run", descending=[True, False])
     heads = {state: f"{state}: {say.of_runs(sum(r.state == state for r in convergence.runs), n)}" for state in STATES}
-    frame, thinned = _placed(table, heads)
+    frame, thinned = placed(table, heads)
     tolerance = convergence.tolerance
     low, high = min(*frame["value"], -tolerance), max(*frame["value"], tolerance)
     ends = [low, *(end for end in (*frame["low"], *frame["high"]) if end is not None)]
@@ -304,7 +296,7 @@ def _improvements(convergence: Convergence, names: Names) -> Iterator[Figure]:
     )
     axis = {"title": "improvement (nats per doubling of steps)", "scale": near_data(pl.Series(domain))}
     rules = [(-tolerance, [4, 3]), (tolerance, [4, 3]), (0.0, [1, 0])]
-    yield Figure("improvement", title, subtitle, frame, lambda width: _strip(frame, heads, COLOURS, axis, width, rules))
+    yield Figure("improvement", title, subtitle, frame, lambda width: strip(frame, heads, COLOURS, axis, width, rules))
 
 
 def _times_to_target(convergence: Convergence, names: Names) -> Iterator[Figure]:
@@ -325,7 +317,7 @@ def _times_to_target(convergence: Convergence, names: Names) -> Iterator[Figure]
         "reached": f"reached: {say.of_runs(hit, n)}",
         "missed": f"not reached by the last step: {say.of_runs(n - hit, n)}",
     }
-    frame, thinned = _placed(pl.DataFrame(rows, infer_schema_length=None).sort("value", "run"), heads)
+    frame, thinned = placed(pl.DataFrame(rows, infer_schema_length=None).sort("value", "run"), heads)
     subtitle = (
         f"Steps to the first evaluation at or below {target}, with a line from the evaluation before it, between which "
         f"the target was reached (no confidence interval); n = {say.counted(n, 'run')}{thinned}. Triangles: the last "
@@ -335,7 +327,7 @@ def _times_to_target(convergence: Convergence, names: Names) -> Iterator[Figure]
     times = _steps(frame.filter(pl.col("group") == "reached")["value"].to_list())
     title = f"{say.of_runs(hit, n)} reached {target}, after {times} steps"
     colours = {"reached": ACCENT, "missed": GREY}
-    yield Figure("time_to_target", title, subtitle, frame, lambda width: _strip(frame, heads, colours, axis, width))
+    yield Figure("time_to_target", title, subtitle, frame, lambda width: strip(frame, heads, colours, axis, width))
 
 
 def _named(run: RunConvergence, names: Names, said: str) -> dict[str, str]:
@@ -346,75 +338,6 @@ def _named(run: RunConvergence, names: Names, said: str) -> dict[str, str]:
 
 def _per_doubling(estimate: Estimate) -> str:
     return f"{spelled_interval(estimate.value, estimate.low, estimate.high, 'difference')} nats per doubling of steps"
-
-
-def _placed(table: pl.DataFrame, heads: Mapping[str, str]) -> tuple[pl.DataFrame, str]:
-    """The rows to draw, group by group, with their `place` in pixels from the top and whether they are `named`."""
-    total = len(table)
-    parts: list[pl.DataFrame] = []
-    top = 0.0
-    for group in heads:
-        part = table.filter(pl.col("group") == group)
-        n = len(part)
-        most = n if total <= MAX_DRAWN else min(n, max(MIN_DRAWN, round(MAX_DRAWN * n / total)))
-        part = part[np.unique(np.linspace(0, n - 1, most).round().astype(np.int64))] if n else part
-        named = [total <= MAX_LABELLED or i in (0, most - 1) for i in range(len(part))]
-        heights = [LABELLED_PX if each else ROWS_PX / min(total, MAX_DRAWN) for each in named]
-        starts = top + HEAD_PX + np.cumsum([0.0, *heights])
-        places = [end - 9 if each else end - h / 2 for end, each, h in zip(starts[1:], named, heights, strict=True)]
-        top = float(starts[-1]) if n else top
-        parts.append(
-            part.with_columns(place=pl.Series(places, dtype=pl.Float64()), named=pl.Series(named, dtype=pl.Boolean()))
-        )
-    drawn = pl.concat(parts)
-    thinned = f", of which {say.count(len(drawn))} at even ranks are drawn" if len(drawn) < total else ""
-    return drawn, thinned
-
-
-def _strip(
-    frame: pl.DataFrame,
-    heads: Mapping[str, str],
-    colours: Mapping[str, str],
-    axis: Mapping[str, Any],
-    width: int,
-    rules: Sequence[tuple[float, list[int]]] = (),
-) -> alt.LayerChart:
-    """A row a run under the head of its group: its value, and a line from low to high; named runs under their label."""
-    small = len(frame) > MAX_LABELLED
-    height = int(max(frame["place"])) + 10
-    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, height], reverse=True, nice=False))
-    present = [group for group in heads if group in set(frame["group"])]
-    colour = alt.Color("group:N", legend=None, scale=alt.Scale(domain=present, range=[colours[g] for g in present]))
-    tops = frame.group_by("group", maintain_order=True).agg(place=pl.col("place").min() - HEAD_PX)
-    base = alt.Chart(inline(frame)).encode(y=y)
-    of_group = alt.Chart(inline(tops.with_columns(text=pl.col("group").replace_strict(heads)))).encode(y=y)
-    head_look: dict[str, Any] = {"fontWeight": "bold"}
-    label_look: dict[str, Any] = {"dy": -4}
-    texts = [
-        chart.mark_text(align="left", baseline="bottom", limit=width - 20, **look).encode(
-            x=alt.value(0), text=alt.Text("text:N"), color=own
-        )
-        for halo in HALOS
-        for chart, look, own in (
-            (of_group, head_look | halo, colour),
-            (base.transform_filter("datum.named"), label_look | halo, alt.value(INK)),
-        )
-    ]
-    lines = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1 if small else 2, clip=True)
-    points = base.mark_point(filled=True, size=14 if small else 45, opacity=1)
-    shape = alt.when("datum.group == 'missed'").then(alt.value("triangle-right")).otherwise(alt.value("circle"))
-    return sized(
-        alt.layer(
-            *(alt.Chart().mark_rule(color=INK, strokeDash=dash).encode(x=alt.datum(at)) for at, dash in rules),
-            lines.encode(
-                x=alt.X("low:Q", **axis), x2=alt.X2("high:Q"), color=colour, description=alt.Description("mark:N")
-            ),
-            points.encode(x=alt.X("value:Q", **axis), color=colour, shape=shape, description=alt.Description("mark:N")),
-            *texts,
-        ),
-        width,
-        height,
-    )
 
 
 def _reached(run: RunConvergence) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import altair as alt
-import numpy as np
 import polars as pl
 
 from isoloss import wording as say
@@ -15,10 +14,7 @@ from isoloss.report.chapter import Chapter
 from isoloss.report.chart import (
     ACCENT,
     GREY,
-    INK,
-    LIGHT,
     MAX_MARKS,
-    WARNING,
     Figure,
     colour_by,
     inline,
@@ -28,43 +24,31 @@ from isoloss.report.chart import (
     some,
     some_in_words,
 )
-from isoloss.report.evidence import timed_programs
 from isoloss.report.references import cited
+from isoloss.report.slow_steps import MIN_LOST, SLOW, slow_figure, slow_steps
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
+from isoloss.report.wall_time import SHAPE, time_figure, time_sentence, time_table, wall_times
 from isoloss.spec.compute import flops_per_token
 
-PARTS = {"train_time_s": "training", "eval_time_s": "evaluation", "checkpoint_time_s": "checkpoints"}
-PART_COLOURS = {"training": ACCENT, "evaluation": GREY, "checkpoints": LIGHT}
-SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "bias")
-"""Settings that make a model's shape."""
-MAX_LEVELS, MAX_SHAPES = 8, 12
-"""Up to so many levels have a colour, shapes a bar of wall time."""
-SLOW, MIN_LOST = 2.0, 0.01
-"""A slow step takes more than so many times the median; the share of a run's time they must cost for a figure."""
-MAX_LOOKED_AT, MAX_STEPS = 20, 500
-"""Runs whose steps are looked at, and slow steps that are drawn."""
-AFTER = "right after an evaluation"
-SLOW_SCHEMA: dict[str, Any] = {
-    "run": pl.String(), "step": pl.Int64(), "ms": pl.Float64(), "median_ms": pl.Float64(), "lost": pl.Float64(),
-    "after": pl.String()
-}  # fmt: skip
+MAX_LEVELS = 8
+"""Up to so many levels have a colour."""
 PERCENT_AXIS: dict[str, Any] = {"scale": alt.Scale(zero=True), "axis": alt.Axis(format="~%")}
-HEIGHT, BAR_PX = 220, 34
+HEIGHT = 220
 
 
 def speed_chapter(snapshot: Snapshot) -> Chapter:
     """Speed and cost of the runs that are done; the wall time is that of all runs."""
-    speeds, times = _speeds(snapshot), _wall_times(snapshot)
+    speeds, times = _speeds(snapshot), wall_times(snapshot)
     if speeds.is_empty() and times.is_empty():
         return Chapter("speed", "Speed and cost", ["No run is done and timed yet, so its speed is not known."])
-    losses, slow = list(_loss_figure(snapshot)), _slow_steps(snapshot)
+    losses, slow = list(_loss_figure(snapshot)), slow_steps(snapshot)
     return Chapter(
         "speed",
         "Speed and cost",
-        answer=[*_cost(speeds), *_time_sentence(times), *(f"{figure.title}." for figure in losses)],
-        figures=[*_speed_figures(speeds, snapshot), *_time_figure(times), *losses, *_slow_figure(snapshot, slow)],
-        tables=[*_speed_table(speeds, snapshot), *_time_table(times)],
+        answer=[*_cost(speeds), *time_sentence(times), *(f"{figure.title}." for figure in losses)],
+        figures=[*_speed_figures(speeds, snapshot), *time_figure(times), *losses, *slow_figure(snapshot, slow)],
+        tables=[*_speed_table(speeds, snapshot), *time_table(times)],
         details=list(_details(snapshot, slow)),
     )
 
@@ -182,69 +166,6 @@ def _factor(speeds: pl.DataFrame, snapshot: Snapshot, value: str) -> str | None:
     return best if best and ratios[best] > 1.05 else None
 
 
-def _wall_times(snapshot: Snapshot) -> pl.DataFrame:
-    """Seconds that all runs of a shape spent on each part, the longest first; of all runs where shapes are many."""
-    timed = snapshot.table.drop_nulls("wall_time_s")
-    if timed.is_empty():
-        return timed
-    factors = [factor for factor in snapshot.factors if factor in SHAPE]
-    if not factors or timed.select(factors).n_unique() > MAX_SHAPES:
-        return timed.select(pl.lit("all runs").alias("shape"), pl.len().alias("runs"), pl.col(*PARTS).sum()).head(1)
-    shapes = [" · ".join(f"{factor} {say.level(row[factor])}" for factor in factors) for row in timed.to_dicts()]
-    grouped = timed.with_columns(shape=pl.Series(shapes)).group_by("shape", maintain_order=True)
-    parts = grouped.agg(pl.len().alias("runs"), pl.col(*PARTS).sum())
-    return parts.sort(pl.sum_horizontal(*PARTS), descending=True, maintain_order=True)
-
-
-def _time_title(times: pl.DataFrame) -> str:
-    """'71 % of the wall time went into training, 28 % into evaluation and 1 % into checkpoints'; parts of 0 go."""
-    seconds = sorted(((float(times[part].sum()), word) for part, word in PARTS.items()), reverse=True)
-    total = sum(of for of, _ in seconds) or 1.0
-    (first, word), *rest = [(f"{100 * of / total:.0f} %", word) for of, word in seconds if of] or [("0 %", "training")]
-    return say.listed([f"{first} of the wall time went into {word}", *(f"{share} into {word}" for share, word in rest)])
-
-
-def _time_sentence(times: pl.DataFrame) -> Iterator[str]:
-    if len(times):
-        total = say.duration(float(times.select(pl.sum_horizontal(*PARTS).sum()).item()))
-        yield f"{say.counted(sum(times['runs']), 'run')} took {total}; {_time_title(times)}."
-
-
-def _time_table(times: pl.DataFrame) -> Iterator[Table]:
-    if len(times):
-        frame = times.with_columns(total=pl.sum_horizontal(*PARTS))
-        parts = [Column(part, word, "duration") for part, word in (PARTS | {"total": "total"}).items()]
-        columns = [Column("shape", "model", width=40), Column("runs", "runs", "count"), *parts]
-        yield Table("wall_time", "Wall time of all runs of a shape, whatever became of them", frame, columns)
-
-
-def _time_figure(times: pl.DataFrame) -> Iterator[Figure]:
-    if times.is_empty():
-        return
-    longest = float(times.select(pl.sum_horizontal(*PARTS)).to_series()[0])
-    units = ((3600.0, "hours"), (60.0, "minutes"))
-    scale, unit = next(((seconds, word) for seconds, word in units if longest >= 2 * seconds), (1.0, "seconds"))
-    heads = [f"{shape}: {say.counted(runs, 'run')}" for shape, runs in times.select("shape", "runs").rows()]
-    places = [BAR_PX * (i + 1) - 6 for i in range(len(times))]
-    bars = times.with_columns(head=pl.Series(heads), place=pl.Series(places))
-    long = bars.unpivot([*PARTS], index=["shape", "runs", "head", "place"], variable_name="part", value_name="seconds")
-    order = pl.col("part").replace_strict({part: i for i, part in enumerate(PARTS)}, return_dtype=pl.Int64())
-    frame = long.with_columns(pl.col("part").replace_strict(PARTS), order=order, time=pl.col("seconds") / scale)
-
-    def draw(width: int) -> Any:
-        height = BAR_PX * len(times)
-        y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, height], reverse=True, nice=False))
-        x = alt.X("time:Q", title=f"wall time ({unit})", stack="zero", axis=alt.Axis(grid=True))
-        stacks = alt.Chart(inline(frame)).mark_bar(size=10, orient="horizontal")
-        stacks = stacks.encode(x=x, y=y, color=colour_by("part", PART_COLOURS), order=alt.Order("order:Q"))
-        words = alt.Chart(inline(bars.select("head", "place"))).mark_text(align="left", dy=-13, limit=width - 20)
-        return sized(alt.layer(stacks, words.encode(x=alt.value(0), y=y, text=alt.Text("head:N"))), width, height)
-
-    n = say.counted(sum(times["runs"]), "run")
-    subtitle = f"Wall time of all runs of a shape, whatever became of them; n = {n}."
-    yield Figure("wall_time", _time_title(times), subtitle, frame, draw)
-
-
 def _loss_figure(snapshot: Snapshot) -> Iterator[Figure]:
     """Loss against training compute, with the lowest mean that each compute bought; nothing where all cost the same."""
     means = snapshot.configurations.drop_nulls("mean").sort("train_flops", "mean", "key").rename({"mean": "loss"})
@@ -286,53 +207,6 @@ def _loss_figure(snapshot: Snapshot) -> Iterator[Figure]:
         f"{some_in_words(points)}"
     )
     yield Figure("loss_by_compute", title, subtitle, frame, draw)
-
-
-def _slow_steps(snapshot: Snapshot) -> pl.DataFrame:
-    """Steps of some runs that took more than SLOW times the median; `lost` is their share of the run's time."""
-    done = snapshot.done["run_id"].to_list()
-    rows: list[dict[str, Any]] = []
-    for run, (seconds, evaluated) in timed_programs(snapshot, done[:: max(1, -(-len(done) // MAX_LOOKED_AT))]).items():
-        later = np.where(np.arange(len(seconds)) > 0, seconds, np.nan)  # step 0 pays for the start
-        median, total = float(np.nanmedian(later)), float(np.nansum(later))
-        rows += [
-            {"run": run, "step": int(step), "ms": 1000 * float(later[step]), "median_ms": 1000 * median,
-             "lost": (float(later[step]) - median) / total, "after": AFTER if step in evaluated else "other steps"}
-            for step in np.flatnonzero(later > SLOW * median)
-        ]  # fmt: skip
-    return pl.DataFrame(rows, schema=SLOW_SCHEMA)
-
-
-def _slow_figure(snapshot: Snapshot, slow: pl.DataFrame) -> Iterator[Figure]:
-    """The slow steps of the run that lost most time to them, where that is worth a look."""
-    lost = slow.group_by("run").agg(pl.col("lost").sum()).sort("lost", "run", descending=[True, False])
-    if lost.is_empty() or lost["lost"][0] < MIN_LOST:
-        return
-    run, share = lost.row(0)
-    label = snapshot.labels[run]
-    key, mine = snapshot.keys[run], slow.filter(pl.col("run") == run)
-    title = f"{say.counted(len(mine), 'slow step')} cost {say.percent(share)} of the time of {say.shortened(label)}"
-    title += f"; {(mine['after'] == AFTER).sum():,} came right after an evaluation"
-    marks = [f"{key} · {label}: step {step:,} took {ms:.3g} ms" for step, ms in mine.select("step", "ms").rows()]
-    frame = mine.with_columns(mark=pl.Series(marks)).sort("ms", "step", descending=[True, False]).head(MAX_STEPS)
-    median = float(mine["median_ms"][0])
-
-    def draw(width: int) -> Any:
-        y = log_axis(pl.concat([frame["ms"], frame["median_ms"]]), "~g", 5)
-        points = alt.Chart(inline(frame)).mark_point(filled=True, size=30, opacity=1).encode(
-            x=alt.X("step:Q", title="optimizer step", scale=alt.Scale(zero=True)),
-            y=alt.Y("ms:Q", title="step time (ms, log scale)", **y),
-            color=colour_by("after", {AFTER: WARNING, "other steps": GREY}),
-            description=alt.Description("mark:N"),
-        )  # fmt: skip
-        rule = alt.Chart().mark_rule(color=INK, strokeDash=[4, 3]).encode(y=alt.datum(median))
-        return sized(alt.layer(rule, points), width, HEIGHT)
-
-    subtitle = (
-        f"Steps that took more than {SLOW:g} times the median (dashed, {median:.3g} ms) in the run that lost most to "
-        f"them, of up to {MAX_LOOKED_AT} that were looked at; n = {say.counted(len(frame), 'step')}."
-    )
-    yield Figure("slow_steps", title, subtitle, frame, draw)
 
 
 def _details(snapshot: Snapshot, slow: pl.DataFrame) -> Iterator[str]:

@@ -90,9 +90,10 @@ class FitWithError:
         squares, error = self.fit.type_two(term), self.shared.get(term, self.error)
         if not squares.df or error is None or self.screening is not None:
             return None
-        scatter = None if term in self.shared else self.scatter
-        if scatter is not None and not (scatter.by_block and self.between(term) is None):
-            return scatter.test(self.fit.added(term), squares.value)
+        if self.scatter is not None and term not in self.shared:
+            added_rxd = self.fit.added(term)
+            if self.scatter.mean_square(added_rxd)[0] > self.rounding**2:
+                return self.scatter.test(added_rxd, squares.value)
         return FTest(squares.value / squares.df / error.sd**2, squares.df, error.df)
 
     def error_of(self, term: Term) -> ErrorTerm | None:
@@ -103,12 +104,12 @@ class FitWithError:
 
     def between(self, term: Term) -> SumOfSquares | None:
         """How a term differs from block to block, on its own degrees of freedom times those of blocks, if it does."""
-        if self.scatter is None or not self.scatter.by_block:
+        if self.scatter is None or self.scatter.design is None or not self.fit.added(term).size:
             return None
-        rows_ixd = self.scatter.rows_ixr @ self.fit.added(term)
-        df = round(float(self.scatter.df_s[0]))
-        squares = SumOfSquares(df * float((rows_ixd**2).sum()), df * rows_ixd.shape[1])
-        return squares if squares.value > squares.df * self.rounding**2 else None
+        mean_square, df = self.scatter.mean_square(self.fit.added(term))
+        return (
+            SumOfSquares(mean_square * max(round(df), 1), max(round(df), 1)) if mean_square > self.rounding**2 else None
+        )
 
     @property
     def rounding(self) -> float:
@@ -117,7 +118,7 @@ class FitWithError:
 
     def _source(self, term: Term) -> str:
         assert self.scatter is not None
-        return f"{self.scatter.name} × {self.runs.name(term)}" if self.scatter.by_block else self.scatter.name
+        return f"{self.scatter.name} × {self.runs.name(term)}" if self.scatter.design else self.scatter.name
 
 
 def fit_with_error(runs: FactorialTable) -> FitWithError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -68,6 +69,14 @@ class TwoFactorFit:
 
     def added(self, term: Term) -> Floats:
         """The d orthonormal directions that a term adds to all terms that do not contain it, shape [r, d]."""
+        return self._directions[term]
+
+    @cached_property
+    def _directions(self) -> dict[Term, Floats]:
+        """Of every term, computed when one is first asked for."""
+        return {term: self._added(term) for term in self.columns}
+
+    def _added(self, term: Term) -> Floats:
         own, slice_ = set(term), self.columns[term]
         if slice_.start == slice_.stop:
             return np.zeros((len(self.response_r), 0))

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy import interpolate, optimize
+from scipy import interpolate
 
 from isoloss.analysis.error_term import FitWithError
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import Floats, t_quantile, t_two_sided
 from isoloss.analysis.optimum import level_error, on_log_scale, sought_means
-from isoloss.analysis.valley import CurveFit, Means, Noise, fit_curves, least_between
+from isoloss.analysis.valley import FINE, ROUNDS, CurveFit, Means, Noise, fit_curves, least_between, least_of
 from isoloss.diagnostic import Diagnostic
 
 SHIFTS, PLACES = 41, 65
@@ -50,11 +50,11 @@ class _Valleys:
     spare: int
     """Means beyond parameters."""
 
-    def misfit(self, shift: float) -> float:
-        """What the curves miss at least with their minima on a line of this slope."""
+    def misfit(self, shift_s: Floats) -> Floats:
+        """What the curves miss at least with their minima on lines of these slopes."""
         place_p = np.linspace(self.low, self.high, PLACES)
-        total_p = np.sum([f(place_p + shift * z) for f, z in zip(self.misfits, self.z_l, strict=True)], axis=0)
-        return least_between(total_p)
+        by_level = (f(place_p + shift_s[:, None] * z) for f, z in zip(self.misfits, self.z_l, strict=True))
+        return least_between(np.sum([*by_level], axis=0))
 
 
 @dataclass(frozen=True)
@@ -154,19 +154,20 @@ def _misfit(fit: CurveFit) -> Callable[[Floats], Floats]:
     spline = interpolate.CubicSpline(fit.place_p, fit.misfit_p, extrapolate=False)
 
     def missed(place_p: Floats) -> Floats:
-        return np.nan_to_num(np.asarray(spline(place_p), dtype=np.float64), nan=np.inf)
+        misfit_p = np.asarray(spline(place_p), dtype=np.float64)
+        return np.where(np.isnan(misfit_p), np.inf, misfit_p)
 
     return missed
 
 
 def _slope(valleys: _Valleys, interval: float) -> _Slope:
     reach = 2 * (valleys.high - valleys.low) / float(np.ptp(valleys.z_l))
-    shift_p: list[float] = np.linspace(-reach, reach, SHIFTS).tolist()
-    misfit_p = [valleys.misfit(shift) for shift in shift_p]
-    s = int(np.argmin(misfit_p))
-    around = shift_p[max(s - 1, 0)], shift_p[min(s + 1, SHIFTS - 1)]
-    refined = optimize.minimize_scalar(valleys.misfit, bounds=around, method="bounded")
-    least, value = min((float(refined.fun), float(refined.x)), (misfit_p[s], shift_p[s]))
+    shift_s = np.linspace(-reach, reach, SHIFTS)
+    misfit_s = valleys.misfit(shift_s)
+    s = int(np.argmin(misfit_s))
+    around = float(shift_s[max(s - 1, 0)]), float(shift_s[min(s + 1, SHIFTS - 1)])
+    refined, lower = least_of(valleys.misfit, *around)
+    least, value = min((lower, refined), (float(misfit_s[s]), float(shift_s[s])))
     missed = max(least, 0.0) / valleys.spare if valleys.spare > 0 else 0.0
     if valleys.noise is None and missed == 0.0:
         return _Slope(value, None, None, None)
@@ -175,16 +176,17 @@ def _slope(valleys: _Valleys, interval: float) -> _Slope:
     limit = least + variance * t_quantile((1 + interval) / 2, df) ** 2
 
     def end(step: int) -> float | None:
-        inside, k = value, s if (shift_p[s] - value) * step > 0 else s + step
-        while 0 <= k < SHIFTS and misfit_p[k] <= limit:
-            inside, k = shift_p[k], k + step
+        inside, k = value, s if (shift_s[s] - value) * step > 0 else s + step
+        while 0 <= k < SHIFTS and misfit_s[k] <= limit:
+            inside, k = float(shift_s[k]), k + step
         if not 0 <= k < SHIFTS:
             return None
-        outside = shift_p[k]
-        for _ in range(30):  # bisection, as misfits may be infinite
-            middle = (inside + outside) / 2
-            inside, outside = (middle, outside) if valleys.misfit(middle) <= limit else (inside, middle)
+        outside = float(shift_s[k])
+        for _ in range(ROUNDS):  # no root search, as misfits may be infinite
+            at_s = np.linspace(inside, outside, FINE)
+            beyond = int(np.argmax([*(valleys.misfit(at_s[1:-1]) > limit), True])) + 1
+            inside, outside = float(at_s[beyond - 1]), float(at_s[beyond])
         return inside
 
-    t = math.sqrt(max(valleys.misfit(0.0) - least, 0.0) / variance)
+    t = math.sqrt(max(float(valleys.misfit(np.zeros(1))[0]) - least, 0.0) / variance)
     return _Slope(value, end(-1), end(1), t_two_sided(t, df))

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from isoloss.analysis.factorial import Floats, TwoFactorFit, f_upper
 from isoloss.analysis.factorial_table import FactorialTable
 
-TOLERANCE = 1e-9
-"""Of the share of a direction that other blocks determine as well; below it one alone does."""
+ALONE = 1e-9
+"""The share of a direction that other blocks determine as well, below which one alone does."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,19 @@ class FTest:
 class Scatter:
     """Rows whose outer products sum to the covariance of the model's r coordinates.
 
-    `source_i` numbers what each of the i rows was estimated from, `df_s` are the degrees of freedom of each such
-    source: all blocks together are one, every cell with replicates is one.
+    `source_i` numbers what each of the i rows was estimated from; `df_s` are the degrees of freedom of each such
+    source, but those of the first are what `design`, where there is one, leaves to a contrast.
     """
 
     rows_ixr: Floats
     source_i: NDArray[np.intp]
     df_s: Floats
     name: str
-
-    @property
-    def by_block(self) -> bool:
-        """Whether it is estimated from blocks."""
-        return len(self.df_s) == 1 < len(self.source_i)
+    design: BlockDesign | None = None
 
     def variance(self, weights_r: Floats) -> tuple[float, float]:
         """The variance of a contrast and its degrees of freedom (Satterthwaite 1946)."""
-        return self._pooled((self.rows_ixr @ weights_r) ** 2)
+        return self._pooled((self.rows_ixr @ weights_r) ** 2, weights_r[:, None])
 
     def test(self, added_rxd: Floats, squares: float) -> FTest:
         """F of a term that adds d orthonormal directions, and its sum of squares, to the model.
@@ -63,16 +59,55 @@ class Scatter:
         the right variance (Box 1954; with blocks Greenhouse and Geisser 1959, with cells Brunner, Dette and Munk 1997).
         """
         rows_ixd = self.rows_ixr @ added_rxd
-        total, error_df = self._pooled((rows_ixd**2).sum(axis=1))
-        df = total**2 / float(((rows_ixd.T @ rows_ixd) ** 2).sum())
-        return FTest(squares / total, df, error_df * df if self.by_block else error_df)
+        of_blocks = _dimensions(rows_ixd[self.source_i == 0]) if self.design else 1.0
+        total, error_df = self._pooled((rows_ixd**2).sum(axis=1), added_rxd, of_blocks)
+        return FTest(squares / total, _dimensions(rows_ixd), error_df)
 
-    def _pooled(self, part_i: Floats) -> tuple[float, float]:
-        part_s = np.bincount(self.source_i, part_i, minlength=len(self.df_s))
+    def mean_square(self, added_rxd: Floats) -> tuple[float, float]:
+        """The variance of a direction of a term on average, and the degrees of freedom of all of them together."""
+        d = added_rxd.shape[1]
+        total, df = self._pooled(((self.rows_ixr @ added_rxd) ** 2).sum(axis=1), added_rxd, d)
+        return total / d, df
+
+    def _pooled(self, part_i: Floats, weights_rxd: Floats, times: float = 1.0) -> tuple[float, float]:
+        """The sum of parts and its degrees of freedom; those between blocks come `times` over, for each contrast."""
+        df_s = self.df_s
+        if self.design is not None:
+            df_s = np.append(times * self.design.df(weights_rxd), df_s[1:])
+        part_s = np.bincount(self.source_i, part_i, minlength=len(df_s))
         total, largest = float(part_s.sum()), float(part_s.max())
         if largest == 0.0:
-            return 0.0, float(self.df_s.max())
-        return total, (total / largest) ** 2 / float(((part_s / largest) ** 2 / self.df_s).sum())
+            return 0.0, float(df_s.max())
+        return total, (total / largest) ** 2 / float(((part_s / largest) ** 2 / df_s).sum())
+
+
+def _dimensions(rows_ixd: Floats) -> float:
+    """How many equal variances, alike in mean and spread to their own, d correlated variables have (Box 1954)."""
+    size = float(np.abs(rows_ixd).max(initial=0.0)) or 1.0
+    covariance_dxd = (rows_ixd / size).T @ (rows_ixd / size)
+    squares = float((covariance_dxd**2).sum())
+    return round(float(np.trace(covariance_dxd)) ** 2 / squares, 9) if squares else 1.0
+
+
+@dataclass(frozen=True)
+class BlockDesign:
+    """What blocks tell of the r coordinates: Aᵦ = XᵦᵀXᵦ, and Aᵦ(I − Aᵦ)^(-1/2), without what block b alone tells."""
+
+    told_bxrxr: Floats
+    pushed_bxrxr: Floats
+
+    def df(self, weights_rxd: Floats) -> float:
+        """Degrees of freedom of the variance between blocks, a contrast on average (Bell and McCaffrey 2002).
+
+        Those of Satterthwaite for equal noise: blocks − 1 in a balanced table, fewer where a contrast rests on some.
+        """
+        pushed_bxrxd = self.pushed_bxrxr @ weights_rxd
+        covariance_dxbxb = -np.einsum("brd,crd->dbc", pushed_bxrxd, pushed_bxrxd)
+        own_dxb = np.einsum("rd,brd->db", weights_rxd, self.told_bxrxr @ weights_rxd)
+        diagonal = np.arange(len(self.told_bxrxr))
+        covariance_dxbxb[:, diagonal, diagonal] = own_dxb
+        squares, contrasts = float((covariance_dxbxb**2).sum()), weights_rxd.shape[1]
+        return round(float(own_dxb.sum()) ** 2 / squares / contrasts, 9) if squares > 0 else 1.0  # 4, not 4.000…01
 
 
 def scatter_between_blocks(runs: FactorialTable, fit: TwoFactorFit) -> Scatter:
@@ -86,16 +121,20 @@ def scatter_between_blocks(runs: FactorialTable, fit: TwoFactorFit) -> Scatter:
     blocks = int(runs.counts_cxb.shape[1])
     rows: list[Floats] = []
     alone: list[Floats] = []
+    told_bxrxr, pushed_bxrxr = np.zeros((blocks, r, r)), np.zeros((blocks, r, r))
     for block in range(blocks):
         own_gxr = fit.basis_gxr[fit.block_g == block]
         rest_r, axes_rxr = np.linalg.eigh(np.eye(r) - own_gxr.T @ own_gxr)
-        known_r = rest_r > TOLERANCE
-        pushed_r = axes_rxr.T @ (own_gxr.T @ left_g[fit.block_g == block])
-        rows.append(axes_rxr[:, known_r] @ (pushed_r[known_r] / np.sqrt(rest_r[known_r])))
-        alone += list(axes_rxr[:, ~known_r].T)
+        known = rest_r > ALONE
+        rest_k, axes_rxk = rest_r[known], axes_rxr[:, known]
+        rows.append(axes_rxk @ ((own_gxr @ axes_rxk).T @ left_g[fit.block_g == block] / np.sqrt(rest_k)))
+        told_bxrxr[block] = axes_rxk * (1 - rest_k) @ axes_rxk.T
+        pushed_bxrxr[block] = axes_rxk * ((1 - rest_k) / np.sqrt(rest_k)) @ axes_rxk.T
+        alone += list(axes_rxr[:, ~known].T)
     average = math.sqrt(sum(float(row @ row) for row in rows) / max(r - len(alone), 1))
     rows_ixr = np.stack([*rows, *(average * axis for axis in alone)])
-    return Scatter(rows_ixr, np.zeros(len(rows_ixr), dtype=np.intp), np.array([blocks - 1.0]), str(runs.block))
+    source_i = np.repeat(np.arange(2, dtype=np.intp), [blocks, len(alone)])
+    return Scatter(rows_ixr, source_i, np.full(2, blocks - 1.0), str(runs.block), BlockDesign(told_bxrxr, pushed_bxrxr))
 
 
 def scatter_within_cells(runs: FactorialTable, fit: TwoFactorFit) -> Scatter:

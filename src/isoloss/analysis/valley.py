@@ -9,6 +9,7 @@ of what the curve misses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ STEPS = 12
 """Places tried between two neighbouring levels."""
 CLEARLY = 2.0
 """Standard errors by which another curve has to fit better than the cubic to give the value."""
+FINE, ROUNDS = 17, 5
+"""Places tried between two, so many times over, each time between the neighbours of the best one."""
 STEEPER = 4.0
 """Curvature of one side over that of the other that the interval from three levels allows for."""
 TAIL = 0.6
@@ -185,7 +188,7 @@ def _fit(means: Means, noise: Noise | None, curve: Curve) -> CurveFit:
         start, stop = _shorter(means, best, start, stop)
     while noise is not None and (spare := stop - start - PARAMETERS) > MIN_WINDOW - PARAMETERS:
         part = means.part(start, stop)
-        least = least_between(_misfits(part, curve, _places(part.x_l))[0])
+        least = float(least_between(_misfits(part, curve, _places(part.x_l))[0][None])[0])
         if f_upper(max(least, 0.0) / spare / noise.variance, spare, noise.df) >= FITS:
             break
         start, stop = _shorter(means, best, start, stop)
@@ -206,11 +209,9 @@ def _fit_in(means: Means, curve: Curve, noise: Noise | None) -> CurveFit:
     p = int(np.argmin(np.where(upward_p, misfit_p, np.inf) if upward_p.any() else misfit_p))
     place, least = float(place_p[p]), float(misfit_p[p])
     around = place_p[max(p - 1, 0)], place_p[min(p + 1, len(place_p) - 1)]
-    refined = optimize.minimize_scalar(
-        lambda at: float(_misfits(means, curve, np.array([at]))[0][0]), bounds=around, method="bounded"
-    )
-    if refined.fun < least:
-        place, least = float(refined.x), float(refined.fun)
+    refined, lower = least_of(lambda at_p: _misfits(means, curve, at_p)[0], *around)
+    if lower < least:
+        place, least = refined, lower
     spare = len(means.x_l) - PARAMETERS
     missed = least / spare if spare > 0 else 0.0
     if noise is not None:
@@ -218,17 +219,29 @@ def _fit_in(means: Means, curve: Curve, noise: Noise | None) -> CurveFit:
     return CurveFit(curve, means, place_p, misfit_p, place, least, missed if spare > 0 else None, spare)
 
 
-def least_between(misfit_p: Floats) -> float:
-    """The least of a smooth function tried at even steps: the vertex of the parabola through its three lowest values.
-
-    Of a function that is lowest at its first or last finite value, that value.
+def least_between(misfit_sxp: Floats) -> Floats:
+    """The least of smooth functions tried at even steps, a row each: the vertex of the parabola through its three
+    lowest values, or where the lowest is the first or last finite one, that value.
     """
-    p = int(np.argmin(misfit_p))
-    if not 0 < p < len(misfit_p) - 1 or not np.isfinite(misfit_p[p - 1 : p + 2]).all():
-        return float(misfit_p[p])
-    before, here, after = (float(each) for each in misfit_p[p - 1 : p + 2])
-    bend = before - 2 * here + after
-    return here - (after - before) ** 2 / (8 * bend) if bend > 0 else here
+    row_s, p_s = np.arange(len(misfit_sxp)), misfit_sxp.argmin(axis=1)
+    inner_s = np.clip(p_s, 1, misfit_sxp.shape[1] - 2)
+    before_s, here_s, after_s = (misfit_sxp[row_s, inner_s + step] for step in (-1, 0, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bend_s = before_s - 2 * here_s + after_s
+        vertex_s = here_s - (after_s - before_s) ** 2 / (8 * bend_s)
+    return np.where((inner_s == p_s) & (bend_s > 0) & np.isfinite(vertex_s), vertex_s, misfit_sxp[row_s, p_s])
+
+
+def least_of(function: Callable[[Floats], Floats], low: float, high: float) -> tuple[float, float]:
+    """Where a function with one dip between two places is least, and its value there, by finer and finer steps."""
+    place, least = low, math.inf
+    for _ in range(ROUNDS):
+        at_p = np.linspace(low, high, FINE)
+        value_p = function(at_p)
+        p = int(np.argmin(value_p))
+        place, least = float(at_p[p]), float(value_p[p])
+        low, high = float(at_p[max(p - 1, 0)]), float(at_p[min(p + 1, FINE - 1)])
+    return place, least
 
 
 def _places(x_l: Floats) -> Floats:

@@ -156,7 +156,7 @@ def test_findings_are_whole_sentences_the_gravest_first(name: str) -> None:
 def test_one_seed_only_screens() -> None:
     told = finding("one_seed", study(seeds=1, n_head=[2, 4]))
     assert told is not None and told.severity == "limits"
-    assert told.remedy == "Train more seeds: --seeds 5 estimates the noise on 4 degrees of freedom."
+    assert told.remedy == "Train more seeds: --seeds 5 tests effects on 4 degrees of freedom."
     assert finding("one_seed", study(n_head=[2, 4])) is None
 
 

@@ -351,6 +351,56 @@ def test_a_level_with_a_single_run_is_as_uncertain_as_the_others_are() -> None:
     assert covered >= 180
 
 
+def test_what_two_of_five_seeds_tell_has_one_degree_of_freedom() -> None:
+    """A level that lost its runs in three seeds: the interval is that of the paired t test of the two that are left."""
+    table = noisy(grid({"a": ("p", "q")}, seeds=5), np.random.default_rng(3)).with_columns(pl.col("y") + pl.col("seed"))
+    table = table.filter((pl.col("a") == "p") | (pl.col("seed") < 2))
+    found = level_difference(table, "y", "a", "p", "q", ["a"], "seed").estimate
+    p, q = (table.filter(pl.col("a") == each, pl.col("seed") < 2)["y"].to_numpy() for each in ("p", "q"))
+    expected = stats.ttest_rel(q, p)
+    assert found is not None and (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+    effect = analyse_effects(table, "y", ["a"], "seed").effects[0]
+    assert effect.p == pytest.approx(expected.pvalue) and effect.F_df == pytest.approx((1, 1))
+
+
+def test_cells_whose_rounded_runs_tie_are_held_against_the_noise_of_the_others() -> None:
+    rows = [("u", "p", 3.1), ("u", "p", 3.3), ("u", "p", 3.2), ("v", "p", 3.5), ("v", "p", 3.5), ("v", "q", 3.5)]
+    table = pl.DataFrame([*rows, ("v", "q", 3.5)], schema=["a", "b", "y"], orient="row")
+    effect = named(analyse_effects(table, "y", ["a", "b"]))["b"]
+    assert effect.F == pytest.approx(0.0, abs=1e-9) and effect.p == pytest.approx(1.0)
+    assert effect.estimate is not None and effect.estimate.high is not None and effect.estimate.high > 0.05
+
+
+def test_each_levels_mean_has_its_own_noise_without_blocks() -> None:
+    generator = np.random.default_rng(6)
+    table = pl.DataFrame([{"a": a, "y": generator.normal(0, 0.01 * 10.0**a)} for a in (0, 1, 2) for _ in range(5)])
+    half_widths = analyse_effects(table, "y", ["a"]).effects[0].half_widths
+    own = [table.filter(pl.col("a") == a)["y"].to_numpy() for a in (0, 1, 2)]
+    assert half_widths == pytest.approx([stats.t.ppf(0.975, 4) * y.std(ddof=1) / math.sqrt(5) for y in own])
+
+
+def test_a_level_without_seeds_is_left_out_of_figures_as_of_the_analysis() -> None:
+    table = noisy(grid({"a": (1, 2), "b": (1, 2)}, seeds=3), np.random.default_rng(0))
+    lost = pl.DataFrame({"a": [4], "b": [1], "seed": [None], "y": [0.5]}, schema=table.schema)
+    whole = pl.concat([table, lost])
+    effects = analyse_effects(whole, "y", ["a", "b"], "seed")
+    text = chapter_as_text(effects_chapter(effects, whole))
+    assert effects.n == 12 and "12 runs in 4 combinations" in text and "between seeds, on 2" in text
+    alone = analyse_effects(table, "y", ["a", "b"])
+    assert "from the spread within each combination, on" in chapter_as_text(effects_chapter(alone, table))
+
+
+@pytest.mark.parametrize(("shape", "seeds"), [((4, 4), 2), ((2, 2, 2), 3)])
+def test_equal_noise_is_seldom_called_unequal(shape: tuple[int, ...], seeds: int) -> None:
+    generator, called = np.random.default_rng(4), 0
+    rows = grid({"abc"[i]: tuple(range(levels)) for i, levels in enumerate(shape)}, seeds)
+    for _ in range(100):
+        called += "unequal_noise" in codes(
+            analyse_effects(noisy(rows, generator), "y", ["a", "b", "c"][: len(shape)], "seed")
+        )
+    assert called <= 12  # 5 expected; 12 is beyond the 99.5th percentile
+
+
 def test_null_designs_make_few_false_claims() -> None:
     """Replicated, and screened without replicates: after Holm, at most 5% of 150 tables claim anything."""
     generator = np.random.default_rng(5)

@@ -78,7 +78,7 @@ class Effect:
     error: ErrorTerm | None
     """What the first contrast is tested with; `sd` is that of a run, which is the same for all contrasts of a term."""
     half_widths: tuple[float, ...] | None
-    """Of the 95% intervals of the means of a main effect's levels, as narrow or wide as each level's own noise."""
+    """Of the 95% intervals of a main effect's level means: without a block by each level's own noise."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         *cells_in_words(cells),
         *outlying_in_words(outlying, response),
         *differing,
-        *noise_in_words(noises),
+        *noise_in_words(noises, allowed=fitted.scatter is not None),
         *_undetermined(effects),
     )
     return Effects(
@@ -238,8 +238,11 @@ def _range(fitted: FitWithError, position: int) -> LevelRange | None:
 def _half_widths(fitted: FitWithError, position: int) -> tuple[float, ...] | None:
     """Half the 95% interval of each level's mean; None where levels are not determined or there is no error.
 
-    From the contrast of a level with all, whose variance is that of the level's mean less a share of 1 / levels.
+    By the noise within the level's own cells, weighing alike. With blocks, of which a mean shares all, by the contrast
+    of the level with the mean of all levels, whose variance is that of the level's mean less a share of 1 / levels.
     """
+    if fitted.scatter is not None and fitted.scatter.design is None:
+        return _by_own_noise(fitted.runs, position)
     levels = len(fitted.runs.factors[position].levels)
     half_widths: list[float] = []
     for weights in np.eye(levels) - 1 / levels:
@@ -248,6 +251,20 @@ def _half_widths(fitted: FitWithError, position: int) -> tuple[float, ...] | Non
         if error is None:
             return None
         half_widths.append(t_quantile((1 + LEVEL) / 2, error.df) * error.value * math.sqrt(levels / (levels - 1)))
+    return tuple(half_widths)
+
+
+def _by_own_noise(runs: FactorialTable, position: int) -> tuple[float, ...] | None:
+    """Half the interval of each level's mean from the variances of its cells (Welch 1947); None where one has none."""
+    n_c, half_widths = runs.counts_cxb.sum(axis=1), list[float]()
+    for level in range(len(runs.factors[position].levels)):
+        of_level = runs.cells_cxf[:, position] == level
+        own_n, squares = n_c[of_level], runs.within_ss_c[of_level]
+        if (own_n < 2).any() or not squares.any():
+            return None
+        part = squares / (own_n - 1) / own_n / len(own_n) ** 2
+        df = float(part.sum()) ** 2 / float((part**2 / (own_n - 1)).sum())
+        half_widths.append(t_quantile((1 + LEVEL) / 2, df) * math.sqrt(float(part.sum())))
     return tuple(half_widths)
 
 

@@ -43,7 +43,7 @@ def probability_lower(runs: FactorialTable, position: int, first: int, second: i
     if not counts.size:
         return None
     difference_cxb = means[1] - means[0]
-    parts = _parts(runs, counts, difference_cxb)
+    parts = _parts(runs, counts, difference_cxb, position, (first, second))
     if not parts:
         return None
     mean, generator = float(difference_cxb.mean()), np.random.default_rng(0)
@@ -79,7 +79,9 @@ def _pairs(runs: FactorialTable, position: int, first: int, second: int) -> tupl
     return counts[:, :, by_block], means[:, :, by_block]
 
 
-def _parts(runs: FactorialTable, counts: Floats, difference_cxb: Floats) -> list[_Part]:
+def _parts(
+    runs: FactorialTable, counts: Floats, difference_cxb: Floats, position: int, ends: tuple[int, int]
+) -> list[_Part]:
     """What a pair's difference varies by: cells, blocks, both together, and runs of equal cell and block."""
     c, b = difference_cxb.shape
     by_cell, by_block = difference_cxb.mean(axis=1), difference_cxb.mean(axis=0)
@@ -92,10 +94,14 @@ def _parts(runs: FactorialTable, counts: Floats, difference_cxb: Floats) -> list
             parts.append(_Part(float((both**2).sum()) / df, df, 1 - 1 / b - 1 / c, 0.0))
     if c > 1:
         parts.append(_Part(b * float(by_cell.var(ddof=1)), c - 1, 1 / b, 0.0))
-    within_df = runs.n - int((runs.counts_cxb > 0).sum())
+    compared_c = np.isin(runs.cells_cxf[:, position], ends)
+    counts_cxb = runs.counts_cxb[compared_c]
+    within_df = int(counts_cxb.sum()) - int((counts_cxb > 0).sum())
     if within_df:
         each = float(1 / (1 / counts).mean())
         alone = 0.0 if b > 1 or c > 1 else 1 / each
         of_mean = 1 / (each * c) if b == 1 else 0.0
-        parts.append(_Part(2 * runs.within_ss / within_df, within_df, 1 - 1 / each + alone, of_mean))
+        parts.append(
+            _Part(2 * float(runs.within_ss_c[compared_c].sum()) / within_df, within_df, 1 - 1 / each + alone, of_mean)
+        )
     return parts if any(part.of_mean for part in parts) else []

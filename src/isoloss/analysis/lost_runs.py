@@ -85,10 +85,11 @@ def cells_in_words(found: Sequence[LostCell]) -> list[Diagnostic]:
     ]
     if len(found) > MAX_NAMED:
         named.append(counted(len(found) - MAX_NAMED, "further combination"))
-    text = (
-        f"Half of the runs or more have no result at {'; '.join(named)}. What is said of these levels rests on the "
-        "runs that are left there, which may be the lucky ones."
-    )
+    text = f"Half of the runs or more have no result at {'; '.join(named)}. "
+    if any(cell.lost < cell.n for cell in found):
+        text += "What is said of these levels rests on the runs that are left there, which may be the lucky ones."
+    else:
+        text += "Nothing is known of what runs there would give."
     remedy = "Find out why they have none; compare levels where all runs ended, or count the loss as an outcome."
     return [Diagnostic("cells_lost", "limits", text, remedy)]
 

@@ -13,8 +13,8 @@ def may_be_best(runs: pl.DataFrame, configuration: str, response: str, block: st
     """Configurations that may have the lowest expected response, the one with the lowest mean first.
 
     The others are above it by one-sided t tests of their differences in each block (seed) that both have, at 5% over
-    all comparisons (subset selection, Gupta 1956; Bonferroni), whatever the noise of each. With fewer than two such
-    blocks a configuration may be the best. None where no block has two configurations twice.
+    all comparisons (subset selection, Gupta 1956; Bonferroni), whatever the noise of each. One that shares fewer than
+    two blocks with it may be the best. None where all others do: then nothing can be told.
     """
     means = runs.group_by(configuration, maintain_order=True).agg(pl.col(response).mean()).sort(response)
     best, others = means[configuration][0], len(means) - 1

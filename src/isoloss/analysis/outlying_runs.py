@@ -127,6 +127,8 @@ class _Left:
         smallest = (1e-12 * runs.largest) ** 2
         df = self._residuals.df - len(self._out)
         of_all = self._mean_square(self._kept_n, df)
+        if max(of_all, smallest) == 0.0:
+            return 1.0
         p = [t_two_sided((squared / max(of_all, smallest)) ** 0.5, df)]
         for code_n in runs.cells_cxf[self._cell_n].T:
             level_n: NDArray[np.bool_] = code_n == code_n[run]

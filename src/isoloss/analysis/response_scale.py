@@ -37,4 +37,4 @@ def on_scale(table: pl.DataFrame, response: str, scale: Scale) -> tuple[pl.DataF
     finite_n = value_n.set(~value_n.is_finite().fill_null(False), None)
     name = NAMES[scale].format(response)
     scaled_n = (finite_n.log() if scale == "log" else finite_n.rank("average")).cast(pl.Float64()).alias(response)
-    return table.with_columns(scaled_n).rename({response: name}), name
+    return table.drop(name, strict=False).with_columns(scaled_n).rename({response: name}), name

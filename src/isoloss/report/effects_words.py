@@ -119,7 +119,10 @@ def effects_view(
     Without `adjusted`, p is as Holm's correction leaves it; without `colours`, they are those of the runs' levels.
     """
     factors = [effect.term for effect in effects.effects if len(effect.factors) == 1]
-    rows = usable_rows(runs, numeric=[effects.response], other=factors).table if factors else runs.head(0)
+    keys = [*factors, *([effects.block] if effects.block is not None else [])]
+    floats = [name for name in keys if runs.schema[name].is_float()]
+    others = [name for name in keys if name not in floats]
+    rows = usable_rows(runs, numeric=[effects.response, *floats], other=others).table if factors else runs.head(0)
     if effects.block is not None:
         rows = rows.unique([*factors, effects.block, effects.response], keep="first", maintain_order=True)
     if adjusted is None:
@@ -152,7 +155,9 @@ def error_in_words(view: EffectsView) -> str:
     own = [e.error.df for e in view.effects.effects if e.error is not None and e.error != error]
     if own:
         df = " to ".join(dict.fromkeys((f"{min(own):.4g}", f"{max(own):.4g}")))
-        return f"95% intervals from how each effect differs between {view.effects.block}s, on {df} df"
+        block = view.effects.block
+        source = f"how each effect differs between {block}s" if block else "the spread within each combination"
+        return f"95% intervals from {source}, on {df} df"
     if error is None:
         return "no intervals, there is no noise to judge by"
     return f"95% intervals on {error.df:.4g} df of {error.source}{' (screening only)' if error.screening else ''}"

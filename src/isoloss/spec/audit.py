@@ -85,13 +85,12 @@ def _seeds(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iter
         )
         return
     seeds = max(2, seeds_to_resolve(study, noise))
-    df = (max(len(configs), 2) - 1) * (seeds - 1)
     yield Diagnostic(
         "one_seed",
         "limits",
         f"The study is {counted(len(configs), 'run')} with one seed ({seed}): every cell is trained once and nothing "
         "estimates the noise between seeds, so effects can be screened but not tested against it.",
-        f"Train more seeds: {more_seeds(study, seeds)} estimates the noise on {counted(df, 'degree')} of freedom.",
+        f"Train more seeds: {more_seeds(study, seeds)} tests effects on {counted(seeds - 1, 'degree')} of freedom.",
     )
 
 

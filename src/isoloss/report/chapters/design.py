@@ -52,10 +52,7 @@ def _unfinished(snapshot: Snapshot) -> Iterator[str]:
 
 def _design(snapshot: Snapshot) -> Iterator[str]:
     if len(snapshot.study.seeds) > 1:
-        yield (
-            f"Each cell has {len(snapshot.study.seeds)} seeds. The noise between them is taken to be the same in every "
-            "cell; an interval of an effect is no better than that."
-        )
+        yield f"Each cell has {len(snapshot.study.seeds)} seeds, which show how much of a difference is chance."
     elif snapshot.study.one_seed:
         yield (
             "Every cell has one seed: the noise between seeds cannot be estimated from these runs, so a small "

@@ -191,12 +191,12 @@ def _noise_in_words(effects: Effects) -> str:
             f"Levels may be unequally noisy: intervals are those of t tests over {effects.block}s, and the degrees of "
             f"freedom of F are corrected {cited('greenhouse1959')}."
         )
-    if effects.replicated:
+    if effects.error is not None and any(each.error != effects.error for each in effects.effects):
         return (
             f"Levels may be unequally noisy: intervals are Welch's {cited('welch1947')}, and the degrees of freedom of "
             f"F are corrected {cited('brunner1997')}."
         )
-    return "All runs are taken to be equally noisy, as no combination ran twice."
+    return "All runs are taken to be equally noisy, as too few combinations ran twice to tell."
 
 
 def _effects_table(view: EffectsView) -> Table:

@@ -367,7 +367,7 @@ def test_cells_whose_rounded_runs_tie_are_held_against_the_noise_of_the_others()
     rows = [("u", "p", 3.1), ("u", "p", 3.3), ("u", "p", 3.2), ("v", "p", 3.5), ("v", "p", 3.5), ("v", "q", 3.5)]
     table = pl.DataFrame([*rows, ("v", "q", 3.5)], schema=["a", "b", "y"], orient="row")
     effect = named(analyse_effects(table, "y", ["a", "b"]))["b"]
-    assert effect.F == pytest.approx(0.0, abs=1e-9) and effect.p == pytest.approx(1.0)
+    assert pytest.approx(0.0, abs=1e-9) == effect.F and effect.p == pytest.approx(1.0)
     assert effect.estimate is not None and effect.estimate.high is not None and effect.estimate.high > 0.05
 
 

@@ -184,8 +184,8 @@ def _slope(valleys: _Valleys, interval: float) -> _Slope:
         outside = float(shift_s[k])
         for _ in range(ROUNDS):  # no root search, as misfits may be infinite
             at_s = np.linspace(inside, outside, FINE)
-            beyond = int(np.argmax([*(valleys.misfit(at_s[1:-1]) > limit), True])) + 1
-            inside, outside = float(at_s[beyond - 1]), float(at_s[beyond])
+            last = int(np.flatnonzero([True, *(valleys.misfit(at_s[1:-1]) <= limit)])[-1])
+            inside, outside = float(at_s[last]), float(at_s[last + 1])
         return inside
 
     t = math.sqrt(max(float(valleys.misfit(np.zeros(1))[0]) - least, 0.0) / variance)

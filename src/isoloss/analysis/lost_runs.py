@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
 from isoloss.analysis.columns import number_column
 from isoloss.analysis.curves import proportion
@@ -111,7 +112,9 @@ def _of_factor(rows: pl.DataFrame, factor: str) -> LostRuns:
     lost, runs = counts[LOST].sum(), counts["runs"].sum()
     pairs = list(counts.select(LOST, "runs").iter_rows())
     tables = (np.array([[own, n - own], [lost - own, runs - n - lost + own]]) for own, n in pairs)
-    each = [float(stats.fisher_exact(table).pvalue) for table in tables]
+    # Imported here: scipy.stats takes a second to load, and most tables have lost no run.
+    exact = cast("Any", import_module("scipy.stats")).fisher_exact
+    each = [float(exact(table).pvalue) for table in tables]
     tests = 1 if len(each) == 2 else len(each)  # of two levels, both tests are one
     shares = tuple(proportion(own, n) for own, n in pairs)
     return LostRuns(factor, tuple(counts[factor].to_list()), shares, min(1.0, tests * min(each)))

@@ -30,8 +30,6 @@ from isoloss.wording import counted
 
 MIN_PURE_DF = 4
 """Below it Student's t is so wide (2.8 at 4, 12.7 at 1) that pooling higher-order interactions resolves more."""
-ROUNDING = 1e-12
-"""A standard deviation below this share of the largest response is rounding, not noise."""
 ENOUGH_BLOCKS = 5
 """With fewer, Student's t is wide: at two levels 4.3 standard errors with 3 blocks, 2.8 with 5."""
 
@@ -80,7 +78,7 @@ class FitWithError:
         length = float(np.linalg.norm(weights_r))
         if self.scatter is not None and term not in self.shared:
             variance, df = self.scatter.variance(weights_r)
-            if variance > (length * self.rounding) ** 2:
+            if variance > (length * self.runs.rounding) ** 2:
                 return StandardError(math.sqrt(variance), df, self._source(term), screening=False)
         error = self.shared.get(term, self.error)
         return None if error is None else StandardError(length * error.sd, error.df, error.source, error.screening)
@@ -92,7 +90,7 @@ class FitWithError:
             return None
         if self.scatter is not None and term not in self.shared:
             added_rxd = self.fit.added(term)
-            if self.scatter.mean_square(added_rxd)[0] > self.rounding**2:
+            if self.scatter.mean_square(added_rxd)[0] > self.runs.rounding**2:
                 return self.scatter.test(added_rxd, squares.value)
         return FTest(squares.value / squares.df / error.sd**2, squares.df, error.df)
 
@@ -108,13 +106,10 @@ class FitWithError:
             return None
         mean_square, df = self.scatter.mean_square(self.fit.added(term))
         return (
-            SumOfSquares(mean_square * max(round(df), 1), max(round(df), 1)) if mean_square > self.rounding**2 else None
+            SumOfSquares(mean_square * max(round(df), 1), max(round(df), 1))
+            if mean_square > self.runs.rounding**2
+            else None
         )
-
-    @property
-    def rounding(self) -> float:
-        """A standard deviation of a run that is no noise."""
-        return ROUNDING * self.runs.largest
 
     def _source(self, term: Term) -> str:
         assert self.scatter is not None
@@ -124,7 +119,7 @@ class FitWithError:
 def fit_with_error(runs: FactorialTable) -> FitWithError:
     """Fit the model and choose its error; `runs` has a factor or more. An error of zero is none."""
     fit = fit_two_factor(runs)
-    noise = ROUNDING * runs.largest
+    noise = runs.rounding
     cautions = [*runs.cautions, *_imbalance(runs), *_restricted(runs, fit)]
     if float(np.ptp(runs.means_cxb)) <= noise and runs.within_ss <= noise**2:
         text = f"{runs.response} is the same in all {runs.n:,} runs: there is nothing to test."

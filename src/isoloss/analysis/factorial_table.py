@@ -25,6 +25,8 @@ MAX_MISSING = 0.5
 """Of the combinations of cell and block, the share without a run from which on blocks are not compared."""
 ROW = "\0row"
 """The column of rows' numbers, by a name that no column of a table has."""
+ROUNDING = 1e-12
+"""A standard deviation below this share of the largest response is rounding, not noise."""
 MAX_RESPONSE = 1e150
 """Of a response: sums of squares beyond it leave double precision."""
 
@@ -104,6 +106,21 @@ class FactorialTable:
         """Whether every combination of levels has runs."""
         return self.n_cells == int(np.prod([len(factor.levels) for factor in self.factors], dtype=np.int64))
 
+    @property
+    def cell_n(self) -> NDArray[np.intp]:
+        """The cell of each run."""
+        return self.group_n // self.counts_cxb.shape[1]
+
+    @property
+    def block_n(self) -> NDArray[np.intp]:
+        """The block of each run."""
+        return self.group_n % self.counts_cxb.shape[1]
+
+    @property
+    def rounding(self) -> float:
+        """A standard deviation of runs that is rounding, not noise."""
+        return ROUNDING * self.largest
+
     def position(self, factor: str) -> int | None:
         """Where a factor stands; None of one that does not vary."""
         return next((number for number, each in enumerate(self.factors) if each.name == factor), None)
@@ -114,7 +131,7 @@ class FactorialTable:
 
     def levels_of(self, run: int) -> dict[str, float | str | bool]:
         """What a run was trained at: a level of every factor, and its block."""
-        cell, block = divmod(int(self.group_n[run]), self.counts_cxb.shape[1])
+        cell, block = int(self.cell_n[run]), int(self.block_n[run])
         found = {f.name: f.levels[int(self.cells_cxf[cell, place])] for place, f in enumerate(self.factors)}
         return found if self.block is None else {**found, self.block: self.blocks[block]}
 

@@ -36,8 +36,8 @@ def probability_lower(runs: FactorialTable, position: int, first: int, second: i
     """P(a run at level `second` of a factor < one at `first`), both by position, over cells and blocks alike.
 
     From the cells of the other factors that have both levels in every block, or from the blocks that have both in every
-    cell, whichever are more pairs. None without replicates or blocks, where
-    nothing shows how much runs differ, and where no such cell is left or nothing differs.
+    cell, whichever are more pairs. None without replicates or blocks, where nothing shows how much runs differ, and
+    where no such cell is left or nothing differs.
     """
     counts, means = _pairs(runs, position, first, second)
     if not counts.size:
@@ -48,7 +48,7 @@ def probability_lower(runs: FactorialTable, position: int, first: int, second: i
         return None
     mean, generator = float(difference_cxb.mean()), np.random.default_rng(0)
     variance = sum(part.of_pair * part.square for part in parts)
-    if variance <= (1e-12 * runs.largest) ** 2:
+    if variance <= runs.rounding**2:
         return None
     normal_d = generator.standard_normal(DRAWS)
     drawn = [(part, part.square * part.df / generator.chisquare(part.df, DRAWS)) for part in parts]

@@ -58,7 +58,7 @@ class OutlyingRun:
 def outlying_runs(residuals: RunResiduals) -> list[OutlyingRun]:
     """The runs that lie outside at 5% over all of them, the furthest first."""
     runs = residuals.runs
-    if residuals.df < MIN_DF or float(np.ptp(runs.response_n)) <= 1e-12 * runs.largest:
+    if residuals.df < MIN_DF or float(np.ptp(runs.response_n)) <= runs.rounding:
         return []
     shared: dict[int, Floats] = {}
     left, out, last = _Left(residuals, (), shared), (), 0
@@ -97,7 +97,7 @@ class _Left:
         self._residuals, self._out = residuals, list(out)
         self._kept_n = np.ones(residuals.runs.n, dtype=np.bool_)
         self._kept_n[self._out] = False
-        self._cell_n = residuals.runs.group_n // residuals.runs.counts_cxb.shape[1]
+        self._cell_n = residuals.runs.cell_n
         self._left_n, self._free_n = residuals.residual_n, residuals.free_n
         self._missed_o = self._variance_o = np.zeros(0)
         if out:  # what leaving out rows changes in least squares, without another fit (Cook and Weisberg 1982)
@@ -124,7 +124,7 @@ class _Left:
     def p(self, run: int) -> float:
         """That a run in `out` is as far off by chance, in the noise of all runs and of those at each of its levels."""
         runs, squared = self._residuals.runs, self._squared(run)
-        smallest = (1e-12 * runs.largest) ** 2
+        smallest = runs.rounding**2
         df = self._residuals.df - len(self._out)
         of_all = self._mean_square(self._kept_n, df)
         if max(of_all, smallest) == 0.0:
@@ -182,7 +182,7 @@ def outlying_in_words(found: Sequence[OutlyingRun], response: str) -> list[Diagn
         for run in found[:MAX_NAMED]
     ]
     more = [f"so {'does' if more == 1 else 'do'} {more} more"] if (more := len(found) - MAX_NAMED) > 0 else []
-    lie = "run lies" if len(found) == 1 else "runs lie" if len(found) != TRIED else "runs or more lie"
+    lie = "run lies" if len(found) == 1 else "runs lie"
     text = (
         f"{len(found)} {lie} far outside the noise of all others in {response}: {'; '.join([*named, *more])}. "
         f"Means and intervals include {'it' if len(found) == 1 else 'them'}."

@@ -41,7 +41,7 @@ class RunResiduals:
         """
         told_n = (self.free_n > SATURATED) & (self.df >= MIN_DF)
         squares_n = self.residual_n**2 / np.where(told_n, self.free_n, 1.0)
-        rest_n = np.maximum(float(self.residual_n @ self.residual_n) - squares_n, (1e-12 * self.runs.largest) ** 2)
+        rest_n = np.maximum(float(self.residual_n @ self.residual_n) - squares_n, self.runs.rounding**2)
         size_n = np.sqrt(squares_n / np.where(rest_n > 0, rest_n, 1.0) * max(self.df - 1, 1))
         return np.where(told_n, np.sign(self.residual_n) * size_n, np.nan)
 

@@ -36,7 +36,7 @@ def noise_tests(left: RunResiduals) -> tuple[NoiseTest, ...]:
     if not runs.replicated or left.df < 1:
         return ()
     residual_n = left.residual_n[told_n] / np.sqrt(left.free_n[told_n])
-    cell_n = (runs.group_n // runs.counts_cxb.shape[1])[told_n]
+    cell_n = runs.cell_n[told_n]
     found: list[NoiseTest] = []
     for position, factor in enumerate(runs.factors):
         level_n, level_c = runs.cells_cxf[cell_n, position], runs.cells_cxf[:, position]

@@ -21,13 +21,12 @@ def residuals_frame(left: RunResiduals, outlying: Sequence[OutlyingRun], *, leve
     Sorted by the size of the studentized residual, those that the fit passes through last.
     """
     runs, studentized_n = left.runs, left.studentized_n
-    cell_n, block_n = np.divmod(runs.group_n, runs.counts_cxb.shape[1])
     values: dict[str, list[float | str | bool]] = {
-        factor.name: [factor.levels[int(code)] for code in runs.cells_cxf[cell_n, place]]
+        factor.name: [factor.levels[int(code)] for code in runs.cells_cxf[runs.cell_n, place]]
         for place, factor in enumerate(runs.factors)
     }
     if runs.block is not None:
-        values[runs.block] = [runs.blocks[int(place)] for place in block_n]
+        values[runs.block] = [runs.blocks[int(place)] for place in runs.block_n]
     outside_n = np.zeros(runs.n, dtype=np.bool_)
     outside_n[[run.place for run in outlying]] = True
     columns = (runs.response_n, left.fitted_n, left.residual_n, studentized_n, outside_n)

@@ -103,9 +103,8 @@ def _answer(view: EffectsView) -> Iterator[str]:
         names = [run.name for run in out[:MAX_NAMED]]
         named = listed([*names, f"{len(out) - MAX_NAMED} more"] if len(out) > MAX_NAMED else names)
         lie = "One run lies" if len(out) == 1 else f"{len(out)} runs lie"
-        said.append(
-            f"{lie} far outside the noise of all others, and means and intervals include what they show: {named}."
-        )
+        included = "it" if len(out) == 1 else "them"
+        said.append(f"{lie} far outside the noise of all others: {named}; means and intervals include {included}.")
     if said:
         yield " ".join(said)
     if (found := view.interactions) and view.effects.error is not None:

@@ -217,6 +217,18 @@ def test_the_largest_difference_allows_for_its_choice(swept: tuple[Effects, Chap
     assert rate.range.estimate.high - rate.range.estimate.value == pytest.approx(reach)
 
 
+def test_a_levels_interval_is_that_of_its_own_noise() -> None:
+    generator = np.random.default_rng(1)
+    noise = {32: 0.001, 64: 0.02, 128: 0.1}
+    rows = [{"n_embd": n, LOSS: 2.0 + generator.normal(0, sd)} for n, sd in noise.items() for _ in range(5)]
+    effects, chapter = analysed(pl.DataFrame(rows), ["n_embd"], block=None)
+    means = figure(chapter, "levels").frame.filter(pl.col("kind") == "mean").sort("number")
+    half_widths = effects.effects[0].half_widths
+    assert half_widths is not None and half_widths[0] < 0.005 < half_widths[2] and means["number"].to_list() == [*noise]
+    assert (means["high"] - means["value"]).to_list() == pytest.approx(half_widths)
+    assert (means["value"] - means["low"]).to_list() == pytest.approx(half_widths)
+
+
 def test_panels_show_means_and_runs_of_each_level(swept: tuple[Effects, Chapter]) -> None:
     effects, chapter = swept
     panels = figure(chapter, "levels")

@@ -377,6 +377,24 @@ def test_each_levels_mean_has_its_own_noise_without_blocks() -> None:
     half_widths = analyse_effects(table, "y", ["a"]).effects[0].half_widths
     own = [table.filter(pl.col("a") == a)["y"].to_numpy() for a in (0, 1, 2)]
     assert half_widths == pytest.approx([stats.t.ppf(0.975, 4) * y.std(ddof=1) / math.sqrt(5) for y in own])
+    crossed = pl.concat([table, table.with_columns(pl.col("y") * 3 + 1)]).with_columns(
+        b=pl.Series([1, 2]).repeat_by(15).explode()
+    )
+    widths = named(analyse_effects(crossed, "y", ["a", "b"]))["a"].half_widths
+    variances = [(y.var(ddof=1) / 5 / 4, 9 * y.var(ddof=1) / 5 / 4) for y in own]
+    df = [4 * sum(both) ** 2 / sum(each**2 for each in both) for both in variances]
+    expected = [stats.t.ppf(0.975, n) * math.sqrt(sum(both)) for n, both in zip(df, variances, strict=True)]
+    assert widths == pytest.approx(expected)
+
+
+def test_the_largest_difference_holds_the_truth_also_where_its_own_spread_is_small_by_chance() -> None:
+    """Of five equal levels the two that lie furthest apart are compared: 95% of intervals or more hold zero."""
+    generator, covered = np.random.default_rng(9), 0
+    for _ in range(150):
+        found = analyse_effects(noisy(grid({"a": (1, 2, 4, 8, 16)}, 3), generator), "y", ["a"], "seed").effects[0].range
+        assert found is not None and found.estimate.low is not None
+        covered += found.estimate.low <= 0
+    assert covered >= 142
 
 
 def test_a_level_without_seeds_is_left_out_of_figures_as_of_the_analysis() -> None:

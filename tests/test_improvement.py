@@ -100,3 +100,16 @@ def test_a_claim_has_it_in_its_details_alone() -> None:
     [item] = chapter.items
     assert "has the lower value with probability 1 (" in item.details and "probability" not in item.text
     assert chapter.tables[0].frame["probability_value"].to_list() == [judged.probability.value]
+
+
+def test_levels_that_are_not_compared_do_not_blur_it() -> None:
+    generator = np.random.default_rng(0)
+    spread = {"p": (2.0, 0.01), "q": (1.95, 0.01), "r": (2.0, 1.0)}
+    rows = [{"a": a, "b": b, "y": generator.normal(*spread[a])} for a in spread for b in (1, 2) for _ in range(4)]
+    table = pl.DataFrame(rows)
+    whole, two = (
+        level_difference(each, "y", "a", "p", "q", ["a", "b"]).probability
+        for each in (table, table.filter(pl.col("a") != "r"))
+    )
+    assert whole is not None and two is not None and two.value > 0.95
+    assert (whole.value, whole.low, whole.high) == pytest.approx((two.value, two.low, two.high))

@@ -91,20 +91,26 @@ def _dimensions(rows_ixd: Floats) -> float:
 
 @dataclass(frozen=True)
 class BlockDesign:
-    """What blocks tell of the r coordinates: Aᵦ = XᵦᵀXᵦ, and Aᵦ(I − Aᵦ)^(-1/2), without what block b alone tells."""
+    """What b blocks tell of the r coordinates: Aᵦ = XᵦᵀXᵦ, and Aᵦ(I − Aᵦ)^(-1/2), without what block b alone tells.
 
-    told_bxrxr: Floats
-    pushed_bxrxr: Floats
+    Both are None where all blocks tell alike.
+    """
+
+    blocks: int
+    told_bxrxr: Floats | None = None
+    pushed_bxrxr: Floats | None = None
 
     def df(self, weights_rxd: Floats) -> float:
         """Degrees of freedom of the variance between blocks, a contrast on average (Bell and McCaffrey 2002).
 
         Those of Satterthwaite for equal noise: blocks − 1 in a balanced table, fewer where a contrast rests on some.
         """
+        if self.told_bxrxr is None or self.pushed_bxrxr is None:
+            return self.blocks - 1.0
         pushed_bxrxd = self.pushed_bxrxr @ weights_rxd
         covariance_dxbxb = -np.einsum("brd,crd->dbc", pushed_bxrxd, pushed_bxrxd)
         own_dxb = np.einsum("rd,brd->db", weights_rxd, self.told_bxrxr @ weights_rxd)
-        diagonal = np.arange(len(self.told_bxrxr))
+        diagonal = np.arange(self.blocks)
         covariance_dxbxb[:, diagonal, diagonal] = own_dxb
         squares, contrasts = float((covariance_dxbxb**2).sum()), weights_rxd.shape[1]
         return round(float(own_dxb.sum()) ** 2 / squares / contrasts, 9) if squares > 0 else 1.0  # 4, not 4.000…01
@@ -119,6 +125,10 @@ def scatter_between_blocks(runs: FactorialTable, fit: TwoFactorFit) -> Scatter:
     """
     left_g, r = fit.observed_g - fit.basis_gxr @ fit.response_r, len(fit.response_r)
     blocks = int(runs.counts_cxb.shape[1])
+    if np.ptp(runs.counts_cxb) == 0:  # Aᵦ = I / blocks
+        own_bxr = np.array([left_g[of] @ fit.basis_gxr[of] for of in (fit.block_g == b for b in range(blocks))])
+        rows_bxr, source_b = own_bxr / math.sqrt(1 - 1 / blocks), np.zeros(blocks, dtype=np.intp)
+        return Scatter(rows_bxr, source_b, np.full(1, blocks - 1.0), str(runs.block), BlockDesign(blocks))
     rows: list[Floats] = []
     alone: list[Floats] = []
     told_bxrxr, pushed_bxrxr = np.zeros((blocks, r, r)), np.zeros((blocks, r, r))
@@ -134,7 +144,9 @@ def scatter_between_blocks(runs: FactorialTable, fit: TwoFactorFit) -> Scatter:
     average = math.sqrt(sum(float(row @ row) for row in rows) / max(r - len(alone), 1))
     rows_ixr = np.stack([*rows, *(average * axis for axis in alone)])
     source_i = np.repeat(np.arange(2, dtype=np.intp), [blocks, len(alone)])
-    return Scatter(rows_ixr, source_i, np.full(2, blocks - 1.0), str(runs.block), BlockDesign(told_bxrxr, pushed_bxrxr))
+    return Scatter(
+        rows_ixr, source_i, np.full(2, blocks - 1.0), str(runs.block), BlockDesign(blocks, told_bxrxr, pushed_bxrxr)
+    )
 
 
 def scatter_within_cells(runs: FactorialTable, fit: TwoFactorFit) -> Scatter:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special
 
-from isoloss.analysis.factorial_table import Factor, FactorialTable
+from isoloss.analysis.factor import Factor
+from isoloss.analysis.factorial_table import FactorialTable
 
 Floats = NDArray[np.float64]
 Term = tuple[int, ...]

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from isoloss.analysis.columns import Rows, usable_rows
 from isoloss.analysis.evaluations import check_one_row_a_run, identifies_runs
-from isoloss.analysis.roles import is_quantity, names_runs, names_seeds
+from isoloss.analysis.factor import MAX_LEVELS, Factor, plain_column, read_factor
+from isoloss.analysis.roles import names_runs, names_seeds
 from isoloss.analysis.unlisted import unlisted_columns
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
 MAX_FACTORS = 12
-MAX_LEVELS = 50
 MAX_COLUMNS = 600
 """Of a model with all two-factor interactions; beyond it a table is no factorial and its fit no matter of seconds."""
 MAX_MISSING = 0.5
@@ -29,37 +29,6 @@ ROUNDING = 1e-12
 """A standard deviation below this share of the largest response is rounding, not noise."""
 MAX_RESPONSE = 1e150
 """Of a response: sums of squares beyond it leave double precision."""
-
-
-@dataclass(frozen=True)
-class Factor:
-    """What was varied; its levels are in ascending order, words by the alphabet.
-
-    It is `numeric` where distances between levels mean something: those of a seed are numbers without order.
-    """
-
-    name: str
-    levels: tuple[float | str | bool, ...]
-    numeric: bool
-
-    def contrasts(self) -> list[tuple[str, NDArray[np.float64]]]:
-        """What is asked of the level means: wording and weights, the most informative first.
-
-        Two levels: second minus first. More levels of positive numbers: the linear and the quadratic coefficient of
-        the polynomial in log2(level) through the level means, in units a doubling and a doubling squared. Otherwise:
-        each further level minus the first.
-        """
-        if len(self.levels) > 2 and self.numeric and all(float(level) > 0 for level in self.levels):
-            z = np.log2(np.asarray(self.levels, dtype=np.float64))
-            linear, quadratic = _polynomials(z)
-            return [("linear, per doubling", linear), ("quadratic, per doubling²", quadratic)]
-        return [self.difference(0, high) for high in range(1, len(self.levels))]
-
-    def difference(self, low: int, high: int) -> tuple[str, NDArray[np.float64]]:
-        """One level minus another, both by position."""
-        weights = np.zeros(len(self.levels))
-        weights[[low, high]] = -1.0, 1.0
-        return f"{self.levels[high]} − {self.levels[low]}", weights
 
 
 @dataclass(frozen=True)
@@ -181,7 +150,7 @@ def read_factorial_table(
     rows, run_n = _named_runs(rows)
     check_one_row_a_run(rows.table, response, names, block)
     cautions = [*rows.cautions, *said, *_unlisted(rows, response, names, block)]
-    read = [_read_factor(rows.table[name]) for name in names]
+    read = [read_factor(rows.table[name]) for name in names]
     for factor, _ in read:
         if len(factor.levels) == 1:
             text = (
@@ -196,7 +165,7 @@ def read_factorial_table(
     cells_c, cell_n = np.unique(cell_n, return_inverse=True)
     block_n, blocks = np.zeros(n, dtype=np.intp), ()
     if block is not None:
-        column = _plain(rows.table[block])
+        column = plain_column(rows.table[block])
         block, block_n, said = _usable_block(column, cell_n, len(cells_c))
         blocks = () if block is None else tuple(np.unique(column.to_numpy()).tolist())
         cautions.extend(said)
@@ -269,36 +238,6 @@ def _check_size(factors: Sequence[Factor]) -> None:
         )
 
 
-def _read_factor(column: pl.Series) -> tuple[Factor, NDArray[np.intp]]:
-    """A factor and the position of each run's level."""
-    column = _plain(column)
-    levels = column.unique(maintain_order=True)
-    if len(levels) > MAX_LEVELS:
-        raise ConfigError(
-            f"factor '{column.name}' has {len(levels):,} levels, at most {MAX_LEVELS}: a measured quantity is no "
-            "factor; leave it out or merge its levels",
-            (column.name,),
-        )
-    levels = sorted_levels(levels)
-    position = {level: number for number, level in enumerate(levels.to_list())}
-    codes_n = np.fromiter((position[level] for level in column.to_list()), dtype=np.intp, count=len(column))
-    return Factor(column.name, tuple(position), is_quantity(column)), codes_n
-
-
-def sorted_levels(levels: pl.Series) -> pl.Series:
-    """A factor's levels in ascending order, words by the alphabet: no result depends on the order of rows."""
-    return levels.sort()
-
-
-def _plain(column: pl.Series) -> pl.Series:
-    """The column as numbers, booleans or text. Raises ConfigError when it is neither."""
-    if column.dtype.is_numeric() or column.dtype == pl.Boolean():
-        return column
-    if column.dtype.is_nested() or column.dtype == pl.Binary() or column.dtype == pl.Object():
-        raise ConfigError(f"'{column.name}' is neither factor nor block: it holds {column.dtype}", (column.name,))
-    return column.cast(pl.String())
-
-
 def _usable_block(
     column: pl.Series, cell_n: NDArray[np.intp], n_cells: int
 ) -> tuple[str | None, NDArray[np.intp], list[Diagnostic]]:
@@ -333,11 +272,3 @@ def _confounded(names: Sequence[str], codes: Sequence[NDArray[np.intp]]) -> list
             text = f"{outer} is the same in all runs of a level of {inner}: their effects cannot be told apart fully."
             cautions.append(Diagnostic("aliased", "limits", text))
     return cautions
-
-
-def _polynomials(z_l: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights that give the slope of a line and the quadratic coefficient of a parabola through values at z."""
-    centred = z_l - z_l.mean()
-    square = centred**2 - (centred**2).mean()
-    square -= centred * (square @ centred) / (centred @ centred)
-    return centred / (centred @ centred), square / (square @ square)

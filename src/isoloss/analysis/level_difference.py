@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from isoloss.analysis.effects import contrast_estimate, means_above_first
 from isoloss.analysis.error_term import FitWithError, differs_by_block, fit_with_error
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import t_two_sided
 from isoloss.analysis.factorial_table import read_factorial_table
 from isoloss.analysis.improvement import probability_lower
+from isoloss.analysis.level_range import contrast_estimate, means_above_first
 from isoloss.analysis.lost_runs import lost_in_words, lost_runs
 from isoloss.analysis.optimum import best_at_edge, optimum
 from isoloss.diagnostic import Diagnostic

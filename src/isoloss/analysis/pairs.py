@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.estimate import LEVEL, Estimate
+from isoloss.analysis.factor import sorted_levels
 from isoloss.analysis.factorial import t_quantile, t_two_sided
-from isoloss.analysis.factorial_table import sorted_levels
 from isoloss.errors import ConfigError
 
 MAX_ENUMERATED_PAIRS = 16

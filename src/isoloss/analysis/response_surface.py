@@ -19,8 +19,9 @@ from scipy import special
 
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.estimate import LEVEL, Estimate
+from isoloss.analysis.factor import MAX_LEVELS
 from isoloss.analysis.factorial import Floats
-from isoloss.analysis.factorial_table import MAX_FACTORS, MAX_LEVELS
+from isoloss.analysis.factorial_table import MAX_FACTORS
 from isoloss.analysis.optimum import Optimum, sought
 from isoloss.analysis.roles import check_columns, is_quantity
 from isoloss.analysis.surface_fit import ShrunkFit, fit_shrunk

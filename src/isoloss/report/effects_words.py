@@ -13,8 +13,8 @@ from isoloss.analysis.claim import ALPHA, AdjustedP
 from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.effects import Effect, Effects
 from isoloss.analysis.estimate import LEVEL, Estimate
+from isoloss.analysis.factor import sorted_levels
 from isoloss.analysis.factorial import t_quantile
-from isoloss.analysis.factorial_table import sorted_levels
 from isoloss.analysis.roles import is_quantity
 from isoloss.report.chart import factor_colours
 from isoloss.report.response import Response, response_of, short, to_digits

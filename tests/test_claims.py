@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -359,3 +360,13 @@ def test_a_wider_interval_is_asked_of_an_optimum_among_others() -> None:
     values = {"says": "It is so", "kind": "optimum", "factor": "learning_rate", "low": 1e-3, "high": 4e-3}
     (alone,), (one, _) = (judge([make_hypothesis(values, 1)] * k, sweep(0)) for k in (1, 2))
     assert "96% interval" in alone.sentence and "98% interval" in one.sentence
+
+
+def test_every_claim_of_a_response_names_a_run_far_outside_the_others() -> None:
+    found = evidence()
+    wild = pl.when(pl.col("run_id") == "0003").then(9.0).otherwise("best_val_loss").alias("best_val_loss")
+    found = replace(found, table=found.table.with_columns(wild))
+    ratio = {"kind": "ratio", "factor": "n_embd", "response": "best_val_loss", "low": 0.9, "high": 1.1}
+    for stated in (WIDER, ratio):
+        assert "outlying_runs" in [caution.code for caution in claim(found, **stated).cautions]
+        assert "outlying_runs" not in [caution.code for caution in claim(evidence(), **stated).cautions]

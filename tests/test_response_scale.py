@@ -111,3 +111,26 @@ def test_what_is_known_of_a_column_is_known_on_every_scale() -> None:
     assert (of_log.better, of_log.name, of_log.unit) == ("higher", "the logarithm of the throughput", "log units")
     assert (of_rank.better, of_rank.title) == ("lower", "rank of the best validation loss (ranks)")
     assert response_of("best_val_loss").ratio(0.1) == "" and of_log.ratio(0.1) == ", a factor of 1.105"
+
+
+def test_a_response_that_is_also_a_factor_is_named_as_it_was_given(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("loss,lr\n" + "".join(f"{2 + 0.01 * i},{1e-4 * (i + 1)}\n" for i in range(20)))
+    for scale in ("log", "rank"):
+        arguments = [str(path), "--response", "loss", "--factors", "loss,lr", "--scale", scale]
+        assert run_command_line(["effects", *arguments]) == 2
+        assert "'loss' is both the response and a factor" in capsys.readouterr().err
+
+
+def test_a_surface_says_the_scale_of_its_response(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path, rng = tmp_path / "search.csv", np.random.default_rng(0)
+    lr_n = 10 ** rng.uniform(-4, -2, 60)
+    pl.DataFrame({"lr": lr_n, "loss": 2 + (np.log10(lr_n) + 3) ** 2}).write_csv(path)
+    assert (
+        run_command_line(["effects", str(path), "--response", "loss", "--factors", "lr", "--scale", "rank", "--json"])
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert found["scale"] == "rank" and "effects_of_ranks" in [caution["code"] for caution in found["cautions"]]

@@ -141,7 +141,9 @@ def read_factorial_table(
     and when rows are evaluations of runs.
     """
     names = list(dict.fromkeys(factors))
-    _check_roles(response, names, block)
+    check_roles(response, names, block)
+    if len(names) > MAX_FACTORS:
+        raise ConfigError(f"{len(names)} factors are too many: at most {MAX_FACTORS}", ("factors",))
     keys = [*names, block] if block is not None else names
     floats = [name for name in keys if name in table.columns and table.schema[name].is_float()]
     others = [name for name in keys if name not in floats]
@@ -215,11 +217,10 @@ def _unlisted(rows: Rows, response: str, names: Sequence[str], block: str | None
     return unlisted_columns(rows.table, rows.floats(response), names, [response, *([block] if block else [])], remedy)
 
 
-def _check_roles(response: str, factors: Sequence[str], block: str | None) -> None:
+def check_roles(response: str, factors: Sequence[str], block: str | None) -> None:
+    """Raises ConfigError when no factor is named or a column serves twice."""
     if not factors:
         raise ConfigError("no factor is named: say which columns were varied", ("factors",))
-    if len(factors) > MAX_FACTORS:
-        raise ConfigError(f"{len(factors)} factors are too many: at most {MAX_FACTORS}", ("factors",))
     if response in factors or response == block:
         role = "a factor" if response in factors else "the block"
         raise ConfigError(f"'{response}' is both the response and {role}", (response,))

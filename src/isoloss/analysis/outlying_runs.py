@@ -187,5 +187,5 @@ def outlying_in_words(found: Sequence[OutlyingRun], response: str) -> list[Diagn
         f"{len(found)} {lie} far outside the noise of all others in {response}: {'; '.join([*named, *more])}. "
         f"Means and intervals include {'it' if len(found) == 1 else 'them'}."
     )
-    remedy = "Look at what happened there; leave such runs out with --where, or compare with --scale log or rank."
+    remedy = "Look at what happened there; leave such runs out with --where, or compare with --scale rank."
     return [Diagnostic("outlying_runs", "limits", text, remedy)]

@@ -21,8 +21,9 @@ from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factor import MAX_LEVELS
 from isoloss.analysis.factorial import Floats
-from isoloss.analysis.factorial_table import MAX_FACTORS
+from isoloss.analysis.factorial_table import MAX_FACTORS, check_roles
 from isoloss.analysis.optimum import Optimum, sought
+from isoloss.analysis.response_scale import Scale
 from isoloss.analysis.roles import check_columns, is_quantity
 from isoloss.analysis.surface_fit import ShrunkFit, fit_shrunk
 from isoloss.diagnostic import Diagnostic
@@ -65,6 +66,8 @@ class Surface:
     importance: tuple[Importance, ...]
     optima: tuple[Optimum, ...]
     cautions: tuple[Diagnostic, ...]
+    scale: Scale = "raw"
+    """Of the response, whose name says it too."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,7 @@ def analyse_surface(table: pl.DataFrame, response: str, factors: Sequence[str]) 
     """
     names = list(dict.fromkeys(factors))
     check_columns([response, *names], table.columns)
-    if response in names:
-        raise ConfigError(f"'{response}' is both the response and a factor", (response,))
+    check_roles(response, names, None)
     numeric = [name for name in names if table[name].dtype.is_float()]
     rows = usable_rows(table, numeric=[response, *numeric], other=[name for name in names if name not in numeric])
     y_n, n = rows.floats(response), len(rows.table)

@@ -16,7 +16,6 @@ from isoloss.analysis.effects import Effects, analyse_effects
 from isoloss.analysis.estimate import LEVEL, Estimate, in_words, p_in_words
 from isoloss.analysis.laws import SUMMARY_COLUMNS
 from isoloss.analysis.level_difference import LevelDifference, level_difference
-from isoloss.analysis.lost_runs import cells_in_words, lost_cells
 from isoloss.analysis.optimum import Optimum, best_at_edge
 from isoloss.analysis.plateau import plateaued_by
 from isoloss.analysis.scaling import fit_law, parameters_of
@@ -74,9 +73,8 @@ def _effect(stated: EffectStated, evidence: Evidence, share: float) -> Claim:
     verdict: Verdict = "supported" if as_stated else "contradicted"
     if difference.p is None:
         return unresolved(stated, f"{sentence}.", run_ids, estimate)
-    found = analyse_effects(evidence.ended, stated.response, list(evidence.factors), evidence.block)
-    of_runs = [caution for caution in found.cautions if caution.code in OF_RUNS]
-    cautions = (*difference.cautions, *_interactions(stated, found, share), *of_runs)
+    found = _all_effects(stated, evidence)
+    cautions = (*difference.cautions, *_interactions(stated, found, share), *_of_runs(found))
     judged_by = difference.screening, sentence, estimate, difference.p, None, run_ids, cautions
     return Claim(stated.says, True, verdict, *judged_by, difference.probability)
 
@@ -108,7 +106,8 @@ def _ratio(stated: RatioStated, evidence: Evidence, family: Family) -> Claim:
         return _no_ratio(stated, run_ids)
     sentence = f"{stated.response} at {stated.factor} {high} over that at {low} is {in_words(shown)}."
     claim = _against_range(stated, (shown, held), stated.low, stated.high, sentence, run_ids)
-    cautions = (*difference.cautions, *_cells_lost(stated, evidence))
+    found = analyse_effects(logs, stated.response, list(evidence.factors), evidence.block)
+    cautions = (*difference.cautions, *_of_runs(found))
     return replace(claim, screening=difference.screening, cautions=cautions, probability=difference.probability)
 
 
@@ -198,7 +197,7 @@ def _optimum(stated: OptimumStated, evidence: Evidence, family: Family) -> Claim
         stated, (estimate, _bounded(held, family.level)), low, high, sentence, _runs(stated, evidence)
     )
     edge = [best_at_edge(shown)] if shown.edge else []
-    return replace(claim, cautions=(*edge, *_cells_lost(stated, evidence)))
+    return replace(claim, cautions=(*edge, *_of_runs(_all_effects(stated, evidence))))
 
 
 def _bounded(found: Optimum, level: float) -> Estimate:
@@ -219,11 +218,16 @@ def _shift(stated: OptimumStated, evidence: Evidence, family: Family) -> Claim:
     sentence = f"The best {stated.factor} moves by {in_words(shown.estimate)} {shown.unit}."
     intervals = shown.estimate, held.estimate
     claim = _against_range(stated, intervals, -stated.tolerance, stated.tolerance, sentence, run_ids)
-    return replace(claim, cautions=(*shown.cautions, *_cells_lost(stated, evidence)))
+    return replace(claim, cautions=(*shown.cautions, *_of_runs(_all_effects(stated, evidence))))
 
 
-def _cells_lost(stated: RatioStated | OptimumStated, evidence: Evidence) -> list[Diagnostic]:
-    return cells_in_words(lost_cells(evidence.ended, stated.response, list(evidence.factors)))
+def _all_effects(stated: EffectStated | OptimumStated, evidence: Evidence) -> Effects:
+    return analyse_effects(evidence.ended, stated.response, list(evidence.factors), evidence.block)
+
+
+def _of_runs(found: Effects) -> list[Diagnostic]:
+    """What every claim repeats of the runs that all effects rest on."""
+    return [caution for caution in found.cautions if caution.code in OF_RUNS]
 
 
 def _runs(stated: OptimumStated, evidence: Evidence) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ def effects(
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.effects import analyse_effects
+    from isoloss.analysis.factorial_table import check_roles
     from isoloss.analysis.pairs import paired_effects
     from isoloss.analysis.response_scale import OF_RANKS, on_scale
     from isoloss.analysis.response_surface import analyse_surface, needs_surface
@@ -87,12 +88,16 @@ def effects(
             say(f"{factor} varies too and is not among --factors: what it changes counts as noise")
     if target is not None and response == STEPS_TO_TARGET and (missed := runs[STEPS_TO_TARGET].null_count()):
         say(f"{missed} of {len(runs)} runs never reached {target:g} and are left out, which flatters slow levels")
+    said = [OF_RANKS] if scale == "rank" else []
+    check_roles(response, names, block)
+    surfaces = needs_surface(runs, names)
     runs, response = on_scale(runs, response, scale)
-    if needs_surface(runs, names):
+    if surfaces:
         surface = analyse_surface(runs, response, names)
+        surface = replace(surface, scale=scale, cautions=(*surface.cautions, *said))
         return _conclude(lambda: surface_chapter(surface), surface_as_json(surface) if json else None, out, table)
     found = analyse_effects(runs, response, names, block)
-    found = replace(found, scale=scale, cautions=(*found.cautions, *([OF_RANKS] if scale == "rank" else [])))
+    found = replace(found, scale=scale, cautions=(*found.cautions, *said))
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
     text = effects_as_json(found, pairs) if json else None
     return _conclude(lambda: effects_chapter(found, runs, pairs=pairs), text, out, table)

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import tyro
 
-from calibration import curves, factorials, improvement, laws, nulls, optima, outlying, seeds, unequal
+from calibration import curves, factorials, improvement, isoflop, laws, nulls, optima, outlying, seeds, unequal
 from calibration.measure import Experiment, Rate, generator_of, measure
 from calibration.table import rates_as_markdown, recovery_as_markdown
 from isoloss.analysis.solve import ObjectiveName
@@ -37,6 +37,8 @@ Section = Literal[
     "false-labels",
     "right-labels",
     "isoflop",
+    "isoflop-budgets",
+    "isoflop-beyond",
     "recovery",
     "fits",
     "replicated",
@@ -59,7 +61,9 @@ EXPERIMENTS: dict[Section, tuple[str, int, Callable[[int], list[Experiment]]]] =
     "optimum-shifts": ("Intervals of its shift with the width that hold it", 400, optima.shifts),
     "false-labels": ("Loss curves with a false label", 100, curves.false_labels),
     "right-labels": ("Loss curves with the right label", 100, curves.right_labels),
-    "isoflop": ("IsoFLOP profiles whose interval holds the best size", 1000, laws.isoflop_coverage),
+    "isoflop": ("IsoFLOP profiles whose interval holds the best size", 1000, isoflop.coverage),
+    "isoflop-budgets": ("Intervals of several IsoFLOP profiles that hold the truth", 1000, isoflop.budgets_coverage),
+    "isoflop-beyond": ("Minima of several IsoFLOP profiles", 1000, isoflop.budgets_beyond),
     "fits": ("Intervals of scaling fits that hold the truth", 400, laws.coverage),
     "replicated": ("The same with two runs a cell", 400, laws.replicated),
     "objectives": ("The same under other objectives", 200, laws.other_objectives),

@@ -11,7 +11,6 @@ import polars as pl
 
 from calibration.measure import Experiment, Tally, held
 from isoloss.analysis.frontier import frontier, predict
-from isoloss.analysis.isoflop import Curve, isoflop_profiles
 from isoloss.analysis.scaling import Intervals, fit_law
 from isoloss.analysis.solve import ObjectiveName, make_objective
 
@@ -41,6 +40,11 @@ class Truth:
     def a(self) -> float:
         """The frontier's exponent: N* ∝ C^a."""
         return self.beta / (self.alpha + self.beta)
+
+    def best(self, compute: float) -> float:
+        """The size with the lowest loss at C = 6ND."""
+        odds = self.alpha * self.A / (self.beta * self.B)
+        return float((odds * (compute / 6) ** self.beta) ** (1 / (self.alpha + self.beta)))
 
 
 TRUTH = Truth(1.4, 60.0, 160.0, 0.38, 0.39)
@@ -125,34 +129,6 @@ def _covered(ladder: Ladder, generator: np.random.Generator) -> Mapping[str, Tal
         found[f"law {where}"] = held(said.law.low, said.law.high, float(loss))
         found[f"run {where}"] = held(said.new_run.low, said.new_run.high, float(ladder.noisy(loss, generator)))
     return found
-
-
-def isoflop_coverage(repetitions: int) -> list[Experiment]:
-    """Does the interval of a profile's best size hold it, under a law whose valley is steeper on one side?"""
-    curves: tuple[Curve, ...] = ("cubic", "parabola")
-    return [
-        Experiment(
-            f"IsoFLOP {curve}, 9 sizes over ×{width**2:g}{', off its middle' if shift else ''}",
-            "cover",
-            repetitions,
-            partial(_best_size, curve, width, shift),
-        )
-        for width in (4.0, 10.0)
-        for curve in curves
-        for shift in (0.0, 0.3)
-    ]
-
-
-def _best_size(curve: Curve, width: float, shift: float, generator: np.random.Generator) -> Mapping[str, Tally]:
-    law, nd = Truth(1.4, 60.0, 160.0, 0.5, 0.25), 1e13 / 6
-    best = (law.alpha * law.A / (law.beta * law.B) * nd**law.beta) ** (1 / (law.alpha + law.beta))
-    n = best * width**shift * np.geomspace(1 / width, width, 9)
-    loss = law.loss(n, nd / n) * np.exp(NOISE * generator.standard_normal(9))
-    (profile,) = isoflop_profiles(
-        pl.DataFrame({"N": n, "C": np.full(9, 6 * nd), "loss": loss}), "N", "C", "loss", curve
-    )
-    size = profile.optimal_params
-    return {"best size": held(*((size.low, size.high) if size else (None, None)), best)}
 
 
 def recovery_error(objective: ObjectiveName, generator: np.random.Generator) -> float:

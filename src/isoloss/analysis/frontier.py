@@ -1,20 +1,22 @@
 """What a scaling fit says beyond its data: losses at other sizes, the compute-optimal frontier, a held-out test.
 
-The frontier minimises L(N, D) at C = k·N·D: N* = G·(C/k)^a and D* = (C/k)^b / G with a = β/(α+β), b = α/(α+β) and G =
-(αA/βB)^(1/(α+β)) (Hoffmann et al. 2022, equation 4).
+The frontier minimises L(N, D) at C = k·N·D (`best_size.py`): N* ∝ C^a and D* ∝ C^b with a = β/(α+β) and b = α/(α+β)
+(Hoffmann et al. 2022, equation 4). With a term in both N and D the optimum is no power of C, and a = d log N*/d log C =
+(A/N*^α)/(A/N*^α + B/D*^β) changes with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp, log
+from math import exp, log, prod, sqrt
 from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy import special
 
+from isoloss.analysis.best_size import log_best_size
 from isoloss.analysis.cells import close_groups
 from isoloss.analysis.clusters import FEWEST_CLUSTERS
 from isoloss.analysis.columns import MAX_MAGNITUDE
@@ -26,8 +28,8 @@ from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.wording import counted
 
-FRONTIER_FORMS: tuple[Form, ...] = ("LND", "LNDU", "LNDK")
-"""Forms in N and D whose optimum is a power of compute; of LNDU with tokens that are all new."""
+FRONTIER_FORMS: tuple[Form, ...] = ("LND", "LNDX", "LNDU", "LNDK")
+"""Forms in N and D, which have an optimum at each compute; of LNDU with tokens that are all new."""
 FAR = 3.0
 """Predictions at more than this many times the data's largest compute are said to extrapolate."""
 
@@ -66,6 +68,8 @@ class Frontier:
     b: Estimate
     flops_per: float
     optima: tuple[Optimum, ...]
+    near: float | None = None
+    """The compute near which a and b hold, the middle of the data's; None where they are the same at every compute."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +148,20 @@ def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARA
         raise ConfigError(f"a frontier needs one of the forms {', '.join(FRONTIER_FORMS)}, not {fit.form}")
     uncertainty, law = _identified(fit), fit.law
 
+    near = None if fit.form != "LNDX" else sqrt(prod(data_compute(fit, flops_per)))
+
     def log_odds(theta_p: Floats) -> float:
-        _, _, alpha, beta, *_ = law.published(theta_p).tolist()
-        return log(beta / alpha)
+        known = dict(zip(law.names, law.published(theta_p).tolist(), strict=True))
+        alpha, beta = known["alpha"], known["beta"]
+        if near is None:
+            return log(beta / alpha)
+        size, log_nd = log_best_size(law, log(near / flops_per), theta_p), log(near / flops_per)
+        return known["A"] - alpha * size - known["B"] + beta * (log_nd - size)
 
     def optimum(compute: float) -> Optimum:
         log_nd = float(np.log(compute / flops_per))
-        n_params = uncertainty.estimate(lambda theta_p: _log_size(fit, log_nd, theta_p), log=True)
-        tokens = uncertainty.estimate(lambda theta_p: log_nd - _log_size(fit, log_nd, theta_p), log=True)
+        n_params = uncertainty.estimate(lambda theta_p: log_best_size(law, log_nd, theta_p), log=True)
+        tokens = uncertainty.estimate(lambda theta_p: log_nd - log_best_size(law, log_nd, theta_p), log=True)
         x_k = np.log([n_params.value, tokens.value]) - law.centre_k[:2]
         inside = np.all((law.x_Kxn[:2].min(axis=1) <= x_k) & (x_k <= law.x_Kxn[:2].max(axis=1)))
         loss = uncertainty.estimate(lambda theta_p: _log_loss_at(fit, compute, theta_p, flops_per), log=True)
@@ -159,21 +169,13 @@ def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARA
 
     odds = uncertainty.estimate(log_odds)  # of a : b; the interval of a share stays between 0 and 1
     a, b = _share(odds, 1), _share(odds, -1)
-    return Frontier(a, b, flops_per, tuple(optimum(compute) for compute in flops))
-
-
-def _log_size(fit: Fit, log_nd: float, theta_p: Floats) -> float:
-    """log N* where the product N·D is given."""
-    log_a, log_b, alpha, beta, *_ = fit.law.published(theta_p).tolist()
-    if fit.form == "LNDK":  # the sum that is raised to a power is itself one of two terms
-        log_a, alpha, beta = alpha / beta * log_a, alpha / beta, 1.0
-    return float((np.log(alpha / beta) + log_a - log_b + beta * log_nd) / (alpha + beta))
+    return Frontier(a, b, flops_per, tuple(optimum(compute) for compute in flops), near)
 
 
 def _log_loss_at(fit: Fit, compute: float, theta_p: Floats, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> float:
     """The log of the lowest loss at a compute."""
     log_nd = float(np.log(compute / flops_per))
-    size = _log_size(fit, log_nd, theta_p)
+    size = log_best_size(fit.law, log_nd, theta_p)
     at = {"N": size, "D": log_nd - size, "U": log_nd - size}  # tokens are new
     x_kx1 = (np.array([at[variable] for variable in VARIABLES[fit.form]]) - fit.law.centre_k)[:, None]
     return float(fit.law.log_loss(theta_p, x_kx1)[0][0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import exp, log, sqrt
+from math import exp, hypot, log, sqrt
 
 import numpy as np
 from scipy import special
@@ -44,13 +44,17 @@ def isoflop_law(profiles: Sequence[Profile]) -> IsoflopLaw | None:
     """Weighted least squares of log N* on log C; None with fewer than three minima.
 
     Weights are inverse variances: of each minimum, plus what minima vary by beyond it (DerSimonian and Laird 1986).
-    Intervals are t on the number of minima less two, from how far the minima are off the line.
+    Intervals are t on the number of minima less two, from how far the minima are off the line; what moves all minima at
+    once is no part of the weights, and is added to the intervals.
     """
-    known = [(p.flops, p.optimal_params) for p in profiles if p.optimal_params]
+    found = [profile for profile in profiles if profile.optimal_params]
+    known = [(p.flops, p.optimal_params) for p in found if p.optimal_params]
     if len(known) < MIN_PROFILES:
         return None
     x_w, y_w = np.log([flops for flops, _ in known]), np.log([size.value for _, size in known])
     half_w = np.array([log(size.high / size.low) / 2 for _, size in known if size.high and size.low])
+    common_w = np.array([profile.common_half for profile in found])
+    half_w = np.sqrt(np.maximum(half_w**2 - common_w**2, 0.0))
     variance_w = np.maximum(half_w / float(special.ndtri((1 + LEVEL) / 2)), max(float(half_w.max()) * 1e-3, 1e-9)) ** 2
     middle, df = float(x_w.mean()), len(known) - 2
     basis_wx2 = np.column_stack([np.ones_like(x_w), x_w - middle])
@@ -60,13 +64,14 @@ def isoflop_law(profiles: Sequence[Profile]) -> IsoflopLaw | None:
     weight_w = 1 / (variance_w + max(0.0, (squares - df) / (float(weight_w.sum()) - spent)))
     unit_2x2, fitted_2, squares = _weighted(basis_wx2, y_w, weight_w)
     variance_2x2 = unit_2x2 * squares / df
+    common_2 = unit_2x2 @ (basis_wx2.T @ (weight_w * common_w))
     quantile, n = float(special.stdtrit(df, (1 + LEVEL) / 2)), sum(p.n for p in profiles)
     method = f"power law through {len(known)} minima, weighted, t with {df} df"
 
     def estimate(intercept: float, slope: float, *, of_log: bool) -> Estimate:
         at_2 = np.array([intercept, slope])
         value = float(at_2 @ fitted_2)
-        half = quantile * sqrt(max(0.0, float(at_2 @ variance_2x2 @ at_2)))
+        half = hypot(quantile * sqrt(max(0.0, float(at_2 @ variance_2x2 @ at_2))), float(at_2 @ common_2))
         ends = (value, value - half, value + half)
         value, low, high = (exp(end) for end in ends) if of_log else ends
         return Estimate(value, low, high, LEVEL, n, method)

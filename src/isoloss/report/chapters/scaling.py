@@ -108,10 +108,13 @@ def _method(found: ScalingResults) -> Iterator[str]:
     source = f" {cited('efron1979')}" if fit.uncertainty and fit.uncertainty.draws_Bxp is not None else ""
     yield f"Intervals: {interval_method(fit)}{source}. The interval of a prediction adds the variance of one new run."
     if found.frontier:
-        a, b = found.frontier.a, found.frontier.b
+        a, b, near = found.frontier.a, found.frontier.b, found.frontier.near
+        where = (
+            "" if near is None else f" near {flop(near)}, for with its third term the law has no one power of compute"
+        )
         yield (
             f"The best size minimises the law at a compute of C = 6ND {cited('hoffmann2022', 'kaplan2020')}: N* ∝ C^a "
-            f"and D* ∝ C^b with a = {spelled_estimate(a)} and b = {spelled_estimate(b)}."
+            f"and D* ∝ C^b with a = {spelled_estimate(a)} and b = {spelled_estimate(b)}{where}."
         )
     if found.isoflop_law:
         size, tokens = found.isoflop_law.N.exponent, found.isoflop_law.D.exponent

@@ -203,9 +203,8 @@ class Law:
         power = float(exponent_k[powered[0]]) if powered else 1.0
         uses_Txk = self._uses
         falls_Txn = (uses_Txk * exponent_k) @ seen_Kxn
-        terms_Txn = value_a[:t, None] - falls_Txn / power
-        if self.floor:
-            terms_Txn = np.vstack([terms_Txn, np.full(n, value_a[-1])])
+        terms_Txn = np.full((t + self.floor, n), value_a[-1])
+        terms_Txn[:t] = value_a[:t, None] - falls_Txn / power
         top_n = terms_Txn.max(axis=0)
         shares_Txn = np.exp(terms_Txn - top_n)
         total_n = shares_Txn.sum(axis=0)
@@ -217,7 +216,7 @@ class Law:
         rows = [power * shares_Txn[:t], by_exponent_kxn]
         if shape.repeats:
             rows.append((-exponent_k[1] * (uses_Txk[:, 1] @ shares_Txn[:t]) * by_repeats_n)[None])
-        jacobian_axn = np.vstack([*rows, shares_Txn[t:]])
+        jacobian_axn = np.concatenate([*rows, shares_Txn[t:]])
         return power * log_n, jacobian_axn.T if self._all_free else jacobian_axn.T @ self._free[1]
 
     def _seen(self, log_repeats: float, x_Kxn: Floats) -> tuple[Floats, Floats]:

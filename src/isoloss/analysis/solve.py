@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Literal
 
@@ -71,7 +72,8 @@ class Objective:
             return float(np.sum(size_n**2) / 2)
         if self.name == "lad":
             return float(np.sum(size_n))
-        return float(np.sum(np.where(size_n <= self.delta, size_n**2 / 2, self.delta * (size_n - self.delta / 2))))
+        near_n = np.minimum(size_n, self.delta)
+        return float(near_n @ (size_n - near_n / 2))
 
     def smoothed(self) -> list[Objective]:
         """The objectives to solve in turn: for a small δ, Huber's with larger ones lead up to it."""
@@ -143,16 +145,14 @@ def polish(law: Law, objective: Objective, start_p: Floats, tolerance: float = T
     within_p: Floats = np.clip(start_p, low_p + 1e-9, high_p - 1e-9)
     spread = objective.delta or max(1e-12, float(np.std(objective.residuals(law, start_p)[0])))
 
-    def residuals(theta_p: Floats) -> Floats:
-        return objective.residuals(law, theta_p)[0] / spread
-
-    def jacobian(theta_p: Floats) -> Floats:
-        return objective.residuals(law, theta_p)[1] / spread
+    @lru_cache(maxsize=1)  # scipy asks for both at one place, one after the other
+    def at(theta: bytes) -> tuple[Floats, Floats]:
+        return objective.residuals(law, np.frombuffer(theta))
 
     solved = optimize.least_squares(
-        residuals,
+        lambda theta_p: at(theta_p.tobytes())[0] / spread,
         within_p,
-        jac=jacobian,
+        jac=lambda theta_p: at(theta_p.tobytes())[1] / spread,
         bounds=(low_p, high_p),
         loss="linear" if objective.delta is None else "huber",
         x_scale="jac",

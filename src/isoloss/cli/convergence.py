@@ -40,4 +40,4 @@ def of_study(path: Path, group: str | None, lr: str | None, target: float | None
             f"the study has no setting '{group}': {did_you_mean(group, snapshot.table.columns)}", (group,)
         )
     chosen = group or (CONFIGURATION if target is not None else None)
-    return StudyCurves(snapshot.table, chosen, rates_falling(snapshot.results.configs))
+    return StudyCurves(snapshot.table, chosen, rates_falling(snapshot.configs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -21,7 +21,6 @@ from isoloss.report.snapshot import Snapshot
 from isoloss.spec.compute import evaluations as evaluations_of
 from isoloss.spec.compute import tokens_per_step, train_flops
 from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
 from isoloss.store import records
 from isoloss.store.outcome import MAX_POINTS
 from isoloss.store.tables import StudyResults
@@ -57,21 +56,21 @@ def evidence(snapshot: Snapshot) -> Evidence:
 
 def rates(results: StudyResults, summary: pl.DataFrame) -> dict[str, Rates]:
     """What a step of each run of a summary costs; seconds are its median over the run's steps."""
-    configs = {run_id(config): config for config in results.configs}
+    configs = results.configs_by_id
     return {
         run: Rates(tokens_per_step(configs[run]), train_flops(configs[run]) / configs[run].max_iters, seconds)
         for run, seconds in summary.select("run_id", "median_step_time_s").iter_rows()
     }
 
 
-def rates_falling(configs: Iterable[RunConfig]) -> dict[str, bool]:
+def rates_falling(configs: Mapping[str, RunConfig]) -> dict[str, bool]:
     """By run, whether its schedule lowers the learning rate over the end of its steps (TAIL of them)."""
     return {
-        run_id(config): config.decay_lr
+        run: config.decay_lr
         and config.min_lr < config.learning_rate
         and config.warmup_iters < config.max_iters
         and config.decay_horizon > (1 - TAIL) * config.max_iters
-        for config in configs
+        for run, config in configs.items()
     }
 
 
@@ -107,7 +106,7 @@ def _convergence(snapshot: Snapshot) -> Callable[[float], Convergence]:
             tolerance=tolerance,
             train_loss="train_loss",
             rates=rates(snapshot.results, snapshot.done),
-            rate_falling=rates_falling(snapshot.results.configs),
+            rate_falling=rates_falling(snapshot.configs),
         )
         if found.target is None:
             return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from math import ceil
 from typing import Any
 
@@ -28,6 +28,7 @@ _WITHOUT_SIGN = re.compile("[^ -~¡-ÿĀ-ſΑ-ω–—‘’“”†‡•…�
 _NOT_LITERAL = {"|": "{\\textbar}", "-": "-{}", "\\_": "\\_\\allowbreak{}"}
 
 
+@lru_cache(maxsize=4096)  # the first column stands in every part of a wide table
 def escaped(text: str) -> str:
     """Any text as LaTeX in one line; a character that it has no sign for is named by its code point, ⟨U+4E2D⟩."""
     if len(text) <= MAX_WORD and _PLAIN.fullmatch(text):

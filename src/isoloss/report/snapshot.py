@@ -15,7 +15,6 @@ from scipy import special
 from isoloss.analysis.estimate import LEVEL
 from isoloss.report.chart import factor_colours
 from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
 from isoloss.spec.study import Study
 from isoloss.store.run import RunStatus
 from isoloss.store.tables import StudyResults, ThinnedCurves
@@ -105,7 +104,6 @@ class Snapshot:
 
 def take_snapshot(results: StudyResults) -> Snapshot:
     """Read a study. Raises StoreError when a file of it is missing or damaged."""
-    configs = {run_id(config): config for config in results.configs}
     statuses = results.statuses()
     factors = [factor for factor, levels in results.study.factors.items() if len(levels) > 1]
     summary = results.summary(statuses)
@@ -116,7 +114,7 @@ def take_snapshot(results: StudyResults) -> Snapshot:
         results=results,
         table=table,
         configurations=_configurations(table, factors),
-        configs=configs,
+        configs=results.configs_by_id,
         statuses=statuses,
         provenance=results.provenance(),
         tokenizer=results.tokenizer(),

@@ -87,10 +87,11 @@ class StudyProgress:
 
 def study_progress(paths: StudyPaths, configs: Mapping[str, RunConfig]) -> StudyProgress:
     """How far the runs of a study are, given by their ids. What cannot be read of a run is its reason."""
-    statuses = {run: status_by_size(paths.run(run)) for run in configs}
+    paths_of = {run: paths.run(run) for run in configs}
+    statuses = {run: status_by_size(own) for run, own in paths_of.items()}
     abandoned = any(status.state == "running" for status in statuses.values()) and owner_is_gone(paths)
     return StudyProgress(
-        {run: _progress(paths.run(run), configs[run], statuses[run], abandoned) for run in configs}, abandoned
+        {run: _progress(own, configs[run], statuses[run], abandoned) for run, own in paths_of.items()}, abandoned
     )
 
 

@@ -77,9 +77,14 @@ class StudyResults:
         """Every run the study consists of, trained or not."""
         return self.study.expand(self.facts)
 
+    @cached_property
+    def configs_by_id(self) -> dict[str, RunConfig]:
+        """The same by run id, which takes a hash each."""
+        return {run_id(config): config for config in self.configs}
+
     def statuses(self) -> dict[str, RunStatus]:
         """By run id, where every run stands, in the study's order, its files verified."""
-        return {run: self.status(run) for run in map(run_id, self.configs)}
+        return {run: self.status(run) for run in self.configs_by_id}
 
     def summary(self, statuses: Mapping[str, RunStatus] | None = None) -> pl.DataFrame:
         """One row a run, in the study's order; what a run has not measured is null.
@@ -87,7 +92,10 @@ class StudyResults:
         `statuses` are what `statuses()` gave, where it was asked already: they are not verified again.
         """
         statuses = self.statuses() if statuses is None else statuses
-        table = pl.DataFrame(list(map(self._summary_row, self.configs, statuses.values())), infer_schema_length=None)
+        table = pl.DataFrame(
+            [self._summary_row(run, config, statuses[run]) for run, config in self.configs_by_id.items()],
+            infer_schema_length=None,
+        )
         return table.cast({pl.Null: pl.Float64})  # a column that no run has measured yet can be sorted and averaged
 
     def metrics(self, run: str) -> pl.DataFrame:
@@ -140,8 +148,8 @@ class StudyResults:
                 with suppress(StoreError):
                     yield run, curves(self.paths.run(run), status)
 
-    def _summary_row(self, config: RunConfig, status: RunStatus) -> dict[str, Any]:
-        run, state, times = run_id(config), status.state, status.times_s
+    def _summary_row(self, run: str, config: RunConfig, status: RunStatus) -> dict[str, Any]:
+        state, times = status.state, status.times_s
         columns: Mapping[str, Any] = NOTHING_MEASURED
         try:
             if state != "damaged":

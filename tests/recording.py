@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from isoloss.data.tokens import Tokens
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
 from isoloss.training.backend import kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, Progress, initial_state, stack

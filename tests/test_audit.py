@@ -13,18 +13,18 @@ import pytest
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from isoloss.cli import run_command_line
+from isoloss.design.audit import audit
+from isoloss.design.power import detectable_effect, minimum_detectable_effect, seeds_needed
+from isoloss.design.prefixes import prefix_groups, training_key
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
-from isoloss.spec.audit import audit
-from isoloss.spec.config import RunConfig
-from isoloss.spec.hypotheses import Hypothesis, make_hypothesis
-from isoloss.spec.identity import run_id
-from isoloss.spec.power import detectable_effect, minimum_detectable_effect, seeds_needed
-from isoloss.spec.prefixes import prefix_groups, training_key
-from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import builtin_studies, find_study
+from isoloss.study.config import RunConfig
+from isoloss.study.hypotheses import Hypothesis, make_hypothesis
+from isoloss.study.identity import run_id
+from isoloss.study.study import DataFacts, Study
+from isoloss.study.studyfile import builtin_studies, find_study
 
 SHAKESPEARE = DataFacts("86c4", 65)
 TRAIN_TOKENS = 1_003_854
@@ -454,7 +454,9 @@ def test_an_impossible_noise_is_refused(noise: float) -> None:
 
 
 def test_reading_a_study_and_its_prefixes_needs_no_scipy() -> None:
-    program = "import sys, isoloss.spec.audit, isoloss.spec.studyfile\nassert not {'scipy', 'torch'} & set(sys.modules)"
+    program = (
+        "import sys, isoloss.design.audit, isoloss.study.studyfile\nassert not {'scipy', 'torch'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

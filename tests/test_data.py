@@ -18,7 +18,7 @@ from isoloss.data.tokenizer import tokenizer_from_dict, train_tokenizer
 from isoloss.data.tokens import check_length, corpus_facts, open_tokens, prepare
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.files import sha256_bytes
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 PLAY = b"Speak, speak. To be or not to be." * 20
 

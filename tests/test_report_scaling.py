@@ -26,14 +26,14 @@ from isoloss.report.chapters.scaling import scaling_chapter
 from isoloss.report.chart import ACCENT, NARROW, WARNING, WIDE, Figure, as_image
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.report.table import Table
-from isoloss.spec import compute
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import dump_study
 from isoloss.store.layout import StudyPaths
 from isoloss.store.run import RowWriter, RunStatus, State, create_run, write_status
 from isoloss.store.tables import load_study
+from isoloss.study import compute
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import DataFacts, Study
+from isoloss.study.studyfile import dump_study
 from tests.fake_studies import write_tokenizer
 
 TRUTH = {"E": 1.2, "A": 40.0, "B": 160.0, "alpha": 0.38, "beta": 0.4}

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from isoloss.errors import ConfigError, ConfigErrors
 from isoloss.model.parameters import layout_of
-from isoloss.spec import compute
-from isoloss.spec.config import SETTINGS, RunConfig, make_config, shape_key
-from isoloss.spec.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated, make_hypothesis
-from isoloss.spec.identity import canonical, run_id
-from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import KEYS, builtin_studies, dump_study, find_study, parse_study
-from isoloss.spec.synonyms import SYNONYMS, did_you_mean
+from isoloss.study import compute
+from isoloss.study.config import SETTINGS, RunConfig, make_config, shape_key
+from isoloss.study.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated, make_hypothesis
+from isoloss.study.identity import canonical, run_id
+from isoloss.study.study import DataFacts, Study
+from isoloss.study.studyfile import KEYS, builtin_studies, dump_study, find_study, parse_study
+from isoloss.study.synonyms import SYNONYMS, did_you_mean
 
 SHAKESPEARE = DataFacts("86c4", 65)
 TEXT = {"corpus": "x", "corpus_sha256": "86c4", "vocab_size": 65}

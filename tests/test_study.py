@@ -22,13 +22,13 @@ from isoloss.execution import plan, worker
 from isoloss.execution.executor import Inline, NullListener
 from isoloss.execution.plan import plan_stacks
 from isoloss.execution.study import RunOptions, run_study
-from isoloss.spec.config import RunConfig
-from isoloss.spec.hypotheses import make_hypothesis
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
-from isoloss.spec.studyfile import dump_study, find_study
 from isoloss.store.run import read_rows, read_status
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.study.config import RunConfig
+from isoloss.study.hypotheses import make_hypothesis
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
+from isoloss.study.studyfile import dump_study, find_study
 from isoloss.training import checkpoint
 from isoloss.training.state import StackState
 

@@ -11,7 +11,7 @@ import torch
 
 from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 from isoloss.training import checkpoint, loop, step
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, evaluate

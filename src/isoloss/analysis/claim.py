@@ -12,9 +12,9 @@ from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.curves import Spikes
 from isoloss.analysis.effects import Effect
 from isoloss.analysis.estimate import LEVEL, Estimate
+from isoloss.design.power import STATED_SHARE
 from isoloss.diagnostic import Diagnostic
-from isoloss.spec.hypotheses import Hypothesis
-from isoloss.spec.power import STATED_SHARE
+from isoloss.study.hypotheses import Hypothesis
 
 Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory", "not judged yet"]
 ALPHA = 1 - LEVEL

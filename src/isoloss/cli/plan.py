@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from isoloss.data.tokens import corpus_facts
+from isoloss.design.audit import audit
+from isoloss.design.power import SEED_BY_FACTOR
 from isoloss.diagnostic import Diagnostic
 from isoloss.execution.estimate import Plan
-from isoloss.spec import compute
-from isoloss.spec.audit import audit
-from isoloss.spec.identity import run_id
-from isoloss.spec.power import SEED_BY_FACTOR
+from isoloss.study import compute
+from isoloss.study.identity import run_id
 from isoloss.wording import counted, duration
 
 WIDTH = 110

@@ -10,8 +10,8 @@ from isoloss.execution.executor import NullListener
 from isoloss.execution.interrupts import stop_on_signals
 from isoloss.execution.study import RunOptions, resolve_study, run_study
 from isoloss.report.study_report import Report, write_report
-from isoloss.spec.study import Study
 from isoloss.store.tables import StudyResults
+from isoloss.study.study import Study
 from isoloss.training.backend import keep_freed_memory
 from isoloss.training.device import resolve_device
 from isoloss.training.distributed import ranks_from_environment

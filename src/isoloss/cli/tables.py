@@ -16,8 +16,8 @@ from isoloss.analysis.roles import check_columns, names_runs, names_seeds
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import LOST_STATES, rates
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.spec.hypotheses import RESPONSES
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.study.hypotheses import RESPONSES
 
 STUDY_FILE = "study.yaml"
 STEPS_TO_TARGET = "steps_to_target"

@@ -25,12 +25,12 @@ from isoloss.cli.arguments import (
     named,
 )
 from isoloss.cli.terminal import say, show
+from isoloss.design.power import SEED_BY_FACTOR
 from isoloss.errors import ConfigError
-from isoloss.spec.power import SEED_BY_FACTOR
 
 if TYPE_CHECKING:
     from isoloss.execution.options import RunOptions
-    from isoloss.spec.study import Scalar, Study
+    from isoloss.study.study import Scalar, Study
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
@@ -300,8 +300,8 @@ def doctor(*, json: Flag = False) -> int:
 
 def _study(reference: str, seeds: int | None, overrides: tuple[str, ...]) -> Study:
     """A study by name or file, with the command line's changes. Raises ConfigError."""
-    from isoloss.spec.study import ANY_DATA
-    from isoloss.spec.studyfile import find_study, parse_scalar
+    from isoloss.study.study import ANY_DATA
+    from isoloss.study.studyfile import find_study, parse_scalar
 
     study = find_study(reference)
     settings: dict[str, Scalar] = {}

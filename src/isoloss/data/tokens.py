@@ -16,8 +16,8 @@ from isoloss.data.corpus import CORPORA, load_corpus
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict, train_tokenizer
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import cache_dir, locked, read_record, sha256_bytes, sha256_file, write_record, writing
-from isoloss.spec.config import RunConfig, TokenizerName
-from isoloss.spec.study import DataFacts
+from isoloss.study.config import RunConfig, TokenizerName
+from isoloss.study.study import DataFacts
 
 FORMAT_VERSION = 1
 TRAIN_SHARE = 0.9

@@ -14,10 +14,10 @@ import torch
 from isoloss.data.tokenizer import Tokenizer
 from isoloss.data.tokens import Tokens, check_length, corpus_facts
 from isoloss.execution.study import RunOptions, available_cores, resolve_study, uses_compiled_kernels
-from isoloss.spec.compute import disk_bytes, evaluations, tokens_per_step
-from isoloss.spec.config import RunConfig, shape_key
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study, too_large
+from isoloss.study.compute import disk_bytes, evaluations, tokens_per_step
+from isoloss.study.config import RunConfig, shape_key
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study, too_large
 from isoloss.training.backend import kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, initial_state, stack

@@ -27,8 +27,8 @@ from isoloss.execution.interrupts import block_signals
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import ENDED, Emit, Event
 from isoloss.execution.worker import record_state, train_stack
-from isoloss.spec.identity import run_id
 from isoloss.store.run import read_status
+from isoloss.study.identity import run_id
 from isoloss.training.backend import keep_freed_memory
 
 THREADS_PER_WORKER = 1

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from isoloss.design.prefixes import prefix_groups
 from isoloss.errors import IsolossError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.resuming import numerics_changes
 from isoloss.execution.worker import record_state
 from isoloss.files import locked, path_exists, read_bytes, write_bytes
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.prefixes import prefix_groups
 from isoloss.store.records import CONTINUES
 from isoloss.store.run import MAX_ROWS_BYTES, ROWS, create_run, read_status
 from isoloss.store.tables import StudyResults
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
 
 

@@ -26,15 +26,15 @@ from isoloss.execution.resuming import refuse_changed_numerics
 from isoloss.execution.reuse import dependency_levels, start_from_predecessors
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.files import path_exists, read_checksummed, reading, write_checksummed, write_record
-from isoloss.spec.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
-from isoloss.spec.config import SETTINGS, RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import ANY_DATA, Study, too_large
-from isoloss.spec.studyfile import dump_study, parse_study
 from isoloss.store.layout import StudyPaths
 from isoloss.store.owner import owned, study_paths
 from isoloss.store.run import create_run
 from isoloss.store.tables import StudyResults, ranked_runs, write_summary
+from isoloss.study.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
+from isoloss.study.config import SETTINGS, RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import ANY_DATA, Study, too_large
+from isoloss.study.studyfile import dump_study, parse_study
 from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import describe, machine_memory_bytes, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks

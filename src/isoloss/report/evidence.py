@@ -18,13 +18,13 @@ from isoloss.analysis.programs import PROGRAM, SHUFFLED
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.snapshot import Snapshot
-from isoloss.spec.compute import evaluations as evaluations_of
-from isoloss.spec.compute import tokens_per_step, train_flops
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
 from isoloss.store import records
 from isoloss.store.outcome import MAX_POINTS
 from isoloss.store.tables import StudyResults
+from isoloss.study.compute import evaluations as evaluations_of
+from isoloss.study.compute import tokens_per_step, train_flops
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
 
 REACHED_BY = 0.75
 """The loss that times are measured to is one this share of the runs reaches."""

@@ -10,12 +10,12 @@ from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.exploration import exploratory_claims, study_effects
 from isoloss.analysis.scaling_results import ScalingResults, study_law
+from isoloss.design.audit import audit
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import evidence
 from isoloss.report.snapshot import Snapshot
-from isoloss.spec.audit import audit
-from isoloss.spec.hypotheses import PlateauStated
+from isoloss.study.hypotheses import PlateauStated
 from isoloss.wording import counted
 
 TOLERANCE = 0.02

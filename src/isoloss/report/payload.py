@@ -26,7 +26,7 @@ from isoloss.analysis.roles import are_quantities
 from isoloss.report.chart import CATEGORIES, scripts
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Table
-from isoloss.spec import compute
+from isoloss.study import compute
 from isoloss.wording import level
 
 MAX_POINTS, MIN_POINTS, ALL_POINTS = 64, 16, 240_000

@@ -14,11 +14,11 @@ from scipy import special
 
 from isoloss.analysis.estimate import LEVEL
 from isoloss.report.chart import factor_colours
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
 from isoloss.store.run import RunStatus
 from isoloss.store.tables import StudyResults, ThinnedCurves
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 from isoloss.wording import level
 
 DAMAGED_ROWS = "its files of rows do not hold what a run writes"

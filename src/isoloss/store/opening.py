@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from isoloss.errors import StoreError
 from isoloss.files import path_exists, read_checksummed, user_path
-from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import parse_study
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.records import TOKENIZER, read_checked
+from isoloss.study.study import DataFacts, Study
+from isoloss.study.studyfile import parse_study
 
 
 class OpenStudy(NamedTuple):

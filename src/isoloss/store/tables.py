@@ -14,16 +14,16 @@ import polars as pl
 
 from isoloss.errors import StoreError
 from isoloss.files import read_checksummed, read_record, write_bytes
-from isoloss.spec import compute
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import DataFacts, Study
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.opening import open_study
 from isoloss.store.outcome import curves, measure, measured
 from isoloss.store.records import START, TOKENIZER, EvalRecord, ThinnedEvals, ThinnedSteps, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
+from isoloss.study import compute
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import DataFacts, Study
 
 METRICS_SCHEMA: dict[str, pl.DataType] = {
     "step": pl.Int64(),

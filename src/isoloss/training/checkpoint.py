@@ -31,9 +31,9 @@ from isoloss.files import (
     writing,
 )
 from isoloss.model.parameters import Layout, layout_of
-from isoloss.spec.compute import checkpoint_bytes
-from isoloss.spec.config import RunConfig, make_config
-from isoloss.spec.identity import run_id
+from isoloss.study.compute import checkpoint_bytes
+from isoloss.study.config import RunConfig, make_config
+from isoloss.study.identity import run_id
 from isoloss.training.state import MemberState, Progress
 
 Metadata = Mapping[str, Any]

@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 import torch
 
 from isoloss.errors import ConfigError
-from isoloss.spec.config import Precision
+from isoloss.study.config import Precision
 from isoloss.training.state import COMPUTE_DTYPES
 
 A100_PEAK_FLOPS = 312e12

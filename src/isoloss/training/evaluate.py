@@ -12,7 +12,7 @@ from torch import Tensor
 from isoloss.data.batches import exact_eval_starts, sampled_eval_starts
 from isoloss.data.tokens import Tokens
 from isoloss.model import gpt
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 from isoloss.training.distributed import Ranks
 from isoloss.training.state import StackState
 from isoloss.training.step import gather_windows, on_device

@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 import torch
 
 from isoloss.data.tokens import Tokens
-from isoloss.spec.compute import flops_per_token, tokens_per_step
-from isoloss.spec.config import RunConfig
+from isoloss.study.compute import flops_per_token, tokens_per_step
+from isoloss.study.config import RunConfig
 from isoloss.training.device import A100_PEAK_FLOPS, peak
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, evaluate

@@ -12,8 +12,8 @@ from isoloss.report.chapters.provenance import machine, states
 from isoloss.report.references import cited, references_in
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
-from isoloss.spec import compute
-from isoloss.spec.config import SETTINGS, RunConfig
+from isoloss.study import compute
+from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.wording import count, counted, duration, level, listed, percent, si
 
 SETTING_COLUMNS = (Column("setting", "setting"), Column("value", "value", width=50), Column("from", "stated as"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from isoloss.files import sha256_bytes
-from isoloss.spec.config import SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.config import SEED_SETTINGS, RunConfig, spelled_seeds
 
 IDENTITY_VERSION = 2
 """Raised when the meaning of a configuration changes, so that old and new runs never share a name."""

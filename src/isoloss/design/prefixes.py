@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from isoloss.spec.config import SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.config import SEED_SETTINGS, RunConfig, spelled_seeds
 
 EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens")
 """Settings that decide when and on what the loss is measured; training does not read them."""

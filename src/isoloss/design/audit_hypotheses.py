@@ -5,19 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from isoloss.diagnostic import Diagnostic
-from isoloss.spec.compute import evaluations
-from isoloss.spec.config import SEED_SETTINGS, RunConfig
-from isoloss.spec.hypotheses import (
-    EffectStated,
-    Hypothesis,
-    OptimumStated,
-    PlateauStated,
-    RangeStated,
-    RatioStated,
-    SpikesStated,
-)
-from isoloss.spec.power import (
+from isoloss.design.power import (
     LEVEL,
     POWER,
     STATED_SHARE,
@@ -26,7 +14,19 @@ from isoloss.spec.power import (
     minimum_detectable_effect,
     seeds_needed,
 )
-from isoloss.spec.study import Study
+from isoloss.diagnostic import Diagnostic
+from isoloss.study.compute import evaluations
+from isoloss.study.config import SEED_SETTINGS, RunConfig
+from isoloss.study.hypotheses import (
+    EffectStated,
+    Hypothesis,
+    OptimumStated,
+    PlateauStated,
+    RangeStated,
+    RatioStated,
+    SpikesStated,
+)
+from isoloss.study.study import Study
 from isoloss.wording import counted, listed, named, of_runs
 
 ASSUMED_NOISE_NATS = 0.007

@@ -14,11 +14,11 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
 from isoloss.files import user_path
-from isoloss.spec.config import SETTINGS, TokenizerName
-from isoloss.spec.hypotheses import Hypothesis, SpikesStated, hypothesis_values, make_hypothesis
-from isoloss.spec.plainyaml import MAX_BYTES, Plain, read_yaml
-from isoloss.spec.study import ANY_DATA, FIRST_SEED, Scalar, Study, seeds_from
-from isoloss.spec.synonyms import did_you_mean, meant, nearest
+from isoloss.study.config import SETTINGS, TokenizerName
+from isoloss.study.hypotheses import Hypothesis, SpikesStated, hypothesis_values, make_hypothesis
+from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
+from isoloss.study.study import ANY_DATA, FIRST_SEED, Scalar, Study, seeds_from
+from isoloss.study.synonyms import did_you_mean, meant, nearest
 
 KEYS = ("name", "description", "corpus", "tokenizer", "base", "factors", "seeds", "hypotheses")
 SECTIONS = ("factors", "base")
@@ -49,14 +49,14 @@ class _Document:
 
 def builtin_studies() -> list[str]:
     """Names of the studies that ship with isoloss."""
-    folder = resources.files("isoloss.spec") / "studies"
+    folder = resources.files("isoloss.study") / "studies"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def find_study(reference: str) -> Study:
     """A study by file path or built-in name. Raises ConfigError with file:line."""
     if reference in builtin_studies():
-        text = (resources.files("isoloss.spec") / "studies" / f"{reference}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("isoloss.study") / "studies" / f"{reference}.yaml").read_text(encoding="utf-8")
         return parse_study(text, f"{reference} (built in)")
     path = user_path(reference)
     try:

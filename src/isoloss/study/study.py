@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast, get_args
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
-from isoloss.spec.compute import training_memory_bytes
-from isoloss.spec.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, TokenizerName, check_setting, make_config
-from isoloss.spec.hypotheses import Hypothesis, hypothesis_faults
-from isoloss.spec.identity import run_id
-from isoloss.spec.synonyms import did_you_mean, nearest
+from isoloss.study.compute import training_memory_bytes
+from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, TokenizerName, check_setting, make_config
+from isoloss.study.hypotheses import Hypothesis, hypothesis_faults
+from isoloss.study.identity import run_id
+from isoloss.study.synonyms import did_you_mean, nearest
 
 FIRST_SEED = 1337
 """nanoGPT's seed; a count of seeds K means FIRST_SEED, FIRST_SEED + 1, …"""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import expm1
 
-from isoloss.diagnostic import SEVERITIES, Diagnostic
-from isoloss.spec.audit_hypotheses import (
+from isoloss.design.audit_hypotheses import (
     SMALLEST_EFFECT_NATS,
     SeedNoise,
     compared_factors,
@@ -14,13 +13,14 @@ from isoloss.spec.audit_hypotheses import (
     more_seeds,
     seeds_to_resolve,
 )
-from isoloss.spec.audit_scaling import asks_for_exponent, rests_on_width, scaling_findings
-from isoloss.spec.compute import params_total, tokens_per_step, train_tokens
-from isoloss.spec.config import SEED_SETTINGS, RunConfig
-from isoloss.spec.hypotheses import EffectStated, RatioStated
-from isoloss.spec.power import POWER, SEED_BY_FACTOR
-from isoloss.spec.prefixes import EVALUATION_FIELDS, changes_nothing, prefix_groups
-from isoloss.spec.study import Study
+from isoloss.design.audit_scaling import asks_for_exponent, rests_on_width, scaling_findings
+from isoloss.design.power import POWER, SEED_BY_FACTOR
+from isoloss.design.prefixes import EVALUATION_FIELDS, changes_nothing, prefix_groups
+from isoloss.diagnostic import SEVERITIES, Diagnostic
+from isoloss.study.compute import params_total, tokens_per_step, train_tokens
+from isoloss.study.config import SEED_SETTINGS, RunConfig
+from isoloss.study.hypotheses import EffectStated, RatioStated
+from isoloss.study.study import Study
 from isoloss.wording import between, counted, listed, named, of_runs
 
 MANY_EPOCHS = 10.0

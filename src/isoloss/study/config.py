@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from isoloss.errors import ConfigError, raise_all
-from isoloss.spec.numbers import number_hint
-from isoloss.spec.synonyms import did_you_mean
+from isoloss.study.numbers import number_hint
+from isoloss.study.synonyms import did_you_mean
 
 Precision = Literal["fp32", "bf16", "fp16"]
 EvalMode = Literal["exact", "sampled"]

@@ -40,7 +40,7 @@ def plan_as_json(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
         {
             "run_id": run_id(config),
             "seed": config.seed,
-            **{factor: getattr(config, factor) for factor in plan.study.factors},
+            **{factor: getattr(config, factor) for factor in plan.study.varied},
             "params_total": compute.params_total(config),
             "params_non_embedding": compute.params_non_embedding(config),
             "train_tokens": compute.train_tokens(config),
@@ -59,11 +59,11 @@ def plan_as_json(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
 def plan_as_text(plan: Plan, noise_sd: float | None = None, seed_by_factor: float = SEED_BY_FACTOR) -> str:
     """A table with a line a cell, the totals under it, and the audit."""
     table = Table(box=None, pad_edge=False, title=plan.study.description or None, title_justify="left")
-    for heading in (*plan.study.factors, "params", "non-embedding", "tokens", "FLOPs", "step"):
+    for heading in (*plan.study.varied, "params", "non-embedding", "tokens", "FLOPs", "step"):
         table.add_column(heading, justify="right")
     for config in plan.configs[:: len(plan.study.seeds)]:
         table.add_row(
-            *(str(getattr(config, factor)) for factor in plan.study.factors),
+            *(str(getattr(config, factor)) for factor in plan.study.varied),
             f"{compute.params_total(config):,}",
             f"{compute.params_non_embedding(config):,}",
             f"{compute.train_tokens(config):,}",

@@ -73,7 +73,7 @@ def _progress(opened: OpenStudy) -> StudyProgress:
 
 
 def _levels(opened: OpenStudy, config: RunConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in (*opened.study.factors, "seed")}
+    return {name: getattr(config, name) for name in (*opened.study.varied, "seed")}
 
 
 def _label(opened: OpenStudy, config: RunConfig) -> str:

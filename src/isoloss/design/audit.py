@@ -110,7 +110,7 @@ def _stated_seeds(study: Study) -> Iterator[Diagnostic]:
 
 
 def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
-    for factor, levels in study.factors.items():
+    for factor, levels in study.varied.items():
         if len(levels) == 1:
             yield Diagnostic(
                 "constant_factor",

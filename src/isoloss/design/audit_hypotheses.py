@@ -73,7 +73,7 @@ class SeedNoise:
 def compared_factors(study: Study) -> list[str]:
     """The varied factors that hypotheses compare levels of."""
     factors = {h.factor for h in study.hypotheses if isinstance(h, EffectStated | RatioStated)}
-    return [factor for factor, levels in study.factors.items() if factor in factors and len(levels) > 1]
+    return [factor for factor, levels in study.varied.items() if factor in factors and len(levels) > 1]
 
 
 def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
@@ -82,9 +82,9 @@ def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
     Without such a hypothesis it is for the comparison of any two cells.
     """
     cells = study.size // len(study.seeds)
-    if all(len(levels) == 1 for factor, levels in study.factors.items() if factor not in SEED_SETTINGS):
+    if all(len(levels) == 1 for factor, levels in study.varied.items() if factor not in SEED_SETTINGS):
         return 0
-    n_levels = [n for factor in compared_factors(study) if (n := len(study.factors[factor])) > 1] or [cells]
+    n_levels = [n for factor in compared_factors(study) if (n := len(study.varied[factor])) > 1] or [cells]
     ratio, level = noise.by_factor, _level(study)
     return max(
         seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, cells // n, seed_by_factor=ratio, level=level) for n in n_levels
@@ -127,7 +127,7 @@ def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedN
 def _compared(
     hypothesis: EffectStated | RatioStated, study: Study, configs: Sequence[RunConfig], noise: SeedNoise
 ) -> Diagnostic:
-    factor, levels = hypothesis.factor, hypothesis.between(study.factors)
+    factor, levels = hypothesis.factor, hypothesis.between(study.varied)
     if levels is None:
         constant = listed({getattr(config, factor) for config in configs})
         return Diagnostic(
@@ -137,7 +137,7 @@ def _compared(
             f"List at least two levels of {factor} under factors.",
         )
     seeds, cells = len(study.seeds), study.size // len(study.seeds)
-    n_levels = len(study.factors[factor])
+    n_levels = len(study.varied[factor])
     per_level = cells // n_levels
     sd, smallest, unit, condition = _scale(hypothesis.response, noise)
     bound = hypothesis.at_least if isinstance(hypothesis, EffectStated) else None
@@ -209,15 +209,15 @@ def _spikes(hypothesis: SpikesStated, configs: Sequence[RunConfig]) -> Iterator[
 def _optimum(hypothesis: OptimumStated, study: Study) -> Iterator[Diagnostic]:
     """Factors without an optimum, levels too few to tell one, and a stated range that the grid cannot bracket."""
     factor, moved_by = hypothesis.factor, hypothesis.moved_by
-    levels = sorted(each for each in study.factors.get(factor, ()) if isinstance(each, int | float))
-    others = study.factors.get(moved_by, ()) if moved_by else (0, 1)
+    levels = sorted(each for each in study.varied.get(factor, ()) if isinstance(each, int | float))
+    others = study.varied.get(moved_by, ()) if moved_by else (0, 1)
     short = factor if len(levels) < 3 else moved_by if len(others) < 2 else None
     if short is not None:
         yield Diagnostic(
             "hypothesis_untestable",
             "blocks",
             f"{_quoted(hypothesis)} can't be judged: {short} has "
-            f"{counted(len(study.factors.get(short, ())), 'level')} to compare.",
+            f"{counted(len(study.varied.get(short, ())), 'level')} to compare.",
             f"List {'at least five numeric levels' if short == factor else 'two levels or more'} of {short} under "
             "factors.",
         )

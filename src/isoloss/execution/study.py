@@ -49,7 +49,7 @@ MAX_STACK_MEMORY_SHARE = 0.6
 def resolve_study(study: Study, options: RunOptions) -> tuple[Study, torch.device]:
     """The study, every cell valid, with its precision settled for a device of this machine. Raises ConfigError."""
     device = resolve_device(options.device)
-    stated = study.factors.get("precision", (study.base["precision"],) if "precision" in study.base else ())
+    stated = study.varied.get("precision", (study.base["precision"],) if "precision" in study.base else ())
     largest = max(study.expand(ANY_DATA), key=training_memory_bytes)
     if device.type == "cpu" and (needed := training_memory_bytes(largest)) > (there := machine_memory_bytes()):
         raise too_large(largest, f"needs about {needed / 1e9:,.0f} GB of memory, this machine has {there / 1e9:,.0f}")
@@ -110,7 +110,7 @@ def run_study(
         ranks.barrier()
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
-        listener.begin(missing, list(study.factors))
+        listener.begin(missing, list(study.varied))
         for level in dependency_levels(results.configs):
             if ranks.any(should_stop()):  # else workers would start only to stop again
                 break
@@ -220,9 +220,9 @@ def _parts(study: Study) -> dict[str, Any]:
     A setting that is stated at its default equals one that is not stated.
     """
     pieces: dict[str, Any] = {"corpus": study.corpus, "tokenizer": study.tokenizer}
-    for name in (name for name in SETTINGS if name not in study.factors):
+    for name in (name for name in SETTINGS if name not in study.varied):
         pieces[f"base {name}"] = study.base.get(name, RunConfig.model_fields[name].default)
-    return pieces | {f"factor {name}": list(levels) for name, levels in study.factors.items()}
+    return pieces | {f"factor {name}": list(levels) for name, levels in study.varied.items()}
 
 
 def _provenance(device: torch.device) -> dict[str, Any]:

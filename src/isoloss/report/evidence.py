@@ -50,7 +50,7 @@ def evidence(snapshot: Snapshot) -> Evidence:
         ),
         pl.Series(SHUFFLED, [of.get(records.SHUFFLED) is True for of in recorded]),
     )
-    factors = {factor: snapshot.study.factors[factor] for factor in snapshot.factors}
+    factors = {factor: snapshot.study.varied[factor] for factor in snapshot.factors}
     lost = snapshot.summary.filter(pl.col("status").is_in(LOST_STATES)).select("run_id", "seed", *factors)
     return Evidence(done, factors, _convergence(snapshot), _spikes(snapshot), lost)
 

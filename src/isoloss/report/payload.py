@@ -96,7 +96,7 @@ def _factors(snapshot: Snapshot, table: pl.DataFrame) -> list[dict[str, Any]]:
     colours = snapshot.colours
     factors: list[tuple[float, dict[str, Any]]] = []
     for factor in snapshot.factors:
-        levels = list(snapshot.study.factors[factor])
+        levels = list(snapshot.study.varied[factor])
         number = {repr(value): i for i, value in enumerate(levels)}
         difference = largest_difference(level_means(snapshot.done, factor, "best_val_loss")) or 0.0
         described = {

@@ -151,8 +151,8 @@ class StudyResults:
         return {
             "run_id": run,
             "seed": config.seed,
-            **{factor: getattr(config, factor) for factor in self.study.factors},
-            **{name: value for name, value in _schedule(config).items() if name not in self.study.factors},
+            **{factor: getattr(config, factor) for factor in self.study.varied},
+            **{name: value for name, value in _schedule(config).items() if name not in self.study.varied},
             "params_total": compute.params_total(config),
             "params_without_position": compute.params_without_position(config),
             "params_non_embedding": compute.params_non_embedding(config),

@@ -24,7 +24,7 @@ SOURCE_COLUMNS = (Column("cited", "cited as", width=30), Column("source", "sourc
 
 def method_chapter(snapshot: Snapshot) -> Chapter:
     """Data, model, training, evaluation, runs and machine of a study, and all its settings."""
-    stated = [*snapshot.study.factors, *snapshot.study.base]
+    stated = [*snapshot.study.varied, *snapshot.study.base]
     default = [name for name in SETTINGS if name not in stated]
     parts = (_data, _model, _training, _evaluation, _runs, _machine)
     return Chapter(
@@ -159,7 +159,7 @@ def _said(snapshot: Snapshot, *settings: str) -> str:
 def _levels(snapshot: Snapshot, setting: str) -> str:
     """The value of a setting, or all that the study gives it: '{64, 128}', '40 values from 0.001 to 0.04'."""
     config = next(iter(snapshot.configs.values()))
-    return _values(snapshot.study.factors.get(setting, (getattr(config, setting),)))
+    return _values(snapshot.study.varied.get(setting, (getattr(config, setting),)))
 
 
 def _values(values: Sequence[Any]) -> str:

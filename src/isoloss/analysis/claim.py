@@ -42,6 +42,8 @@ class Claim:
     """What the reader of the verdict has to know besides."""
     probability: Estimate | None = None
     """Of two levels: that a run at the second has a lower response than one at the first that shares all else."""
+    after_training: bool = False
+    """Stated when losses could already be seen."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def outcome(results: StudyResults, report: Report) -> dict[str, Any]:
             {
                 "says": claim.says,
                 "verdict": claim.verdict,
+                "after_training": claim.after_training,
                 "estimate": claim.estimate and asdict(claim.estimate),
                 "probability": claim.probability and asdict(claim.probability),
                 "p": claim.p,

@@ -58,7 +58,7 @@ def start_from_predecessors(
     Where the predecessor was trained under other numerics the run trains its first steps itself; likewise, with a line
     that says why, where the predecessor's files are damaged.
     """
-    before = predecessors(results.configs)
+    before = predecessors([*results.configs, *results.set_aside])
     for config in configs:
         earlier = before.get(run_id(config))
         if earlier is None:

@@ -15,6 +15,7 @@ from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import evidence
 from isoloss.report.snapshot import Snapshot
+from isoloss.store.revisions import stated_beforehand
 from isoloss.study.hypotheses import PlateauStated
 from isoloss.wording import counted
 
@@ -44,6 +45,9 @@ def find(snapshot: Snapshot) -> Findings:
     effects, claims = study_effects(runs), judge(study.hypotheses, runs)
     adjusted = adjusted_p(study.hypotheses, claims, effects)
     exploratory = exploratory_claims(effects, adjusted, runs.run_ids)
+    beforehand = stated_beforehand(snapshot.results.paths, study)
+    late = [stated not in beforehand for stated in study.hypotheses]
+    claims = [replace(claim, after_training=after) for claim, after in zip(claims, late, strict=True)]
     waiting = snapshot.counts["pending"] + snapshot.counts["running"]
     if waiting:  # whoever judges again and again while runs come in is misled once in a while
         claims, exploratory = [_not_yet(claim, waiting, study.size) for claim in claims], []

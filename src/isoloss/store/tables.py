@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from isoloss.errors import StoreError
-from isoloss.files import read_checksummed, read_record, write_bytes
+from isoloss.errors import ConfigError, StoreError
+from isoloss.files import path_exists, read_checksummed, read_record, write_bytes
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.opening import open_study
 from isoloss.store.outcome import curves, measure, measured
@@ -21,7 +21,7 @@ from isoloss.store.records import START, TOKENIZER, EvalRecord, ThinnedEvals, Th
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
 from isoloss.study import compute
-from isoloss.study.config import RunConfig
+from isoloss.study.config import SETTINGS, RunConfig, make_config
 from isoloss.study.identity import run_id
 from isoloss.study.study import DataFacts, Study
 
@@ -77,6 +77,19 @@ class StudyResults:
         """Every run the study consists of, trained or not."""
         return self.study.expand(self.facts)
 
+    @cached_property
+    def set_aside(self) -> list[RunConfig]:
+        """Runs on disk that have begun and that the study, having changed, no longer asks for."""
+        known = {*map(run_id, self.configs)}
+        found: list[RunConfig] = []
+        for folder in sorted(self.paths.runs.glob("*")):
+            paths = RunPaths(folder)
+            if folder.name not in known and path_exists(paths.metrics):
+                with suppress(StoreError, ConfigError):  # what is damaged is no run that could be taken back
+                    config = make_config(read_record(paths.config))
+                    found += [config] if run_id(config) == folder.name else []
+        return found
+
     def statuses(self) -> dict[str, RunStatus]:
         """By run id, where every run stands, in the study's order, its files verified."""
         return {run: self.status(run) for run in map(run_id, self.configs)}
@@ -87,7 +100,14 @@ class StudyResults:
         `statuses` are what `statuses()` gave, where it was asked already: they are not verified again.
         """
         statuses = self.statuses() if statuses is None else statuses
-        table = pl.DataFrame(list(map(self._summary_row, self.configs, statuses.values())), infer_schema_length=None)
+        return self._table(self.configs, statuses.values())
+
+    def summary_of_set_aside(self) -> pl.DataFrame:
+        """The same of the runs that the study no longer asks for."""
+        return self._table(self.set_aside, (self.status(run_id(config)) for config in self.set_aside))
+
+    def _table(self, configs: Iterable[RunConfig], statuses: Iterable[RunStatus]) -> pl.DataFrame:
+        table = pl.DataFrame(list(map(self._summary_row, configs, statuses)), infer_schema_length=None)
         return table.cast({pl.Null: pl.Float64})  # a column that no run has measured yet can be sorted and averaged
 
     def metrics(self, run: str) -> pl.DataFrame:
@@ -152,7 +172,7 @@ class StudyResults:
             "run_id": run,
             "seed": config.seed,
             **{factor: getattr(config, factor) for factor in self.study.varied},
-            **{name: value for name, value in _schedule(config).items() if name not in self.study.varied},
+            **{name: value for name, value in _settings(config).items() if name not in self.study.varied},
             "params_total": compute.params_total(config),
             "params_without_position": compute.params_without_position(config),
             "params_non_embedding": compute.params_non_embedding(config),
@@ -174,8 +194,12 @@ def load_study(folder: str | Path) -> StudyResults:
     return StudyResults(*open_study(folder))
 
 
-def write_summary(paths: StudyPaths, table: pl.DataFrame) -> None:
-    """Write a study's summary as summary.csv and summary.parquet. Raises StoreError."""
+def write_summary(results: StudyResults, table: pl.DataFrame) -> None:
+    """Write a study's summary as summary.csv and summary.parquet, and that of runs set aside. Raises StoreError."""
+    paths = results.paths
+    aside = results.summary_of_set_aside() if results.set_aside else table.clear()
+    if len(aside) or path_exists(paths.set_aside):
+        write_bytes(paths.set_aside, csv_text(aside).encode())
     parquet = BytesIO()  # bytes first: polars' own writing hides what the file system answered
     table.write_parquet(parquet)
     write_bytes(paths.summary("csv"), csv_text(table).encode())
@@ -204,9 +228,9 @@ def find_run(results: StudyResults, reference: str | None) -> RunPaths:
     return results.paths.run(found[0])
 
 
-def _schedule(config: RunConfig) -> dict[str, Any]:
-    """Whether a run's learning rate ends with it: a loss on the way is not what a schedule of that length gives."""
-    return {"max_iters": config.max_iters, "decay_lr": config.decay_lr, "lr_decay_iters": config.decay_horizon}
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting, so that tables of several studies can be joined; lr_decay_iters is the horizon it stands for."""
+    return {name: getattr(config, name) for name in SETTINGS} | {"lr_decay_iters": config.decay_horizon}
 
 
 def _columns(rows: list[EvalRecord]) -> ThinnedEvals:

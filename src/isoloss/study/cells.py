@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from isoloss.errors import ConfigError
 from isoloss.randomness import Purpose, generator
 from isoloss.study.config import RunConfig
+from isoloss.wording import counted
 
 Scalar = str | int | float | bool | None
 Cell = dict[str, Scalar]
@@ -111,7 +112,7 @@ class Cells:
 
     def _axes(self) -> list[Axis]:
         groups = [
-            [dict(zip(group, levels, strict=True)) for levels in zip(*group.values(), strict=True)]
+            [dict(zip(group, levels, strict=True)) for levels in zip(*group.values(), strict=False)]
             for group in self.paired
         ]
         lists = [
@@ -230,9 +231,8 @@ def generators(factors: int, generated: int) -> tuple[int, ...]:
         found = _independent(candidates, generated, base, resolution, (), (0,))
         if found is not None:
             return found
-    raise ConfigError(
-        f"design: {factors} factors allow no fraction of 1/{1 << generated}; at most half of that", ("design",)
-    )
+    text = f"design: no 1/{1 << generated} of the combinations of {counted(factors, 'factor')} parts their effects"
+    raise ConfigError(text, ("design",))
 
 
 def _independent(

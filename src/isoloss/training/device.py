@@ -113,6 +113,11 @@ def describe(device: torch.device) -> Machine:
     )
 
 
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine_memory_bytes() -> int:
     """Memory of the machine; where the system does not say, sys.maxsize."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize

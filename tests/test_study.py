@@ -99,14 +99,6 @@ def test_finished_runs_are_not_trained_again(study: Callable[..., Study], tmp_pa
     assert plan_stacks(results, 1) == []
 
 
-def test_a_changed_study_is_refused_and_nothing_is_lost(study: Callable[..., Study], tmp_path: Path) -> None:
-    train_here(study({"n_head": (1, 2)}), tmp_path)
-    before = (tmp_path / "study.yaml").read_bytes()
-    with pytest.raises(ConfigError, match=r"factor n_head was \[1, 2\], is now absent; base n_head was absent"):
-        train_here(study({"dropout": (0.0, 0.1)}, n_head=2), tmp_path)
-    assert (tmp_path / "study.yaml").read_bytes() == before
-
-
 def test_a_changed_text_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be " * 50)

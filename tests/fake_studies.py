@@ -18,7 +18,7 @@ from isoloss.study.identity import run_id
 from isoloss.study.study import DataFacts, Study
 from isoloss.study.studyfile import dump_study
 
-FACTS = DataFacts(sha256="ab" * 32, vocab_size=65)
+FACTS = DataFacts(sha256="ab" * 32, vocab_size=65, val_tokens=111_540)
 Curve = Callable[[RunConfig, int, int], float]
 """Validation loss of a run, given its number in the study, at a step."""
 

@@ -26,7 +26,7 @@ from isoloss.study.identity import run_id
 from isoloss.study.study import DataFacts, Study
 from isoloss.study.studyfile import builtin_studies, find_study
 
-SHAKESPEARE = DataFacts("86c4", 65)
+SHAKESPEARE = DataFacts("86c4", 65, 111_540)
 TRAIN_TOKENS = 1_003_854
 
 

@@ -57,7 +57,7 @@ def trained(
     folder: Path, study: Study, *, noise: float = 0.003, states: dict[int, State] | None = None, rise: float = 0.0
 ) -> Snapshot:
     """A study whose final losses follow the law with relative noise; `rise` is how far they lie above the best."""
-    paths, facts = StudyPaths(folder), DataFacts(sha256="ab" * 32, vocab_size=65)
+    paths, facts = StudyPaths(folder), DataFacts(sha256="ab" * 32, vocab_size=65, val_tokens=111_540)
     write_checksummed(paths.study, dump_study(study))
     write_record(paths.provenance, {"started_at": "2026-01-01T00:00:00+00:00", "versions": {}, "machine": {}})
     write_tokenizer(paths, study, facts)

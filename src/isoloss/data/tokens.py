@@ -37,7 +37,7 @@ class Tokens:
     @property
     def facts(self) -> DataFacts:
         """What a study's expansion needs to know of this text."""
-        return DataFacts(self.sha256, self.tokenizer.vocab_size)
+        return DataFacts(self.sha256, self.tokenizer.vocab_size, len(self.val_N))
 
 
 def prepare(
@@ -93,12 +93,14 @@ def corpus_facts(corpus: str, tokenizer: TokenizerName) -> tuple[DataFacts, int,
     """
     known = CORPORA.get(corpus)
     if known is not None:
-        facts = DataFacts(known.sha256, known.vocab_size if tokenizer == "char" else Tokenizer("byte").vocab_size)
-        return facts, *_split(known.characters, corpus)
+        vocab_size = known.vocab_size if tokenizer == "char" else Tokenizer("byte").vocab_size
+        train_tokens, val_tokens = _split(known.characters, corpus)
+        return DataFacts(known.sha256, vocab_size, val_tokens), train_tokens, val_tokens
     content = load_corpus(corpus)
     text = _decode(content, corpus)
-    split = _split(len(text) if tokenizer == "char" else len(content), corpus)
-    return DataFacts(sha256_bytes(content), train_tokenizer(tokenizer, text).vocab_size), *split
+    train_tokens, val_tokens = _split(len(text) if tokenizer == "char" else len(content), corpus)
+    facts = DataFacts(sha256_bytes(content), train_tokenizer(tokenizer, text).vocab_size, val_tokens)
+    return facts, train_tokens, val_tokens
 
 
 def check_length(config: RunConfig, train_tokens: int, val_tokens: int) -> None:

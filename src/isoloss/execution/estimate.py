@@ -123,5 +123,5 @@ def _evaluated_tokens(config: RunConfig, val_tokens: int) -> int:
     if config.eval == "sampled":
         once = 2 * config.eval_iters * config.batch_size * config.block_size
     else:
-        once = val_tokens + config.eval_train_tokens
+        once = (config.eval_val_tokens or val_tokens) + config.eval_train_tokens
     return once * evaluations(config)

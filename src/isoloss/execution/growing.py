@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,15 +13,16 @@ from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError
 from isoloss.execution.options import RunOptions
 from isoloss.execution.reuse import predecessors
-from isoloss.files import path_exists, read_checksummed, write_checksummed, write_record
+from isoloss.files import path_exists, write_checksummed, write_record
 from isoloss.store.layout import StudyPaths
+from isoloss.store.opening import read_study
 from isoloss.store.revisions import changes_between, revise
 from isoloss.store.run import create_run, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
-from isoloss.study.studyfile import dump_study, parse_study
+from isoloss.study.studyfile import dump_study
 from isoloss.training.device import available_cores, describe, resolve_device, resolve_precision
 from isoloss.wording import counted
 
@@ -38,7 +38,7 @@ def recorded_study(results: StudyResults) -> Study | None:
     paths, study = results.paths, results.study
     if not path_exists(paths.study):
         return None
-    recorded = parse_study(read_checksummed(paths.study), str(paths.study))
+    recorded = read_study(paths.study)
     if results.tokenizer()["corpus_sha256"] != results.facts.sha256:
         raise ConfigError(f"the text '{study.corpus}' changed since {paths.folder} was started; choose another --out")
     before = recorded.expand(results.facts)
@@ -57,24 +57,23 @@ def _goes_on(before: Sequence[RunConfig], after: Sequence[RunConfig]) -> bool:
     return any(run_id(config) in known or run_id(longer.get(run_id(config), config)) in known for config in after)
 
 
-def with_precision_of(paths: StudyPaths, study: Study, options: RunOptions) -> RunOptions:
-    """The options with the precision that a directory's first start settled, where nothing states another.
+def as_begun(paths: StudyPaths, study: Study, options: RunOptions) -> Study:
+    """The study with what its directory's first start settled of what it leaves open: precision, and what is evaluated.
 
-    Raises ConfigError where this machine does not have it.
+    Raises ConfigError where this machine does not have the precision.
     """
-    if options.precision != "auto" or "precision" in study.varied or "precision" in study.base:
-        return options
     if not path_exists(paths.study):
-        return options
-    recorded = parse_study(read_checksummed(paths.study), str(paths.study)).base.get("precision")
-    if recorded is None:
-        return options
+        return study
+    recorded = read_study(paths.study).base
+    names = ("precision", "eval_val_tokens") if options.precision == "auto" else ("eval_val_tokens",)
+    settled = {name: recorded[name] for name in names if name in recorded and not study.states(name)}
     try:
-        resolve_precision(str(recorded), resolve_device(options.device))
+        if "precision" in settled:
+            resolve_precision(str(settled["precision"]), resolve_device(options.device))
     except ConfigError as error:
-        text = f"{paths.folder} was started in {recorded}, which this machine does not have: choose another --out, or "
-        raise ConfigError(f"{text}train all of it anew with --precision fp32 ({error})", ("precision",)) from error
-    return replace(options, precision=recorded)
+        text = f"{paths.folder} was started in {settled['precision']}, which this machine does not have: choose another"
+        raise ConfigError(f"{text} --out, or train it anew with --precision fp32 ({error})", ("precision",)) from error
+    return study.with_settings(settled) if settled else study
 
 
 def has_begun(results: StudyResults, configs: Sequence[RunConfig]) -> bool:
@@ -114,7 +113,10 @@ def _grow(results: StudyResults, recorded: Study, say: Callable[[str], None]) ->
     states = [read_status(results.paths.run(run_id(config))).state for config in before]
     ended, begun = sum(state in ("done", "failed", "diverged") for state in states), has_begun(results, before)
     changes = [*changes_between(recorded, results.study)]
-    if begun and changes:
+    if not changes:
+        write_checksummed(results.paths.study, dump_study(results.study))
+        return
+    if begun:
         say(f"the study has changed: {'; '.join(changes)}")
     revise(results.paths, recorded, results.study, runs_ended=ended, begun=begun)
 

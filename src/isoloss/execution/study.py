@@ -14,7 +14,7 @@ from isoloss.data.tokens import check_length, prepare
 from isoloss.errors import Interrupted, IsolossError, StoreError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.executor import Executor, Inline, Listener, NullListener
-from isoloss.execution.growing import open_directory, with_precision_of
+from isoloss.execution.growing import as_begun, open_directory
 from isoloss.execution.options import RunOptions
 from isoloss.execution.plan import is_missing, is_shuffled, plan_stacks
 from isoloss.execution.processes import Processes
@@ -49,9 +49,11 @@ def resolve_study(study: Study, options: RunOptions) -> tuple[Study, torch.devic
         raise too_large(largest, f"needs about {needed / 1e9:,.0f} GB of memory, this machine has {there / 1e9:,.0f}")
     for precision in stated:
         resolve_precision(str(precision), device)
-    if stated and options.precision == "auto":
-        return study, device
-    return study.with_settings({"precision": resolve_precision(options.precision, device)}), device
+    left_open = {"eval_val_tokens": RunConfig.model_fields["eval_val_tokens"].default}
+    settled = {name: value for name, value in left_open.items() if not study.states(name)}
+    if not stated or options.precision != "auto":
+        settled["precision"] = resolve_precision(options.precision, device)
+    return study.with_settings(settled) if settled else study, device
 
 
 def run_study(
@@ -72,7 +74,7 @@ def run_study(
     """
     options, listener, ranks = options or RunOptions(), listener or NullListener(), ranks or Ranks()
     paths = study_paths(study, out)
-    study, device = resolve_study(study, with_precision_of(paths, study, options))
+    study, device = resolve_study(as_begun(paths, study, options), options)
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
     tokens = prepare(study.corpus, study.tokenizer, offline=options.offline, say=listener.say)

@@ -10,6 +10,7 @@ from isoloss.files import path_exists, read_checksummed, user_path
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.records import TOKENIZER, read_checked
+from isoloss.study.config import BEFORE_THEY_WERE_SETTINGS
 from isoloss.study.study import DataFacts, Study
 from isoloss.study.studyfile import parse_study
 
@@ -28,6 +29,13 @@ def open_study(folder: str | Path) -> OpenStudy:
     check_enclosed(paths.folder)
     if not path_exists(paths.study):
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
-    study = parse_study(read_checksummed(paths.study), str(paths.study))
-    tokenizer = read_checked(TOKENIZER, paths.tokenizer)
-    return OpenStudy(paths, study, DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"]))
+    study, tokenizer = read_study(paths.study), read_checked(TOKENIZER, paths.tokenizer)
+    facts = DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"], tokenizer["val_tokens"])
+    return OpenStudy(paths, study, facts)
+
+
+def read_study(path: Path) -> Study:
+    """A study as its directory has it, in which settings may be missing that were added since. Raises StoreError."""
+    study = parse_study(read_checksummed(path), str(path))
+    unstated = {name: value for name, value in BEFORE_THEY_WERE_SETTINGS.items() if not study.states(name)}
+    return study.with_settings(unstated) if unstated else study

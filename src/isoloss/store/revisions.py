@@ -11,13 +11,14 @@ from typing_extensions import TypedDict
 
 from isoloss.files import path_exists, read_checksummed, write_checksummed, write_record
 from isoloss.store.layout import StudyPaths
+from isoloss.store.opening import read_study
 from isoloss.store.records import Count, read_checked
 from isoloss.store.run import now
 from isoloss.study.cells_of_file import cells_values
 from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.hypotheses import Hypothesis
 from isoloss.study.study import Study
-from isoloss.study.studyfile import dump_study, parse_study
+from isoloss.study.studyfile import dump_study
 
 
 class RevisionRecord(TypedDict):
@@ -69,8 +70,7 @@ def stated_beforehand(paths: StudyPaths, study: Study) -> tuple[Hypothesis, ...]
     """The hypotheses that a study had when its training began. Raises StoreError."""
     for number, revision in enumerate(revisions(paths), 1):
         if revision.begun:
-            former = paths.revision(number)
-            return parse_study(read_checksummed(former), str(former)).hypotheses
+            return read_study(paths.revision(number)).hypotheses
     return study.hypotheses
 
 

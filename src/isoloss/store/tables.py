@@ -21,7 +21,7 @@ from isoloss.store.records import START, TOKENIZER, EvalRecord, ThinnedEvals, Th
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
 from isoloss.study import compute
-from isoloss.study.config import SETTINGS, RunConfig, make_config
+from isoloss.study.config import SETTINGS, RunConfig, recorded_config
 from isoloss.study.identity import run_id
 from isoloss.study.study import DataFacts, Study
 
@@ -86,7 +86,7 @@ class StudyResults:
             paths = RunPaths(folder)
             if folder.name not in known and path_exists(paths.metrics):
                 with suppress(StoreError, ConfigError):  # what is damaged is no run that could be taken back
-                    config = make_config(read_record(paths.config))
+                    config = recorded_config(read_record(paths.config))
                     found += [config] if run_id(config) == folder.name else []
         return found
 

@@ -30,7 +30,9 @@ QUANTITIES: dict[str, Callable[[RunConfig], int]] = {
 """What follows from settings, by the name it has in a formula and in summary.csv."""
 NAMES = (*(name for name in SETTINGS if name not in ("eval", "precision", "decay_lr", "bias")), "vocab_size", "seed")
 """Settings that are numbers."""
-ROUNDED = ("max_iters", "warmup_iters", "lr_decay_iters", "eval_interval", "eval_iters", "eval_train_tokens")
+ROUNDED = (
+    "max_iters", "warmup_iters", "lr_decay_iters", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens"
+)  # fmt: skip
 """Settings whose formula is rounded to the nearest whole number; other whole numbers have to come out whole."""
 MAX_CHARACTERS = 300
 

@@ -31,10 +31,12 @@ MAX_RUN_BYTES = 1 << 40
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a run must know of its text: content hash and vocabulary size under the study's tokenizer."""
+    """What a run must know of its text: content hash, and what the study's tokenizer makes of it."""
 
     sha256: str
     vocab_size: int
+    val_tokens: int | None = None
+    """Tokens of the validation split, where known: no setting asks for more."""
 
 
 ANY_DATA = DataFacts(sha256="", vocab_size=1)
@@ -165,6 +167,7 @@ class Study:
         }
         first, *others = self.seeds
         cells = self._configs({**resolved, **self.base, "seed": first}, self.cells.expand())
+        cells = [_within_split(cell, data.val_tokens) for cell in cells]
         if max(map(training_memory_bytes, cells)) > MAX_RUN_BYTES:
             raise too_large(max(cells, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
         if len(set(map(run_id, cells))) < len(cells):
@@ -201,6 +204,10 @@ class Study:
         places = [place for key in error.fields if key in cell for place in self.cells.places(key, cell[key])]
         return ConfigError(error.args[0], (*places, *error.fields))
 
+    def states(self, setting: str) -> bool:
+        """Whether the study says what a setting is, in place of leaving it at its default."""
+        return setting in self.base or setting in self.stated
+
     def with_settings(self, settings: Mapping[str, Scalar]) -> Study:
         """The study with settings overridden; a factor that is set becomes constant. Raises ConfigError."""
         constant = self.cells.without(settings)
@@ -236,6 +243,12 @@ def seeds_from(value: Any) -> tuple[int, ...]:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ConfigError(f"seeds: {seed!r} is no whole number from 0 to 2^63-1", ("seeds",))
     return tuple(seeds)
+
+
+def _within_split(config: RunConfig, val_tokens: int | None) -> RunConfig:
+    """The run with eval_val_tokens 0, all, where it covers the validation split: these are the same run."""
+    covers = val_tokens is not None and config.eval_val_tokens >= val_tokens - 1  # the last token is a target alone
+    return config.model_copy(update={"eval_val_tokens": 0}) if covers else config
 
 
 def too_large(config: RunConfig, why: str) -> ConfigError:

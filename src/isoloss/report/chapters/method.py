@@ -112,8 +112,12 @@ def _training(snapshot: Snapshot) -> Iterator[str]:
 
 def _evaluation(snapshot: Snapshot) -> Iterator[str]:
     modes = {config.eval for config in snapshot.configs.values()}
+    tokens = sorted({config.eval_val_tokens for config in snapshot.configs.values()})
+    val = "the whole validation split"
+    if tokens != [0]:
+        val = f"{_said(snapshot, 'eval_val_tokens')} tokens of the validation split, evenly spaced,"
     on = {
-        "exact": "on the whole validation split in blocks that do not overlap, and on at most "
+        "exact": f"on {val} in blocks that do not overlap, and on at most "
         f"{_said(snapshot, 'eval_train_tokens')} of the training split",
         "sampled": f"on random batches of each split, {_said(snapshot, 'eval_iters')} of them",
     }

@@ -281,7 +281,8 @@ def test_plan_prints_and_writes_nothing(
         "train_tokens",
         "train_flops",
     }
-    assert "n_embd" not in plan["runs"][0]
+    assert {*SETTINGS} < {*plan["runs"][0]}
+    assert plan["eta_s"] == pytest.approx(sum(plan["eta"].values()))
     assert plan["eta_s"] > 0
     code, out, _ = run(capsys, "plan", "quickstart", "--set", "max_iters=10")
     assert code == 0 and "12 runs: 6 cells × 2 seeds" in out

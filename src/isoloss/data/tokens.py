@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Tokens:
     @property
     def facts(self) -> DataFacts:
         """What a study's expansion needs to know of this text."""
-        return DataFacts(self.sha256, self.tokenizer.vocab_size, len(self.val_N))
+        return DataFacts(self.sha256, self.tokenizer.vocab_size, len(self.val_N), len(self.train_N))
 
 
 def prepare(
@@ -86,8 +87,8 @@ def open_tokens(folder: Path) -> Tokens:
     return Tokens(sha256, tokenizer, splits["train"], splits["val"], folder)
 
 
-def corpus_facts(corpus: str, tokenizer: TokenizerName) -> tuple[DataFacts, int, int]:
-    """What a study needs to know of a text, and its train and val tokens, without fetching or writing anything.
+def corpus_facts(corpus: str, tokenizer: TokenizerName) -> DataFacts:
+    """What a study needs to know of a text, without fetching or writing anything.
 
     Raises CorpusError when a local text cannot be read, decoded or split.
     """
@@ -95,12 +96,19 @@ def corpus_facts(corpus: str, tokenizer: TokenizerName) -> tuple[DataFacts, int,
     if known is not None:
         vocab_size = known.vocab_size if tokenizer == "char" else Tokenizer("byte").vocab_size
         train_tokens, val_tokens = _split(known.characters, corpus)
-        return DataFacts(known.sha256, vocab_size, val_tokens), train_tokens, val_tokens
+        return DataFacts(known.sha256, vocab_size, val_tokens, train_tokens)
     content = load_corpus(corpus)
     text = _decode(content, corpus)
     train_tokens, val_tokens = _split(len(text) if tokenizer == "char" else len(content), corpus)
-    facts = DataFacts(sha256_bytes(content), train_tokenizer(tokenizer, text).vocab_size, val_tokens)
-    return facts, train_tokens, val_tokens
+    vocab_size = train_tokenizer(tokenizer, text).vocab_size
+    unseen = _unseen_share(text, train_tokens) if tokenizer == "char" else None
+    return DataFacts(sha256_bytes(content), vocab_size, val_tokens, train_tokens, unseen)
+
+
+def _unseen_share(text: str, cut: int) -> float:
+    """Of the characters after the cut, the share of those that never occur before it."""
+    known, counts = set(text[:cut]), Counter(text[cut:])
+    return sum(n for character, n in counts.items() if character not in known) / (len(text) - cut)
 
 
 def check_length(config: RunConfig, train_tokens: int, val_tokens: int) -> None:

@@ -78,7 +78,7 @@ def _audit(snapshot: Snapshot, effects: Effects | Diagnostic) -> list[Diagnostic
         list(snapshot.configs.values()),
         noise_sd=noise.sd if noise else None,
         noise_origin=f"measured in these runs on {noise.df:.4g} degrees of freedom" if noise else "",
-        train_tokens_in_corpus=snapshot.tokenizer.get("train_tokens"),
+        data=snapshot.results.facts,
     )
 
 

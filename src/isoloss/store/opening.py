@@ -30,8 +30,8 @@ def open_study(folder: str | Path) -> OpenStudy:
     if not path_exists(paths.study):
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
     study, tokenizer = read_study(paths.study), read_checked(TOKENIZER, paths.tokenizer)
-    facts = DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"], tokenizer["val_tokens"])
-    return OpenStudy(paths, study, facts)
+    splits = tokenizer["val_tokens"], tokenizer["train_tokens"]
+    return OpenStudy(paths, study, DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"], *splits))
 
 
 def read_study(path: Path) -> Study:

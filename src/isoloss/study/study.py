@@ -37,6 +37,9 @@ class DataFacts:
     vocab_size: int
     val_tokens: int | None = None
     """Tokens of the validation split, where known: no setting asks for more."""
+    train_tokens: int | None = None
+    unseen_share: float | None = None
+    """Of the validation split's characters, those that never occur in the training split."""
 
 
 ANY_DATA = DataFacts(sha256="", vocab_size=1)

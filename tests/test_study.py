@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from isoloss.errors import ConfigError, Interrupted, StoreError
+from isoloss.errors import AllFailedError, ConfigError, Interrupted, StoreError
 from isoloss.execution import plan, worker
 from isoloss.execution.executor import Inline, NullListener
 from isoloss.execution.plan import plan_stacks
@@ -158,7 +159,10 @@ def test_a_stack_too_large_for_the_memory_is_split_and_a_run_too_large_fails(
         return trained(stacked, *arguments, **options)
 
     monkeypatch.setattr(worker, "train", train)
-    results = train_here(study(seeds=(1, 2, 3, 4, 5)), tmp_path / "out", replace(OPTIONS, stack=5))
+    wide = replace(OPTIONS, stack=5)
+    with nullcontext() if room else pytest.raises(AllFailedError, match="failed, all of them: OutOf"):
+        train_here(study(seeds=(1, 2, 3, 4, 5)), tmp_path / "out", wide)
+    results = load_study(tmp_path / "out")
     table = results.summary()
     assert table["status"].to_list() == ["done" if room else "failed"] * 5
     if not room:
@@ -328,3 +332,17 @@ def test_seeds_can_be_added_to_a_finished_study(study: Callable[..., Study], tmp
     assert one(both.summary()["run_id"][0]).folder.stat().st_mtime_ns == before
     other = train_here(study(seeds=(2, 3)), tmp_path / "out")
     assert [config.seed for config in other.set_aside] == [1]
+
+
+@pytest.mark.parametrize("way", ["a script without a guard", "standard input"])
+def test_workers_do_not_run_the_callers_main_module(text_file: Path, tmp_path: Path, way: str) -> None:
+    (tmp_path / "killed.yaml").write_text(STUDY_FILE.format(corpus=text_file).replace("300", "10"))
+    program = (
+        "import isoloss\n"
+        "options = isoloss.RunOptions(workers=2, compile='off', device='cpu')\n"
+        "print(isoloss.run_study(isoloss.find_study('killed.yaml'), 'out', options).summary()['status'].to_list())\n"
+    )
+    (tmp_path / "script.py").write_text(program)
+    command = [sys.executable, "-" if way == "standard input" else "script.py"]
+    done = subprocess.run(command, input=program, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stdout == "['done', 'done', 'done', 'done']\n", done.stderr

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from isoloss.data.tokens import check_length, prepare
-from isoloss.errors import Interrupted, IsolossError, StoreError
+from isoloss.errors import AllFailedError, Interrupted, IsolossError, StoreError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.executor import Executor, Inline, Listener, NullListener
 from isoloss.execution.growing import as_begun, open_directory
@@ -32,6 +32,7 @@ from isoloss.study.study import ANY_DATA, Study, too_large
 from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import available_cores, machine_memory_bytes, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks
+from isoloss.wording import counted
 
 MIN_COMPILE_FLOPS = 1e12
 """Compiling kernels takes some two seconds; below these training FLOPs, ten seconds of one core, it is not worth it."""
@@ -69,7 +70,8 @@ def run_study(
     """Train every run of a study that is not finished yet, write the summary, and return the directory, read.
 
     Everything is checked before anything trains: raises ConfigError, CorpusError or StoreError. Raises Interrupted
-    once should_stop() is true and all state is saved. Runs that fail or diverge are no exception: see `status`.
+    once should_stop() is true and all state is saved, and AllFailedError where every run failed; else runs that fail or
+    diverge are no exception: see `status`.
     `executor` decides where stacks train; by default it follows from the device and the options.
     """
     options, listener, ranks = options or RunOptions(), listener or NullListener(), ranks or Ranks()
@@ -125,6 +127,9 @@ def run_study(
             _check_space(paths, missing)  # a clearer message, if that is the reason
             raise
         _write_samples(results, table, device, listener.say)
+    if set(table["status"]) == {"failed"}:
+        reason = results.status(table["run_id"][0]).reason
+        raise AllFailedError(f"{counted(len(table), 'run')} of {paths.folder} failed, all of them: {reason}")
     return results
 
 

@@ -102,7 +102,7 @@ def corpus_facts(corpus: str, tokenizer: TokenizerName) -> DataFacts:
     train_tokens, val_tokens = _split(len(text) if tokenizer == "char" else len(content), corpus)
     vocab_size = train_tokenizer(tokenizer, text).vocab_size
     unseen = _unseen_share(text, train_tokens) if tokenizer == "char" else None
-    return DataFacts(sha256_bytes(content), vocab_size, val_tokens, train_tokens, unseen)
+    return DataFacts(sha256_bytes(content), vocab_size, val_tokens, train_tokens, unseen, _oddities(text))
 
 
 def _unseen_share(text: str, cut: int) -> float:
@@ -162,9 +162,24 @@ def _split(n_tokens: int, corpus: str) -> tuple[int, int]:
 
 
 def _decode(content: bytes, corpus: str) -> str:
+    """The text of UTF-8 bytes. Raises CorpusError for what is no text, and with how to convert other encodings."""
+    convert = f"convert it: iconv -f {{}} -t UTF-8 {corpus} > text.txt"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise CorpusError(f"'{corpus}' is UTF-16 text, UTF-8 is needed; {convert.format('UTF-16')}")
+    nul = content.find(0)
+    if nul >= 0 or corpus.endswith(".bin"):
+        where = f"byte {nul} is NUL" if nul >= 0 else "its name ends in .bin"
+        raise CorpusError(f"'{corpus}' is binary, not text ({where}); give the text that tokens were made from")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"'{corpus}' is not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}"
-        ) from error
+        found = f"byte {error.start} is 0x{content[error.start]:02x}"
+        latin = f"; if it is Latin-1, {convert.format('ISO-8859-1')}"
+        raise CorpusError(f"'{corpus}' is not UTF-8 text: {found}{latin}") from error
+
+
+def _oddities(text: str) -> tuple[str, ...]:
+    """What a text has that its author may not know of, and that a model has to learn."""
+    ends = text.count("\r\n")
+    found = ["It begins with a byte order mark, which counts as a character."] if text.startswith("\ufeff") else []
+    return (*found, *([f"{ends:,} of its lines end as on Windows, in two characters (CRLF)."] if ends else []))

@@ -54,6 +54,9 @@ def settings_findings(
             "Lower eval_interval to a tenth of max_iters.",
         )
     yield from _fast(configs)
+    if data is not None and data.oddities:
+        text = f"The text: {' '.join(data.oddities)}"
+        yield Diagnostic("text_oddities", "note", text, "Convert it if that is not meant: dos2unix -r removes both.")
     if data is not None and data.val_tokens is not None:
         yield from _validation(configs, data, data.val_tokens)
     if evaluation_share is not None and evaluation_share > MAX_EVALUATION_SHARE:

@@ -40,6 +40,8 @@ class DataFacts:
     train_tokens: int | None = None
     unseen_share: float | None = None
     """Of the validation split's characters, those that never occur in the training split."""
+    oddities: tuple[str, ...] = ()
+    """Sentences about what its author may not know of the text."""
 
 
 ANY_DATA = DataFacts(sha256="", vocab_size=1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
+from pathlib import Path
 from typing import Any, cast
 
 from ruamel.yaml import YAML
@@ -56,7 +58,7 @@ def builtin_studies() -> list[str]:
 
 
 def find_study(reference: str) -> Study:
-    """A study by file path or built-in name. Raises ConfigError with file:line."""
+    """A study by file path or built-in name; its text is looked for beside the file first. Raises ConfigError."""
     if reference in builtin_studies():
         text = (resources.files("isoloss.study") / "studies" / f"{reference}.yaml").read_text(encoding="utf-8")
         return parse_study(text, f"{reference} (built in)")
@@ -70,7 +72,9 @@ def find_study(reference: str) -> Study:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    return parse_study(text, str(path))
+    study = parse_study(text, str(path))
+    beside = os.path.normpath(path.parent / user_path(study.corpus))  # an absolute path replaces the folder
+    return replace(study, corpus=beside) if study.corpus and Path(beside).exists() else study
 
 
 def parse_study(text: str, source: str) -> Study:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -178,3 +180,14 @@ def test_formulas_that_need_each_other_in_a_circle_are_refused() -> None:
 )
 def test_what_is_wrong_with_a_design_is_one_line_with_its_place(text: str, said: str) -> None:
     assert said in refused(text)
+
+
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[1] / "docs/designs.md").read_text(), re.DOTALL)
+SIZES = {"grid": 18, "paired": 18, "without_a_corner": 8, "candidates": 15, "around_a_centre": 30, "search": 60,
+         "half": 48, "formulas": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_every_example_of_the_page_on_designs_is_a_study(text: str) -> None:
+    study = parse_study(text, "docs/designs.md")
+    assert len(study.expand(FACTS)) == SIZES[study.name] and len(EXAMPLES) == len(SIZES)

@@ -25,6 +25,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "status": verbs.status,
     "watch": watch,
     "report": verbs.report,
+    "merge": verbs.merge,
     "sample": verbs.sample,
     "export": verbs.export,
     "effects": analyses.effects,

@@ -206,6 +206,32 @@ def report(directory: Folder, /, *, pdf: Flag = False, json: Flag = False) -> in
     return 0
 
 
+def merge(
+    directories: Annotated[tuple[Path, ...], tyro.conf.Positional, named("DIR")],
+    /,
+    *,
+    out: Annotated[Path, named("DIR")],
+) -> int:
+    """Join study directories, such as halves from two machines, into a new one.
+
+    Runs are the same where they compute the same; what only some have trained is taken from them.
+
+    Example: isoloss merge results/here results/there --out results/width
+
+    Args:
+        directories: Study directories of the same text and tokenizer.
+        out: A new folder for the joined study; `isoloss run` trains what it lacks, `isoloss report` writes its report.
+    """
+    from isoloss.store.merging import merge_studies
+
+    merged = merge_studies(directories, out)
+    for line in merged.conflicts:
+        say(line)
+    say(f"{len(merged.taken):,} of {len(merged.results.configs):,} runs are there, of {len(directories)} directories")
+    print(merged.results.paths.folder)
+    return 0
+
+
 def sample(
     directory: Folder,
     /,

@@ -26,6 +26,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "watch": watch,
     "report": verbs.report,
     "merge": verbs.merge,
+    "compare": verbs.compare,
     "sample": verbs.sample,
     "export": verbs.export,
     "effects": analyses.effects,

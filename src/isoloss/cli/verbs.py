@@ -19,6 +19,7 @@ from isoloss.cli.arguments import (
     OptionalFloat,
     OptionalInt,
     OptionalPath,
+    OutFolder,
     Repeated,
     RunName,
     StudyName,
@@ -229,6 +230,32 @@ def merge(
         say(line)
     say(f"{len(merged.taken):,} of {len(merged.results.configs):,} runs are there, of {len(directories)} directories")
     print(merged.results.paths.folder)
+    return 0
+
+
+def compare(first: Folder, second: Folder, /, *, json: Flag = False, out: OutFolder = None) -> int:
+    """Compare two studies: the settings in which they differ, and the loss over the cells and seeds they share.
+
+    Example: isoloss compare results/adamw results/narrow
+
+    Args:
+        first: A study directory.
+        second: Another one, whose losses are compared with the first one's.
+        json: Print one JSON object at full precision in place of text.
+        out: A new or empty folder for a page and the files of its tables.
+    """
+    from isoloss.report.chapter import chapter_as_text
+    from isoloss.report.chapters.comparison import compare_studies, comparison_as_json, comparison_chapter
+    from isoloss.report.standalone import check_output_folder, write_chapter
+    from isoloss.store.tables import load_study
+
+    if out is not None:
+        check_output_folder(out)
+    found = compare_studies(load_study(first), load_study(second))
+    chapter = comparison_chapter(found)
+    if out is not None:
+        say(f"{write_chapter(out, chapter, f'{first.name} and {second.name}')}")
+    show(comparison_as_json(found) if json else chapter_as_text(chapter))
     return 0
 
 

@@ -22,8 +22,8 @@ from benchmarks.timing import machine, table
 from isoloss.data.tokens import prepare
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import read_record
-from isoloss.spec.config import RunConfig, make_config
 from isoloss.store.run import read_rows
+from isoloss.study.config import RunConfig, make_config
 
 SETTINGS = {"n_embd": 256, "batch_size": 4, "max_iters": 50, "warmup_iters": 5, "eval_interval": 20}
 """A model of group1's larger size: its checkpoint of 38 MB takes a while to write."""

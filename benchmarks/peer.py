@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoloss.errors import ConfigError
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 EVAL_ITERS = 200
 """nanoGPT's default: batches of each split in one evaluation."""

@@ -13,7 +13,7 @@ from scipy import stats
 
 from benchmarks.timing import machine
 from isoloss.execution.study import RunOptions, run_study
-from isoloss.spec.study import Study
+from isoloss.study.study import Study
 
 BASE = {"n_embd": 128, "n_head": 4, "batch_size": 12, "max_iters": 1000, "dropout": 0.1, "eval_interval": 1000}
 

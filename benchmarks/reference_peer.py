@@ -13,8 +13,8 @@ from tests.reference import ReferenceGPT, reference_optimizer
 
 from isoloss.data.batches import train_batch
 from isoloss.data.tokens import prepare
-from isoloss.spec.config import RunConfig, make_config
-from isoloss.spec.studyfile import parse_scalar
+from isoloss.study.config import RunConfig, make_config
+from isoloss.study.studyfile import parse_scalar
 
 OTHERS = {"eval_iters", "eval_interval", "log_interval", "out_dir", "device", "compile"}
 

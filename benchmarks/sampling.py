@@ -16,7 +16,7 @@ from isoloss.errors import ConfigError
 from isoloss.model.generate import Sampling, generate
 from isoloss.model.kernels import TorchKernels
 from isoloss.model.parameters import Parameters, init_flat, layout_of
-from isoloss.spec.studyfile import find_study
+from isoloss.study.studyfile import find_study
 
 LENGTH = 500
 NUMBER = 10

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import machine, samples
-from isoloss.execution.study import available_cores
 from isoloss.store.tables import load_study
+from isoloss.training.device import available_cores
 
 STUDY = """
 name: scale

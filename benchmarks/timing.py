@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from isoloss.execution.study import available_cores
-from isoloss.training.device import cpu_name
+from isoloss.training.device import available_cores, cpu_name
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from benchmarks.ours import Workers
 from benchmarks.peer import Peer, PeerTimes, peers
 from benchmarks.timing import Samples, machine, samples, table
 from isoloss.data.tokens import prepare
-from isoloss.execution.study import RunOptions, available_cores, resolve_study
-from isoloss.spec.compute import evaluation_steps, flops_per_token, tokens_per_step
-from isoloss.spec.config import RunConfig
-from isoloss.spec.studyfile import find_study
-from isoloss.training.device import resolve_device
+from isoloss.execution.study import RunOptions, resolve_study
+from isoloss.study.compute import evaluation_steps, flops_per_token, tokens_per_step
+from isoloss.study.config import RunConfig
+from isoloss.study.studyfile import find_study
+from isoloss.training.device import available_cores, resolve_device
 
 STUDY = "group1"
 PEER_STEPS = 60

@@ -17,7 +17,7 @@ from isoloss.analysis.effects import analyse_effects
 from isoloss.analysis.estimate import holm
 from isoloss.analysis.exploration import exploratory_claims, study_effects
 from isoloss.analysis.pairs import paired_effects
-from isoloss.spec.hypotheses import EffectStated
+from isoloss.study.hypotheses import EffectStated
 
 ALPHA = 0.05
 DESIGNS = {

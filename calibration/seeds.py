@@ -20,8 +20,8 @@ from isoloss.analysis.claim import Claim, Evidence
 from isoloss.analysis.claims import adjusted_p, judge
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.exploration import exploratory_claims, study_effects
-from isoloss.spec.hypotheses import EffectStated
-from isoloss.spec.power import STATED_SHARE, minimum_detectable_effect
+from isoloss.design.power import STATED_SHARE, minimum_detectable_effect
+from isoloss.study.hypotheses import EffectStated
 
 FACTORS = ("n_embd", "n_head", "batch_size", "dropout", "n_layer")
 STATED = FACTORS[:4]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from isoloss.data.tokens import Tokens, prepare
-from isoloss.spec.config import RunConfig, make_config
+from isoloss.study.config import RunConfig, make_config
 from tests.chromium import start_chromium
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from isoloss.files import write_checksummed, write_record
-from isoloss.spec import compute
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import dump_study
 from isoloss.store.layout import StudyPaths
 from isoloss.store.outcome import keep_outcome
 from isoloss.store.run import Extent, RowWriter, RunStatus, State, create_run, write_status
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.study import compute
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import DataFacts, Study
+from isoloss.study.studyfile import dump_study
 
-FACTS = DataFacts(sha256="ab" * 32, vocab_size=65)
+FACTS = DataFacts(sha256="ab" * 32, vocab_size=65, val_tokens=111_540)
 Curve = Callable[[RunConfig, int, int], float]
 """Validation loss of a run, given its number in the study, at a step."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from isoloss.data.tokens import Tokens
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
 from isoloss.training.backend import kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, Progress, initial_state, stack
@@ -42,12 +42,18 @@ def recorded(
     configs: Sequence[RunConfig],
     tokens: Tokens,
     states: Sequence[MemberState] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop_at: int | None = None,
     compiled: bool = False,
 ) -> list[Recording]:
-    """Train the runs as one stack, from scratch or from states, and return what each did."""
+    """Train the runs as one stack, from scratch or from states, perhaps to a step, and return what each did."""
     kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], torch.device("cpu"), compiled=compiled)
     recordings = {run_id(config): Recording() for config in configs}
     stacked = stack(states or [initial_state(config) for config in configs], torch.device("cpu"), kernels)
-    train(stacked, tokens, lambda config: recordings[run_id(config)], should_stop=should_stop)
+    first = recordings[run_id(configs[0])]
+    train(
+        stacked,
+        tokens,
+        lambda config: recordings[run_id(config)],
+        should_stop=lambda: stop_at is not None and len(first.steps) >= stop_at,
+    )
     return [recordings[run_id(config)] for config in configs]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoloss.model.parameters import init_flat, layout_of
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 
 class Norm(nn.Module):

@@ -14,8 +14,8 @@ import pytest
 from isoloss.cli import run_command_line
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
-from isoloss.spec.study import Study
 from isoloss.store.run import RunStatus, write_status
+from isoloss.study.study import Study
 
 Captured = pytest.CaptureFixture[str]
 

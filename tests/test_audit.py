@@ -13,20 +13,20 @@ import pytest
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from isoloss.cli import run_command_line
+from isoloss.design.audit import audit
+from isoloss.design.power import detectable_effect, minimum_detectable_effect, seeds_needed
+from isoloss.design.prefixes import prefix_groups, training_key
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
-from isoloss.spec.audit import audit
-from isoloss.spec.config import RunConfig
-from isoloss.spec.hypotheses import Hypothesis, make_hypothesis
-from isoloss.spec.identity import run_id
-from isoloss.spec.power import detectable_effect, minimum_detectable_effect, seeds_needed
-from isoloss.spec.prefixes import prefix_groups, training_key
-from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import builtin_studies, find_study
+from isoloss.study.config import RunConfig
+from isoloss.study.hypotheses import Hypothesis, make_hypothesis
+from isoloss.study.identity import run_id
+from isoloss.study.study import DataFacts, Study
+from isoloss.study.studyfile import builtin_studies, find_study
 
-SHAKESPEARE = DataFacts("86c4", 65)
+SHAKESPEARE = DataFacts("86c4", 65, 111_540, 1_003_854)
 TRAIN_TOKENS = 1_003_854
 
 
@@ -116,7 +116,7 @@ def test_what_detects_nothing_is_refused(arguments: dict[str, Any], expected: st
 
 
 def test_group1_is_told_what_it_cannot_show() -> None:
-    found = audited(find_study("group1"), train_tokens_in_corpus=TRAIN_TOKENS, hours=0.5)
+    found = audited(find_study("group1"), data=SHAKESPEARE, hours=0.5)
     text = {one.code: one.text for one in found}
     assert "32 runs with one seed (1337)" in text["one_seed"]
     assert "2 sizes (787,584 and 3,148,032 non-embedding parameters)" in text["too_few_sizes"]
@@ -139,13 +139,13 @@ def test_group1_is_told_what_it_cannot_show() -> None:
 )
 def test_sound_studies_are_not_blamed(name: str, limits: set[str]) -> None:
     """Two seeds leave both short of the difference to find: one degree of freedom."""
-    found = audited(find_study(name), train_tokens_in_corpus=TRAIN_TOKENS, hours=1.0)
+    found = audited(find_study(name), data=SHAKESPEARE, hours=1.0)
     assert {one.code for one in found if one.severity != "note"} == limits
 
 
 @pytest.mark.parametrize("name", builtin_studies())
 def test_findings_are_whole_sentences_the_gravest_first(name: str) -> None:
-    found = audited(find_study(name), train_tokens_in_corpus=TRAIN_TOKENS, hours=1.0)
+    found = audited(find_study(name), data=SHAKESPEARE, hours=1.0)
     order = [("blocks", "limits", "note").index(one.severity) for one in found]
     assert order == sorted(order)
     for one in found:
@@ -197,7 +197,9 @@ def test_a_comparison_says_what_it_can_find() -> None:
     assert f"{minimum_detectable_effect(0.007, 3, 3, level=0.96):.3g} nats" in told.text
     loud = finding("detectable_effect", wide, noise_sd=0.05)
     assert loud is not None and loud.severity == "limits" and "sd 0.05 nats (stated)" in loud.text
-    assert f"--seeds {seeds_needed(0.02, 0.05, 3, level=0.96)} " in (loud.remedy or "")
+    assert f"would take {seeds_needed(0.02, 0.05, 3, level=0.96)} seeds: add cells" in (loud.remedy or "")
+    loud = finding("detectable_effect", wide, noise_sd=0.02)
+    assert loud and f"--seeds {seeds_needed(0.02, 0.02, 3, level=0.96)} " in (loud.remedy or "")
 
 
 def test_a_response_of_unknown_noise_is_judged_in_its_own_units() -> None:
@@ -415,9 +417,9 @@ def test_equal_training_keys_mean_equal_training() -> None:
 
 def test_epochs_are_counted_where_the_text_is_known() -> None:
     short, long = study(base={"max_iters": 2000}), study(max_iters=[2000, 20_000])
-    told = finding("epochs", short, train_tokens_in_corpus=TRAIN_TOKENS)
+    told = finding("epochs", short, data=SHAKESPEARE)
     assert told is not None and told.severity == "note" and "1.5 times" in told.text and "none goes" in told.text
-    many = finding("epochs", long, train_tokens_in_corpus=TRAIN_TOKENS)
+    many = finding("epochs", long, data=SHAKESPEARE)
     assert many is not None and many.severity == "limits" and "1.5 to 15 times" in many.text
     assert "2 of 4 runs go beyond 10 times" in many.text
     assert finding("epochs", long) is None
@@ -454,7 +456,9 @@ def test_an_impossible_noise_is_refused(noise: float) -> None:
 
 
 def test_reading_a_study_and_its_prefixes_needs_no_scipy() -> None:
-    program = "import sys, isoloss.spec.audit, isoloss.spec.studyfile\nassert not {'scipy', 'torch'} & set(sys.modules)"
+    program = (
+        "import sys, isoloss.design.audit, isoloss.study.studyfile\nassert not {'scipy', 'torch'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from isoloss.report.study_report import write_report
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
 from isoloss.store.tables import StudyResults
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study, write_rows
 
 STUDY = Study(

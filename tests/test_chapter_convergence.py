@@ -20,9 +20,9 @@ from isoloss.report.chart import ACCENT, GREY, NARROW, WARNING, WIDE, Figure, as
 from isoloss.report.evidence import evidence, target_loss
 from isoloss.report.run_strip import MAX_DRAWN, MIN_DRAWN
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.spec.config import RunConfig
-from isoloss.spec.study import Study
 from isoloss.store.run import State
+from isoloss.study.config import RunConfig
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study
 
 BASE = {"n_layer": 2, "max_iters": 400, "eval_interval": 25}

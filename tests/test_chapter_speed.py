@@ -17,10 +17,10 @@ from isoloss.report.chapters import speed
 from isoloss.report.chapters.speed import speed_chapter
 from isoloss.report.chart import ACCENT, GREY, NARROW, WIDE, Figure, as_image
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.spec.compute import flops_per_token
-from isoloss.spec.config import RunConfig
-from isoloss.spec.study import Study
 from isoloss.store.run import State
+from isoloss.study.compute import flops_per_token
+from isoloss.study.config import RunConfig
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study, step_row, write_rows
 
 BASE = {"n_layer": 2, "max_iters": 60, "eval_interval": 20}

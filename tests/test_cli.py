@@ -19,9 +19,9 @@ from isoloss.cli import run as cli_run
 from isoloss.cli.terminal import say
 from isoloss.execution.recorder import Event
 from isoloss.execution.study import RunOptions
-from isoloss.spec.config import SETTINGS, RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
+from isoloss.study.config import SETTINGS, RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 from isoloss.wording import duration
 
 SMALL = ("--n_layer=1", "--n_embd=16", "--n_head=2", "--block_size=16", "--batch_size=4", "--max_iters=12")
@@ -281,7 +281,8 @@ def test_plan_prints_and_writes_nothing(
         "train_tokens",
         "train_flops",
     }
-    assert "n_embd" not in plan["runs"][0]
+    assert {*SETTINGS} < {*plan["runs"][0]}
+    assert plan["eta_s"] == pytest.approx(sum(plan["eta"].values()))
     assert plan["eta_s"] > 0
     code, out, _ = run(capsys, "plan", "quickstart", "--set", "max_iters=10")
     assert code == 0 and "12 runs: 6 cells × 2 seeds" in out

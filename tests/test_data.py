@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from isoloss.data.tokenizer import tokenizer_from_dict, train_tokenizer
 from isoloss.data.tokens import check_length, corpus_facts, open_tokens, prepare
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.files import sha256_bytes
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
+from isoloss.study.studyfile import find_study
 
 PLAY = b"Speak, speak. To be or not to be." * 20
 
@@ -84,7 +86,7 @@ def test_tokens_are_split_mapped_and_described(play: Callable[..., None]) -> Non
     meta = json.loads((tokens.folder / "meta.json").read_text())
     assert meta["train_tokens"] + meta["val_tokens"] == len(text)
     assert np.fromfile(tokens.folder / "val.bin", dtype="<u2").tolist() == tokens.val_N.tolist()
-    assert corpus_facts("play", "char") == (tokens.facts, len(tokens.train_N), len(tokens.val_N))
+    assert corpus_facts("play", "char") == tokens.facts
 
 
 def test_damaged_token_files_are_made_again(play: Callable[..., None]) -> None:
@@ -119,7 +121,8 @@ def test_a_text_shorter_than_a_block_is_refused(tmp_path: Path, make: Callable[.
     path = tmp_path / "short.txt"
     path.write_text("to be or not " * 10)
     with pytest.raises(CorpusError, match=r"val split .* has 13 tokens, block_size=16 needs at least 17"):
-        check_length(make(), *corpus_facts(str(path), "char")[1:])
+        data = corpus_facts(str(path), "char")
+        check_length(make(), data.train_tokens or 0, data.val_tokens or 0)
 
 
 @given(st.text(min_size=1))
@@ -168,3 +171,49 @@ def test_evaluation_windows_fit_and_do_not_overlap(length: int, block: int, at_m
 
 def test_shakespeares_validation_split_has_its_windows() -> None:
     assert len(exact_eval_starts(111_540, 64)) == 1742
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("train.bin", b"\x01\x02", "is binary, not text (its name ends in .bin)"),
+        ("text.txt", b"to be\x00", "is binary, not text (byte 5 is NUL)"),
+        ("text.txt", "to be".encode("utf-16"), "is UTF-16 text, UTF-8 is needed; convert it: iconv -f UTF-16 -t UTF-8"),
+        ("text.txt", "né".encode("latin-1"), "if it is Latin-1, convert it: iconv -f ISO-8859-1 -t UTF-8"),
+    ],
+)
+def test_what_is_no_utf8_text_is_refused_with_what_to_do(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content * 50)
+    with pytest.raises(CorpusError, match=re.escape(said)):
+        corpus_facts(str(tmp_path / name), "char")
+
+
+def test_what_an_author_may_not_know_of_a_text_is_said(tmp_path: Path) -> None:
+    plain = "to be or not to be\nthat is the question\n" * 20
+    (tmp_path / "plain.txt").write_text(plain)
+    (tmp_path / "odd.txt").write_bytes(b"\xef\xbb\xbf" + plain.replace("\n", "\r\n").encode() + b"z" * 40)
+    assert corpus_facts(str(tmp_path / "plain.txt"), "char").oddities == ()
+    found = corpus_facts(str(tmp_path / "odd.txt"), "char")
+    assert (
+        len(found.oddities) == 2 and "byte order mark" in found.oddities[0] and "40 of its lines" in found.oddities[1]
+    )
+    assert found.val_tokens is not None and found.unseen_share == pytest.approx(40 / found.val_tokens)
+
+
+def test_a_folder_is_the_text_of_its_files_by_name(tmp_path: Path) -> None:
+    for name, text in (("b.txt", "second"), ("a.txt", "first\n"), (".hidden", "no")):
+        (tmp_path / name).write_text(text)
+    assert load_corpus(str(tmp_path)) == b"first\nsecond\n"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match="has no files"):
+        load_corpus(str(tmp_path / "empty"))
+
+
+def test_a_text_is_looked_for_beside_its_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "text.txt").write_text("to be " * 50)
+    (tmp_path / "studies/s.yaml").write_text("name: s\ncorpus: ../text.txt\n")
+    monkeypatch.chdir("/")
+    assert find_study(str(tmp_path / "studies/s.yaml")).corpus == str(tmp_path / "text.txt")
+    (tmp_path / "studies/s.yaml").write_text("name: s\ncorpus: tinyshakespeare\n")
+    assert find_study(str(tmp_path / "studies/s.yaml")).corpus == "tinyshakespeare"

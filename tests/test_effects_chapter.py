@@ -26,9 +26,9 @@ from isoloss.report.chart import NARROW, WIDE, Figure
 from isoloss.report.findings import find
 from isoloss.report.response import response_of, short
 from isoloss.report.snapshot import take_snapshot
-from isoloss.spec.config import RunConfig
-from isoloss.spec.hypotheses import EffectStated
-from isoloss.spec.study import Study
+from isoloss.study.config import RunConfig
+from isoloss.study.hypotheses import EffectStated
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study
 
 LOSS = "best_val_loss"

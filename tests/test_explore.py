@@ -22,11 +22,11 @@ from isoloss.report.chapters.runs import runs_chapter
 from isoloss.report.page import render_page, render_section
 from isoloss.report.payload import MAX_SAMPLE, as_planes, payload
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.spec import compute
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
 from isoloss.store.tables import StudyResults, ThinnedCurves
+from isoloss.study import compute
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study
 
 WORST = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"

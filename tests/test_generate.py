@@ -13,7 +13,7 @@ from isoloss.model import gpt
 from isoloss.model.generate import Sampling, generate
 from isoloss.model.kernels import TorchKernels
 from isoloss.model.parameters import Parameters, init_flat, layout_of
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 PROMPT = np.array([1, 2, 3], dtype=np.uint16)
 

@@ -24,11 +24,11 @@ from isoloss.model import gpt
 from isoloss.model.interop import nanogpt_order
 from isoloss.model.kernels import TorchKernels, Update
 from isoloss.model.parameters import Parameters, init_flat, layout_of
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.tables import StudyResults
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 from isoloss.training.checkpoint import save_last
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import MemberState, Progress

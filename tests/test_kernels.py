@@ -19,7 +19,7 @@ from isoloss.model.kernels import Kernels, Normed, TorchKernels
 from isoloss.model.native import NativeKernels
 from isoloss.model.parameters import Gradients, Parameters, init_flat, layout_of
 from isoloss.randomness import keyed_bits, mix
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 from isoloss.training.backend import compiled_kernels
 
 Make = Callable[..., RunConfig]

@@ -21,10 +21,10 @@ from isoloss.cli import run_command_line
 from isoloss.report.evidence import evidence
 from isoloss.report.findings import find
 from isoloss.report.snapshot import take_snapshot
-from isoloss.spec.config import RunConfig
-from isoloss.spec.hypotheses import make_hypothesis
-from isoloss.spec.study import Study
 from isoloss.store.run import State
+from isoloss.study.config import RunConfig
+from isoloss.study.hypotheses import make_hypothesis
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study, falling
 
 

@@ -14,13 +14,13 @@ from polars.testing import assert_frame_equal
 from isoloss.files import read_record, write_record
 from isoloss.report.evidence import evidence
 from isoloss.report.snapshot import take_snapshot
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
 from isoloss.store import outcome
 from isoloss.store.layout import RunPaths
 from isoloss.store.outcome import MAX_POINTS, thinned_evals, thinned_steps
 from isoloss.store.records import EvalRecord, StepRecord
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study, step_row
 
 STUDY = Study(

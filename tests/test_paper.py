@@ -26,8 +26,8 @@ from isoloss.report.references import cited, references_in
 from isoloss.report.snapshot import take_snapshot
 from isoloss.report.standalone import write_chapter
 from isoloss.report.table import Column, Table, as_markdown
-from isoloss.spec.config import SETTINGS
-from isoloss.spec.study import Study
+from isoloss.study.config import SETTINGS
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study
 
 HOSTILE = [

@@ -9,7 +9,7 @@ import torch
 
 from isoloss.data.batches import train_batch
 from isoloss.data.tokens import Tokens
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 from tests.recording import Recording, recorded
 from tests.reference import reference_losses
 

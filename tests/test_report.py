@@ -23,12 +23,12 @@ from isoloss.report.chart import CATEGORIES, SEQUENCE, colour_by, factor_colours
 from isoloss.report.findings import Findings, find
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.report.study_report import study_chapters, write_report
-from isoloss.spec.config import RunConfig
-from isoloss.spec.hypotheses import EffectStated, PlateauStated
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
 from isoloss.store.run import State
 from isoloss.store.tables import StudyResults
+from isoloss.study.config import RunConfig
+from isoloss.study.hypotheses import EffectStated, PlateauStated
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study, write_rows
 
 ATTACK = "<script>alert(1)</script>"

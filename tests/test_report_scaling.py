@@ -26,14 +26,14 @@ from isoloss.report.chapters.scaling import scaling_chapter
 from isoloss.report.chart import ACCENT, NARROW, WARNING, WIDE, Figure, as_image
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.report.table import Table
-from isoloss.spec import compute
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import dump_study
 from isoloss.store.layout import StudyPaths
 from isoloss.store.run import RowWriter, RunStatus, State, create_run, write_status
 from isoloss.store.tables import load_study
+from isoloss.study import compute
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import DataFacts, Study
+from isoloss.study.studyfile import dump_study
 from tests.fake_studies import write_tokenizer
 
 TRUTH = {"E": 1.2, "A": 40.0, "B": 160.0, "alpha": 0.38, "beta": 0.4}
@@ -57,7 +57,7 @@ def trained(
     folder: Path, study: Study, *, noise: float = 0.003, states: dict[int, State] | None = None, rise: float = 0.0
 ) -> Snapshot:
     """A study whose final losses follow the law with relative noise; `rise` is how far they lie above the best."""
-    paths, facts = StudyPaths(folder), DataFacts(sha256="ab" * 32, vocab_size=65)
+    paths, facts = StudyPaths(folder), DataFacts(sha256="ab" * 32, vocab_size=65, val_tokens=111_540)
     write_checksummed(paths.study, dump_study(study))
     write_record(paths.provenance, {"started_at": "2026-01-01T00:00:00+00:00", "versions": {}, "machine": {}})
     write_tokenizer(paths, study, facts)

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from isoloss.errors import ConfigError, ConfigErrors
 from isoloss.model.parameters import layout_of
-from isoloss.spec import compute
-from isoloss.spec.config import SETTINGS, RunConfig, make_config, shape_key
-from isoloss.spec.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated, make_hypothesis
-from isoloss.spec.identity import canonical, run_id
-from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import KEYS, builtin_studies, dump_study, find_study, parse_study
-from isoloss.spec.synonyms import SYNONYMS, did_you_mean
+from isoloss.study import compute
+from isoloss.study.config import SETTINGS, RunConfig, make_config, shape_key
+from isoloss.study.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated, make_hypothesis
+from isoloss.study.identity import canonical, run_id
+from isoloss.study.study import DataFacts, Study
+from isoloss.study.studyfile import KEYS, builtin_studies, dump_study, find_study, parse_study
+from isoloss.study.synonyms import SYNONYMS, did_you_mean
 
-SHAKESPEARE = DataFacts("86c4", 65)
+SHAKESPEARE = DataFacts("86c4", 65, 111_540)
 TEXT = {"corpus": "x", "corpus_sha256": "86c4", "vocab_size": 65}
 
 
@@ -86,10 +86,11 @@ def test_identity_is_science_alone() -> None:
 
 @pytest.mark.parametrize("name", builtin_studies())
 def test_runs_that_state_no_seed_but_one_keep_the_names_they_had(name: str) -> None:
-    """Their canonical form is what it was before init_seed and data_seed: every field there was, under its own name."""
+    """Their canonical form has what it had before the settings that were added since, under its own name."""
     for built in find_study(name).with_seeds(2).expand(SHAKESPEARE):
         named = {name: value for name, value in vars(built).items() if name not in ("corpus", "init_seed", "data_seed")}
         del named["eval_iters"]  # of sampled evaluation
+        assert named.pop("eval_val_tokens") == 0  # all of the split, as when this was no setting
         named |= {"isoloss": 2, "lr_decay_iters": built.decay_horizon}
         assert json.loads(canonical(built)) == named
         assert run_id(built) == run_id(built.model_copy(update={"init_seed": built.seed, "data_seed": built.seed}))

@@ -12,15 +12,15 @@ import pytest
 
 from isoloss.cli.status import status_as_json, status_as_text
 from isoloss.files import read_record, write_record
-from isoloss.spec.compute import train_flops
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
 from isoloss.store import run as run_module
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.opening import open_study
 from isoloss.store.progress import StudyProgress, study_progress
 from isoloss.store.run import State
+from isoloss.study.compute import train_flops
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study
 
 STUDY = Study(

@@ -16,10 +16,10 @@ from isoloss.analysis.programs import one_row_a_program
 from isoloss.execution.plan import plan_stacks
 from isoloss.report.evidence import evidence
 from isoloss.report.snapshot import take_snapshot
-from isoloss.spec.hypotheses import TIMED, make_hypothesis
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
 from isoloss.store.tables import StudyResults
+from isoloss.study.hypotheses import TIMED, make_hypothesis
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study
 
 FACTORS = {"n_head": (2, 4), "batch_size": (8, 16), "dropout": (0.0, 0.2)}

@@ -11,7 +11,7 @@ import torch
 
 from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 from isoloss.training import checkpoint, loop, step
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, evaluate
@@ -31,11 +31,6 @@ def evaluations(recording: Recording) -> list[tuple[int, float | None, float | N
     return [(row.step, row.train_loss, row.val_loss) for row in recording.evals]
 
 
-def stop_after(calls: int) -> Callable[[], bool]:
-    remaining = iter([False] * calls)
-    return lambda: next(remaining, True)
-
-
 @pytest.mark.parametrize(("precision", "compiled"), [("fp32", True), ("bf16", True), ("bf16", False), ("fp16", False)])
 @pytest.mark.parametrize("stop_step", [3, 10, 17])
 def test_a_stopped_run_continues_to_the_bit(
@@ -43,8 +38,10 @@ def test_a_stopped_run_continues_to_the_bit(
 ) -> None:
     config = make(precision=precision, dropout=0.2, gradient_accumulation_steps=2, init_seed=3, data_seed=4)
     [whole] = recorded([config], tokens, compiled=compiled)
-    [first] = recorded([config], tokens, should_stop=stop_after(stop_step), compiled=compiled)
+    [first] = recorded([config], tokens, stop_at=stop_step, compiled=compiled)
     assert first.outcome == "" and len(first.steps) == stop_step
+    if stop_step % config.eval_interval == 0:  # it was stopped in the middle of an evaluation
+        assert stop_step not in [row.step for row in first.evals]
     checkpoint.save_last(tmp_path, first.kept[-1])
     resumed = checkpoint.resume(tmp_path).state
     assert resumed is not None

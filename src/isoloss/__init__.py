@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from isoloss.analysis.convergence import analyse_convergence
     from isoloss.analysis.effects import analyse_effects
     from isoloss.analysis.scaling import fit_law
+    from isoloss.design.audit import audit
     from isoloss.execution.study import RunOptions, run_study
-    from isoloss.spec.audit import audit
-    from isoloss.spec.config import RunConfig
-    from isoloss.spec.study import Study
-    from isoloss.spec.studyfile import find_study
     from isoloss.store.tables import StudyResults, load_study
+    from isoloss.study.config import RunConfig
+    from isoloss.study.study import Study
+    from isoloss.study.studyfile import find_study
 
 __version__ = "0.1.0"
 
@@ -37,14 +37,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "RunConfig": "isoloss.spec.config",
+    "RunConfig": "isoloss.study.config",
     "RunOptions": "isoloss.execution.study",
-    "Study": "isoloss.spec.study",
+    "Study": "isoloss.study.study",
     "StudyResults": "isoloss.store.tables",
     "analyse_convergence": "isoloss.analysis.convergence",
     "analyse_effects": "isoloss.analysis.effects",
-    "audit": "isoloss.spec.audit",
-    "find_study": "isoloss.spec.studyfile",
+    "audit": "isoloss.design.audit",
+    "find_study": "isoloss.study.studyfile",
     "fit_law": "isoloss.analysis.scaling",
     "load_study": "isoloss.store.tables",
     "run_study": "isoloss.execution.study",

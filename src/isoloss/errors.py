@@ -7,7 +7,8 @@ IsolossError (2)
 ├── StoreError         a study directory that cannot be read or written
 │   ├── InUseError         files that another process writes
 │   └── UnreadableError    a file the system cannot read now, and that may be undamaged
-└── NumericsError      a checkpoint that does not belong to this run or is damaged
+├── NumericsError      a checkpoint that does not belong to this run or is damaged
+└── AllFailedError (1) a study of which every run failed
 CompilerError          fast kernels that cannot be compiled here: never ends the program, torch's are used
 Interrupted (130)      stopped on request; everything finished so far is on disk
 """
@@ -127,6 +128,12 @@ class UnreadableError(StoreError):
 
 class NumericsError(IsolossError):
     """A checkpoint that does not belong to this run or is damaged."""
+
+
+class AllFailedError(IsolossError):
+    """Every run of a study failed: its text names the first reason. What there is is on disk, summary included."""
+
+    exit_code = 1
 
 
 class CompilerError(Exception):

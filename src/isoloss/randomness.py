@@ -29,6 +29,7 @@ class Purpose(enum.IntEnum):
     DROPOUT = 3
     SAMPLED_EVAL = 4
     GENERATE = 5
+    DESIGN = 6
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -15,8 +15,8 @@ from typing import Any
 
 from isoloss.errors import IsolossError
 from isoloss.files import write_checksummed
-from isoloss.spec.studyfile import parse_study
 from isoloss.store.tables import load_study
+from isoloss.study.studyfile import parse_study
 from tests.faults.fuzz import checkpoint, study, tokens
 from tests.faults.fuzz.false_values import insert_false_values
 from tests.faults.fuzz.record_bytes import record_bytes

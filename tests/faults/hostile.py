@@ -8,11 +8,11 @@ from typing import Any
 
 from isoloss.files import read_record, write_checksummed, write_record
 from isoloss.report.study_report import write_report
-from isoloss.spec.hypotheses import make_hypothesis
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
 from isoloss.store.run import State
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.study.hypotheses import make_hypothesis
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 from tests.fake_studies import fake_study
 
 RUN = "document.title='RAN'"

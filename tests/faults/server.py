@@ -21,7 +21,7 @@ import torch
 from isoloss.errors import IsolossError
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
-from isoloss.spec.studyfile import find_study
+from isoloss.study.studyfile import find_study
 from tests.faults.harness import RecordingDisplay
 
 SHIM: Any = ctypes.CDLL(os.environ["LD_PRELOAD"])

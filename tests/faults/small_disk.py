@@ -17,8 +17,8 @@ from isoloss.execution.executor import Inline, NullListener
 from isoloss.execution.options import RunOptions
 from isoloss.execution.recorder import Event
 from isoloss.execution.study import run_study
-from isoloss.spec.studyfile import find_study
 from isoloss.store.tables import load_study
+from isoloss.study.studyfile import find_study
 from tests.faults.harness import RecordingDisplay, acknowledged, results_of
 
 SIZE = "2M"

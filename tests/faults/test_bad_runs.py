@@ -26,10 +26,10 @@ from isoloss.execution.options import RunOptions
 from isoloss.execution.processes import Processes
 from isoloss.execution.recorder import Event
 from isoloss.execution.study import run_study
-from isoloss.spec.config import RunConfig
-from isoloss.spec.study import Study
 from isoloss.store.layout import StudyPaths
 from isoloss.store.tables import load_study
+from isoloss.study.config import RunConfig
+from isoloss.study.study import Study
 from isoloss.training import evaluate, loop
 from isoloss.training.state import MemberState
 from tests.faults.harness import Points, results_of

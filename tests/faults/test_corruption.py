@@ -11,9 +11,9 @@ import pytest
 from isoloss.data.tokens import open_tokens, prepare
 from isoloss.errors import IsolossError, NumericsError, StoreError
 from isoloss.files import read_checksummed, read_record
-from isoloss.spec.identity import run_id
 from isoloss.store.run import verified_status
 from isoloss.store.tables import load_study
+from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
 from tests.faults.harness import Points, Trials, results_of
 

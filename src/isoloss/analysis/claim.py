@@ -12,9 +12,9 @@ from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.curves import Spikes
 from isoloss.analysis.effects import Effect
 from isoloss.analysis.estimate import LEVEL, Estimate
+from isoloss.design.power import STATED_SHARE
 from isoloss.diagnostic import Diagnostic
-from isoloss.spec.hypotheses import Hypothesis
-from isoloss.spec.power import STATED_SHARE
+from isoloss.study.hypotheses import Hypothesis
 
 Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory", "not judged yet"]
 ALPHA = 1 - LEVEL
@@ -42,6 +42,8 @@ class Claim:
     """What the reader of the verdict has to know besides."""
     probability: Estimate | None = None
     """Of two levels: that a run at the second has a lower response than one at the first that shares all else."""
+    after_training: bool = False
+    """Stated when losses could already be seen."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from isoloss.analysis.effects import Effects
 from isoloss.analysis.estimate import holm, p_in_words
 from isoloss.analysis.programs import SHUFFLED, one_row_a_program
 from isoloss.analysis.verdicts import judged
+from isoloss.design.power import STATED_SHARE
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
-from isoloss.spec.hypotheses import (
+from isoloss.study.hypotheses import (
     TIMED,
     EffectStated,
     Hypothesis,
@@ -28,7 +29,6 @@ from isoloss.spec.hypotheses import (
     RangeStated,
     RatioStated,
 )
-from isoloss.spec.power import STATED_SHARE
 from isoloss.wording import counted
 
 TimedStated = EffectStated | RatioStated | RangeStated | OptimumStated

@@ -23,7 +23,7 @@ from scipy import special
 from isoloss.analysis.curves import Curve
 from isoloss.analysis.estimate import LEVEL
 from isoloss.errors import ConfigError
-from isoloss.spec.synonyms import did_you_mean
+from isoloss.study.synonyms import did_you_mean
 
 Floats = NDArray[np.float64]
 Group = str | int | float | bool | None

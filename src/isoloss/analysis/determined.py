@@ -15,8 +15,8 @@ from isoloss.analysis.law_doubts import COLLINEAR, at_bound, flat_exponents
 from isoloss.analysis.laws import AXES, EXPONENTS, Floats, Form, Law
 from isoloss.analysis.solve import Objective, Solution
 from isoloss.analysis.uncertainty import cells, least_squares_fit
+from isoloss.design.audit_scaling import FEWEST_LEVELS
 from isoloss.diagnostic import Diagnostic
-from isoloss.spec.audit_scaling import FEWEST_LEVELS
 from isoloss.wording import count, listed, percent
 
 MOST_HALF = 0.5

@@ -26,8 +26,8 @@ from isoloss.analysis.response_scale import Scale
 from isoloss.analysis.run_residuals import RunResiduals, run_residuals
 from isoloss.analysis.screening import Screening
 from isoloss.analysis.unequal_noise import NoiseTest, noise_in_words, noise_tests
+from isoloss.design.power import detectable_effect
 from isoloss.diagnostic import Diagnostic
-from isoloss.spec.power import detectable_effect
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isoloss import wording
-from isoloss.spec.power import LEVEL as LEVEL
+from isoloss.design.power import LEVEL as LEVEL
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.laws import AXES, EXPONENTS, Floats, Form, Law
 from isoloss.analysis.solve import Objective, Solution
 from isoloss.analysis.uncertainty import Uncertainty, cells
+from isoloss.design.audit_scaling import FEWEST_LEVELS, MOST_CORRELATION
 from isoloss.diagnostic import Diagnostic
-from isoloss.spec.audit_scaling import FEWEST_LEVELS, MOST_CORRELATION
 from isoloss.wording import counted, listed
 
 COLLINEAR = 0.99

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 
 from isoloss.errors import ConfigError
-from isoloss.spec.config import SETTINGS
-from isoloss.spec.synonyms import explained, meant
+from isoloss.study.config import SETTINGS
+from isoloss.study.synonyms import explained, meant
 
 RUN_NAMES = {"run", "runid", "runname", "uuid", "wandbid", "trialid", "jobid", "experimentid"}
 MAYBE_RUN_NAMES = {"", "id", "name", "key", "index"}

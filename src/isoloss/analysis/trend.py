@@ -26,7 +26,7 @@ from isoloss.analysis.curves import Noise, short_term_noise
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.jumps import Jump, noise_beside
 from isoloss.analysis.pooling import shared_noise, typical
-from isoloss.spec.audit_hypotheses import FEWEST_EVALUATIONS
+from isoloss.design.audit_hypotheses import FEWEST_EVALUATIONS
 
 Floats = NDArray[np.float64]
 LEAST = FEWEST_EVALUATIONS

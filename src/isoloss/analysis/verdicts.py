@@ -21,7 +21,7 @@ from isoloss.analysis.plateau import plateaued_by
 from isoloss.analysis.scaling import fit_law, parameters_of
 from isoloss.analysis.stated_optimum import stated_optimum, stated_shift
 from isoloss.diagnostic import Diagnostic
-from isoloss.spec.hypotheses import (
+from isoloss.study.hypotheses import (
     EffectStated,
     ExponentStated,
     Hypothesis,

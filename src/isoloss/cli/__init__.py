@@ -25,6 +25,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "status": verbs.status,
     "watch": watch,
     "report": verbs.report,
+    "merge": verbs.merge,
+    "compare": verbs.compare,
     "sample": verbs.sample,
     "export": verbs.export,
     "effects": analyses.effects,
@@ -69,7 +71,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
 
 def _find(name: str) -> Callable[..., Any]:
     if name not in VERBS:
-        from isoloss.spec.synonyms import did_you_mean
+        from isoloss.study.synonyms import did_you_mean
 
         raise ConfigError(f"no verb is called '{name}': {did_you_mean(name, VERBS)}")
     return train_verb() if name == "train" else VERBS[name]

@@ -63,7 +63,7 @@ def _value(word: str, kind: Any) -> Any:
     try:
         return kind(word)
     except ValueError:
-        from isoloss.spec.numbers import number_hint
+        from isoloss.study.numbers import number_hint
 
         hint = number_hint(word, kind)
         raise ValueError(hint or f"{word} is no {'whole ' if kind is int else ''}number") from None
@@ -73,10 +73,10 @@ def refuse_other_names(verb: Callable[..., Any], arguments: Sequence[str]) -> No
     """Raises ConfigError for an option that other programs have under a name which means a known one here."""
     options = list(inspect.signature(verb).parameters)
     if "settings" in options:
-        from isoloss.spec.config import SETTINGS
+        from isoloss.study.config import SETTINGS
 
         options += SETTINGS
-    from isoloss.spec.synonyms import explained, meant
+    from isoloss.study.synonyms import explained, meant
 
     for word in arguments:
         typed = word[2:].partition("=")[0].replace("-", "_")
@@ -86,7 +86,7 @@ def refuse_other_names(verb: Callable[..., Any], arguments: Sequence[str]) -> No
         if name := meant(typed, options):
             hint = f"use --{name}"
         elif "set" in options:
-            from isoloss.spec.config import SETTINGS
+            from isoloss.study.config import SETTINGS
 
             name = meant(typed, SETTINGS)
             hint = f"use --set {name}=..." if name else explained(typed)

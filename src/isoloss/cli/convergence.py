@@ -10,7 +10,7 @@ import polars as pl
 from isoloss.cli.tables import read_snapshot
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import rates_falling
-from isoloss.spec.synonyms import did_you_mean
+from isoloss.study.synonyms import did_you_mean
 
 CONFIGURATION = "configuration"
 

@@ -9,10 +9,9 @@ import torch
 
 from isoloss import __version__
 from isoloss.data.corpus import CORPORA
-from isoloss.execution.study import available_cores
 from isoloss.files import cache_dir
 from isoloss.training.backend import compiled_kernels
-from isoloss.training.device import cpu_name, native_precisions, peak, resolve_device
+from isoloss.training.device import available_cores, cpu_name, native_precisions, peak, resolve_device
 
 
 def examine() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.errors import ConfigError
-from isoloss.spec.studyfile import parse_scalar
+from isoloss.study.studyfile import parse_scalar
 
 
 def parse_point(text: str) -> dict[str, float]:

@@ -24,7 +24,7 @@ def outcome(results: StudyResults, report: Report) -> dict[str, Any]:
     """What a script needs of a study that was run, as plain values: files, counts by state, the best run, claims."""
     table = results.summary()
     best = next(ranked_runs(table).iter_rows(named=True), None)
-    shown = ("run_id", *results.study.factors, "seed", "best_val_loss")
+    shown = ("run_id", *results.study.varied, "seed", "best_val_loss")
     return {
         "study": results.study.name,
         "directory": str(results.paths.folder),
@@ -37,6 +37,7 @@ def outcome(results: StudyResults, report: Report) -> dict[str, Any]:
             {
                 "says": claim.says,
                 "verdict": claim.verdict,
+                "after_training": claim.after_training,
                 "estimate": claim.estimate and asdict(claim.estimate),
                 "probability": claim.probability and asdict(claim.probability),
                 "p": claim.p,

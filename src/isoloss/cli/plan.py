@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import json
 import textwrap
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
-from isoloss.data.tokens import corpus_facts
+from isoloss.design.audit import audit
+from isoloss.design.audit_settings import evaluated_blocks
+from isoloss.design.power import SEED_BY_FACTOR
 from isoloss.diagnostic import Diagnostic
-from isoloss.execution.estimate import Plan
-from isoloss.spec import compute
-from isoloss.spec.audit import audit
-from isoloss.spec.identity import run_id
-from isoloss.spec.power import SEED_BY_FACTOR
-from isoloss.wording import counted, duration
+from isoloss.execution.estimate import Eta, Plan
+from isoloss.study import compute
+from isoloss.study.config import SETTINGS
+from isoloss.study.identity import run_id
+from isoloss.wording import between, counted, duration, listed
 
 WIDTH = 110
 SECONDS_PER_HOUR = 3600
+MIN_AUDITED_S = 60.0
+"""Of a study, below which nobody minds what its time is spent on."""
+MIN_SHOWN_S = 1.0
+"""Of the parts of a study's time, which is too short to name."""
 
 
 def audit_plan(plan: Plan, noise_sd: float | None = None, seed_by_factor: float = SEED_BY_FACTOR) -> list[Diagnostic]:
     """The design audit of a planned study, with its time here. Raises ConfigError for an impossible noise."""
-    _, train_tokens, _ = corpus_facts(plan.study.corpus, plan.study.tokenizer)
     return audit(
         plan.study,
         plan.configs,
         noise_sd=noise_sd,
         seed_by_factor=seed_by_factor,
-        train_tokens_in_corpus=train_tokens,
-        hours=plan.eta_s / SECONDS_PER_HOUR,
+        data=plan.data,
+        hours=plan.eta.total_s / SECONDS_PER_HOUR,
+        evaluation_share=plan.eta.eval_s / plan.eta.total_s if plan.eta.total_s > MIN_AUDITED_S else None,
     )
 
 
@@ -40,7 +46,7 @@ def plan_as_json(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
         {
             "run_id": run_id(config),
             "seed": config.seed,
-            **{factor: getattr(config, factor) for factor in plan.study.factors},
+            **{name: getattr(config, name) for name in SETTINGS},
             "params_total": compute.params_total(config),
             "params_non_embedding": compute.params_non_embedding(config),
             "train_tokens": compute.train_tokens(config),
@@ -49,7 +55,7 @@ def plan_as_json(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
         for config in plan.configs
     ]
     totals = {"study": plan.study.name, "precision": plan.precision, "device": plan.device, "workers": plan.workers}
-    totals |= {"eta_s": plan.eta_s, "disk_bytes": plan.disk_bytes}
+    totals |= {"eta_s": plan.eta.total_s, "eta": asdict(plan.eta), "disk_bytes": plan.disk_bytes}
     return json.dumps(
         {**totals, "audit": [_as_entry(each) for each in audit_plan(plan, noise_sd, seed_by_factor)], "runs": runs},
         indent=2,
@@ -59,11 +65,11 @@ def plan_as_json(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
 def plan_as_text(plan: Plan, noise_sd: float | None = None, seed_by_factor: float = SEED_BY_FACTOR) -> str:
     """A table with a line a cell, the totals under it, and the audit."""
     table = Table(box=None, pad_edge=False, title=plan.study.description or None, title_justify="left")
-    for heading in (*plan.study.factors, "params", "non-embedding", "tokens", "FLOPs", "step"):
+    for heading in (*plan.study.varied, "params", "non-embedding", "tokens", "FLOPs", "step"):
         table.add_column(heading, justify="right")
     for config in plan.configs[:: len(plan.study.seeds)]:
         table.add_row(
-            *(str(getattr(config, factor)) for factor in plan.study.factors),
+            *(str(getattr(config, factor)) for factor in plan.study.varied),
             f"{compute.params_total(config):,}",
             f"{compute.params_non_embedding(config):,}",
             f"{compute.train_tokens(config):,}",
@@ -79,9 +85,23 @@ def plan_as_text(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
         f"\n{counted(len(plan.configs), 'run')}: {counted(len(plan.configs) // seeds, 'cell')} × "
         f"{counted(seeds, 'seed')}, {plan.precision} on {plan.device}, {counted(plan.workers, 'worker')}\n"
         f"{total_flops:.2e} training FLOPs, {plan.disk_bytes / 1e9:.1f} GB of disk, "
-        f"about {duration(plan.eta_s)} (measured: a few steps of each shape)"
+        f"about {duration(plan.eta.total_s)}: {_parts(plan.eta)} (measured: a few steps of each shape)\n{_splits(plan)}"
         "\n\nAudit\n" + "\n".join(map(_finding_as_text, audit_plan(plan, noise_sd, seed_by_factor)))
     )
+
+
+def _parts(eta: Eta) -> str:
+    """What a study's time is spent on."""
+    spent = {"training": eta.train_s, "evaluation": eta.eval_s, "checkpoints": eta.checkpoint_s, "start": eta.start_s}
+    return listed(f"{duration(seconds)} {name}" for name, seconds in spent.items() if seconds >= MIN_SHOWN_S)
+
+
+def _splits(plan: Plan) -> str:
+    """How long the text is, and what of it an evaluation reads."""
+    exact = [config for config in plan.configs if config.eval == "exact"]
+    blocks = sorted({evaluated_blocks(config, plan.data.val_tokens or 0) for config in exact})
+    read = f", of which an evaluation reads {between(blocks)} blocks" if blocks else ""
+    return f"{plan.data.train_tokens or 0:,} training tokens, {plan.data.val_tokens or 0:,} of validation{read}"
 
 
 def _as_entry(found: Diagnostic) -> dict[str, str | None]:

@@ -16,9 +16,9 @@ from rich.text import Text
 from isoloss.cli.terminal import NonBlockingStream
 from isoloss.errors import printable
 from isoloss.execution.recorder import ENDED, Event
-from isoloss.spec.compute import train_flops
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
+from isoloss.study.compute import train_flops
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
 from isoloss.wording import duration, loss
 
 PLAIN_INTERVAL_S = 10.0

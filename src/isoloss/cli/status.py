@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from isoloss.errors import printable
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
 from isoloss.store.opening import OpenStudy
 from isoloss.store.progress import Best, StudyProgress, study_progress
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
 from isoloss.wording import duration, level, loss
 
 MAX_LISTED = 20
@@ -73,7 +73,7 @@ def _progress(opened: OpenStudy) -> StudyProgress:
 
 
 def _levels(opened: OpenStudy, config: RunConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in (*opened.study.factors, "seed")}
+    return {name: getattr(config, name) for name in (*opened.study.varied, "seed")}
 
 
 def _label(opened: OpenStudy, config: RunConfig) -> str:

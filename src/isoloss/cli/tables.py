@@ -16,8 +16,8 @@ from isoloss.analysis.roles import check_columns, names_runs, names_seeds
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import LOST_STATES, rates
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.spec.hypotheses import RESPONSES
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.study.hypotheses import RESPONSES
 
 STUDY_FILE = "study.yaml"
 STEPS_TO_TARGET = "steps_to_target"
@@ -108,7 +108,7 @@ def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -
 
 def varied_factors(path: Path, runs: pl.DataFrame) -> list[str]:
     """The factors of a study, but seeds, with several levels among its runs; of a file none are known."""
-    names = [name for name in _study(path).study.factors if not names_seeds(name)] if is_study(path) else []
+    names = [name for name in _study(path).study.varied if not names_seeds(name)] if is_study(path) else []
     return [name for name in names if runs[name].n_unique() > 1]
 
 

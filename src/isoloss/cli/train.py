@@ -18,7 +18,7 @@ def train_verb() -> Callable[..., int]:
 
     This makes the verb, with an option for each of nanoGPT's settings.
     """
-    from isoloss.spec.config import SETTINGS, RunConfig
+    from isoloss.study.config import SETTINGS, RunConfig
 
     settings_type: Any = dataclasses.make_dataclass(
         "Settings", [_option(name, RunConfig.model_fields[name]) for name in SETTINGS if name != "precision"]
@@ -55,7 +55,7 @@ def train_verb() -> Callable[..., int]:
             json: Print one JSON object in place of text.
         """
         from isoloss.execution.options import RunOptions
-        from isoloss.spec.study import Study
+        from isoloss.study.study import Study
 
         study = Study("train", corpus, tokenizer, base=dataclasses.asdict(settings), seeds=(seed,))
         options = RunOptions(

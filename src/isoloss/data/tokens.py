@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from isoloss.data.corpus import CORPORA, load_corpus
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict, train_tokenizer
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import cache_dir, locked, read_record, sha256_bytes, sha256_file, write_record, writing
-from isoloss.spec.config import RunConfig, TokenizerName
-from isoloss.spec.study import DataFacts
+from isoloss.study.config import RunConfig, TokenizerName
+from isoloss.study.study import DataFacts
 
 FORMAT_VERSION = 1
 TRAIN_SHARE = 0.9
@@ -37,7 +38,7 @@ class Tokens:
     @property
     def facts(self) -> DataFacts:
         """What a study's expansion needs to know of this text."""
-        return DataFacts(self.sha256, self.tokenizer.vocab_size)
+        return DataFacts(self.sha256, self.tokenizer.vocab_size, len(self.val_N), len(self.train_N))
 
 
 def prepare(
@@ -86,19 +87,28 @@ def open_tokens(folder: Path) -> Tokens:
     return Tokens(sha256, tokenizer, splits["train"], splits["val"], folder)
 
 
-def corpus_facts(corpus: str, tokenizer: TokenizerName) -> tuple[DataFacts, int, int]:
-    """What a study needs to know of a text, and its train and val tokens, without fetching or writing anything.
+def corpus_facts(corpus: str, tokenizer: TokenizerName) -> DataFacts:
+    """What a study needs to know of a text, without fetching or writing anything.
 
     Raises CorpusError when a local text cannot be read, decoded or split.
     """
     known = CORPORA.get(corpus)
     if known is not None:
-        facts = DataFacts(known.sha256, known.vocab_size if tokenizer == "char" else Tokenizer("byte").vocab_size)
-        return facts, *_split(known.characters, corpus)
+        vocab_size = known.vocab_size if tokenizer == "char" else Tokenizer("byte").vocab_size
+        train_tokens, val_tokens = _split(known.characters, corpus)
+        return DataFacts(known.sha256, vocab_size, val_tokens, train_tokens)
     content = load_corpus(corpus)
     text = _decode(content, corpus)
-    split = _split(len(text) if tokenizer == "char" else len(content), corpus)
-    return DataFacts(sha256_bytes(content), train_tokenizer(tokenizer, text).vocab_size), *split
+    train_tokens, val_tokens = _split(len(text) if tokenizer == "char" else len(content), corpus)
+    vocab_size = train_tokenizer(tokenizer, text).vocab_size
+    unseen = _unseen_share(text, train_tokens) if tokenizer == "char" else None
+    return DataFacts(sha256_bytes(content), vocab_size, val_tokens, train_tokens, unseen, _oddities(text))
+
+
+def _unseen_share(text: str, cut: int) -> float:
+    """Of the characters after the cut, the share of those that never occur before it."""
+    known, counts = set(text[:cut]), Counter(text[cut:])
+    return sum(n for character, n in counts.items() if character not in known) / (len(text) - cut)
 
 
 def check_length(config: RunConfig, train_tokens: int, val_tokens: int) -> None:
@@ -152,9 +162,24 @@ def _split(n_tokens: int, corpus: str) -> tuple[int, int]:
 
 
 def _decode(content: bytes, corpus: str) -> str:
+    """The text of UTF-8 bytes. Raises CorpusError for what is no text, and with how to convert other encodings."""
+    convert = f"convert it: iconv -f {{}} -t UTF-8 {corpus} > text.txt"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise CorpusError(f"'{corpus}' is UTF-16 text, UTF-8 is needed; {convert.format('UTF-16')}")
+    nul = content.find(0)
+    if nul >= 0 or corpus.endswith(".bin"):
+        where = f"byte {nul} is NUL" if nul >= 0 else "its name ends in .bin"
+        raise CorpusError(f"'{corpus}' is binary, not text ({where}); give the text that tokens were made from")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"'{corpus}' is not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}"
-        ) from error
+        found = f"byte {error.start} is 0x{content[error.start]:02x}"
+        latin = f"; if it is Latin-1, {convert.format('ISO-8859-1')}"
+        raise CorpusError(f"'{corpus}' is not UTF-8 text: {found}{latin}") from error
+
+
+def _oddities(text: str) -> tuple[str, ...]:
+    """What a text has that its author may not know of, and that a model has to learn."""
+    ends = text.count("\r\n")
+    found = ["It begins with a byte order mark, which counts as a character."] if text.startswith("\ufeff") else []
+    return (*found, *([f"{ends:,} of its lines end as on Windows, in two characters (CRLF)."] if ends else []))

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from isoloss.model.kernels import Kernels
-from isoloss.spec.config import Precision
 from isoloss.store.layout import StudyPaths
+from isoloss.study.config import Precision
 from isoloss.training.backend import kernels_for
 from isoloss.training.numerics import Numerics, numerics_here
 from isoloss.training.state import COMPUTE_DTYPES

@@ -14,10 +14,10 @@ import torch
 from isoloss.data.tokenizer import Tokenizer
 from isoloss.data.tokens import Tokens, check_length, corpus_facts
 from isoloss.execution.study import RunOptions, available_cores, resolve_study, uses_compiled_kernels
-from isoloss.spec.compute import disk_bytes, evaluations, tokens_per_step
-from isoloss.spec.config import RunConfig, shape_key
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study, too_large
+from isoloss.study.compute import checkpoint_bytes, disk_bytes, evaluations, tokens_per_step
+from isoloss.study.config import RunConfig, shape_key
+from isoloss.study.identity import run_id
+from isoloss.study.study import DataFacts, Study, too_large
 from isoloss.training.backend import kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, initial_state, stack
@@ -25,6 +25,10 @@ from isoloss.training.state import COMPUTE_DTYPES, MemberState, initial_state, s
 TIMED_STEPS = 3
 FORWARD_SHARE = 1 / 3
 """Of a training step's arithmetic, what a forward pass alone takes."""
+SAVED_BYTES_PER_S, SAVE_S = 4e8, 0.01
+"""What saving a checkpoint takes: digest, write and sync, and besides a time for each."""
+START_S = 4.0
+"""From the command to the first step: libraries are loaded in every worker, at the same time."""
 
 
 class _Stopwatch:
@@ -59,6 +63,21 @@ def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool) -> f
 
 
 @dataclass(frozen=True)
+class Eta:
+    """Seconds that a study takes here, by what they are spent on, with all workers busy."""
+
+    train_s: float
+    eval_s: float
+    checkpoint_s: float
+    start_s: float
+
+    @property
+    def total_s(self) -> float:
+        """All of it."""
+        return self.train_s + self.eval_s + self.checkpoint_s + self.start_s
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a study would cost on this machine. `step_times_s` is by run id, at one thread a worker on a CPU."""
 
@@ -68,7 +87,8 @@ class Plan:
     device: str
     workers: int
     step_times_s: dict[str, float]
-    eta_s: float
+    data: DataFacts
+    eta: Eta
     disk_bytes: int
 
 
@@ -78,16 +98,19 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     Raises ConfigError or CorpusError as running it would.
     """
     study, device = resolve_study(study, options)
-    facts, train_tokens, val_tokens = corpus_facts(study.corpus, study.tokenizer)
-    configs = study.expand(facts)
+    data = corpus_facts(study.corpus, study.tokenizer)
+    configs = study.expand(data)
     for config in configs:
-        check_length(config, train_tokens, val_tokens)
+        check_length(config, data.train_tokens or 0, data.val_tokens or 0)
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
     times_s = _step_times(configs, device, compiled=uses_compiled_kernels(options, configs, device))
-    seconds = sum(
-        times_s[run_id(c)] * (c.max_iters + FORWARD_SHARE * _evaluated_tokens(c, val_tokens) / tokens_per_step(c))
-        for c in configs
+    training = sum(times_s[run_id(config)] * config.max_iters for config in configs)
+    evaluated = (_evaluated_tokens(config, data) / tokens_per_step(config) for config in configs)
+    evaluation = sum(
+        FORWARD_SHARE * times_s[run_id(config)] * steps for config, steps in zip(configs, evaluated, strict=True)
     )
+    saved = sum(evaluations(config) * (checkpoint_bytes(config) / SAVED_BYTES_PER_S + SAVE_S) for config in configs)
+    eta = Eta(training / workers, evaluation / workers, saved / workers, START_S)
     return Plan(
         study=study,
         configs=configs,
@@ -95,7 +118,8 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
         device=device.type,
         workers=workers,
         step_times_s=times_s,
-        eta_s=seconds / workers,
+        data=data,
+        eta=eta,
         disk_bytes=sum(map(disk_bytes, configs)),
     )
 
@@ -118,10 +142,10 @@ def _cost_key(config: RunConfig) -> tuple[Any, ...]:
     return shape_key(config), config.n_head, config.dropout > 0
 
 
-def _evaluated_tokens(config: RunConfig, val_tokens: int) -> int:
+def _evaluated_tokens(config: RunConfig, data: DataFacts) -> int:
     """Tokens all evaluations of a run read, both splits together."""
     if config.eval == "sampled":
         once = 2 * config.eval_iters * config.batch_size * config.block_size
     else:
-        once = val_tokens + config.eval_train_tokens
+        once = (config.eval_val_tokens or data.val_tokens or 0) + min(config.eval_train_tokens, data.train_tokens or 0)
     return once * evaluations(config)

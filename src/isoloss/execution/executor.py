@@ -12,7 +12,7 @@ from isoloss.execution.context import TrainingContext
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import Emit, Event
 from isoloss.execution.worker import train_stack
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 from isoloss.training.distributed import Ranks
 
 

@@ -16,9 +16,9 @@ from isoloss.files import write_bytes, write_json
 from isoloss.model.interop import nanogpt_order, to_gpt2, to_nanogpt
 from isoloss.model.kernels import ADAM_EPS, LN_EPS
 from isoloss.model.parameters import INIT_STD, layout_of
-from isoloss.spec.config import RunConfig
 from isoloss.store.layout import RunPaths
 from isoloss.store.tables import StudyResults
+from isoloss.study.config import RunConfig
 from isoloss.training.checkpoint import load
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import COMPUTE_DTYPES, MemberState

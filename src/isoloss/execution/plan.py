@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from isoloss.files import sha256_bytes
-from isoloss.spec.compute import flops_per_token, tokens_per_step
-from isoloss.spec.config import RunConfig, shape_key
-from isoloss.spec.hypotheses import claims_time
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import Study
 from isoloss.store.layout import RunPaths
 from isoloss.store.run import last_sidecar, verified_status
 from isoloss.store.tables import StudyResults
+from isoloss.study.compute import flops_per_token, tokens_per_step
+from isoloss.study.config import RunConfig, shape_key
+from isoloss.study.hypotheses import claims_time
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
 
 Stack = tuple[RunConfig, ...]
 """Runs trained together in one program: equal in shape, and in the step they continue from but for a kill."""

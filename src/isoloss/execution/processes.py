@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +28,8 @@ from isoloss.execution.interrupts import block_signals
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import ENDED, Emit, Event
 from isoloss.execution.worker import record_state, train_stack
-from isoloss.spec.identity import run_id
 from isoloss.store.run import read_status
+from isoloss.study.identity import run_id
 from isoloss.training.backend import keep_freed_memory
 
 THREADS_PER_WORKER = 1
@@ -111,7 +112,7 @@ def _start_worker(context: TrainingContext) -> _Worker:
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=_worker_main, args=(theirs, context), daemon=True)
     try:
-        with _safe_path():
+        with _safe_path(), _without_main_module():
             if hasattr(signal, "pthread_sigmask"):
                 resource_tracker.ensure_running()  # else process.start() would, and unblock the signals
             with block_signals():  # a Ctrl-C is for the coordinator alone
@@ -145,6 +146,23 @@ def _safe_path() -> Iterator[None]:
         del os.environ[SAFE_PATH_VARIABLE]
         if before is not None:
             os.environ[SAFE_PATH_VARIABLE] = before
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Processes started meanwhile do not run the caller's main module, as multiprocessing would have them do.
+
+    A script without `if __name__ == "__main__":` would start its study again in every worker; one that is read from
+    standard input, as in `python - <<EOF`, has no file that a worker could run.
+    """
+    main = sys.modules["__main__"].__dict__
+    hidden = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.pop("__spec__")
+        main.update(hidden)
 
 
 def _discount_suspension(pool: Sequence[_Worker], began: float) -> float:

@@ -10,13 +10,13 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from isoloss.errors import StoreError
-from isoloss.spec.compute import tokens_per_step
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
 from isoloss.store.outcome import keep_outcome
 from isoloss.store.records import MeasuredRecord
 from isoloss.store.run import NOTHING, Extent, RowWriter, RunStatus, write_status
+from isoloss.study.compute import tokens_per_step
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
 from isoloss.training.loop import EvalRow, StepRow
 from isoloss.training.state import MemberState, Progress

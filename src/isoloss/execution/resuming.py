@@ -11,11 +11,11 @@ from isoloss.errors import ConfigError, NumericsError, StoreError, UnreadableErr
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.recorder import Emit, Event
 from isoloss.files import read_record
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import CONTINUES, METADATA, NUMERICS, checked
 from isoloss.store.run import Extent, check_rows, extents
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
 from isoloss.training.numerics import Numerics, differences
 from isoloss.training.state import MemberState, initial_state

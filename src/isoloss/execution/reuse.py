@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from isoloss.design.prefixes import prefix_groups
 from isoloss.errors import IsolossError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.resuming import numerics_changes
 from isoloss.execution.worker import record_state
 from isoloss.files import locked, path_exists, read_bytes, write_bytes
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.prefixes import prefix_groups
 from isoloss.store.records import CONTINUES
 from isoloss.store.run import MAX_ROWS_BYTES, ROWS, create_run, read_status
 from isoloss.store.tables import StudyResults
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
 
 
@@ -58,7 +58,7 @@ def start_from_predecessors(
     Where the predecessor was trained under other numerics the run trains its first steps itself; likewise, with a line
     that says why, where the predecessor's files are damaged.
     """
-    before = predecessors(results.configs)
+    before = predecessors([*results.configs, *results.set_aside])
     for config in configs:
         earlier = before.get(run_id(config))
         if earlier is None:

@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
 
-from isoloss.data.tokens import Tokens, check_length, prepare
-from isoloss.errors import ConfigError, Interrupted, IsolossError, StoreError
+from isoloss.data.tokens import check_length, prepare
+from isoloss.errors import AllFailedError, Interrupted, IsolossError, StoreError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.executor import Executor, Inline, Listener, NullListener
+from isoloss.execution.growing import as_begun, open_directory
 from isoloss.execution.options import RunOptions
 from isoloss.execution.plan import is_missing, is_shuffled, plan_stacks
 from isoloss.execution.processes import Processes
 from isoloss.execution.resuming import refuse_changed_numerics
 from isoloss.execution.reuse import dependency_levels, start_from_predecessors
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
-from isoloss.files import path_exists, read_checksummed, reading, write_checksummed, write_record
-from isoloss.spec.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
-from isoloss.spec.config import SETTINGS, RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import ANY_DATA, Study, too_large
-from isoloss.spec.studyfile import dump_study, parse_study
+from isoloss.files import path_exists, reading
 from isoloss.store.layout import StudyPaths
 from isoloss.store.owner import owned, study_paths
-from isoloss.store.run import create_run
 from isoloss.store.tables import StudyResults, ranked_runs, write_summary
+from isoloss.study.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import ANY_DATA, Study, too_large
 from isoloss.training.backend import compiled_kernels
-from isoloss.training.device import describe, machine_memory_bytes, resolve_device, resolve_precision
+from isoloss.training.device import available_cores, machine_memory_bytes, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks
+from isoloss.wording import counted
 
 MIN_COMPILE_FLOPS = 1e12
 """Compiling kernels takes some two seconds; below these training FLOPs, ten seconds of one core, it is not worth it."""
@@ -49,15 +44,17 @@ MAX_STACK_MEMORY_SHARE = 0.6
 def resolve_study(study: Study, options: RunOptions) -> tuple[Study, torch.device]:
     """The study, every cell valid, with its precision settled for a device of this machine. Raises ConfigError."""
     device = resolve_device(options.device)
-    stated = study.factors.get("precision", (study.base["precision"],) if "precision" in study.base else ())
+    stated = study.varied.get("precision", (study.base["precision"],) if "precision" in study.base else ())
     largest = max(study.expand(ANY_DATA), key=training_memory_bytes)
     if device.type == "cpu" and (needed := training_memory_bytes(largest)) > (there := machine_memory_bytes()):
         raise too_large(largest, f"needs about {needed / 1e9:,.0f} GB of memory, this machine has {there / 1e9:,.0f}")
     for precision in stated:
         resolve_precision(str(precision), device)
-    if stated and options.precision == "auto":
-        return study, device
-    return study.with_settings({"precision": resolve_precision(options.precision, device)}), device
+    left_open = {"eval_val_tokens": RunConfig.model_fields["eval_val_tokens"].default}
+    settled = {name: value for name, value in left_open.items() if not study.states(name)}
+    if not stated or options.precision != "auto":
+        settled["precision"] = resolve_precision(options.precision, device)
+    return study.with_settings(settled) if settled else study, device
 
 
 def run_study(
@@ -73,12 +70,13 @@ def run_study(
     """Train every run of a study that is not finished yet, write the summary, and return the directory, read.
 
     Everything is checked before anything trains: raises ConfigError, CorpusError or StoreError. Raises Interrupted
-    once should_stop() is true and all state is saved. Runs that fail or diverge are no exception: see `status`.
+    once should_stop() is true and all state is saved, and AllFailedError where every run failed; else runs that fail or
+    diverge are no exception: see `status`.
     `executor` decides where stacks train; by default it follows from the device and the options.
     """
     options, listener, ranks = options or RunOptions(), listener or NullListener(), ranks or Ranks()
-    study, device = resolve_study(study, options)
     paths = study_paths(study, out)
+    study, device = resolve_study(as_begun(paths, study, options), options)
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
     tokens = prepare(study.corpus, study.tokenizer, offline=options.offline, say=listener.say)
@@ -106,11 +104,11 @@ def run_study(
         _check_space(paths, missing)
         if not options.accept_other_numerics:
             refuse_changed_numerics(context, missing)
-        results = _open_directory(results, tokens, device, listener.say)
+        open_directory(results, tokens, device, listener.say)
         ranks.barrier()
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
-        listener.begin(missing, list(study.factors))
+        listener.begin(missing, list(study.varied))
         for level in dependency_levels(results.configs):
             if ranks.any(should_stop()):  # else workers would start only to stop again
                 break
@@ -124,11 +122,14 @@ def run_study(
             raise Interrupted("stopped; everything so far is saved, the same command continues")
         try:
             table = results.summary()
-            write_summary(paths, table)
+            write_summary(results, table)
         except StoreError:
             _check_space(paths, missing)  # a clearer message, if that is the reason
             raise
         _write_samples(results, table, device, listener.say)
+    if set(table["status"]) == {"failed"}:
+        reason = results.status(table["run_id"][0]).reason
+        raise AllFailedError(f"{counted(len(table), 'run')} of {paths.folder} failed, all of them: {reason}")
     return results
 
 
@@ -154,89 +155,6 @@ def _bytes_held(folder: Path) -> int:
             facts = path.stat()
             sizes[facts.st_ino] = facts.st_size
     return sum(sizes.values())
-
-
-def _open_directory(
-    results: StudyResults, tokens: Tokens, device: torch.device, say: Callable[[str], None]
-) -> StudyResults:
-    """Write the files that describe the study, or check that the directory was started with it (seeds may be added).
-
-    Hypotheses count as stated beforehand while nothing is trained; later changes are ignored.
-    """
-    paths = results.paths
-    if path_exists(paths.study):
-        recorded = parse_study(read_checksummed(paths.study), str(paths.study))
-        _check_unchanged(recorded, results)
-        begun = any(path_exists(paths.run(run_id(config)).metrics) for config in results.configs)
-        if begun and recorded.hypotheses != results.study.hypotheses:
-            say(f"the hypotheses changed after training began: the report keeps to those in {paths.study}")
-            results = replace(results, study=replace(results.study, hypotheses=recorded.hypotheses))
-        if recorded != results.study:
-            for config in results.configs:
-                create_run(paths.run(run_id(config)), config)
-            write_checksummed(paths.study, dump_study(results.study))
-    else:
-        write_record(
-            paths.tokenizer,
-            {
-                **tokens.tokenizer.as_dict(),
-                "corpus": results.study.corpus,
-                "corpus_sha256": tokens.sha256,
-                "vocab_size": tokens.tokenizer.vocab_size,
-                "train_tokens": len(tokens.train_N),
-                "val_tokens": len(tokens.val_N),
-            },
-        )
-        for config in results.configs:
-            create_run(paths.run(run_id(config)), config)
-        write_checksummed(paths.study, dump_study(results.study))
-    write_record(paths.provenance, _provenance(device))
-    return results
-
-
-def _check_unchanged(recorded: Study, results: StudyResults) -> None:
-    paths, before, after = results.paths, _parts(recorded), _parts(results.study)
-    changes = [
-        f"{part} was {before.get(part, 'absent')}, is now {after.get(part, 'absent')}"
-        for part in {**before, **after}
-        if before.get(part) != after.get(part)
-    ]
-    if not set(recorded.seeds) <= set(results.study.seeds):
-        changes.append(
-            f"seeds were {list(recorded.seeds)}, are now {list(results.study.seeds)}; seeds can only be added"
-        )
-    if changes:
-        listed = "; ".join(changes[:3])
-        raise ConfigError(f"{paths.folder} was started with another study: {listed}; choose another --out")
-    if results.tokenizer()["corpus_sha256"] != results.facts.sha256:
-        raise ConfigError(
-            f"the text '{results.study.corpus}' changed since {paths.folder} was started; choose another --out"
-        )
-
-
-def _parts(study: Study) -> dict[str, Any]:
-    """The parts of a study that must not change once its directory was started; seeds may be added.
-
-    A setting that is stated at its default equals one that is not stated.
-    """
-    pieces: dict[str, Any] = {"corpus": study.corpus, "tokenizer": study.tokenizer}
-    for name in (name for name in SETTINGS if name not in study.factors):
-        pieces[f"base {name}"] = study.base.get(name, RunConfig.model_fields[name].default)
-    return pieces | {f"factor {name}": list(levels) for name, levels in study.factors.items()}
-
-
-def _provenance(device: torch.device) -> dict[str, Any]:
-    packages = ("isoloss", "torch", "numpy", "polars", "safetensors")
-    return {
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "machine": {**describe(device).as_dict(), "cores": available_cores()},
-    }
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _stack_width(options: RunOptions, configs: Sequence[RunConfig], device: torch.device) -> int:

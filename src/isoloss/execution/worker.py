@@ -18,11 +18,11 @@ from isoloss.execution.plan import STACKED_WITH, Stack
 from isoloss.execution.recorder import Emit, Event, NullObserver, RunRecorder
 from isoloss.execution.resuming import StartingPoint, extend_numerics, starting_point, step_back_to
 from isoloss.files import locked, remove_temporary_files, writing
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import CONTINUES, NUMERICS, PROGRAM, SHUFFLED
 from isoloss.store.run import create_run, read_status, whole_status, write_status
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
 from isoloss.training.device import describe, peak
 from isoloss.training.distributed import Ranks

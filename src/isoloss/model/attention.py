@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isoloss.model.dropout import Mask
 from isoloss.model.kernels import Kernels
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 
 class Attended(NamedTuple):

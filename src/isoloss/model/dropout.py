@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from isoloss.randomness import Purpose, derived_key, keyed_bits, stream_key
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 SIGN = -(2**31)
 """Added to an unsigned 32-bit number, or xored into its bits, it makes signed comparison order unsigned numbers."""

@@ -14,7 +14,7 @@ from isoloss.errors import ConfigError
 from isoloss.model import gpt
 from isoloss.model.parameters import Parameters
 from isoloss.randomness import Purpose, generator
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from isoloss.model.dropout import Mask, n_places
 from isoloss.model.kernels import Normed
 from isoloss.model.layers import linear, linear_backward
 from isoloss.model.parameters import HEAD, Gradients, Parameters
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 
 @dataclass(frozen=True)

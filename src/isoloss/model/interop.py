@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from isoloss.model.parameters import layout_of
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 PREFIX = "transformer."
 PROJECTIONS = ("c_attn.weight", "c_proj.weight", "c_fc.weight")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from isoloss.model.kernels import Kernels
 from isoloss.randomness import Purpose, generator
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 INIT_STD = 0.02
 HEAD = "lm_head.weight"

@@ -18,12 +18,12 @@ from isoloss.analysis.programs import PROGRAM, SHUFFLED
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.snapshot import Snapshot
-from isoloss.spec.compute import evaluations as evaluations_of
-from isoloss.spec.compute import tokens_per_step, train_flops
-from isoloss.spec.config import RunConfig
 from isoloss.store import records
 from isoloss.store.outcome import MAX_POINTS
 from isoloss.store.tables import StudyResults
+from isoloss.study.compute import evaluations as evaluations_of
+from isoloss.study.compute import tokens_per_step, train_flops
+from isoloss.study.config import RunConfig
 
 REACHED_BY = 0.75
 """The loss that times are measured to is one this share of the runs reaches."""
@@ -49,7 +49,7 @@ def evidence(snapshot: Snapshot) -> Evidence:
         ),
         pl.Series(SHUFFLED, [of.get(records.SHUFFLED) is True for of in recorded]),
     )
-    factors = {factor: snapshot.study.factors[factor] for factor in snapshot.factors}
+    factors = {factor: snapshot.study.varied[factor] for factor in snapshot.factors}
     lost = snapshot.summary.filter(pl.col("status").is_in(LOST_STATES)).select("run_id", "seed", *factors)
     return Evidence(done, factors, _convergence(snapshot), _spikes(snapshot), lost)
 

@@ -10,12 +10,13 @@ from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.exploration import exploratory_claims, study_effects
 from isoloss.analysis.scaling_results import ScalingResults, study_law
+from isoloss.design.audit import audit
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import evidence
 from isoloss.report.snapshot import Snapshot
-from isoloss.spec.audit import audit
-from isoloss.spec.hypotheses import PlateauStated
+from isoloss.store.revisions import stated_beforehand
+from isoloss.study.hypotheses import PlateauStated
 from isoloss.wording import counted
 
 TOLERANCE = 0.02
@@ -44,6 +45,9 @@ def find(snapshot: Snapshot) -> Findings:
     effects, claims = study_effects(runs), judge(study.hypotheses, runs)
     adjusted = adjusted_p(study.hypotheses, claims, effects)
     exploratory = exploratory_claims(effects, adjusted, runs.run_ids)
+    beforehand = stated_beforehand(snapshot.results.paths, study)
+    late = [stated not in beforehand for stated in study.hypotheses]
+    claims = [replace(claim, after_training=after) for claim, after in zip(claims, late, strict=True)]
     waiting = snapshot.counts["pending"] + snapshot.counts["running"]
     if waiting:  # whoever judges again and again while runs come in is misled once in a while
         claims, exploratory = [_not_yet(claim, waiting, study.size) for claim in claims], []
@@ -74,7 +78,7 @@ def _audit(snapshot: Snapshot, effects: Effects | Diagnostic) -> list[Diagnostic
         list(snapshot.configs.values()),
         noise_sd=noise.sd if noise else None,
         noise_origin=f"measured in these runs on {noise.df:.4g} degrees of freedom" if noise else "",
-        train_tokens_in_corpus=snapshot.tokenizer.get("train_tokens"),
+        data=snapshot.results.facts,
     )
 
 

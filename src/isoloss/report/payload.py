@@ -26,7 +26,7 @@ from isoloss.analysis.roles import are_quantities
 from isoloss.report.chart import CATEGORIES, scripts
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Table
-from isoloss.spec import compute
+from isoloss.study import compute
 from isoloss.wording import level
 
 MAX_POINTS, MIN_POINTS, ALL_POINTS = 64, 16, 240_000
@@ -96,7 +96,7 @@ def _factors(snapshot: Snapshot, table: pl.DataFrame) -> list[dict[str, Any]]:
     colours = snapshot.colours
     factors: list[tuple[float, dict[str, Any]]] = []
     for factor in snapshot.factors:
-        levels = list(snapshot.study.factors[factor])
+        levels = list(snapshot.study.varied[factor])
         number = {repr(value): i for i, value in enumerate(levels)}
         difference = largest_difference(level_means(snapshot.done, factor, "best_val_loss")) or 0.0
         described = {

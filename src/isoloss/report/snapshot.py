@@ -14,10 +14,10 @@ from scipy import special
 
 from isoloss.analysis.estimate import LEVEL
 from isoloss.report.chart import factor_colours
-from isoloss.spec.config import RunConfig
-from isoloss.spec.study import Study
 from isoloss.store.run import RunStatus
 from isoloss.store.tables import StudyResults, ThinnedCurves
+from isoloss.study.config import RunConfig
+from isoloss.study.study import Study
 from isoloss.wording import level
 
 DAMAGED_ROWS = "its files of rows do not hold what a run writes"
@@ -50,12 +50,12 @@ class Snapshot:
     @property
     def factors(self) -> list[str]:
         """Factors with more than one level: the only ones that can tell runs apart."""
-        return [factor for factor, levels in self.study.factors.items() if len(levels) > 1]
+        return [factor for factor, levels in self.study.varied.items() if len(levels) > 1]
 
     @property
     def colours(self) -> dict[str, dict[str, str]]:
         """The colour of each level of each factor, by the level's word, the same in every chart."""
-        return factor_colours({factor: self.study.factors[factor] for factor in self.factors})
+        return factor_colours({factor: self.study.varied[factor] for factor in self.factors})
 
     @property
     def summary(self) -> pl.DataFrame:
@@ -105,7 +105,7 @@ class Snapshot:
 def take_snapshot(results: StudyResults) -> Snapshot:
     """Read a study. Raises StoreError when a file of it is missing or damaged."""
     statuses = results.statuses()
-    factors = [factor for factor, levels in results.study.factors.items() if len(levels) > 1]
+    factors = [factor for factor, levels in results.study.varied.items() if len(levels) > 1]
     summary = results.summary(statuses)
     for run in summary.filter(pl.col("status") == "damaged")["run_id"]:
         statuses[run] = replace(statuses[run], state="damaged", reason=statuses[run].reason or DAMAGED_ROWS)

@@ -46,7 +46,7 @@ def write_report(results: StudyResults) -> Report:
     Raises StoreError when the study cannot be read, a figure cannot be drawn, or the report cannot be written.
     """
     snapshot = take_snapshot(results)
-    write_summary(results.paths, snapshot.summary)
+    write_summary(results, snapshot.summary)
     findings = find(snapshot)
     chapters = study_chapters(snapshot, findings)
     page = results.paths.report

@@ -76,6 +76,20 @@ class StudyPaths:
         """The resolved study as it runs."""
         return self.folder / "study.yaml"
 
+    def revision(self, number: int) -> Path:
+        """The study as it was before its change of this number, from 1."""
+        return self.folder / f"study.{number}.yaml"
+
+    @property
+    def revisions(self) -> Path:
+        """When the study changed, and how."""
+        return self.folder / "revisions.json"
+
+    @property
+    def set_aside(self) -> Path:
+        """A summary of runs that the study no longer asks for."""
+        return self.folder / "set_aside.csv"
+
     @property
     def provenance(self) -> Path:
         """Versions and machine of the last start."""
@@ -104,6 +118,11 @@ class StudyPaths:
     def summary(self, suffix: str) -> Path:
         """The summary table as csv or parquet."""
         return self.folder / f"summary.{suffix}"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run, called by its run_id."""
+        return self.folder / "runs"
 
     def run(self, run_id: str) -> RunPaths:
         """The files of one run."""

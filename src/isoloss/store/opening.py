@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from isoloss.errors import StoreError
 from isoloss.files import path_exists, read_checksummed, user_path
-from isoloss.spec.study import DataFacts, Study
-from isoloss.spec.studyfile import parse_study
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.records import TOKENIZER, read_checked
+from isoloss.study.config import BEFORE_THEY_WERE_SETTINGS
+from isoloss.study.study import DataFacts, Study
+from isoloss.study.studyfile import parse_study
 
 
 class OpenStudy(NamedTuple):
@@ -28,6 +29,13 @@ def open_study(folder: str | Path) -> OpenStudy:
     check_enclosed(paths.folder)
     if not path_exists(paths.study):
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
-    study = parse_study(read_checksummed(paths.study), str(paths.study))
-    tokenizer = read_checked(TOKENIZER, paths.tokenizer)
-    return OpenStudy(paths, study, DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"]))
+    study, tokenizer = read_study(paths.study), read_checked(TOKENIZER, paths.tokenizer)
+    splits = tokenizer["val_tokens"], tokenizer["train_tokens"]
+    return OpenStudy(paths, study, DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"], *splits))
+
+
+def read_study(path: Path) -> Study:
+    """A study as its directory has it, in which settings may be missing that were added since. Raises StoreError."""
+    study = parse_study(read_checksummed(path), str(path))
+    unstated = {name: value for name, value in BEFORE_THEY_WERE_SETTINGS.items() if not study.states(name)}
+    return study.with_settings(unstated) if unstated else study

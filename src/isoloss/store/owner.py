@@ -11,10 +11,10 @@ from pathlib import Path
 
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import locked, read_record, user_path, write_record
-from isoloss.spec.study import Study
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.run import now
+from isoloss.study.study import Study
 
 
 def study_paths(study: Study, out: str | Path | None) -> StudyPaths:

@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 from isoloss.errors import StoreError
-from isoloss.spec.compute import train_flops
-from isoloss.spec.config import RunConfig
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.outcome import measured_when_it_ended
 from isoloss.store.owner import owner_is_gone
 from isoloss.store.run import RunStatus, eval_rows, last_sidecar, status_by_size, step_rows
+from isoloss.study.compute import train_flops
+from isoloss.study.config import RunConfig
 
 
 class Best(NamedTuple):

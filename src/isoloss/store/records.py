@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from isoloss.errors import StoreError
 from isoloss.files import read_record_bytes
-from isoloss.spec.config import MAX_INT
+from isoloss.study.config import MAX_INT
 
 Record = TypeVar("Record")
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]

@@ -28,7 +28,6 @@ from isoloss.files import (
     write_record,
     writing,
 )
-from isoloss.spec.config import MAX_ITERS, RunConfig
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import (
     EVALS,
@@ -43,6 +42,7 @@ from isoloss.store.records import (
     parsed,
     read_checked,
 )
+from isoloss.study.config import MAX_ITERS, RunConfig
 
 Row = TypeVar("Row")
 FLUSH_INTERVAL_S = 1.0

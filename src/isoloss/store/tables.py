@@ -12,18 +12,18 @@ from typing import Any
 
 import polars as pl
 
-from isoloss.errors import StoreError
-from isoloss.files import read_checksummed, read_record, write_bytes
-from isoloss.spec import compute
-from isoloss.spec.config import RunConfig
-from isoloss.spec.identity import run_id
-from isoloss.spec.study import DataFacts, Study
+from isoloss.errors import ConfigError, StoreError
+from isoloss.files import path_exists, read_checksummed, read_record, write_bytes
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.opening import open_study
 from isoloss.store.outcome import curves, measure, measured
 from isoloss.store.records import START, TOKENIZER, EvalRecord, ThinnedEvals, ThinnedSteps, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
+from isoloss.study import compute
+from isoloss.study.config import SETTINGS, RunConfig, recorded_config
+from isoloss.study.identity import run_id
+from isoloss.study.study import DataFacts, Study
 
 METRICS_SCHEMA: dict[str, pl.DataType] = {
     "step": pl.Int64(),
@@ -82,6 +82,18 @@ class StudyResults:
         """The same by run id, which takes a hash each."""
         return {run_id(config): config for config in self.configs}
 
+    @cached_property
+    def set_aside(self) -> list[RunConfig]:
+        """Runs on disk that have begun and that the study, having changed, no longer asks for."""
+        found: list[RunConfig] = []
+        for folder in sorted(self.paths.runs.glob("*")):
+            paths = RunPaths(folder)
+            if folder.name not in self.configs_by_id and path_exists(paths.metrics):
+                with suppress(StoreError, ConfigError):  # what is damaged is no run that could be taken back
+                    config = recorded_config(read_record(paths.config))
+                    found += [config] if run_id(config) == folder.name else []
+        return found
+
     def statuses(self) -> dict[str, RunStatus]:
         """By run id, where every run stands, in the study's order, its files verified."""
         return {run: self.status(run) for run in self.configs_by_id}
@@ -92,10 +104,16 @@ class StudyResults:
         `statuses` are what `statuses()` gave, where it was asked already: they are not verified again.
         """
         statuses = self.statuses() if statuses is None else statuses
-        table = pl.DataFrame(
-            [self._summary_row(run, config, statuses[run]) for run, config in self.configs_by_id.items()],
-            infer_schema_length=None,
-        )
+        return self._table(self.configs_by_id, statuses)
+
+    def summary_of_set_aside(self) -> pl.DataFrame:
+        """The same of the runs that the study no longer asks for."""
+        configs = {run_id(config): config for config in self.set_aside}
+        return self._table(configs, {run: self.status(run) for run in configs})
+
+    def _table(self, configs: Mapping[str, RunConfig], statuses: Mapping[str, RunStatus]) -> pl.DataFrame:
+        rows = [self._summary_row(run, config, statuses[run]) for run, config in configs.items()]
+        table = pl.DataFrame(rows, infer_schema_length=None)
         return table.cast({pl.Null: pl.Float64})  # a column that no run has measured yet can be sorted and averaged
 
     def metrics(self, run: str) -> pl.DataFrame:
@@ -159,8 +177,8 @@ class StudyResults:
         return {
             "run_id": run,
             "seed": config.seed,
-            **{factor: getattr(config, factor) for factor in self.study.factors},
-            **{name: value for name, value in _schedule(config).items() if name not in self.study.factors},
+            **{factor: getattr(config, factor) for factor in self.study.varied},
+            **{name: value for name, value in _settings(config).items() if name not in self.study.varied},
             "params_total": compute.params_total(config),
             "params_without_position": compute.params_without_position(config),
             "params_non_embedding": compute.params_non_embedding(config),
@@ -182,8 +200,12 @@ def load_study(folder: str | Path) -> StudyResults:
     return StudyResults(*open_study(folder))
 
 
-def write_summary(paths: StudyPaths, table: pl.DataFrame) -> None:
-    """Write a study's summary as summary.csv and summary.parquet. Raises StoreError."""
+def write_summary(results: StudyResults, table: pl.DataFrame) -> None:
+    """Write a study's summary as summary.csv and summary.parquet, and that of runs set aside. Raises StoreError."""
+    paths = results.paths
+    aside = results.summary_of_set_aside() if results.set_aside else table.clear()
+    if len(aside) or path_exists(paths.set_aside):
+        write_bytes(paths.set_aside, csv_text(aside).encode())
     parquet = BytesIO()  # bytes first: polars' own writing hides what the file system answered
     table.write_parquet(parquet)
     write_bytes(paths.summary("csv"), csv_text(table).encode())
@@ -212,9 +234,9 @@ def find_run(results: StudyResults, reference: str | None) -> RunPaths:
     return results.paths.run(found[0])
 
 
-def _schedule(config: RunConfig) -> dict[str, Any]:
-    """Whether a run's learning rate ends with it: a loss on the way is not what a schedule of that length gives."""
-    return {"max_iters": config.max_iters, "decay_lr": config.decay_lr, "lr_decay_iters": config.decay_horizon}
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting, so that tables of several studies can be joined; lr_decay_iters is the horizon it stands for."""
+    return {name: getattr(config, name) for name in SETTINGS} | {"lr_decay_iters": config.decay_horizon}
 
 
 def _columns(rows: list[EvalRecord]) -> ThinnedEvals:

@@ -31,9 +31,9 @@ from isoloss.files import (
     writing,
 )
 from isoloss.model.parameters import Layout, layout_of
-from isoloss.spec.compute import checkpoint_bytes
-from isoloss.spec.config import RunConfig, make_config
-from isoloss.spec.identity import run_id
+from isoloss.study.compute import checkpoint_bytes
+from isoloss.study.config import RunConfig, recorded_config
+from isoloss.study.identity import run_id
 from isoloss.training.state import MemberState, Progress
 
 Metadata = Mapping[str, Any]
@@ -132,7 +132,7 @@ def load(folder: Path, name: str) -> MemberState:
     if (version := sidecar.get("format_version")) != FORMAT_VERSION:
         raise NumericsError(f"{tensors_path}: checkpoint format {version}, expected {FORMAT_VERSION}")
     try:
-        config = make_config(sidecar["config"])
+        config = recorded_config(sidecar["config"])
         if sidecar["run_id"] != run_id(config):
             raise ValueError(f"it says run {sidecar['run_id']}, its configuration is that of run {run_id(config)}")
         progress, layout = _progress(sidecar["progress"], config), layout_of(config)

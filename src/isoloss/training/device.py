@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 import torch
 
 from isoloss.errors import ConfigError
-from isoloss.spec.config import Precision
+from isoloss.study.config import Precision
 from isoloss.training.state import COMPUTE_DTYPES
 
 A100_PEAK_FLOPS = 312e12
@@ -111,6 +111,11 @@ def describe(device: torch.device) -> Machine:
         python=platform.python_version(),
         platform=platform.platform(),
     )
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine_memory_bytes() -> int:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from isoloss.errors import ConfigError
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 
 @dataclass(frozen=True)

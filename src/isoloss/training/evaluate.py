@@ -12,7 +12,7 @@ from torch import Tensor
 from isoloss.data.batches import exact_eval_starts, sampled_eval_starts
 from isoloss.data.tokens import Tokens
 from isoloss.model import gpt
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 from isoloss.training.distributed import Ranks
 from isoloss.training.state import StackState
 from isoloss.training.step import gather_windows, on_device
@@ -36,13 +36,19 @@ class DeviceTokens:
 
 
 def evaluate(
-    stack: StackState, texts: DeviceTokens, ranks: Ranks, heartbeat: Callable[[], None] = lambda: None
-) -> tuple[list[float], list[float]]:
-    """Train and val loss of every member at the stack's step, in nats a token; calls `heartbeat` after each chunk."""
+    stack: StackState, texts: DeviceTokens, ranks: Ranks, goes_on: Callable[[], bool] = lambda: True
+) -> tuple[list[float], list[float]] | None:
+    """Train and val loss of every member at the stack's step, in nats a token.
+
+    `goes_on` is asked after each chunk; where it says no, the evaluation is given up and there are no losses.
+    """
     losses: list[list[float]] = []
     for split, text_N in enumerate((texts.train_N, texts.val_N)):
         starts = [_starts(config, stack.step, split, len(text_N)) for config in stack.members]
-        losses.append(_mean_loss(stack, text_N, np.stack(starts), ranks, heartbeat).tolist())
+        loss_E = _mean_loss(stack, text_N, np.stack(starts), ranks, goes_on)
+        if loss_E is None:
+            return None
+        losses.append(loss_E.tolist())
     return losses[0], losses[1]
 
 
@@ -50,7 +56,8 @@ def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np
     if config.eval == "sampled":
         n = config.eval_iters * config.batch_size
         return sampled_eval_starts(config.seed_of_data, step, split, n, length, config.block_size)
-    return exact_eval_starts(length, config.block_size, config.eval_train_tokens if split == 0 else None)
+    at_most = config.eval_val_tokens if split else config.eval_train_tokens
+    return exact_eval_starts(length, config.block_size, at_most or None)
 
 
 def _chunk_tokens(stack: StackState) -> int:
@@ -64,9 +71,9 @@ def _chunk_tokens(stack: StackState) -> int:
 
 @torch.no_grad()
 def _mean_loss(
-    stack: StackState, text_N: Tensor, starts_ExB: NDArray[np.int64], ranks: Ranks, heartbeat: Callable[[], None]
-) -> Tensor:
-    """Mean loss over windows, fp64 of shape [E]; the ranks share the windows between them."""
+    stack: StackState, text_N: Tensor, starts_ExB: NDArray[np.int64], ranks: Ranks, goes_on: Callable[[], bool]
+) -> Tensor | None:
+    """Mean loss over windows, fp64 of shape [E]; the ranks share the windows between them. None if given up."""
     n_windows, block_size = starts_ExB.shape[1], stack.members[0].block_size
     chunk = max(1, _chunk_tokens(stack) // block_size)
     mine_ExB = torch.from_numpy(starts_ExB[:, ranks.rank :: ranks.world]).to(stack.device)
@@ -75,5 +82,6 @@ def _mean_loss(
         part_ExB = mine_ExB[:, first : first + chunk]
         blocks_ExBxT1 = gather_windows(text_N, part_ExB, block_size)
         sums.append(gpt.loss(stack.parameters, stack.members, blocks_ExBxT1) * part_ExB.shape[1])
-        heartbeat()
+        if not goes_on():
+            return None
     return ranks.sum(torch.stack(sums).cpu().double().sum(dim=0)) / n_windows

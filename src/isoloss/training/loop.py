@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 import torch
 
 from isoloss.data.tokens import Tokens
-from isoloss.spec.compute import flops_per_token, tokens_per_step
-from isoloss.spec.config import RunConfig
+from isoloss.study.compute import flops_per_token, tokens_per_step
+from isoloss.study.config import RunConfig
 from isoloss.training.device import A100_PEAK_FLOPS, peak
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, evaluate
@@ -85,7 +85,8 @@ def train(
     """Train every member to its horizon.
 
     An evaluation may take long: `heartbeat` is called after each chunk of it, with an evaluated member and its step.
-    Returns None when all members ended, else the stack as it was stopped, after a checkpoint of each member.
+    A stop is heard within one, which is then done again by whoever goes on. Returns None when all members ended, else
+    the stack as it was stopped, after a checkpoint of each member.
     """
     ranks = ranks or Ranks()
     texts = DeviceTokens(tokens, stack.device)
@@ -96,7 +97,10 @@ def train(
         leaving = {e: "" for e, (config, progress) in pairs if _complete(config, progress)}
         outcome: Outcome = "done"
         if due and not leaving:
-            _evaluate(stack, due, texts, observe, ranks, partial(heartbeat, stack.members[due[0]], stack.step))
+            beat = partial(heartbeat, stack.members[due[0]], stack.step)
+            if not _evaluate(stack, due, texts, observe, ranks, partial(_goes_on, beat, should_stop, ranks)):
+                _checkpoint(stack, range(len(stack.members)), observe)
+                return stack
             _checkpoint(stack, due, observe)
         elif not leaving and ranks.any(should_stop()):
             _checkpoint(stack, range(len(stack.members)), observe)
@@ -111,6 +115,12 @@ def train(
         if leaving:
             stepper = None  # its tables and its graph's memory first
             stack = stack.keep([e for e in range(len(stack.members)) if e not in leaving])
+
+
+def _goes_on(heartbeat: Callable[[], None], should_stop: Callable[[], bool], ranks: Ranks) -> bool:
+    """Whether an evaluation goes on; several ranks have to agree on a stop, which they do between steps."""
+    heartbeat()
+    return ranks.world > 1 or not should_stop()
 
 
 def _evaluation_due(config: RunConfig, progress: Progress) -> bool:
@@ -128,10 +138,14 @@ def _evaluate(
     texts: DeviceTokens,
     observe: Callable[[RunConfig], Observer],
     ranks: Ranks,
-    heartbeat: Callable[[], None],
-) -> None:
+    goes_on: Callable[[], bool],
+) -> bool:
+    """Whether the evaluation was completed, and its members told."""
     started = time.perf_counter()
-    train_losses, val_losses = evaluate(stack, texts, ranks, heartbeat)
+    losses = evaluate(stack, texts, ranks, goes_on)
+    if losses is None:
+        return False
+    train_losses, val_losses = losses
     elapsed = time.perf_counter() - started
     for e in due:
         progress = stack.progress[e]
@@ -141,6 +155,7 @@ def _evaluate(
         stack.progress[e] = progress
         row = EvalRow(progress.step, _finite(train_losses[e]), _finite(val_losses[e]), elapsed)
         observe(stack.members[e]).evaluation(row)
+    return True
 
 
 def _checkpoint(stack: StackState, members: Sequence[int], observe: Callable[[RunConfig], Observer]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import cos, pi
 
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 
 def learning_rate(config: RunConfig, step: int) -> float:

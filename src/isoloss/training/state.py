@@ -12,8 +12,8 @@ from torch import Tensor
 
 from isoloss.model.kernels import Kernels, TorchKernels
 from isoloss.model.parameters import Gradients, Layout, Parameters, init_flat, layout_of
-from isoloss.spec.config import CountInt, PositiveFloat, RateFloat, RunConfig, shape_key
-from isoloss.spec.identity import run_id
+from isoloss.study.config import CountInt, PositiveFloat, RateFloat, RunConfig, shape_key
+from isoloss.study.identity import run_id
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INITIAL_LOSS_SCALE = 65536.0

@@ -18,7 +18,7 @@ from isoloss.model import gpt
 from isoloss.model.dropout import Dropout
 from isoloss.model.kernels import Update
 from isoloss.randomness import Purpose, keyed_bits, mix, stream_key
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 from isoloss.training.distributed import Ranks
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import StackState

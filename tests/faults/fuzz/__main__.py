@@ -21,7 +21,7 @@ from atheris.import_hook import instrument_imports as instrumenting
 TIMEOUT_S = 20
 MEMORY_BYTES = 512 << 20
 MAX_INPUT_BYTES = 2048
-INSTRUMENTED = {"study": ["isoloss.spec"], "checkpoint": ["isoloss"], "tokens": ["isoloss.data", "isoloss.files"]}
+INSTRUMENTED = {"study": ["isoloss.study"], "checkpoint": ["isoloss"], "tokens": ["isoloss.data", "isoloss.files"]}
 """What guides the search, by target. Imported at the latest with the target, and not before."""
 
 

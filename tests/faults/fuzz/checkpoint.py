@@ -13,8 +13,8 @@ import torch
 from isoloss.errors import IsolossError, printable
 from isoloss.files import read_record, sha256_bytes
 from isoloss.model.parameters import layout_of
-from isoloss.spec.config import make_config
-from isoloss.spec.identity import run_id
+from isoloss.study.config import make_config
+from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
 from isoloss.training.state import MemberState, Progress
 from tests.faults.fuzz.false_values import insert_false_values

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-import isoloss.spec.study
+import isoloss.study.study
 from isoloss.errors import IsolossError
-from isoloss.spec.config import SETTINGS
-from isoloss.spec.study import DataFacts
-from isoloss.spec.studyfile import KEYS, dump_study, parse_study
+from isoloss.study.config import SETTINGS
+from isoloss.study.study import DataFacts
+from isoloss.study.studyfile import KEYS, dump_study, parse_study
 
 WORDS = [
     *(f"{key}:".encode() for key in (*KEYS, *SETTINGS, "says", "kind", "factor", "direction", "levels", "response")),
@@ -42,13 +42,13 @@ SMALL = [
 
 
 def seeds() -> list[bytes]:
-    folder = resources.files("isoloss.spec") / "studies"
+    folder = resources.files("isoloss.study") / "studies"
     return [*SMALL, *((folder / f"{name}.yaml").read_bytes() for name in ("quickstart", "ladder"))]
 
 
 def reader(_folder: Path) -> Callable[[bytes], None]:
     """Reads a study; one that is read must expand, and survive its own file."""
-    isoloss.spec.study.MAX_RUNS = 64  # a study at the limit takes seconds, as test_hostile.py measures
+    isoloss.study.study.MAX_RUNS = 64  # a study at the limit takes seconds, as test_hostile.py measures
     data = DataFacts("ab", 3)
 
     def read(content: bytes) -> None:

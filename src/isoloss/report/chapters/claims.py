@@ -47,7 +47,8 @@ def claims_chapter(
             "by p values adjusted for all that were looked at; together, were there no effect at all, at most 5% of "
             "studies would claim one. Intervals shown are 95% each.",
             "What was not stated before the study ran is exploratory: a lead for the next study, not a result of this "
-            "one.",
+            "one. A hypothesis that was stated or changed after training began may have been suggested by the losses "
+            "seen until then; it is judged like the others, and marked.",
         ],
     )
 
@@ -65,8 +66,9 @@ def estimate_columns(estimate: Estimate | None) -> dict[str, Any]:
 
 def _answer(claims: Sequence[Claim], exploratory: Sequence[Claim], comparisons: int, one_seed: bool) -> Iterator[str]:
     if claims:
-        stated = counted(len(claims), "hypothesis", "hypotheses")
-        yield f"Of {stated} stated before training, {verdicts_in_words(claims)}."
+        stated, late = counted(len(claims), "hypothesis", "hypotheses"), sum(claim.after_training for claim in claims)
+        when = f"stated, {late} of them after training began" if late else "stated before training"
+        yield f"Of {stated} {when}, {verdicts_in_words(claims)}."
     else:
         yield "The study stated no hypotheses before it ran, so nothing on this page is a test of one."
     if comparisons:
@@ -90,7 +92,8 @@ def _item(claim: Claim) -> Item:
         text = f"Measured: {measured}, n = {estimate.n:,}."
         text += " Held against other effects, not against noise (screening)." if claim.screening else ""
     cautions = [caution.text for caution in claim.cautions]
-    return Item(claim.says, claim.verdict, text, " ".join([claim.sentence, *_lower(claim), *cautions]).strip())
+    label = f"{claim.verdict}, stated after training began" if claim.after_training else claim.verdict
+    return Item(claim.says, label, text, " ".join([claim.sentence, *_lower(claim), *cautions]).strip())
 
 
 def _lower(claim: Claim) -> Iterator[str]:
@@ -107,6 +110,7 @@ def _table(claims: Sequence[Claim]) -> Table:
         {
             "statement": claim.says,
             "stated": claim.stated,
+            "after_training": claim.after_training,
             "verdict": claim.verdict,
             "screening": claim.screening,
             **estimate_columns(claim.estimate),

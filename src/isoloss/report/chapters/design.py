@@ -10,8 +10,8 @@ from isoloss.diagnostic import Diagnostic
 from isoloss.report.chapter import Chapter
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
-from isoloss.spec import compute
 from isoloss.store.records import NUMERICS
+from isoloss.study import compute
 from isoloss.wording import counted, si
 
 MAX_SENTENCES = 2

@@ -12,8 +12,8 @@ from isoloss.report.chapters.provenance import machine, states
 from isoloss.report.references import cited, references_in
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
-from isoloss.spec import compute
-from isoloss.spec.config import SETTINGS, RunConfig
+from isoloss.study import compute
+from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.wording import count, counted, duration, level, listed, percent, si
 
 SETTING_COLUMNS = (Column("setting", "setting"), Column("value", "value", width=50), Column("from", "stated as"))
@@ -24,7 +24,7 @@ SOURCE_COLUMNS = (Column("cited", "cited as", width=30), Column("source", "sourc
 
 def method_chapter(snapshot: Snapshot) -> Chapter:
     """Data, model, training, evaluation, runs and machine of a study, and all its settings."""
-    stated = [*snapshot.study.factors, *snapshot.study.base]
+    stated = [*snapshot.study.varied, *snapshot.study.base]
     default = [name for name in SETTINGS if name not in stated]
     parts = (_data, _model, _training, _evaluation, _runs, _machine)
     return Chapter(
@@ -112,8 +112,12 @@ def _training(snapshot: Snapshot) -> Iterator[str]:
 
 def _evaluation(snapshot: Snapshot) -> Iterator[str]:
     modes = {config.eval for config in snapshot.configs.values()}
+    tokens = sorted({config.eval_val_tokens for config in snapshot.configs.values()})
+    val = "the whole validation split"
+    if tokens != [0]:
+        val = f"{_said(snapshot, 'eval_val_tokens')} tokens of the validation split, evenly spaced,"
     on = {
-        "exact": "on the whole validation split in blocks that do not overlap, and on at most "
+        "exact": f"on {val} in blocks that do not overlap, and on at most "
         f"{_said(snapshot, 'eval_train_tokens')} of the training split",
         "sampled": f"on random batches of each split, {_said(snapshot, 'eval_iters')} of them",
     }
@@ -159,7 +163,7 @@ def _said(snapshot: Snapshot, *settings: str) -> str:
 def _levels(snapshot: Snapshot, setting: str) -> str:
     """The value of a setting, or all that the study gives it: '{64, 128}', '40 values from 0.001 to 0.04'."""
     config = next(iter(snapshot.configs.values()))
-    return _values(snapshot.study.factors.get(setting, (getattr(config, setting),)))
+    return _values(snapshot.study.varied.get(setting, (getattr(config, setting),)))
 
 
 def _values(values: Sequence[Any]) -> str:

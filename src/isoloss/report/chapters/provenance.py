@@ -12,6 +12,7 @@ from isoloss.files import read_checksummed
 from isoloss.report.chapter import Chapter, Item
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
+from isoloss.store.revisions import revisions
 from isoloss.wording import MISSING, counted, listed, loss, si
 
 MAX_SAMPLED_RUNS = 3
@@ -42,6 +43,7 @@ def provenance_chapter(snapshot: Snapshot) -> Chapter:
     """Machine, versions, runs that are not done, the study file, and how to write the report again."""
     unfinished = snapshot.table.filter(pl.col("status") != "done")
     rows = pl.DataFrame(list(machine(snapshot)), schema={"what": pl.String(), "value": pl.String()}, orient="row")
+    changes = list(_changes(snapshot))
     tables = [Table("machine", "What the study was trained on and with.", rows, PAIRS)]
     if len(unfinished):
         title = f"Runs that are not done: {len(unfinished):,} of {len(snapshot.table):,}."
@@ -53,10 +55,20 @@ def provenance_chapter(snapshot: Snapshot) -> Chapter:
         [
             "Every run is done; none failed or diverged." if unfinished.is_empty() else f"{states(snapshot)}.",
             f"`{command}`, given in the folder that the study lies in, writes this report again from its files.",
+            *changes,
         ],
         tables=tables,
         items=[Item("The study file", text=read_checksummed(snapshot.results.paths.study), verbatim=True)],
     )
+
+
+def _changes(snapshot: Snapshot) -> Iterator[str]:
+    """When the study was changed, how, and that losses could be looked at by then."""
+    for change in revisions(snapshot.results.paths):
+        seen = f", when {counted(change.runs_ended, 'run')} had ended and could be looked at" if change.begun else ""
+        yield f"On {change.at} the study was changed{seen}: {'; '.join(change.changes) or 'its wording'}."
+    if aside := len(snapshot.results.set_aside):
+        yield f"set_aside.csv has {counted(aside, 'run')} that the study no longer asks for."
 
 
 def states(snapshot: Snapshot) -> str:

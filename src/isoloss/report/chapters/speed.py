@@ -29,7 +29,7 @@ from isoloss.report.slow_steps import MIN_LOST, SLOW, slow_figure, slow_steps
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
 from isoloss.report.wall_time import SHAPE, time_figure, time_sentence, time_table, wall_times
-from isoloss.spec.compute import flops_per_token
+from isoloss.study.compute import flops_per_token
 
 MAX_LEVELS = 8
 """Up to so many levels have a colour."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import expm1
 
-from isoloss.diagnostic import SEVERITIES, Diagnostic
-from isoloss.spec.audit_hypotheses import (
+from isoloss.design.audit_hypotheses import (
+    MANY_SEEDS,
     SMALLEST_EFFECT_NATS,
     SeedNoise,
     compared_factors,
@@ -14,13 +14,15 @@ from isoloss.spec.audit_hypotheses import (
     more_seeds,
     seeds_to_resolve,
 )
-from isoloss.spec.audit_scaling import asks_for_exponent, rests_on_width, scaling_findings
-from isoloss.spec.compute import params_total, tokens_per_step, train_tokens
-from isoloss.spec.config import SEED_SETTINGS, RunConfig
-from isoloss.spec.hypotheses import EffectStated, RatioStated
-from isoloss.spec.power import POWER, SEED_BY_FACTOR
-from isoloss.spec.prefixes import EVALUATION_FIELDS, changes_nothing, prefix_groups
-from isoloss.spec.study import Study
+from isoloss.design.audit_scaling import asks_for_exponent, rests_on_width, scaling_findings
+from isoloss.design.audit_settings import settings_findings
+from isoloss.design.power import POWER, SEED_BY_FACTOR
+from isoloss.design.prefixes import EVALUATION_FIELDS, changes_nothing, prefix_groups
+from isoloss.diagnostic import SEVERITIES, Diagnostic
+from isoloss.study.compute import params_total, tokens_per_step, train_tokens
+from isoloss.study.config import SEED_SETTINGS, RunConfig
+from isoloss.study.hypotheses import EffectStated, RatioStated
+from isoloss.study.study import DataFacts, Study
 from isoloss.wording import between, counted, listed, named, of_runs
 
 MANY_EPOCHS = 10.0
@@ -33,6 +35,9 @@ LARGE_WIDTH_RATIO = 2.0
 SEED_DECIDES = {"init_seed": "the initial weights", "data_seed": "the order of data and dropout"}
 """What each of SEED_SETTINGS stands for, in words."""
 
+ADVISED_SEEDS = 5
+"""Where those that would find a small difference are too many: with fewer, Student's t is wide."""
+
 TOKEN_FIELDS = ("batch_size", "block_size", "gradient_accumulation_steps")
 """Settings that change the tokens a step sees."""
 
@@ -44,16 +49,17 @@ def audit(
     noise_sd: float | None = None,
     noise_origin: str = "stated",
     seed_by_factor: float = SEED_BY_FACTOR,
-    train_tokens_in_corpus: int | None = None,
+    data: DataFacts | None = None,
     hours: float | None = None,
+    evaluation_share: float | None = None,
 ) -> list[Diagnostic]:
     """What to know about a study before training its runs, `configs`: the gravest findings first.
 
     `noise_sd` is the seed-to-seed standard deviation of a run's best validation loss in nats and `noise_origin` says
     where it is from; without it one is assumed and said. `seed_by_factor` is that of a difference between two levels,
-    over `noise_sd`. `train_tokens_in_corpus` is the length of the training split
-    and `hours` what all runs take on this machine; what rests on them is left out where they are unknown. Raises
-    ConfigError when `noise_sd` or `seed_by_factor` is no standard deviation or ratio.
+    over `noise_sd`. `data` is the text, `hours` what all runs take on this machine and `evaluation_share` what of that
+    is evaluation; what rests on them is left out where they are unknown. Raises ConfigError when `noise_sd` or
+    `seed_by_factor` is no standard deviation or ratio.
     """
     noise = SeedNoise.of(noise_sd, noise_origin, seed_by_factor)
     findings = [
@@ -63,7 +69,8 @@ def audit(
         *_factors(study, configs),
         *_learning_rate(study, configs),
         *_horizons(study, configs),
-        *_epochs(configs, train_tokens_in_corpus),
+        *settings_findings(configs, data, evaluation_share),
+        *_epochs(configs, data.train_tokens if data else None),
         *_cost(study, configs, noise, hours),
     ]
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
@@ -84,7 +91,8 @@ def _seeds(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iter
             f"{varied[-1]}.",
         )
         return
-    seeds = max(2, seeds_to_resolve(study, noise))
+    needed = seeds_to_resolve(study, noise)
+    seeds = max(2, needed) if needed <= MANY_SEEDS else ADVISED_SEEDS
     yield Diagnostic(
         "one_seed",
         "limits",
@@ -110,7 +118,7 @@ def _stated_seeds(study: Study) -> Iterator[Diagnostic]:
 
 
 def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
-    for factor, levels in study.factors.items():
+    for factor, levels in study.varied.items():
         if len(levels) == 1:
             yield Diagnostic(
                 "constant_factor",
@@ -271,6 +279,16 @@ def _cost(study: Study, configs: Sequence[RunConfig], noise: SeedNoise, hours: f
             "note",
             f"{sentence}; {enough}.",
             "Nothing to change.",
+        )
+        return
+    if needed > MANY_SEEDS:
+        yield Diagnostic(
+            "cost",
+            "note",
+            f"{sentence}; to find {what} would take {needed:,} seeds.",
+            f"Add cells, or ask for a larger difference; {more_seeds(study, ADVISED_SEEDS)} is a start."
+            if seeds < ADVISED_SEEDS
+            else "Add cells, or ask for a larger difference.",
         )
         return
     scaled = None if hours is None else hours * needed / seeds

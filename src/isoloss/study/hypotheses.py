@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from isoloss.errors import ConfigError, raise_all
-from isoloss.spec.config import SEED_SETTINGS, SETTINGS, plain_message
-from isoloss.spec.synonyms import did_you_mean, nearest
+from isoloss.study.config import SEED_SETTINGS, SETTINGS, plain_message
+from isoloss.study.synonyms import did_you_mean, nearest
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isoloss.spec.config import RunConfig
+from isoloss.study.config import RunConfig
 
 ROW_BYTES = 250
 """About what one step's row takes as JSON."""

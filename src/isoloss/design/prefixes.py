@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from isoloss.spec.config import SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.config import SEED_SETTINGS, RunConfig, spelled_seeds
 
-EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens")
+EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens")
 """Settings that decide when and on what the loss is measured; training does not read them."""
 
 SCHEDULE_FIELDS = ("warmup_iters", "lr_decay_iters", "min_lr")

@@ -1,4 +1,4 @@
-"""Study: factors × seeds over a base configuration, expanded to RunConfigs."""
+"""Study: cells × seeds over a base configuration, expanded to RunConfigs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast, get_args
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
-from isoloss.spec.compute import training_memory_bytes
-from isoloss.spec.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, TokenizerName, check_setting, make_config
-from isoloss.spec.hypotheses import Hypothesis, hypothesis_faults
-from isoloss.spec.identity import run_id
-from isoloss.spec.synonyms import did_you_mean, nearest
+from isoloss.study.cell_faults import cell_faults, setting_faults
+from isoloss.study.cells import Cell, Cells, Design, Range, Scalar
+from isoloss.study.compute import training_memory_bytes
+from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, TokenizerName, make_config
+from isoloss.study.formula import with_formulas_computed
+from isoloss.study.hypotheses import Hypothesis, hypothesis_faults
+from isoloss.study.identity import run_id
+from isoloss.study.synonyms import did_you_mean, nearest
 
 FIRST_SEED = 1337
 """nanoGPT's seed; a count of seeds K means FIRST_SEED, FIRST_SEED + 1, …"""
@@ -24,15 +28,20 @@ MAX_RUNS = 100_000
 MAX_RUN_BYTES = 1 << 40
 """A run that needs more memory than this is no small GPT, and is taken for a mistake."""
 
-Scalar = str | int | float | bool | None
-
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a run must know of its text: content hash and vocabulary size under the study's tokenizer."""
+    """What a run must know of its text: content hash, and what the study's tokenizer makes of it."""
 
     sha256: str
     vocab_size: int
+    val_tokens: int | None = None
+    """Tokens of the validation split, where known: no setting asks for more."""
+    train_tokens: int | None = None
+    unseen_share: float | None = None
+    """Of the validation split's characters, those that never occur in the training split."""
+    oddities: tuple[str, ...] = ()
+    """Sentences about what its author may not know of the text."""
 
 
 ANY_DATA = DataFacts(sha256="", vocab_size=1)
@@ -41,9 +50,11 @@ ANY_DATA = DataFacts(sha256="", vocab_size=1)
 
 @dataclass(frozen=True)
 class Study:
-    """A controlled study: every combination of factor levels, once for each seed, and what is expected of it.
+    """A controlled study: cells of factor levels, each once for each seed, and what is expected of it.
 
-    Hypotheses are no part of any run's identity; one about a factor that becomes constant stays, and can't be judged.
+    The cells are every combination of levels unless `paired`, `runs`, `exclude` and `design` say otherwise (see
+    `Cells`). Settings of `base` may be formulas. Hypotheses are no part of any run's identity; one about a factor that
+    becomes constant stays, and can't be judged.
     """
 
     name: str
@@ -51,13 +62,17 @@ class Study:
     tokenizer: TokenizerName = "char"
     description: str = ""
     base: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
-    factors: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict[str, tuple[Scalar, ...]])
+    factors: Mapping[str, tuple[Scalar, ...] | Range] = field(default_factory=dict[str, "tuple[Scalar, ...] | Range"])
     seeds: tuple[int, ...] = (FIRST_SEED,)
     hypotheses: tuple[Hypothesis, ...] = ()
+    paired: tuple[Mapping[str, tuple[Scalar, ...]], ...] = ()
+    runs: tuple[Cell, ...] = ()
+    exclude: tuple[Cell, ...] = ()
+    design: Design | None = None
 
     def __post_init__(self) -> None:
         faults = [*itertools.islice(self._faults(), MAX_COUNTED)]
-        if faults and len(faults) < MAX_COUNTED and self.size <= MAX_RUNS:
+        if not any(fault.fields[:1] == ("factors",) for fault in faults) and len(faults) < MAX_COUNTED:
             faults += self._faults_between_settings(faults)
         raise_all(faults)
 
@@ -70,28 +85,27 @@ class Study:
             hint = did_you_mean(str(self.tokenizer), get_args(TokenizerName))
             yield ConfigError(f"unknown tokenizer '{self.tokenizer}': {hint}", ("tokenizer",))
         for key, value in self.base.items():
-            yield from _setting_faults("base", key, value)
-        for key, levels in self.factors.items():
-            yield from _factor_faults(key, levels)
-            if key in self.base:
-                yield ConfigError(f"'{key}' is both in base and a factor; keep one", (f"base {key}",))
+            yield from setting_faults("base", key, value, formula=True)
+        yield from cell_faults(self.cells, self.base)
         if not self.seeds:
             yield ConfigError("seeds is empty; give a list of numbers or a count", ("seeds",))
         if len(set(self.seeds)) < len(self.seeds):
             yield ConfigError(f"seeds repeat: {list(self.seeds)}; list each once", ("seeds",))
-        if self.size > MAX_RUNS:
-            yield ConfigError(
-                f"the study has {self.size:,} runs, the limit is {MAX_RUNS:,}; take levels out", ("factors",)
-            )
+        combinations = self.cells.combinations * len(self.seeds)
+        if combinations > MAX_RUNS:
+            text = f"the study has {combinations:,} runs, the limit is {MAX_RUNS:,}; take levels out"
+            yield ConfigError(text, ("factors",))
         for number, hypothesis in enumerate(self.hypotheses, 1):
-            yield from hypothesis_faults(hypothesis, number, self.factors)
+            yield from hypothesis_faults(hypothesis, number, self.stated)
 
     def _faults_between_settings(self, faults: Sequence[ConfigError]) -> Iterator[ConfigError]:
         """What is wrong between the settings that have no fault of their own."""
         places = {fault.fields[0] for fault in faults}
         base = {key: value for key, value in self.base.items() if f"base {key}" not in places}
-        sound = {
-            key: tuple(level for index, level in enumerate(levels) if f"factors {key} {index}" not in places)
+        sound: dict[str, tuple[Scalar, ...] | Range] = {
+            key: levels
+            if isinstance(levels, Range)
+            else tuple(level for index, level in enumerate(levels) if f"factors {key} {index}" not in places)
             for key, levels in self.factors.items()
             if f"factors {key}" not in places
         }
@@ -99,27 +113,49 @@ class Study:
         left_out = {key for key in (*self.base, *self.factors) if key not in base and key not in factors}
         unsettled = {nearest(key, SETTINGS) for key in left_out}  # these do not have their defaults either
         errors: list[ConfigError] = []
-        collect(errors, lambda: self._cells({**ANY_TEXT, **base}, factors), [])
+        if any(place.split()[0] in ("paired", "runs", "exclude", "design", "centre") for place in places):
+            return
+        cells = collect(errors, replace(self.cells, factors=factors).expand, [])
+        collect(errors, lambda: self._configs({**ANY_TEXT, **base}, cells), [])
         yield from (error for error in errors if not unsettled.intersection(error.fields))
 
+    @cached_property
+    def cells(self) -> Cells:
+        """What varies, and how it is combined."""
+        return Cells(self.factors, self.paired, self.runs, self.exclude, self.design)
+
     @property
+    def stated(self) -> dict[str, tuple[Scalar, ...]]:
+        """Every setting that has levels, with those that are stated; none of a range."""
+        levels = {key: () if isinstance(given, Range) else given for key, given in self.factors.items()}
+        in_runs = {key: tuple(dict.fromkeys(run[key] for run in self.runs)) for run in self.runs[:1] for key in run}
+        return {**in_runs, **{key: given for group in self.paired for key, given in group.items()}, **levels}
+
+    @cached_property
+    def varied(self) -> dict[str, tuple[Scalar, ...]]:
+        """Every setting that has levels, with those that cells have, in the order stated, drawn ones ascending."""
+        cells = self.cells.expand()
+        used = {key: dict.fromkeys(cell[key] for cell in cells) for key in cells[0]}
+        return {
+            key: tuple(level for level in dict.fromkeys(levels) if level in used[key]) or tuple(sorted(used[key]))  # type: ignore[type-var]
+            for key, levels in self.stated.items()
+        }
+
+    @cached_property
     def size(self) -> int:
-        """Number of runs: the product of all factors' levels and the seeds."""
-        product = len(self.seeds)
-        for levels in self.factors.values():
-            product *= len(levels)
-        return product
+        """Number of runs: cells times seeds."""
+        return len(self.cells.expand()) * len(self.seeds)
 
     @property
     def stated_seeds(self) -> list[str]:
         """Those of SEED_SETTINGS that the study states, in place of having them follow `seeds`."""
-        levels = {name: self.factors.get(name, (self.base.get(name),)) for name in SEED_SETTINGS}
+        levels = {name: self.varied.get(name, (self.base.get(name),)) for name in SEED_SETTINGS}
         return [name for name, given in levels.items() if any(level is not None for level in given)]
 
     @property
     def varied_seeds(self) -> list[str]:
         """Those of SEED_SETTINGS that are factors of several levels."""
-        return [name for name in SEED_SETTINGS if len(self.factors.get(name, ())) > 1]
+        return [name for name in SEED_SETTINGS if len(self.varied.get(name, ())) > 1]
 
     @property
     def one_seed(self) -> bool:
@@ -135,7 +171,8 @@ class Study:
             "vocab_size": data.vocab_size,
         }
         first, *others = self.seeds
-        cells = self._cells({**resolved, **self.base, "seed": first}, self.factors)
+        cells = self._configs({**resolved, **self.base, "seed": first}, self.cells.expand())
+        cells = [_within_split(cell, data.val_tokens) for cell in cells]
         if max(map(training_memory_bytes, cells)) > MAX_RUN_BYTES:
             raise too_large(max(cells, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
         if len(set(map(run_id, cells))) < len(cells):
@@ -153,14 +190,13 @@ class Study:
             )
         return runs
 
-    def _cells(self, fixed: Mapping[str, Any], factors: Mapping[str, tuple[Scalar, ...]]) -> list[RunConfig]:
-        """A run for each cell, the last factor varying fastest. Raises what is wrong in cells."""
+    def _configs(self, fixed: Mapping[str, Any], cells: Sequence[Cell]) -> list[RunConfig]:
+        """A run for each cell. Raises what is wrong in cells."""
         configs: list[RunConfig] = []
         errors: list[ConfigError] = []
-        for levels in itertools.product(*factors.values()):
-            cell = dict(zip(factors, levels, strict=True))
+        for cell in cells:
             try:
-                configs.append(make_config({**fixed, **cell}))
+                configs.append(make_config(with_formulas_computed({**fixed, **cell})))
             except ConfigError as error:
                 errors += [self._located_in(cell, found) for found in error.each]
                 if len(errors) >= MAX_COUNTED:
@@ -170,13 +206,23 @@ class Study:
 
     def _located_in(self, cell: Mapping[str, Scalar], error: ConfigError) -> ConfigError:
         """An error about a cell, with the places of the levels it concerns in a study file before its fields."""
-        places = [f"factors {key} {self.factors[key].index(cell[key])}" for key in error.fields if key in cell]
+        places = [place for key in error.fields if key in cell for place in self.cells.places(key, cell[key])]
         return ConfigError(error.args[0], (*places, *error.fields))
+
+    def states(self, setting: str) -> bool:
+        """Whether the study says what a setting is, in place of leaving it at its default."""
+        return setting in self.base or setting in self.stated
 
     def with_settings(self, settings: Mapping[str, Scalar]) -> Study:
         """The study with settings overridden; a factor that is set becomes constant. Raises ConfigError."""
-        factors = {key: levels for key, levels in self.factors.items() if key not in settings}
-        return replace(self, base={**self.base, **settings}, factors=factors)
+        constant = self.cells.without(settings)
+        return replace(
+            self,
+            base={**self.base, **settings},
+            factors=constant.factors,
+            paired=tuple(constant.paired),
+            runs=tuple(constant.runs),
+        )
 
     def with_seeds(self, count: int) -> Study:
         """The study with `count` seeds: its own first, then the numbers that follow the last. Raises ConfigError."""
@@ -204,36 +250,10 @@ def seeds_from(value: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _factor_faults(key: str, levels: tuple[Any, ...]) -> Iterator[ConfigError]:
-    place = (f"factors {key}",)
-    if key not in SETTINGS:
-        yield from _setting_faults("factors", key, None)
-    elif not levels:
-        yield ConfigError(f"factor '{key}' has no levels; list at least one value", place)
-    elif len(set(map(repr, levels))) < len(levels):
-        yield ConfigError(f"factor '{key}' repeats a level: {list(levels)}; list each once", place)
-    else:
-        for index, level in enumerate(levels):
-            yield from _setting_faults("factors", key, level, f" {index}")
-
-
-def _setting_faults(section: str, key: str, value: object, level: str = "") -> Iterator[ConfigError]:
-    """What is wrong with a setting in `section`, or with one level of it."""
-    place = (f"{section} {key}{level}", f"{section} {key}")
-    if key not in SETTINGS:
-        hint = did_you_mean(key, SETTINGS)
-        if key == "seed" or key in Study.__dataclass_fields__:
-            hint = f"{key} is stated beside base and factors, not in them"
-        elif key.isdigit():
-            hint = f"write a number such as 0,{key} with a point: 0.{key}"
-        yield ConfigError(f"unknown setting '{key}' in {section}: {hint}", place)
-    elif not isinstance(value, Scalar):
-        got = type(value).__name__
-        yield ConfigError(f"{key}: expected one value, got {got}; lists belong under factors", place)
-    else:
-        errors: list[ConfigError] = []
-        collect(errors, lambda: check_setting(key, value), None)
-        yield from (ConfigError(error.args[0], place) for error in errors)
+def _within_split(config: RunConfig, val_tokens: int | None) -> RunConfig:
+    """The run with eval_val_tokens 0, all, where it covers the validation split: these are the same run."""
+    covers = val_tokens is not None and config.eval_val_tokens >= val_tokens - 1  # the last token is a target alone
+    return config.model_copy(update={"eval_val_tokens": 0}) if covers else config
 
 
 def too_large(config: RunConfig, why: str) -> ConfigError:

@@ -5,19 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from isoloss.diagnostic import Diagnostic
-from isoloss.spec.compute import evaluations
-from isoloss.spec.config import SEED_SETTINGS, RunConfig
-from isoloss.spec.hypotheses import (
-    EffectStated,
-    Hypothesis,
-    OptimumStated,
-    PlateauStated,
-    RangeStated,
-    RatioStated,
-    SpikesStated,
-)
-from isoloss.spec.power import (
+from isoloss.design.power import (
     LEVEL,
     POWER,
     STATED_SHARE,
@@ -26,7 +14,19 @@ from isoloss.spec.power import (
     minimum_detectable_effect,
     seeds_needed,
 )
-from isoloss.spec.study import Study
+from isoloss.diagnostic import Diagnostic
+from isoloss.study.compute import evaluations
+from isoloss.study.config import SEED_SETTINGS, RunConfig
+from isoloss.study.hypotheses import (
+    EffectStated,
+    Hypothesis,
+    OptimumStated,
+    PlateauStated,
+    RangeStated,
+    RatioStated,
+    SpikesStated,
+)
+from isoloss.study.study import Study
 from isoloss.wording import counted, listed, named, of_runs
 
 ASSUMED_NOISE_NATS = 0.007
@@ -41,6 +41,9 @@ SMALLEST_EFFECT_SD = 1.0
 
 FEWEST_EVALUATIONS = 4
 """Evaluations after step 0 from which on a plateau can be told."""
+
+MANY_SEEDS = 30
+"""More are not advised: few would train them, and a larger difference or more cells cost less."""
 
 ENOUGH_LEVELS = 4
 """Levels from which on more than a symmetric valley can be told."""
@@ -73,7 +76,7 @@ class SeedNoise:
 def compared_factors(study: Study) -> list[str]:
     """The varied factors that hypotheses compare levels of."""
     factors = {h.factor for h in study.hypotheses if isinstance(h, EffectStated | RatioStated)}
-    return [factor for factor, levels in study.factors.items() if factor in factors and len(levels) > 1]
+    return [factor for factor, levels in study.varied.items() if factor in factors and len(levels) > 1]
 
 
 def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
@@ -82,9 +85,9 @@ def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
     Without such a hypothesis it is for the comparison of any two cells.
     """
     cells = study.size // len(study.seeds)
-    if all(len(levels) == 1 for factor, levels in study.factors.items() if factor not in SEED_SETTINGS):
+    if all(len(levels) == 1 for factor, levels in study.varied.items() if factor not in SEED_SETTINGS):
         return 0
-    n_levels = [n for factor in compared_factors(study) if (n := len(study.factors[factor])) > 1] or [cells]
+    n_levels = [n for factor in compared_factors(study) if (n := len(study.varied[factor])) > 1] or [cells]
     ratio, level = noise.by_factor, _level(study)
     return max(
         seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, cells // n, seed_by_factor=ratio, level=level) for n in n_levels
@@ -103,10 +106,11 @@ def _level(study: Study) -> float:
 
 def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Diagnostic]:
     """Findings for each hypothesis but those on scaling exponents."""
+    yield from _untestable(study, configs)
+    for alike in _compared_alike(study):
+        yield _detectable(alike, study, noise)
     for hypothesis in study.hypotheses:
         match hypothesis:
-            case EffectStated() | RatioStated():
-                yield _compared(hypothesis, study, configs, noise)
             case PlateauStated():
                 yield from _plateau(hypothesis, configs)
             case SpikesStated():
@@ -124,28 +128,49 @@ def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedN
                 pass
 
 
-def _compared(
-    hypothesis: EffectStated | RatioStated, study: Study, configs: Sequence[RunConfig], noise: SeedNoise
-) -> Diagnostic:
-    factor, levels = hypothesis.factor, hypothesis.between(study.factors)
-    if levels is None:
-        constant = listed({getattr(config, factor) for config in configs})
-        return Diagnostic(
-            "hypothesis_untestable",
-            "blocks",
-            f"{_quoted(hypothesis)} can't be judged: {factor} is {constant} in all {counted(len(configs), 'run')}.",
-            f"List at least two levels of {factor} under factors.",
-        )
-    seeds, cells = len(study.seeds), study.size // len(study.seeds)
-    n_levels = len(study.factors[factor])
-    per_level = cells // n_levels
-    sd, smallest, unit, condition = _scale(hypothesis.response, noise)
-    bound = hypothesis.at_least if isinstance(hypothesis, EffectStated) else None
-    known = bound is not None and hypothesis.response in NOISE_KNOWN_FOR
-    smallest = bound if bound is not None and known else smallest
+Compared = EffectStated | RatioStated
+
+
+def _untestable(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
+    for hypothesis in study.hypotheses:
+        if isinstance(hypothesis, Compared) and hypothesis.between(study.varied) is None:
+            factor = hypothesis.factor
+            constant = listed({getattr(config, factor) for config in configs})
+            yield Diagnostic(
+                "hypothesis_untestable",
+                "blocks",
+                f"{_quoted(hypothesis)} can't be judged: {factor} is {constant} in all {counted(len(configs), 'run')}.",
+                f"List at least two levels of {factor} under factors.",
+            )
+
+
+def _compared_alike(study: Study) -> list[list[Compared]]:
+    """Hypotheses about two levels of a factor, together those of which the audit says the same."""
+    groups: dict[tuple[object, ...], list[Compared]] = {}
+    for hypothesis in study.hypotheses:
+        if isinstance(hypothesis, Compared) and hypothesis.between(study.varied) is not None:
+            key = len(study.varied[hypothesis.factor]), hypothesis.response, _bound(hypothesis)
+            groups.setdefault(key, []).append(hypothesis)
+    return [*groups.values()]
+
+
+def _bound(hypothesis: Compared) -> float | None:
+    """The smallest difference of interest, where one is stated of a response whose noise is known."""
+    known = isinstance(hypothesis, EffectStated) and hypothesis.response in NOISE_KNOWN_FOR
+    return hypothesis.at_least if known else None
+
+
+def _detectable(alike: Sequence[Compared], study: Study, noise: SeedNoise) -> Diagnostic:
+    """What hypotheses of equally many levels can find, of one response."""
+    first, *others = alike
+    levels = first.between(study.varied)
+    assert levels is not None
+    seeds, per_level = len(study.seeds), study.size // len(study.seeds) // len(study.varied[first.factor])
+    sd, smallest, unit, condition = _scale(first.response, noise)
+    bound = _bound(first)
+    smallest = smallest if bound is None else bound
     tested = max(2, seeds)
-    stated, level = len(study.hypotheses), _level(study)
-    ratio = noise.by_factor
+    stated, level, ratio = len(study.hypotheses), _level(study), noise.by_factor
     found = minimum_detectable_effect(sd, per_level, tested, seed_by_factor=ratio, level=level)
     needed = seeds_needed(smallest, sd, per_level, seed_by_factor=ratio, level=level)
     rate = f"{(1 - LEVEL) * STATED_SHARE:.0%}"
@@ -153,15 +178,22 @@ def _compared(
     condition += f" the difference between two levels varies from seed to seed by {ratio:g} of a run's sd"
     finds = f"a difference of {found:.3g} {unit} with {POWER:.0%} power{shared}, {condition}"
     resolves = f"finds {smallest:g} {unit}"
-    if known:
+    if bound is not None:
         resolves = f"tells no effect, and one of {2 * smallest:g}, from the stated {smallest:g} {unit}"
+    runs = counted(per_level * seeds, "run")
+    who = f"{_quoted(first)} compares {runs} at {first.factor} {named(levels[0])} with as many at {named(levels[1])}"
+    if others:
+        who = f"{listed(map(_quoted, alike))} each compare {runs} at one level with as many at another"
+    size = f"({counted(per_level, 'cell')}, {counted(seeds, 'seed')})"
+    says = f"that finds {finds}" if seeds > 1 else f"one seed estimates no noise; {tested} seeds would find {finds}"
+    remedy = f"Train more seeds: {more_seeds(study, needed)} {resolves}."
+    if needed > MANY_SEEDS:
+        remedy = f"{smallest:g} {unit} would take {needed:,} seeds: add cells, or ask for a larger difference."
     return Diagnostic(
         "detectable_effect",
         "note" if needed <= seeds else "limits",
-        f"{_quoted(hypothesis)} compares {counted(per_level * seeds, 'run')} at {factor} {named(levels[0])} with as "
-        f"many at {named(levels[1])} ({counted(per_level, 'cell')}, {counted(seeds, 'seed')}): "
-        + (f"that finds {finds}." if seeds > 1 else f"one seed estimates no noise; {tested} seeds would find {finds}."),
-        "Nothing to change." if needed <= seeds else f"Train more seeds: {more_seeds(study, needed)} {resolves}.",
+        f"{who} {size}: {says}.",
+        "Nothing to change." if needed <= seeds else remedy,
     )
 
 
@@ -209,15 +241,15 @@ def _spikes(hypothesis: SpikesStated, configs: Sequence[RunConfig]) -> Iterator[
 def _optimum(hypothesis: OptimumStated, study: Study) -> Iterator[Diagnostic]:
     """Factors without an optimum, levels too few to tell one, and a stated range that the grid cannot bracket."""
     factor, moved_by = hypothesis.factor, hypothesis.moved_by
-    levels = sorted(each for each in study.factors.get(factor, ()) if isinstance(each, int | float))
-    others = study.factors.get(moved_by, ()) if moved_by else (0, 1)
+    levels = sorted(each for each in study.varied.get(factor, ()) if isinstance(each, int | float))
+    others = study.varied.get(moved_by, ()) if moved_by else (0, 1)
     short = factor if len(levels) < 3 else moved_by if len(others) < 2 else None
     if short is not None:
         yield Diagnostic(
             "hypothesis_untestable",
             "blocks",
             f"{_quoted(hypothesis)} can't be judged: {short} has "
-            f"{counted(len(study.factors.get(short, ())), 'level')} to compare.",
+            f"{counted(len(study.varied.get(short, ())), 'level')} to compare.",
             f"List {'at least five numeric levels' if short == factor else 'two levels or more'} of {short} under "
             "factors.",
         )

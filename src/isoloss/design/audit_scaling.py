@@ -9,10 +9,10 @@ from statistics import correlation
 from typing import Literal
 
 from isoloss.diagnostic import Diagnostic
-from isoloss.spec.compute import params_non_embedding, train_flops, train_tokens
-from isoloss.spec.config import RunConfig
-from isoloss.spec.hypotheses import EffectStated, ExponentStated, Hypothesis, RatioStated
-from isoloss.spec.study import Study
+from isoloss.study.compute import params_non_embedding, train_flops, train_tokens
+from isoloss.study.config import RunConfig
+from isoloss.study.hypotheses import EffectStated, ExponentStated, Hypothesis, RatioStated
+from isoloss.study.study import Study
 from isoloss.wording import between, counted, listed
 
 FEWEST_LEVELS = 3

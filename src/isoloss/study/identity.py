@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from isoloss.files import sha256_bytes
-from isoloss.spec.config import SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.config import SEED_SETTINGS, RunConfig, spelled_seeds
 
 IDENTITY_VERSION = 2
 """Raised when the meaning of a configuration changes, so that old and new runs never share a name."""
@@ -20,12 +20,14 @@ def canonical(config: RunConfig) -> str:
     """The canonical form of a configuration: sorted JSON in which equal science is spelled equally.
 
     The corpus counts by content, not by name, lr_decay_iters by the horizon it stands for, and seeds by what they
-    decide. Settings of the evaluation mode that is not used do not count.
+    decide. Settings of the evaluation mode that is not used do not count, nor that all of the validation split is read.
     """
     values = {name: value for name, value in vars(config).items() if name not in SEED_SETTINGS} | spelled_seeds(config)
     del values["corpus"]
     values["lr_decay_iters"] = config.decay_horizon if config.decay_lr else None
     del values["eval_train_tokens" if config.eval == "sampled" else "eval_iters"]
+    if config.eval == "sampled" or not config.eval_val_tokens:
+        del values["eval_val_tokens"]
     return _CANONICAL.encode({"isoloss": IDENTITY_VERSION, **values})
 
 

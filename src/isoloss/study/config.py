@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from isoloss.errors import ConfigError, raise_all
-from isoloss.spec.numbers import number_hint
-from isoloss.spec.synonyms import did_you_mean
+from isoloss.study.numbers import number_hint
+from isoloss.study.synonyms import did_you_mean
 
 Precision = Literal["fp32", "bf16", "fp16"]
 EvalMode = Literal["exact", "sampled"]
@@ -69,12 +69,17 @@ class RunConfig(BaseModel):
     grad_clip: RateFloat = Field(1.0, description="Norm that the gradient is clipped to; 0: no clipping.")
 
     eval: EvalMode = Field(
-        "exact", description="exact: the whole validation split; sampled: eval_iters random batches, as nanoGPT does."
+        "exact",
+        description="exact: the same blocks of each split every time; sampled: eval_iters random batches, as nanoGPT.",
     )
     eval_interval: PositiveInt = Field(200, description="Steps from one evaluation to the next.")
     eval_iters: PositiveInt = Field(200, description="Batches of each split per evaluation, if eval is sampled.")
     eval_train_tokens: PositiveInt = Field(
         16384, description="Tokens of the training split per evaluation, if eval is exact."
+    )
+
+    eval_val_tokens: CountInt = Field(
+        131072, description="Tokens of the validation split per evaluation, if eval is exact; 0: all of it."
     )
 
     precision: Precision = Field("fp32", description="Arithmetic of matrix products in training.")
@@ -153,6 +158,9 @@ def spelled_seeds(config: RunConfig) -> dict[str, int]:
     return {"seed": config.seed_of_data} | ({} if same else {"init_seed": config.seed_of_weights})
 
 
+BEFORE_THEY_WERE_SETTINGS: Mapping[str, Any] = {"eval_val_tokens": 0}
+"""What runs did that were recorded before these were settings."""
+
 ANY_TEXT: Mapping[str, Any] = {"corpus": "", "corpus_sha256": "", "vocab_size": 1}
 """Stands in for a text that is not at hand, where settings alone are checked."""
 
@@ -165,6 +173,11 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     except ValidationError as error:
         raise_all([_as_config_error(found) for found in error.errors()])
         raise AssertionError from error
+
+
+def recorded_config(values: Mapping[str, Any]) -> RunConfig:
+    """A RunConfig as a run's files have it, in which settings may be missing that were added since. Raises likewise."""
+    return make_config({**BEFORE_THEY_WERE_SETTINGS, **values})
 
 
 def check_setting(name: str, value: object) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
+from pathlib import Path
 from typing import Any, cast
 
 from ruamel.yaml import YAML
@@ -14,13 +16,15 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
 from isoloss.files import user_path
-from isoloss.spec.config import SETTINGS, TokenizerName
-from isoloss.spec.hypotheses import Hypothesis, SpikesStated, hypothesis_values, make_hypothesis
-from isoloss.spec.plainyaml import MAX_BYTES, Plain, read_yaml
-from isoloss.spec.study import ANY_DATA, FIRST_SEED, Scalar, Study, seeds_from
-from isoloss.spec.synonyms import did_you_mean, meant, nearest
+from isoloss.study.cell_faults import STUDY_KEYS
+from isoloss.study.cells_of_file import cells_values, design_of, entries_of, factors_of, paired_of, section
+from isoloss.study.config import SETTINGS, TokenizerName
+from isoloss.study.hypotheses import Hypothesis, SpikesStated, hypothesis_values, make_hypothesis
+from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
+from isoloss.study.study import ANY_DATA, FIRST_SEED, Scalar, Study, seeds_from
+from isoloss.study.synonyms import did_you_mean, meant, nearest
 
-KEYS = ("name", "description", "corpus", "tokenizer", "base", "factors", "seeds", "hypotheses")
+KEYS = STUDY_KEYS
 SECTIONS = ("factors", "base")
 _FAULTY = SpikesStated(says="has errors", kind="spikes")
 """Stands for a hypothesis with errors, so that those after it keep their numbers."""
@@ -49,14 +53,14 @@ class _Document:
 
 def builtin_studies() -> list[str]:
     """Names of the studies that ship with isoloss."""
-    folder = resources.files("isoloss.spec") / "studies"
+    folder = resources.files("isoloss.study") / "studies"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def find_study(reference: str) -> Study:
-    """A study by file path or built-in name. Raises ConfigError with file:line."""
+    """A study by file path or built-in name; its text is looked for beside the file first. Raises ConfigError."""
     if reference in builtin_studies():
-        text = (resources.files("isoloss.spec") / "studies" / f"{reference}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("isoloss.study") / "studies" / f"{reference}.yaml").read_text(encoding="utf-8")
         return parse_study(text, f"{reference} (built in)")
     path = user_path(reference)
     try:
@@ -68,7 +72,9 @@ def find_study(reference: str) -> Study:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    return parse_study(text, str(path))
+    study = parse_study(text, str(path))
+    beside = os.path.normpath(path.parent / user_path(study.corpus))  # an absolute path replaces the folder
+    return replace(study, corpus=beside) if study.corpus and Path(beside).exists() else study
 
 
 def parse_study(text: str, source: str) -> Study:
@@ -82,7 +88,6 @@ def parse_study(text: str, source: str) -> Study:
     errors: list[ConfigError] = []
     if "name" not in values:
         errors.append(ConfigError("the key 'name' is missing; the study's results are kept under it"))
-    factors = collect(errors, lambda: _section(values, "factors"), {})
 
     def study() -> Study:
         made = Study(
@@ -90,8 +95,12 @@ def parse_study(text: str, source: str) -> Study:
             description=collect(errors, lambda: _text(values, "description", ""), ""),
             corpus=collect(errors, lambda: _text(values, "corpus", "tinyshakespeare"), ""),
             tokenizer=cast("TokenizerName", collect(errors, lambda: _text(values, "tokenizer", "char"), "char")),
-            base=collect(errors, lambda: _section(values, "base"), {}),
-            factors={key: _levels(key, value, errors) for key, value in factors.items()},
+            base=collect(errors, lambda: section(values, "base"), {}),
+            factors=factors_of(values, errors),
+            paired=tuple(paired_of(values, errors)),
+            runs=tuple(entries_of(values, "runs", errors)),
+            exclude=tuple(entries_of(values, "exclude", errors)),
+            design=collect(errors, lambda: design_of(values), None),
             seeds=collect(errors, lambda: seeds_from(values.get("seeds", 1)), (FIRST_SEED,)),
             hypotheses=tuple(_hypotheses(values.get("hypotheses"), errors)),
         )
@@ -122,7 +131,7 @@ def dump_study(study: Study) -> str:
         "corpus": study.corpus,
         "tokenizer": study.tokenizer,
         "base": dict(study.base),
-        "factors": {key: list(levels) for key, levels in study.factors.items()},
+        **cells_values(study.cells),
         "seeds": list(study.seeds),
     }
     if study.hypotheses:
@@ -157,8 +166,8 @@ def _load(text: str, source: str) -> _Document:
             values[known] = values[typed]
             found |= {(known, *place[1:]): line for place, line in found.items() if place[0] == typed}
     lines: dict[str, int] = {}
-    for section in SECTIONS:  # an error between settings names them alone
-        lines |= {str(place[1]): line for place, line in found.items() if len(place) == 2 and place[0] == section}
+    for part in SECTIONS:  # an error between settings names them alone
+        lines |= {str(place[1]): line for place, line in found.items() if len(place) == 2 and place[0] == part}
     lines |= {" ".join(map(str, place)): line for place, line in found.items()}
     return _Document(values, unknown, lines, source)
 
@@ -177,22 +186,6 @@ def _text(values: Mapping[str, Any], key: str, default: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{key}={value!r}: expected text", (key,))
     return value.strip()
-
-
-def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = values.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{key}: expected 'setting: value' lines under it", (key,))
-    return cast("dict[str, Any]", value)
-
-
-def _levels(key: str, value: Any, errors: list[ConfigError]) -> tuple[Any, ...]:
-    if isinstance(value, list):
-        return tuple(cast("list[Any]", value))
-    errors.append(ConfigError(f"factor '{key}': expected a list of levels, like [4, 8]", (f"factors {key}",)))
-    return (value,)
 
 
 def _hypotheses(value: Any, errors: list[ConfigError]) -> Iterator[Hypothesis]:

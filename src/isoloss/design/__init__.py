@@ -1,0 +1,1 @@
+"""What a design can tell, and what it costs, before anything is trained."""

@@ -1,0 +1,127 @@
+"""The audit of settings: schedules that defeat a run, evaluations that tell little or take most of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from isoloss.diagnostic import Diagnostic
+from isoloss.study.config import RunConfig
+from isoloss.study.study import DataFacts
+from isoloss.wording import counted, listed, of_runs, percent
+
+FEWEST_BLOCKS = 50
+"""Of validation, below which its loss is an accident of which blocks they are. A rule of thumb."""
+MAX_EVALUATION_SHARE = 0.3
+"""Of a study's time, from which on the audit says what evaluation costs."""
+MAX_UNSEEN_SHARE = 0.001
+"""Of validation's characters that never occur in training, from which on it is said."""
+DIVERGING_RATE_TIMES_WIDTH = 4.0
+"""Above learning_rate = 4 / n_embd AdamW is guessed to diverge: 0.03 for 128, 0.005 for 768."""
+
+
+def settings_findings(
+    configs: Sequence[RunConfig], data: DataFacts | None, evaluation_share: float | None
+) -> Iterator[Diagnostic]:
+    """What single settings defeat; what rests on the text or on measured times is left out where they are unknown."""
+    decaying = [config for config in configs if config.decay_lr]
+    late = [config for config in decaying if config.warmup_iters >= config.max_iters]
+    if late:
+        yield Diagnostic(
+            "warmup_beyond_horizon",
+            "limits",
+            f"{of_runs(len(late), len(configs))} end before their warmup does (warmup_iters "
+            f"{_values(late, 'warmup_iters')}, max_iters {_values(late, 'max_iters')}): the learning rate rises all "
+            "the way and never reaches learning_rate.",
+            "Set warmup_iters to a few percent of max_iters, say with the formula '= 0.05 * max_iters'.",
+        )
+    rising = [config for config in decaying if config.min_lr > config.learning_rate]
+    if rising:
+        yield Diagnostic(
+            "min_lr_above_learning_rate",
+            "limits",
+            f"min_lr ({_values(rising, 'min_lr')}) is above learning_rate ({_values(rising, 'learning_rate')}) in "
+            f"{of_runs(len(rising), len(configs))}: the rate rises where it should decay.",
+            "Set min_lr to a tenth of learning_rate, with the formula '= learning_rate / 10'.",
+        )
+    unwatched = [config for config in configs if config.eval_interval >= config.max_iters]
+    if unwatched:
+        yield Diagnostic(
+            "no_evaluation_inside",
+            "limits" if len(unwatched) == len(configs) else "note",
+            f"{of_runs(len(unwatched), len(configs))} are evaluated at their beginning and end alone (eval_interval "
+            f"{_values(unwatched, 'eval_interval')}, max_iters {_values(unwatched, 'max_iters')}): nothing is seen of "
+            "the way, of overfitting or of a plateau.",
+            "Lower eval_interval to a tenth of max_iters.",
+        )
+    yield from _fast(configs)
+    if data is not None and data.oddities:
+        text = f"The text: {' '.join(data.oddities)}"
+        yield Diagnostic("text_oddities", "note", text, "Convert it if that is not meant: dos2unix -r removes both.")
+    if data is not None and data.val_tokens is not None:
+        yield from _validation(configs, data, data.val_tokens)
+    if evaluation_share is not None and evaluation_share > MAX_EVALUATION_SHARE:
+        yield _dominating(configs, evaluation_share)
+
+
+def _fast(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
+    fast = [config for config in configs if config.learning_rate >= DIVERGING_RATE_TIMES_WIDTH / config.n_embd]
+    if fast:
+        widest = max(config.n_embd for config in fast)
+        yield Diagnostic(
+            "high_learning_rate",
+            "note",
+            f"learning_rate {_values(fast, 'learning_rate')} may diverge at n_embd {_values(fast, 'n_embd')} "
+            f"({of_runs(len(fast), len(configs))}): a guess, that AdamW bears rates up to about "
+            f"{DIVERGING_RATE_TIMES_WIDTH:g} / n_embd, here {DIVERGING_RATE_TIMES_WIDTH / widest:.2g}.",
+            "Keep it if the edge is what the study looks for; runs that diverge are counted and shown.",
+        )
+
+
+def _validation(configs: Sequence[RunConfig], data: DataFacts, val_tokens: int) -> Iterator[Diagnostic]:
+    exact = [config for config in configs if config.eval == "exact"]
+    few = [config for config in exact if evaluated_blocks(config, val_tokens) < FEWEST_BLOCKS]
+    if few:
+        fewest = min(few, key=lambda config: evaluated_blocks(config, val_tokens))
+        n, size = evaluated_blocks(fewest, val_tokens), fewest.block_size
+        yield Diagnostic(
+            "small_validation",
+            "limits",
+            f"A validation loss is the mean over {counted(n, 'block')} of {counted(size, 'token')} (of "
+            f"{val_tokens:,} validation tokens): it says as much about these blocks as about the model.",
+            "Take a longer text, or raise eval_val_tokens."
+            if any(config.eval_val_tokens for config in few)
+            else "Take a longer text.",
+        )
+    if data.unseen_share is not None and data.unseen_share > MAX_UNSEEN_SHARE:
+        yield Diagnostic(
+            "unseen_characters",
+            "limits",
+            f"{percent(data.unseen_share)} of the validation split's characters never occur in the training split: "
+            "no model can learn them, and they dominate the loss.",
+            "Shuffle the text's parts before it is split, so that both splits have all kinds of it.",
+        )
+
+
+def _dominating(configs: Sequence[RunConfig], share: float) -> Diagnostic:
+    often = min(configs, key=lambda config: config.eval_interval)
+    sampled = all(config.eval == "sampled" for config in configs)
+    smaller = "eval_iters" if sampled else "eval_val_tokens (0 reads the whole split)"
+    return Diagnostic(
+        "evaluation_dominates",
+        "limits",
+        f"Evaluation takes about {percent(share)} of the study's time (eval_interval {often.eval_interval:,} of "
+        f"{often.max_iters:,} steps).",
+        f"Raise eval_interval, or lower {smaller}.",
+    )
+
+
+def evaluated_blocks(config: RunConfig, val_tokens: int) -> int:
+    """Blocks of the validation split that an exact evaluation reads."""
+    there = (val_tokens - 1) // config.block_size
+    asked = max(1, config.eval_val_tokens // config.block_size) if config.eval_val_tokens else there
+    return min(there, asked)
+
+
+def _values(configs: Sequence[RunConfig], setting: str) -> str:
+    """The values of a setting, ascending."""
+    return listed(sorted({getattr(config, setting) for config in configs}))

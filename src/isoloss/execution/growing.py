@@ -1,0 +1,149 @@
+"""A study's directory: opened for training, made if need be, and grown where the study has changed since."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from isoloss.data.tokens import Tokens
+from isoloss.errors import ConfigError
+from isoloss.execution.options import RunOptions
+from isoloss.execution.reuse import predecessors
+from isoloss.files import path_exists, write_checksummed, write_record
+from isoloss.store.layout import StudyPaths
+from isoloss.store.opening import read_study
+from isoloss.store.revisions import changes_between, revise
+from isoloss.store.run import create_run, read_status
+from isoloss.store.tables import StudyResults
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
+from isoloss.study.studyfile import dump_study
+from isoloss.training.device import available_cores, describe, resolve_device, resolve_precision
+from isoloss.wording import counted
+
+MAX_NAMED = 3
+
+
+def recorded_study(results: StudyResults) -> Study | None:
+    """The study as its directory has it; None of one that is not begun. Raises ConfigError where it is another one.
+
+    A study may gain and lose levels, factors, seeds and cells, and other hypotheses; its text must stay, and once
+    training has begun some run of it, at least as the beginning of a longer one.
+    """
+    paths, study = results.paths, results.study
+    if not path_exists(paths.study):
+        return None
+    recorded = read_study(paths.study)
+    if results.tokenizer()["corpus_sha256"] != results.facts.sha256:
+        raise ConfigError(f"the text '{study.corpus}' changed since {paths.folder} was started; choose another --out")
+    before = recorded.expand(results.facts)
+    if recorded.tokenizer != study.tokenizer or (has_begun(results, before) and not _goes_on(before, results.configs)):
+        changes = "; ".join([*changes_between(recorded, study)][:MAX_NAMED])
+        raise ConfigError(
+            f"{paths.folder} was started with another study, of which no run is one of this study's: {changes}; "
+            "choose another --out"
+        )
+    return recorded
+
+
+def _goes_on(before: Sequence[RunConfig], after: Sequence[RunConfig]) -> bool:
+    """Whether a run of a study is one of another, or the first steps of one."""
+    known, longer = {*map(run_id, before)}, predecessors([*before, *after])
+    return any(run_id(config) in known or run_id(longer.get(run_id(config), config)) in known for config in after)
+
+
+def as_begun(paths: StudyPaths, study: Study, options: RunOptions) -> Study:
+    """The study with what its directory's first start settled of what it leaves open: precision, and what is evaluated.
+
+    Raises ConfigError where this machine does not have the precision.
+    """
+    if not path_exists(paths.study):
+        return study
+    recorded = read_study(paths.study).base
+    names = ("precision", "eval_val_tokens") if options.precision == "auto" else ("eval_val_tokens",)
+    settled = {name: recorded[name] for name in names if name in recorded and not study.states(name)}
+    try:
+        if "precision" in settled:
+            resolve_precision(str(settled["precision"]), resolve_device(options.device))
+    except ConfigError as error:
+        text = f"{paths.folder} was started in {settled['precision']}, which this machine does not have: choose another"
+        raise ConfigError(f"{text} --out, or train it anew with --precision fp32 ({error})", ("precision",)) from error
+    return study.with_settings(settled) if settled else study
+
+
+def has_begun(results: StudyResults, configs: Sequence[RunConfig]) -> bool:
+    """Whether any of these runs has trained a step."""
+    return any(path_exists(results.paths.run(run_id(config)).metrics) for config in configs)
+
+
+def open_directory(results: StudyResults, tokens: Tokens, device: torch.device, say: Callable[[str], None]) -> None:
+    """Write the files that describe the study, or bring them up to date where it has changed. Raises ConfigError."""
+    paths, recorded = results.paths, recorded_study(results)
+    if recorded is None:
+        write_record(
+            paths.tokenizer,
+            {
+                **tokens.tokenizer.as_dict(),
+                "corpus": results.study.corpus,
+                "corpus_sha256": tokens.sha256,
+                "vocab_size": tokens.tokenizer.vocab_size,
+                "train_tokens": len(tokens.train_N),
+                "val_tokens": len(tokens.val_N),
+            },
+        )
+    if recorded is None or dump_study(recorded) != dump_study(results.study):
+        for config in results.configs:
+            create_run(paths.run(run_id(config)), config)
+    if recorded is None:
+        write_checksummed(paths.study, dump_study(results.study))
+    elif dump_study(recorded) != dump_study(results.study):
+        _grow(results, recorded, say)
+    for line in _set_aside_in_words(results):
+        say(line)
+    write_record(paths.provenance, _provenance(device))
+
+
+def _grow(results: StudyResults, recorded: Study, say: Callable[[str], None]) -> None:
+    before = recorded.expand(results.facts)
+    states = [read_status(results.paths.run(run_id(config))).state for config in before]
+    ended, begun = sum(state in ("done", "failed", "diverged") for state in states), has_begun(results, before)
+    changes = [*changes_between(recorded, results.study)]
+    if not changes:
+        write_checksummed(results.paths.study, dump_study(results.study))
+        return
+    if begun:
+        say(f"the study has changed: {'; '.join(changes)}")
+    revise(results.paths, recorded, results.study, runs_ended=ended, begun=begun)
+
+
+def _set_aside_in_words(results: StudyResults) -> list[str]:
+    """Which runs on disk belong to no cell, and in which setting each differs from those that do."""
+    aside = results.set_aside
+    if not aside:
+        return []
+    named = [f"{run_id(config)} ({_difference(config, results.configs)})" for config in aside[:MAX_NAMED]]
+    more = f" and {len(aside) - MAX_NAMED:,} more" if len(aside) > MAX_NAMED else ""
+    return [f"{counted(len(aside), 'run')} of no cell of this study set aside: {', '.join(named)}{more}"]
+
+
+def _difference(config: RunConfig, configs: Sequence[RunConfig]) -> str:
+    """The settings in which a run differs from the nearest of the study, with both values."""
+    differing = (
+        [name for name in RunConfig.model_fields if getattr(config, name) != getattr(other, name)] for other in configs
+    )
+    names = min(differing, key=len)
+    return ", ".join(f"{name} {getattr(config, name)}" for name in names) or "the same settings"
+
+
+def _provenance(device: torch.device) -> dict[str, Any]:
+    packages = ("isoloss", "torch", "numpy", "polars", "safetensors")
+    return {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "machine": {**describe(device).as_dict(), "cores": available_cores()},
+    }

@@ -1,0 +1,124 @@
+"""Two studies side by side: the settings in which they differ, what they share, and the difference of their losses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from isoloss.analysis.estimate import p_in_words
+from isoloss.analysis.pairs import PairedDifference, paired_difference
+from isoloss.errors import ConfigError
+from isoloss.report.chapter import Chapter
+from isoloss.report.format import spelled_interval
+from isoloss.report.table import Column, Table
+from isoloss.store.tables import StudyResults
+from isoloss.study.config import SETTINGS
+from isoloss.wording import counted, level, listed
+
+RESPONSE = "best_val_loss"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two studies, the second minus the first.
+
+    `differing` has each setting in which they differ, with the values of either; `shared` a row for each cell and seed
+    that both have, apart from those settings, with both losses. `difference` is None with fewer than two pairs.
+    """
+
+    names: tuple[str, str]
+    differing: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]]
+    shared: pl.DataFrame
+    difference: PairedDifference | None
+
+
+def compare_studies(first: StudyResults, second: StudyResults) -> Comparison:
+    """Compare the best validation losses of two studies over the cells and seeds they share.
+
+    Settings of which they share no value are what is compared; all others have to agree. With two shared seeds or more
+    the pairs of a seed are averaged to one. Raises ConfigError for studies of different texts or tokenizers.
+    """
+    if (first.facts.sha256, first.study.tokenizer) != (second.facts.sha256, second.study.tokenizer):
+        where = f"{first.paths.folder} and {second.paths.folder}"
+        raise ConfigError(f"{where} are of different texts or tokenizers: their losses do not compare")
+    tables = [each.summary().filter(pl.col("status") == "done") for each in (first, second)]
+    values = {name: tuple(_values(each, name) for each in (first, second)) for name in SETTINGS}
+    differing = {name: (a, b) for name, (a, b) in values.items() if set(a) != set(b)}
+    apart = {name for name, (a, b) in differing.items() if not set(a) & set(b)}
+    keys = [*(name for name in SETTINGS if name not in apart), "seed"]
+    shared = (
+        tables[0]
+        .select(*keys, first=RESPONSE)
+        .join(tables[1].select(*keys, second=RESPONSE), on=keys, nulls_equal=True, maintain_order="left")
+    )
+    shown = [name for name in keys if shared[name].n_unique() > 1 or name == "seed"]
+    pairs = shared
+    if shared["seed"].n_unique() > 1:
+        pairs = shared.group_by("seed", maintain_order=True).agg(pl.col("first", "second").mean())
+    found = None
+    if len(pairs) > 1:
+        found = paired_difference(pairs["first"].to_numpy(), pairs["second"].to_numpy(), np.random.default_rng(0))
+    names = str(first.paths.folder), str(second.paths.folder)
+    return Comparison(names, differing, shared.select(*shown, "first", "second"), found)
+
+
+def comparison_chapter(found: Comparison) -> Chapter:
+    """What a comparison says."""
+    differing = pl.DataFrame(
+        [{"setting": name, "first": _said(a), "second": _said(b)} for name, (a, b) in found.differing.items()],
+        schema={"setting": pl.String(), "first": pl.String(), "second": pl.String()},
+    )
+    first, second = found.names
+    heads = (Column("setting", "setting"), Column("first", first, width=40), Column("second", second, width=40))
+    rows = found.shared.with_columns((pl.col("second") - pl.col("first")).alias("difference"))
+    columns = [Column(name, name) for name in found.shared.columns if name not in ("first", "second")]
+    columns += [
+        Column("first", first, "loss"),
+        Column("second", second, "loss"),
+        Column("difference", "difference", "difference"),
+    ]
+    tables = [Table("differing", "Settings in which the studies differ.", differing, heads)] if len(differing) else []
+    if len(rows):
+        tables.append(Table("shared", f"Best validation loss of {counted(len(rows), 'shared run')}.", rows, columns))
+    return Chapter(
+        "comparison", f"{second} against {first}", list(_answer(found)), tables=tables, details=[_method(found)]
+    )
+
+
+def comparison_as_json(found: Comparison) -> str:
+    """One object, at full precision."""
+    differing = {name: {"first": a, "second": b} for name, (a, b) in found.differing.items()}
+    difference = found.difference and asdict(found.difference)
+    document = {"differing": differing, "shared": found.shared.to_dicts(), "difference": difference}
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _answer(found: Comparison) -> Iterator[str]:
+    settings = listed(found.differing) if found.differing else "no setting"
+    yield f"They differ in {settings}; they share {counted(len(found.shared), 'run')} that are done, apart from that."
+    if found.difference is None:
+        return
+    estimate = found.difference.estimate
+    size = spelled_interval(estimate.value, estimate.low, estimate.high, "difference")
+    p = "" if found.difference.p is None else f", p {p_in_words(found.difference.p)}"
+    yield f"The best validation loss of {found.names[1]} minus that of {found.names[0]} is {size} nats{p}."
+
+
+def _method(found: Comparison) -> str:
+    if found.difference is None:
+        return "A difference needs two shared seeds, or two shared cells."
+    by = "the mean over shared cells of each seed" if found.shared["seed"].n_unique() > 1 else "the shared cells"
+    return f"Paired t test and 95% interval by {by}: {found.difference.estimate.method}."
+
+
+def _values(results: StudyResults, setting: str) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(getattr(config, setting) for config in results.configs))
+
+
+def _said(values: tuple[Any, ...]) -> str:
+    return ", ".join(map(level, values))

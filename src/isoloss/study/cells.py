@@ -1,0 +1,251 @@
+"""Which combinations of levels a study trains: its cells, from factors, paired settings, stated runs and a design."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isoloss.errors import ConfigError
+from isoloss.randomness import Purpose, generator
+from isoloss.study.config import RunConfig
+from isoloss.wording import counted
+
+Scalar = str | int | float | bool | None
+Cell = dict[str, Scalar]
+DIGITS = 4
+"""Significant digits of a value that is drawn from a range, so that tables and labels can be read."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high` of which a sampled design draws; whole ones where the setting is a whole number."""
+
+    low: float
+    high: float
+    scale: Literal["linear", "log"] = "linear"
+
+
+@dataclass(frozen=True)
+class OneAtATime:
+    """A centre, and cells that differ from it in one factor; a factor without an entry has its first level there."""
+
+    centre: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """`n` cells drawn from ranges and lists of levels: independently, or as a Sobol sequence, which spreads them."""
+
+    method: Literal["random", "sobol"]
+    n: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fraction:
+    """One in `denominator`, a power of two, of all combinations of two levels, balanced in every factor."""
+
+    denominator: int
+
+
+Design = OneAtATime | Sampled | Fraction
+Axis = Sequence[Cell]
+"""What varies together, level by level: one factor, or settings that are paired."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What a study varies; without a design every combination is a cell.
+
+    `paired` has groups of settings whose levels go together, `runs` combinations that are stated one by one and crossed
+    with the rest, `exclude` what is left out: cells that have all entries of one of its mappings.
+    """
+
+    factors: Mapping[str, tuple[Scalar, ...] | Range] = field(default_factory=dict[str, "tuple[Scalar, ...] | Range"])
+    paired: Sequence[Mapping[str, tuple[Scalar, ...]]] = ()
+    runs: Sequence[Cell] = ()
+    exclude: Sequence[Cell] = ()
+    design: Design | None = None
+
+    def expand(self) -> list[Cell]:
+        """The cells, the last factor varying fastest. Raises ConfigError where the design does not suit the factors."""
+        chosen = list(self._chosen())
+        kept = [cell for cell in chosen if not any(_matches(cell, entry) for entry in self.exclude)]
+        for number, entry in enumerate(self.exclude):
+            if not any(_matches(cell, entry) for cell in chosen):
+                raise ConfigError(f"exclude: no cell has {_in_words(entry)}", (f"exclude {number}", "exclude"))
+        if not kept:
+            raise ConfigError(f"exclude leaves none of {len(chosen):,} cells", ("exclude",))
+        return kept
+
+    @property
+    def combinations(self) -> int:
+        """Cells before any is left out; of a fraction those of all combinations, which bound it."""
+        if isinstance(self.design, Sampled):
+            return self.design.n
+        sizes = [len(axis) for axis in self._axes()]
+        return 1 + sum(size - 1 for size in sizes) if isinstance(self.design, OneAtATime) else math.prod(sizes)
+
+    def places(self, setting: str, value: Scalar) -> list[str]:
+        """Where a value stands in a study file, as in `fields` of errors."""
+        levels = self.factors.get(setting, ())
+        listed = [] if isinstance(levels, Range) else levels
+        found = [f"factors {setting} {place}" for place, level in enumerate(listed) if level == value]
+        for group in self.paired:
+            found += [
+                f"paired {setting} {place}" for place, level in enumerate(group.get(setting, ())) if level == value
+            ]
+        return [*found, *(f"runs {n} {setting}" for n, run in enumerate(self.runs) if run.get(setting, ...) == value)]
+
+    def without(self, settings: Container[str]) -> Cells:
+        """What varies when some settings are constant."""
+        factors = {key: levels for key, levels in self.factors.items() if key not in settings}
+        groups = [{key: levels for key, levels in group.items() if key not in settings} for group in self.paired]
+        runs = [{key: value for key, value in run.items() if key not in settings} for run in self.runs]
+        return replace(self, factors=factors, paired=[each for each in groups if each], runs=[r for r in runs if r])
+
+    def _axes(self) -> list[Axis]:
+        groups = [
+            [dict(zip(group, levels, strict=True)) for levels in zip(*group.values(), strict=False)]
+            for group in self.paired
+        ]
+        lists = [
+            [{name: level} for level in levels]
+            for name, levels in self.factors.items()
+            if not isinstance(levels, Range)
+        ]
+        return [*([list(self.runs)] if self.runs else []), *groups, *lists]
+
+    def _chosen(self) -> Iterator[Cell]:
+        ranges = {name: levels for name, levels in self.factors.items() if isinstance(levels, Range)}
+        match self.design:
+            case Sampled():
+                yield from _sampled(self.design, self._axes(), ranges)
+            case _ if ranges:
+                (name, *_) = ranges
+                text = f"factor '{name}' is a range; add design: {{random: 60}} or {{sobol: 64}}, or list its levels"
+                raise ConfigError(text, (f"factors {name}",))
+            case OneAtATime():
+                yield from _one_at_a_time(self.design, self._axes())
+            case Fraction():
+                yield from _fraction(self.design, self._axes())
+            case None:
+                yield from map(_joined, itertools.product(*self._axes()))
+
+
+def _joined(parts: Sequence[Cell]) -> Cell:
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _matches(cell: Cell, entry: Cell) -> bool:
+    return all(name in cell and cell[name] == value for name, value in entry.items())
+
+
+def _in_words(entry: Cell) -> str:
+    return " and ".join(f"{name} {value}" for name, value in entry.items())
+
+
+def _one_at_a_time(design: OneAtATime, axes: Sequence[Axis]) -> Iterator[Cell]:
+    unknown = [name for name in design.centre if not any(name in axis[0] for axis in axes)]
+    if unknown:
+        raise ConfigError(f"centre: {unknown[0]} is no factor", (f"centre {unknown[0]}", "centre"))
+    centre: list[Cell] = []
+    for axis in axes:
+        wanted = {name: value for name, value in design.centre.items() if name in axis[0]}
+        found = next((level for level in axis if _matches(level, wanted)), None)
+        if found is None:
+            name = next(iter(wanted))
+            raise ConfigError(f"centre: {_in_words(wanted)} is no level of its factor", (f"centre {name}", "centre"))
+        centre.append(found)
+    yield _joined(centre)
+    for place, axis in enumerate(axes):
+        yield from (_joined([*centre[:place], level, *centre[place + 1 :]]) for level in axis if level != centre[place])
+
+
+def _sampled(design: Sampled, axes: Sequence[Axis], ranges: Mapping[str, Range]) -> Iterator[Cell]:
+    """Cells without repeats, which lists of few levels may give."""
+    seen: list[Cell] = []
+    for row in _uniform(design, len(axes) + len(ranges)):
+        listed = [axis[int(u * len(axis))] for u, axis in zip(row[: len(axes)], axes, strict=True)]
+        drawn = {name: _drawn(name, span, u) for u, (name, span) in zip(row[len(axes) :], ranges.items(), strict=True)}
+        if (cell := _joined([*listed, drawn])) not in seen:
+            seen.append(cell)
+            yield cell
+
+
+def _uniform(design: Sampled, columns: int) -> list[list[float]]:
+    """`n` rows from 0 to below 1; the points of a Sobol sequence are shifted by the seed, around the unit cube."""
+    draws = generator(design.seed, Purpose.DESIGN)
+    if design.method == "random":
+        return draws.random((design.n, columns)).tolist()
+    from scipy.stats import qmc  # a second, which other studies need not wait for
+
+    points = cast(
+        "NDArray[np.float64]", qmc.Sobol(columns, scramble=False).random_base2(math.ceil(math.log2(design.n)))
+    )
+    return ((points[: design.n] + draws.random(columns)) % 1.0).tolist()
+
+
+def _drawn(name: str, span: Range, u: float) -> int | float:
+    low, high = span.low, span.high
+    if isinstance(
+        RunConfig.model_fields[name].default, int
+    ):  # each whole number is as likely as its share of the range
+        low, high = low - 0.5, high + 0.5
+        value = low * (high / low) ** u if span.scale == "log" else low + u * (high - low)
+        return min(max(round(value), round(span.low)), round(span.high))
+    value = low * (high / low) ** u if span.scale == "log" else low + u * (high - low)
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _fraction(design: Fraction, axes: Sequence[Axis]) -> Iterator[Cell]:
+    for axis in axes:
+        if len(axis) != 2:
+            name = next(iter(axis[0]))
+            text = f"a fraction needs factors of two levels; {name} has {len(axis)}"
+            raise ConfigError(f"design: {text}", (f"factors {name}", "design"))
+    words = generators(len(axes), design.denominator.bit_length() - 1)
+    base = len(axes) - len(words)
+    for levels in itertools.product((0, 1), repeat=base):
+        # A generated factor has its high level where an even number of its word's factors are low, as in the full grid.
+        made = [(1 + sum(1 - levels[i] for i in range(base) if word >> i & 1)) % 2 for word in words]
+        yield _joined([axis[level] for axis, level in zip(axes, [*levels, *made], strict=True)])
+
+
+def generators(factors: int, generated: int) -> tuple[int, ...]:
+    """For each of the last factors the earlier ones whose product it is set to, as bits, of the highest resolution.
+
+    The resolution is the length of the shortest product of factors that is constant (Box and Hunter 1961). Raises
+    ConfigError where too few factors are left.
+    """
+    base = factors - generated
+    every = sorted(range(1, 1 << max(base, 0)), key=lambda word: (-word.bit_count(), word))
+    for resolution in range(factors, 2, -1):
+        candidates = [word for word in every if word.bit_count() >= resolution - 1]
+        found = _independent(candidates, generated, base, resolution, (), (0,))
+        if found is not None:
+            return found
+    text = f"design: no 1/{1 << generated} of the combinations of {counted(factors, 'factor')} parts their effects"
+    raise ConfigError(text, ("design",))
+
+
+def _independent(
+    candidates: Sequence[int], more: int, base: int, resolution: int, chosen: tuple[int, ...], group: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """`more` further words for which no product of defining words is shorter than the resolution; the first found."""
+    if not more:
+        return chosen
+    for at, word in enumerate(candidates):
+        defining = word | 1 << (base + len(chosen))
+        grown = tuple(each ^ defining for each in group)
+        if min(each.bit_count() for each in grown) >= resolution:
+            found = _independent(candidates[at + 1 :], more - 1, base, resolution, (*chosen, word), (*group, *grown))
+            if found is not None:
+                return found
+    return None

@@ -58,8 +58,8 @@ def test_halves_by_seed_are_the_study_that_one_machine_would_have_trained(
 def test_halves_of_other_cells_become_runs_and_what_neither_has_is_trained_later(
     trained: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained("a", (1,), dropout=(0.0, 0.1)), trained("b", (2,), dropout=(0.1, 0.2), n_embd=32)
-    folders = [str(tmp_path / name) for name in ("a", "b")]
+    a, b = trained("a", (1,), dropout=(0.0, 0.1)), trained("b", (2,), dropout=(0.1, 0.2), n_embd=32)
+    folders = [str(a), str(b)]
     assert run_command_line(["merge", *folders, "--out", str(tmp_path / "c")]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{tmp_path / 'c'}\n" and "4 of 8 runs are there" in captured.err

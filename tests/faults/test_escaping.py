@@ -129,7 +129,7 @@ def test_text_that_would_run_is_marked_and_numbers_are_not(word: str) -> None:
 def test_a_summary_is_analysed_from_its_csv_as_from_its_study(
     study: StudyResults, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_summary(study.paths, study.summary())
+    write_summary(study, study.summary())
     answers: list[str] = []
     ended = pl.read_csv(study.paths.summary("csv")).filter(pl.col("status").is_in(["done", "failed", "diverged"]))
     ended = ended.with_columns(pl.when(pl.col("status") == "done").then("best_val_loss"))

@@ -50,7 +50,7 @@ def read_all(folder: Path) -> None:
     """What `status` and `report` do, short of drawing."""
     results = load_study(folder)
     status_as_text(open_study(folder))
-    write_summary(results.paths, results.summary())
+    write_summary(results, results.summary())
     results.thinned_curves()
     snapshot = take_snapshot(results)
     study_chapters(snapshot, find(snapshot))

@@ -156,8 +156,9 @@ def _compared_alike(study: Study) -> list[list[Compared]]:
 
 def _bound(hypothesis: Compared) -> float | None:
     """The smallest difference of interest, where one is stated of a response whose noise is known."""
-    known = isinstance(hypothesis, EffectStated) and hypothesis.response in NOISE_KNOWN_FOR
-    return hypothesis.at_least if known else None
+    if isinstance(hypothesis, RatioStated) or hypothesis.response not in NOISE_KNOWN_FOR:
+        return None
+    return hypothesis.at_least
 
 
 def _detectable(alike: Sequence[Compared], study: Study, noise: SeedNoise) -> Diagnostic:

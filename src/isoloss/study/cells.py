@@ -95,8 +95,9 @@ class Cells:
     def places(self, setting: str, value: Scalar) -> list[str]:
         """Where a value stands in a study file, as in `fields` of errors."""
         levels = self.factors.get(setting, ())
-        listed = [] if isinstance(levels, Range) else levels
-        found = [f"factors {setting} {place}" for place, level in enumerate(listed) if level == value]
+        found: list[str] = []
+        if not isinstance(levels, Range):
+            found = [f"factors {setting} {place}" for place, level in enumerate(levels) if level == value]
         for group in self.paired:
             found += [
                 f"paired {setting} {place}" for place, level in enumerate(group.get(setting, ())) if level == value
@@ -173,7 +174,9 @@ def _sampled(design: Sampled, axes: Sequence[Axis], ranges: Mapping[str, Range])
     seen: list[Cell] = []
     for row in _uniform(design, len(axes) + len(ranges)):
         listed = [axis[int(u * len(axis))] for u, axis in zip(row[: len(axes)], axes, strict=True)]
-        drawn = {name: _drawn(name, span, u) for u, (name, span) in zip(row[len(axes) :], ranges.items(), strict=True)}
+        drawn: Cell = {
+            name: _drawn(name, span, u) for u, (name, span) in zip(row[len(axes) :], ranges.items(), strict=True)
+        }
         if (cell := _joined([*listed, drawn])) not in seen:
             seen.append(cell)
             yield cell

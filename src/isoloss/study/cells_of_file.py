@@ -27,18 +27,20 @@ def section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def factors_of(values: Mapping[str, Any], errors: list[ConfigError]) -> dict[str, tuple[Scalar, ...] | Range]:
     """Each factor's levels or range; `errors` grows by what is wrong."""
-    return {
-        key: collect(errors, lambda value=value, key=key: _range(key, cast("dict[str, Any]", value)), Range(0, 1))
-        if isinstance(value, dict)
-        else _levels("factors", key, value, errors)
-        for key, value in collect(errors, lambda: section(values, "factors"), {}).items()
-    }
+    found: dict[str, tuple[Scalar, ...] | Range] = {}
+    for key, value in collect(errors, lambda: section(values, "factors"), {}).items():
+        if isinstance(value, dict):
+            lines = cast("dict[str, Any]", value)
+            found[key] = collect(errors, lambda lines=lines, key=key: _range(key, lines), Range(0, 1))
+        else:
+            found[key] = _levels("factors", key, value, errors)
+    return found
 
 
 def paired_of(values: Mapping[str, Any], errors: list[ConfigError]) -> Iterator[dict[str, tuple[Scalar, ...]]]:
     """Groups of settings whose levels go together: one mapping, or a list of them."""
-    stated = values.get("paired") or []
-    groups = cast("list[Any]", stated) if isinstance(stated, list) else [stated]
+    stated: Any = values.get("paired") or []
+    groups = cast("list[Any]", stated if isinstance(stated, list) else [stated])
     for group in groups:
         if isinstance(group, dict):
             lines = cast("dict[str, Any]", group)
@@ -50,10 +52,11 @@ def paired_of(values: Mapping[str, Any], errors: list[ConfigError]) -> Iterator[
 
 def entries_of(values: Mapping[str, Any], key: str, errors: list[ConfigError]) -> Iterator[dict[str, Scalar]]:
     """A list of cells or of parts of them."""
-    stated = values.get(key)
+    stated: Any = values.get(key)
     if stated is None:
         return
-    for number, entry in enumerate(cast("list[Any]", stated) if isinstance(stated, list) else [None]):
+    entries = cast("list[Any]", stated if isinstance(stated, list) else [None])
+    for number, entry in enumerate(entries):
         if isinstance(entry, dict) and entry:
             yield cast("dict[str, Scalar]", entry)
         else:
@@ -63,7 +66,8 @@ def entries_of(values: Mapping[str, Any], key: str, errors: list[ConfigError]) -
 
 def design_of(values: Mapping[str, Any]) -> Design | None:
     """The design that combines the factors; None for all combinations. Raises ConfigError."""
-    stated, centre = values.get("design"), section(values, "centre")
+    stated: Any = values.get("design")
+    centre = section(values, "centre")
     if stated == "one_at_a_time":
         return OneAtATime(centre)
     if centre:
@@ -81,7 +85,7 @@ def design_of(values: Mapping[str, Any]) -> Design | None:
                 text = f"design: {key}={value!r}: expected a whole number from {least} to {MAX_CELLS:,}"
                 raise ConfigError(text, (f"design {key}", "design"))
         return Sampled(method, lines[method], lines.get("seed", 0))
-    hint = did_you_mean(method or str(stated), ["one_at_a_time", "random", "sobol", "fraction"])
+    hint = did_you_mean(method or str(cast(object, stated)), ["one_at_a_time", "random", "sobol", "fraction"])
     raise ConfigError(f"design: {stated!r} is none of {DESIGNS}; {hint}", ("design",))
 
 

@@ -23,14 +23,15 @@ from isoloss.execution import plan, worker
 from isoloss.execution.executor import Inline, NullListener
 from isoloss.execution.plan import plan_stacks
 from isoloss.execution.study import RunOptions, run_study
+from isoloss.store.layout import StudyPaths
 from isoloss.store.revisions import stated_beforehand
 from isoloss.store.run import read_rows, read_status
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.study.config import RunConfig
 from isoloss.study.hypotheses import make_hypothesis
 from isoloss.study.identity import run_id
-from isoloss.study.study import Study
-from isoloss.study.studyfile import dump_study, find_study
+from isoloss.study.study import DataFacts, Study
+from isoloss.study.studyfile import dump_study, find_study, parse_study
 from isoloss.training import checkpoint
 from isoloss.training.state import StackState
 
@@ -313,6 +314,22 @@ def test_seeds_of_weights_and_of_data_are_factors_that_stack(study: Callable[...
     assert table["best_val_loss"].n_unique() == 4
     both = train_here(study(seeds=(1, 2), dropout=0.2), tmp_path / "c")  # the same runs where the seeds agree
     assert both.summary()["run_id"].to_list() == table["run_id"].gather([0, 3]).to_list()
+
+
+@pytest.mark.parametrize("order", ["seeds", "shuffled"])
+def test_a_study_that_is_stopped_early_has_seen_its_whole_space(
+    study: Callable[..., Study], tmp_path: Path, order: Any
+) -> None:
+    grid = study({"max_iters": (4, 8), "dropout": (0.0, 0.1, 0.2)}, seeds=(1, 2))
+    results = StudyResults(StudyPaths(tmp_path), grid, DataFacts("ab", 65, 100, 900))
+    longest = [stack[0] for stack in plan_stacks(results, 1)]
+    assert {config.max_iters for config in longest[:6]} == {8}
+    ordered = [stack[0] for stack in plan_stacks(replace(results, study=replace(grid, order=order)), 1)]
+    assert {*map(run_id, ordered)} == {*map(run_id, longest)} and ordered != longest
+    assert {config.max_iters for config in ordered[:6]} == {4, 8}
+    if order == "seeds":
+        assert [config.seed for config in ordered] == [1] * 6 + [2] * 6
+    assert parse_study(dump_study(replace(grid, order=order)), "s").order == order
 
 
 def test_a_setting_stated_at_its_default_is_no_other_study(study: Callable[..., Study], tmp_path: Path) -> None:

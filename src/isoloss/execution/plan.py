@@ -40,10 +40,20 @@ def is_missing(results: StudyResults, config: RunConfig) -> bool:
 def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | None = None) -> list[Stack]:
     """Stacks of at most `width` runs that cover what is missing (of `among`).
 
-    Those with most FLOPs left come first, which keeps all workers busy to the end. A study that claims a time has them
-    in an order by a hash of their ids instead, so that no level has its hour of the day: `is_shuffled`.
+    They come in the study's order; in that of seeds, no stack has runs of two. A study that claims a time has them
+    shuffled, so that no level has its hour of the day: `is_shuffled`.
     """
     configs = results.configs if among is None else among
+    if results.study.order == "seeds" and not is_shuffled(results.study):
+        of_seeds = ([c for c in configs if c.seed == seed] for seed in results.study.seeds)
+        return [stack for of_seed in of_seeds for stack in _longest_first(results, width, of_seed)]
+    if is_shuffled(results.study):
+        return sorted(_longest_first(results, width, configs), key=_shuffled)
+    return _longest_first(results, width, configs)
+
+
+def _longest_first(results: StudyResults, width: int, configs: Sequence[RunConfig]) -> list[Stack]:
+    """Those with most FLOPs left come first, which keeps all workers busy to the end."""
     missing = {run_id(config): config for config in configs if is_missing(results, config)}
     points = {run: resume_point(results.paths.run(run)) for run in missing}
     stacks: list[tuple[float, Stack]] = []
@@ -52,14 +62,12 @@ def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | 
             part = runs[first : first + width]
             stack = tuple(missing[run] for run in part)
             stacks.append((_flops_left(stack, min(points[run].step for run in part)), stack))
-    if is_shuffled(results.study):
-        return sorted((stack for _, stack in stacks), key=_shuffled)
     return [stack for _, stack in sorted(stacks, key=lambda item: -item[0])]
 
 
 def is_shuffled(study: Study) -> bool:
     """Whether a study's stacks are trained in shuffled order."""
-    return claims_time(study.hypotheses)
+    return study.order == "shuffled" or claims_time(study.hypotheses)
 
 
 def _shuffled(stack: Stack) -> str:

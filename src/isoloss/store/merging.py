@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isoloss.errors import ConfigError, StoreError
@@ -80,10 +80,7 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
     known = dict.fromkeys(run_id(config.model_copy(update={"seed": seeds[0]})) for config in configs[0])
     cells = {run_id(config.model_copy(update={"seed": seeds[0]})): config for config in every}
     if len(cells) == len(known):
-        return Study(
-            first.name, first.corpus, first.tokenizer, first.description, first.base, first.factors, seeds, hypotheses,
-            first.paired, first.runs, first.exclude, first.design,
-        )  # fmt: skip
+        return replace(first, seeds=seeds, hypotheses=hypotheses)
     values = {name: [getattr(config, name) for config in cells.values()] for name in SETTINGS}
     varied = [name for name in SETTINGS if len(set(values[name])) > 1]
     runs: tuple[Cell, ...] = tuple({name: getattr(config, name) for name in varied} for config in cells.values())

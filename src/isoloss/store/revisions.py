@@ -82,7 +82,7 @@ def changes_between(before: Study, after: Study) -> Iterator[str]:
     yield from _gained_and_lost("seeds", before.seeds, after.seeds)
     old, new = (cells_values(study.cells) | {"factors": None} for study in (before, after))
     yield from (f"{part} changed" for part in {**old, **new} if old.get(part) != new.get(part))
-    for part in ("description", "corpus", "tokenizer", "hypotheses"):
+    for part in ("description", "corpus", "tokenizer", "order", "hypotheses"):
         if getattr(before, part) != getattr(after, part):
             yield f"{part} changed"
 

@@ -14,7 +14,7 @@ from isoloss.study.synonyms import did_you_mean
 
 STUDY_KEYS = (
     "name", "description", "corpus", "tokenizer", "base", "factors", "paired", "runs", "exclude", "design", "centre",
-    "seeds", "hypotheses",
+    "seeds", "order", "hypotheses",
 )  # fmt: skip
 """Keys of a study file."""
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
 from isoloss.study.cell_faults import cell_faults, setting_faults
@@ -18,6 +18,10 @@ from isoloss.study.formula import with_formulas_computed
 from isoloss.study.hypotheses import Hypothesis, hypothesis_faults
 from isoloss.study.identity import run_id
 from isoloss.study.synonyms import did_you_mean, nearest
+
+Order = Literal["longest_first", "seeds", "shuffled"]
+"""longest_first keeps all workers busy to the end; seeds trains every cell once before any a second time; shuffled is
+an order by a hash of the runs' ids. After a stop, the last two have seen the whole space."""
 
 FIRST_SEED = 1337
 """nanoGPT's seed; a count of seeds K means FIRST_SEED, FIRST_SEED + 1, …"""
@@ -69,6 +73,8 @@ class Study:
     runs: tuple[Cell, ...] = ()
     exclude: tuple[Cell, ...] = ()
     design: Design | None = None
+    order: Order = "longest_first"
+    """In which runs are trained; a study that claims a time is always shuffled."""
 
     def __post_init__(self) -> None:
         faults = [*itertools.islice(self._faults(), MAX_COUNTED)]
@@ -84,6 +90,8 @@ class Study:
         if self.tokenizer not in get_args(TokenizerName):
             hint = did_you_mean(str(self.tokenizer), get_args(TokenizerName))
             yield ConfigError(f"unknown tokenizer '{self.tokenizer}': {hint}", ("tokenizer",))
+        if self.order not in get_args(Order):
+            yield ConfigError(f"unknown order '{self.order}': {did_you_mean(self.order, get_args(Order))}", ("order",))
         for key, value in self.base.items():
             yield from setting_faults("base", key, value, formula=True)
         yield from cell_faults(self.cells, self.base)

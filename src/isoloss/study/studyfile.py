@@ -21,7 +21,7 @@ from isoloss.study.cells_of_file import cells_values, design_of, entries_of, fac
 from isoloss.study.config import SETTINGS, TokenizerName
 from isoloss.study.hypotheses import Hypothesis, SpikesStated, hypothesis_values, make_hypothesis
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
-from isoloss.study.study import ANY_DATA, FIRST_SEED, Scalar, Study, seeds_from
+from isoloss.study.study import ANY_DATA, FIRST_SEED, Order, Scalar, Study, seeds_from
 from isoloss.study.synonyms import did_you_mean, meant, nearest
 
 KEYS = STUDY_KEYS
@@ -101,6 +101,7 @@ def parse_study(text: str, source: str) -> Study:
             runs=tuple(entries_of(values, "runs", errors)),
             exclude=tuple(entries_of(values, "exclude", errors)),
             design=collect(errors, lambda: design_of(values), None),
+            order=cast("Order", collect(errors, lambda: _text(values, "order", "longest_first"), "longest_first")),
             seeds=collect(errors, lambda: seeds_from(values.get("seeds", 1)), (FIRST_SEED,)),
             hypotheses=tuple(_hypotheses(values.get("hypotheses"), errors)),
         )
@@ -134,6 +135,8 @@ def dump_study(study: Study) -> str:
         **cells_values(study.cells),
         "seeds": list(study.seeds),
     }
+    if study.order != "longest_first":
+        document["order"] = study.order
     if study.hypotheses:
         document["hypotheses"] = [hypothesis_values(hypothesis) for hypothesis in study.hypotheses]
     yaml = cast("Any", YAML())

@@ -32,6 +32,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "effects": analyses.effects,
     "fit": analyses.fit,
     "convergence": analyses.convergence,
+    "schema": verbs.schema,
     "doctor": verbs.doctor,
 }
 HELP = """usage: isoloss VERB [OPTIONS]

@@ -336,6 +336,17 @@ def export(
     return 0
 
 
+def schema() -> int:
+    """Print the JSON Schema of study files, by which editors complete and check them.
+
+    Example: isoloss schema > study.schema.json
+    """
+    from isoloss.study.schema import study_schema
+
+    show(dumps(study_schema(), indent=2, ensure_ascii=False))
+    return 0
+
+
 def doctor(*, json: Flag = False) -> int:
     """Show what this machine offers: devices, precisions, measured peaks, versions, caches.
 

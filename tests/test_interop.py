@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from isoloss.data.batches import train_batch
+from isoloss.data.tokenizer import Tokenizer
 from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError, NumericsError, StoreError
 from isoloss.execution.export import export_run, gpt2_config, nanogpt_checkpoint, nanogpt_dataset
@@ -217,17 +218,47 @@ def test_a_folder_for_transformers_carries_the_vocabulary(make: Make, stored: St
     state = trained(make(dropout=0.1))
     results, run = stored(state)
     export_run(results, run, "hf", tmp_path / "new" / "model", "last")
-    assert sorted(path.name for path in (tmp_path / "new" / "model").iterdir()) == [
-        "config.json",
-        "isoloss_tokenizer.json",
-        "model.safetensors",
-    ]
-    vocabulary = (tmp_path / "new" / "model" / "isoloss_tokenizer.json").read_text(encoding="utf-8")
-    assert json.loads(vocabulary) == results.tokenizer()
+    names = sorted(path.name for path in (tmp_path / "new" / "model").iterdir())
+    assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     with safe_open(tmp_path / "new" / "model" / "model.safetensors", "pt") as weights:
         assert weights.metadata() == {"format": "pt"}, "older transformers insist"
     told = gpt2_config(state.config)
     assert [told[f"{place}_pdrop"] for place in ("embd", "attn", "resid")] == [0.1, 0.1, 0.1]
+
+
+@pytest.mark.parametrize("kind", ["char", "byte"])
+def test_transformers_reads_and_writes_text_with_our_vocabulary(
+    make: Make, stored: Stored, tmp_path: Path, kind: Any
+) -> None:
+    from transformers import AutoTokenizer, pipeline
+
+    results, run = stored(trained(make(vocab_size=256 if kind == "byte" else make().vocab_size, tokenizer=kind)))
+    record = {k: v for k, v in results.tokenizer().items() if k != "digest"}
+    ours = Tokenizer("byte") if kind == "byte" else Tokenizer("char", record["characters"])
+    write_record(results.paths.tokenizer, {**record, **ours.as_dict()})
+    export_run(results, run, "hf", tmp_path / "model", "last")
+    theirs: Any = AutoTokenizer.from_pretrained(tmp_path / "model")
+    text = "".join(reversed(ours.characters)) + " " * 3 if kind == "char" else "Ünïcode, 日本\n\tand  spaces"
+    encoded = theirs(text)["input_ids"]
+    assert encoded == ours.encode(text).tolist() and theirs.decode(encoded) == text
+    writer: Any = pipeline("text-generation", model=str(tmp_path / "model"))
+    prompt = text[:4]
+    (written,) = writer(prompt, max_new_tokens=5, do_sample=False)
+    assert written["generated_text"].startswith(prompt) and len(written["generated_text"]) > 4
+
+
+def test_nanogpts_sampling_finds_the_vocabulary(make: Make, stored: Stored, tmp_path: Path) -> None:
+    (tmp_path / "nanoGPT/out").mkdir(parents=True)
+    (tmp_path / "nanoGPT/sample.py").write_text("")
+    state = trained(make(corpus="texts/words.txt"))
+    results, run = stored(state)
+    for out, root in (("nanoGPT/out/ckpt.pt", "nanoGPT"), ("ckpt.pt", ".")):
+        export_run(results, run, "nanogpt", tmp_path / out, "last")
+        saved = torch.load(tmp_path / out, weights_only=True)
+        meta = pickle.loads((tmp_path / root / "data" / saved["config"]["dataset"] / "meta.pkl").read_bytes())
+        encoded = [meta["stoi"][c] for c in results.tokenizer()["characters"]]  # as sample.py encodes and decodes
+        assert encoded == list(range(state.config.vocab_size)) == list(range(meta["vocab_size"]))
+        assert "".join(meta["itos"][i] for i in encoded) == results.tokenizer()["characters"]
 
 
 def test_refusals_say_what_is_wrong(make: Make, stored: Stored, tmp_path: Path) -> None:

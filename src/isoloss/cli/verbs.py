@@ -323,7 +323,7 @@ def export(
     Args:
         directory: The study's directory.
         run: A run id or its beginning.
-        to: nanogpt: for its sample.py and train.py; hf: loads as GPT2LMHeadModel.
+        to: nanogpt: for its sample.py and train.py, with meta.pkl; hf: loads as GPT2LMHeadModel, with its tokenizer.
         out: File (nanogpt) or folder (hf) to write.
         checkpoint: Weights at the lowest validation loss (best) or at the end (last).
     """

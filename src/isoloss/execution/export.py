@@ -11,8 +11,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from isoloss.data.tokenizer import tokenizer_from_dict
 from isoloss.errors import ConfigError, StoreError
-from isoloss.files import write_bytes, write_json
+from isoloss.execution.foreign_tokenizers import (
+    nanogpt_meta,
+    nanogpt_meta_path,
+    transformers_tokenizer,
+    transformers_tokenizer_config,
+)
+from isoloss.files import make_folder, write_bytes, write_json
 from isoloss.model.interop import nanogpt_order, to_gpt2, to_nanogpt
 from isoloss.model.kernels import ADAM_EPS, LN_EPS
 from isoloss.model.parameters import INIT_STD, layout_of
@@ -36,6 +43,8 @@ def export_run(
 ) -> None:
     """Write a run's checkpoint to the file `out` (nanogpt) or into the folder `out` (hf), replacing what was there.
 
+    The vocabulary goes with it: as tokenizer.json, or as the meta.pkl that nanoGPT's sample.py looks for.
+
     Raises ConfigError when `out` is of the wrong kind, StoreError when it cannot be written or the run has no such
     checkpoint, NumericsError when the checkpoint is damaged.
     """
@@ -45,14 +54,19 @@ def export_run(
         raise ConfigError(f"{out} is a file; transformers reads a folder: choose another name", ("out",))
     if not (run.folder / f"{checkpoint}.json").exists():
         raise StoreError(f"run {run.folder.name} has no {checkpoint} checkpoint; export one that has been trained")
-    state = load(run.folder, checkpoint)
+    state, tokenizer = load(run.folder, checkpoint), tokenizer_from_dict(results.tokenizer())
     if to == "nanogpt":
         stream = io.BytesIO()  # to memory first: torch's own writing hides the error of the file system
         torch.save(nanogpt_checkpoint(state), stream)
         write_bytes(out, stream.getvalue())
+        meta = nanogpt_meta_path(out, nanogpt_dataset(state.config))
+        if not meta.exists():  # nanoGPT's own, or one that was exported before
+            make_folder(meta.parent)
+            write_bytes(meta, nanogpt_meta(tokenizer))
     else:
         weights = to_gpt2(state.config, layout_of(state.config).split(state.flat_P))
-        write_json(out / "isoloss_tokenizer.json", results.tokenizer())
+        write_json(out / "tokenizer.json", transformers_tokenizer(tokenizer))
+        write_json(out / "tokenizer_config.json", transformers_tokenizer_config(state.config.block_size))
         write_bytes(out / "model.safetensors", safetensors.torch.save(weights, metadata={"format": "pt"}))
         write_json(out / "config.json", gpt2_config(state.config))
 

@@ -390,3 +390,20 @@ def test_unknown_options_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
 def test_messages_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     say("for the person")
     assert capsys.readouterr() == ("", "for the person\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--compile=False"], "--compile False: write --compile off"),
+        (["--compile", "True"], "--compile True: write --compile on"),
+        (["--dtype=float32"], "unknown option --dtype: use --precision fp32"),
+        (["--dataset=shakespeare_char"], "use --corpus"),
+        (["--eval_only"], "isoloss status shows its best loss"),
+        (["--log_interval=10"], "every step is recorded"),
+        (["config/train_shakespeare_char.py", "--device=cpu"], "config/train_shakespeare_char.py is a program"),
+    ],
+)
+def test_habits_of_nanogpt_are_answered(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    code, out, err = run(capsys, "train", *words)
+    assert (code, out) == (2, "") and said in err

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from isoloss.data.tokenizer import Tokenizer
 from isoloss.errors import ConfigError
+from isoloss.execution.samples import first_prompt
 from isoloss.model import gpt
 from isoloss.model.generate import Sampling, generate
 from isoloss.model.kernels import TorchKernels
@@ -77,3 +79,11 @@ def test_bad_sampling_is_refused(settings: dict[str, float], expected: str) -> N
 def test_an_empty_prompt_is_refused(make: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="prompt is empty"):
         generate(untrained(make()), make(), PROMPT[:0], Sampling())
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "prompt"),
+    [(Tokenizer("byte"), "\n"), (Tokenizer("char", "\nab"), "\n"), (Tokenizer("char", "ab"), "a")],
+)
+def test_text_begins_with_what_the_vocabulary_has(tokenizer: Tokenizer, prompt: str) -> None:
+    assert first_prompt(tokenizer) == prompt

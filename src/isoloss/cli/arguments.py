@@ -69,12 +69,42 @@ def _value(word: str, kind: Any) -> Any:
         raise ValueError(hint or f"{word} is no {'whole ' if kind is int else ''}number") from None
 
 
+OF_NANOGPT = {
+    "dtype": "use --precision fp32, bf16 or fp16",
+    "dataset": "use --corpus with a known name or a text; isoloss tokenizes it",
+    "out_dir": "use --out",
+    "init_from": "the same command goes on with a run that is not done; leave it out",
+    "eval_only": "every run is evaluated as it trains; isoloss status shows its best loss",
+    "log_interval": "every step is recorded; leave it out",
+    "always_save_checkpoint": "the best and the last checkpoint are kept; leave it out",
+    "wandb_log": "isoloss watch shows a run while it trains; leave it out",
+    "wandb_project": "isoloss watch shows a run while it trains; leave it out",
+    "wandb_run_name": "isoloss watch shows a run while it trains; leave it out",
+    "backend": "it follows from the device; leave it out",
+}
+"""What to do in place of options of nanoGPT's train.py that have no counterpart of the same meaning here."""
+COMPILE = {"True": "on", "False": "off"}
+
+
+def _refuse_habits_of_nanogpt(arguments: Sequence[str]) -> None:
+    for i, word in enumerate(arguments):
+        name, _, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name in OF_NANOGPT:
+            raise ConfigError(f"unknown option --{name}: {OF_NANOGPT[name]}")
+        if word.endswith(".py") and not word.startswith("-") and (i == 0 or arguments[i - 1] != "--corpus"):
+            raise ConfigError(f"{word} is a program, which is not run: write its settings as options, or a study file")
+        value = value or next(iter(arguments[i + 1 : i + 2]), "")
+        if word.startswith("--") and name == "compile" and value in COMPILE:
+            raise ConfigError(f"--compile {value}: write --compile {COMPILE[value]}")
+
+
 def refuse_other_names(verb: Callable[..., Any], arguments: Sequence[str]) -> None:
     """Raises ConfigError for an option that other programs have under a name which means a known one here."""
     options = list(inspect.signature(verb).parameters)
     if "settings" in options:
         from isoloss.study.config import SETTINGS
 
+        _refuse_habits_of_nanogpt(arguments)
         options += SETTINGS
     from isoloss.study.synonyms import explained, meant
 

@@ -19,6 +19,7 @@ from isoloss.cli.arguments import (
     OptionalFloat,
     OptionalInt,
     OptionalPath,
+    OptionalText,
     OutFolder,
     Repeated,
     RunName,
@@ -264,7 +265,7 @@ def sample(
     /,
     *,
     run: RunName = None,
-    prompt: Annotated[str, named(default="the end of a line")] = "\n",
+    prompt: Annotated[OptionalText, named("TEXT", "the end of a line, else the vocabulary's first character")] = None,
     length: int = 500,
     number: int = 1,
     temperature: float = 0.8,
@@ -290,7 +291,7 @@ def sample(
     import torch
 
     from isoloss.data.tokenizer import tokenizer_from_dict
-    from isoloss.execution.samples import sample_run
+    from isoloss.execution.samples import first_prompt, sample_run
     from isoloss.model.generate import Sampling
     from isoloss.store.tables import find_run, load_study
 
@@ -298,7 +299,9 @@ def sample(
     results = load_study(directory)
     chosen = find_run(results, run)
     say(f"run {chosen.folder.name}")
-    texts = sample_run(chosen, tokenizer_from_dict(results.tokenizer()), prompt, sampling, torch.device("cpu"))
+    tokenizer = tokenizer_from_dict(results.tokenizer())
+    prompt = first_prompt(tokenizer) if prompt is None else prompt
+    texts = sample_run(chosen, tokenizer, prompt, sampling, torch.device("cpu"))
     text = "\n---\n".join(texts)
     if sys.stdout.isatty():
         show(text)

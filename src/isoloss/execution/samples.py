@@ -29,6 +29,11 @@ def sample_run(run: RunPaths, tokenizer: Tokenizer, prompt: str, sampling: Sampl
     return [prompt + tokenizer.decode(row) for row in generate(parameters, state.config, prompt_N, sampling)]
 
 
+def first_prompt(tokenizer: Tokenizer) -> str:
+    """What to begin with where nothing is given: the end of a line, else the first character there is."""
+    return "\n" if tokenizer.name == "byte" or "\n" in tokenizer.characters else tokenizer.characters[0]
+
+
 def write_report_samples(results: StudyResults, run: RunPaths, device: torch.device) -> None:
     """Keep samples for the report with a run, of those prompts that its vocabulary can spell."""
     tokenizer = tokenizer_from_dict(results.tokenizer())

@@ -13,7 +13,7 @@ import pytest
 
 from isoloss.errors import ConfigError
 from isoloss.study.cells import generators
-from isoloss.study.compute import params_non_embedding, tokens_per_step, train_tokens
+from isoloss.study.compute import params_non_embedding, tokens_per_step, train_flops, train_tokens
 from isoloss.study.formula import with_formulas_computed
 from isoloss.study.study import DataFacts
 from isoloss.study.studyfile import dump_study, parse_study
@@ -182,9 +182,49 @@ def test_what_is_wrong_with_a_design_is_one_line_with_its_place(text: str, said:
     assert said in refused(text)
 
 
+@pytest.mark.parametrize(
+    ("kind", "levels", "spent"),
+    [
+        ("flops", "[1e11, 1e12]", train_flops),
+        ("tokens", "[2e5, 1e6]", train_tokens),
+        ("tokens_per_parameter", "[5, 20]", lambda config: train_tokens(config) / params_non_embedding(config)),
+    ],
+)
+def test_budgets_are_met_within_two_percent_and_stated_in_the_directory(kind: str, levels: str, spent: Any) -> None:
+    text = (
+        f"budgets: {{{kind}: {levels}, n_embd: [32, 64]}}\nbase: {{n_layer: 2, warmup_iters: = 0.1 * max_iters,\n"
+        "  eval_interval: = max_iters / 4}\nfactors: {dropout: [0.0, 0.1]}\nseeds: 2"
+    )
+    study = parse_study(f"name: s\n{text}", "s.yaml")
+    configs = study.expand(FACTS)
+    assert study.size == len(configs) == 16
+    low, high = map(float, levels.strip("[]").split(","))
+    for i, config in enumerate(configs):
+        assert spent(config) == pytest.approx((low, high)[i // 2 % 2], rel=0.02)
+        assert config.warmup_iters == round(0.1 * config.max_iters)
+    stated = study.resolved(FACTS)
+    assert stated.expand(FACTS) == configs and parse_study(dump_study(stated), "again") == stated
+    assert set(stated.varied) == {"n_embd", "dropout", "max_iters"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("budgets: {flops: [1e6], n_embd: [32]}", "s.yaml:2: budgets: 1e+06 flops are"),
+        ("budgets: {flops: [1e20], n_embd: [32]}", "and a run has at most 2,000,000"),
+        ("budgets: {flops: [], n_embd: [32]}", "s.yaml:2: budgets: flops has no levels"),
+        ("budgets: {flops: [-1], n_embd: [32]}", "expected a number above 0"),
+        ("budgets: {n_embd: [32]}", "s.yaml:2: budgets: state levels of one of flops, tokens, tokens_per_parameter"),
+        ("budgets: {tokens: [1e6], n_embd: [32]}\nbase: {max_iters: 5}", "s.yaml:3: max_iters follows from budgets"),
+    ],
+)
+def test_budgets_that_no_cell_can_meet_are_refused_with_their_line(text: str, said: str) -> None:
+    assert said in refused(text)
+
+
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[1] / "docs/designs.md").read_text(), re.DOTALL)
 SIZES = {"grid": 18, "paired": 18, "without_a_corner": 8, "candidates": 15, "around_a_centre": 30, "search": 60,
-         "half": 48, "formulas": 2}  # fmt: skip
+         "half": 48, "formulas": 2, "profiles": 15}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", EXAMPLES)

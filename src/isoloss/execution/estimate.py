@@ -99,6 +99,7 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     """
     study, device = resolve_study(study, options)
     data = corpus_facts(study.corpus, study.tokenizer)
+    study = study.resolved(data)
     configs = study.expand(data)
     for config in configs:
         check_length(config, data.train_tokens or 0, data.val_tokens or 0)

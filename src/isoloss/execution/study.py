@@ -80,6 +80,7 @@ def run_study(
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
     tokens = prepare(study.corpus, study.tokenizer, offline=options.offline, say=listener.say)
+    study = study.resolved(tokens.facts)
     results = StudyResults(paths, study, tokens.facts)
     for config in results.configs:
         check_length(config, len(tokens.train_N), len(tokens.val_N))

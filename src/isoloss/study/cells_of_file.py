@@ -8,6 +8,7 @@ from fractions import Fraction as Ratio
 from typing import Any, cast
 
 from isoloss.errors import ConfigError, collect
+from isoloss.study.budgets import KINDS, Budgets
 from isoloss.study.cells import Cells, Design, Fraction, OneAtATime, Range, Sampled, Scalar
 from isoloss.study.synonyms import did_you_mean
 
@@ -25,16 +26,31 @@ def section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def factors_of(values: Mapping[str, Any], errors: list[ConfigError]) -> dict[str, tuple[Scalar, ...] | Range]:
-    """Each factor's levels or range; `errors` grows by what is wrong."""
+def factors_of(
+    values: Mapping[str, Any], part: str, errors: list[ConfigError]
+) -> dict[str, tuple[Scalar, ...] | Range]:
+    """Each factor's levels or range, of `factors` or `budgets`; `errors` grows by what is wrong."""
     found: dict[str, tuple[Scalar, ...] | Range] = {}
-    for key, value in collect(errors, lambda: section(values, "factors"), {}).items():
+    for key, value in collect(errors, lambda: section(values, part), {}).items():
+        if part == "budgets" and key in KINDS:
+            continue
         if isinstance(value, dict):
             lines = cast("dict[str, Any]", value)
             found[key] = collect(errors, lambda lines=lines, key=key: _range(key, lines), Range(0, 1))
         else:
-            found[key] = _levels("factors", key, value, errors)
+            found[key] = _levels(part, key, value, errors)
     return found
+
+
+def budgets_of(values: Mapping[str, Any], errors: list[ConfigError]) -> Budgets | None:
+    """What runs may cost; `errors` grows by what is wrong."""
+    stated = collect(errors, lambda: section(values, "budgets"), {})
+    kinds = [kind for kind in KINDS if kind in stated]
+    if len(kinds) == 1:
+        return Budgets(kinds[0], _levels("budgets", kinds[0], stated[kinds[0]], errors))
+    if stated:
+        errors.append(ConfigError(f"budgets: state levels of one of {', '.join(KINDS)}, and sizes", ("budgets",)))
+    return None
 
 
 def paired_of(values: Mapping[str, Any], errors: list[ConfigError]) -> Iterator[dict[str, tuple[Scalar, ...]]]:

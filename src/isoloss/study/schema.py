@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
+from isoloss.study.budgets import KINDS
 from isoloss.study.cell_faults import STUDY_KEYS
 from isoloss.study.config import SETTINGS, RunConfig, TokenizerName
 from isoloss.study.formula import NAMES
@@ -21,6 +22,7 @@ DESCRIPTIONS = {
     "tokenizer": "char: a token for each character of the text; byte: one for each of 256 bytes.",
     "base": "Settings of all runs; a text that begins with = is a formula.",
     "factors": "What is varied: lists of levels, or ranges for a sampled design.",
+    "budgets": "What each cell is trained for (flops, tokens or tokens_per_parameter), and the sizes that are.",
     "paired": "Settings whose levels go together, or a list of such groups.",
     "runs": "Cells that are stated one by one, crossed with the rest.",
     "exclude": "Cells that are left out: those that have all entries of one of these.",
@@ -54,6 +56,7 @@ def study_schema() -> dict[str, Any]:
         "tokenizer": {"enum": list(get_args(TokenizerName))},
         "base": _object(values),
         "factors": _object({name: {"anyOf": [given, span]} for name, given in lists.items()}),
+        "budgets": _object({**{kind: {"type": "array", "items": {"type": "number"}} for kind in KINDS}, **lists}),
         "paired": {"anyOf": [_object(lists), {"type": "array", "items": _object(lists)}]},
         "runs": cells,
         "exclude": cells,

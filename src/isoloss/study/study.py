@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
+from isoloss.study.budgets import Budgets
 from isoloss.study.cell_faults import cell_faults, setting_faults
 from isoloss.study.cells import Cell, Cells, Design, Range, Scalar
 from isoloss.study.compute import training_memory_bytes
@@ -73,6 +74,8 @@ class Study:
     runs: tuple[Cell, ...] = ()
     exclude: tuple[Cell, ...] = ()
     design: Design | None = None
+    budgets: Budgets | None = None
+    """What max_iters of each cell follows from, once for every budget; `resolved` states the horizons."""
     order: Order = "longest_first"
     """In which runs are trained; a study that claims a time is always shuffled."""
 
@@ -95,11 +98,16 @@ class Study:
         for key, value in self.base.items():
             yield from setting_faults("base", key, value, formula=True)
         yield from cell_faults(self.cells, self.base)
+        if self.budgets is not None:
+            yield from self.budgets.faults()
+            if self.states("max_iters"):
+                text = "max_iters follows from budgets; state it there or in budgets, not in both"
+                yield ConfigError(text, ("base max_iters", "factors max_iters", "budgets"))
         if not self.seeds:
             yield ConfigError("seeds is empty; give a list of numbers or a count", ("seeds",))
         if len(set(self.seeds)) < len(self.seeds):
             yield ConfigError(f"seeds repeat: {list(self.seeds)}; list each once", ("seeds",))
-        combinations = self.cells.combinations * len(self.seeds)
+        combinations = self.cells.combinations * len(self.seeds) * (len(self.budgets.levels) if self.budgets else 1)
         if combinations > MAX_RUNS:
             text = f"the study has {combinations:,} runs, the limit is {MAX_RUNS:,}; take levels out"
             yield ConfigError(text, ("factors",))
@@ -152,7 +160,7 @@ class Study:
     @cached_property
     def size(self) -> int:
         """Number of runs: cells times seeds."""
-        return len(self.cells.expand()) * len(self.seeds)
+        return len(self.cells.expand()) * len(self.seeds) * (len(self.budgets.levels) if self.budgets else 1)
 
     @property
     def stated_seeds(self) -> list[str]:
@@ -180,6 +188,8 @@ class Study:
         }
         first, *others = self.seeds
         cells = self._configs({**resolved, **self.base, "seed": first}, self.cells.expand())
+        if self.budgets is not None:
+            cells = [self._at(config, steps) for config in cells for steps in self.budgets.horizons(config)]
         cells = [_within_split(cell, data.val_tokens) for cell in cells]
         if max(map(training_memory_bytes, cells)) > MAX_RUN_BYTES:
             raise too_large(max(cells, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
@@ -197,6 +207,21 @@ class Study:
                 ("seeds",),
             )
         return runs
+
+    def resolved(self, data: DataFacts) -> Study:
+        """The study with each cell's horizons stated in place of its budgets. Raises ConfigError as `expand` does."""
+        if self.budgets is None:
+            return self
+        cells = self.cells.expand()
+        horizons = [config.max_iters for config in self.expand(data)[:: len(self.seeds)]]
+        each = len(self.budgets.levels)
+        runs = [{**cells[i // each], "max_iters": steps} for i, steps in enumerate(horizons)]
+        return replace(self, factors={}, paired=(), exclude=(), design=None, budgets=None, runs=tuple(runs))
+
+    def _at(self, config: RunConfig, steps: int) -> RunConfig:
+        """A cell at a horizon, from which formulas of its settings may follow."""
+        cell = {name: value for name, value in config if name not in self.base}
+        return make_config(with_formulas_computed({**cell, **self.base, "max_iters": steps}))
 
     def _configs(self, fixed: Mapping[str, Any], cells: Sequence[Cell]) -> list[RunConfig]:
         """A run for each cell. Raises what is wrong in cells."""

@@ -17,7 +17,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
 from isoloss.files import user_path
 from isoloss.study.cell_faults import STUDY_KEYS
-from isoloss.study.cells_of_file import cells_values, design_of, entries_of, factors_of, paired_of, section
+from isoloss.study.cells_of_file import budgets_of, cells_values, design_of, entries_of, factors_of, paired_of, section
 from isoloss.study.config import SETTINGS, TokenizerName
 from isoloss.study.hypotheses import Hypothesis, SpikesStated, hypothesis_values, make_hypothesis
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
@@ -25,7 +25,7 @@ from isoloss.study.study import ANY_DATA, FIRST_SEED, Order, Scalar, Study, seed
 from isoloss.study.synonyms import did_you_mean, meant, nearest
 
 KEYS = STUDY_KEYS
-SECTIONS = ("factors", "base")
+SECTIONS = ("budgets", "factors", "base")
 _FAULTY = SpikesStated(says="has errors", kind="spikes")
 """Stands for a hypothesis with errors, so that those after it keep their numbers."""
 _BARE = re.compile(r"[A-Za-z][A-Za-z0-9 ._/-]*")
@@ -96,7 +96,8 @@ def parse_study(text: str, source: str) -> Study:
             corpus=collect(errors, lambda: _text(values, "corpus", "tinyshakespeare"), ""),
             tokenizer=cast("TokenizerName", collect(errors, lambda: _text(values, "tokenizer", "char"), "char")),
             base=collect(errors, lambda: section(values, "base"), {}),
-            factors=factors_of(values, errors),
+            factors={**factors_of(values, "factors", errors), **factors_of(values, "budgets", errors)},
+            budgets=budgets_of(values, errors),
             paired=tuple(paired_of(values, errors)),
             runs=tuple(entries_of(values, "runs", errors)),
             exclude=tuple(entries_of(values, "exclude", errors)),
@@ -133,6 +134,7 @@ def dump_study(study: Study) -> str:
         "tokenizer": study.tokenizer,
         "base": dict(study.base),
         **cells_values(study.cells),
+        **({"budgets": {study.budgets.kind: list(study.budgets.levels)}} if study.budgets else {}),
         "seeds": list(study.seeds),
     }
     if study.order != "longest_first":

@@ -1,0 +1,58 @@
+"""Budgets: horizons that follow from what a run may cost, as in IsoFLOP profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from isoloss.errors import ConfigError
+from isoloss.study.compute import flops_per_token, params_non_embedding, tokens_per_step
+from isoloss.study.config import MAX_ITERS, RunConfig
+
+Kind = Literal["flops", "tokens", "tokens_per_parameter"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+PER_STEP: Mapping[Kind, Callable[[RunConfig], float]] = {
+    "flops": lambda config: flops_per_token(config) * tokens_per_step(config),
+    "tokens": lambda config: tokens_per_step(config),
+    "tokens_per_parameter": lambda config: tokens_per_step(config) / params_non_embedding(config),
+}
+"""What an optimizer step takes of each kind of budget: training FLOPs, tokens, tokens a non-embedding parameter."""
+CLOSE = 0.02
+"""By which share of a budget whole steps may miss it."""
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What each cell is trained for, once for every level: so many training FLOPs, tokens, or tokens a parameter."""
+
+    kind: Kind
+    levels: tuple[float, ...]
+
+    def faults(self) -> Iterator[ConfigError]:
+        """Levels that are no amount, or there twice."""
+        if not self.levels:
+            yield ConfigError(f"budgets: {self.kind} has no levels", (f"budgets {self.kind}", "budgets"))
+        for place, level in enumerate(self.levels):
+            if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < float("inf"):
+                text = f"budgets: {self.kind}={level!r}: expected a number above 0"
+                yield ConfigError(text, (f"budgets {self.kind} {place}", f"budgets {self.kind}"))
+        if len(set(self.levels)) < len(self.levels):
+            text = f"budgets: {self.kind} repeats a level: {list(self.levels)}"
+            yield ConfigError(text, (f"budgets {self.kind}", "budgets"))
+
+    def horizons(self, config: RunConfig) -> Iterator[int]:
+        """Steps of a cell for each budget. Raises ConfigError for one that whole steps miss by more than CLOSE."""
+        per_step = PER_STEP[self.kind](config)
+        for place, level in enumerate(self.levels):
+            steps = max(1, round(level / per_step))
+            if steps > MAX_ITERS or abs(steps * per_step / level - 1) > CLOSE:
+                cell = f"n_embd {config.n_embd}, n_layer {config.n_layer}, batch_size {config.batch_size}"
+                why = (
+                    f"a run has at most {MAX_ITERS:,}"
+                    if steps > MAX_ITERS
+                    else f"whole steps miss it by over {CLOSE:.0%}"
+                )
+                what = f"{level:g} {self.kind.replace('_', ' ')} are {level / per_step:.3g} steps of {cell}"
+                raise ConfigError(f"budgets: {what}, and {why}", (f"budgets {self.kind} {place}", "budgets"))
+            yield steps

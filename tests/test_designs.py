@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from isoloss.design.aliasing import constant_products
+from isoloss.design.audit import audit
 from isoloss.errors import ConfigError
 from isoloss.study.cells import generators
 from isoloss.study.compute import params_non_embedding, tokens_per_step, train_flops, train_tokens
@@ -105,6 +108,34 @@ def test_a_fraction_is_balanced_in_every_factor_and_pair() -> None:
     assert len(half) == 16 and set(half) < set(cells(text, *names))
     for a, b in itertools.combinations(range(5), 2):
         assert set(Counter((cell[a], cell[b]) for cell in half).values()) == {4}
+
+
+@pytest.mark.parametrize(
+    ("levels", "share", "said"),
+    [
+        (5, "1/2", "of resolution 5: it confounds main effects and interactions of two factors only"),
+        (
+            4,
+            "1/2",
+            "of resolution 4: it confounds interactions of two factors with each other (dropout × batch_size with ",
+        ),
+        (
+            3,
+            "1/2",
+            "of resolution 3: it confounds main effects with interactions of two factors (n_layer with n_embd × ",
+        ),
+    ],
+)
+def test_the_audit_says_what_a_fraction_confounds(levels: int, share: str, said: str) -> None:
+    given = {"n_layer": [1, 2], "n_embd": [32, 64], "dropout": [0.0, 0.1], "batch_size": [4, 8], "bias": [True, False]}
+    factors = dict(list(given.items())[:levels])
+    study = parse_study(json.dumps({"name": "s", "factors": factors, "design": {"fraction": share}}), "s.yaml")
+    (told,) = [one for one in audit(study, study.expand(FACTS)) if one.code == "aliased_effects"]
+    assert said in told.text and (told.severity == "note") == (levels == 5)
+    values = [[getattr(config, name) == given[name][1] for config in study.expand(FACTS)] for name in factors]
+    for word in constant_products(levels, 1):  # the product of these factors' levels is the same in every cell
+        of_word = [values[i] for i in range(levels) if word >> i & 1]
+        assert len({sum(not high for high in cell) % 2 for cell in zip(*of_word, strict=True)}) == 1
 
 
 def test_formulas_are_computed_in_every_cell() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import expm1
 
+from isoloss.design.aliasing import aliasing_findings
 from isoloss.design.audit_hypotheses import (
     MANY_SEEDS,
     SMALLEST_EFFECT_NATS,
@@ -66,6 +67,7 @@ def audit(
         *_seeds(study, configs, noise),
         *hypothesis_findings(study, configs, noise),
         *scaling_findings(study, configs),
+        *aliasing_findings(study),
         *_factors(study, configs),
         *_learning_rate(study, configs),
         *_horizons(study, configs),

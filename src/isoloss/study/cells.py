@@ -89,7 +89,7 @@ class Cells:
         """Cells before any is left out; of a fraction those of all combinations, which bound it."""
         if isinstance(self.design, Sampled):
             return self.design.n
-        sizes = [len(axis) for axis in self._axes()]
+        sizes = [len(axis) for axis in self.axes]
         return 1 + sum(size - 1 for size in sizes) if isinstance(self.design, OneAtATime) else math.prod(sizes)
 
     def places(self, setting: str, value: Scalar) -> list[str]:
@@ -111,7 +111,9 @@ class Cells:
         runs = [{key: value for key, value in run.items() if key not in settings} for run in self.runs]
         return replace(self, factors=factors, paired=[each for each in groups if each], runs=[r for r in runs if r])
 
-    def _axes(self) -> list[Axis]:
+    @property
+    def axes(self) -> list[Axis]:
+        """What varies, level by level; ranges apart."""
         groups = [
             [dict(zip(group, levels, strict=True)) for levels in zip(*group.values(), strict=False)]
             for group in self.paired
@@ -127,17 +129,17 @@ class Cells:
         ranges = {name: levels for name, levels in self.factors.items() if isinstance(levels, Range)}
         match self.design:
             case Sampled():
-                yield from _sampled(self.design, self._axes(), ranges)
+                yield from _sampled(self.design, self.axes, ranges)
             case _ if ranges:
                 (name, *_) = ranges
                 text = f"factor '{name}' is a range; add design: {{random: 60}} or {{sobol: 64}}, or list its levels"
                 raise ConfigError(text, (f"factors {name}",))
             case OneAtATime():
-                yield from _one_at_a_time(self.design, self._axes())
+                yield from _one_at_a_time(self.design, self.axes)
             case Fraction():
-                yield from _fraction(self.design, self._axes())
+                yield from _fraction(self.design, self.axes)
             case None:
-                yield from map(_joined, itertools.product(*self._axes()))
+                yield from map(_joined, itertools.product(*self.axes))
 
 
 def _joined(parts: Sequence[Cell]) -> Cell:

@@ -194,7 +194,7 @@ def test_formulas_that_need_each_other_in_a_circle_are_refused() -> None:
         ("factors: {n_embd: [32, 64]}\ndesign: {fraction: 1/3}", "s.yaml:3: design: fraction='1/3'"),
         (
             "factors: {n_embd: [32, 64]}\ndesign: {fraction: 1/2}",
-            "s.yaml:3: design: no 1/2 of the combinations",
+            "s.yaml:3: design: with no 1/2 of the combinations of 1",
         ),
         (
             "factors: {n_embd: [32, 64, 96]}\ndesign: {fraction: 1/2}",

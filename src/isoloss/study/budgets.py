@@ -22,6 +22,10 @@ CLOSE = 0.02
 """By which share of a budget whole steps may miss it."""
 
 
+UNKNOWN_VOCABULARY = 1000
+"""By how much FLOPs a step may differ between the smallest and the largest vocabulary."""
+
+
 @dataclass(frozen=True)
 class Budgets:
     """What each cell is trained for, once for every level: so many training FLOPs, tokens, or tokens a parameter."""
@@ -37,15 +41,22 @@ class Budgets:
             if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < float("inf"):
                 text = f"budgets: {self.kind}={level!r}: expected a number above 0"
                 yield ConfigError(text, (f"budgets {self.kind} {place}", f"budgets {self.kind}"))
-        if len(set(self.levels)) < len(self.levels):
+        if len(set(map(repr, self.levels))) < len(self.levels):
             text = f"budgets: {self.kind} repeats a level: {list(self.levels)}"
             yield ConfigError(text, (f"budgets {self.kind}", "budgets"))
 
-    def horizons(self, config: RunConfig) -> Iterator[int]:
-        """Steps of a cell for each budget. Raises ConfigError for one that whole steps miss by more than CLOSE."""
+    def horizons(self, config: RunConfig, *, known: bool) -> Iterator[int]:
+        """Steps of a cell for each budget. Raises ConfigError for one that whole steps miss by more than CLOSE.
+
+        Where the text is not known, and so its vocabulary, one of FLOPs that no vocabulary could meet is refused.
+        """
+        loose = self.kind == "flops" and not known
         per_step = PER_STEP[self.kind](config)
         for place, level in enumerate(self.levels):
             steps = max(1, round(level / per_step))
+            if loose and steps < UNKNOWN_VOCABULARY * MAX_ITERS and level > per_step / 2:
+                yield min(steps, MAX_ITERS)
+                continue
             if steps > MAX_ITERS or abs(steps * per_step / level - 1) > CLOSE:
                 cell = f"n_embd {config.n_embd}, n_layer {config.n_layer}, batch_size {config.batch_size}"
                 why = (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Literal, cast
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from isoloss.wording import counted
 
 Scalar = str | int | float | bool | None
 Cell = dict[str, Scalar]
+MAX_TRIED = 100_000
+"""Of generators of a fraction, at each resolution: half a second."""
 DIGITS = 4
 """Significant digits of a value that is drawn from a range, so that tables and labels can be read."""
 
@@ -75,6 +79,10 @@ class Cells:
 
     def expand(self) -> list[Cell]:
         """The cells, the last factor varying fastest. Raises ConfigError where the design does not suit the factors."""
+        return self._expanded
+
+    @cached_property
+    def _expanded(self) -> list[Cell]:
         chosen = list(self._chosen())
         kept = [cell for cell in chosen if not any(_matches(cell, entry) for entry in self.exclude)]
         for number, entry in enumerate(self.exclude):
@@ -86,11 +94,13 @@ class Cells:
 
     @property
     def combinations(self) -> int:
-        """Cells before any is left out; of a fraction those of all combinations, which bound it."""
+        """Cells before any is left out."""
         if isinstance(self.design, Sampled):
             return self.design.n
         sizes = [len(axis) for axis in self.axes]
-        return 1 + sum(size - 1 for size in sizes) if isinstance(self.design, OneAtATime) else math.prod(sizes)
+        if isinstance(self.design, OneAtATime):
+            return 1 + sum(size - 1 for size in sizes)
+        return math.prod(sizes) // (self.design.denominator if isinstance(self.design, Fraction) else 1)
 
     def places(self, setting: str, value: Scalar) -> list[str]:
         """Where a value stands in a study file, as in `fields` of errors."""
@@ -104,12 +114,22 @@ class Cells:
             ]
         return [*found, *(f"runs {n} {setting}" for n, run in enumerate(self.runs) if run.get(setting, ...) == value)]
 
-    def without(self, settings: Container[str]) -> Cells:
-        """What varies when some settings are constant."""
+    def without(self, settings: Mapping[str, Scalar]) -> Cells:
+        """What varies when some settings are constant: levels, entries and parts of the centre that name them go."""
         factors = {key: levels for key, levels in self.factors.items() if key not in settings}
-        groups = [{key: levels for key, levels in group.items() if key not in settings} for group in self.paired]
-        runs = [{key: value for key, value in run.items() if key not in settings} for run in self.runs]
-        return replace(self, factors=factors, paired=[each for each in groups if each], runs=[r for r in runs if r])
+        groups: list[Mapping[str, tuple[Scalar, ...]]] = []
+        for group in self.paired:
+            left = [key for key in group if key not in settings]
+            rows = dict.fromkeys(zip(*(group[key] for key in left), strict=False))
+            groups += [{key: tuple(row[i] for row in rows) for i, key in enumerate(left)}] if left else []
+        exclude = [
+            entry for entry in self.exclude if all(settings.get(key, value) == value for key, value in entry.items())
+        ]
+        design = self.design
+        if isinstance(design, OneAtATime):
+            design = OneAtATime({key: value for key, value in design.centre.items() if key not in settings})
+        runs, exclude = (_distinct(entries, settings) for entries in (self.runs, exclude))
+        return Cells(factors, groups, runs, exclude, design)
 
     @property
     def axes(self) -> list[Axis]:
@@ -140,6 +160,14 @@ class Cells:
                 yield from _fraction(self.design, self.axes)
             case None:
                 yield from map(_joined, itertools.product(*self.axes))
+
+
+def _distinct(entries: Sequence[Cell], settings: Mapping[str, Scalar]) -> list[Cell]:
+    """Parts of cells without some settings, each once; none that is empty."""
+    found = dict.fromkeys(
+        tuple((key, value) for key, value in entry.items() if key not in settings) for entry in entries
+    )
+    return [dict(items) for items in found if items]
 
 
 def _joined(parts: Sequence[Cell]) -> Cell:
@@ -173,22 +201,28 @@ def _one_at_a_time(design: OneAtATime, axes: Sequence[Axis]) -> Iterator[Cell]:
 
 def _sampled(design: Sampled, axes: Sequence[Axis], ranges: Mapping[str, Range]) -> Iterator[Cell]:
     """Cells without repeats, which lists of few levels may give."""
-    seen: list[Cell] = []
-    for row in _uniform(design, len(axes) + len(ranges)):
+    seen: set[tuple[tuple[str, Scalar], ...]] = set()
+    names = [*(" ".join(axis[0]) for axis in axes), *ranges]
+    for row in _uniform(design, names):
         listed = [axis[int(u * len(axis))] for u, axis in zip(row[: len(axes)], axes, strict=True)]
         drawn: Cell = {
             name: _drawn(name, span, u) for u, (name, span) in zip(row[len(axes) :], ranges.items(), strict=True)
         }
-        if (cell := _joined([*listed, drawn])) not in seen:
-            seen.append(cell)
+        cell = _joined([*listed, drawn])
+        if (items := tuple(cell.items())) not in seen:
+            seen.add(items)
             yield cell
 
 
-def _uniform(design: Sampled, columns: int) -> list[list[float]]:
+def _uniform(design: Sampled, names: Sequence[str]) -> list[list[float]]:
     """`n` rows from 0 to below 1; the points of a Sobol sequence are shifted by the seed, around the unit cube."""
+    columns = len(names)
+    if not columns:
+        return [[]]
+    if design.method == "random":  # a stream for each, so that a factor that goes leaves the others as they are
+        streams = [generator(design.seed, Purpose.DESIGN, crc32(name.encode())) for name in names]
+        return np.stack([stream.random(design.n) for stream in streams], axis=1).tolist()
     draws = generator(design.seed, Purpose.DESIGN)
-    if design.method == "random":
-        return draws.random((design.n, columns)).tolist()
     from scipy.stats import qmc  # a second, which other studies need not wait for
 
     points = cast(
@@ -199,9 +233,7 @@ def _uniform(design: Sampled, columns: int) -> list[list[float]]:
 
 def _drawn(name: str, span: Range, u: float) -> int | float:
     low, high = span.low, span.high
-    if isinstance(
-        RunConfig.model_fields[name].default, int
-    ):  # each whole number is as likely as its share of the range
+    if not isinstance(RunConfig.model_fields[name].default, float):  # whole numbers, each by its share of the range
         low, high = low - 0.5, high + 0.5
         value = low * (high / low) ** u if span.scale == "log" else low + u * (high - low)
         return min(max(round(value), round(span.low)), round(span.high))
@@ -223,34 +255,46 @@ def _fraction(design: Fraction, axes: Sequence[Axis]) -> Iterator[Cell]:
         yield _joined([axis[level] for axis, level in zip(axes, [*levels, *made], strict=True)])
 
 
+@cache
 def generators(factors: int, generated: int) -> tuple[int, ...]:
     """For each of the last factors the earlier ones whose product it is set to, as bits, of the highest resolution.
 
-    The resolution is the length of the shortest product of factors that is constant (Box and Hunter 1961). Raises
-    ConfigError where too few factors are left.
+    It is the highest that MAX_TRIED words tried show to be there. The resolution is the length of the shortest product
+    of factors that is constant (Box and Hunter 1961). Raises ConfigError where too few factors are left.
     """
     base = factors - generated
     every = sorted(range(1, 1 << max(base, 0)), key=lambda word: (-word.bit_count(), word))
     for resolution in range(factors, 2, -1):
         candidates = [word for word in every if word.bit_count() >= resolution - 1]
-        found = _independent(candidates, generated, base, resolution, (), (0,))
+        found = _independent(candidates, generated, base, resolution, (), (0,), iter(range(MAX_TRIED)))
         if found is not None:
             return found
-    text = f"design: no 1/{1 << generated} of the combinations of {counted(factors, 'factor')} parts their effects"
+    fraction = f"1/{1 << generated} of the combinations of {counted(factors, 'factor')}"
+    text = f"design: with no {fraction} can main effects be told apart"
     raise ConfigError(text, ("design",))
 
 
 def _independent(
-    candidates: Sequence[int], more: int, base: int, resolution: int, chosen: tuple[int, ...], group: tuple[int, ...]
+    candidates: Sequence[int],
+    more: int,
+    base: int,
+    resolution: int,
+    chosen: tuple[int, ...],
+    group: tuple[int, ...],
+    tries: Iterator[int],
 ) -> tuple[int, ...] | None:
     """`more` further words for which no product of defining words is shorter than the resolution; the first found."""
     if not more:
         return chosen
     for at, word in enumerate(candidates):
+        if next(tries, None) is None:
+            return None
         defining = word | 1 << (base + len(chosen))
         grown = tuple(each ^ defining for each in group)
         if min(each.bit_count() for each in grown) >= resolution:
-            found = _independent(candidates[at + 1 :], more - 1, base, resolution, (*chosen, word), (*group, *grown))
+            found = _independent(
+                candidates[at + 1 :], more - 1, base, resolution, (*chosen, word), (*group, *grown), tries
+            )
             if found is not None:
                 return found
     return None

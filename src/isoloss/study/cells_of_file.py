@@ -26,14 +26,15 @@ def section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def factors_of(
-    values: Mapping[str, Any], part: str, errors: list[ConfigError]
-) -> dict[str, tuple[Scalar, ...] | Range]:
-    """Each factor's levels or range, of `factors` or `budgets`; `errors` grows by what is wrong."""
+def factors_of(values: Mapping[str, Any], errors: list[ConfigError]) -> dict[str, tuple[Scalar, ...] | Range]:
+    """Each factor's levels or range, of `factors` and `budgets`; `errors` grows by what is wrong."""
     found: dict[str, tuple[Scalar, ...] | Range] = {}
-    for key, value in collect(errors, lambda: section(values, part), {}).items():
+    stated = [(part, collect(errors, lambda part=part: section(values, part), {})) for part in ("factors", "budgets")]
+    for part, key, value in ((part, key, value) for part, lines in stated for key, value in lines.items()):
         if part == "budgets" and key in KINDS:
             continue
+        if key in found:
+            errors.append(ConfigError(f"'{key}' is both in factors and in budgets; keep one", (f"budgets {key}",)))
         if isinstance(value, dict):
             lines = cast("dict[str, Any]", value)
             found[key] = collect(errors, lambda lines=lines, key=key: _range(key, lines), Range(0, 1))
@@ -58,7 +59,7 @@ def paired_of(values: Mapping[str, Any], errors: list[ConfigError]) -> Iterator[
     stated: Any = values.get("paired") or []
     groups = cast("list[Any]", stated if isinstance(stated, list) else [stated])
     for group in groups:
-        if isinstance(group, dict):
+        if isinstance(group, dict) and group:
             lines = cast("dict[str, Any]", group)
             yield {key: _levels("paired", key, value, errors) for key, value in lines.items()}
         else:
@@ -91,7 +92,7 @@ def design_of(values: Mapping[str, Any]) -> Design | None:
     if stated is None or stated == "full":
         return None
     lines = cast("dict[str, Any]", stated) if isinstance(stated, dict) else {}
-    method = next(iter(lines), "")
+    method = next((key for key in lines if key != "seed"), "")
     if method == "fraction" and len(lines) == 1:
         return Fraction(_denominator(lines["fraction"]))
     if method in ("random", "sobol") and lines.keys() <= {method, "seed"}:
@@ -156,8 +157,8 @@ def _range(key: str, lines: dict[str, Any]) -> Range:
 def _denominator(given: Any) -> int:
     """Of 1/2 as text, or 0.5 as a number."""
     text = str(given).strip()
-    share = Ratio(text) if re.fullmatch(r"1/[0-9]{1,4}|0\.[0-9]{1,6}", text) else Ratio(0)
+    share = Ratio(text) if re.fullmatch(r"1/[1-9][0-9]{0,3}|0\.[0-9]{1,6}", text) else Ratio(0)
     if share.numerator != 1 or share.denominator < 2 or share.denominator & (share.denominator - 1):
-        text = f"design: fraction={given!r}: expected 1/2, 1/4, 1/8 or another half of these"
+        text = f"design: fraction={given!r}: expected 1/2, 1/4, 1/8 or a smaller power of two"
         raise ConfigError(text, ("design fraction", "design"))
     return share.denominator

@@ -28,8 +28,8 @@ QUANTITIES: dict[str, Callable[[RunConfig], int]] = {
     )
 }
 """What follows from settings, by the name it has in a formula and in summary.csv."""
-NAMES = (*(name for name in SETTINGS if name not in ("eval", "precision", "decay_lr", "bias")), "vocab_size", "seed")
-"""Settings that are numbers."""
+NAMES = (*(name for name in SETTINGS if name not in ("eval", "precision", "decay_lr", "bias")), "vocab_size")
+"""Settings that are numbers, and the vocabulary's size; not the seed, which a cell has several of."""
 ROUNDED = (
     "max_iters", "warmup_iters", "lr_decay_iters", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens"
 )  # fmt: skip
@@ -77,7 +77,7 @@ def with_formulas_computed(cell: Mapping[str, Any]) -> dict[str, Any]:
 
     Example: `with_formulas_computed({"n_embd": 128, "n_head": "= n_embd / 32"})["n_head"]` is 4.
     """
-    formulas = {name: cast(str, value) for name, value in cell.items() if is_formula(value)}
+    formulas = {name: cast(str, value) for name, value in cell.items() if name in NAMES and is_formula(value)}
     if not formulas:
         return dict(cell)
     settings, errors = _Settings(cell, formulas), list[ConfigError]()
@@ -92,6 +92,7 @@ class _Settings:
     def __init__(self, cell: Mapping[str, Any], formulas: Mapping[str, str]) -> None:
         self._cell, self._formulas = cell, formulas
         self._asked: list[str] = []
+        self._known: dict[str, int | float] = {}
 
     def __getattr__(self, name: str) -> Any:
         if name in self._formulas:
@@ -99,15 +100,18 @@ class _Settings:
         return self._cell.get(name, RunConfig.model_fields[name].default)
 
     def computed(self, name: str) -> int | float:
-        """The value of a setting that is a formula. Raises ConfigError where it has none."""
+        """The value of a setting that is a formula, computed once. Raises ConfigError where it has none."""
+        if name in self._known:
+            return self._known[name]
         if name in self._asked:
             circle = " needs ".join([*self._asked[self._asked.index(name) :], name])
             raise ConfigError(f"{name}: its formula is circular: {circle}", (name,))
         text = self._formulas[name]
         self._asked.append(name)
         try:
-            return _as_setting(name, text, _value(_parsed(name, text).body, self._number))
-        except (ZeroDivisionError, OverflowError, ValueError, TypeError) as error:
+            self._known[name] = _as_setting(name, text, _value(_parsed(name, text).body, self._number))
+            return self._known[name]
+        except (ZeroDivisionError, OverflowError, ValueError, TypeError, RecursionError) as error:
             reason = "divides by zero" if isinstance(error, ZeroDivisionError) else f"has no value: {error}"
             raise ConfigError(f"{name}: the formula '{text}' {reason}", (name,)) from error
         finally:

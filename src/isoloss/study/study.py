@@ -49,7 +49,7 @@ class DataFacts:
     """Sentences about what its author may not know of the text."""
 
 
-ANY_DATA = DataFacts(sha256="", vocab_size=1)
+ANY_DATA = DataFacts(sha256="", vocab_size=ANY_TEXT["vocab_size"])
 """Stands in for a text that is not at hand: every cell can be validated before anything is fetched."""
 
 
@@ -84,6 +84,8 @@ class Study:
         if not any(fault.fields[:1] == ("factors",) for fault in faults) and len(faults) < MAX_COUNTED:
             faults += self._faults_between_settings(faults)
         raise_all(faults)
+        for number, hypothesis in enumerate(self.hypotheses, 1):  # levels that no cell is left with
+            raise_all([*hypothesis_faults(hypothesis, number, self.varied)])
 
     def _faults(self) -> Iterator[ConfigError]:
         """What is wrong with each part alone; `fields` begins with the place in a study file."""
@@ -144,7 +146,11 @@ class Study:
     def stated(self) -> dict[str, tuple[Scalar, ...]]:
         """Every setting that has levels, with those that are stated; none of a range."""
         levels = {key: () if isinstance(given, Range) else given for key, given in self.factors.items()}
-        in_runs = {key: tuple(dict.fromkeys(run[key] for run in self.runs)) for run in self.runs[:1] for key in run}
+        in_runs = {
+            key: tuple(dict.fromkeys(run[key] for run in self.runs if isinstance(run.get(key), Scalar)))
+            for run in self.runs[:1]
+            for key in run
+        }
         return {**in_runs, **{key: given for group in self.paired for key, given in group.items()}, **levels}
 
     @cached_property
@@ -189,7 +195,11 @@ class Study:
         first, *others = self.seeds
         cells = self._configs({**resolved, **self.base, "seed": first}, self.cells.expand())
         if self.budgets is not None:
-            cells = [self._at(config, steps) for config in cells for steps in self.budgets.horizons(config)]
+            cells = [
+                self._at(config, steps)
+                for config in cells
+                for steps in self.budgets.horizons(config, known=data is not ANY_DATA)
+            ]
         cells = [_within_split(cell, data.val_tokens) for cell in cells]
         if max(map(training_memory_bytes, cells)) > MAX_RUN_BYTES:
             raise too_large(max(cells, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
@@ -255,6 +265,8 @@ class Study:
             factors=constant.factors,
             paired=tuple(constant.paired),
             runs=tuple(constant.runs),
+            exclude=tuple(constant.exclude),
+            design=constant.design,
         )
 
     def with_seeds(self, count: int) -> Study:

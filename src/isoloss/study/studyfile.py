@@ -6,6 +6,7 @@ import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -74,7 +75,9 @@ def find_study(reference: str) -> Study:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     study = parse_study(text, str(path))
     beside = os.path.normpath(path.parent / user_path(study.corpus))  # an absolute path replaces the folder
-    return replace(study, corpus=beside) if study.corpus and Path(beside).exists() else study
+    with suppress(OSError, ValueError):  # a name that no file can have
+        return replace(study, corpus=beside) if study.corpus and Path(beside).exists() else study
+    return study
 
 
 def parse_study(text: str, source: str) -> Study:
@@ -96,7 +99,7 @@ def parse_study(text: str, source: str) -> Study:
             corpus=collect(errors, lambda: _text(values, "corpus", "tinyshakespeare"), ""),
             tokenizer=cast("TokenizerName", collect(errors, lambda: _text(values, "tokenizer", "char"), "char")),
             base=collect(errors, lambda: section(values, "base"), {}),
-            factors={**factors_of(values, "factors", errors), **factors_of(values, "budgets", errors)},
+            factors=factors_of(values, errors),
             budgets=budgets_of(values, errors),
             paired=tuple(paired_of(values, errors)),
             runs=tuple(entries_of(values, "runs", errors)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -251,6 +252,43 @@ def test_budgets_are_met_within_two_percent_and_stated_in_the_directory(kind: st
 )
 def test_budgets_that_no_cell_can_meet_are_refused_with_their_line(text: str, said: str) -> None:
     assert said in refused(text)
+
+
+def test_a_constant_setting_leaves_the_rest_of_a_design_as_it_is() -> None:
+    text = "factors: {n_layer: [2, 4], dropout: [0.0, 0.1]}\ndesign: one_at_a_time\ncentre: {n_layer: 4}"
+    study = parse_study(f"name: s\n{text}\nexclude: [{{n_layer: 2, dropout: 0.0}}]", "s.yaml")
+    assert study.with_settings({"n_layer": 4}).varied == {"dropout": (0.0, 0.1)}
+    runs = parse_study("name: s\nruns: [{n_layer: 2, n_embd: 64}, {n_layer: 2, n_embd: 128}]", "s.yaml")
+    assert runs.with_settings({"n_embd": 64}).size == 1
+    text = "factors: {dropout: {from: 0, to: 0.5}, weight_decay: {from: 0, to: 1}}\ndesign: {seed: 1, random: 5}"
+    search = parse_study(f"name: s\n{text}", "s.yaml")
+    assert search.with_settings({"dropout": 0.1}).varied["weight_decay"] == search.varied["weight_decay"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "design: {fraction: 1/0}",
+        "runs: [{n_layer: 2, n_embd: 64}, {n_layer: 4}]",
+        "runs: [{n_layer: [2]}]",
+        "paired: [{}]\ndesign: one_at_a_time",
+        "budgets: {flops: [[1e12]], n_embd: [32]}",
+        "factors: {n_embd: [32]}\nbudgets: {flops: [1e12], n_embd: [64]}",
+        "base: {n_layer: = seed}",
+    ],
+)
+def test_odd_files_are_refused_in_a_line(text: str) -> None:
+    stated = "hypotheses: [{says: It is so, kind: effect, factor: n_embd, direction: up}]"
+    assert refused(f"{text}\n{stated}").startswith("s.yaml")
+
+
+def test_long_formulas_take_no_time() -> None:
+    names = ("beta1", "beta2", "min_lr", "weight_decay", "grad_clip", "learning_rate")
+    chain = {name: f"= max({', '.join([after] * 15)})" for name, after in itertools.pairwise(names)}
+    assert with_formulas_computed(chain)["beta1"] == 1e-3
+    deep = {name: f"= {'-' * 280}{after}" for name, after in itertools.pairwise(names)}
+    with contextlib.suppress(ConfigError):  # or refused, in one line
+        with_formulas_computed(deep)
 
 
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[1] / "docs/designs.md").read_text(), re.DOTALL)

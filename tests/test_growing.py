@@ -158,6 +158,18 @@ def test_hypotheses_that_come_after_training_are_judged_and_marked(study: Callab
     assert "when 4 runs had ended and could be looked at" in page
 
 
+def test_a_hypothesis_whose_levels_follow_from_the_study_is_late_when_they_change(
+    study: Callable[..., Study], tmp_path: Path
+) -> None:
+    stated = (make_hypothesis({**WIDER, "factor": "dropout"}, 1),)
+    trained(replace(study(dropout=(0.0, 0.1)), hypotheses=stated), tmp_path)
+    results, *_ = trained(replace(study(dropout=(0.1, 0.0)), hypotheses=stated), tmp_path)
+    assert stated_beforehand(results.paths, results.study) == ()
+    assert revisions(results.paths)[0].changes == ("dropout put in another order",)
+    results, *_ = trained(replace(study(dropout=(0.0, 0.1)), hypotheses=stated), tmp_path)
+    assert stated_beforehand(results.paths, results.study) == stated
+
+
 def test_the_precision_of_the_first_start_stays(
     study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

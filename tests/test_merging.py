@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from isoloss.errors import ConfigError, StoreError
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.files import write_record
+from isoloss.report.study_report import write_report
+from isoloss.store import merging
 from isoloss.store.merging import merge_studies
 from isoloss.store.run import read_rows
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.study.hypotheses import make_hypothesis
 from isoloss.study.study import Study
 
 OPTIONS = RunOptions(device="cpu", precision="fp32")
@@ -70,21 +74,40 @@ def test_halves_of_other_cells_become_runs_and_what_neither_has_is_trained_later
     assert losses(load_study(tmp_path / "a")).items() <= losses(merged).items()
 
 
-def test_a_run_that_two_have_trained_to_other_losses_is_named(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_run_that_two_have_trained_to_other_losses_is_named(
+    trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, b = trained("a"), trained("b")
     assert merge_studies([a, b], tmp_path / "same").conflicts == ()
-    (rows,) = b.glob("runs/*/metrics.jsonl")
-    rows.write_text(rows.read_text().replace('"loss": ', '"loss": 1', 1))
+    monkeypatch.setattr(merging, "_losses", lambda paths: paths)  # as of another machine
     (conflict,) = merge_studies([a, b], tmp_path / "other").conflicts
     assert "has other losses in" in conflict and str(a) in conflict
+    (rows,) = b.glob("runs/*/metrics.jsonl")
+    rows.write_text(rows.read_text()[:-9])
+    (conflict,) = merge_studies([b, a], tmp_path / "damaged").conflicts
+    assert conflict.endswith(f"is damaged in {rows.parent}")
+    assert load_study(tmp_path / "damaged").summary()["status"].to_list() == ["done"]
+
+
+def test_what_was_stated_late_stays_late(trained: Callable[..., Path], tmp_path: Path) -> None:
+    a, b = trained("a", (1,), dropout=(0.0, 0.1)), trained("b", (2,), dropout=(0.0, 0.1))
+    stated = make_hypothesis({"says": "Dropout hurts", "kind": "effect", "factor": "dropout", "direction": "up"}, 1)
+    late = replace(load_study(a).study, hypotheses=(stated,))
+    run_study(late, a, OPTIONS, executor=Inline())
+    merge_studies([a, b], tmp_path / "c")
+    (claim,) = write_report(load_study(tmp_path / "c")).claims
+    assert claim.after_training
 
 
 def test_what_cannot_be_joined_is_refused_and_nothing_is_written(trained: Callable[..., Path], tmp_path: Path) -> None:
     a, b = trained("a"), trained("b", (2,))
     with pytest.raises(ConfigError, match="two study directories or more"):
         merge_studies([a], tmp_path / "c")
+    with pytest.raises(ConfigError, match="lies inside"):
+        merge_studies([a, b], a / "joined")
+    merge_studies([a, b], tmp_path / "there")
     with pytest.raises(StoreError, match="holds a study already"):
-        merge_studies([a, b], a)
+        merge_studies([a, b], tmp_path / "there")
     record = json.loads((b / "tokenizer.json").read_text())
     del record["digest"]
     write_record(b / "tokenizer.json", {**record, "corpus_sha256": "ab" * 32})

@@ -15,6 +15,7 @@ from rich.console import Console
 from isoloss.cli import run_command_line
 from isoloss.cli.progress import Display
 from isoloss.cli.terminal import show
+from isoloss.data.tokenizer import Tokenizer
 from isoloss.errors import printable
 from isoloss.execution.recorder import Event
 from isoloss.files import read_record, write_record
@@ -88,7 +89,7 @@ def test_samples_reach_a_pipe_to_the_letter_and_a_terminal_as_signs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], study: StudyResults
 ) -> None:
     monkeypatch.setattr("isoloss.execution.samples.sample_run", lambda *_: ["\x1b[31mred\n", "two"])
-    monkeypatch.setattr("isoloss.data.tokenizer.tokenizer_from_dict", lambda _: None)
+    monkeypatch.setattr("isoloss.data.tokenizer.tokenizer_from_dict", lambda _: Tokenizer("byte"))
     assert run_command_line(["sample", str(study.paths.folder)]) == 0
     assert capsys.readouterr().out == "\x1b[31mred\n\n---\ntwo\n"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)

@@ -50,7 +50,7 @@ def train(study: Study, out: Path, *, stop_after: int | None = None, **options: 
 def begun(study: Study, tmp_path: Path) -> Path:
     """A directory whose first run stopped on its way."""
     with pytest.raises(Interrupted):
-        train(study, tmp_path / "out", stop_after=7)
+        train(study, tmp_path / "out", stop_after=10)
     return tmp_path / "out"
 
 

@@ -75,15 +75,38 @@ def load_corpus(corpus: str, *, offline: bool = False, say: Callable[[str], None
     if corpus in CORPORA:
         return _load_known(corpus, offline, say)
     path = user_path(corpus)
-    if not path.is_dir():
-        return _load_file(path, corpus)
-    files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
+    try:
+        if not path.is_dir():
+            return _load_file(path, corpus)
+        files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
+        size = sum(each.stat().st_size for each in files)
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"cannot read {corpus!r}: {error}") from error
     if not files:
         raise CorpusError(f"the folder '{corpus}' has no files; give one with UTF-8 texts")
-    contents = [_load_file(each, str(each)) for each in files]
-    if sum(map(len, contents)) > MAX_CORPUS_BYTES:
+    if size > MAX_CORPUS_BYTES:
         raise CorpusError(f"the files of '{corpus}' are longer than {MAX_CORPUS_BYTES:,} bytes; take a part of them")
+    contents = [_load_file(each, str(each)) for each in files]
+    for each, content in zip(files, contents, strict=True):
+        decoded(content, str(each))
     return b"".join(content if content.endswith(b"\n") else content + b"\n" for content in contents)
+
+
+def decoded(content: bytes, corpus: str) -> str:
+    """The text of UTF-8 bytes. Raises CorpusError for what is no text, and with how to convert other encodings."""
+    convert = f"-t UTF-8 {corpus} > text.txt"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise CorpusError(f"'{corpus}' is UTF-16 text, UTF-8 is needed; convert it: iconv -f UTF-16 {convert}")
+    nul = content.find(0)
+    if nul >= 0 or corpus.endswith(".bin"):
+        where = f"byte {nul} is NUL" if nul >= 0 else "its name ends in .bin"
+        raise CorpusError(f"'{corpus}' is binary, not text ({where}); give the text that tokens were made from")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte {error.start} is 0x{content[error.start]:02x}"
+        latin = f"; if it is Latin-1, convert it: iconv -f ISO-8859-1 {convert}"
+        raise CorpusError(f"'{corpus}' is not UTF-8 text: {found}{latin}") from error
 
 
 def _load_file(path: Path, corpus: str) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from isoloss.data.corpus import CORPORA, load_corpus
+from isoloss.data.corpus import CORPORA, decoded, load_corpus
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict, train_tokenizer
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import cache_dir, locked, read_record, sha256_bytes, sha256_file, write_record, writing
@@ -98,7 +98,7 @@ def corpus_facts(corpus: str, tokenizer: TokenizerName) -> DataFacts:
         train_tokens, val_tokens = _split(known.characters, corpus)
         return DataFacts(known.sha256, vocab_size, val_tokens, train_tokens)
     content = load_corpus(corpus)
-    text = _decode(content, corpus)
+    text = decoded(content, corpus)
     train_tokens, val_tokens = _split(len(text) if tokenizer == "char" else len(content), corpus)
     vocab_size = train_tokenizer(tokenizer, text).vocab_size
     unseen = _unseen_share(text, train_tokens) if tokenizer == "char" else None
@@ -122,7 +122,7 @@ def check_length(config: RunConfig, train_tokens: int, val_tokens: int) -> None:
 
 
 def _tokenize(content: bytes, corpus: str, name: TokenizerName, folder: Path) -> None:
-    text = _decode(content, corpus)
+    text = decoded(content, corpus)
     tokenizer = train_tokenizer(name, text)
     tokens = tokenizer.encode(text)
     cut, _ = _split(len(tokens), corpus)
@@ -159,23 +159,6 @@ def _split(n_tokens: int, corpus: str) -> tuple[int, int]:
     if cut == 0:
         raise CorpusError(f"'{corpus}' is too short ({n_tokens} tokens) to split into train and val")
     return cut, n_tokens - cut
-
-
-def _decode(content: bytes, corpus: str) -> str:
-    """The text of UTF-8 bytes. Raises CorpusError for what is no text, and with how to convert other encodings."""
-    convert = f"convert it: iconv -f {{}} -t UTF-8 {corpus} > text.txt"
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise CorpusError(f"'{corpus}' is UTF-16 text, UTF-8 is needed; {convert.format('UTF-16')}")
-    nul = content.find(0)
-    if nul >= 0 or corpus.endswith(".bin"):
-        where = f"byte {nul} is NUL" if nul >= 0 else "its name ends in .bin"
-        raise CorpusError(f"'{corpus}' is binary, not text ({where}); give the text that tokens were made from")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte {error.start} is 0x{content[error.start]:02x}"
-        latin = f"; if it is Latin-1, {convert.format('ISO-8859-1')}"
-        raise CorpusError(f"'{corpus}' is not UTF-8 text: {found}{latin}") from error
 
 
 def _oddities(text: str) -> tuple[str, ...]:

@@ -144,7 +144,7 @@ def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]
                 f"State one {factor} under base.",
             )
         if factor in TOKEN_FIELDS:
-            yield _confounded_with_tokens(study, configs, factor)
+            yield from _confounded_with_tokens(study, configs, factor)
         if factor == "n_head":
             yield _heads(configs)
 
@@ -162,12 +162,14 @@ def _heads(configs: Sequence[RunConfig]) -> Diagnostic:
     )
 
 
-def _confounded_with_tokens(study: Study, configs: Sequence[RunConfig], factor: str) -> Diagnostic:
+def _confounded_with_tokens(study: Study, configs: Sequence[RunConfig], factor: str) -> Iterator[Diagnostic]:
     steps = configs[0].max_iters
     like_first = [c for c in configs if _without(c, factor, "seed") == _without(configs[0], factor, "seed")]
     tokens = {getattr(config, factor): train_tokens(config) for config in like_first}
     stated = any(isinstance(h, EffectStated | RatioStated) and h.factor == factor for h in study.hypotheses)
-    return Diagnostic(
+    if len(tokens) < 2:  # its levels go with those of other settings
+        return
+    yield Diagnostic(
         "tokens_confounded",
         "limits" if stated else "note",
         f"{factor} ({listed(tokens)}) also changes the tokens a run sees at equal max_iters ({listed(tokens.values())} "

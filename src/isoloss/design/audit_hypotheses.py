@@ -84,14 +84,16 @@ def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
 
     Without such a hypothesis it is for the comparison of any two cells.
     """
-    cells = study.size // len(study.seeds)
     if all(len(levels) == 1 for factor, levels in study.varied.items() if factor not in SEED_SETTINGS):
         return 0
-    n_levels = [n for factor in compared_factors(study) if (n := len(study.varied[factor])) > 1] or [cells]
+    per_level = [cells_at(study, factor, study.varied[factor]) for factor in compared_factors(study)] or [1]
     ratio, level = noise.by_factor, _level(study)
-    return max(
-        seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, cells // n, seed_by_factor=ratio, level=level) for n in n_levels
-    )
+    return max(seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, n, seed_by_factor=ratio, level=level) for n in per_level)
+
+
+def cells_at(study: Study, factor: str, levels: Sequence[object]) -> int:
+    """Cells that have a level of a factor, of that of these levels which has the fewest."""
+    return min(sum(cell[factor] == level for cell in study.cells.expand()) for level in levels)
 
 
 def more_seeds(study: Study, count: int) -> str:
@@ -135,7 +137,12 @@ def _untestable(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnost
     for hypothesis in study.hypotheses:
         if isinstance(hypothesis, Compared) and hypothesis.between(study.varied) is None:
             factor = hypothesis.factor
-            constant = listed({getattr(config, factor) for config in configs})
+            values = {getattr(config, factor) for config in configs}
+            if len(values) > 1:
+                text = f"{_quoted(hypothesis)} can't be judged: {factor} follows from other settings by a formula."
+                yield Diagnostic("hypothesis_untestable", "blocks", text, f"State it of what {factor} follows from.")
+                continue
+            constant = listed(values)
             yield Diagnostic(
                 "hypothesis_untestable",
                 "blocks",
@@ -149,7 +156,8 @@ def _compared_alike(study: Study) -> list[list[Compared]]:
     groups: dict[tuple[object, ...], list[Compared]] = {}
     for hypothesis in study.hypotheses:
         if isinstance(hypothesis, Compared) and hypothesis.between(study.varied) is not None:
-            key = len(study.varied[hypothesis.factor]), hypothesis.response, _bound(hypothesis)
+            levels = hypothesis.between(study.varied) or ()
+            key = cells_at(study, hypothesis.factor, levels), hypothesis.response, _bound(hypothesis)
             groups.setdefault(key, []).append(hypothesis)
     return [*groups.values()]
 
@@ -166,7 +174,7 @@ def _detectable(alike: Sequence[Compared], study: Study, noise: SeedNoise) -> Di
     first, *others = alike
     levels = first.between(study.varied)
     assert levels is not None
-    seeds, per_level = len(study.seeds), study.size // len(study.seeds) // len(study.varied[first.factor])
+    seeds, per_level = len(study.seeds), cells_at(study, first.factor, levels)
     sd, smallest, unit, condition = _scale(first.response, noise)
     bound = _bound(first)
     smallest = smallest if bound is None else bound

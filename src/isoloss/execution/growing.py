@@ -132,7 +132,7 @@ def _set_aside_in_words(results: StudyResults) -> list[str]:
 
 
 def _difference(config: RunConfig, configs: Sequence[RunConfig]) -> str:
-    """The settings in which a run differs from the nearest of the study, with both values."""
+    """The settings in which a run differs from the nearest of the study, with its values."""
     differing = (
         [name for name in RunConfig.model_fields if getattr(config, name) != getattr(other, name)] for other in configs
     )

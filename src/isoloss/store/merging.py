@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from isoloss.errors import ConfigError, StoreError
 from isoloss.files import make_folder, path_exists, write_checksummed
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.owner import owned
-from isoloss.store.run import ROWS, create_run, read_rows
+from isoloss.store.revisions import revise, revisions, stated_beforehand
+from isoloss.store.run import ROWS, create_run, read_rows, verified_status
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.study.cells import Cell
 from isoloss.study.config import SETTINGS, RunConfig
@@ -20,7 +22,7 @@ from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
 
 ENDED = ("done", "diverged", "failed")
-"""States that stand for a run, the best first; of any other state a run is trained on."""
+"""States of a run that has ended, the best first."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +50,61 @@ def merge_studies(folders: Sequence[Path], out: Path) -> Merged:
             where = f"{first.paths.folder} and {other.paths.folder}"
             raise ConfigError(f"{where} are of different texts or tokenizers: their losses do not compare")
     study = joined([each.study for each in opened], [each.configs for each in opened])
+    for folder in folders:
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{out} lies inside {folder}, which is joined; choose another --out")
     paths = StudyPaths(out)
     if path_exists(paths.study):
         raise StoreError(f"{out} holds a study already; choose a new folder")
-    with owned(paths):
-        results = StudyResults(paths, study, first.facts)
-        taken, conflicts = dict[str, Path](), list[str]()
-        for config in results.configs:
-            run = run_id(config)
-            found = _held(opened, run)
-            if found:
-                taken[run] = found[0].folder
-                conflicts += _differing(run, found)
-                make_folder(paths.runs)
-                shutil.copytree(found[0].folder, paths.run(run).folder, ignore=shutil.ignore_patterns(".*"))
-            create_run(paths.run(run), config)
-        for number, each in enumerate(opened, 1):
-            shutil.copyfile(each.paths.provenance, paths.folder / f"provenance.{number}.json")
-        shutil.copyfile(first.paths.provenance, paths.provenance)
-        shutil.copyfile(first.paths.tokenizer, paths.tokenizer)
-        write_checksummed(paths.study, dump_study(study))  # last: without it the folder is no study
+    with ExitStack() as stack:
+        for each in (*opened, StudyResults(paths, study, first.facts)):
+            stack.enter_context(owned(each.paths))  # nobody trains what is copied
+        return _copied(opened, StudyResults(paths, study, first.facts))
+
+
+def _copied(opened: Sequence[StudyResults], results: StudyResults) -> Merged:
+    """Copy each run from where it is furthest, and the records that all studies have; the study's file comes last."""
+    paths, first = results.paths, opened[0]
+    taken, conflicts = dict[str, Path](), list[str]()
+    make_folder(paths.runs)
+    for config in results.configs:
+        run = run_id(config)
+        found, doubts = _held(opened, run)
+        conflicts += doubts
+        if found is not None:
+            taken[run] = found.folder
+            shutil.copytree(
+                found.folder, paths.run(run).folder, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True
+            )
+        create_run(paths.run(run), config)
+    started = [each.paths.provenance for each in opened if path_exists(each.paths.provenance)]
+    for number, provenance in enumerate(started, 1):
+        shutil.copyfile(provenance, paths.folder / f"provenance.{number}.json")
+    for provenance in started[:1]:
+        shutil.copyfile(provenance, paths.provenance)
+    shutil.copyfile(first.paths.tokenizer, paths.tokenizer)
+    _record_changes(opened, results)
     return Merged(results, taken, tuple(conflicts))
+
+
+def _record_changes(opened: Sequence[StudyResults], results: StudyResults) -> None:
+    """Write the study; what its parts changed or stated after training began stays known."""
+    beforehand = {stated for each in opened for stated in stated_beforehand(each.paths, each.study)}
+    late = [stated for each in opened for stated in each.study.hypotheses if stated not in beforehand]
+    changes = [change for each in opened for revision in revisions(each.paths) for change in revision.changes]
+    if not late and not changes:
+        write_checksummed(results.paths.study, dump_study(results.study))
+        return
+    known = tuple(stated for stated in results.study.hypotheses if stated not in late)
+    names = " and ".join(str(each.paths.folder) for each in opened)
+    revise(
+        results.paths,
+        replace(results.study, hypotheses=known),
+        results.study,
+        runs_ended=len(results.configs),
+        begun=True,
+        more=(f"joined from {names}", *changes),
+    )
 
 
 def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> Study:
@@ -88,21 +124,21 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
     return Study(first.name, first.corpus, first.tokenizer, first.description, base, {}, seeds, hypotheses, runs=runs)
 
 
-def _held(opened: Sequence[StudyResults], run: str) -> list[RunPaths]:
-    """Where a run has begun, those that ended best first."""
-    begun = [each for each in opened if path_exists(each.paths.run(run).metrics)]
-    states = [each.status(run).state for each in begun]
-    order = sorted(range(len(begun)), key=lambda i: ENDED.index(states[i]) if states[i] in ENDED else len(ENDED))
-    return [begun[i].paths.run(run) for i in order]
-
-
-def _differing(run: str, found: Sequence[RunPaths]) -> list[str]:
-    """What is in doubt of a run that was trained more than once."""
-    return [
-        f"run {run} has other losses in {paths.folder} than in {found[0].folder}, which is taken"
-        for paths in found[1:]
-        if _losses(paths) != _losses(found[0])
+def _held(opened: Sequence[StudyResults], run: str) -> tuple[RunPaths | None, list[str]]:
+    """Where a run is furthest: done, else diverged or failed, else begun; and what is in doubt of it."""
+    begun = [each.paths.run(run) for each in opened if path_exists(each.paths.run(run).metrics)]
+    states = {paths.folder: verified_status(paths).state for paths in begun}
+    doubts = [f"run {run} is damaged in {paths.folder}" for paths in begun if states[paths.folder] == "damaged"]
+    whole = [paths for paths in begun if states[paths.folder] != "damaged"]
+    order = (*ENDED, "running", "pending")
+    best = min(whole, key=lambda paths: order.index(states[paths.folder]), default=None)
+    done = [paths for paths in whole if states[paths.folder] == "done"]
+    doubts += [
+        f"run {run} has other losses in {paths.folder} than in {done[0].folder}, which is taken"
+        for paths in done[1:]
+        if _losses(paths) != _losses(done[0])
     ]
+    return best, doubts
 
 
 def _losses(paths: RunPaths) -> list[tuple[object, ...]]:

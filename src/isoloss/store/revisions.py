@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from isoloss.store.records import Count, read_checked
 from isoloss.store.run import now
 from isoloss.study.cells_of_file import cells_values
 from isoloss.study.config import SETTINGS, RunConfig
-from isoloss.study.hypotheses import Hypothesis
+from isoloss.study.hypotheses import EffectStated, Hypothesis, RatioStated
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
 
@@ -55,23 +55,35 @@ def revisions(paths: StudyPaths) -> list[Revision]:
     return [Revision(each["at"], each["runs_ended"], each["begun"], tuple(each["changes"])) for each in found]
 
 
-def revise(paths: StudyPaths, before: Study, after: Study, *, runs_ended: int, begun: bool) -> None:
-    """Replace a study's file and keep the former one as study.N.yaml; interrupted, it may be called again."""
+def revise(
+    paths: StudyPaths, before: Study, after: Study, *, runs_ended: int, begun: bool, more: Sequence[str] = ()
+) -> None:
+    """Replace a study's file and keep the former one as study.N.yaml; interrupted, it may be called again.
+
+    `more` is said of the change besides what the two studies tell.
+    """
     earlier, former = revisions(paths), dump_study(before)
     if earlier and read_checksummed(paths.revision(len(earlier))) == former:  # interrupted before the last step
         earlier.pop()
     write_checksummed(paths.revision(len(earlier) + 1), former)
-    entries = [*earlier, Revision(now(), runs_ended, begun, tuple(changes_between(before, after)))]
+    entries = [*earlier, Revision(now(), runs_ended, begun, (*more, *changes_between(before, after)))]
     write_record(paths.revisions, {"revisions": [{**vars(each), "changes": list(each.changes)} for each in entries]})
     write_checksummed(paths.study, dump_study(after))
 
 
 def stated_beforehand(paths: StudyPaths, study: Study) -> tuple[Hypothesis, ...]:
-    """The hypotheses that a study had when its training began. Raises StoreError."""
+    """The hypotheses that a study had, with the levels they compare, when its training began. Raises StoreError."""
     for number, revision in enumerate(revisions(paths), 1):
         if revision.begun:
-            return read_study(paths.revision(number)).hypotheses
+            former = read_study(paths.revision(number))
+            known = [(each, _compared(each, former)) for each in former.hypotheses]
+            return tuple(each for each in study.hypotheses if (each, _compared(each, study)) in known)
     return study.hypotheses
+
+
+def _compared(hypothesis: Hypothesis, study: Study) -> object:
+    """The levels that a hypothesis compares: where it states none, they follow from the study's."""
+    return hypothesis.between(study.varied) if isinstance(hypothesis, EffectStated | RatioStated) else None
 
 
 def changes_between(before: Study, after: Study) -> Iterator[str]:
@@ -82,7 +94,7 @@ def changes_between(before: Study, after: Study) -> Iterator[str]:
     yield from _gained_and_lost("seeds", before.seeds, after.seeds)
     old, new = (cells_values(study.cells) | {"factors": None} for study in (before, after))
     yield from (f"{part} changed" for part in {**old, **new} if old.get(part) != new.get(part))
-    for part in ("description", "corpus", "tokenizer", "order", "hypotheses"):
+    for part in ("description", "tokenizer", "order", "hypotheses"):
         if getattr(before, part) != getattr(after, part):
             yield f"{part} changed"
 
@@ -96,6 +108,8 @@ def _gained_and_lost(name: str, were: tuple[Any, ...], are: tuple[Any, ...]) -> 
     for word, values in (("gained", gained), ("lost", lost)):
         if values:
             yield f"{name} {word} {', '.join(map(str, values))}"
+    if not gained and not lost and were != are:
+        yield f"{name} put in another order"
 
 
 def _values(study: Study, setting: str) -> tuple[Any, ...]:

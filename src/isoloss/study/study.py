@@ -147,7 +147,7 @@ class Study:
         """Every setting that has levels, with those that are stated; none of a range."""
         levels = {key: () if isinstance(given, Range) else given for key, given in self.factors.items()}
         in_runs = {
-            key: tuple(dict.fromkeys(run[key] for run in self.runs if isinstance(run.get(key), Scalar)))
+            key: tuple(dict.fromkeys(run[key] for run in self.runs if key in run and isinstance(run[key], Scalar)))
             for run in self.runs[:1]
             for key in run
         }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -40,23 +41,28 @@ class Comparison:
 def compare_studies(first: StudyResults, second: StudyResults) -> Comparison:
     """Compare the best validation losses of two studies over the cells and seeds they share.
 
-    Settings of which they share no value are what is compared; all others have to agree. With two shared seeds or more
-    the pairs of a seed are averaged to one. Raises ConfigError for studies of different texts or tokenizers.
+    Settings of which they share no value are what is compared; all others have to agree, and runs that then agree
+    within a study are averaged. With two shared seeds or more the pairs of a seed are averaged to one. Raises
+    ConfigError for studies of different texts or tokenizers.
     """
     if (first.facts.sha256, first.study.tokenizer) != (second.facts.sha256, second.study.tokenizer):
         where = f"{first.paths.folder} and {second.paths.folder}"
         raise ConfigError(f"{where} are of different texts or tokenizers: their losses do not compare")
-    tables = [each.summary().filter(pl.col("status") == "done") for each in (first, second)]
     values = {name: tuple(_values(each, name) for each in (first, second)) for name in SETTINGS}
     differing = {name: (a, b) for name, (a, b) in values.items() if set(a) != set(b)}
-    apart = {name for name, (a, b) in differing.items() if not set(a) & set(b)}
-    keys = [*(name for name in SETTINGS if name not in apart), "seed"]
-    shared = (
-        tables[0]
-        .select(*keys, first=RESPONSE)
-        .join(tables[1].select(*keys, second=RESPONSE), on=keys, nulls_equal=True, maintain_order="left")
+    keys = [name for name, (a, b) in values.items() if set(a) & set(b)]
+    of_first, of_second = (_means(each, keys) for each in (first, second))
+    rows = [
+        {**dict(zip((*keys, "seed"), key, strict=True)), "first": of_first[key], "second": of_second[key]}
+        for key in of_first
+        if key in of_second
+    ]
+    shown = [name for name in (*keys, "seed") if name == "seed" or len({row[name] for row in rows}) > 1]
+    shared = pl.DataFrame(
+        [{name: row[name] for name in (*shown, "first", "second")} for row in rows],
+        schema=None if rows else {"seed": pl.Int64(), "first": pl.Float64(), "second": pl.Float64()},
+        infer_schema_length=None,
     )
-    shown = [name for name in keys if shared[name].n_unique() > 1 or name == "seed"]
     pairs = shared
     if shared["seed"].n_unique() > 1:
         pairs = shared.group_by("seed", maintain_order=True).agg(pl.col("first", "second").mean())
@@ -64,7 +70,7 @@ def compare_studies(first: StudyResults, second: StudyResults) -> Comparison:
     if len(pairs) > 1:
         found = paired_difference(pairs["first"].to_numpy(), pairs["second"].to_numpy(), np.random.default_rng(0))
     names = str(first.paths.folder), str(second.paths.folder)
-    return Comparison(names, differing, shared.select(*shown, "first", "second"), found)
+    return Comparison(names, differing, shared, found)
 
 
 def comparison_chapter(found: Comparison) -> Chapter:
@@ -118,6 +124,16 @@ def _method(found: Comparison) -> str:
 
 def _values(results: StudyResults, setting: str) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(getattr(config, setting) for config in results.configs))
+
+
+def _means(results: StudyResults, keys: Sequence[str]) -> dict[tuple[Any, ...], float]:
+    """The mean loss of the done runs that agree in some settings and the seed."""
+    done = results.summary().filter(pl.col("status") == "done").drop_nulls(RESPONSE)
+    losses: dict[tuple[Any, ...], list[float]] = {}
+    for run, loss in done.select("run_id", RESPONSE).iter_rows():
+        config = results.configs_by_id[run]
+        losses.setdefault((*(getattr(config, key) for key in keys), config.seed), []).append(loss)
+    return {key: fmean(of_key) for key, of_key in losses.items()}
 
 
 def _said(values: tuple[Any, ...]) -> str:

@@ -33,8 +33,6 @@ AGREEMENT = 1e-6
 """Polished starts agree when their objectives differ by less than this share."""
 TOLERANCE, COARSE_TOLERANCE = 1e-14, 1e-9
 """Of the minimum that is returned, and of those of the starts, which only have to be told from each other."""
-SEARCH_STEPS = 500
-"""Of the quasi-Newton search from a start, at most: a flat curved valley takes most of them."""
 
 
 OBJECTIVES: dict[str, str] = {
@@ -121,7 +119,7 @@ def solve(law: Law, objective: Objective) -> Solution:
     candidates = [coarse.start(additive_a) for additive_a in _starts(coarse.additive)]
     values = [_value(coarse, first, theta_p) for theta_p in candidates]
     best_first: list[int] = np.argsort(values, kind="stable")[:POLISHED_STARTS].tolist()
-    polished = [_searched(coarse, first, candidates[i]) for i in best_first]
+    polished = [polish(coarse, first, candidates[i], COARSE_TOLERANCE) for i in best_first]
     reached = [_value(coarse, first, theta_p) for theta_p in polished]
     lowest = min(reached)
     # Without noise every minimum is rounding error: there, agreement is judged on the scale of the best start.
@@ -144,7 +142,7 @@ def solve(law: Law, objective: Objective) -> Solution:
 def polish(law: Law, objective: Objective, start_p: Floats, tolerance: float = TOLERANCE) -> Floats:
     """A local minimum from a start, by a trust region with analytic derivatives within the law's bounds."""
     low_p, high_p = law.bounds()
-    within_p = _within(law, start_p)
+    within_p: Floats = np.clip(start_p, low_p + 1e-9, high_p - 1e-9)
     spread = objective.delta or max(1e-12, float(np.std(objective.residuals(law, start_p)[0])))
 
     @lru_cache(maxsize=1)  # scipy asks for both at one place, one after the other
@@ -170,23 +168,6 @@ def refine(law: Law, objective: Objective, theta_p: Floats) -> Floats:
     """The minimum polished once more, by a quasi-Newton method on the objective itself; never worse than before."""
     polished_p = polish(law, objective, theta_p)
     start_p = polished_p if _value(law, objective, polished_p) < _value(law, objective, theta_p) else theta_p
-    return _descended(law, objective, start_p, {"maxiter": 2000, "maxfun": 20000, "ftol": 1e-16, "gtol": 1e-14})
-
-
-def _searched(law: Law, objective: Objective, start_p: Floats) -> Floats:
-    """A local minimum from a start far away: quasi-Newton steps, as Huber's slopes tell a trust region little there."""
-    steps = {"maxiter": SEARCH_STEPS, "ftol": COARSE_TOLERANCE / 10, "gtol": COARSE_TOLERANCE}
-    near_p = _descended(law, objective, _within(law, start_p), steps)
-    return polish(law, objective, near_p, COARSE_TOLERANCE)
-
-
-def _within(law: Law, theta_p: Floats) -> Floats:
-    low_p, high_p = law.bounds()
-    return np.clip(theta_p, low_p + 1e-9, high_p - 1e-9)
-
-
-def _descended(law: Law, objective: Objective, start_p: Floats, options: dict[str, float]) -> Floats:
-    """Where L-BFGS-B leads from θ within the law's bounds, in units of each parameter's leverage; never uphill."""
     unit = max(_value(law, objective, start_p), 1e-300)
     width_p = 1 / np.maximum(np.linalg.norm(objective.residuals(law, start_p)[1], axis=0), 1e-9)
 
@@ -201,7 +182,7 @@ def _descended(law: Law, objective: Objective, start_p: Floats, options: dict[st
         jac=True,
         method="L-BFGS-B",
         bounds=list(zip(*((bound_p - start_p) / width_p for bound_p in law.bounds()), strict=True)),
-        options={**options, "maxcor": 30},
+        options={"maxiter": 2000, "maxfun": 20000, "ftol": 1e-16, "gtol": 1e-14, "maxcor": 30},
     )
     return start_p + found.x * width_p if found.fun < 1 else start_p
 

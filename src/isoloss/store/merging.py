@@ -89,7 +89,7 @@ def _copied(opened: Sequence[StudyResults], results: StudyResults) -> Merged:
 
 def _record_changes(opened: Sequence[StudyResults], results: StudyResults) -> None:
     """Write the study; what its parts changed or stated after training began stays known."""
-    beforehand = {stated for each in opened for stated in stated_beforehand(each.paths, each.study)}
+    beforehand = [stated for each in opened for stated in stated_beforehand(each.paths, each.study)]
     late = [stated for each in opened for stated in each.study.hypotheses if stated not in beforehand]
     changes = [change for each in opened for revision in revisions(each.paths) for change in revision.changes]
     if not late and not changes:

@@ -26,6 +26,10 @@ UNKNOWN_VOCABULARY = 1000
 """By how much FLOPs a step may differ between the smallest and the largest vocabulary."""
 
 
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
 @dataclass(frozen=True)
 class Budgets:
     """What each cell is trained for, once for every level: so many training FLOPs, tokens, or tokens a parameter."""
@@ -38,7 +42,7 @@ class Budgets:
         if not self.levels:
             yield ConfigError(f"budgets: {self.kind} has no levels", (f"budgets {self.kind}", "budgets"))
         for place, level in enumerate(self.levels):
-            if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < float("inf"):
+            if not _is_amount(level):
                 text = f"budgets: {self.kind}={level!r}: expected a number above 0"
                 yield ConfigError(text, (f"budgets {self.kind} {place}", f"budgets {self.kind}"))
         if len(set(map(repr, self.levels))) < len(self.levels):

@@ -8,7 +8,7 @@ from fractions import Fraction as Ratio
 from typing import Any, cast
 
 from isoloss.errors import ConfigError, collect
-from isoloss.study.budgets import KINDS, Budgets
+from isoloss.study.budgets import KINDS, Budgets, Kind
 from isoloss.study.cells import Cells, Design, Fraction, OneAtATime, Range, Sampled, Scalar
 from isoloss.study.synonyms import did_you_mean
 
@@ -46,7 +46,7 @@ def factors_of(values: Mapping[str, Any], errors: list[ConfigError]) -> dict[str
 def budgets_of(values: Mapping[str, Any], errors: list[ConfigError]) -> Budgets | None:
     """What runs may cost; `errors` grows by what is wrong."""
     stated = collect(errors, lambda: section(values, "budgets"), {})
-    kinds = [kind for kind in KINDS if kind in stated]
+    kinds: list[Kind] = [kind for kind in KINDS if kind in stated]
     if len(kinds) == 1:
         return Budgets(kinds[0], _levels("budgets", kinds[0], stated[kinds[0]], errors))
     if stated:

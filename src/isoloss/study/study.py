@@ -147,7 +147,7 @@ class Study:
         """Every setting that has levels, with those that are stated; none of a range."""
         levels = {key: () if isinstance(given, Range) else given for key, given in self.factors.items()}
         in_runs = {
-            key: tuple(dict.fromkeys(run[key] for run in self.runs if key in run and isinstance(run[key], Scalar)))
+            key: tuple(dict.fromkeys(run[key] for run in self.runs if key in run and _is_value(run[key])))
             for run in self.runs[:1]
             for key in run
         }
@@ -276,6 +276,11 @@ class Study:
         following = itertools.count(max(self.seeds) + 1)
         extra = [next(following) for _ in range(count - len(self.seeds))]
         return replace(self, seeds=(*self.seeds, *extra)[:count])
+
+
+def _is_value(given: object) -> bool:
+    """Of what a file may state in its place, as a list."""
+    return isinstance(given, Scalar)
 
 
 def seeds_from(value: Any) -> tuple[int, ...]:

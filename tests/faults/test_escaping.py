@@ -116,7 +116,8 @@ def test_no_cell_of_any_table_is_a_formula(study: StudyResults) -> None:
     assert not [cell for cell in cells if cell[:1] in tuple("=+@\t\r\n") and not signed.fullmatch(cell)]
     assert all(float(cell) < 0 for cell in cells if cell.startswith("-"))
     # What was no formula is as it was: read again, the numbers are those of the runs.
-    assert pl.read_csv(hostile.paths.summary("csv")).drop("device").equals(table.drop("device"))
+    known = [name for name in table.columns if name != "device" and table[name].null_count() < len(table)]
+    assert pl.read_csv(hostile.paths.summary("csv")).select(known).equals(table.select(known))
 
 
 @pytest.mark.parametrize("word", [*FORMULAS, *NUMBERS])

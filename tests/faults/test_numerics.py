@@ -50,7 +50,7 @@ def train(study: Study, out: Path, *, stop_after: int | None = None, **options: 
 def begun(study: Study, tmp_path: Path) -> Path:
     """A directory whose first run stopped on its way."""
     with pytest.raises(Interrupted):
-        train(study, tmp_path / "out", stop_after=10)
+        train(study, tmp_path / "out", stop_after=14)
     return tmp_path / "out"
 
 
@@ -145,7 +145,7 @@ def test_a_torn_stack_goes_on_together_from_where_all_its_runs_were(study: Study
     train(study, tmp_path / "whole", stack=2)
     out = tmp_path / "out"
     with pytest.raises(Interrupted):
-        train(study, out, stack=2, stop_after=10)
+        train(study, out, stack=2, stop_after=14)
     one = sorted(out.glob("runs/*"))[0]
     if fault == "behind":  # as if the kill had come before this run's checkpoint, and after the other's
         for suffix in ("json", "safetensors"):

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from isoloss.data.batches import exact_eval_starts, windows
 from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError
-from isoloss.study.config import RunConfig
+from isoloss.model import gpt
+from isoloss.study.config import RunConfig, recorded_config
+from isoloss.study.identity import run_id
+from isoloss.study.study import DataFacts, Study
 from isoloss.training import checkpoint, loop, step
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, evaluate
@@ -246,3 +250,27 @@ def test_a_second_crash_after_falling_back_loses_nothing(
         checkpoint.save_last(tmp_path, resumed)
     again = checkpoint.resume(tmp_path).state
     assert again is not None and again.progress == resumed.progress
+
+
+def test_evaluation_reads_as_much_of_validation_as_it_is_told(make: Make, tokens: Tokens) -> None:
+    config = make(eval_val_tokens=64, block_size=16)
+    starts = exact_eval_starts(len(tokens.val_N), 16, 64)
+    assert len(starts) == 4 and starts[-1] > len(tokens.val_N) // 2  # evenly spaced, not the first ones
+    whole = stack([initial_state(config.model_copy(update={"eval_val_tokens": 0}))], torch.device("cpu"))
+    part = stack([initial_state(config)], torch.device("cpu"))
+    texts = DeviceTokens(tokens, torch.device("cpu"))
+    read, all_of_it = evaluate(part, texts, Ranks()), evaluate(whole, texts, Ranks())
+    assert read is not None and all_of_it is not None and read[0] == all_of_it[0] and read[1] != all_of_it[1]
+    blocks = torch.from_numpy(windows(tokens.val_N, starts, 16))[None]
+    assert read[1] == pytest.approx(gpt.loss(part.parameters, part.members, blocks).tolist())
+
+
+def test_how_much_is_evaluated_names_a_run_only_where_the_split_is_larger(make: Make) -> None:
+    def names(tokens: int, of: int) -> set[str]:
+        study = Study("s", "x", base={"eval_val_tokens": tokens})
+        return {run_id(config) for config in study.expand(DataFacts("ab", 65, of))}
+
+    assert names(0, 1000) == names(1000, 1000) == names(131072, 1000)
+    assert names(500, 1000) != names(0, 1000)
+    recorded = {name: value for name, value in dict(make(eval_val_tokens=0)).items() if name != "eval_val_tokens"}
+    assert recorded_config(recorded).eval_val_tokens == 0  # what was recorded before there was the setting

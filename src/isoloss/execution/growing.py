@@ -99,10 +99,10 @@ def open_directory(results: StudyResults, tokens: Tokens, device: torch.device, 
     if recorded is None or dump_study(recorded) != dump_study(results.study):
         for config in results.configs:
             create_run(paths.run(run_id(config)), config)
-    if recorded is None:
-        write_checksummed(paths.study, dump_study(results.study))
-    elif dump_study(recorded) != dump_study(results.study):
-        _grow(results, recorded, say)
+        if recorded is not None and [*changes_between(recorded, results.study)]:
+            _grow(results, recorded, say)
+        else:
+            write_checksummed(paths.study, dump_study(results.study))
     for line in _set_aside_in_words(results):
         say(line)
     write_record(paths.provenance, _provenance(device))
@@ -112,12 +112,8 @@ def _grow(results: StudyResults, recorded: Study, say: Callable[[str], None]) ->
     before = recorded.expand(results.facts)
     states = [read_status(results.paths.run(run_id(config))).state for config in before]
     ended, begun = sum(state in ("done", "failed", "diverged") for state in states), has_begun(results, before)
-    changes = [*changes_between(recorded, results.study)]
-    if not changes:
-        write_checksummed(results.paths.study, dump_study(results.study))
-        return
     if begun:
-        say(f"the study has changed: {'; '.join(changes)}")
+        say(f"the study has changed: {'; '.join(changes_between(recorded, results.study))}")
     revise(results.paths, recorded, results.study, runs_ended=ended, begun=begun)
 
 
@@ -133,11 +129,9 @@ def _set_aside_in_words(results: StudyResults) -> list[str]:
 
 def _difference(config: RunConfig, configs: Sequence[RunConfig]) -> str:
     """The settings in which a run differs from the nearest of the study, with its values."""
-    differing = (
-        [name for name in RunConfig.model_fields if getattr(config, name) != getattr(other, name)] for other in configs
-    )
-    names = min(differing, key=len)
-    return ", ".join(f"{name} {getattr(config, name)}" for name in names) or "the same settings"
+    fields = [name for name in RunConfig.model_fields if name != "corpus"]  # which counts by content
+    differing = ([name for name in fields if getattr(config, name) != getattr(other, name)] for other in configs)
+    return ", ".join(f"{name} {getattr(config, name)}" for name in min(differing, key=len))
 
 
 def _provenance(device: torch.device) -> dict[str, Any]:

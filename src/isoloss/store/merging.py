@@ -56,10 +56,11 @@ def merge_studies(folders: Sequence[Path], out: Path) -> Merged:
     paths = StudyPaths(out)
     if path_exists(paths.study):
         raise StoreError(f"{out} holds a study already; choose a new folder")
+    results = StudyResults(paths, study, first.facts)
     with ExitStack() as stack:
-        for each in (*opened, StudyResults(paths, study, first.facts)):
+        for each in (*opened, results):
             stack.enter_context(owned(each.paths))  # nobody trains what is copied
-        return _copied(opened, StudyResults(paths, study, first.facts))
+        return _copied(opened, results)
 
 
 def _copied(opened: Sequence[StudyResults], results: StudyResults) -> Merged:

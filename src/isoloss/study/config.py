@@ -161,7 +161,7 @@ def spelled_seeds(config: RunConfig) -> dict[str, int]:
 BEFORE_THEY_WERE_SETTINGS: Mapping[str, Any] = {"eval_val_tokens": 0}
 """What runs did that were recorded before these were settings."""
 
-ANY_TEXT: Mapping[str, Any] = {"corpus": "", "corpus_sha256": "", "vocab_size": 65}
+ANY_TEXT: Mapping[str, Any] = {"corpus": "", "corpus_sha256": "", "vocab_size": 65}  # tiny Shakespeare's
 """Stands in for a text that is not at hand, where settings alone are checked."""
 
 

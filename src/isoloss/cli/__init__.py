@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from isoloss import __version__
-from isoloss.cli import analyses, verbs
+from isoloss.cli import analyses, directories, verbs
 from isoloss.cli.arguments import VALUES, refuse_other_names
 from isoloss.cli.terminal import say
 from isoloss.cli.train import train_verb
@@ -22,13 +22,13 @@ VERBS: dict[str, Callable[..., Any]] = {
     "plan": verbs.plan,
     "run": verbs.run,
     "train": train_verb,
-    "status": verbs.status,
+    "status": directories.status,
     "watch": watch,
-    "report": verbs.report,
-    "merge": verbs.merge,
-    "compare": verbs.compare,
-    "sample": verbs.sample,
-    "export": verbs.export,
+    "report": directories.report,
+    "merge": directories.merge,
+    "compare": directories.compare,
+    "sample": directories.sample,
+    "export": directories.export,
     "effects": analyses.effects,
     "fit": analyses.fit,
     "convergence": analyses.convergence,

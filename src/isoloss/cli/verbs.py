@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import sys
 from contextlib import nullcontext
 from json import dumps
 from pathlib import Path
@@ -15,14 +13,10 @@ import tyro
 from isoloss.cli.arguments import (
     CorpusName,
     Flag,
-    Folder,
     OptionalFloat,
     OptionalInt,
     OptionalPath,
-    OptionalText,
-    OutFolder,
     Repeated,
-    RunName,
     StudyName,
     named,
 )
@@ -162,181 +156,6 @@ def start(study: Study, out: Path | None, options: RunOptions, *, json: bool) ->
 
         found = run_and_report(study, out, options)
     return conclude(*found, json=json) if found else 0  # after the lock: a slow reader of stdout holds nobody up
-
-
-def status(directory: Folder, /, *, json: Flag = False) -> int:
-    """Show where the runs of a study stand, the best loss so far and how long it will take.
-
-    Example: isoloss status results/width
-
-    Args:
-        directory: The study's directory.
-        json: Print one JSON object in place of text.
-    """
-    from isoloss.cli.status import status_as_json, status_as_text
-    from isoloss.store.opening import open_study
-
-    gc.disable()  # a fifth of the time of ten thousand runs, and nothing here makes cycles
-    opened = open_study(directory)
-    show(status_as_json(opened) if json else status_as_text(opened))
-    return 0
-
-
-def report(directory: Folder, /, *, pdf: Flag = False, json: Flag = False) -> int:
-    """Write a study's summary and report anew from its runs, and print the page's path.
-
-    Example: isoloss report results/width --pdf
-
-    Args:
-        directory: The study's directory.
-        pdf: Print the page to report/report.pdf as well, by an installed Chromium or Chrome.
-        json: Print one JSON object in place of paths.
-    """
-    from isoloss.report.pdf import print_page
-    from isoloss.report.study_report import write_report
-    from isoloss.store.tables import load_study
-
-    results = load_study(directory)
-    written = write_report(results)
-    printed = print_page(written.page) if pdf else None
-    if json:
-        from isoloss.cli.outcome import outcome
-
-        show(dumps(outcome(results, written) | ({"pdf": str(printed)} if printed else {}), indent=2))
-    else:
-        print(*filter(None, (written.page, printed)), sep="\n")
-    return 0
-
-
-def merge(
-    directories: Annotated[tuple[Path, ...], tyro.conf.Positional, named("DIR")],
-    /,
-    *,
-    out: Annotated[Path, named("DIR")],
-) -> int:
-    """Join study directories, such as halves from two machines, into a new one.
-
-    Runs are the same where they compute the same; what only some have trained is taken from them.
-
-    Example: isoloss merge results/here results/there --out results/width
-
-    Args:
-        directories: Study directories of the same text and tokenizer.
-        out: A new folder for the joined study; `isoloss run` trains what it lacks, `isoloss report` writes its report.
-    """
-    from isoloss.store.merging import merge_studies
-
-    merged = merge_studies(directories, out)
-    for line in merged.conflicts:
-        say(line)
-    say(f"{len(merged.taken):,} of {len(merged.results.configs):,} runs are there, of {len(directories)} directories")
-    print(merged.results.paths.folder)
-    return 0
-
-
-def compare(first: Folder, second: Folder, /, *, json: Flag = False, out: OutFolder = None) -> int:
-    """Compare two studies: the settings in which they differ, and the loss over the cells and seeds they share.
-
-    Example: isoloss compare results/adamw results/narrow
-
-    Args:
-        first: A study directory.
-        second: Another one, whose losses are compared with the first one's.
-        json: Print one JSON object at full precision in place of text.
-        out: A new or empty folder for a page and the files of its tables.
-    """
-    from isoloss.report.chapter import chapter_as_text
-    from isoloss.report.chapters.comparison import compare_studies, comparison_as_json, comparison_chapter
-    from isoloss.report.standalone import check_output_folder, write_chapter
-    from isoloss.store.tables import load_study
-
-    if out is not None:
-        check_output_folder(out)
-    found = compare_studies(load_study(first), load_study(second))
-    chapter = comparison_chapter(found)
-    if out is not None:
-        say(f"{write_chapter(out, chapter, f'{first.name} and {second.name}')}")
-    show(comparison_as_json(found) if json else chapter_as_text(chapter))
-    return 0
-
-
-def sample(
-    directory: Folder,
-    /,
-    *,
-    run: RunName = None,
-    prompt: Annotated[OptionalText, named("TEXT", "the end of a line, else the vocabulary's first character")] = None,
-    length: int = 500,
-    number: int = 1,
-    temperature: float = 0.8,
-    top_k: Annotated[OptionalInt, named("N", "all tokens")] = None,
-    seed: int = 1337,
-    sliding: Flag = False,
-) -> int:
-    """Print text that a trained run generates.
-
-    Example: isoloss sample results/width --prompt "ROMEO:" --length 200
-
-    Args:
-        directory: The study's directory.
-        run: A run id or its beginning.
-        prompt: Text to continue.
-        length: Tokens to generate.
-        number: Samples to draw.
-        temperature: Divides the logits: below 1 the likely tokens get likelier, above 1 less so.
-        top_k: Draw from this many most likely tokens only.
-        seed: Seed of the random draws.
-        sliding: Re-read the last block_size tokens for every token past the first block, as nanoGPT does; slower.
-    """
-    import torch
-
-    from isoloss.data.tokenizer import tokenizer_from_dict
-    from isoloss.execution.samples import first_prompt, sample_run
-    from isoloss.model.generate import Sampling
-    from isoloss.store.tables import find_run, load_study
-
-    sampling = Sampling(length, number, temperature, top_k, seed, sliding)
-    results = load_study(directory)
-    chosen = find_run(results, run)
-    say(f"run {chosen.folder.name}")
-    tokenizer = tokenizer_from_dict(results.tokenizer())
-    prompt = first_prompt(tokenizer) if prompt is None else prompt
-    texts = sample_run(chosen, tokenizer, prompt, sampling, torch.device("cpu"))
-    text = "\n---\n".join(texts)
-    if sys.stdout.isatty():
-        show(text)
-    else:
-        print(text)  # to the letter
-    return 0
-
-
-def export(
-    directory: Folder,
-    /,
-    *,
-    run: RunName = None,
-    to: Literal["nanogpt", "hf"],
-    out: Path,
-    checkpoint: Literal["best", "last"] = "best",
-) -> int:
-    """Write a run's weights for nanoGPT (a file ckpt.pt) or Hugging Face transformers (a folder).
-
-    Example: isoloss export results/width --to hf --out width-hf
-
-    Args:
-        directory: The study's directory.
-        run: A run id or its beginning.
-        to: nanogpt: for its sample.py and train.py, with meta.pkl; hf: loads as GPT2LMHeadModel, with its tokenizer.
-        out: File (nanogpt) or folder (hf) to write.
-        checkpoint: Weights at the lowest validation loss (best) or at the end (last).
-    """
-    from isoloss.execution.export import export_run
-    from isoloss.store.tables import find_run, load_study
-
-    results = load_study(directory)
-    export_run(results, find_run(results, run), to, out, checkpoint)
-    print(out)
-    return 0
 
 
 def schema() -> int:

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from isoloss.design.aliasing import constant_products
 from isoloss.design.audit import audit
 from isoloss.errors import ConfigError
-from isoloss.study.cells import generators
 from isoloss.study.compute import params_non_embedding, tokens_per_step, train_flops, train_tokens
 from isoloss.study.formula import with_formulas_computed
+from isoloss.study.fractions import constant_products, generators
 from isoloss.study.study import DataFacts
 from isoloss.study.studyfile import dump_study, parse_study
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from isoloss.diagnostic import Diagnostic
-from isoloss.study.cells import Fraction, generators
+from isoloss.study.cells import Fraction
+from isoloss.study.fractions import constant_products
 from isoloss.study.study import Study
 from isoloss.wording import listed
 
@@ -40,14 +41,6 @@ def aliasing_findings(study: Study) -> Iterator[Diagnostic]:
         f"{confounded}{f' ({listed(told)}{more})' if told else ''}.",
         "Train a larger fraction if such interactions are to be expected." if resolution < 5 else "Nothing to change.",
     )
-
-
-def constant_products(factors: int, generated: int) -> list[int]:
-    """All products of factors that are the same in every cell, as bits; without the empty one."""
-    group = [0]
-    for place, word in enumerate(generators(factors, generated), factors - generated):
-        group += [each ^ word ^ 1 << place for each in group]
-    return group[1:]
 
 
 def _bits(word: int) -> list[int]:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Literal, cast
 from zlib import crc32
 
@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 from isoloss.errors import ConfigError
 from isoloss.randomness import Purpose, generator
 from isoloss.study.config import RunConfig
-from isoloss.wording import counted
+from isoloss.study.fractions import generators
 
 Scalar = str | int | float | bool | None
 Cell = dict[str, Scalar]
-MAX_TRIED = 100_000
-"""Of generators of a fraction, at each resolution: half a second."""
 DIGITS = 4
 """Significant digits of a value that is drawn from a range, so that tables and labels can be read."""
 
@@ -253,48 +251,3 @@ def _fraction(design: Fraction, axes: Sequence[Axis]) -> Iterator[Cell]:
         # A generated factor has its high level where an even number of its word's factors are low, as in the full grid.
         made = [(1 + sum(1 - levels[i] for i in range(base) if word >> i & 1)) % 2 for word in words]
         yield _joined([axis[level] for axis, level in zip(axes, [*levels, *made], strict=True)])
-
-
-@cache
-def generators(factors: int, generated: int) -> tuple[int, ...]:
-    """For each of the last factors the earlier ones whose product it is set to, as bits, of the highest resolution.
-
-    It is the highest that MAX_TRIED words tried show to be there. The resolution is the length of the shortest product
-    of factors that is constant (Box and Hunter 1961). Raises ConfigError where too few factors are left.
-    """
-    base = factors - generated
-    every = sorted(range(1, 1 << max(base, 0)), key=lambda word: (-word.bit_count(), word))
-    for resolution in range(factors, 2, -1):
-        candidates = [word for word in every if word.bit_count() >= resolution - 1]
-        found = _independent(candidates, generated, base, resolution, (), (0,), iter(range(MAX_TRIED)))
-        if found is not None:
-            return found
-    fraction = f"1/{1 << generated} of the combinations of {counted(factors, 'factor')}"
-    text = f"design: with no {fraction} can main effects be told apart"
-    raise ConfigError(text, ("design",))
-
-
-def _independent(
-    candidates: Sequence[int],
-    more: int,
-    base: int,
-    resolution: int,
-    chosen: tuple[int, ...],
-    group: tuple[int, ...],
-    tries: Iterator[int],
-) -> tuple[int, ...] | None:
-    """`more` further words for which no product of defining words is shorter than the resolution; the first found."""
-    if not more:
-        return chosen
-    for at, word in enumerate(candidates):
-        if next(tries, None) is None:
-            return None
-        defining = word | 1 << (base + len(chosen))
-        grown = tuple(each ^ defining for each in group)
-        if min(each.bit_count() for each in grown) >= resolution:
-            found = _independent(
-                candidates[at + 1 :], more - 1, base, resolution, (*chosen, word), (*group, *grown), tries
-            )
-            if found is not None:
-                return found
-    return None

@@ -11,7 +11,7 @@ import pytest
 from scipy import optimize, stats
 
 from isoloss.analysis.frontier import FRONTIER_FORMS, data_compute, frontier, predict
-from isoloss.analysis.laws import AXES, Restrictions
+from isoloss.analysis.laws import AXES, Cost, Restrictions
 from isoloss.analysis.scaling import Fit, fit_law
 
 COLUMNS = {"N": "N", "D": "D", "loss": "loss"}
@@ -46,6 +46,38 @@ def test_the_optimum_with_an_interaction_is_the_lowest_loss(alpha: float, beta: 
         assert best.loss.value == pytest.approx(law(math.exp(u), compute / 6 / math.exp(u)), rel=1e-9)
         assert best.n_params.value == pytest.approx(math.exp(u), rel=1e-4)
         assert best.n_params.value * best.tokens.value == pytest.approx(compute / 6)
+
+
+@pytest.mark.parametrize("form", ["LND", "LNDX"])
+def test_where_small_models_are_dearer_the_optimum_is_the_lowest_loss_at_that_cost(form: Any) -> None:
+    table, _ = with_interaction()
+    known = {"alpha": 0.3, "beta": 0.5, "E": 1.4, "A": 20.0, "B": 500.0}
+    known |= {"G": 5e3} if form == "LNDX" else {}
+    noise = 1e-4 * np.random.default_rng(0).standard_normal(25)
+    table = table.with_columns(loss=pl.Series([
+        1.4 + 20 / n**0.3 + 500 / d**0.5 + known.get("G", 0) / (n**0.3 * d**0.5) for n, d in table["N", "D"].rows()
+    ]) * np.exp(noise))  # fmt: skip
+    fit = fit_law(table, form, COLUMNS, restrictions=Restrictions({k: v for k, v in known.items() if k != "B"}, {}))
+    cost = Cost(11.0, 0.9)
+
+    def loss_at(u: float, compute: float) -> float:
+        return predict(fit, {"N": math.exp(u), "D": compute / 11 / math.exp(0.9 * u)}).law.value
+
+    middle = math.sqrt(math.prod(data_compute(fit, cost)))
+    for compute in (middle / 5, middle * 5):
+        (best,) = frontier(fit, [compute], cost).optima
+        u = optimize.minimize_scalar(
+            loss_at, bounds=(5, 25), args=(compute,), method="bounded", options={"xatol": 1e-9}
+        ).x  # fmt: skip
+        assert best.n_params.value == pytest.approx(math.exp(u), rel=1e-3)
+        assert best.loss.value == pytest.approx(loss_at(u, compute), rel=1e-9)
+        assert 11 * best.n_params.value**0.9 * best.tokens.value == pytest.approx(compute)
+    found = frontier(fit, [middle / 1.01, middle * 1.01], cost)
+    low, high = found.optima
+    for share, one, other in (
+        (found.a, low.n_params, high.n_params), (found.b, low.tokens, high.tokens)
+    ):  # fmt: skip
+        assert share.value == pytest.approx(math.log(other.value / one.value) / math.log(1.01**2), abs=1e-5)
 
 
 def test_exponents_with_an_interaction_are_those_at_the_middle_of_the_data() -> None:

@@ -11,10 +11,13 @@ import polars as pl
 import pytest
 from scipy import optimize, stats
 
+from isoloss.analysis.compute_column import cost_of
 from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.isoflop import Profile, isoflop_profiles
 from isoloss.analysis.isoflop_law import isoflop_law
 from isoloss.analysis.isoflop_minima import Minimum, alike, each_alone, minimum_of
+from isoloss.analysis.laws import SIX_ND
+from isoloss.analysis.scaling_results import analyse_scaling
 
 COMPUTES = (1e18, 1e19, 1e20)
 
@@ -129,3 +132,35 @@ def test_what_moves_all_minima_is_no_weight_and_widens_the_interval_of_their_law
     assert ends[0] == pytest.approx(ends[1])  # all move alike
     assert moved.at_middle.value == pytest.approx(alone.at_middle.value)
     assert half(moved.at_middle) == pytest.approx(math.hypot(half(alone.at_middle), 0.3))
+
+
+def test_the_best_tokens_are_those_that_compute_pays_for_not_a_sixth_of_it() -> None:
+    """C = 20·N^0.9·D, as where embeddings and attention count: D* is what was trained, and the law agrees."""
+    rows: list[dict[str, float]] = []
+    for compute in np.geomspace(1e12, 1.6e13, 5).tolist():
+        for n in np.geomspace(0.2, 5, 7) * 0.05 * compute**0.5:
+            d = compute / 20 / n**0.9
+            rows.append({"N": n, "D": d, "C": compute, "loss": 1.0 + 5 / n**0.25 + 60 / d**0.35})
+    table = pl.DataFrame(rows).with_columns(
+        pl.col("loss") * np.exp(1e-4 * np.random.default_rng(0).standard_normal(len(rows)))
+    )
+    columns = {"N": "N", "D": "D", "C": "C", "loss": "loss"}
+    found = analyse_scaling(table, "LND", columns, holdout=False)
+    law = found.isoflop_law
+    assert law is not None and len(found.profiles) == 5
+    assert (law.cost.per, law.cost.size_power) == pytest.approx((20, 0.9))
+    a = 0.35 / (0.25 + 0.9 * 0.35)
+    assert law.N.exponent.value == pytest.approx(a, abs=0.02)
+    assert law.D.exponent.value == pytest.approx(1 - 0.9 * law.N.exponent.value)
+    middle = law.middle
+    tokens = law.D.coefficient.value * middle**law.D.exponent.value
+    assert 20 * law.at_middle.value**0.9 * tokens == pytest.approx(middle, rel=1e-6)
+    assert "isoflop_disagrees" not in {caution.code for caution in found.cautions}
+
+
+def test_a_table_that_lacks_tokens_or_sizes_costs_six_flops_a_parameter_and_token() -> None:
+    columns = {"N": "N", "D": "D", "C": "C"}
+    full = pl.DataFrame({"N": [1e5, 2e5, None], "D": [1e6, 3e6, 1e6], "C": [6e11, 36e11, 1e12]})
+    assert cost_of(full, columns).per == pytest.approx(6) and cost_of(full, columns).size_power == pytest.approx(1)
+    assert cost_of(full.drop("D"), columns) == SIX_ND
+    assert cost_of(full.head(1), columns) == SIX_ND

@@ -30,6 +30,7 @@ from isoloss.store.layout import StudyPaths
 from isoloss.store.run import RowWriter, RunStatus, State, create_run, write_status
 from isoloss.store.tables import load_study
 from isoloss.study import compute
+from isoloss.study.budgets import Budgets
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import DataFacts, Study
@@ -440,22 +441,39 @@ def test_what_else_varies_is_said(tmp_path: Path) -> None:
     assert all(caution.text in details for caution in found.cautions)
 
 
-def test_runs_of_equal_compute_are_drawn_on_their_curve_and_listed(tmp_path: Path) -> None:
-    factors = {"n_layer": (1, 2, 4, 8, 16), "max_iters": (250, 500, 1000, 2000, 4000)}
-    study = Study(name="profiles", corpus="a.txt", base={**BASE, "n_embd": 256, "batch_size": 16}, factors=factors)
-    found = law_of(trained(tmp_path, study, noise=1e-3))
+def test_runs_of_a_budget_are_drawn_on_its_curve_and_give_the_exponents(tmp_path: Path) -> None:
+    """Budgets count attention and embeddings, of which small models have more: their runs differ in 6·N·D."""
+    budgets = Budgets("flops", (1.5e12, 3e12, 6e12, 1.2e13))
+    base = {**BASE, "n_layer": 2, "batch_size": 8}
+    study = Study("profiles", "a.txt", base=base, factors={"n_embd": (32, 48, 64, 96, 128, 192)}, budgets=budgets)
+    facts = DataFacts("ab" * 32, 65, 111_540)
+    found = law_of(trained(tmp_path, study.resolved(facts), noise=1e-3))
+    assert [profile.n for profile in found.profiles] == [6] * 4
     chapter = scaling_chapter(found)
     drawn = figure(chapter, "isoflop_curves")
-    assert "Dots: 13 runs of about these computes." in drawn.subtitle
+    assert "along constant training FLOPs by" in drawn.subtitle
+    assert "Dots: 24 runs of about these computes." in drawn.subtitle
     dots, runs = of_type(drawn, "point")[-1]
-    assert dots == {"x": "N", "y": "loss", "color": "line"} and len(runs) == 13
-    assert all(abs(6 * run["N"] * run["D"] / run["C"] - 1) <= 0.05 for run in runs)
+    assert dots == {"x": "N", "y": "loss", "color": "line"} and len(runs) == 24
+    ratios = [6 * run["N"] * run["D"] / run["C"] for run in runs]
+    assert min(ratios) < 0.75 and max(ratios) > 0.9
+    rows = of_type(drawn, "area")[0][1]
+    for row in rows[::17]:
+        assert row["loss"] == law_at(found.fit, row)[0]
+        (nearest,) = [run for run in runs if run["C"] == row["C"] and run["N"] == min(
+            (other["N"] for other in runs), key=lambda n, row=row: abs(math.log(n / row["N"])))]  # fmt: skip
+        off = nearest["D"] * (nearest["N"] / row["N"]) ** found.cost.size_power / row["D"]
+        assert off == pytest.approx(1, abs=0.05)
     profiles = table(chapter, "scaling_profiles").frame
     assert profiles["C"].to_list() == [profile.flops for profile in found.profiles]
     for row, profile in zip(profiles.to_dicts(), found.profiles, strict=True):
         best = profile.optimal_params
         assert (row["N"], row["N_low"], row["N_high"]) == ((best.value, best.low, best.high) if best else (None,) * 3)
         assert row["cautions"] == " ".join(caution.text for caution in profile.cautions)
+    assert found.isoflop_law is not None
+    a = found.isoflop_law.N.exponent
+    said = f"grows with compute to the power {a.value:.4g} [{a.low:.4g}, {a.high:.4g}], its tokens"
+    assert any(said in sentence for sentence in chapter.answer)
 
 
 def test_anyones_table_gets_predictions_and_its_own_column_names() -> None:

@@ -1,7 +1,8 @@
 """The size with the lowest loss where the product N·D is given.
 
 Of A/N^α + B/D^β it is N* = K·(N·D)^a with a = β/(α+β) and K = (αA/βB)^(1/(α+β)) (Hoffmann et al. 2022, equation 4).
-With a term in both there is one minimum still, the root of a function that rises with N.
+With a term in both there is one minimum still, the root of a function that rises with N. Where N^p·D is given,
+N^p takes the place of N, and α/p that of α.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from scipy import optimize
 from isoloss.analysis.laws import Floats, Law
 
 
-def log_best_size(law: Law, log_nd: float, theta_p: Floats) -> float:
-    """log N* where the product N·D is given, of a law in N and D whose tokens are all new."""
+def log_best_size(law: Law, log_nd: float, theta_p: Floats, size_power: float = 1.0) -> float:
+    """log N* where the product N^size_power · D is given, of a law in N and D whose tokens are all new."""
     log_a, log_b, *others = law.published(theta_p).tolist()
     log_g = others.pop(0) if law.form == "LNDX" else -inf
-    alpha, beta, *_ = others
+    alpha, beta = others[0] / size_power, others[1]
     if law.form == "LNDK":  # the sum that is raised to a power is itself one of two terms
         log_a, alpha, beta = alpha / beta * log_a, alpha / beta, 1.0
     additive = float((np.log(alpha / beta) + log_a - log_b + beta * log_nd) / (alpha + beta))
     if log_g == -inf or alpha == beta:
-        return additive
-    return _with_interaction(additive, log_nd, (log_a, log_b, log_g), (alpha, beta))
+        return additive / size_power
+    return _with_interaction(additive, log_nd, (log_a, log_b, log_g), (alpha, beta)) / size_power
 
 
 def _with_interaction(additive: float, log_nd: float, logs: tuple[float, ...], exponents: tuple[float, float]) -> float:

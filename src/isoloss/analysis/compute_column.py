@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from isoloss.analysis.columns import number_column
-from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, Floats, Form
+from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, SIX_ND, Cost, Floats, Form
 from isoloss.diagnostic import Diagnostic
 from isoloss.wording import number
 
@@ -43,6 +43,20 @@ def with_tokens(
         )
         found.append(Diagnostic("tokens_implausible", "limits", text, f"Give {compute} in FLOPs."))
     return table.with_columns(derived), tuple(found)
+
+
+def cost_of(table: pl.DataFrame, columns: Mapping[str, str]) -> Cost:
+    """C = k·N^p·D by least squares on logarithms; 6·N·D where the table lacks one of them or has one size."""
+    names = [columns.get(axis, axis) for axis in ("N", "D", "C")]
+    if not set(names) <= set(table.columns):
+        return SIX_ND
+    with np.errstate(all="ignore"):
+        n, d, c = (np.log(number_column(table[name]).to_numpy()) for name in names)
+    known = np.isfinite(n + d + c)
+    if len(np.unique(n[known])) < 2:
+        return SIX_ND
+    power, log_per = np.polyfit(n[known], (c - d)[known], 1)
+    return Cost(float(np.exp(log_per)), float(power))
 
 
 def compute_doubts(table: pl.DataFrame, columns: Mapping[str, str]) -> list[Diagnostic]:

@@ -2,7 +2,7 @@
 
 The frontier minimises L(N, D) at C = k·N·D (`best_size.py`): N* ∝ C^a and D* ∝ C^b with a = β/(α+β) and b = α/(α+β)
 (Hoffmann et al. 2022, equation 4). With a term in both N and D the optimum is no power of C, and a = d log N*/d log C =
-(A/N*^α)/(A/N*^α + B/D*^β) changes with it.
+(A/N*^α)/(A/N*^α + B/D*^β) changes with it. Where a run takes C = k·N^p·D (`Cost`), α/p stands for α and p·a for a.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from isoloss.analysis.cells import close_groups
 from isoloss.analysis.clusters import FEWEST_CLUSTERS
 from isoloss.analysis.columns import MAX_MAGNITUDE
 from isoloss.analysis.estimate import Estimate
-from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, VARIABLES, Floats, Form
+from isoloss.analysis.laws import AXES, SIX_ND, VARIABLES, Cost, Floats, Form
 from isoloss.analysis.scaling import Fit, fit_law, rows_of_law
 from isoloss.analysis.uncertainty import Uncertainty
 from isoloss.diagnostic import Diagnostic
@@ -142,48 +142,53 @@ def _check_range(point: Mapping[str, float]) -> None:
         raise ConfigError(f"cannot predict at {given}: not between 1e-100 and 1e100", ("predict",))
 
 
-def frontier(fit: Fit, flops: Sequence[float], flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> Frontier:
+def frontier(fit: Fit, flops: Sequence[float], cost: Cost = SIX_ND) -> Frontier:
     """The compute-optimal frontier at each compute of `flops`. Raises ConfigError for a form without one."""
     if fit.form not in FRONTIER_FORMS:
         raise ConfigError(f"a frontier needs one of the forms {', '.join(FRONTIER_FORMS)}, not {fit.form}")
-    uncertainty, law = _identified(fit), fit.law
-
-    near = None if fit.form != "LNDX" else sqrt(prod(data_compute(fit, flops_per)))
+    uncertainty, law, power = _identified(fit), fit.law, cost.size_power
+    near = None if fit.form != "LNDX" else sqrt(prod(data_compute(fit, cost)))
 
     def log_odds(theta_p: Floats) -> float:
         known = dict(zip(law.names, law.published(theta_p).tolist(), strict=True))
         alpha, beta = known["alpha"], known["beta"]
         if near is None:
-            return log(beta / alpha)
-        size, log_nd = log_best_size(law, log(near / flops_per), theta_p), log(near / flops_per)
-        return known["A"] - alpha * size - known["B"] + beta * (log_nd - size)
+            return log(power * beta / alpha)
+        log_nd = cost.log_product(near)
+        size = log_best_size(law, log_nd, theta_p, power)
+        return known["A"] - alpha * size - known["B"] + beta * (log_nd - power * size)
 
     def optimum(compute: float) -> Optimum:
-        log_nd = float(np.log(compute / flops_per))
-        n_params = uncertainty.estimate(lambda theta_p: log_best_size(law, log_nd, theta_p), log=True)
-        tokens = uncertainty.estimate(lambda theta_p: log_nd - log_best_size(law, log_nd, theta_p), log=True)
+        log_nd = cost.log_product(compute)
+
+        def size(theta_p: Floats) -> float:
+            return log_best_size(law, log_nd, theta_p, power)
+
+        n_params = uncertainty.estimate(size, log=True)
+        tokens = uncertainty.estimate(lambda theta_p: log_nd - power * size(theta_p), log=True)
         x_k = np.log([n_params.value, tokens.value]) - law.centre_k[:2]
         inside = np.all((law.x_Kxn[:2].min(axis=1) <= x_k) & (x_k <= law.x_Kxn[:2].max(axis=1)))
-        loss = uncertainty.estimate(lambda theta_p: _log_loss_at(fit, compute, theta_p, flops_per), log=True)
+        loss = uncertainty.estimate(lambda theta_p: _log_loss_at(fit, compute, theta_p, cost), log=True)
         return Optimum(compute, n_params, tokens, loss, not bool(inside))
 
-    odds = uncertainty.estimate(log_odds)  # of a : b; the interval of a share stays between 0 and 1
-    a, b = _share(odds, 1), _share(odds, -1)
-    return Frontier(a, b, flops_per, tuple(optimum(compute) for compute in flops), near)
+    odds = uncertainty.estimate(log_odds)  # of power·a : b; the interval of a share stays between 0 and 1
+    a, b = _share(odds, 1, power), _share(odds, -1)
+    return Frontier(a, b, cost.per, tuple(optimum(compute) for compute in flops), near)
 
 
-def _log_loss_at(fit: Fit, compute: float, theta_p: Floats, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> float:
+def _log_loss_at(fit: Fit, compute: float, theta_p: Floats, cost: Cost = SIX_ND) -> float:
     """The log of the lowest loss at a compute."""
-    log_nd = float(np.log(compute / flops_per))
-    size = log_best_size(fit.law, log_nd, theta_p)
-    at = {"N": size, "D": log_nd - size, "U": log_nd - size}  # tokens are new
+    log_nd = cost.log_product(compute)
+    size = log_best_size(fit.law, log_nd, theta_p, cost.size_power)
+    tokens = log_nd - cost.size_power * size
+    at = {"N": size, "D": tokens, "U": tokens}  # tokens are new
     x_kx1 = (np.array([at[variable] for variable in VARIABLES[fit.form]]) - fit.law.centre_k)[:, None]
     return float(fit.law.log_loss(theta_p, x_kx1)[0][0])
 
 
-def _share(odds: Estimate, sign: int) -> Estimate:
+def _share(odds: Estimate, sign: int, whole: float = 1.0) -> Estimate:
     assert odds.low is not None and odds.high is not None
-    value, *ends = (1 / (1 + exp(min(-sign * x, 700.0))) for x in (odds.value, odds.low, odds.high))
+    value, *ends = (1 / (1 + exp(min(-sign * x, 700.0))) / whole for x in (odds.value, odds.low, odds.high))
     return replace(odds, value=value, low=min(ends), high=max(ends))
 
 
@@ -245,11 +250,12 @@ def held_out_doubts(held: HoldOut) -> list[Diagnostic]:
     return [Diagnostic("holdout_outside", "limits", f"{text}: the law does not extrapolate.")]
 
 
-def data_compute(fit: Fit, flops_per: float = FLOPS_PER_PARAMETER_TOKEN) -> tuple[float, float]:
+def data_compute(fit: Fit, cost: Cost = SIX_ND) -> tuple[float, float]:
     """The smallest and the largest compute among the rows of a fit in N and D or in C, in FLOPs."""
     axes = AXES[fit.form]
-    log_n = (fit.law.x_Kxn + fit.law.centre_k[:, None])[: len(axes)].sum(axis=0)
-    per = flops_per if len(axes) == 2 else 1.0
+    powers_k = np.array([cost.size_power, 1.0] if len(axes) == 2 else [1.0])
+    log_n = powers_k @ (fit.law.x_Kxn + fit.law.centre_k[:, None])[: len(axes)]
+    per = cost.per if len(axes) == 2 else 1.0
     return per * float(np.exp(log_n.min())), per * float(np.exp(log_n.max()))
 
 

@@ -12,7 +12,7 @@ from scipy import special
 from isoloss.analysis.estimate import LEVEL, Estimate, in_words
 from isoloss.analysis.frontier import frontier
 from isoloss.analysis.isoflop import Profile
-from isoloss.analysis.laws import FLOPS_PER_PARAMETER_TOKEN, Floats
+from isoloss.analysis.laws import SIX_ND, Cost, Floats
 from isoloss.analysis.scaling import Fit
 from isoloss.diagnostic import Diagnostic
 from isoloss.wording import si
@@ -31,16 +31,18 @@ class Power:
 
 @dataclass(frozen=True)
 class IsoflopLaw:
-    """The best size N and tokens D = C/(6N) as powers of compute, and the best size in the middle of the profiles."""
+    """The best size N and tokens D as powers of compute, and the best size in the middle of the profiles."""
 
     N: Power
     D: Power
+    cost: Cost
+    """From which D follows."""
     middle: float
     """Geometric mean of the profiles' computes, in FLOPs."""
     at_middle: Estimate
 
 
-def isoflop_law(profiles: Sequence[Profile]) -> IsoflopLaw | None:
+def isoflop_law(profiles: Sequence[Profile], cost: Cost = SIX_ND) -> IsoflopLaw | None:
     """Weighted least squares of log N* on log C; None with fewer than three minima.
 
     Weights are inverse variances: of each minimum, plus what minima vary by beyond it (DerSimonian and Laird 1986).
@@ -77,7 +79,7 @@ def isoflop_law(profiles: Sequence[Profile]) -> IsoflopLaw | None:
         return Estimate(value, low, high, LEVEL, n, method)
 
     size = Power(estimate(0, 1, of_log=False), estimate(1, -middle, of_log=True))
-    return IsoflopLaw(size, _tokens(size), exp(middle), estimate(1, 0, of_log=True))
+    return IsoflopLaw(size, _tokens(size, cost), cost, exp(middle), estimate(1, 0, of_log=True))
 
 
 def _weighted(basis_wx2: Floats, y_w: Floats, weight_w: Floats) -> tuple[Floats, Floats, float]:
@@ -87,17 +89,20 @@ def _weighted(basis_wx2: Floats, y_w: Floats, weight_w: Floats) -> tuple[Floats,
     return unit_2x2, fitted_2, float(weight_w @ (y_w - basis_wx2 @ fitted_2) ** 2)
 
 
-def _tokens(size: Power) -> Power:
-    a, k = size.exponent, size.coefficient
+def _tokens(size: Power, cost: Cost) -> Power:
+    a, k, power = size.exponent, size.coefficient, cost.size_power
     assert a.low is not None and a.high is not None and k.low is not None and k.high is not None
-    exponent = replace(a, value=1 - a.value, low=1 - a.high, high=1 - a.low)
-    per = FLOPS_PER_PARAMETER_TOKEN
-    return Power(exponent, replace(k, value=1 / (per * k.value), low=1 / (per * k.high), high=1 / (per * k.low)))
+    exponent, *ends = (1 - power * x for x in (a.value, a.high, a.low))
+    coefficient, *bounds = (1 / (cost.per * x**power) for x in (k.value, k.high, k.low))
+    return Power(
+        replace(a, value=exponent, low=ends[0], high=ends[1]),
+        replace(k, value=coefficient, low=bounds[0], high=bounds[1]),
+    )
 
 
 def disagreement(fit: Fit, law: IsoflopLaw) -> list[Diagnostic]:
     """A caution where the minima's power law and the fitted law's frontier differ by more than both intervals leave."""
-    found = frontier(fit, [law.middle])
+    found = frontier(fit, [law.middle], law.cost)
     said: list[str] = []
     if _apart(found.a, law.N.exponent, log_scale=False):
         said.append(

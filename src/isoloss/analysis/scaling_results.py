@@ -13,7 +13,7 @@ from isoloss.analysis.by_group import Groups, fits_by_group
 from isoloss.analysis.cells import SAME, close_groups
 from isoloss.analysis.clusters import cluster_doubts
 from isoloss.analysis.columns import number_column
-from isoloss.analysis.compute_column import compute_doubts, with_tokens
+from isoloss.analysis.compute_column import compute_doubts, cost_of, with_tokens
 from isoloss.analysis.frontier import (
     FRONTIER_FORMS,
     Frontier,
@@ -27,7 +27,7 @@ from isoloss.analysis.frontier import (
 )  # fmt: skip
 from isoloss.analysis.isoflop import TOLERANCE, Curve, Profile, isoflop_profiles
 from isoloss.analysis.isoflop_law import IsoflopLaw, disagreement, isoflop_law
-from isoloss.analysis.laws import FLOPS_PER_PARAMETER_TOKEN, FREE, SUMMARY_COLUMNS, VARIABLES, Form, Restrictions
+from isoloss.analysis.laws import FREE, SUMMARY_COLUMNS, VARIABLES, Cost, Form, Restrictions
 from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives, rows_of_law
 from isoloss.analysis.solve import Objective
@@ -66,6 +66,8 @@ class ScalingResults:
     profiles: Sequence[Profile]
     isoflop_law: IsoflopLaw | None
     """Through the minima of three profiles or more."""
+    cost: Cost
+    """Of the table's runs, by which profiles are compared with the law."""
     predictions: Sequence[Prediction]
     holdout: HoldOut | None
     groups: Groups | None
@@ -127,7 +129,8 @@ def analyse_scaling(
     profiles: list[Profile] = []
     if profiled:
         profiles = isoflop_profiles(table, columns["N"], columns["C"], columns["loss"], curve, tolerance)
-    minima = isoflop_law(profiles)
+    cost = cost_of(rows.table, columns)
+    minima = isoflop_law(profiles, cost)
     if minima and identified and form in FRONTIER_FORMS and "compute_mismatch" not in {c.code for c in cautions}:
         cautions += disagreement(fit, minima)
     return ScalingResults(
@@ -140,6 +143,7 @@ def analyse_scaling(
         else None,
         profiles,
         minima,
+        cost,
         predictions,
         None if isinstance(held, Diagnostic) else held,
         fits_by_group(table, form, columns, by, intervals=intervals, **options) if by else None,
@@ -184,10 +188,8 @@ def study_law(table: pl.DataFrame, done: pl.DataFrame, factors: Sequence[str]) -
         return Diagnostic("nothing_scaled", "blocks", text, "Vary n_embd or n_layer, and max_iters.")
     if done.is_empty():
         return Diagnostic("no_runs_done", "blocks", "No scaling law is fitted yet: no run is done.")
-    flops = FLOPS_PER_PARAMETER_TOKEN * pl.col(SUMMARY_COLUMNS["N"]) * pl.col(SUMMARY_COLUMNS["D"])
-    columns = {**SUMMARY_COLUMNS, "C": "flops_6nd"}
     try:
-        found = analyse_scaling(done.with_columns(flops.alias(columns["C"])), form, columns, holdout=True)
+        found = analyse_scaling(done, form, SUMMARY_COLUMNS, holdout=True)
     except ConfigError as error:
         return Diagnostic("scaling_not_fitted", "blocks", f"No scaling law is fitted: {error}.")
     told = [caution for caution in found.cautions if caution.code != "unlisted_columns"]  # by its factors, below

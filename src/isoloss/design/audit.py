@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import expm1
 
 from isoloss.design.aliasing import aliasing_findings
+from isoloss.design.audit_budgets import budget_findings
 from isoloss.design.audit_hypotheses import (
     MANY_SEEDS,
     SMALLEST_EFFECT_NATS,
@@ -67,6 +68,7 @@ def audit(
         *_seeds(study, configs, noise),
         *hypothesis_findings(study, configs, noise),
         *scaling_findings(study, configs),
+        *budget_findings(configs, noise.sd),
         *aliasing_findings(study),
         *_factors(study, configs),
         *_learning_rate(study, configs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,7 @@ import numpy as np
 import polars as pl
 
 from isoloss.analysis.frontier import Frontier, HoldOut, frontier, predict
-from isoloss.analysis.isoflop import Profile
-from isoloss.analysis.laws import AXES, EXPONENT_OF, FLOPS_PER_PARAMETER_TOKEN, VARIABLES
+from isoloss.analysis.laws import AXES, EXPONENT_OF, SIX_ND, VARIABLES
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.report import law_plane
@@ -70,7 +69,7 @@ def law_figures(found: ScalingResults) -> Iterator[Figure]:
     if found.frontier and fit.form == "LND":
         plane = law_plane.make_plane(fit, runs)
         yield _contours(fit, found.frontier, runs, plane)
-        yield _isoflop(fit, runs, plane, found.profiles)
+        yield _isoflop(found, runs, plane)
     if found.holdout:
         yield _held_out(found.holdout)
 
@@ -100,30 +99,34 @@ def _law(fit: Fit, runs: pl.DataFrame) -> Figure:
     return Figure("scaling_fit", title, subtitle, frame, partial(_draw_lines, fit, axis, frame))
 
 
-def _isoflop(fit: Fit, runs: pl.DataFrame, plane: Plane, profiles: Sequence[Profile]) -> Figure:
-    flops = FLOPS_PER_PARAMETER_TOKEN * pl.col("N") * pl.col("D")
+def _isoflop(found: ScalingResults, runs: pl.DataFrame, plane: Plane) -> Figure:
+    """The law along constant compute, that of the profiles and as their runs count it where there are any."""
+    fit, profiles = found.fit, found.profiles[:: 1 + len(found.profiles) // MAX_LINES]
     members = [
         runs.filter(
-            flops.is_between(profile.computes[0] / law_plane.ROUNDING, profile.computes[1] * law_plane.ROUNDING)
+            found.runs[fit.columns["C"]].is_between(low / law_plane.ROUNDING, high * law_plane.ROUNDING)
         ).with_columns(C=pl.lit(profile.flops))
-        for profile in profiles[:: 1 + len(profiles) // MAX_LINES]
+        for profile in profiles
+        for low, high in [profile.computes]
     ]
-    members = [rows for rows in members if len(rows)]  # none where the table counts compute otherwise than as 6ND
-    computes = [rows["C"][0] for rows in members] or law_plane.round_computes(fit)
-    optima = frontier(fit, computes).optima
-    parts = {"law": law_plane.isoflop_curves(fit, plane, computes), "minimum": law_plane.optimum_rows(optima, plane)}
+    cost, computes = (found.cost, [p.flops for p in profiles]) if profiles else (SIX_ND, law_plane.round_computes(fit))
+    optima = frontier(fit, computes, cost).optima
+    curves = law_plane.isoflop_curves(fit, plane, computes, cost)
+    parts = {"law": curves, "minimum": law_plane.optimum_rows(optima, plane)}
     frame = _drawn(parts | ({"run": pl.concat(members)} if members else {}))
     frame = frame.with_columns(line=_texts(frame["C"], flop))
     best = next((optimum for optimum in reversed(optima) if not optimum.beyond), optima[-1])
     size, tokens = best.n_params.value, best.tokens.value
-    worse = max(predict(fit, {"N": size * k, "D": tokens / k}).law.value for k in (0.5, 2.0)) - best.loss.value
+    other = [{"N": size * k, "D": tokens / k**cost.size_power} for k in (0.5, 2.0)]
+    worse = max(predict(fit, point).law.value for point in other) - best.loss.value
     title = (
         f"At {flop(best.flops)} loss is lowest at {spelled_estimate(best.n_params, 'si')} parameters; half or twice as "
         f"many cost up to {number(worse, '.2g')} more."
     )
+    spelled = meaning_of(fit, "C") if profiles else "compute C = 6ND"
     dots = f"Dots: {counted(sum(map(len, members)), 'run')} of about these computes. " if members else ""
     subtitle = (
-        f"Loss along constant compute C = 6ND by the law fitted to {fitted_runs(fit)}, dashed beyond them. {dots}"
+        f"Loss along constant {spelled} by the law fitted to {fitted_runs(fit)}, dashed beyond them. {dots}"
         f"Bands: interval of the law; diamonds: its minima, bars: interval of the best N; {interval_method(fit)}."
     )
     return Figure("isoflop_curves", title, subtitle, frame, partial(_draw_lines, fit, "N", frame))
@@ -206,7 +209,7 @@ def _draw_contours(fit: Fit, plane: Plane, frame: pl.DataFrame, width: int) -> a
 
     contour, optimum, inside = at(lines).encode(color=colour, detail=alt.Detail("loss:N")), at(best), "datum.among_runs"
     ends = pl.concat([best.select("C", N="N_low"), best.select("C", N="N_high").reverse()]).with_row_index("order")
-    band = ends.with_columns(D=pl.col("C") / FLOPS_PER_PARAMETER_TOKEN / pl.col("N"))
+    band = ends.with_columns(D=pl.col("C") / SIX_ND.per / pl.col("N"))
     fill: dict[str, Any] = {"filled": True, "fill": ACCENT, "fillOpacity": 0.12, "strokeWidth": 0, "clip": True}
     dots = at(runs).mark_point(filled=True, size=75 if wide else 36, opacity=1, stroke=INK, strokeWidth=0.7)
     layers: list[Any] = [

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from isoloss.analysis.frontier import Optimum, data_compute, frontier, predict
-from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, Floats
+from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, SIX_ND, Cost, Floats
 from isoloss.analysis.scaling import Fit
 from isoloss.report.chart import log_ticks
 
@@ -55,10 +55,10 @@ class Plane:
         """Whether a point lies in the rectangle the runs span, to rounding."""
         return _within(size, self.run_sizes) and _within(tokens, self.run_tokens)
 
-    def sizes_at(self, compute: float) -> Ends | None:
-        """The sizes for which 6·N·D = compute lies on the plane; None where the diagonal misses it."""
-        product = compute / FLOPS_PER_PARAMETER_TOKEN
-        low, high = max(self.sizes[0], product / self.tokens[1]), min(self.sizes[1], product / self.tokens[0])
+    def sizes_at(self, compute: float, cost: Cost = SIX_ND) -> Ends | None:
+        """The sizes for which a compute lies on the plane; None where its line misses it."""
+        smallest, largest = (cost.size(compute, tokens) for tokens in reversed(self.tokens))
+        low, high = max(self.sizes[0], smallest), min(self.sizes[1], largest)
         return (low, high) if low < high else None
 
     def place(self, points: pl.DataFrame) -> Floats:
@@ -140,7 +140,7 @@ def label_places(lines: pl.DataFrame, by: str, plane: Plane, occupied: pl.DataFr
 def equal_compute(plane: Plane) -> pl.DataFrame:
     """Lines of equal compute across the plane at round FLOPs: C, N (ascending), D."""
     points = [
-        (compute, size, compute / FLOPS_PER_PARAMETER_TOKEN / size)
+        (compute, size, SIX_ND.tokens(compute, size))
         for compute in log_ticks(*plane.computes)
         for ends in [plane.sizes_at(compute)]
         if ends
@@ -168,13 +168,13 @@ def optimum_rows(optima: Sequence[Optimum], plane: Plane) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def isoflop_curves(fit: Fit, plane: Plane, computes: Sequence[float]) -> pl.DataFrame:
+def isoflop_curves(fit: Fit, plane: Plane, computes: Sequence[float], cost: Cost) -> pl.DataFrame:
     """The law along constant compute: C, N, D, loss, low, high, among_runs."""
     rows: list[dict[str, float | bool | None]] = []
     for compute in computes:
-        ends = plane.sizes_at(compute)
+        ends = plane.sizes_at(compute, cost)
         for size in spaced_log(*ends, 2 * CURVE_POINTS) if ends else []:
-            tokens = compute / FLOPS_PER_PARAMETER_TOKEN / size
+            tokens = cost.tokens(compute, size)
             law = predict(fit, {"N": size, "D": tokens}).law
             band = {"loss": law.value, "low": law.low, "high": law.high}
             rows.append({"C": compute, "N": size, "D": tokens, **band, "among_runs": plane.among_runs(size, tokens)})

@@ -84,7 +84,7 @@ def test_identity_is_science_alone() -> None:
     assert len({run_id(base), *map(run_id, changed)}) == len(changed) + 1
 
 
-@pytest.mark.parametrize("name", builtin_studies())
+@pytest.mark.parametrize("name", ["group1", "ladder", "quickstart"])
 def test_runs_that_state_no_seed_but_one_keep_the_names_they_had(name: str) -> None:
     """Their canonical form has what it had before the settings that were added since, under its own name."""
     for built in find_study(name).with_seeds(2).expand(SHAKESPEARE):

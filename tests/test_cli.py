@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from isoloss import __version__
-from isoloss.cli import progress, run_command_line
 from isoloss.cli import run as cli_run
-from isoloss.cli.terminal import say
+from isoloss.cli import run_command_line
+from isoloss.execution import display
 from isoloss.execution.recorder import Event
 from isoloss.execution.study import RunOptions
 from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
+from isoloss.terminal import say
 from isoloss.wording import duration
 
 SMALL = ("--n_layer=1", "--n_embd=16", "--n_head=2", "--block_size=16", "--batch_size=4", "--max_iters=12")
@@ -119,8 +120,8 @@ def test_the_time_left_follows_from_the_share_of_the_work_done(
 ) -> None:
     """Of two equal runs one goes on at its half: there are 150 hundredths of a run to do in all."""
     first, second = make(max_iters=100), make(max_iters=100, seed=7)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: 1090.0)
-    shown = progress.Progress({run_id(run): run for run in (first, second)}, ("n_layer",), started=1000.0)
+    monkeypatch.setattr(display.time, "monotonic", lambda: 1090.0)
+    shown = display.Progress({run_id(run): run for run in (first, second)}, ("n_layer",), started=1000.0)
     assert shown.eta_s() is None  # nothing is done yet
     shown.take(Event(run_id(first), "running", 50, 2.0, 10.0))
     assert shown.eta_s() is None  # it only goes on from there
@@ -129,9 +130,9 @@ def test_the_time_left_follows_from_the_share_of_the_work_done(
     shown.take(Event(run_id(second), "running", 60, 2.0, 20.0))
     assert shown.eta_s() == pytest.approx(90 * (150 - 90) / 90)
     assert shown.headline() == f"0 done, 2 running of 2; 30 tokens/s, ETA {duration(60.0)}"
-    monkeypatch.setattr(progress.time, "monotonic", lambda: 1001.0)
+    monkeypatch.setattr(display.time, "monotonic", lambda: 1001.0)
     assert shown.eta_s() is None  # too early to tell
-    monkeypatch.setattr(progress.time, "monotonic", lambda: 1090.0)
+    monkeypatch.setattr(display.time, "monotonic", lambda: 1090.0)
     shown.take(Event(run_id(first), "done", 100, 2.0))
     assert shown.eta_s() == pytest.approx(90 * (150 - 110) / 110)
 

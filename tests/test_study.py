@@ -224,7 +224,7 @@ def test_kill_9_in_mid_study_changes_nothing(text_file: Path, tmp_path: Path) ->
 
 def test_an_interrupt_saves_and_says_so(text_file: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "killed.yaml", tmp_path / "out"
-    file.write_text(STUDY_FILE.format(corpus=text_file).replace("600", "60000"))
+    file.write_text(STUDY_FILE.format(corpus=text_file).replace("300", "30000"))
     process = start(file, out)
     wait_for(lambda: any(path.stat().st_size for path in out.glob("runs/*/metrics.jsonl")))
     os.killpg(process.pid, signal.SIGINT)
@@ -363,3 +363,39 @@ def test_workers_do_not_run_the_callers_main_module(text_file: Path, tmp_path: P
     command = [sys.executable, "-" if way == "standard input" else "script.py"]
     done = subprocess.run(command, input=program, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.stdout == "['done', 'done', 'done', 'done']\n", done.stderr
+
+
+NOTEBOOK = """
+import os, signal, sys, threading, time
+from pathlib import Path
+{kernel}
+import isoloss
+
+def press_stop():
+    while not any(path.stat().st_size for path in Path("out").glob("runs/*/metrics.jsonl")):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=press_stop, daemon=True).start()
+options = isoloss.RunOptions(workers={workers}, compile="off", device="cpu")
+try:
+    isoloss.run_study(isoloss.find_study("killed.yaml"), "out", options)
+except BaseException as error:
+    print(type(error).__name__, error)
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize(("kernel", "workers"), [("sys.modules['ipykernel'] = sys", 2), ("", 1)])
+def test_the_stop_button_of_a_notebook_saves_everything(
+    text_file: Path, tmp_path: Path, kernel: str, workers: int
+) -> None:
+    (tmp_path / "killed.yaml").write_text(STUDY_FILE.format(corpus=text_file).replace("300", "30000"))
+    program = NOTEBOOK.format(kernel=kernel, workers=workers)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60
+    )
+    assert done.stdout == "Interrupted stopped; everything so far is saved, the same command continues\nTrue\n"
+    assert ("stopping: saving checkpoints" in done.stderr) == bool(kernel), done.stderr  # progress, in a notebook alone
+    stopped = load_study(tmp_path / "out")
+    assert any("stopped at step" in stopped.status(run).reason for run in stopped.summary()["run_id"])

@@ -20,8 +20,8 @@ from typing import Any, Literal
 import pytest
 from rich.console import Console
 
-from isoloss.cli.progress import Display
 from isoloss.errors import StoreError
+from isoloss.execution.display import Display
 from isoloss.execution.recorder import Event
 from isoloss.files import read_record, sha256_file
 from isoloss.store.outcome import measure

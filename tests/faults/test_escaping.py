@@ -13,10 +13,9 @@ import pytest
 from rich.console import Console
 
 from isoloss.cli import run_command_line
-from isoloss.cli.progress import Display
-from isoloss.cli.terminal import show
 from isoloss.data.tokenizer import Tokenizer
 from isoloss.errors import printable
+from isoloss.execution.display import Display
 from isoloss.execution.recorder import Event
 from isoloss.files import read_record, write_record
 from isoloss.report.study_report import write_report
@@ -24,6 +23,7 @@ from isoloss.store.run import read_status
 from isoloss.store.spreadsheet import csv_text
 from isoloss.store.tables import StudyResults, write_summary
 from isoloss.study.identity import run_id
+from isoloss.terminal import show
 from tests.faults.hostile import payloads, study_of
 
 pytestmark = pytest.mark.promise(12, "escape sequences for a terminal, formulas for a spreadsheet")

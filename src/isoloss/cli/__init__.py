@@ -12,10 +12,10 @@ import tyro
 from isoloss import __version__
 from isoloss.cli import analyses, directories, verbs
 from isoloss.cli.arguments import VALUES, refuse_other_names
-from isoloss.cli.terminal import say
 from isoloss.cli.train import train_verb
 from isoloss.cli.watch import watch
 from isoloss.errors import ConfigError, Interrupted, IsolossError
+from isoloss.terminal import say
 
 VERBS: dict[str, Callable[..., Any]] = {
     "prepare": verbs.prepare,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from isoloss.cli.arguments import Flag, OptionalFloat, OptionalText, OutFolder, Repeated, Table, named
-from isoloss.cli.terminal import say, show
+from isoloss.terminal import say, show
 
 if TYPE_CHECKING:
     from isoloss.report.chapter import Chapter

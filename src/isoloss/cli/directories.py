@@ -19,7 +19,7 @@ from isoloss.cli.arguments import (
     RunName,
     named,
 )
-from isoloss.cli.terminal import say, show
+from isoloss.terminal import say, show
 
 
 def status(directory: Folder, /, *, json: Flag = False) -> int:

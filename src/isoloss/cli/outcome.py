@@ -7,9 +7,9 @@ from dataclasses import asdict
 from json import dumps
 from typing import Any
 
-from isoloss.cli.terminal import show
 from isoloss.report.study_report import Report
 from isoloss.store.tables import StudyResults, ranked_runs
+from isoloss.terminal import show
 from isoloss.wording import level, loss, of_runs
 
 

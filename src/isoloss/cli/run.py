@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isoloss.cli.progress import shown
 from isoloss.data.tokens import prepare
 from isoloss.errors import AllFailedError
+from isoloss.execution.display import shown
 from isoloss.execution.executor import NullListener
 from isoloss.execution.growing import as_begun
 from isoloss.execution.interrupts import stop_on_signals

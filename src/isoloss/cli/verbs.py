@@ -20,9 +20,9 @@ from isoloss.cli.arguments import (
     StudyName,
     named,
 )
-from isoloss.cli.terminal import say, show
 from isoloss.design.power import SEED_BY_FACTOR
 from isoloss.errors import ConfigError
+from isoloss.terminal import say, show
 
 if TYPE_CHECKING:
     from isoloss.execution.options import RunOptions

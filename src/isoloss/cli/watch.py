@@ -7,8 +7,8 @@ import socket
 import webbrowser
 
 from isoloss.cli.arguments import Flag, Folder
-from isoloss.cli.terminal import say
 from isoloss.errors import ConfigError
+from isoloss.terminal import say
 
 NICENESS = 10
 """Training comes first where both want a core."""

@@ -232,7 +232,7 @@ def _handle_worker_exit(worker: _Worker, context: TrainingContext, emit: Emit, e
 
 def _exit_reason(worker: _Worker) -> str:
     code = worker.process.exitcode
-    if code == -signal.SIGKILL:
+    if code == -getattr(signal, "SIGKILL", 9):  # which Windows lacks
         silent = time.monotonic() - worker.last_message_s > SILENCE_TIMEOUT_S
         return "its worker process hung" if silent else "its worker process was killed (out of memory?)"
     if code is not None and code < 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import polars as pl
@@ -13,8 +13,10 @@ import torch
 from isoloss.data.tokens import check_length, prepare
 from isoloss.errors import AllFailedError, Interrupted, IsolossError, StoreError
 from isoloss.execution.context import TrainingContext
+from isoloss.execution.display import is_watched, shown
 from isoloss.execution.executor import Executor, Inline, Listener, NullListener
 from isoloss.execution.growing import as_begun, open_directory
+from isoloss.execution.interrupts import interrupts_are_unhandled, stop_on_signals
 from isoloss.execution.options import RunOptions
 from isoloss.execution.plan import is_missing, is_shuffled, plan_stacks
 from isoloss.execution.processes import Processes
@@ -63,7 +65,7 @@ def run_study(
     options: RunOptions | None = None,
     *,
     listener: Listener | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] | None = None,
     ranks: Ranks | None = None,
     executor: Executor | None = None,
 ) -> StudyResults:
@@ -72,9 +74,30 @@ def run_study(
     Everything is checked before anything trains: raises ConfigError, CorpusError or StoreError. Raises Interrupted
     once should_stop() is true and all state is saved, and AllFailedError where every run failed; else runs that fail or
     diverge are no exception: see `status`.
+    Without a `listener`, progress is printed on a terminal and in a notebook. Without `should_stop`, a Ctrl-C or a
+    notebook's stop button saves everything and raises Interrupted, unless the caller has a handler of its own.
     `executor` decides where stacks train; by default it follows from the device and the options.
+
+    Example: `run_study(find_study("quickstart"), "results/first")`.
     """
-    options, listener, ranks = options or RunOptions(), listener or NullListener(), ranks or Ranks()
+    with ExitStack() as entered:
+        if listener is None:
+            listener = entered.enter_context(shown()) if is_watched() else NullListener()
+        if should_stop is None and interrupts_are_unhandled():
+            should_stop = entered.enter_context(stop_on_signals(listener.say))
+        parts = options or RunOptions(), listener, should_stop or (lambda: False), ranks or Ranks(), executor
+        return _run_study(study, out, *parts)
+
+
+def _run_study(
+    study: Study,
+    out: str | Path | None,
+    options: RunOptions,
+    listener: Listener,
+    should_stop: Callable[[], bool],
+    ranks: Ranks,
+    executor: Executor | None,
+) -> StudyResults:
     paths = study_paths(study, out)
     study, device = resolve_study(as_begun(paths, study, options), options)
     if ranks.rank:

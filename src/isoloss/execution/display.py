@@ -1,4 +1,4 @@
-"""Progress on stderr while a study runs: a live table on a terminal, plain lines elsewhere."""
+"""Progress on stderr while a study runs: a live table on a terminal, plain lines in a notebook and elsewhere."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from isoloss.cli.terminal import NonBlockingStream
 from isoloss.errors import printable
 from isoloss.execution.recorder import ENDED, Event
 from isoloss.study.compute import train_flops
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
+from isoloss.terminal import NonBlockingStream
 from isoloss.wording import duration, loss
 
 PLAIN_INTERVAL_S = 10.0
@@ -122,6 +122,11 @@ class Display:
     def table(self) -> Group:
         """The live table."""
         return self._progress.table()
+
+
+def is_watched() -> bool:
+    """Whether somebody reads what is printed: on a terminal, or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 @contextmanager

@@ -2,71 +2,22 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from isoloss.data.tokenizer import Tokenizer
-from isoloss.data.tokens import Tokens, check_length, corpus_facts
+from isoloss.data.tokens import check_length, corpus_facts
+from isoloss.execution.step_times import StepTimes
 from isoloss.execution.study import RunOptions, available_cores, resolve_study, uses_compiled_kernels
 from isoloss.study.compute import checkpoint_bytes, disk_bytes, evaluations, tokens_per_step
-from isoloss.study.config import RunConfig, shape_key
+from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
-from isoloss.study.study import DataFacts, Study, too_large
-from isoloss.training.backend import kernels_for
-from isoloss.training.loop import EvalRow, StepRow, train
-from isoloss.training.state import COMPUTE_DTYPES, MemberState, initial_state, stack
+from isoloss.study.study import DataFacts, Study
 
-TIMED_STEPS = 5
 FORWARD_SHARE = 1 / 3
 """Of a training step's arithmetic, what a forward pass alone takes."""
 SAVED_BYTES_PER_S, SAVE_S = 4e8, 0.01
 """What saving a checkpoint takes: digest, write and sync, and besides a time for each."""
 START_S = 4.0
 """From the command to the first step: libraries are loaded in every worker, at the same time."""
-
-
-class _Stopwatch:
-    """An observer that keeps step times and nothing else.
-
-    On a CPU they are seconds of its work from one step to the next, which other programs do not lengthen.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.times_s: list[float] = []
-        self._of_cpu, self._last_s = device.type == "cpu", 0.0
-
-    def step(self, row: StepRow) -> None:
-        now_s = time.process_time()
-        self.times_s.append(now_s - self._last_s if self._of_cpu else row.step_time_s)
-        self._last_s = now_s
-
-    def evaluation(self, row: EvalRow) -> None: ...
-    def checkpoint(self, state: MemberState) -> None: ...
-    def end(self, progress: object, outcome: str, reason: str) -> None: ...
-
-
-def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool) -> float:
-    """Median seconds a step of a run takes here, on one thread of a CPU, on random tokens, after one to warm up.
-
-    Raises ConfigError where an accelerator has too little memory for it.
-    """
-    data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size).astype(np.uint16)
-    tokens = Tokens("", Tokenizer("byte"), data_N, data_N, folder=Path())
-    short = config.model_copy(update={"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1, "eval": "exact"})
-    stopwatch = _Stopwatch(device)
-    kernels = kernels_for(COMPUTE_DTYPES[config.precision], device, compiled=compiled)
-    try:
-        train(stack([initial_state(short)], device, kernels), tokens, lambda config: stopwatch)
-    except torch.OutOfMemoryError as error:
-        raise too_large(config, f"needs more memory than {device.type} has left") from error
-    return statistics.median(stopwatch.times_s[1:])
 
 
 @dataclass(frozen=True)
@@ -106,12 +57,13 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     """
     study, device = resolve_study(study, options)
     data = corpus_facts(study.corpus, study.tokenizer)
-    study = study.resolved(data)
+    step_times = StepTimes(device, uses_compiled_kernels(options, study.expand(data), device))
+    study = study.resolved(data, step_times)
     configs = study.expand(data)
     for config in configs:
         check_length(config, data.train_tokens or 0, data.val_tokens or 0)
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
-    times_s = _step_times(configs, device, compiled=uses_compiled_kernels(options, configs, device))
+    times_s = {run_id(config): step_times(config) for config in configs}
     training = sum(times_s[run_id(config)] * config.max_iters for config in configs)
     evaluated = (_evaluated_tokens(config, data) / tokens_per_step(config) for config in configs)
     evaluation = sum(
@@ -130,24 +82,6 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
         eta=eta,
         disk_bytes=sum(map(disk_bytes, configs)),
     )
-
-
-def _step_times(configs: Sequence[RunConfig], device: torch.device, *, compiled: bool) -> dict[str, float]:
-    """Seconds a step of each run, measured once for runs that cost the same."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    measured: dict[tuple[Any, ...], float] = {}
-    try:
-        for config in configs:
-            if _cost_key(config) not in measured:
-                measured[_cost_key(config)] = step_time_s(config, device, compiled=compiled)
-    finally:
-        torch.set_num_threads(threads)
-    return {run_id(config): measured[_cost_key(config)] for config in configs}
-
-
-def _cost_key(config: RunConfig) -> tuple[Any, ...]:
-    return shape_key(config), config.n_head, config.dropout > 0
 
 
 def _evaluated_tokens(config: RunConfig, data: DataFacts) -> int:

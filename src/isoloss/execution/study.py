@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from isoloss.data.tokens import check_length, prepare
-from isoloss.errors import AllFailedError, Interrupted, IsolossError, StoreError
+from isoloss.errors import AllFailedError, ConfigError, Interrupted, IsolossError, StoreError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.display import is_watched, shown
 from isoloss.execution.executor import Executor, Inline, Listener, NullListener
@@ -23,6 +23,7 @@ from isoloss.execution.processes import Processes
 from isoloss.execution.resuming import refuse_changed_numerics
 from isoloss.execution.reuse import dependency_levels, start_from_predecessors
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
+from isoloss.execution.step_times import StepTimes
 from isoloss.files import path_exists, reading
 from isoloss.store.layout import StudyPaths
 from isoloss.store.owner import owned, study_paths
@@ -30,7 +31,7 @@ from isoloss.store.tables import StudyResults, ranked_runs, write_summary
 from isoloss.study.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
-from isoloss.study.study import ANY_DATA, Study, too_large
+from isoloss.study.study import ANY_DATA, DataFacts, Study, too_large
 from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import available_cores, machine_memory_bytes, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks
@@ -103,7 +104,8 @@ def _run_study(
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
     tokens = prepare(study.corpus, study.tokenizer, offline=options.offline, say=listener.say)
-    study = study.resolved(tokens.facts)
+    step_times = _step_times(paths, study, tokens.facts, options, device, ranks)
+    study = study.resolved(tokens.facts, step_times)
     results = StudyResults(paths, study, tokens.facts)
     for config in results.configs:
         check_length(config, len(tokens.train_N), len(tokens.val_N))
@@ -129,6 +131,8 @@ def _run_study(
         if not options.accept_other_numerics:
             refuse_changed_numerics(context, missing)
         open_directory(results, tokens, device, listener.say)
+        if step_times is not None:
+            step_times.keep(paths)
         ranks.barrier()
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
@@ -155,6 +159,22 @@ def _run_study(
         reason = results.status(table["run_id"][0]).reason
         raise AllFailedError(f"{counted(len(table), 'run')} of {paths.folder} failed, all of them: {reason}")
     return results
+
+
+def _step_times(
+    paths: StudyPaths, study: Study, data: DataFacts, options: RunOptions, device: torch.device, ranks: Ranks
+) -> StepTimes | None:
+    """What horizons in seconds follow from, as it was when the study began; None where budgets are others.
+
+    Raises ConfigError for several ranks, which would each measure their own.
+    """
+    if study.budgets is None or study.budgets.kind != "seconds":
+        return None
+    if ranks.world > 1:
+        raise ConfigError("budgets: seconds are those of one process; state max_iters to train over several ranks")
+    step_times = StepTimes(device, uses_compiled_kernels(options, study.expand(data), device))
+    step_times.recall(paths)
+    return step_times
 
 
 def _check_space(paths: StudyPaths, missing: Sequence[RunConfig]) -> None:

@@ -96,6 +96,11 @@ class StudyPaths:
         return self.folder / "provenance.json"
 
     @property
+    def step_times(self) -> Path:
+        """Seconds a step took where the study began, of one whose budgets are seconds."""
+        return self.folder / "step_times.json"
+
+    @property
     def tokenizer(self) -> Path:
         """The vocabulary all runs share."""
         return self.folder / "tokenizer.json"

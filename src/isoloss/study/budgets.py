@@ -10,20 +10,27 @@ from isoloss.errors import ConfigError
 from isoloss.study.compute import flops_per_token, params_non_embedding, tokens_per_step
 from isoloss.study.config import MAX_ITERS, RunConfig
 
-Kind = Literal["flops", "tokens", "tokens_per_parameter"]
+Kind = Literal["flops", "tokens", "tokens_per_parameter", "seconds"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+StepTime = Callable[[RunConfig], float]
+"""Seconds an optimizer step of a run takes on one core of this machine."""
 PER_STEP: Mapping[Kind, Callable[[RunConfig], float]] = {
     "flops": lambda config: flops_per_token(config) * tokens_per_step(config),
     "tokens": lambda config: tokens_per_step(config),
     "tokens_per_parameter": lambda config: tokens_per_step(config) / params_non_embedding(config),
 }
-"""What an optimizer step takes of each kind of budget: training FLOPs, tokens, tokens a non-embedding parameter."""
+"""What an optimizer step takes of each kind of budget but seconds: training FLOPs, tokens, tokens a parameter."""
 CLOSE = 0.02
 """By which share of a budget whole steps may miss it."""
-
-
+UNMEASURED_STEP_S = 0.01
+"""Stands for a step's time where a study is checked before anything is measured."""
 UNKNOWN_VOCABULARY = 1000
 """By how much FLOPs a step may differ between the smallest and the largest vocabulary."""
+
+
+def _unmeasured(config: RunConfig) -> float:
+    del config
+    return UNMEASURED_STEP_S
 
 
 def _is_amount(value: object) -> bool:
@@ -32,7 +39,7 @@ def _is_amount(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Budgets:
-    """What each cell is trained for, once for every level: so many training FLOPs, tokens, or tokens a parameter."""
+    """What each cell is trained for, once for every level: training FLOPs, tokens, tokens a parameter, or seconds."""
 
     kind: Kind
     levels: tuple[float, ...]
@@ -49,13 +56,14 @@ class Budgets:
             text = f"budgets: {self.kind} repeats a level: {list(self.levels)}"
             yield ConfigError(text, (f"budgets {self.kind}", "budgets"))
 
-    def horizons(self, config: RunConfig, *, known: bool) -> Iterator[int]:
+    def horizons(self, config: RunConfig, *, known: bool, step_s: StepTime | None = None) -> Iterator[int]:
         """Steps of a cell for each budget. Raises ConfigError for one that whole steps miss by more than CLOSE.
 
-        Where the text is not known, and so its vocabulary, one of FLOPs that no vocabulary could meet is refused.
+        Where the text is not known, and so its vocabulary, one of FLOPs that no vocabulary could meet is refused; where
+        `step_s` is not, one of seconds that 0.01 seconds a step do not meet.
         """
         loose = self.kind == "flops" and not known
-        per_step = PER_STEP[self.kind](config)
+        per_step = (step_s or _unmeasured)(config) if self.kind == "seconds" else PER_STEP[self.kind](config)
         for place, level in enumerate(self.levels):
             steps = max(1, round(level / per_step))
             if loose and steps < UNKNOWN_VOCABULARY * MAX_ITERS and level > per_step / 2:

@@ -22,7 +22,7 @@ DESCRIPTIONS = {
     "tokenizer": "char: a token for each character of the text; byte: one for each of 256 bytes.",
     "base": "Settings of all runs; a text that begins with = is a formula.",
     "factors": "What is varied: lists of levels, or ranges for a sampled design.",
-    "budgets": "What each cell is trained for (flops, tokens or tokens_per_parameter), and the sizes that are.",
+    "budgets": "What each cell is trained for (flops, tokens, tokens_per_parameter, seconds), and the sizes that are.",
     "paired": "Settings whose levels go together, or a list of such groups.",
     "runs": "Cells that are stated one by one, crossed with the rest.",
     "exclude": "Cells that are left out: those that have all entries of one of these.",

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
-from isoloss.study.budgets import Budgets
+from isoloss.study.budgets import Budgets, StepTime
 from isoloss.study.cell_faults import cell_faults, setting_faults
 from isoloss.study.cells import Cell, Cells, Design, Range, Scalar
 from isoloss.study.compute import training_memory_bytes
@@ -184,8 +184,11 @@ class Study:
         """Whether no two runs differ in a seed."""
         return len(self.seeds) == 1 and not self.varied_seeds
 
-    def expand(self, data: DataFacts) -> list[RunConfig]:
-        """All runs, cell by cell, seeds innermost. Raises ConfigError when a cell is not a valid configuration."""
+    def expand(self, data: DataFacts, step_s: StepTime | None = None) -> list[RunConfig]:
+        """All runs, cell by cell, seeds innermost. Raises ConfigError when a cell is not a valid configuration.
+
+        Horizons of budgets of seconds follow from `step_s`; without it they stand for something.
+        """
         resolved = {
             "corpus": self.corpus,
             "corpus_sha256": data.sha256,
@@ -198,7 +201,7 @@ class Study:
             cells = [
                 self._at(config, steps)
                 for config in cells
-                for steps in self.budgets.horizons(config, known=data is not ANY_DATA)
+                for steps in self.budgets.horizons(config, known=data is not ANY_DATA, step_s=step_s)
             ]
         cells = [_within_split(cell, data.val_tokens) for cell in cells]
         if max(map(training_memory_bytes, cells)) > MAX_RUN_BYTES:
@@ -218,12 +221,12 @@ class Study:
             )
         return runs
 
-    def resolved(self, data: DataFacts) -> Study:
+    def resolved(self, data: DataFacts, step_s: StepTime | None = None) -> Study:
         """The study with each cell's horizons stated in place of its budgets. Raises ConfigError as `expand` does."""
         if self.budgets is None:
             return self
         cells = self.cells.expand()
-        horizons = [config.max_iters for config in self.expand(data)[:: len(self.seeds)]]
+        horizons = [config.max_iters for config in self.expand(data, step_s)[:: len(self.seeds)]]
         each = len(self.budgets.levels)
         runs = [{**cells[i // each], "max_iters": steps} for i, steps in enumerate(horizons)]
         return replace(self, factors={}, paired=(), exclude=(), design=None, budgets=None, runs=tuple(runs))

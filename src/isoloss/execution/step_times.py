@@ -1,0 +1,100 @@
+"""Seconds an optimizer step takes here: measured for estimates, and for horizons of budgets that are seconds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from isoloss.data.tokenizer import Tokenizer
+from isoloss.data.tokens import Tokens
+from isoloss.errors import StoreError
+from isoloss.files import path_exists, read_record, write_record
+from isoloss.store.layout import StudyPaths
+from isoloss.study.config import RunConfig
+from isoloss.study.study import too_large
+from isoloss.training.backend import kernels_for
+from isoloss.training.loop import EvalRow, StepRow, train
+from isoloss.training.state import COMPUTE_DTYPES, MemberState, initial_state, stack
+
+TIMED_STEPS = 5
+COSTLY_FIELDS = (
+    "vocab_size", "n_layer", "n_head", "n_embd", "block_size", "bias", "batch_size", "gradient_accumulation_steps",
+    "precision",
+)  # fmt: skip
+"""Settings on which a step's time depends; of dropout, whether there is any."""
+
+
+@dataclass
+class StepTimes:
+    """Seconds a step of a run takes on one thread of this machine, measured once for runs that cost the same."""
+
+    device: torch.device
+    compiled: bool
+    measured: dict[str, float] = field(default_factory=dict[str, float])
+
+    def __call__(self, config: RunConfig) -> float:
+        """The seconds of a run. Raises ConfigError where an accelerator has too little memory for it."""
+        key = json.dumps({**{name: getattr(config, name) for name in COSTLY_FIELDS}, "dropout": config.dropout > 0})
+        if key not in self.measured:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                self.measured[key] = step_time_s(config, self.device, compiled=self.compiled)
+            finally:
+                torch.set_num_threads(threads)
+        return self.measured[key]
+
+    def recall(self, paths: StudyPaths) -> None:
+        """Take what was measured when a study began, so that its horizons stay. Raises StoreError where damaged."""
+        if path_exists(paths.step_times):
+            recorded = read_record(paths.step_times).get("seconds")
+            if not isinstance(recorded, dict):
+                raise StoreError(f"{paths.step_times}: has no step times; delete it, and they are measured anew")
+            self.measured |= {str(key): float(seconds) for key, seconds in recorded.items()}  # pyright: ignore
+
+    def keep(self, paths: StudyPaths) -> None:
+        """Record what was measured."""
+        write_record(paths.step_times, {"seconds": self.measured})
+
+
+class _Stopwatch:
+    """An observer that keeps step times and nothing else.
+
+    On a CPU they are seconds of its work from one step to the next, which other programs do not lengthen.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.times_s: list[float] = []
+        self._of_cpu, self._last_s = device.type == "cpu", 0.0
+
+    def step(self, row: StepRow) -> None:
+        now_s = time.process_time()
+        self.times_s.append(now_s - self._last_s if self._of_cpu else row.step_time_s)
+        self._last_s = now_s
+
+    def evaluation(self, row: EvalRow) -> None: ...
+    def checkpoint(self, state: MemberState) -> None: ...
+    def end(self, progress: object, outcome: str, reason: str) -> None: ...
+
+
+def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool) -> float:
+    """Median seconds a step of a run takes here, on one thread of a CPU, on random tokens, after one to warm up.
+
+    Raises ConfigError where an accelerator has too little memory for it.
+    """
+    data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size).astype(np.uint16)
+    tokens = Tokens("", Tokenizer("byte"), data_N, data_N, folder=Path())
+    short = config.model_copy(update={"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1, "eval": "exact"})
+    stopwatch = _Stopwatch(device)
+    kernels = kernels_for(COMPUTE_DTYPES[config.precision], device, compiled=compiled)
+    try:
+        train(stack([initial_state(short)], device, kernels), tokens, lambda config: stopwatch)
+    except torch.OutOfMemoryError as error:
+        raise too_large(config, f"needs more memory than {device.type} has left") from error
+    return statistics.median(stopwatch.times_s[1:])

@@ -1,0 +1,100 @@
+"""A step's seconds are a CPU's own work; budgets of seconds give horizons that stay as the study began."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from isoloss.errors import ConfigError
+from isoloss.execution import step_times
+from isoloss.execution.estimate import plan_study
+from isoloss.execution.executor import Inline
+from isoloss.execution.study import RunOptions, run_study
+from isoloss.store.layout import StudyPaths
+from isoloss.study.config import RunConfig
+from isoloss.study.study import Study
+from isoloss.study.studyfile import parse_study
+from isoloss.training.distributed import Ranks
+
+OPTIONS = RunOptions(device="cpu", precision="fp32", compile="off")
+FILE = """
+name: timed
+corpus: {corpus}
+base: {{n_layer: 1, n_head: 2, block_size: 16, batch_size: 4, eval_train_tokens: 256, warmup_iters: = 0.1 * max_iters,
+       eval_interval: = max_iters / 2}}
+budgets: {{seconds: [0.4, 0.8], n_embd: [16, 32]}}
+"""
+
+
+def test_what_other_programs_take_of_a_cpu_does_not_lengthen_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"corpus": "", "corpus_sha256": "", "vocab_size": 65, "n_layer": 1, "n_embd": 16, "n_head": 2}
+    config, cpu = RunConfig(**values, block_size=16), torch.device("cpu")  # pyright: ignore[reportArgumentType]
+    alone = step_times.step_time_s(config, cpu, compiled=False)
+    stopwatch = step_times._Stopwatch  # pyright: ignore[reportPrivateUsage]
+    step = stopwatch.step
+
+    def waiting(self: Any, row: Any) -> None:
+        step(self, row)
+        time.sleep(0.05)  # as where the system gives the core to another program
+
+    monkeypatch.setattr(stopwatch, "step", waiting)
+    assert step_times.step_time_s(config, cpu, compiled=False) < alone + 0.04
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Widths whose step was measured; a step takes 0.01 seconds at 16 wide, and in proportion."""
+    widths: list[int] = []
+
+    def measure(config: RunConfig, device: torch.device, *, compiled: bool) -> float:
+        del device, compiled
+        widths.append(config.n_embd)
+        return 0.01 * config.n_embd / 16
+
+    monkeypatch.setattr(step_times, "step_time_s", measure)
+    return widths
+
+
+def study_of(text_file: Path) -> Study:
+    return parse_study(FILE.format(corpus=text_file), "timed.yaml")
+
+
+def test_budgets_of_seconds_are_measured_once_and_stay(
+    text_file: Path, tmp_path: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, out = study_of(text_file), tmp_path / "out"
+    table = run_study(study, out, OPTIONS, executor=Inline()).summary()
+    assert table.sort("n_embd", "max_iters").select("n_embd", "max_iters", "eval_interval").rows() == [
+        (16, 40, 20), (16, 80, 40), (32, 20, 10), (32, 40, 20)
+    ]  # fmt: skip
+    assert measured == [16, 32]
+    before = StudyPaths(out).study.read_bytes()
+    monkeypatch.setattr(step_times, "step_time_s", lambda *_, **__: pytest.fail("measured again"))
+    again = run_study(study, out, OPTIONS, executor=Inline())
+    assert StudyPaths(out).study.read_bytes() == before and not again.set_aside
+
+
+def test_a_cell_that_is_added_is_measured_alone(text_file: Path, tmp_path: Path, measured: list[int]) -> None:
+    study, out = study_of(text_file), tmp_path / "out"
+    run_study(study, out, OPTIONS, executor=Inline())
+    grown = replace(study, factors={"n_embd": (16, 32, 64)})
+    table = run_study(grown, out, OPTIONS, executor=Inline()).summary()
+    assert measured == [16, 32, 64] and len(table) == 6
+    assert set(table["status"]) == {"done"} and not run_study(grown, out, OPTIONS).set_aside
+
+
+def test_a_plan_shows_the_horizons_of_seconds(text_file: Path, measured: list[int]) -> None:
+    planned = plan_study(study_of(text_file), replace(OPTIONS, workers=1))
+    assert sorted(config.max_iters for config in planned.configs) == [20, 40, 40, 80] and measured == [16, 32]
+    assert planned.eta.train_s == pytest.approx(2.4)
+
+
+def test_seconds_of_several_ranks_are_refused(text_file: Path, tmp_path: Path, measured: list[int]) -> None:
+    with pytest.raises(ConfigError, match="seconds are those of one process"):
+        run_study(study_of(text_file), tmp_path / "out", OPTIONS, ranks=Ranks(0, 2))
+    assert not (tmp_path / "out").exists() and not measured

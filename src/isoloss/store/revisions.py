@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -21,38 +21,29 @@ from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
 
 
-class RevisionRecord(TypedDict):
-    """When study.N.yaml was replaced, how many runs had ended then, and what changed."""
-
-    at: str
-    runs_ended: Count
-    begun: bool
-    changes: list[str]
-
-
-class _RevisionsRecord(TypedDict):
-    revisions: list[RevisionRecord]
-
-
-REVISIONS = TypeAdapter(_RevisionsRecord)
-
-
 @dataclass(frozen=True)
 class Revision:
     """A change of a study: `begun` is whether its training had, so that losses could be looked at in between."""
 
     at: str
-    runs_ended: int
+    """When study.N.yaml was replaced."""
+    runs_ended: Count
     begun: bool
     changes: tuple[str, ...]
+
+
+class _RevisionsRecord(TypedDict):
+    revisions: list[Revision]
+
+
+REVISIONS = TypeAdapter(_RevisionsRecord)
 
 
 def revisions(paths: StudyPaths) -> list[Revision]:
     """Every change of a study so far. Raises StoreError where the record of them is damaged."""
     if not path_exists(paths.revisions):
         return []
-    found = read_checked(REVISIONS, paths.revisions)["revisions"]
-    return [Revision(each["at"], each["runs_ended"], each["begun"], tuple(each["changes"])) for each in found]
+    return read_checked(REVISIONS, paths.revisions)["revisions"]
 
 
 def revise(
@@ -67,7 +58,7 @@ def revise(
         earlier.pop()
     write_checksummed(paths.revision(len(earlier) + 1), former)
     entries = [*earlier, Revision(now(), runs_ended, begun, (*more, *changes_between(before, after)))]
-    write_record(paths.revisions, {"revisions": [{**vars(each), "changes": list(each.changes)} for each in entries]})
+    write_record(paths.revisions, {"revisions": list(map(asdict, entries))})
     write_checksummed(paths.study, dump_study(after))
 
 

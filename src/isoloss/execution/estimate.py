@@ -98,7 +98,7 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     Raises ConfigError or CorpusError as running it would.
     """
     study, device = resolve_study(study, options)
-    data = corpus_facts(study.corpus, study.tokenizer)
+    data = corpus_facts(study.text, study.tokenizer)
     study = study.resolved(data)
     configs = study.expand(data)
     for config in configs:

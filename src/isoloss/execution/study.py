@@ -79,7 +79,7 @@ def run_study(
     study, device = resolve_study(as_begun(paths, study, options), options)
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
-    tokens = prepare(study.corpus, study.tokenizer, offline=options.offline, say=listener.say)
+    tokens = prepare(study.text, study.tokenizer, offline=options.offline, say=listener.say)
     study = study.resolved(tokens.facts)
     results = StudyResults(paths, study, tokens.facts)
     for config in results.configs:

@@ -48,7 +48,9 @@ def merge_studies(folders: Sequence[Path], out: Path) -> Merged:
     for other in others:
         if (other.facts.sha256, other.study.tokenizer) != (first.facts.sha256, first.study.tokenizer):
             where = f"{first.paths.folder} and {other.paths.folder}"
-            raise ConfigError(f"{where} are of different texts or tokenizers: their losses do not compare")
+            raise ConfigError(
+                f"{where} are of different texts, validation splits or tokenizers: their losses do not compare"
+            )
     study = joined([each.study for each in opened], [each.configs for each in opened])
     for folder in folders:
         if out.resolve().is_relative_to(folder.resolve()):

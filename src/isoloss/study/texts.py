@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from isoloss.errors import ConfigError
+from isoloss.errors import ConfigError, raise_all
 from isoloss.files import sha256_bytes, user_path
 
 Corpus = str | tuple[str, ...]
@@ -97,9 +97,13 @@ def corpus_from(values: Mapping[str, Any], key: str, default: Corpus | None) -> 
     if not isinstance(value, list) or not value:
         raise ConfigError(f"{key}={value!r}: expected a known name, a path, or a list of them", (key,))
     stated = cast("list[Any]", value)
-    for index, each in enumerate(stated):
-        if not isinstance(each, str) or not each.strip():
-            raise ConfigError(f"{key}: {each!r} is no name or path of a text", (f"{key} {index}", key))
+    raise_all(
+        [
+            ConfigError(f"{key}: {each!r} is no name or path of a text", (f"{key} {index}", key))
+            for index, each in enumerate(stated)
+            if not isinstance(each, str) or not each.strip()
+        ]
+    )
     return as_corpus([each.strip() for each in stated])
 
 

@@ -79,9 +79,9 @@ class _Characters:
 def survey(reader: TextReader, name: TokenizerName) -> tuple[Tokenizer, DataFacts]:
     """The tokenizer that a text defines, and what a study needs to know of it. Raises CorpusError."""
     characters, lengths = _Characters(), [0] * len(reader.text.corpora)
-    byte_order_mark, line_ends, end = False, 0, b""
+    first, line_ends, end = "", 0, b""
     for number, (content, text) in reader:
-        byte_order_mark |= not end and text.startswith("\ufeff")
+        first = first or text[:1]
         line_ends += (end + content).count(b"\r\n")
         end = content[-1:]
         if name == "char":
@@ -93,7 +93,7 @@ def survey(reader: TextReader, name: TokenizerName) -> tuple[Tokenizer, DataFact
     tokenizer = train_tokenizer(name, characters.distinct)
     train_tokens, val_tokens = split_lengths(reader.text, lengths)
     unseen = characters.beginning_from(train_tokens) / val_tokens if name == "char" else None
-    oddities = tuple(_oddities(byte_order_mark, line_ends))
+    oddities = tuple(_oddities(first, line_ends))
     return tokenizer, DataFacts(reader.sha256, tokenizer.vocab_size, val_tokens, train_tokens, unseen, oddities)
 
 
@@ -106,9 +106,9 @@ def split_lengths(text: Text, lengths: Sequence[int]) -> tuple[int, int]:
     return train_tokens, n_tokens - train_tokens
 
 
-def _oddities(byte_order_mark: bool, line_ends: int) -> Iterator[str]:
+def _oddities(first: str, line_ends: int) -> Iterator[str]:
     """What a text has that its author may not know of, and that a model has to learn."""
-    if byte_order_mark:
+    if first == "\ufeff":
         yield "It begins with a byte order mark, which counts as a character."
     if line_ends:
         yield f"{line_ends:,} of its lines end as on Windows, in two characters (CRLF)."

@@ -67,6 +67,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_the_examples_of_the_documentation_are_read() -> None:
+    page = (Path(__file__).parents[1] / "docs/texts.md").read_text()
+    studies = [parse_study(text, "texts.md") for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert [len(study.text.corpora) for study in studies] == [1, 2, 1]
+
+
 @pytest.mark.parametrize("name", ["char", "byte"])
 @pytest.mark.parametrize("size", [1, 3, 64, 1 << 22])
 def test_what_is_read_in_pieces_is_as_if_it_were_read_whole(
@@ -217,6 +223,8 @@ def test_a_share_moves_the_cut() -> None:
     assert prepare(Text("c.txt", val_share=0.1)).folder == prepare("c.txt").folder != tokens.folder
     with pytest.raises(CorpusError, match="too short"):
         prepare(Text("c.txt", val_share=0.999))
+    Path("unseen.txt").write_text("to be Z")
+    assert corpus_facts(Text("unseen.txt", val_share=1 / 7), "char").unseen_share == 1  # at the cut itself
     known = corpus_facts(Text("tinyshakespeare", val_share=0.5), "char")
     assert known.train_tokens == known.val_tokens == 557_697
 
@@ -281,8 +289,10 @@ def test_train_takes_texts_and_a_share(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(train, "start", lambda study, *_, **__: started.append(study))
     run_command_line(["train", "--corpus", "a.txt", "--corpus", "b.txt", "--val_corpus", "c.txt"])
     run_command_line(["train", "--val_share", "0.2"])
+    run_command_line(["train", "--corpus", "a.py", "--val_corpus", "b.py"])  # programs are texts too
     texts = [study.text for study in started]
-    assert texts == [Text(("a.txt", "b.txt"), "c.txt"), Text("tinyshakespeare", val_share=0.2)]
+    assert texts[:2] == [Text(("a.txt", "b.txt"), "c.txt"), Text("tinyshakespeare", val_share=0.2)]
+    assert texts[2] == Text("a.py", "b.py")
     assert run_command_line(["train", "--val_corpus", "c.txt", "--val_share", "0.5"]) == 2
     assert "val_share and val_corpus both say what is validated on" in capsys.readouterr().err
 

@@ -96,7 +96,10 @@ def test_tokens_of_a_bpe_are_refused_with_what_to_use(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"has a token 50,256: those of a BPE.* only characters or bytes$"):
         text_of(tmp_path)
     (tmp_path / "input.txt").write_text(PLAY)
-    with pytest.raises(CorpusError, match=r"and there are 17 characters: .*; use its text, corpus: .*input\.txt$"):
+    np.array([1, 17], dtype="<u2").tofile(tmp_path / "val.bin")  # the first that is none
+    with pytest.raises(
+        CorpusError, match=r"has a token 17, and there are 17 characters: .*; use its text, corpus: .*input\.txt$"
+    ):
         text_of(tmp_path)
 
 

@@ -73,7 +73,7 @@ def find_study(reference: str) -> Study:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     study = parse_study(text, str(path))
     beside = study.text.beside(path.parent)
-    return replace(study, corpus=beside.corpus, val_corpus=beside.val_corpus)
+    return study if beside == study.text else replace(study, corpus=beside.corpus, val_corpus=beside.val_corpus)
 
 
 def parse_study(text: str, source: str) -> Study:

@@ -51,9 +51,9 @@ def run(nanogpt: Path, rounds: int = 5, out: Path = Path("results/benchmarks/sam
     if not (nanogpt / "model.py").exists():
         raise ConfigError(f"{nanogpt}: no nanoGPT checkout (model.py)")
     study = find_study("group1")
-    config = max(study.expand(prepare(study.corpus, study.tokenizer).facts), key=lambda c: (c.n_embd, c.n_head))
+    config = max(study.expand(prepare(study.text, study.tokenizer).facts), key=lambda c: (c.n_embd, c.n_head))
     parameters = Parameters(layout_of(config), init_flat(config)[None], TorchKernels(torch.float32))
-    prompt_N = prepare(study.corpus, study.tokenizer).tokenizer.encode("\n")
+    prompt_N = prepare(study.text, study.tokenizer).tokenizer.encode("\n")
     program = PEER.format(
         checkout=str(nanogpt), n_head=config.n_head, n_embd=config.n_embd, number=NUMBER, length=LENGTH
     )

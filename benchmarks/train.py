@@ -70,7 +70,7 @@ def run(
     """
     place, modes = resolve_device(device), peers(nanogpt, device, available_cores())
     study, _ = resolve_study(find_study(STUDY), RunOptions(device=device))
-    tokens = prepare(study.corpus, study.tokenizer)
+    tokens = prepare(study.text, study.tokenizer)
     configs = study.expand(tokens.facts)
     shapes = _shapes(configs, stacked=place.type != "cpu")
     workers = Workers(available_cores() if place.type == "cpu" else 1, tokens.folder, place)

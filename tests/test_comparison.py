@@ -69,4 +69,4 @@ def test_studies_of_other_tokenizers_do_not_compare(
     study = Study("s", str(text_file), "byte", base=TINY, seeds=(1,))
     run_study(study, tmp_path / "b", RunOptions(device="cpu", precision="fp32"), executor=Inline())
     assert run_command_line(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
-    assert "of different texts or tokenizers" in capsys.readouterr().err
+    assert "of different texts, validation splits or tokenizers" in capsys.readouterr().err

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 
 from isoloss.data import corpus
 from isoloss.data.batches import exact_eval_starts, train_batch
-from isoloss.data.corpus import KnownCorpus, Source, load_corpus
+from isoloss.data.corpus import KnownCorpus, Source
 from isoloss.data.tokenizer import tokenizer_from_dict, train_tokenizer
 from isoloss.data.tokens import check_length, corpus_facts, open_tokens, prepare
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.files import sha256_bytes
 from isoloss.study.config import RunConfig
 from isoloss.study.studyfile import find_study
+from isoloss.study.texts import Text
+from tests.texts import load_corpus
 
 PLAY = b"Speak, speak. To be or not to be." * 20
 
@@ -86,7 +88,7 @@ def test_tokens_are_split_mapped_and_described(play: Callable[..., None]) -> Non
     meta = json.loads((tokens.folder / "meta.json").read_text())
     assert meta["train_tokens"] + meta["val_tokens"] == len(text)
     assert np.fromfile(tokens.folder / "val.bin", dtype="<u2").tolist() == tokens.val_N.tolist()
-    assert corpus_facts("play", "char") == tokens.facts
+    assert corpus_facts(Text("play"), "char") == tokens.facts
 
 
 def test_damaged_token_files_are_made_again(play: Callable[..., None]) -> None:
@@ -121,7 +123,7 @@ def test_a_text_shorter_than_a_block_is_refused(tmp_path: Path, make: Callable[.
     path = tmp_path / "short.txt"
     path.write_text("to be or not " * 10)
     with pytest.raises(CorpusError, match=r"val split .* has 13 tokens, block_size=16 needs at least 17"):
-        data = corpus_facts(str(path), "char")
+        data = corpus_facts(Text(str(path)), "char")
         check_length(make(), data.train_tokens or 0, data.val_tokens or 0)
 
 
@@ -185,15 +187,15 @@ def test_shakespeares_validation_split_has_its_windows() -> None:
 def test_what_is_no_utf8_text_is_refused_with_what_to_do(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content * 50)
     with pytest.raises(CorpusError, match=re.escape(said)):
-        corpus_facts(str(tmp_path / name), "char")
+        corpus_facts(Text(str(tmp_path / name)), "char")
 
 
 def test_what_an_author_may_not_know_of_a_text_is_said(tmp_path: Path) -> None:
     plain = "to be or not to be\nthat is the question\n" * 20
     (tmp_path / "plain.txt").write_text(plain)
     (tmp_path / "odd.txt").write_bytes(b"\xef\xbb\xbf" + plain.replace("\n", "\r\n").encode() + b"z" * 40)
-    assert corpus_facts(str(tmp_path / "plain.txt"), "char").oddities == ()
-    found = corpus_facts(str(tmp_path / "odd.txt"), "char")
+    assert corpus_facts(Text(str(tmp_path / "plain.txt")), "char").oddities == ()
+    found = corpus_facts(Text(str(tmp_path / "odd.txt")), "char")
     assert (
         len(found.oddities) == 2 and "byte order mark" in found.oddities[0] and "40 of its lines" in found.oddities[1]
     )

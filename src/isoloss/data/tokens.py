@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isoloss.data.corpus import CORPORA, decoded, load_corpus
-from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict, train_tokenizer
+from isoloss.data.corpus import CORPORA, PIECE_BYTES
+from isoloss.data.survey import TextReader, split_lengths, survey
+from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict
 from isoloss.errors import CorpusError, StoreError
-from isoloss.files import cache_dir, locked, read_record, sha256_bytes, sha256_file, write_record, writing
+from isoloss.files import cache_dir, locked, read_record, reading, sha256_file, write_record, writing
 from isoloss.study.config import RunConfig, TokenizerName
 from isoloss.study.study import DataFacts
+from isoloss.study.texts import Text
 
 FORMAT_VERSION = 1
-TRAIN_SHARE = 0.9
 TOKENIZE_TIMEOUT_S = 600.0
 
 
@@ -34,6 +35,8 @@ class Tokens:
     train_N: NDArray[np.uint16]
     val_N: NDArray[np.uint16]
     folder: Path
+    hashes: tuple[str, ...] = ()
+    """SHA-256 of corpus and, where there is one, of val_corpus; `sha256` counts the split too."""
 
     @property
     def facts(self) -> DataFacts:
@@ -42,26 +45,27 @@ class Tokens:
 
 
 def prepare(
-    corpus: str,
+    text: Text | str,
     tokenizer: TokenizerName = "char",
     *,
     offline: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Tokens:
-    """Fetch a corpus if need be, tokenize it once into the cache, and map the result.
+    """Fetch a text if need be, tokenize it once into the cache, and map the result. Example: prepare("notes.txt")
 
     Raises CorpusError when the text cannot be fetched, verified, decoded or split.
     """
-    content = load_corpus(corpus, offline=offline, say=say)
-    sha256 = sha256_bytes(content)
+    reader = TextReader(Text(text) if isinstance(text, str) else text, offline=offline, say=say)
+    sha256, hashes = reader.read_through(), tuple(reader.hashes)
     folder = cache_dir() / "tokens" / f"{sha256[:16]}-{tokenizer}"
     in_use = f"{folder} is being written by another process"
     with locked(folder.with_suffix(".lock"), TOKENIZE_TIMEOUT_S, lambda: in_use):
         try:
-            return open_tokens(folder)
+            tokens = open_tokens(folder)
         except StoreError:
-            _tokenize(content, corpus, tokenizer, folder)
-        return open_tokens(folder)
+            _tokenize(reader, tokenizer, sha256, folder)
+            tokens = open_tokens(folder)
+    return replace(tokens, hashes=hashes)
 
 
 def open_tokens(folder: Path) -> Tokens:
@@ -70,9 +74,11 @@ def open_tokens(folder: Path) -> Tokens:
     if meta.get("format_version") != FORMAT_VERSION:
         raise StoreError(f"{folder}: token format {meta.get('format_version')}, this isoloss reads {FORMAT_VERSION}")
     splits: dict[str, NDArray[np.uint16]] = {}
+    largest: dict[str, int] = {}
     for split in ("train", "val"):
         path = folder / f"{split}.bin"
-        if not path.is_file() or sha256_file(path) != meta.get(f"{split}_sha256"):
+        sha256, largest[split] = _read_through(path) if path.is_file() else ("", 0)
+        if sha256 != meta.get(f"{split}_sha256"):
             raise StoreError(f"{path}: missing, or its SHA-256 is not the one in meta.json")
         size = path.stat().st_size
         if size == 0 or size % 2 or size // 2 != meta.get(f"{split}_tokens"):
@@ -82,33 +88,33 @@ def open_tokens(folder: Path) -> Tokens:
     sha256, vocab_size = str(meta.get("corpus_sha256")), meta.get("vocab_size")
     if not re.fullmatch("[0-9a-f]{64}", sha256) or vocab_size != tokenizer.vocab_size:
         raise StoreError(f"{folder}: its meta.json lacks the text's SHA-256, or vocab_size is not its vocabulary's")
-    if any(int(tokens.max()) >= tokenizer.vocab_size for tokens in splits.values()):
+    if max(largest.values()) >= tokenizer.vocab_size:
         raise StoreError(f"{folder}: holds tokens outside its vocabulary of {tokenizer.vocab_size}")
     return Tokens(sha256, tokenizer, splits["train"], splits["val"], folder)
 
 
-def corpus_facts(corpus: str, tokenizer: TokenizerName) -> DataFacts:
+def _read_through(path: Path) -> tuple[str, int]:
+    """SHA-256 of a file of tokens and its largest token, read in pieces: pages of a map would all stay in memory."""
+    digest, largest = hashlib.sha256(), 0
+    with reading(path), path.open("rb") as stream:
+        while content := stream.read(PIECE_BYTES):
+            digest.update(content)
+            largest = max(largest, int(np.frombuffer(content, "<u2", len(content) // 2).max(initial=0)))
+    return digest.hexdigest(), largest
+
+
+def corpus_facts(text: Text, tokenizer: TokenizerName) -> DataFacts:
     """What a study needs to know of a text, without fetching or writing anything.
 
-    Raises CorpusError when a local text cannot be read, decoded or split.
+    Raises CorpusError when a local text cannot be read, decoded or split, or a known one that is read with others is
+    not in the cache.
     """
-    known = CORPORA.get(corpus)
-    if known is not None:
-        vocab_size = known.vocab_size if tokenizer == "char" else Tokenizer("byte").vocab_size
-        train_tokens, val_tokens = _split(known.characters, corpus)
-        return DataFacts(known.sha256, vocab_size, val_tokens, train_tokens)
-    content = load_corpus(corpus)
-    text = decoded(content, corpus)
-    train_tokens, val_tokens = _split(len(text) if tokenizer == "char" else len(content), corpus)
-    vocab_size = train_tokenizer(tokenizer, text).vocab_size
-    unseen = _unseen_share(text, train_tokens) if tokenizer == "char" else None
-    return DataFacts(sha256_bytes(content), vocab_size, val_tokens, train_tokens, unseen, _oddities(text))
-
-
-def _unseen_share(text: str, cut: int) -> float:
-    """Of the characters after the cut, the share of those that never occur before it."""
-    known, counts = set(text[:cut]), Counter(text[cut:])
-    return sum(n for character, n in counts.items() if character not in known) / (len(text) - cut)
+    known = CORPORA.get(text.corpus) if isinstance(text.corpus, str) and text.val_corpus is None else None
+    if known is None:
+        return survey(TextReader(text, offline=True), tokenizer)[1]
+    vocab_size = known.vocab_size if tokenizer == "char" else Tokenizer("byte").vocab_size
+    train_tokens, val_tokens = split_lengths(text, [known.characters])
+    return DataFacts(text.identity([known.sha256]), vocab_size, val_tokens, train_tokens)
 
 
 def check_length(config: RunConfig, train_tokens: int, val_tokens: int) -> None:
@@ -121,27 +127,31 @@ def check_length(config: RunConfig, train_tokens: int, val_tokens: int) -> None:
             )
 
 
-def _tokenize(content: bytes, corpus: str, name: TokenizerName, folder: Path) -> None:
-    text = decoded(content, corpus)
-    tokenizer = train_tokenizer(name, text)
-    tokens = tokenizer.encode(text)
-    cut, _ = _split(len(tokens), corpus)
+def _tokenize(reader: TextReader, name: TokenizerName, sha256: str, folder: Path) -> None:
+    tokenizer, facts = survey(reader, name)
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
             shutil.rmtree(leftover)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            tokens[:cut].astype("<u2").tofile(temporary / "train.bin")
-            tokens[cut:].astype("<u2").tofile(temporary / "val.bin")
+            left = facts.train_tokens or 0
+            with (temporary / "train.bin").open("wb") as train, (temporary / "val.bin").open("wb") as val:
+                for _, piece in reader:
+                    tokens_N = tokenizer.encode(piece.text).astype("<u2")
+                    train.write(tokens_N[:left].tobytes())
+                    val.write(tokens_N[left:].tobytes())
+                    left = max(0, left - len(tokens_N))
+            if not facts.sha256 == reader.sha256 == sha256:
+                raise CorpusError(f"'{reader.text.name}' changed while it was read; take a copy of it")
             meta = {
                 "format_version": FORMAT_VERSION,
-                "corpus": corpus,
-                "corpus_sha256": sha256_bytes(content),
+                "corpus": reader.text.name,
+                "corpus_sha256": sha256,
                 **tokenizer.as_dict(),
                 "vocab_size": tokenizer.vocab_size,
-                "train_tokens": cut,
-                "val_tokens": len(tokens) - cut,
+                "train_tokens": facts.train_tokens,
+                "val_tokens": facts.val_tokens,
                 "train_sha256": sha256_file(temporary / "train.bin"),
                 "val_sha256": sha256_file(temporary / "val.bin"),
             }
@@ -151,18 +161,3 @@ def _tokenize(content: bytes, corpus: str, name: TokenizerName, folder: Path) ->
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _split(n_tokens: int, corpus: str) -> tuple[int, int]:
-    """Tokens of the train and of the val split."""
-    cut = int(n_tokens * TRAIN_SHARE)
-    if cut == 0:
-        raise CorpusError(f"'{corpus}' is too short ({n_tokens} tokens) to split into train and val")
-    return cut, n_tokens - cut
-
-
-def _oddities(text: str) -> tuple[str, ...]:
-    """What a text has that its author may not know of, and that a model has to learn."""
-    ends = text.count("\r\n")
-    found = ["It begins with a byte order mark, which counts as a character."] if text.startswith("\ufeff") else []
-    return (*found, *([f"{ends:,} of its lines end as on Windows, in two characters (CRLF)."] if ends else []))

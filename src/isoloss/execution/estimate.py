@@ -56,7 +56,7 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     Raises ConfigError or CorpusError as running it would.
     """
     study, device = resolve_study(study, options)
-    data = corpus_facts(study.corpus, study.tokenizer)
+    data = corpus_facts(study.text, study.tokenizer)
     step_times = StepTimes(device, uses_compiled_kernels(options, study.expand(data), device))
     study = study.resolved(data, step_times)
     configs = study.expand(data)

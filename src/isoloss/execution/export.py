@@ -96,7 +96,7 @@ def nanogpt_checkpoint(state: MemberState) -> dict[str, Any]:
 
 def nanogpt_dataset(config: RunConfig) -> str:
     """The folder under nanoGPT's data/ for the run's text, where sample.py looks for meta.pkl."""
-    fallback = f"{Path(config.corpus).stem}_{config.tokenizer}"
+    fallback = f"{Path(config.corpus.partition(', ')[0]).stem}_{config.tokenizer}"
     return NANOGPT_DATASETS.get((config.corpus, config.tokenizer), fallback)
 
 

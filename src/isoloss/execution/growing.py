@@ -40,7 +40,8 @@ def recorded_study(results: StudyResults) -> Study | None:
         return None
     recorded = read_study(paths.study)
     if results.tokenizer()["corpus_sha256"] != results.facts.sha256:
-        raise ConfigError(f"the text '{study.corpus}' changed since {paths.folder} was started; choose another --out")
+        what = f"the text '{study.text.name}', or what of it is validation,"
+        raise ConfigError(f"{what} changed since {paths.folder} was started; choose another --out")
     before = recorded.expand(results.facts)
     if recorded.tokenizer != study.tokenizer or (has_begun(results, before) and not _goes_on(before, results.configs)):
         changes = "; ".join([*changes_between(recorded, study)][:MAX_NAMED])
@@ -89,8 +90,9 @@ def open_directory(results: StudyResults, tokens: Tokens, device: torch.device, 
             paths.tokenizer,
             {
                 **tokens.tokenizer.as_dict(),
-                "corpus": results.study.corpus,
+                "corpus": results.study.text.name,
                 "corpus_sha256": tokens.sha256,
+                "text_sha256": list(tokens.hashes),
                 "vocab_size": tokens.tokenizer.vocab_size,
                 "train_tokens": len(tokens.train_N),
                 "val_tokens": len(tokens.val_N),

@@ -103,7 +103,7 @@ def _run_study(
     study, device = resolve_study(as_begun(paths, study, options), options)
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
-    tokens = prepare(study.corpus, study.tokenizer, offline=options.offline, say=listener.say)
+    tokens = prepare(study.text, study.tokenizer, offline=options.offline, say=listener.say)
     step_times = _step_times(paths, study, tokens.facts, options, device, ranks)
     study = study.resolved(tokens.facts, step_times)
     results = StudyResults(paths, study, tokens.facts)

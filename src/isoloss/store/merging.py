@@ -48,7 +48,9 @@ def merge_studies(folders: Sequence[Path], out: Path) -> Merged:
     for other in others:
         if (other.facts.sha256, other.study.tokenizer) != (first.facts.sha256, first.study.tokenizer):
             where = f"{first.paths.folder} and {other.paths.folder}"
-            raise ConfigError(f"{where} are of different texts or tokenizers: their losses do not compare")
+            raise ConfigError(
+                f"{where} are of different texts, validation splits or tokenizers: their losses do not compare"
+            )
     study = joined([each.study for each in opened], [each.configs for each in opened])
     for folder in folders:
         if out.resolve().is_relative_to(folder.resolve()):
@@ -122,7 +124,18 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
     varied = [name for name in SETTINGS if len(set(values[name])) > 1]
     runs: tuple[Cell, ...] = tuple({name: getattr(config, name) for name in varied} for config in cells.values())
     base = {name: given[0] for name, given in values.items() if name not in varied}
-    return Study(first.name, first.corpus, first.tokenizer, first.description, base, {}, seeds, hypotheses, runs=runs)
+    return Study(
+        name=first.name,
+        corpus=first.corpus,
+        val_corpus=first.val_corpus,
+        val_share=first.val_share,
+        tokenizer=first.tokenizer,
+        description=first.description,
+        base=base,
+        seeds=seeds,
+        hypotheses=hypotheses,
+        runs=runs,
+    )
 
 
 def _held(opened: Sequence[StudyResults], run: str) -> tuple[RunPaths | None, list[str]]:

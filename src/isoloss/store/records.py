@@ -134,6 +134,7 @@ class TokenizerRecord(TypedDict):
     characters: str
     corpus: str
     corpus_sha256: str
+    text_sha256: NotRequired[Annotated[list[str], Field(min_length=1)]]
     vocab_size: Count
     train_tokens: Count
     val_tokens: Count

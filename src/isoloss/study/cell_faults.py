@@ -13,8 +13,8 @@ from isoloss.study.formula import check_formula, is_formula
 from isoloss.study.synonyms import did_you_mean
 
 STUDY_KEYS = (
-    "name", "description", "corpus", "tokenizer", "base", "factors", "budgets", "paired", "runs", "exclude", "design",
-    "centre", "seeds", "order", "hypotheses",
+    "name", "description", "corpus", "val_corpus", "val_share", "tokenizer", "base", "factors", "budgets", "paired",
+    "runs", "exclude", "design", "centre", "seeds", "order", "hypotheses",
 )  # fmt: skip
 """Keys of a study file."""
 

@@ -18,7 +18,9 @@ COUNT = {"type": "integer", "minimum": 1}
 DESCRIPTIONS = {
     "name": "Of the study; its results are kept under it.",
     "description": "The question it asks; the report opens with it.",
-    "corpus": "A known name (tinyshakespeare), a UTF-8 text file, or a folder of them, beside this file.",
+    "corpus": "A known name (tinyshakespeare), a UTF-8 text file or a folder of them, beside this file; or a list.",
+    "val_corpus": "What runs are validated on, likewise; without it, the last val_share of corpus.",
+    "val_share": "Share of corpus that is kept for validation, its end; 0.1 where nothing is stated.",
     "tokenizer": "char: a token for each character of the text; byte: one for each of 256 bytes.",
     "base": "Settings of all runs; a text that begins with = is a formula.",
     "factors": "What is varied: lists of levels, or ranges for a sampled design.",
@@ -49,10 +51,13 @@ def study_schema() -> dict[str, Any]:
     span = {"type": "object", "properties": ends, "required": ["from", "to"], "additionalProperties": False}
     lists = {name: {"type": "array", "items": level, "minItems": 1} for name, level in levels.items()}
     cells = {"type": "array", "items": _object(levels), "minItems": 1}
+    corpus = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
     shapes: dict[str, Any] = {
         "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
         "description": {"type": "string"},
-        "corpus": {"type": "string"},
+        "corpus": corpus,
+        "val_corpus": corpus,
+        "val_share": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         "tokenizer": {"enum": list(get_args(TokenizerName))},
         "base": _object(values),
         "factors": _object({name: {"anyOf": [given, span]} for name, given in lists.items()}),
@@ -71,6 +76,7 @@ def study_schema() -> dict[str, Any]:
         "title": "isoloss study",
         **_object({key: {"description": DESCRIPTIONS[key], **shapes[key]} for key in STUDY_KEYS}),
         "required": ["name"],
+        "not": {"required": ["val_corpus", "val_share"]},
         "$defs": definitions,
     }
 

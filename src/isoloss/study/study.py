@@ -19,6 +19,7 @@ from isoloss.study.formula import with_formulas_computed
 from isoloss.study.hypotheses import Hypothesis, hypothesis_faults
 from isoloss.study.identity import run_id
 from isoloss.study.synonyms import did_you_mean, nearest
+from isoloss.study.texts import Corpus, Text
 
 Order = Literal["longest_first", "seeds", "shuffled"]
 """longest_first keeps all workers busy to the end; seeds trains every cell once before any a second time; shuffled is
@@ -63,7 +64,7 @@ class Study:
     """
 
     name: str
-    corpus: str
+    corpus: Corpus
     tokenizer: TokenizerName = "char"
     description: str = ""
     base: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
@@ -76,6 +77,8 @@ class Study:
     design: Design | None = None
     budgets: Budgets | None = None
     """What max_iters of each cell follows from, once for every budget; `resolved` states the horizons."""
+    val_corpus: Corpus | None = None
+    val_share: float | None = None
     order: Order = "longest_first"
     """In which runs are trained; a study that claims a time is always shuffled."""
 
@@ -95,6 +98,7 @@ class Study:
         if self.tokenizer not in get_args(TokenizerName):
             hint = did_you_mean(str(self.tokenizer), get_args(TokenizerName))
             yield ConfigError(f"unknown tokenizer '{self.tokenizer}': {hint}", ("tokenizer",))
+        yield from self.text.faults()
         if self.order not in get_args(Order):
             yield ConfigError(f"unknown order '{self.order}': {did_you_mean(self.order, get_args(Order))}", ("order",))
         for key, value in self.base.items():
@@ -136,6 +140,11 @@ class Study:
         cells = collect(errors, replace(self.cells, factors=factors).expand, [])
         collect(errors, lambda: self._configs({**ANY_TEXT, **base}, cells), [])
         yield from (error for error in errors if not unsettled.intersection(error.fields))
+
+    @property
+    def text(self) -> Text:
+        """What runs are trained and validated on."""
+        return Text(self.corpus, self.val_corpus, self.val_share)
 
     @cached_property
     def cells(self) -> Cells:
@@ -190,7 +199,7 @@ class Study:
         Horizons of budgets of seconds follow from `step_s`; without it they stand for something.
         """
         resolved = {
-            "corpus": self.corpus,
+            "corpus": self.text.name,
             "corpus_sha256": data.sha256,
             "tokenizer": self.tokenizer,
             "vocab_size": data.vocab_size,

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
-from pathlib import Path
 from typing import Any, cast
 
 from ruamel.yaml import YAML
@@ -24,6 +21,7 @@ from isoloss.study.hypotheses import Hypothesis, SpikesStated, hypothesis_values
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
 from isoloss.study.study import ANY_DATA, FIRST_SEED, Order, Scalar, Study, seeds_from
 from isoloss.study.synonyms import did_you_mean, meant, nearest
+from isoloss.study.texts import Corpus, corpus_from, share_from
 
 KEYS = STUDY_KEYS
 SECTIONS = ("budgets", "factors", "base")
@@ -74,10 +72,8 @@ def find_study(reference: str) -> Study:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     study = parse_study(text, str(path))
-    beside = os.path.normpath(path.parent / user_path(study.corpus))  # an absolute path replaces the folder
-    with suppress(OSError, ValueError):  # a name that no file can have
-        return replace(study, corpus=beside) if study.corpus and Path(beside).exists() else study
-    return study
+    beside = study.text.beside(path.parent)
+    return study if beside == study.text else replace(study, corpus=beside.corpus, val_corpus=beside.val_corpus)
 
 
 def parse_study(text: str, source: str) -> Study:
@@ -96,7 +92,9 @@ def parse_study(text: str, source: str) -> Study:
         made = Study(
             name=collect(errors, lambda: _text(values, "name", "study"), "study"),
             description=collect(errors, lambda: _text(values, "description", ""), ""),
-            corpus=collect(errors, lambda: _text(values, "corpus", "tinyshakespeare"), ""),
+            corpus=collect(errors, lambda: corpus_from(values, "corpus", "tinyshakespeare"), "") or "",
+            val_corpus=collect(errors, lambda: corpus_from(values, "val_corpus", None), None),
+            val_share=collect(errors, lambda: share_from(values), None),
             tokenizer=cast("TokenizerName", collect(errors, lambda: _text(values, "tokenizer", "char"), "char")),
             base=collect(errors, lambda: section(values, "base"), {}),
             factors=factors_of(values, errors),
@@ -133,7 +131,9 @@ def dump_study(study: Study) -> str:
     document: dict[str, Any] = {
         "name": study.name,
         "description": study.description,
-        "corpus": study.corpus,
+        "corpus": _stated(study.corpus),
+        **({"val_corpus": _stated(study.val_corpus)} if study.val_corpus is not None else {}),
+        **({"val_share": study.val_share} if study.val_share is not None else {}),
         "tokenizer": study.tokenizer,
         "base": dict(study.base),
         **cells_values(study.cells),
@@ -150,6 +150,10 @@ def dump_study(study: Study) -> str:
     stream = io.StringIO()
     yaml.dump(_quoted(document), stream)
     return stream.getvalue()
+
+
+def _stated(corpus: Corpus) -> str | list[str]:
+    return corpus if isinstance(corpus, str) else list(corpus)
 
 
 def _quoted(value: Any) -> Any:

@@ -47,7 +47,9 @@ def compare_studies(first: StudyResults, second: StudyResults) -> Comparison:
     """
     if (first.facts.sha256, first.study.tokenizer) != (second.facts.sha256, second.study.tokenizer):
         where = f"{first.paths.folder} and {second.paths.folder}"
-        raise ConfigError(f"{where} are of different texts or tokenizers: their losses do not compare")
+        raise ConfigError(
+            f"{where} are of different texts, validation splits or tokenizers: their losses do not compare"
+        )
     values = {name: tuple(_values(each, name) for each in (first, second)) for name in SETTINGS}
     differing = {name: (a, b) for name, (a, b) in values.items() if set(a) != set(b)}
     keys = [name for name, (a, b) in values.items() if set(a) & set(b)]

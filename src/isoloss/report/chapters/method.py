@@ -14,6 +14,7 @@ from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig
+from isoloss.study.texts import corpus_names
 from isoloss.wording import count, counted, duration, level, listed, percent, si
 
 SETTING_COLUMNS = (Column("setting", "setting"), Column("value", "value", width=50), Column("from", "stated as"))
@@ -51,17 +52,24 @@ def references_chapter(chapters: Sequence[Chapter]) -> Chapter:
 def _in_short(snapshot: Snapshot) -> str:
     sizes, tokens = _range(snapshot, compute.params_total, si), _range(snapshot, compute.train_tokens, si)
     runs = counted(snapshot.study.size, "run")
-    return f"{runs} of a GPT with {sizes} parameters, each on {tokens} tokens of {snapshot.study.corpus}."
+    corpus = listed(corpus_names(snapshot.study.corpus))
+    return f"{runs} of a GPT with {sizes} parameters, each on {tokens} tokens of {corpus}."
 
 
 def _data(snapshot: Snapshot) -> Iterator[str]:
     study, known = snapshot.study, snapshot.tokenizer
     source = f" {cited('karpathy2015')}" if study.corpus == "tinyshakespeare" else ""
-    yield f"The corpus is {study.corpus}{source}, SHA-256 {known.get('corpus_sha256')}."
+    sha256, *of_val = known.get("text_sha256", [known.get("corpus_sha256")])
+    yield f"The corpus is {listed(corpus_names(study.corpus))}{source}, SHA-256 {sha256}."
     unit = {"char": "characters", "byte": "bytes"}.get(study.tokenizer, study.tokenizer)
     yield f"Its tokens are {unit}, with a vocabulary of {count(known.get('vocab_size'))}."
     train, val = known.get("train_tokens"), known.get("val_tokens")
-    if train and val:
+    if study.val_corpus is not None:
+        yield (
+            f"All of it, {count(train)} tokens, is for training; for validation are {count(val)} tokens of "
+            f"{listed(corpus_names(study.val_corpus))}, SHA-256 {listed(of_val)}; there is no test split."
+        )
+    elif train and val:
         yield (
             f"The first {percent(train / (train + val))} of the text, {count(train)} tokens, is for training, and the "
             f"rest, {count(val)} tokens, for validation; there is no test split."

@@ -1,0 +1,114 @@
+"""What a text consists of, counted in one pass over it and in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isoloss.data.corpus import Piece, read_corpus
+from isoloss.data.tokenizer import Tokenizer, code_points, train_tokenizer
+from isoloss.errors import CorpusError
+from isoloss.study.config import TokenizerName
+from isoloss.study.study import DataFacts
+from isoloss.study.texts import Text
+
+CODE_POINTS = 0x110000
+
+
+class TextReader:
+    """Reads a text, as often as it is iterated over: each piece with the number of its corpus.
+
+    `hashes` are the SHA-256 of the corpora that were read to their end last.
+    """
+
+    def __init__(self, text: Text, *, offline: bool = False, say: Callable[[str], None] = lambda line: None) -> None:
+        self.text, self.hashes = text, list[str]()
+        self._options: dict[str, Any] = {"offline": offline, "say": say}
+
+    def __iter__(self) -> Iterator[tuple[int, Piece]]:
+        self.hashes = []
+        for number, corpus in enumerate(self.text.corpora):
+            digest = hashlib.sha256()
+            for piece in read_corpus(corpus, **self._options):
+                digest.update(piece.content)
+                yield number, piece
+            self.hashes.append(digest.hexdigest())
+
+    @property
+    def sha256(self) -> str:
+        """By which runs on this text are named, once it has been read."""
+        return self.text.identity(self.hashes)
+
+    def read_through(self) -> str:
+        """The same; reads the text for it."""
+        for _ in self:
+            pass
+        return self.sha256
+
+
+class _Characters:
+    """The characters of a text that is given part by part: how often each occurs, and where first."""
+
+    def __init__(self) -> None:
+        self._counts, self._firsts = (np.zeros(CODE_POINTS, dtype=np.int64) for _ in range(2))
+
+    def add(self, points_N: NDArray[np.uint32], before: int) -> None:
+        """The next part, that many characters after the text's beginning."""
+        counts = np.bincount(points_N)
+        known = self._counts[: len(counts)]
+        if new := np.flatnonzero((known == 0) & (counts > 0)).tolist():
+            places = np.zeros(len(counts), dtype=np.int64)
+            places[points_N[::-1]] = np.arange(len(points_N))[::-1]  # of places given twice the last one stays
+            self._firsts[new] = before + places[new]
+        known += counts
+
+    @property
+    def distinct(self) -> str:
+        """All that occur, ascending."""
+        return "".join(map(chr, np.flatnonzero(self._counts).tolist()))
+
+    def beginning_from(self, place: int) -> int:
+        """How many characters are of a kind that never occurs before a place."""
+        return int(self._counts[self._firsts >= place].sum())
+
+
+def survey(reader: TextReader, name: TokenizerName) -> tuple[Tokenizer, DataFacts]:
+    """The tokenizer that a text defines, and what a study needs to know of it. Raises CorpusError."""
+    characters, lengths = _Characters(), [0] * len(reader.text.corpora)
+    first, line_ends, end = "", 0, b""
+    for number, (content, text) in reader:
+        first = first or text[:1]
+        line_ends += (end + content).count(b"\r\n")
+        end = content[-1:]
+        if name == "char":
+            points_N = code_points(text)
+            characters.add(points_N, sum(lengths))
+            lengths[number] += len(points_N)
+        else:
+            lengths[number] += len(content)
+    tokenizer = train_tokenizer(name, characters.distinct)
+    train_tokens, val_tokens = split_lengths(reader.text, lengths)
+    unseen = characters.beginning_from(train_tokens) / val_tokens if name == "char" else None
+    oddities = tuple(_oddities(first, line_ends))
+    return tokenizer, DataFacts(reader.sha256, tokenizer.vocab_size, val_tokens, train_tokens, unseen, oddities)
+
+
+def split_lengths(text: Text, lengths: Sequence[int]) -> tuple[int, int]:
+    """Tokens of the train and of the val split, from those of each corpus. Raises CorpusError where one has none."""
+    train_tokens = text.train_length(lengths[0]) if text.val_corpus is None else lengths[0]
+    n_tokens = sum(lengths)
+    if not 0 < train_tokens < n_tokens:
+        raise CorpusError(f"'{text.name}' is too short ({n_tokens} tokens) to split into train and val")
+    return train_tokens, n_tokens - train_tokens
+
+
+def _oddities(first: str, line_ends: int) -> Iterator[str]:
+    """What a text has that its author may not know of, and that a model has to learn."""
+    if first == "\ufeff":
+        yield "It begins with a byte order mark, which counts as a character."
+    if line_ends:
+        yield f"{line_ends:,} of its lines end as on Windows, in two characters (CRLF)."

@@ -1,0 +1,124 @@
+"""The texts of a study as it states them: what runs are trained on, and what they are validated on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from isoloss.errors import ConfigError, raise_all
+from isoloss.files import sha256_bytes, user_path
+
+Corpus = str | tuple[str, ...]
+"""A known name, a text file or a folder of them; or several of these, read in this order."""
+VAL_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is trained on and validated on, before anything is read: the last `val_share` of a corpus is validation.
+
+    With `val_corpus` that is all of it, and all of `corpus` is for training. Example: Text(("a.txt", "b.txt"), "c.txt")
+    """
+
+    corpus: Corpus
+    val_corpus: Corpus | None = None
+    val_share: float | None = None
+    """None: VAL_SHARE, or all of `val_corpus`."""
+
+    @property
+    def corpora(self) -> tuple[Corpus, ...]:
+        """All that is read, in order."""
+        return (self.corpus,) if self.val_corpus is None else (self.corpus, self.val_corpus)
+
+    @property
+    def name(self) -> str:
+        """All texts, for messages and records."""
+        return ", ".join(map(corpus_name, self.corpora))
+
+    def train_length(self, length: int) -> int:
+        """How many of a corpus's tokens are for training, where its end is validation."""
+        return int(length * (1 - (VAL_SHARE if self.val_share is None else self.val_share)))
+
+    def identity(self, hashes: Sequence[str]) -> str:
+        """The SHA-256 by which runs are named, from those of `corpora`: another split is as another text.
+
+        Split by default it is the text's own, as it was before splits could be stated.
+        """
+        if self.val_corpus is not None:
+            return sha256_bytes(" ".join(hashes).encode())
+        if self.val_share in (None, VAL_SHARE):
+            return hashes[0]
+        return sha256_bytes(f"{hashes[0]} val_share {self.val_share!r}".encode())
+
+    def faults(self) -> Iterator[ConfigError]:
+        """What cannot be meant; `fields` begins with the place in a study file."""
+        if self.val_share is not None and not 0 < self.val_share < 1:
+            yield ConfigError(f"val_share={self.val_share}: expected a share between 0 and 1", ("val_share",))
+        if self.val_corpus is not None:
+            if self.val_share is not None:
+                text = "val_share and val_corpus both say what is validated on; state one"
+                yield ConfigError(text, ("val_share", "val_corpus"))
+            for shared in sorted({*corpus_names(self.corpus)} & {*corpus_names(self.val_corpus)}):
+                text = f"'{shared}' is in corpus and in val_corpus: what runs are trained on validates nothing"
+                yield ConfigError(text, ("val_corpus", "corpus"))
+
+    def beside(self, folder: Path) -> Text:
+        """The same with every path that exists from a folder on given from there."""
+        found = [_beside(corpus, folder) for corpus in self.corpora]
+        return replace(self, corpus=found[0], val_corpus=found[1] if found[1:] else None)
+
+
+def as_corpus(names: Sequence[str]) -> Corpus:
+    """The corpus of these names; one alone is as if it stood in no list."""
+    return names[0] if len(names) == 1 else tuple(names)
+
+
+def corpus_names(corpus: Corpus) -> tuple[str, ...]:
+    """The names and paths of a corpus."""
+    return (corpus,) if isinstance(corpus, str) else corpus
+
+
+def corpus_name(corpus: Corpus) -> str:
+    """All of a corpus, for messages and records."""
+    return ", ".join(corpus_names(corpus))
+
+
+def corpus_from(values: Mapping[str, Any], key: str, default: Corpus | None) -> Corpus | None:
+    """The corpus under a key of a study file: a text, or a list of them. Raises ConfigError."""
+    value: Any = values.get(key, default)
+    if isinstance(value, str):
+        return value.strip()
+    if key not in values:
+        return value
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{key}={value!r}: expected a known name, a path, or a list of them", (key,))
+    stated = cast("list[Any]", value)
+    raise_all(
+        [
+            ConfigError(f"{key}: {each!r} is no name or path of a text", (f"{key} {index}", key))
+            for index, each in enumerate(stated)
+            if not isinstance(each, str) or not each.strip()
+        ]
+    )
+    return as_corpus([each.strip() for each in stated])
+
+
+def share_from(values: Mapping[str, Any]) -> float | None:
+    """What `val_share` of a study file says. Raises ConfigError."""
+    value = values.get("val_share")
+    if "val_share" in values and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ConfigError(f"val_share={value!r}: expected a share between 0 and 1, such as 0.2", ("val_share",))
+    return value
+
+
+def _beside(corpus: Corpus, folder: Path) -> Corpus:
+    if isinstance(corpus, tuple):
+        return tuple(cast("str", _beside(each, folder)) for each in corpus)
+    with suppress(OSError, ValueError):  # a name that no file can have
+        path = os.path.normpath(folder / user_path(corpus))  # an absolute path replaces the folder
+        return path if corpus and Path(path).exists() else corpus
+    return corpus

@@ -14,7 +14,7 @@ from isoloss.study.synonyms import did_you_mean
 
 STUDY_KEYS = (
     "name", "description", "corpus", "tokenizer", "base", "factors", "budgets", "paired", "runs", "exclude", "design",
-    "centre", "seeds", "order", "hypotheses",
+    "centre", "seeds", "order", "disk", "hypotheses",
 )  # fmt: skip
 """Keys of a study file."""
 

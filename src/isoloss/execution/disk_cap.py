@@ -1,0 +1,131 @@
+"""The disk that a study may keep: what it takes at least, and what finished runs give up as room is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import ceil
+
+from isoloss.errors import ConfigError, IsolossError
+from isoloss.execution.compacting import Keep, compact_run
+from isoloss.execution.executor import Listener
+from isoloss.execution.recorder import ENDED, Event
+from isoloss.execution.reuse import predecessors
+from isoloss.files import bytes_in
+from isoloss.store.run import FINISHED, read_status
+from isoloss.store.tables import StudyResults
+from isoloss.study.compute import checkpoint_bytes, disk_bytes, records_bytes, weights_bytes
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.study import Study
+from isoloss.wording import counted, size
+
+REPORT_BYTES, REPORT_RUN_BYTES = 6_000_000, 10_000
+"""About what report, paper and summary take, and what a run adds to them."""
+KEEPS: tuple[Keep, ...] = ("weights", "best_weights")
+DROPPED: dict[Keep, str] = {"weights": "optimizer moments", "best_weights": "last checkpoints"}
+"""What finished runs give up, in this order."""
+
+
+def all_kept_bytes(configs: Sequence[RunConfig]) -> int:
+    """About what a study takes that drops nothing."""
+    return sum(map(disk_bytes, configs)) + _report_bytes(configs)
+
+
+def check_cap(study: Study, configs: Sequence[RunConfig], at_once: int) -> None:
+    """Raises ConfigError where a study cannot be trained within its `disk`, with the amount that would do.
+
+    At least it takes the weights of every run's best checkpoint, all rows, and of as many runs as are trained
+    `at_once` what they hold meanwhile.
+    """
+    least = sum(weights_bytes(config) + records_bytes(config) for config in configs) + _report_bytes(configs)
+    growing = sorted((_in_training_bytes(c) - weights_bytes(c) - records_bytes(c) for c in configs), reverse=True)
+    needed = least + sum(growing[:at_once])
+    if study.disk is not None and needed > study.disk:
+        raise ConfigError(
+            f"disk: {size(study.disk)} is too little: {counted(len(configs), 'run')} keep about {size(least)} at "
+            f"least, weights of their best checkpoints and report included, and {at_once} at once hold "
+            f"{size(needed - least)} more while they train; write disk: {ceil(needed / 1e6)}MB or more, or train fewer "
+            "at once (--workers)",
+            ("disk",),
+        )
+
+
+class DiskCap:
+    """Keeps a study that is being trained within its `disk`: a listener between what trains and who is told."""
+
+    def __init__(self, results: StudyResults, at_once: int, listener: Listener) -> None:
+        """Raises ConfigError where it cannot be."""
+        check_cap(results.study, results.configs, at_once)
+        self._results, self._at_once, self._listener = results, at_once, listener
+        self._finished: dict[str, str] = {}
+        """When each finished run was, by its id."""
+        self._tried: set[tuple[Keep, str]] = set()
+        self._said: set[str] = set()
+
+    def emit(self, event: Event) -> None:
+        """Pass on an event; when a run has ended, make room."""
+        self._listener.emit(event)
+        if event.kind in ENDED:
+            self.make_room()
+
+    def make_room(self) -> None:
+        """Drop what finished runs can do without, oldest first, until those still to be trained have room."""
+        cap, paths = self._results.study.disk, self._results.paths
+        if cap is None:
+            return
+        self._look()
+        excess = bytes_in(paths.folder) + self._still_to_come() - cap
+        for keep, run in self._droppable():
+            if excess <= 0:
+                return
+            self._say(f"disk: {size(cap)}: finished runs' {DROPPED[keep]} are dropped as room is needed, oldest first")
+            self._tried.add((keep, run))
+            try:
+                excess -= compact_run(paths.run(run), keep)
+            except IsolossError as error:
+                self._listener.say(f"run {run} keeps what it has: {error}")
+        if excess > 0:
+            self._say(f"{paths.folder} may come to hold more than disk: {size(cap)}: nothing is left to drop")
+
+    def _look(self) -> None:
+        """Find the runs that have finished since."""
+        for config in (*self._results.configs, *self._results.set_aside):
+            if (run := run_id(config)) not in self._finished:
+                status = read_status(self._results.paths.run(run))
+                if status.state in FINISHED:
+                    self._finished[run] = status.updated_at
+
+    def _still_to_come(self) -> int:
+        """Bytes that as many runs as are trained at once may still add, and the report."""
+        paths, configs = self._results.paths, self._results.configs
+        unfinished = [config for config in configs if run_id(config) not in self._finished]
+        growing = [_in_training_bytes(config) - bytes_in(paths.run(run_id(config)).folder) for config in unfinished]
+        written = bytes_in(paths.folder) - bytes_in(paths.runs)
+        return sum(sorted(growing, reverse=True)[: self._at_once]) + max(0, _report_bytes(configs) - written)
+
+    def _droppable(self) -> Iterator[tuple[Keep, str]]:
+        """What may be dropped of which run, the first to go first: last what another run is still to go on from."""
+        earlier = predecessors([*self._results.configs, *self._results.set_aside])
+        unfinished = self._results.configs_by_id.keys() - self._finished.keys()
+        awaited = {run_id(earlier[run]) for run in unfinished if run in earlier}
+        oldest = sorted(self._finished, key=lambda run: self._finished[run])
+        for runs in ([run for run in oldest if run not in awaited], [run for run in oldest if run in awaited]):
+            for keep in KEEPS:
+                yield from ((keep, run) for run in runs if (keep, run) not in self._tried)
+
+    def _say(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self._listener.say(line)
+
+
+def _in_training_bytes(config: RunConfig) -> int:
+    """What a run holds at most while it is trained: its best, last and previous checkpoints, one of them being written.
+
+    The last is also the previous one until it has been replaced.
+    """
+    return 3 * checkpoint_bytes(config) + records_bytes(config)
+
+
+def _report_bytes(configs: Sequence[RunConfig]) -> int:
+    return REPORT_BYTES + REPORT_RUN_BYTES * len(configs)

@@ -9,7 +9,7 @@ CONSEQUENCES = """\
 These runs are not trained again: status, report, sample, export and a study that grows need no more than is kept.
 No longer possible: a run at a constant rate that is given more steps trains anew, and nanoGPT's train.py cannot go on
 from an exported run, only its sample.py."""
-WITHOUT_LAST = "\nThe last checkpoints cannot be exported; the best ones can."
+WITHOUT_LAST = "\nLast checkpoints that are not the best can no longer be exported."
 
 
 def compacted_as_text(found: Compacted, keep: Keep, *, dry_run: bool) -> str:

@@ -85,8 +85,9 @@ def plan_as_text(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
     return captured.get() + (
         f"\n{counted(len(plan.configs), 'run')}: {counted(len(plan.configs) // seeds, 'cell')} × "
         f"{counted(seeds, 'seed')}, {plan.precision} on {plan.device}, {counted(plan.workers, 'worker')}\n"
-        f"{total_flops:.2e} training FLOPs, {size(plan.disk_bytes)} of disk{_capped(plan)}, "
-        f"about {duration(plan.eta.total_s)}: {_parts(plan.eta)} (measured: a few steps of each shape)\n{_splits(plan)}"
+        f"{total_flops:.2e} training FLOPs, {size(plan.disk_bytes)} of disk, "
+        f"about {duration(plan.eta.total_s)}: {_parts(plan.eta)} (measured: a few steps of each shape)\n"
+        f"{_capped(plan)}{_splits(plan)}"
         "\n\nAudit\n" + "\n".join(map(_finding_as_text, audit_plan(plan, noise_sd, seed_by_factor)))
     )
 
@@ -96,7 +97,9 @@ def _capped(plan: Plan) -> str:
     cap = plan.study.disk
     if cap is None or plan.disk_bytes <= cap:
         return ""
-    return f" (of which disk: {size(cap)} may be kept: finished runs give up optimizer moments, then last checkpoints)"
+    return (
+        f"disk: {size(cap)} may be kept: finished runs give up optimizer moments, then last checkpoints, as need be\n"
+    )
 
 
 def _parts(eta: Eta) -> str:

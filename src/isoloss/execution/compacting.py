@@ -17,7 +17,9 @@ from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
 
 Keep = Literal["weights", "best_weights"]
-"""What finished runs keep of their checkpoints: the weights of the best and the last, or of the best alone."""
+"""What finished runs keep of their checkpoints: the weights of the best and the last, or of the best alone.
+
+A last one that is the best takes no disk, and stays."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def compact_run(paths: RunPaths, keep: Keep) -> int:
     held = bytes_in(paths.folder)
     remove_temporary_files(paths.folder)
     if keep == "best_weights" and "best" in checkpoint.kept_by(paths.folder):
-        checkpoint.drop_last(paths.folder)  # first: on a full disk there is then room for the weights
+        checkpoint.drop_last(paths.folder)  # first, which leaves a full disk with room for the weights
     checkpoint.drop_moments(paths.folder)
     return held - bytes_in(paths.folder)
 

@@ -10,7 +10,7 @@ from isoloss.execution.compacting import Keep, compact_run
 from isoloss.execution.executor import Listener
 from isoloss.execution.recorder import ENDED, Event
 from isoloss.execution.reuse import predecessors
-from isoloss.files import bytes_in
+from isoloss.files import bytes_in, path_exists
 from isoloss.store.run import FINISHED, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.compute import checkpoint_bytes, disk_bytes, records_bytes, weights_bytes
@@ -31,19 +31,19 @@ def all_kept_bytes(configs: Sequence[RunConfig]) -> int:
     return sum(map(disk_bytes, configs)) + _report_bytes(configs)
 
 
-def check_cap(study: Study, configs: Sequence[RunConfig], at_once: int) -> None:
+def check_cap(study: Study, configs: Sequence[RunConfig], missing: Sequence[RunConfig], at_once: int) -> None:
     """Raises ConfigError where a study cannot be trained within its `disk`, with the amount that would do.
 
-    At least it takes the weights of every run's best checkpoint, all rows, and of as many runs as are trained
+    At least it takes the weights of every run's best checkpoint, all rows, and of as many missing runs as are trained
     `at_once` what they hold meanwhile.
     """
     least = sum(weights_bytes(config) + records_bytes(config) for config in configs) + _report_bytes(configs)
-    growing = sorted((_in_training_bytes(c) - weights_bytes(c) - records_bytes(c) for c in configs), reverse=True)
+    growing = sorted((_in_training_bytes(c) - weights_bytes(c) - records_bytes(c) for c in missing), reverse=True)
     needed = least + sum(growing[:at_once])
     if study.disk is not None and needed > study.disk:
         raise ConfigError(
             f"disk: {size(study.disk)} is too little: {counted(len(configs), 'run')} keep about {size(least)} at "
-            f"least, weights of their best checkpoints and report included, and {at_once} at once hold "
+            f"least, weights of their best checkpoints and report included, and {len(growing[:at_once])} at once hold "
             f"{size(needed - least)} more while they train; write disk: {ceil(needed / 1e6)}MB or more, or train fewer "
             "at once (--workers)",
             ("disk",),
@@ -53,18 +53,20 @@ def check_cap(study: Study, configs: Sequence[RunConfig], at_once: int) -> None:
 class DiskCap:
     """Keeps a study that is being trained within its `disk`: a listener between what trains and who is told."""
 
-    def __init__(self, results: StudyResults, at_once: int, listener: Listener) -> None:
+    def __init__(self, results: StudyResults, missing: Sequence[RunConfig], at_once: int, listener: Listener) -> None:
         """Raises ConfigError where it cannot be."""
-        check_cap(results.study, results.configs, at_once)
+        check_cap(results.study, [*results.configs, *results.set_aside], missing, at_once)
         self._results, self._at_once, self._listener = results, at_once, listener
         self._finished: dict[str, str] = {}
         """When each finished run was, by its id."""
+        self._running: set[str] = set()
         self._tried: set[tuple[Keep, str]] = set()
         self._said: set[str] = set()
 
     def emit(self, event: Event) -> None:
         """Pass on an event; when a run has ended, make room."""
         self._listener.emit(event)
+        (self._running.add if event.kind == "running" else self._running.discard)(event.run_id)
         if event.kind in ENDED:
             self.make_room()
 
@@ -74,7 +76,7 @@ class DiskCap:
         if cap is None:
             return
         self._look()
-        excess = bytes_in(paths.folder) + self._still_to_come() - cap
+        excess = self._held_and_to_come() - cap
         for keep, run in self._droppable():
             if excess <= 0:
                 return
@@ -95,23 +97,29 @@ class DiskCap:
                 if status.state in FINISHED:
                     self._finished[run] = status.updated_at
 
-    def _still_to_come(self) -> int:
-        """Bytes that as many runs as are trained at once may still add, and the report."""
-        paths, configs = self._results.paths, self._results.configs
-        unfinished = [config for config in configs if run_id(config) not in self._finished]
-        growing = [_in_training_bytes(config) - bytes_in(paths.run(run_id(config)).folder) for config in unfinished]
-        written = bytes_in(paths.folder) - bytes_in(paths.runs)
-        return sum(sorted(growing, reverse=True)[: self._at_once]) + max(0, _report_bytes(configs) - written)
+    def _held_and_to_come(self) -> int:
+        """Bytes of all runs, of what those that are trained now, or next, may still add, and of the report."""
+        paths, configs = self._results.paths, self._results.configs_by_id
+        held = {folder.name: bytes_in(folder) for folder in paths.runs.iterdir()}  # once: others are writing
+        unfinished = configs.keys() - self._finished.keys()
+        growth = {run: _in_training_bytes(configs[run]) - held.get(run, 0) for run in unfinished}
+        now = [growth.pop(run) for run in self._running & unfinished]
+        following = sorted(growth.values(), reverse=True)[: max(0, self._at_once - len(now))]
+        report = max(_report_bytes(self._results.configs), bytes_in(paths.report.parent))
+        return sum(held.values()) + sum(now) + sum(following) + report
 
     def _droppable(self) -> Iterator[tuple[Keep, str]]:
         """What may be dropped of which run, the first to go first: last what another run is still to go on from."""
         earlier = predecessors([*self._results.configs, *self._results.set_aside])
         unfinished = self._results.configs_by_id.keys() - self._finished.keys()
-        awaited = {run_id(earlier[run]) for run in unfinished if run in earlier}
+        begun = {run for run in unfinished if path_exists(self._results.paths.run(run).folder / "last.json")}
+        awaited = {run_id(earlier[run]) for run in unfinished - begun if run in earlier}
         oldest = sorted(self._finished, key=lambda run: self._finished[run])
         for runs in ([run for run in oldest if run not in awaited], [run for run in oldest if run in awaited]):
             for keep in KEEPS:
-                yield from ((keep, run) for run in runs if (keep, run) not in self._tried)
+                for run in runs:
+                    if (keep, run) not in self._tried:
+                        yield keep, run
 
     def _say(self, line: str) -> None:
         if line not in self._said:

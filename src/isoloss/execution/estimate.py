@@ -110,7 +110,7 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     configs = study.expand(data)
     for config in configs:
         check_length(config, data.train_tokens or 0, data.val_tokens or 0)
-    check_cap(study, configs, runs_at_once(options, configs, device))
+    check_cap(study, configs, configs, runs_at_once(options, configs, device))
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
     times_s = _step_times(configs, device, compiled=uses_compiled_kernels(options, configs, device))
     training = sum(times_s[run_id(config)] * config.max_iters for config in configs)

@@ -85,7 +85,6 @@ def run_study(
     for config in results.configs:
         check_length(config, len(tokens.train_N), len(tokens.val_N))
         ranks.rows(config)
-    cap = DiskCap(results, runs_at_once(options, results.configs, device), listener)
     compiled = uses_compiled_kernels(options, results.configs, device, listener.say)
     width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
     executor = executor or _executor(options, study.size, device, ranks, listener.say)
@@ -103,6 +102,7 @@ def run_study(
         return results
     with owned(paths):
         missing = [config for config in results.configs if is_missing(results, config)]
+        cap = DiskCap(results, missing, runs_at_once(options, results.configs, device), listener)
         _check_space(paths, missing, study.disk)
         if not options.accept_other_numerics:
             refuse_changed_numerics(context, missing)

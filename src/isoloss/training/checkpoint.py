@@ -245,9 +245,14 @@ def drop_moments(folder: Path) -> None:
 
 
 def drop_last(folder: Path) -> None:
-    """Remove the last checkpoint of a run that has ended, whose best one is whole. Raises as `load` where it is not."""
+    """Remove the last checkpoint of a run that has ended, unless it is the best one and takes no disk.
+
+    Raises as `load` where the best one is not whole.
+    """
     load_weights(folder, "best")
-    _remove(folder, "last")
+    last = folder / "last.safetensors"
+    if not (path_exists(last) and last.samefile(folder / "best.safetensors")):
+        _remove(folder, "last")
 
 
 def _remove(folder: Path, name: str) -> None:

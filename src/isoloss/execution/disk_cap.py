@@ -37,10 +37,12 @@ def check_cap(study: Study, configs: Sequence[RunConfig], missing: Sequence[RunC
     At least it takes the weights of every run's best checkpoint, all rows, and of as many missing runs as are trained
     `at_once` what they hold meanwhile.
     """
+    if study.disk is None:
+        return
     least = sum(weights_bytes(config) + records_bytes(config) for config in configs) + _report_bytes(configs)
     growing = sorted((_in_training_bytes(c) - weights_bytes(c) - records_bytes(c) for c in missing), reverse=True)
     needed = least + sum(growing[:at_once])
-    if study.disk is not None and needed > study.disk:
+    if needed > study.disk:
         raise ConfigError(
             f"disk: {size(study.disk)} is too little: {counted(len(configs), 'run')} keep about {size(least)} at "
             f"least, weights of their best checkpoints and report included, and {len(growing[:at_once])} at once hold "
@@ -57,8 +59,10 @@ class DiskCap:
         """Raises ConfigError where it cannot be."""
         check_cap(results.study, [*results.configs, *results.set_aside], missing, at_once)
         self._results, self._at_once, self._listener = results, at_once, listener
-        self._finished: dict[str, str] = {}
-        """When each finished run was, by its id."""
+        ended = {run_id(config) for config in (*results.configs, *results.set_aside)} - {*map(run_id, missing)}
+        statuses = {run: read_status(results.paths.run(run)) for run in (ended if results.study.disk else ())}
+        finished = [(status.updated_at, run) for run, status in statuses.items() if status.state in FINISHED]
+        self._finished = [run for _, run in sorted(finished)]
         self._running: set[str] = set()
         self._tried: set[tuple[Keep, str]] = set()
         self._said: set[str] = set()
@@ -67,6 +71,8 @@ class DiskCap:
         """Pass on an event; when a run has ended, make room."""
         self._listener.emit(event)
         (self._running.add if event.kind == "running" else self._running.discard)(event.run_id)
+        if event.kind in FINISHED:
+            self._finished.append(event.run_id)
         if event.kind in ENDED:
             self.make_room()
 
@@ -75,7 +81,6 @@ class DiskCap:
         cap, paths = self._results.study.disk, self._results.paths
         if cap is None:
             return
-        self._look()
         excess = self._held_and_to_come() - cap
         for keep, run in self._droppable():
             if excess <= 0:
@@ -89,19 +94,11 @@ class DiskCap:
         if excess > 0:
             self._say(f"{paths.folder} may come to hold more than disk: {size(cap)}: nothing is left to drop")
 
-    def _look(self) -> None:
-        """Find the runs that have finished since."""
-        for config in (*self._results.configs, *self._results.set_aside):
-            if (run := run_id(config)) not in self._finished:
-                status = read_status(self._results.paths.run(run))
-                if status.state in FINISHED:
-                    self._finished[run] = status.updated_at
-
     def _held_and_to_come(self) -> int:
         """Bytes of all runs, of what those that are trained now, or next, may still add, and of the report."""
         paths, configs = self._results.paths, self._results.configs_by_id
         held = {folder.name: bytes_in(folder) for folder in paths.runs.iterdir()}  # once: others are writing
-        unfinished = configs.keys() - self._finished.keys()
+        unfinished = configs.keys() - {*self._finished}
         growth = {run: _in_training_bytes(configs[run]) - held.get(run, 0) for run in unfinished}
         now = [growth.pop(run) for run in self._running & unfinished]
         following = sorted(growth.values(), reverse=True)[: max(0, self._at_once - len(now))]
@@ -111,14 +108,13 @@ class DiskCap:
     def _droppable(self) -> Iterator[tuple[Keep, str]]:
         """What may be dropped of which run, the first to go first: last what another run is still to go on from."""
         earlier = predecessors([*self._results.configs, *self._results.set_aside])
-        unfinished = self._results.configs_by_id.keys() - self._finished.keys()
+        unfinished = self._results.configs_by_id.keys() - {*self._finished}
         begun = {run for run in unfinished if path_exists(self._results.paths.run(run).folder / "last.json")}
         awaited = {run_id(earlier[run]) for run in unfinished - begun if run in earlier}
-        oldest = sorted(self._finished, key=lambda run: self._finished[run])
-        for runs in ([run for run in oldest if run not in awaited], [run for run in oldest if run in awaited]):
+        for last in (False, True):
             for keep in KEEPS:
-                for run in runs:
-                    if (keep, run) not in self._tried:
+                for run in self._finished:
+                    if (run in awaited) is last and (keep, run) not in self._tried:
                         yield keep, run
 
     def _say(self, line: str) -> None:

@@ -245,13 +245,13 @@ def drop_moments(folder: Path) -> None:
 
 
 def drop_last(folder: Path) -> None:
-    """Remove the last checkpoint of a run that has ended, unless it is the best one and takes no disk.
+    """Remove the last checkpoint of a run that has ended, unless it is the best one, of which it is a link.
 
     Raises as `load` where the best one is not whole.
     """
     load_weights(folder, "best")
-    last = folder / "last.safetensors"
-    if not (path_exists(last) and last.samefile(folder / "best.safetensors")):
+    digests = [read_record(folder / f"{name}.json").get("sha256") for name in kept_by(folder)]
+    if len({*digests}) == len(digests):
         _remove(folder, "last")
 
 

@@ -34,13 +34,20 @@ def all_kept_bytes(configs: Sequence[RunConfig]) -> int:
 def check_cap(study: Study, configs: Sequence[RunConfig], missing: Sequence[RunConfig], at_once: int) -> None:
     """Raises ConfigError where a study cannot be trained within its `disk`, with the amount that would do.
 
-    At least it takes the weights of every run's best checkpoint, all rows, and of as many missing runs as are trained
-    `at_once` what they hold meanwhile.
+    At least it takes the weights of every run's best checkpoint, all rows, the two checkpoints with which missing runs
+    go on from others, and of as many as are trained `at_once` what they hold meanwhile.
     """
     if study.disk is None:
         return
-    least = sum(weights_bytes(config) + records_bytes(config) for config in configs) + _report_bytes(configs)
-    growing = sorted((_in_training_bytes(c) - weights_bytes(c) - records_bytes(c) for c in missing), reverse=True)
+    continuing = predecessors(configs).keys() & {*map(run_id, missing)}
+    kept = {
+        run_id(config): disk_bytes(config)
+        if run_id(config) in continuing
+        else weights_bytes(config) + records_bytes(config)
+        for config in configs
+    }
+    growing = sorted((_in_training_bytes(config) - kept[run_id(config)] for config in missing), reverse=True)
+    least = sum(kept.values()) + _report_bytes(configs)
     needed = least + sum(growing[:at_once])
     if needed > study.disk:
         raise ConfigError(
@@ -57,10 +64,12 @@ class DiskCap:
 
     def __init__(self, results: StudyResults, missing: Sequence[RunConfig], at_once: int, listener: Listener) -> None:
         """Raises ConfigError where it cannot be."""
-        check_cap(results.study, [*results.configs, *results.set_aside], missing, at_once)
         self._results, self._at_once, self._listener = results, at_once, listener
-        ended = {run_id(config) for config in (*results.configs, *results.set_aside)} - {*map(run_id, missing)}
-        statuses = {run: read_status(results.paths.run(run)) for run in (ended if results.study.disk else ())}
+        configs = [*results.configs, *results.set_aside] if results.study.disk else []
+        check_cap(results.study, configs, missing, at_once)
+        self._earlier = predecessors(configs)
+        ended = {*map(run_id, configs)} - {*map(run_id, missing)}
+        statuses = {run: read_status(results.paths.run(run)) for run in ended}
         finished = [(status.updated_at, run) for run, status in statuses.items() if status.state in FINISHED]
         self._finished = [run for _, run in sorted(finished)]
         self._running: set[str] = set()
@@ -99,6 +108,8 @@ class DiskCap:
         paths, configs = self._results.paths, self._results.configs_by_id
         held = {folder.name: bytes_in(folder) for folder in paths.runs.iterdir()}  # once: others are writing
         unfinished = configs.keys() - {*self._finished}
+        for run in unfinished & self._earlier.keys():  # copied from the run that it goes on from
+            held[run] = max(held.get(run, 0), disk_bytes(configs[run]))
         growth = {run: _in_training_bytes(configs[run]) - held.get(run, 0) for run in unfinished}
         now = [growth.pop(run) for run in self._running & unfinished]
         following = sorted(growth.values(), reverse=True)[: max(0, self._at_once - len(now))]
@@ -107,10 +118,9 @@ class DiskCap:
 
     def _droppable(self) -> Iterator[tuple[Keep, str]]:
         """What may be dropped of which run, the first to go first: last what another run is still to go on from."""
-        earlier = predecessors([*self._results.configs, *self._results.set_aside])
         unfinished = self._results.configs_by_id.keys() - {*self._finished}
         begun = {run for run in unfinished if path_exists(self._results.paths.run(run).folder / "last.json")}
-        awaited = {run_id(earlier[run]) for run in unfinished - begun if run in earlier}
+        awaited = {run_id(self._earlier[run]) for run in self._earlier.keys() & unfinished - begun}
         for last in (False, True):
             for keep in KEEPS:
                 for run in self._finished:

@@ -37,6 +37,7 @@ VERBS = (
     "report",
     "sample",
     "export",
+    "compact",
     "effects",
     "fit",
     "convergence",

@@ -171,7 +171,7 @@ def test_unfinished_and_damaged_runs_are_left_alone_and_said(out: Path, capsys: 
     before = content(out)
     code, printed, said = command(capsys, "compact", out, "--keep", "best_weights")
     assert code == 1 and "2 finished runs held" in printed and "left as they are: 1 failed and 1 damaged" in printed
-    assert f"run {damaged.folder.name} is as it was: {damaged.folder}/best.safetensors: not a checkpoint" in said
+    assert f"run {damaged.folder.name} is not compacted: {damaged.folder}/best.safetensors: not a checkpoint" in said
     changed = {Path(path).parent.name for path, was in before.items() if content(out).get(path) != was}
     assert changed == {folders(out)[3].name}
 

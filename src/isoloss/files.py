@@ -188,12 +188,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def bytes_in(folder: Path) -> int:
-    """Bytes of all files below a folder, each counted once: checkpoints may be hard links to one file."""
+    """Bytes of all files below a folder, each counted once: checkpoints may be hard links to one file.
+
+    Raises UnreadableError.
+    """
     sizes: dict[int, int] = {}
     for here, _, names in os.walk(folder):
         for name in names:
-            with suppress(FileNotFoundError):  # others may be writing
-                facts = Path(here, name).stat()
+            path = Path(here, name)
+            with reading(path), suppress(FileNotFoundError):  # others may be writing
+                facts = path.stat()
                 sizes[facts.st_ino] = facts.st_size
     return sum(sizes.values())
 

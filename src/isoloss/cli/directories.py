@@ -216,6 +216,6 @@ def compact(
 
     found = compact_study(load_study(directory), keep, dry_run=dry_run)
     for run, why in found.refused.items():
-        say(f"run {run} is as it was: {why}")
+        say(f"run {run} is not compacted: {why}")
     show(compacted_as_text(found, keep, dry_run=dry_run))
     return 1 if found.refused else 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isoloss.errors import NumericsError, StoreError
-from isoloss.files import bytes_in, remove_temporary_files
+from isoloss.files import bytes_in, reading, remove_temporary_files
 from isoloss.store.layout import RunPaths
 from isoloss.store.owner import owned
 from isoloss.store.run import FINISHED, verified_status
@@ -26,7 +26,7 @@ A last one that is the best takes no disk, and stays."""
 class Compacted:
     """What compacting a study came to: bytes of the folders of its `finished` runs before and after.
 
-    `unfinished` counts the others by their state, `refused` has by run id why a finished one is as it was.
+    `unfinished` counts the others by their state, `refused` has by run id why a finished one could not be compacted.
     """
 
     finished: int
@@ -80,5 +80,6 @@ def _freed_by(paths: RunPaths, keep: Keep) -> int:
     """Bytes of tensors that compacting a run would free. Raises likewise."""
     names = checkpoint.kept_by(paths.folder)[: 1 if keep == "best_weights" else None]
     left = {checkpoint.weights_content(paths.folder, name) for name in names}
-    held = {(facts := path.stat()).st_ino: facts.st_size for path in paths.folder.glob("*.safetensors")}
+    with reading(paths.folder):
+        held = {(facts := path.stat()).st_ino: facts.st_size for path in paths.folder.glob("*.safetensors")}
     return sum(held.values()) - sum(map(len, left))

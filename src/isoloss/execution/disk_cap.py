@@ -10,7 +10,7 @@ from isoloss.execution.compacting import Keep, compact_run
 from isoloss.execution.executor import Listener
 from isoloss.execution.recorder import ENDED, Event
 from isoloss.execution.reuse import predecessors
-from isoloss.files import bytes_in, path_exists
+from isoloss.files import bytes_in, path_exists, reading
 from isoloss.store.run import FINISHED, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.compute import checkpoint_bytes, disk_bytes, records_bytes, weights_bytes
@@ -79,14 +79,23 @@ class DiskCap:
     def emit(self, event: Event) -> None:
         """Pass on an event; when a run has ended, make room."""
         self._listener.emit(event)
-        (self._running.add if event.kind == "running" else self._running.discard)(event.run_id)
+        if event.kind == "running":
+            self._running.add(event.run_id)
+        else:
+            self._running.discard(event.run_id)
         if event.kind in FINISHED:
             self._finished.append(event.run_id)
         if event.kind in ENDED:
-            self.make_room()
+            try:
+                self.make_room()
+            except IsolossError as error:  # no reason for the run that trains on to fail
+                self._say(f"disk: what the study holds is not known just now: {error}")
 
     def make_room(self) -> None:
-        """Drop what finished runs can do without, oldest first, until those still to be trained have room."""
+        """Drop what finished runs can do without, oldest first, until those still to be trained have room.
+
+        Raises UnreadableError.
+        """
         cap, paths = self._results.study.disk, self._results.paths
         if cap is None:
             return
@@ -106,7 +115,8 @@ class DiskCap:
     def _held_and_to_come(self) -> int:
         """Bytes of all runs, of what those that are trained now, or next, may still add, and of the report."""
         paths, configs = self._results.paths, self._results.configs_by_id
-        held = {folder.name: bytes_in(folder) for folder in paths.runs.iterdir()}  # once: others are writing
+        with reading(paths.runs):
+            held = {folder.name: bytes_in(folder) for folder in paths.runs.iterdir()}  # once: others are writing
         unfinished = configs.keys() - {*self._finished}
         for run in unfinished & self._earlier.keys():  # copied from the run that it goes on from
             held[run] = max(held.get(run, 0), disk_bytes(configs[run]))

@@ -238,7 +238,10 @@ def drop_moments(folder: Path) -> None:
             digest = sidecar[WEIGHTS_KEY]
         else:
             write_record(folder / f"{name}.json", {**sidecar, WEIGHTS_KEY: digest})
-            _link_file(written[digest], path) if digest in written else write_bytes(path, content)
+            if digest in written:
+                _link_file(written[digest], path)
+            else:
+                write_bytes(path, content)
         written[digest] = path
     with writing(folder):
         sync_folder(folder)

@@ -38,6 +38,7 @@ VERBS = (
     "report",
     "sample",
     "export",
+    "compact",
     "effects",
     "fit",
     "convergence",

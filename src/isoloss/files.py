@@ -187,6 +187,21 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def bytes_in(folder: Path) -> int:
+    """Bytes of all files below a folder, each counted once: checkpoints may be hard links to one file.
+
+    Raises UnreadableError.
+    """
+    sizes: dict[int, int] = {}
+    for here, _, names in os.walk(folder):
+        for name in names:
+            path = Path(here, name)
+            with reading(path), suppress(FileNotFoundError):  # others may be writing
+                facts = path.stat()
+                sizes[facts.st_ino] = facts.st_size
+    return sum(sizes.values())
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace the file at `path` by `content`, atomically. Raises StoreError."""
     write_atomically(path, lambda temporary: _fill(temporary, content))

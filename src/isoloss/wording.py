@@ -85,6 +85,11 @@ def si(value: float | None) -> str:
     return number(value, ".3g")
 
 
+def size(n_bytes: float) -> str:
+    """An amount of bytes in decimal units: 410 kB, 1.2 MB, 0 B."""
+    return f"{si(n_bytes)}B" if n_bytes >= 1000 else f"{count(n_bytes)} B"
+
+
 def percent(share: float | None) -> str:
     """A share as a percentage with three significant digits."""
     return MISSING if share is None else f"{number(100 * share, '.3g')} %"

@@ -21,6 +21,7 @@ import pytest
 from rich.console import Console
 
 from isoloss.errors import StoreError
+from isoloss.execution.compacting import Keep
 from isoloss.execution.display import Display
 from isoloss.execution.recorder import Event
 from isoloss.files import read_record, sha256_file
@@ -74,10 +75,11 @@ class Trials:
         record: Path | None = None,
         kill_after: float | None = None,
         jumps: int | None = None,
+        compact: Keep | None = None,
     ) -> Outcome:
         """Run the study into `out` with a fault at operation number `at`, from 1, or killed after so many seconds.
 
-        Faults of reads count reads instead of operations.
+        Faults of reads count reads instead of operations. `compact` compacts a study that was run in place of that.
         `record` takes every operation; `jumps` seeds the days by which the clock is off from one step to the next.
         """
         request = {
@@ -90,6 +92,7 @@ class Trials:
             "kill_after": kill_after,
             "jumps": jumps,
             "stack": self._stack,
+            "compact": compact,
         }
         assert self._process.stdin and self._process.stdout
         print(json.dumps(request), file=self._process.stdin, flush=True)

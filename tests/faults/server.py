@@ -19,8 +19,10 @@ from typing import Any
 import torch
 
 from isoloss.errors import IsolossError
+from isoloss.execution.compacting import compact_study
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
+from isoloss.store.tables import load_study
 from isoloss.study.studyfile import find_study
 from tests.faults.harness import RecordingDisplay
 
@@ -48,8 +50,12 @@ def trial(request: dict[str, Any], answer: int) -> None:
 
     message, options, display = "", RunOptions(device="cpu", stack=request["stack"]), RecordingDisplay()
     try:
-        study = find_study(request["study"])
-        results = run_study(study, out, options, executor=Inline(), listener=display, should_stop=should_stop)
+        if request["compact"]:
+            display.reasons += compact_study(load_study(out), request["compact"]).refused.values()
+            results = load_study(out)
+        else:
+            study = find_study(request["study"])
+            results = run_study(study, out, options, executor=Inline(), listener=display, should_stop=should_stop)
         states = results.summary()["status"].to_list()
     except IsolossError as error:
         message, states = str(error), []

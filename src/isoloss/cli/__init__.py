@@ -29,6 +29,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "compare": directories.compare,
     "sample": directories.sample,
     "export": directories.export,
+    "compact": directories.compact,
     "effects": analyses.effects,
     "fit": analyses.fit,
     "convergence": analyses.convergence,

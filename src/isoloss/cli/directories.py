@@ -1,4 +1,4 @@
-"""The verbs that read study directories: where runs stand, reports, joining, comparing, samples, exports."""
+"""The verbs that read study directories: where runs stand, reports, joining, comparing, samples, exports, disk."""
 
 from __future__ import annotations
 
@@ -192,6 +192,30 @@ def export(
     from isoloss.store.tables import find_run, load_study
 
     results = load_study(directory)
-    export_run(results, find_run(results, run), to, out, checkpoint)
+    export_run(results, find_run(results, run), to, out, checkpoint, say)
     print(out)
     return 0
+
+
+def compact(
+    directory: Folder, /, *, keep: Literal["weights", "best_weights"] = "weights", dry_run: Flag = False
+) -> int:
+    """Free disk: drop what the checkpoints of finished runs hold beside their weights.
+
+    Example: isoloss compact results/width --dry_run
+
+    Args:
+        directory: The study's directory.
+        keep: weights: of the best and the last checkpoint of each finished run, without the optimizer's moments;
+            best_weights: of the best checkpoint alone.
+        dry_run: Say what would be freed, and change nothing.
+    """
+    from isoloss.cli.compact import compacted_as_text
+    from isoloss.execution.compacting import compact_study
+    from isoloss.store.tables import load_study
+
+    found = compact_study(load_study(directory), keep, dry_run=dry_run)
+    for run, why in found.refused.items():
+        say(f"run {run} is not compacted: {why}")
+    show(compacted_as_text(found, keep, dry_run=dry_run))
+    return 1 if found.refused else 0

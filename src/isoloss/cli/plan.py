@@ -17,7 +17,7 @@ from isoloss.execution.estimate import Eta, Plan
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS
 from isoloss.study.identity import run_id
-from isoloss.wording import between, counted, duration, listed
+from isoloss.wording import between, counted, duration, listed, size
 
 WIDTH = 110
 SECONDS_PER_HOUR = 3600
@@ -56,6 +56,7 @@ def plan_as_json(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
     ]
     totals = {"study": plan.study.name, "precision": plan.precision, "device": plan.device, "workers": plan.workers}
     totals |= {"eta_s": plan.eta.total_s, "eta": asdict(plan.eta), "disk_bytes": plan.disk_bytes}
+    totals |= {"disk_cap_bytes": plan.study.disk}
     return json.dumps(
         {**totals, "audit": [_as_entry(each) for each in audit_plan(plan, noise_sd, seed_by_factor)], "runs": runs},
         indent=2,
@@ -84,9 +85,20 @@ def plan_as_text(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
     return captured.get() + (
         f"\n{counted(len(plan.configs), 'run')}: {counted(len(plan.configs) // seeds, 'cell')} × "
         f"{counted(seeds, 'seed')}, {plan.precision} on {plan.device}, {counted(plan.workers, 'worker')}\n"
-        f"{total_flops:.2e} training FLOPs, {plan.disk_bytes / 1e9:.1f} GB of disk, "
-        f"about {duration(plan.eta.total_s)}: {_parts(plan.eta)} (measured: a few steps of each shape)\n{_splits(plan)}"
+        f"{total_flops:.2e} training FLOPs, {size(plan.disk_bytes)} of disk, "
+        f"about {duration(plan.eta.total_s)}: {_parts(plan.eta)} (measured: a few steps of each shape)\n"
+        f"{_capped(plan)}{_splits(plan)}"
         "\n\nAudit\n" + "\n".join(map(_finding_as_text, audit_plan(plan, noise_sd, seed_by_factor)))
+    )
+
+
+def _capped(plan: Plan) -> str:
+    """What becomes of the checkpoints where the study may not keep them all."""
+    cap = plan.study.disk
+    if cap is None or plan.disk_bytes <= cap:
+        return ""
+    return (
+        f"disk: {size(cap)} may be kept: finished runs give up optimizer moments, then last checkpoints, as need be\n"
     )
 
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isoloss.data.tokens import check_length, corpus_facts
+from isoloss.execution.disk_cap import all_kept_bytes, check_cap
 from isoloss.execution.step_times import StepTimes
-from isoloss.execution.study import RunOptions, available_cores, resolve_study, uses_compiled_kernels
-from isoloss.study.compute import checkpoint_bytes, disk_bytes, evaluations, tokens_per_step
+from isoloss.execution.study import (
+    RunOptions,
+    available_cores,
+    resolve_study,
+    runs_at_once,
+    uses_compiled_kernels,
+)
+from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import DataFacts, Study
@@ -62,6 +69,7 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     configs = study.expand(data)
     for config in configs:
         check_length(config, data.train_tokens or 0, data.val_tokens or 0)
+    check_cap(study, configs, configs, runs_at_once(options, configs, device))
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
     times_s = {run_id(config): step_times(config) for config in configs}
     training = sum(times_s[run_id(config)] * config.max_iters for config in configs)
@@ -80,7 +88,7 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
         step_times_s=times_s,
         data=data,
         eta=eta,
-        disk_bytes=sum(map(disk_bytes, configs)),
+        disk_bytes=all_kept_bytes(configs),
     )
 
 

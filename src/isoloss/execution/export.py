@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +25,12 @@ from isoloss.model.interop import nanogpt_order, to_gpt2, to_nanogpt
 from isoloss.model.kernels import ADAM_EPS, LN_EPS
 from isoloss.model.parameters import INIT_STD, layout_of
 from isoloss.store.layout import RunPaths
+from isoloss.store.run import FINISHED, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
-from isoloss.training.checkpoint import load
+from isoloss.training.checkpoint import load_weights
 from isoloss.training.schedule import learning_rate
-from isoloss.training.state import COMPUTE_DTYPES, MemberState
+from isoloss.training.state import COMPUTE_DTYPES, MemberState, Weights
 
 NANOGPT_DATASETS = {("tinyshakespeare", "char"): "shakespeare_char"}
 """Texts for which nanoGPT has a folder under data/ with the very same vocabulary."""
@@ -40,6 +42,7 @@ def export_run(
     to: Literal["nanogpt", "hf"],
     out: Path,
     checkpoint: Literal["best", "last"] = "best",
+    say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Write a run's checkpoint to the file `out` (nanogpt) or into the folder `out` (hf), replacing what was there.
 
@@ -53,9 +56,14 @@ def export_run(
     if to == "hf" and out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; transformers reads a folder: choose another name", ("out",))
     if not (run.folder / f"{checkpoint}.json").exists():
-        raise StoreError(f"run {run.folder.name} has no {checkpoint} checkpoint; export one that has been trained")
-    state, tokenizer = load(run.folder, checkpoint), tokenizer_from_dict(results.tokenizer())
+        why = "export one that has been trained"
+        if checkpoint == "last" and read_status(run).state in FINISHED:
+            why = "it was compacted: export its best one"
+        raise StoreError(f"run {run.folder.name} has no {checkpoint} checkpoint; {why}")
+    state, tokenizer = load_weights(run.folder, checkpoint), tokenizer_from_dict(results.tokenizer())
     if to == "nanogpt":
+        if not isinstance(state, MemberState):
+            say(f"run {run.folder.name} was compacted: nanoGPT can sample from {out}, and not go on training from it")
         stream = io.BytesIO()  # to memory first: torch's own writing hides the error of the file system
         torch.save(nanogpt_checkpoint(state), stream)
         write_bytes(out, stream.getvalue())
@@ -71,17 +79,18 @@ def export_run(
         write_json(out / "config.json", gpt2_config(state.config))
 
 
-def nanogpt_checkpoint(state: MemberState) -> dict[str, Any]:
+def nanogpt_checkpoint(state: Weights) -> dict[str, Any]:
     """What nanoGPT's sample.py and `train.py --init_from=resume` read, in plain types and tensors.
 
     train.py takes the model's shape, weights, AdamW state, step and best loss from it, but the schedule, batch size
-    and block size from its own command line; `config` holds those of the run under nanoGPT's names.
+    and block size from its own command line; `config` holds those of the run under nanoGPT's names. Weights without
+    moments have no optimizer, which sample.py does not read and train.py asks for.
     """
     config, progress = state.config, state.progress
     shape = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
     return {
         "model": to_nanogpt(config, _split(config, state.flat_P)),
-        "optimizer": _adamw_state(state),
+        **({"optimizer": _adamw_state(state)} if isinstance(state, MemberState) else {}),
         "model_args": {name: getattr(config, name) for name in shape},
         "iter_num": progress.step,
         "best_val_loss": inf if progress.best_val_loss is None else progress.best_val_loss,

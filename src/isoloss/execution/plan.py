@@ -9,7 +9,7 @@ from typing import Any
 
 from isoloss.files import sha256_bytes
 from isoloss.store.layout import RunPaths
-from isoloss.store.run import last_sidecar, verified_status
+from isoloss.store.run import FINISHED, last_sidecar, verified_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.compute import flops_per_token, tokens_per_step
 from isoloss.study.config import RunConfig, shape_key
@@ -34,7 +34,7 @@ class Point:
 
 def is_missing(results: StudyResults, config: RunConfig) -> bool:
     """Whether a run is still to be trained. Failed runs are tried again; a divergence would only repeat itself."""
-    return verified_status(results.paths.run(run_id(config))).state not in ("done", "diverged")
+    return verified_status(results.paths.run(run_id(config))).state not in FINISHED
 
 
 def plan_stacks(results: StudyResults, width: int, among: Sequence[RunConfig] | None = None) -> list[Stack]:

@@ -85,6 +85,8 @@ def numerics_changes(context: TrainingContext, config: RunConfig) -> str:
     for name in ("last", "previous"):  # as it would be resumed
         try:
             sidecar = read_record(context.study.run(run_id(config)).folder / f"{name}.json")
+            if checkpoint.WEIGHTS_KEY in sidecar:  # nothing goes on from it
+                continue
             step, before = int(sidecar["progress"]["step"]), sidecar[checkpoint.METADATA_KEY][NUMERICS][-1]
             changes = differences(before, context.numerics(config.precision)) if step else []
             return f"to step {step:,}: {'; '.join(changes)}" if changes else ""

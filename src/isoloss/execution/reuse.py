@@ -78,11 +78,11 @@ def _start_from_predecessor(context: TrainingContext, config: RunConfig, earlier
             return
         if numerics_changes(context, earlier):
             return
+        states = {name: checkpoint.load(source.folder, name) for name in ("best", "last")}
         create_run(target, config)
         for name in ROWS:
             write_bytes(target.rows(name), read_bytes(source.rows(name), MAX_ROWS_BYTES))
-        for name in ("best", "last"):  # `last` marks the run as begun, so it is written last
-            state = checkpoint.load(source.folder, name)
+        for name, state in states.items():  # `last` marks the run as begun, so it is written last
             metadata = {**checkpoint.read_metadata(source.folder, name), CONTINUES: run_id(earlier)}
             checkpoint.save(target.folder, name, replace(state, config=config), metadata)
         record_state(target, "pending", f"continues run {run_id(earlier)} from step {earlier.max_iters}")

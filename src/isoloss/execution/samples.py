@@ -11,7 +11,7 @@ from isoloss.model.kernels import TorchKernels
 from isoloss.model.parameters import Parameters, layout_of
 from isoloss.store.layout import RunPaths
 from isoloss.store.tables import StudyResults
-from isoloss.training.checkpoint import load
+from isoloss.training.checkpoint import load_weights
 
 REPORT_PROMPTS = ("ROMEO:", "JULIET:", "NURSE:")
 REPORT_SAMPLING = Sampling(length=200)
@@ -24,7 +24,7 @@ def sample_run(run: RunPaths, tokenizer: Tokenizer, prompt: str, sampling: Sampl
     Raises ConfigError for a prompt the vocabulary cannot spell, StoreError or NumericsError for its checkpoint.
     """
     prompt_N = tokenizer.encode(prompt)
-    state = load(run.folder, "best")
+    state = load_weights(run.folder, "best")
     parameters = Parameters(layout_of(state.config), state.flat_P[None].to(device), TorchKernels(torch.float32))
     return [prompt + tokenizer.decode(row) for row in generate(parameters, state.config, prompt_N, sampling)]
 

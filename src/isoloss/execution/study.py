@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +13,7 @@ import torch
 from isoloss.data.tokens import check_length, prepare
 from isoloss.errors import AllFailedError, ConfigError, Interrupted, IsolossError, StoreError
 from isoloss.execution.context import TrainingContext
+from isoloss.execution.disk_cap import DiskCap
 from isoloss.execution.display import is_watched, shown
 from isoloss.execution.executor import Executor, Inline, Listener, NullListener
 from isoloss.execution.growing import as_begun, open_directory
@@ -24,7 +25,7 @@ from isoloss.execution.resuming import refuse_changed_numerics
 from isoloss.execution.reuse import dependency_levels, start_from_predecessors
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.step_times import StepTimes
-from isoloss.files import path_exists, reading
+from isoloss.files import bytes_in, path_exists, reading
 from isoloss.store.layout import StudyPaths
 from isoloss.store.owner import owned, study_paths
 from isoloss.store.tables import StudyResults, ranked_runs, write_summary
@@ -127,7 +128,8 @@ def _run_study(
         return results
     with owned(paths):
         missing = [config for config in results.configs if is_missing(results, config)]
-        _check_space(paths, missing)
+        cap = DiskCap(results, missing, runs_at_once(options, results.configs, device), listener)
+        _check_space(paths, missing, study.disk)
         if not options.accept_other_numerics:
             refuse_changed_numerics(context, missing)
         open_directory(results, tokens, device, listener.say)
@@ -136,6 +138,7 @@ def _run_study(
         ranks.barrier()
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
+        cap.make_room()
         listener.begin(missing, list(study.varied))
         for level in dependency_levels(results.configs):
             if ranks.any(should_stop()):  # else workers would start only to stop again
@@ -144,7 +147,7 @@ def _run_study(
             ranks.barrier()
             stacks = plan_stacks(results, width, [config for config in level if config in missing])
             ranks.barrier()  # before training changes the files that the others plan by
-            executor.run(stacks, context, listener.emit, should_stop)
+            executor.run(stacks, context, cap.emit, should_stop)
         missing = [config for config in results.configs if is_missing(results, config)]
         if should_stop() and missing:  # without a summary, which `isoloss report` can write at any time
             raise Interrupted("stopped; everything so far is saved, the same command continues")
@@ -152,7 +155,7 @@ def _run_study(
             table = results.summary()
             write_summary(results, table)
         except StoreError:
-            _check_space(paths, missing)  # a clearer message, if that is the reason
+            _check_space(paths, missing, study.disk)  # a clearer message, if that is the reason
             raise
         _write_samples(results, table, device, listener.say)
     if set(table["status"]) == {"failed"}:
@@ -177,28 +180,28 @@ def _step_times(
     return step_times
 
 
-def _check_space(paths: StudyPaths, missing: Sequence[RunConfig]) -> None:
-    """Raises StoreError if the disk has no room for the missing runs; what partial runs hold already counts as free."""
+def _check_space(paths: StudyPaths, missing: Sequence[RunConfig], cap: int | None) -> None:
+    """Raises StoreError if the disk has no room for the missing runs, or for what of it the study may keep.
+
+    What partial runs hold already counts as free.
+    """
     spare = max((2 * checkpoint_bytes(config) for config in missing), default=0)  # while one replaces another
     needed = sum(map(disk_bytes, missing)) + spare
     with reading(paths.folder):
-        held = sum(_bytes_held(paths.run(run_id(config)).folder) for config in missing)
+        held = sum(bytes_in(paths.run(run_id(config)).folder) for config in missing)
         free = shutil.disk_usage(paths.folder).free
-    if needed > free + held:
+        more = needed - held if cap is None else min(needed - held, cap - bytes_in(paths.folder))
+    if more > free:
         raise StoreError(
             f"{paths.folder} has {free / 1e6:,.1f} MB free, what is left of the study needs about "
-            f"{(needed - held) / 1e6:,.1f}; free some space, then the same command continues, or choose another --out"
+            f"{more / 1e6:,.1f}; free some space, then the same command continues, or choose another --out"
         )
 
 
-def _bytes_held(folder: Path) -> int:
-    """Bytes of the files of a run, each counted once: its checkpoints may be hard links to one file."""
-    sizes: dict[int, int] = {}
-    for path in folder.glob("*.*"):
-        with suppress(FileNotFoundError):  # a writer orphaned by a kill may still be running
-            facts = path.stat()
-            sizes[facts.st_ino] = facts.st_size
-    return sum(sizes.values())
+def runs_at_once(options: RunOptions, configs: Sequence[RunConfig], device: torch.device) -> int:
+    """How many runs are trained at the same time, at most."""
+    workers = options.workers or (available_cores() if device.type == "cpu" else 1)
+    return min(len(configs), workers * _stack_width(options, configs, device))
 
 
 def _stack_width(options: RunOptions, configs: Sequence[RunConfig], device: torch.device) -> int:

@@ -119,7 +119,7 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
     known = dict.fromkeys(run_id(config.model_copy(update={"seed": seeds[0]})) for config in configs[0])
     cells = {run_id(config.model_copy(update={"seed": seeds[0]})): config for config in every}
     if len(cells) == len(known):
-        return replace(first, seeds=seeds, hypotheses=hypotheses)
+        return replace(first, seeds=seeds, hypotheses=hypotheses, disk=None)  # a cap was for one machine
     values = {name: [getattr(config, name) for config in cells.values()] for name in SETTINGS}
     varied = [name for name in SETTINGS if len(set(values[name])) > 1]
     runs: tuple[Cell, ...] = tuple({name: getattr(config, name) for name in varied} for config in cells.values())

@@ -82,6 +82,8 @@ class Extent:
 
 
 ROWS = ("metrics", "evals")
+FINISHED = ("done", "diverged")
+"""States of a run that is not trained again."""
 NOTHING = Extent(0, sha256_bytes(b""))
 
 
@@ -134,7 +136,7 @@ def whole_status(paths: RunPaths) -> RunStatus:
 def status_by_size(paths: RunPaths) -> RunStatus:
     """A run's status, damaged where it ended and its files of rows are not as long as they were. They are not read."""
     status = read_status(paths)
-    if status.state in ("done", "diverged"):
+    if status.state in FINISHED:
         for name in status.rows.keys() & set(ROWS):
             try:
                 if paths.rows_bytes(name) != (size := status.rows[name].size):

@@ -14,7 +14,7 @@ from isoloss.study.synonyms import did_you_mean
 
 STUDY_KEYS = (
     "name", "description", "corpus", "val_corpus", "val_share", "tokenizer", "base", "factors", "budgets", "paired",
-    "runs", "exclude", "design", "centre", "seeds", "order", "hypotheses",
+    "runs", "exclude", "design", "centre", "seeds", "order", "disk", "hypotheses",
 )  # fmt: skip
 """Keys of a study file."""
 

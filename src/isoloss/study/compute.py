@@ -6,6 +6,9 @@ from isoloss.study.config import RunConfig
 
 ROW_BYTES = 250
 """About what one step's row takes as JSON."""
+EVAL_ROW_BYTES = 150
+RECORDS_BYTES = 20_000
+"""About what the other files of a run take: configuration, status, curves, what stands beside its checkpoints."""
 
 
 def params_non_embedding(config: RunConfig) -> int:
@@ -63,12 +66,22 @@ def evaluations(config: RunConfig) -> int:
 
 def checkpoint_bytes(config: RunConfig) -> int:
     """Size of one checkpoint: weights and two AdamW moments in fp32."""
-    return 3 * 4 * params_total(config)
+    return 3 * weights_bytes(config)
+
+
+def weights_bytes(config: RunConfig) -> int:
+    """Size of a checkpoint without moments, in fp32."""
+    return 4 * params_total(config)
 
 
 def disk_bytes(config: RunConfig) -> int:
-    """Disk a finished run takes: its last and best checkpoints, and its rows."""
-    return 2 * checkpoint_bytes(config) + ROW_BYTES * config.max_iters
+    """Disk a finished run takes: its last and best checkpoints, its rows and records."""
+    return 2 * checkpoint_bytes(config) + records_bytes(config)
+
+
+def records_bytes(config: RunConfig) -> int:
+    """Disk that a run takes beside its checkpoints."""
+    return ROW_BYTES * config.max_iters + EVAL_ROW_BYTES * evaluations(config) + RECORDS_BYTES
 
 
 def training_memory_bytes(config: RunConfig) -> int:

@@ -9,6 +9,13 @@ _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+")
 _SUFFIX = re.compile(r"([-+]?\d+(?:\.\d+)?) ?([kKM])")
 _TIMES = {"k": 1_000, "K": 1_000, "M": 1_000_000}
 _MAX_DIGITS = 30
+BYTES_PATTERN = "^([0-9]+(?:[.][0-9]+)?) ?((?:[kKMGT]i?)?)B$"
+"""An amount of bytes with its unit."""
+_UNITS = {
+    f"{prefix}{binary}": (1024 if binary else 1000) ** power
+    for power, prefix in enumerate(("", *"KMGT"))
+    for binary in ("", "I")
+}
 
 
 def number_hint(given: object, wanted: type[int] | type[float]) -> str | None:
@@ -34,4 +41,13 @@ def number_hint(given: object, wanted: type[int] | type[float]) -> str | None:
     if wanted is int and value.is_integer() and abs(value) < 2**63:
         how = "in quotes" if isinstance(given, str) and text.isdigit() else "with a point or an exponent"
         return f"{text} is written {how}: write {value:.0f}"
+    return None
+
+
+def byte_count(given: object) -> int | None:
+    """Bytes from a number of them or a text such as '2GB' or '1.5 GiB'; None where it is neither."""
+    if isinstance(given, str) and (found := re.fullmatch(BYTES_PATTERN, given)):
+        return round(float(found[1]) * _UNITS[found[2].upper()])
+    if isinstance(given, int | float) and not isinstance(given, bool) and given == given // 1:
+        return int(given)
     return None

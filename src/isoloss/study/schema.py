@@ -11,6 +11,7 @@ from isoloss.study.cell_faults import STUDY_KEYS
 from isoloss.study.config import SETTINGS, RunConfig, TokenizerName
 from isoloss.study.formula import NAMES
 from isoloss.study.hypotheses import Hypothesis
+from isoloss.study.numbers import BYTES_PATTERN
 from isoloss.study.study import Order
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -32,6 +33,7 @@ DESCRIPTIONS = {
     "centre": "Of design: one_at_a_time; a factor that is not in it has its first level there.",
     "seeds": "How many seeds each cell has, or which.",
     "order": "In which runs are trained.",
+    "disk": "What the study's directory may take: 500MB, 2GB, 1.5GiB or a number of bytes.",
     "hypotheses": "What is expected, stated before anything is trained.",
 }
 
@@ -69,6 +71,7 @@ def study_schema() -> dict[str, Any]:
         "centre": _object(levels),
         "seeds": {"anyOf": [COUNT, {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}]},
         "order": {"enum": list(get_args(Order))},
+        "disk": {"anyOf": [COUNT, {"type": "string", "pattern": BYTES_PATTERN}]},
         "hypotheses": {"type": "array", "items": hypotheses, "minItems": 1},
     }
     return {

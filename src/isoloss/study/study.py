@@ -34,6 +34,9 @@ MAX_RUNS = 100_000
 MAX_RUN_BYTES = 1 << 40
 """A run that needs more memory than this is no small GPT, and is taken for a mistake."""
 
+MAX_DISK = 1 << 60
+"""More bytes than any disk has."""
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -81,6 +84,8 @@ class Study:
     val_share: float | None = None
     order: Order = "longest_first"
     """In which runs are trained; a study that claims a time is always shuffled."""
+    disk: int | None = None
+    """Bytes that its directory may take; no part of any run's identity."""
 
     def __post_init__(self) -> None:
         faults = [*itertools.islice(self._faults(), MAX_COUNTED)]
@@ -101,6 +106,10 @@ class Study:
         yield from self.text.faults()
         if self.order not in get_args(Order):
             yield ConfigError(f"unknown order '{self.order}': {did_you_mean(self.order, get_args(Order))}", ("order",))
+        if self.disk is not None and (type(self.disk) is not int or not 0 < self.disk <= MAX_DISK):
+            yield ConfigError(
+                f"disk={self.disk!r}: expected a whole number of bytes, from 1 to {MAX_DISK:,}", ("disk",)
+            )
         for key, value in self.base.items():
             yield from setting_faults("base", key, value, formula=True)
         yield from cell_faults(self.cells, self.base)

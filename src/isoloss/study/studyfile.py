@@ -18,6 +18,7 @@ from isoloss.study.cell_faults import STUDY_KEYS
 from isoloss.study.cells_of_file import budgets_of, cells_values, design_of, entries_of, factors_of, paired_of, section
 from isoloss.study.config import SETTINGS, TokenizerName
 from isoloss.study.hypotheses import Hypothesis, SpikesStated, hypothesis_values, make_hypothesis
+from isoloss.study.numbers import byte_count
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
 from isoloss.study.study import ANY_DATA, FIRST_SEED, Order, Scalar, Study, seeds_from
 from isoloss.study.synonyms import did_you_mean, meant, nearest
@@ -104,6 +105,7 @@ def parse_study(text: str, source: str) -> Study:
             exclude=tuple(entries_of(values, "exclude", errors)),
             design=collect(errors, lambda: design_of(values), None),
             order=cast("Order", collect(errors, lambda: _text(values, "order", "longest_first"), "longest_first")),
+            disk=collect(errors, lambda: _disk(values.get("disk")), None),
             seeds=collect(errors, lambda: seeds_from(values.get("seeds", 1)), (FIRST_SEED,)),
             hypotheses=tuple(_hypotheses(values.get("hypotheses"), errors)),
         )
@@ -142,6 +144,8 @@ def dump_study(study: Study) -> str:
     }
     if study.order != "longest_first":
         document["order"] = study.order
+    if study.disk is not None:
+        document["disk"] = study.disk
     if study.hypotheses:
         document["hypotheses"] = [hypothesis_values(hypothesis) for hypothesis in study.hypotheses]
     yaml = cast("Any", YAML())
@@ -198,6 +202,14 @@ def _text(values: Mapping[str, Any], key: str, default: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{key}={value!r}: expected text", (key,))
     return value.strip()
+
+
+def _disk(value: Any) -> int | None:
+    found = byte_count(value)
+    if found is None and value is not None:
+        hint = "expected an amount such as 500MB, 2GB or 1.5GiB, or a whole number of bytes"
+        raise ConfigError(f"disk={value!r}: {hint}", ("disk",))
+    return found
 
 
 def _hypotheses(value: Any, errors: list[ConfigError]) -> Iterator[Hypothesis]:

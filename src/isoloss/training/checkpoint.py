@@ -2,13 +2,13 @@
 
 A checkpoint is a pair `NAME.safetensors`, `NAME.json`; the sidecar holds the tensors' SHA-256, so a pair torn by a
 crash between its two renames is recognised. Before `last` is replaced it is kept as `previous`, so that at every
-instant one pair is whole.
+instant one pair is whole. A checkpoint without moments has a second SHA-256 in its sidecar, that of its weights alone.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from isoloss.files import (
     read_bytes,
     read_record,
     sha256_bytes,
+    sha256_file,
     sync_folder,
     unreadable,
     write_bytes,
@@ -34,7 +35,7 @@ from isoloss.model.parameters import Layout, layout_of
 from isoloss.study.compute import checkpoint_bytes
 from isoloss.study.config import RunConfig, recorded_config
 from isoloss.study.identity import run_id
-from isoloss.training.state import MemberState, Progress
+from isoloss.training.state import MemberState, Progress, Weights
 
 Metadata = Mapping[str, Any]
 """Plain values saved with a checkpoint: extents of its rows, numerics, the runs it was stacked with."""
@@ -43,10 +44,14 @@ Check = Callable[[Metadata], None]
 FORMAT_VERSION = 2
 METADATA_KEY = "beside"
 """Key of the metadata in a checkpoint's sidecar; a new name would be a new format."""
+WEIGHTS_KEY = "weights_sha256"
+"""Key, in the sidecar of a checkpoint without moments, of the SHA-256 of its weights' file."""
 MAX_HEADER_BYTES = 1024
 """More than a safetensors header takes for one tensor."""
 PARTS = {"model": "flat_P", "exp_avg": "exp_avg_P", "exp_avg_sq": "exp_avg_sq_P"}
 """Prefix of tensor names in the file, and the field of MemberState it holds."""
+WEIGHTS = {"model": "flat_P"}
+"""Those of PARTS that a checkpoint without moments has."""
 _PROGRESS = TypeAdapter(Progress)
 
 
@@ -124,10 +129,19 @@ def step_back(folder: Path, step: int, check: Check) -> Resumed:
 
 
 def load(folder: Path, name: str) -> MemberState:
-    """One checkpoint, verified against its sidecar.
+    """One checkpoint, verified against its sidecar, to go on training from.
 
-    Raises StoreError or NumericsError for one that is missing or damaged, UnreadableError for one not readable now.
+    Raises StoreError or NumericsError for one that is missing, damaged or without moments, UnreadableError for one not
+    readable now.
     """
+    found = load_weights(folder, name)
+    if not isinstance(found, MemberState):
+        raise StoreError(f"{folder / name}.safetensors: compacted, it has no optimizer moments to go on from")
+    return found
+
+
+def load_weights(folder: Path, name: str) -> Weights:
+    """One checkpoint, verified likewise: a MemberState, unless its moments were dropped. Raises as `load`."""
     tensors_path, sidecar = folder / f"{name}.safetensors", read_record(folder / f"{name}.json")
     if (version := sidecar.get("format_version")) != FORMAT_VERSION:
         raise NumericsError(f"{tensors_path}: checkpoint format {version}, expected {FORMAT_VERSION}")
@@ -137,19 +151,21 @@ def load(folder: Path, name: str) -> MemberState:
             raise ValueError(f"it says run {sidecar['run_id']}, its configuration is that of run {run_id(config)}")
         progress, layout = _progress(sidecar["progress"], config), layout_of(config)
         content = read_bytes(tensors_path, checkpoint_bytes(config) + MAX_HEADER_BYTES * len(PARTS) * len(layout.slots))
-        if sha256_bytes(content) != sidecar.get("sha256"):
+        digest, compacted = sha256_bytes(content), WEIGHTS_KEY in sidecar
+        if digest not in (sidecar.get("sha256"), sidecar.get(WEIGHTS_KEY)):
             raise ValueError("not the file its sidecar describes (damaged or half written)")
         tensors = safetensors_torch.load(content)
-        _check_shapes(tensors, layout)  # before memory is taken for the configuration's size
+        in_file = PARTS if digest == sidecar.get("sha256") else WEIGHTS
+        _check_shapes(tensors, layout, in_file)  # before memory is taken for the configuration's size
         parts = {
             field: layout.join({slot.name: tensors[f"{prefix}.{slot.name}"] for slot in layout.slots})
-            for prefix, field in PARTS.items()
+            for prefix, field in (WEIGHTS if compacted else PARTS).items()
         }
     except (ConfigError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise NumericsError(f"{tensors_path}: not a checkpoint of this format: {error}") from error
     except (MemoryError, RuntimeError) as error:  # the allocator's: the content has been checked
         raise unreadable(tensors_path, error) from error
-    return MemberState(config, progress, **parts)
+    return Weights(config, progress, **parts) if compacted else MemberState(config, progress, **parts)
 
 
 def _progress(value: Mapping[str, Any], config: RunConfig) -> Progress:
@@ -162,9 +178,9 @@ def _progress(value: Mapping[str, Any], config: RunConfig) -> Progress:
     return progress
 
 
-def _check_shapes(tensors: Mapping[str, torch.Tensor], layout: Layout) -> None:
+def _check_shapes(tensors: Mapping[str, torch.Tensor], layout: Layout, parts: Iterable[str]) -> None:
     """Raises ValueError when the tensors are not, by name, shape and type, those of this layout."""
-    expected = {f"{prefix}.{slot.name}": slot.shape for prefix in PARTS for slot in layout.slots}
+    expected = {f"{prefix}.{slot.name}": slot.shape for prefix in parts for slot in layout.slots}
     if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected:
         raise ValueError("its tensors are not those of its configuration")
     if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
@@ -173,16 +189,8 @@ def _check_shapes(tensors: Mapping[str, torch.Tensor], layout: Layout) -> None:
 
 def save(folder: Path, name: str, state: MemberState, metadata: Metadata | None = None) -> None:
     """Write one checkpoint, tensors before their sidecar. Raises StoreError."""
-    layout = layout_of(state.config)
-    tensors: dict[str, torch.Tensor] = {
-        f"{prefix}.{key}": tensor.contiguous()
-        for prefix, field in PARTS.items()
-        for key, tensor in layout.split(getattr(state, field).detach().cpu()).items()
-    }
-    path = folder / f"{name}.safetensors"
-    # To bytes first: safetensors' own writing hides the error of the file system.
-    content = safetensors_torch.save(tensors)
-    write_bytes(path, content)
+    content = _content(state, PARTS)
+    write_bytes(folder / f"{name}.safetensors", content)
     sidecar = {
         "format_version": FORMAT_VERSION,
         "sha256": sha256_bytes(content),
@@ -194,6 +202,62 @@ def save(folder: Path, name: str, state: MemberState, metadata: Metadata | None 
     write_record(folder / f"{name}.json", sidecar)
 
 
+def _content(state: Weights, parts: Mapping[str, str]) -> bytes:
+    """The file of these parts of a state; as bytes, for safetensors' own writing hides the error of the file system."""
+    layout = layout_of(state.config)
+    tensors: dict[str, torch.Tensor] = {
+        f"{prefix}.{key}": tensor.contiguous()
+        for prefix, field in parts.items()
+        for key, tensor in layout.split(getattr(state, field).detach().cpu()).items()
+    }
+    return safetensors_torch.save(tensors)
+
+
+def kept_by(folder: Path) -> list[str]:
+    """Names of the checkpoints that a run which has ended keeps."""
+    return [name for name in ("best", "last") if path_exists(folder / f"{name}.json")]
+
+
+def weights_content(folder: Path, name: str) -> bytes:
+    """The tensors' file that a checkpoint has without its moments. Raises as `load`."""
+    return _content(load_weights(folder, name), WEIGHTS)
+
+
+def drop_moments(folder: Path) -> None:
+    """Leave the checkpoints of a run that has ended their weights alone; interrupted or not, it may be called again.
+
+    A sidecar is written before its tensors and describes them with and without moments, so that the pair is whole at
+    every instant. Checkpoints of the same weights are one file. Raises as `load`, StoreError when the disk refuses.
+    """
+    written: dict[str, Path] = {}
+    for name in kept_by(folder):
+        path, sidecar = folder / f"{name}.safetensors", read_record(folder / f"{name}.json")
+        content = weights_content(folder, name)
+        digest = sha256_bytes(content)
+        if sha256_file(path) == sidecar.get(WEIGHTS_KEY):  # dropped before
+            digest = sidecar[WEIGHTS_KEY]
+        else:
+            write_record(folder / f"{name}.json", {**sidecar, WEIGHTS_KEY: digest})
+            if digest in written:
+                _link_file(written[digest], path)
+            else:
+                write_bytes(path, content)
+        written[digest] = path
+    with writing(folder):
+        sync_folder(folder)
+
+
+def drop_last(folder: Path) -> None:
+    """Remove the last checkpoint of a run that has ended, unless it is the best one, of which it is a link.
+
+    Raises as `load` where the best one is not whole.
+    """
+    load_weights(folder, "best")
+    digests = [read_record(folder / f"{name}.json").get("sha256") for name in kept_by(folder)]
+    if len({*digests}) == len(digests):
+        _remove(folder, "last")
+
+
 def _remove(folder: Path, name: str) -> None:
     for suffix in (".json", ".safetensors"):
         with writing(folder / f"{name}{suffix}"):
@@ -203,19 +267,23 @@ def _remove(folder: Path, name: str) -> None:
 def _link(folder: Path, source: str, target: str) -> None:
     """Make checkpoint `target` the same as `source`, by hard links where the file system has them."""
     for suffix in (".safetensors", ".json"):
-        path, other = folder / f"{target}{suffix}", folder / f"{source}{suffix}"
-        temporary = folder / f".{target}{suffix}.tmp"
-        with writing(path):
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(other, temporary)
-            except OSError:
-                write_bytes(path, other.read_bytes())
-            else:
-                temporary.replace(path)
-                temporary.unlink(missing_ok=True)  # a rename onto another name of the same file leaves both
+        _link_file(folder / f"{source}{suffix}", folder / f"{target}{suffix}")
     with writing(folder):
         sync_folder(folder)
+
+
+def _link_file(source: Path, target: Path) -> None:
+    """Replace a file by another of its folder: a hard link where the file system has them, else a copy."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    with writing(target):
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            write_bytes(target, source.read_bytes())
+        else:
+            temporary.replace(target)
+            temporary.unlink(missing_ok=True)  # a rename onto another name of the same file leaves both
 
 
 def read_metadata(folder: Path, name: str) -> Metadata:

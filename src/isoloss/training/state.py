@@ -41,12 +41,18 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class MemberState:
-    """One run at one step: weights and AdamW moments as flat fp32 tensors of shape [P], and its progress."""
+class Weights:
+    """One run at one step: its weights as a flat fp32 tensor of shape [P], and its progress."""
 
     config: RunConfig
     progress: Progress
     flat_P: Tensor
+
+
+@dataclass(frozen=True)
+class MemberState(Weights):
+    """The same with the AdamW moments, of the weights' shape: all that training goes on from."""
+
     exp_avg_P: Tensor
     exp_avg_sq_P: Tensor
 

@@ -28,8 +28,9 @@ from isoloss.store.run import RunStatus, create_run, write_status
 from isoloss.study.compute import evaluation_steps
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
-from isoloss.study.study import DataFacts, Study
+from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
+from isoloss.study.texts import DataFacts
 
 SEEDS, STEPS, EVALUATIONS = 5, 150, 30
 SELECT = """

@@ -15,8 +15,9 @@ from isoloss.store.tables import StudyResults, load_study
 from isoloss.study import compute
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
-from isoloss.study.study import DataFacts, Study
+from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
+from isoloss.study.texts import DataFacts
 
 FACTS = DataFacts(sha256="ab" * 32, vocab_size=65, val_tokens=111_540)
 Curve = Callable[[RunConfig, int, int], float]

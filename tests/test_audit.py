@@ -23,8 +23,9 @@ from isoloss.execution.study import RunOptions, run_study
 from isoloss.study.config import RunConfig
 from isoloss.study.hypotheses import Hypothesis, make_hypothesis
 from isoloss.study.identity import run_id
-from isoloss.study.study import DataFacts, Study
+from isoloss.study.study import Study
 from isoloss.study.studyfile import builtin_studies, find_study
+from isoloss.study.texts import DataFacts
 
 SHAKESPEARE = DataFacts("86c4", 65, 111_540, 1_003_854)
 TRAIN_TOKENS = 1_003_854

@@ -18,8 +18,8 @@ from isoloss.design.audit_budgets import ALPHA, BETA, LOG_A, LOG_B
 from isoloss.diagnostic import Diagnostic
 from isoloss.study import compute
 from isoloss.study.config import RunConfig
-from isoloss.study.study import DataFacts
 from isoloss.study.studyfile import parse_study
+from isoloss.study.texts import DataFacts
 
 DATA = DataFacts("0" * 64, 65, 111_540, 1_003_854)
 FOUR = [1e11, 2e11, 4e11, 8e11]

@@ -9,7 +9,8 @@ import pytest
 from isoloss.design.audit import audit
 from isoloss.diagnostic import Diagnostic
 from isoloss.study.hypotheses import make_hypothesis
-from isoloss.study.study import DataFacts, Study
+from isoloss.study.study import Study
+from isoloss.study.texts import DataFacts
 
 TEXT = DataFacts("86c4", 65, 111_540, 1_003_854)
 

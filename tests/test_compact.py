@@ -26,8 +26,9 @@ from isoloss.store.revisions import revisions
 from isoloss.store.run import read_status, write_status
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.study.identity import run_id
-from isoloss.study.study import ANY_DATA, Study
+from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, parse_study
+from isoloss.study.texts import ANY_DATA
 from isoloss.training import checkpoint
 from isoloss.training.state import MemberState
 from isoloss.wording import size

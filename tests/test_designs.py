@@ -18,8 +18,8 @@ from isoloss.errors import ConfigError
 from isoloss.study.compute import params_non_embedding, tokens_per_step, train_flops, train_tokens
 from isoloss.study.formula import with_formulas_computed
 from isoloss.study.fractions import constant_products, generators
-from isoloss.study.study import DataFacts
 from isoloss.study.studyfile import dump_study, parse_study
+from isoloss.study.texts import DataFacts
 
 FACTS = DataFacts("", 65)
 

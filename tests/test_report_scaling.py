@@ -33,8 +33,9 @@ from isoloss.study import compute
 from isoloss.study.budgets import Budgets
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
-from isoloss.study.study import DataFacts, Study
+from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
+from isoloss.study.texts import DataFacts
 from tests.fake_studies import write_tokenizer
 
 TRUTH = {"E": 1.2, "A": 40.0, "B": 160.0, "alpha": 0.38, "beta": 0.4}

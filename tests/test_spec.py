@@ -17,9 +17,10 @@ from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig, make_config, shape_key
 from isoloss.study.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated, make_hypothesis
 from isoloss.study.identity import canonical, run_id
-from isoloss.study.study import DataFacts, Study
+from isoloss.study.study import Study
 from isoloss.study.studyfile import KEYS, builtin_studies, dump_study, find_study, parse_study
 from isoloss.study.synonyms import SYNONYMS, did_you_mean
+from isoloss.study.texts import DataFacts
 
 SHAKESPEARE = DataFacts("86c4", 65, 111_540)
 TEXT = {"corpus": "x", "corpus_sha256": "86c4", "vocab_size": 65}

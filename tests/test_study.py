@@ -30,8 +30,9 @@ from isoloss.store.tables import StudyResults, load_study
 from isoloss.study.config import RunConfig
 from isoloss.study.hypotheses import make_hypothesis
 from isoloss.study.identity import run_id
-from isoloss.study.study import DataFacts, Study
+from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, find_study, parse_study
+from isoloss.study.texts import DataFacts
 from isoloss.training import checkpoint
 from isoloss.training.state import StackState
 

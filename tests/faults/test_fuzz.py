@@ -18,8 +18,8 @@ from ruamel.yaml import YAML
 from isoloss.errors import ConfigError
 from isoloss.study.config import SETTINGS
 from isoloss.study.hypotheses import RESPONSES
-from isoloss.study.study import DataFacts
 from isoloss.study.studyfile import dump_study, parse_study
+from isoloss.study.texts import DataFacts
 from tests.faults.tally import Tally
 
 INPUTS = (("tokens", 4_600_000), ("tokens", 4_600_000), ("checkpoint", 400_000), ("study", 400_000))

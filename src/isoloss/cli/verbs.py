@@ -195,8 +195,8 @@ def doctor(*, json: Flag = False) -> int:
 
 def _study(reference: str, seeds: int | None, overrides: tuple[str, ...]) -> Study:
     """A study by name or file, with the command line's changes. Raises ConfigError."""
-    from isoloss.study.study import ANY_DATA
     from isoloss.study.studyfile import find_study, parse_scalar
+    from isoloss.study.texts import ANY_DATA
 
     study = find_study(reference)
     settings: dict[str, Scalar] = {}

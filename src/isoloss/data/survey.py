@@ -13,8 +13,7 @@ from isoloss.data.corpus import Piece, read_corpus
 from isoloss.data.tokenizer import Tokenizer, code_points, train_tokenizer
 from isoloss.errors import CorpusError
 from isoloss.study.config import TokenizerName
-from isoloss.study.study import DataFacts
-from isoloss.study.texts import Text
+from isoloss.study.texts import DataFacts, Text
 
 CODE_POINTS = 0x110000
 

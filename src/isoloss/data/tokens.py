@@ -19,8 +19,7 @@ from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import cache_dir, locked, read_record, reading, sha256_file, write_record, writing
 from isoloss.study.config import RunConfig, TokenizerName
-from isoloss.study.study import DataFacts
-from isoloss.study.texts import Text
+from isoloss.study.texts import DataFacts, Text
 
 FORMAT_VERSION = 1
 TOKENIZE_TIMEOUT_S = 600.0

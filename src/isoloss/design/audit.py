@@ -24,7 +24,8 @@ from isoloss.diagnostic import SEVERITIES, Diagnostic
 from isoloss.study.compute import params_total, tokens_per_step, train_tokens
 from isoloss.study.config import SEED_SETTINGS, RunConfig
 from isoloss.study.hypotheses import EffectStated, RatioStated
-from isoloss.study.study import DataFacts, Study
+from isoloss.study.study import Study
+from isoloss.study.texts import DataFacts
 from isoloss.wording import between, counted, listed, named, of_runs
 
 MANY_EPOCHS = 10.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from isoloss.diagnostic import Diagnostic
 from isoloss.study.config import RunConfig
-from isoloss.study.study import DataFacts
+from isoloss.study.texts import DataFacts
 from isoloss.wording import counted, listed, of_runs, percent
 
 FEWEST_BLOCKS = 50

@@ -17,7 +17,8 @@ from isoloss.execution.study import (
 from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
-from isoloss.study.study import DataFacts, Study
+from isoloss.study.study import Study
+from isoloss.study.texts import DataFacts
 
 FORWARD_SHARE = 1 / 3
 """Of a training step's arithmetic, what a forward pass alone takes."""

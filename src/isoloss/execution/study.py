@@ -32,7 +32,8 @@ from isoloss.store.tables import StudyResults, ranked_runs, write_summary
 from isoloss.study.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
-from isoloss.study.study import ANY_DATA, DataFacts, Study, too_large
+from isoloss.study.study import Study, too_large
+from isoloss.study.texts import ANY_DATA, DataFacts
 from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import available_cores, machine_memory_bytes, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks

@@ -11,8 +11,9 @@ from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.records import TOKENIZER, read_checked
 from isoloss.study.config import BEFORE_THEY_WERE_SETTINGS
-from isoloss.study.study import DataFacts, Study
+from isoloss.study.study import Study
 from isoloss.study.studyfile import parse_study
+from isoloss.study.texts import DataFacts
 
 
 class OpenStudy(NamedTuple):

@@ -23,7 +23,8 @@ from isoloss.store.spreadsheet import csv_text
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig, recorded_config
 from isoloss.study.identity import run_id
-from isoloss.study.study import DataFacts, Study
+from isoloss.study.study import Study
+from isoloss.study.texts import DataFacts
 
 METRICS_SCHEMA: dict[str, pl.DataType] = {
     "step": pl.Int64(),

@@ -19,7 +19,7 @@ from isoloss.study.formula import with_formulas_computed
 from isoloss.study.hypotheses import Hypothesis, hypothesis_faults
 from isoloss.study.identity import run_id
 from isoloss.study.synonyms import did_you_mean, nearest
-from isoloss.study.texts import Corpus, Text
+from isoloss.study.texts import ANY_DATA, Corpus, DataFacts, Text
 
 Order = Literal["longest_first", "seeds", "shuffled"]
 """longest_first keeps all workers busy to the end; seeds trains every cell once before any a second time; shuffled is
@@ -36,25 +36,6 @@ MAX_RUN_BYTES = 1 << 40
 
 MAX_DISK = 1 << 60
 """More bytes than any disk has."""
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What a run must know of its text: content hash, and what the study's tokenizer makes of it."""
-
-    sha256: str
-    vocab_size: int
-    val_tokens: int | None = None
-    """Tokens of the validation split, where known: no setting asks for more."""
-    train_tokens: int | None = None
-    unseen_share: float | None = None
-    """Of the validation split's characters, those that never occur in the training split."""
-    oddities: tuple[str, ...] = ()
-    """Sentences about what its author may not know of the text."""
-
-
-ANY_DATA = DataFacts(sha256="", vocab_size=ANY_TEXT["vocab_size"])
-"""Stands in for a text that is not at hand: every cell can be validated before anything is fetched."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from isoloss.study.config import SETTINGS, TokenizerName
 from isoloss.study.hypotheses import Hypothesis, SpikesStated, hypothesis_values, make_hypothesis
 from isoloss.study.numbers import byte_count
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
-from isoloss.study.study import ANY_DATA, FIRST_SEED, Order, Scalar, Study, seeds_from
+from isoloss.study.study import FIRST_SEED, Order, Scalar, Study, seeds_from
 from isoloss.study.synonyms import did_you_mean, meant, nearest
-from isoloss.study.texts import Corpus, corpus_from, share_from
+from isoloss.study.texts import ANY_DATA, Corpus, corpus_from, share_from
 
 KEYS = STUDY_KEYS
 SECTIONS = ("budgets", "factors", "base")

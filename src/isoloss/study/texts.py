@@ -1,4 +1,4 @@
-"""The texts of a study as it states them: what runs are trained on, and what they are validated on."""
+"""The texts of a study as it states them, and what is known of them: what runs are trained and validated on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from isoloss.errors import ConfigError, raise_all
 from isoloss.files import sha256_bytes, user_path
+from isoloss.study.config import ANY_TEXT
 
 Corpus = str | tuple[str, ...]
 """A known name, a text file or a folder of them; or several of these, read in this order."""
@@ -70,6 +71,25 @@ class Text:
         """The same with every path that exists from a folder on given from there."""
         found = [_beside(corpus, folder) for corpus in self.corpora]
         return replace(self, corpus=found[0], val_corpus=found[1] if found[1:] else None)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a run must know of its text: content hash, and what the study's tokenizer makes of it."""
+
+    sha256: str
+    vocab_size: int
+    val_tokens: int | None = None
+    """Tokens of the validation split, where known: no setting asks for more."""
+    train_tokens: int | None = None
+    unseen_share: float | None = None
+    """Of the validation split's characters, those that never occur in the training split."""
+    oddities: tuple[str, ...] = ()
+    """Sentences about what its author may not know of the text."""
+
+
+ANY_DATA = DataFacts(sha256="", vocab_size=ANY_TEXT["vocab_size"])
+"""Stands in for a text that is not at hand: every cell can be validated before anything is fetched."""
 
 
 def as_corpus(names: Sequence[str]) -> Corpus:

@@ -9,8 +9,8 @@ from pathlib import Path
 import isoloss.study.study
 from isoloss.errors import IsolossError
 from isoloss.study.config import SETTINGS
-from isoloss.study.study import DataFacts
 from isoloss.study.studyfile import KEYS, dump_study, parse_study
+from isoloss.study.texts import DataFacts
 
 WORDS = [
     *(f"{key}:".encode() for key in (*KEYS, *SETTINGS, "says", "kind", "factor", "direction", "levels", "response")),

@@ -8,6 +8,7 @@ IsolossError (2)
 │   ├── InUseError         files that another process writes
 │   └── UnreadableError    a file the system cannot read now, and that may be undamaged
 ├── NumericsError      a checkpoint that does not belong to this run or is damaged
+├── TrackerError       an experiment tracker that cannot be reached, or refuses what it is sent
 └── AllFailedError (1) a study of which every run failed
 CompilerError          fast kernels that cannot be compiled here: never ends the program, torch's are used
 Interrupted (130)      stopped on request; everything finished so far is on disk
@@ -128,6 +129,10 @@ class UnreadableError(StoreError):
 
 class NumericsError(IsolossError):
     """A checkpoint that does not belong to this run or is damaged."""
+
+
+class TrackerError(IsolossError):
+    """An experiment tracker that cannot be reached, or refuses what it is sent."""
 
 
 class AllFailedError(IsolossError):

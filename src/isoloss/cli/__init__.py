@@ -25,6 +25,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "status": directories.status,
     "watch": watch,
     "report": directories.report,
+    "sync": directories.sync,
     "merge": directories.merge,
     "compare": directories.compare,
     "sample": directories.sample,

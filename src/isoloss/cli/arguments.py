@@ -77,9 +77,9 @@ OF_NANOGPT = {
     "eval_only": "every run is evaluated as it trains; isoloss status shows its best loss",
     "log_interval": "every step is recorded; leave it out",
     "always_save_checkpoint": "the best and the last checkpoint are kept; leave it out",
-    "wandb_log": "isoloss watch shows a run while it trains; leave it out",
-    "wandb_project": "isoloss watch shows a run while it trains; leave it out",
-    "wandb_run_name": "isoloss watch shows a run while it trains; leave it out",
+    "wandb_log": "isoloss sync mirrors runs to W&B, also while they train; leave it out",
+    "wandb_project": "isoloss sync mirrors runs to W&B, also while they train; leave it out",
+    "wandb_run_name": "isoloss sync mirrors runs to W&B, also while they train; leave it out",
     "backend": "it follows from the device; leave it out",
 }
 """What to do in place of options of nanoGPT's train.py that have no counterpart of the same meaning here."""

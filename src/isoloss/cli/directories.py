@@ -20,6 +20,7 @@ from isoloss.cli.arguments import (
     named,
 )
 from isoloss.terminal import say, show
+from isoloss.trackers import TrackerName
 
 
 def status(directory: Folder, /, *, json: Flag = False) -> int:
@@ -115,6 +116,47 @@ def compare(first: Folder, second: Folder, /, *, json: Flag = False, out: OutFol
     if out is not None:
         say(f"{write_chapter(out, chapter, f'{first.name} and {second.name}')}")
     show(comparison_as_json(found) if json else chapter_as_text(chapter))
+    return 0
+
+
+def sync(
+    directory: Folder,
+    /,
+    *,
+    to: TrackerName,
+    into: Annotated[OptionalText, named("WHERE", "as the tracker's environment variables say, else at DIR")] = None,
+    follow: Flag = False,
+) -> int:
+    """Mirror the runs of a study to TensorBoard, Weights & Biases, MLflow or Trackio; once more adds what is new.
+
+    Example: isoloss sync results/width --to tensorboard --follow
+
+    Args:
+        directory: The study's directory, which another process may be training.
+        to: Tracker, whose library pip install 'isoloss[NAME]' installs.
+        into: Folder for event files (tensorboard), W&B's files (wandb) or Trackio's database (trackio); a tracking URI
+            (mlflow).
+        follow: Go on while the study trains, until every run has ended.
+    """
+    from isoloss.trackers.choice import open_tracker
+    from isoloss.trackers.mirror import mirror
+    from isoloss.wording import counted
+
+    told: set[str] = set()
+    with mirror(directory, to, lambda opened: open_tracker(to, into, opened)) as found:
+        for look in found.looks(follow=follow):
+            lines = [f"run {run} is left as it was: {reason}" for run, reason in look.problems.items()]
+            lines += [f"run {run} no longer has all rows that were mirrored: mirrored anew" for run in look.anew]
+            for line in lines:
+                if line not in told:
+                    say(line)
+            if look.rows:
+                say(f"{counted(sum(look.rows.values()), 'new row')} of {counted(len(look.rows), 'run')}")
+            elif not follow:
+                say("nothing is new")
+            told.update(lines)
+    say(f"to look at it: {found.tracker.shown_by}")
+    print(found.tracker.where)
     return 0
 
 

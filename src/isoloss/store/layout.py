@@ -116,6 +116,11 @@ class StudyPaths:
         return self.folder / ".owner.json"
 
     @property
+    def mirrored(self) -> Path:
+        """By what trackers know this directory."""
+        return self.folder / "mirrored.json"
+
+    @property
     def report(self) -> Path:
         """The report's page; its figures lie beside it."""
         return self.folder / "report" / "index.html"

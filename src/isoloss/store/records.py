@@ -140,6 +140,12 @@ class TokenizerRecord(TypedDict):
     val_tokens: Count
 
 
+class MirroredRecord(TypedDict):
+    """mirrored.json: tells this directory's runs from those of others in a tracker that several people share."""
+
+    directory: Annotated[str, Field(pattern="^[0-9a-f]{6}$")]
+
+
 class StepRecord(TypedDict):
     """A row of metrics.jsonl."""
 
@@ -196,7 +202,7 @@ class CurvesRecord(TypedDict):
 
 STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), TypeAdapter(TokenizerRecord)
 METADATA, SIDECAR = TypeAdapter(MetadataRecord), TypeAdapter(SidecarRecord)
-CURVES = TypeAdapter(CurvesRecord)
+CURVES, MIRRORED = TypeAdapter(CurvesRecord), TypeAdapter(MirroredRecord)
 STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
 
 

@@ -124,7 +124,7 @@ def whole_status(paths: RunPaths) -> RunStatus:
     status = _status(paths)
     if path_exists(paths.config):
         read_record_bytes(paths.config)
-    known = status.rows or _rows_at_checkpoint(paths)
+    known = lasting_rows(paths, status)
     for name in ROWS:
         if name in known:
             check_rows(paths.rows(name), known[name], nothing_after=name in status.rows and status.state != "pending")
@@ -156,8 +156,12 @@ def last_sidecar(paths: RunPaths) -> SidecarRecord | None:
         return None
 
 
-def _rows_at_checkpoint(paths: RunPaths) -> dict[str, Extent]:
-    """The rows that a run's last checkpoint vouches for; of one that cannot be read, none."""
+def lasting_rows(paths: RunPaths, status: RunStatus) -> Mapping[str, Extent]:
+    """The rows that a run of this status keeps when it goes on: those it ended or stopped with, else those that its
+    last checkpoint vouches for; of a checkpoint that cannot be read, none.
+    """
+    if status.rows:
+        return status.rows
     with suppress(UnreadableError):
         if sidecar := last_sidecar(paths):
             return extents(sidecar["beside"].get("rows", {}))
@@ -206,21 +210,21 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def step_rows(paths: RunPaths) -> list[StepRecord]:
-    """The per-step record of a run. Raises StoreError where a row is not what a run writes."""
-    return _rows(STEPS, paths.metrics)
+def step_rows(paths: RunPaths, extent: Extent | None = None) -> list[StepRecord]:
+    """The per-step record of a run, or the beginning of it. Raises StoreError where it is not what a run writes."""
+    return _rows(STEPS, paths.metrics, extent)
 
 
-def eval_rows(paths: RunPaths) -> list[EvalRecord]:
-    """The evaluations of a run. Raises StoreError where a row is not what a run writes."""
-    return _rows(EVALS, paths.evals)
+def eval_rows(paths: RunPaths, extent: Extent | None = None) -> list[EvalRecord]:
+    """The evaluations of a run, or the first of them. Raises StoreError where a row is not what a run writes."""
+    return _rows(EVALS, paths.evals, extent)
 
 
-def _rows(shape: TypeAdapter[list[Row]], path: Path) -> list[Row]:
+def _rows(shape: TypeAdapter[list[Row]], path: Path, extent: Extent | None) -> list[Row]:
     """Rows of one shape, parsed at once; a last line cut short by a crash is left out."""
     if not path_exists(path):
         return []
-    content = read_bytes(path, MAX_ROWS_BYTES)
+    content = read_bytes(path, MAX_ROWS_BYTES)[: extent and extent.size]
     whole = content[: content.rfind(b"\n") + 1]
     return parsed(shape, b"[" + whole[:-1].replace(b"\n", b",") + b"]", path)
 

@@ -22,8 +22,8 @@ from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.trackers import TrackerName
 from isoloss.trackers.choice import open_tracker
-from isoloss.trackers.mirror import POLL_S, Look, Mirror, mirror
-from isoloss.trackers.tracker import Mark, Row, TrackedRun, Tracker
+from isoloss.trackers.mirror import POLL_S, Update, Mirror, mirror
+from isoloss.trackers.tracker import Position, Row, TrackedRun, Tracker
 from tests.fake_studies import FACTS, fake_study, step_row, write_rows
 from tests.tracker_readers import READERS, Point, Shown
 
@@ -109,9 +109,9 @@ def name(request: pytest.FixtureRequest, folder: Path, tmp_path: Path, monkeypat
     return request.param
 
 
-def sync(folder: Path, name: TrackerName) -> Look:
+def sync(folder: Path, name: TrackerName) -> Update:
     with mirror(folder, name, lambda opened: open_tracker(name, None, opened)) as found:
-        return found.look()
+        return found.update()
 
 
 def expected(steps: int, evals: int) -> list[Point]:
@@ -130,10 +130,10 @@ def close_to(points: Sequence[Point]) -> list[Any]:
 
 
 def test_every_row_is_there_with_settings_group_tags_and_outcome(folder: Path, name: TrackerName) -> None:
-    look = sync(folder, name)
+    update = sync(folder, name)
     shown = READERS[name](folder)
     assert set(shown) == set(RUNS[:3]), "the fourth has not begun"
-    assert of_rows(shown[RUNS[0]]) == close_to(expected(20, 5)) and look.rows[RUNS[0]] == 25
+    assert of_rows(shown[RUNS[0]]) == close_to(expected(20, 5)) and update.rows[RUNS[0]] == 25
     assert of_rows(shown[RUNS[2]]) == close_to(expected(10, 3)), "rows after the last checkpoint may be written again"
     assert [shown[run].group for run in RUNS[:3]] == ["n_embd=32", "n_embd=32", "n_embd=64"]
     settings = {key: str(shown[RUNS[0]].settings[key]) for key in ("n_embd", "learning_rate", "run_id")}
@@ -184,8 +184,8 @@ def test_a_second_sync_adds_nothing_and_growth_adds_the_new_rows_alone(folder: P
 def test_a_run_whose_mirrored_rows_are_gone_is_mirrored_anew(folder: Path, name: TrackerName) -> None:
     sync(folder, name)
     train_until(folder, RUNS[2], checkpoint=5, last=5, loss=0.25)
-    look = sync(folder, name)
-    assert (look.anew, look.rows) == ((RUNS[2],), {RUNS[2]: 7})
+    update = sync(folder, name)
+    assert (update.anew, update.rows) == ((RUNS[2],), {RUNS[2]: 7})
     shown = READERS[name](folder)[RUNS[2]]
     losses = [value for key, _, value in shown.points if key == "train/loss"]
     assert losses == [3.25 - step / 16 for step in range(5)]
@@ -278,21 +278,21 @@ class Listing(Tracker):
 
     def __init__(self) -> None:
         self.rows: dict[str, list[Row]] = {}
-        self.marks: dict[str, Mark] = {}
+        self.positions: dict[str, Position] = {}
         self.runs: dict[str, TrackedRun] = {}
         self.reachable = True
 
-    def mark(self, id: str) -> Mark | None:
-        return self.marks.get(id)
+    def position(self, id: str) -> Position | None:
+        return self.positions.get(id)
 
     def drop(self, id: str) -> None:
         self.rows.pop(id, None)
 
-    def write(self, run: TrackedRun, rows: Sequence[Row], mark: Mark) -> None:
+    def write(self, run: TrackedRun, rows: Sequence[Row], position: Position) -> None:
         if not self.reachable:
             raise RuntimeError("connection refused\n  at line 3")
         self.rows.setdefault(run.id, []).extend(rows)
-        self.marks[run.id], self.runs[run.id] = mark, run
+        self.positions[run.id], self.runs[run.id] = position, run
 
 
 @pytest.fixture
@@ -319,8 +319,8 @@ def test_following_looks_again_until_every_run_has_ended(folder: Path, listing: 
             case _:
                 pytest.fail("every run has ended")
 
-    looks = [dict(look.rows) for look in found.looks(follow=True, pause=pause)]
-    assert looks == [
+    updates = [dict(update.rows) for update in found.updates(follow=True, pause=pause)]
+    assert updates == [
         {RUNS[0]: 25, RUNS[1]: 25, RUNS[2]: 13},
         {RUNS[2]: 6},
         {RUNS[2]: 6, RUNS[3]: 7},
@@ -336,19 +336,19 @@ def test_rows_that_were_mirrored_and_do_not_last_are_mirrored_anew(
     folder: Path, listing: tuple[Listing, Mirror], checkpoint: int, last: int, loss: float
 ) -> None:
     tracker, found = listing
-    found.look()
+    found.update()
     train_until(folder, RUNS[2], checkpoint, last, loss)
     rows = checkpoint + checkpoint // 5 + 1
-    look = found.look()
-    assert (look.anew, look.rows) == ((RUNS[2],), {RUNS[2]: rows})
+    update = found.update()
+    assert (update.anew, update.rows) == ((RUNS[2],), {RUNS[2]: rows})
     assert [row.number for row in list(tracker.rows.values())[-1]] == list(range(rows))
     train_until(folder, RUNS[2], 18, 18, loss)
-    assert found.look().rows == {RUNS[2]: 18 + 4 - rows}, "and goes on from there"
+    assert found.update().rows == {RUNS[2]: 18 + 4 - rows}, "and goes on from there"
 
 
 def test_rows_are_numbered_in_the_order_they_were_recorded(listing: tuple[Listing, Mirror]) -> None:
     tracker, found = listing
-    list(found.looks(follow=False))
+    list(found.updates(follow=False))
     rows = next(iter(tracker.rows.values()))
     assert [row.number for row in rows] == list(range(25))
     kinds = [(row.step, next(iter(row.values)).partition("/")[0]) for row in rows[:8]]
@@ -360,7 +360,7 @@ def test_a_run_that_failed_before_it_began_is_shown_as_failed(folder: Path, list
     tracker, found = listing
     paths = RunPaths(folder / "runs" / RUNS[3])
     write_status(paths, RunStatus("failed", "no memory"))
-    assert found.look().rows[RUNS[3]] == 0
+    assert found.update().rows[RUNS[3]] == 0
     assert list(tracker.runs.values())[3].reason == "no memory"
 
 
@@ -370,18 +370,18 @@ def test_what_cannot_be_read_of_a_run_is_told_and_the_others_are_mirrored(
     _, found = listing
     metrics = RunPaths(folder / "runs" / RUNS[0]).metrics
     metrics.write_bytes(metrics.read_bytes().replace(b"3.0", b"2.0", 1))
-    look = found.look()
-    assert list(look.rows) == RUNS[1:3] and list(look.problems) == [RUNS[0]]
-    assert "damaged" in look.problems[RUNS[0]]
+    update = found.update()
+    assert list(update.rows) == RUNS[1:3] and list(update.problems) == [RUNS[0]]
+    assert "damaged" in update.problems[RUNS[0]]
 
 
 def test_a_tracker_out_of_reach_is_one_line_and_what_it_has_is_not_sent_again(listing: tuple[Listing, Mirror]) -> None:
     tracker, found = listing
     tracker.reachable = False
     with pytest.raises(TrackerError, match=r"^a list: connection refused; "):
-        found.look()
+        found.update()
     tracker.reachable = True
-    assert len(found.look().rows) == 3 and not found.look().rows
+    assert len(found.update().rows) == 3 and not found.update().rows
 
 
 def test_one_process_at_a_time_mirrors_a_study_to_a_tracker(folder: Path) -> None:
@@ -396,7 +396,7 @@ def test_two_directories_with_the_same_runs_have_runs_of_their_own(folder: Path,
     shutil.copytree(folder, other)
     for where in (folder, other, folder):
         with mirror(where, "mlflow", lambda _: tracker) as found:
-            found.look()
+            found.update()
     assert len(tracker.rows) == 6 and {len(rows) for rows in tracker.rows.values()} == {25, 13}
 
 

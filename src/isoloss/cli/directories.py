@@ -144,18 +144,18 @@ def sync(
 
     told: set[str] = set()
     with mirror(directory, to, lambda opened: open_tracker(to, into, opened)) as found:
-        for look in found.looks(follow=follow):
-            lines = [f"run {run} is left as it was: {reason}" for run, reason in look.problems.items()]
-            lines += [f"run {run} no longer has all rows that were mirrored: mirrored anew" for run in look.anew]
+        for update in found.updates(follow=follow):
+            lines = [f"run {run} is left as it was: {reason}" for run, reason in update.problems.items()]
+            lines += [f"run {run} no longer has all rows that were mirrored: mirrored anew" for run in update.anew]
             for line in lines:
                 if line not in told:
                     say(line)
-            if look.rows:
-                say(f"{counted(sum(look.rows.values()), 'new row')} of {counted(len(look.rows), 'run')}")
+            if update.rows:
+                say(f"{counted(sum(update.rows.values()), 'new row')} of {counted(len(update.rows), 'run')}")
             elif not follow:
                 say("nothing is new")
             told.update(lines)
-    say(f"to look at it: {found.tracker.shown_by}")
+    say(f"shown by: {found.tracker.shown_by}")
     print(found.tracker.where)
     return 0
 

@@ -25,12 +25,12 @@ from isoloss.trackers.runs import RecordedRun
 from isoloss.trackers.tracker import Tracker
 
 POLL_S = 10.0
-"""Seconds from one look at a study that is followed to the next."""
+"""Seconds from one update to the next of a study that is followed."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one look at a study did.
+class Update:
+    """What one update did.
 
     `rows` has how many rows were added to each run that was written to; the runs of `anew` were mirrored from their
     first row once more. `problems` says what cannot be read of a run. `complete`: every run has ended.
@@ -48,16 +48,16 @@ class Mirror:
     def __init__(self, folder: Path, tracker: Tracker, directory: str) -> None:
         self._folder, self._directory, self.tracker = folder, directory, tracker
 
-    def looks(self, *, follow: bool, pause: Callable[[float], object] = time.sleep) -> Iterator[Look]:
-        """One look, or one after another until every run has ended. Raises as `look` does."""
+    def updates(self, *, follow: bool, pause: Callable[[float], object] = time.sleep) -> Iterator[Update]:
+        """One update, or one after another until every run has ended. Raises as `update` does."""
         while True:
-            look = self.look()
-            yield look
-            if look.complete or not follow:
+            update = self.update()
+            yield update
+            if update.complete or not follow:
                 return
             pause(POLL_S)
 
-    def look(self) -> Look:
+    def update(self) -> Update:
         """Bring the tracker to where the study is. Raises StoreError where it cannot be opened, and TrackerError."""
         opened = open_study(self._folder)
         rows, anew, problems, complete = dict[str, int](), list[str](), dict[str, str](), True
@@ -73,21 +73,21 @@ class Mirror:
                 if (kept := lasting_rows(paths, status)) or not waiting:
                     recorded = RecordedRun(opened.study, self._directory, config, paths, status, kept)
                     with reaching(self.tracker.where):
-                        mark = self.tracker.mark(recorded.seen.id)
-                        if not recorded.is_at(mark):
-                            known = mark["count"] if mark and recorded.goes_on_from(mark) else None
+                        position = self.tracker.position(recorded.seen.id)
+                        if not recorded.is_at(position):
+                            known = position["count"] if position and recorded.goes_on_from(position) else None
                             rows[run] = self._write(recorded, known)
-                            anew += [run] if mark and known is None else []
+                            anew += [run] if position and known is None else []
             except StoreError as error:
                 problems[run] = str(error)
-        return Look(rows, tuple(anew), problems, complete)
+        return Update(rows, tuple(anew), problems, complete)
 
     def _write(self, recorded: RecordedRun, known: int | None) -> int:
         """Write a run from the rows on that are known, or anew; how many rows that added."""
-        run, rows, mark = recorded.read()
+        run, rows, position = recorded.read()
         if known is None:
             self.tracker.drop(run.id)
-        self.tracker.write(run, rows[known or 0 :], mark)
+        self.tracker.write(run, rows[known or 0 :], position)
         return len(rows) - (known or 0)
 
 

@@ -8,10 +8,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from isoloss.trackers.tracker import Mark, Row, TrackedRun, Tracker, library, mark_or_none
+from isoloss.trackers.tracker import Position, Row, TrackedRun, Tracker, library, position_or_none
 from isoloss.wording import level
 
-ID, MARK = "isoloss.id", "isoloss.mark"
+ID, POSITION = "isoloss.id", "isoloss.position"
 """Tags of a run: which it is, and how far it is mirrored."""
 MAX_METRICS, MAX_PARAMS = 1000, 100
 """Most of either that MLflow takes at once."""
@@ -32,16 +32,16 @@ class MLflow(Tracker):
         self.where, self.shown_by = f"{uri}, experiment {name}", f"mlflow ui --backend-store-uri {uri}"
         self._runs = self._known_runs()
 
-    def mark(self, id: str) -> Mark | None:
+    def position(self, id: str) -> Position | None:
         """From a tag of the run."""
-        return mark_or_none(self._runs[id].data.tags.get(MARK)) if id in self._runs else None
+        return position_or_none(self._runs[id].data.tags.get(POSITION)) if id in self._runs else None
 
     def drop(self, id: str) -> None:
         """Delete the run, which MLflow can restore."""
         if run := self._runs.pop(id, None):
             self._client.delete_run(run.info.run_id)
 
-    def write(self, run: TrackedRun, rows: Sequence[Row], mark: Mark) -> None:
+    def write(self, run: TrackedRun, rows: Sequence[Row], position: Position) -> None:
         """Log a thousand points at a time. The outcome is logged once no more rows follow."""
         known = self._runs.get(run.id) or self._new(run)
         name, began_ms = known.info.run_id, known.info.start_time
@@ -56,7 +56,9 @@ class MLflow(Tracker):
             self._client.log_batch(name, metrics=points[first : first + MAX_METRICS])
         self._client.update_run(name, status=STATUS[run.state], name=run.name)
         tags = {"study": run.study, "group": run.group, "seed": str(run.seed), "state": run.state, "reason": run.reason}
-        self._client.log_batch(name, tags=[tag(key, value) for key, value in (tags | {MARK: json.dumps(mark)}).items()])
+        self._client.log_batch(
+            name, tags=[tag(key, value) for key, value in (tags | {POSITION: json.dumps(position)}).items()]
+        )
         self._runs[run.id] = self._client.get_run(name)
 
     def _new(self, run: TrackedRun) -> Any:

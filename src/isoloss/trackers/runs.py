@@ -18,7 +18,7 @@ from isoloss.study import compute
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
-from isoloss.trackers.tracker import Mark, Row, TrackedRun
+from isoloss.trackers.tracker import Position, Row, TrackedRun
 from isoloss.wording import level
 
 
@@ -44,24 +44,24 @@ class RecordedRun:
         told = (self.seen.name, self.seen.group, self.seen.state, self.seen.reason)
         self._facts = sha256_bytes(json.dumps(told).encode())
 
-    def is_at(self, mark: Mark | None) -> bool:
-        """Whether nothing has come since a mark."""
-        return mark is not None and (mark["facts"], extents(mark["rows"])) == (self._facts, self._extents)
+    def is_at(self, position: Position | None) -> bool:
+        """Whether nothing has come since a position."""
+        return position is not None and (position["facts"], extents(position["rows"])) == (self._facts, self._extents)
 
-    def goes_on_from(self, mark: Mark) -> bool:
-        """Whether the rows up to a mark are still those of the run. Raises UnreadableError."""
-        marked = extents(mark["rows"])
+    def goes_on_from(self, position: Position) -> bool:
+        """Whether the rows up to a position are still those of the run. Raises UnreadableError."""
+        held = extents(position["rows"])
         try:
             for name in ROWS:
-                check_rows(self._paths.rows(name), marked[name])
+                check_rows(self._paths.rows(name), held[name])
         except UnreadableError:
             raise
         except StoreError:
             return False
-        return all(marked[name].size <= self._extents[name].size for name in ROWS)
+        return all(held[name].size <= self._extents[name].size for name in ROWS)
 
-    def read(self) -> tuple[TrackedRun, list[Row], Mark]:
-        """The run with its outcome, its rows, and the mark of a tracker that has both. Raises StoreError."""
+    def read(self) -> tuple[TrackedRun, list[Row], Position]:
+        """The run with its outcome, its rows, and the position of a tracker that has both. Raises StoreError."""
         for name, extent in self._extents.items():
             check_rows(self._paths.rows(name), extent)
         steps = step_rows(self._paths, self._extents["metrics"])
@@ -75,8 +75,8 @@ class RecordedRun:
         kept: dict[str, ExtentRecord] = {
             name: {"size": extent.size, "sha256": extent.sha256} for name, extent in self._extents.items()
         }
-        mark: Mark = {"rows": kept, "count": len(rows), "facts": self._facts}
-        return replace(self.seen, outcome=outcome), rows, mark
+        position: Position = {"rows": kept, "count": len(rows), "facts": self._facts}
+        return replace(self.seen, outcome=outcome), rows, position
 
 
 def _seen(study: Study, directory: str, config: RunConfig, paths: RunPaths, status: RunStatus) -> TrackedRun:

@@ -13,14 +13,14 @@ from pydantic import TypeAdapter
 from isoloss.errors import StoreError
 from isoloss.files import make_folder, write_record, writing
 from isoloss.store.records import Count, read_checked
-from isoloss.trackers.tracker import Mark, Row, TrackedRun, Tracker, library
+from isoloss.trackers.tracker import Position, Row, TrackedRun, Tracker, library
 from isoloss.wording import level, shortened
 
 MAX_NAME = 120
 """Characters of a folder's name before the run's id: file systems allow some 255 bytes."""
 
 
-class _Written(Mark):
+class _Written(Position):
     """What lies beside an event file: how many of its bytes count, and whether the outcome is among them."""
 
     size: Count
@@ -45,7 +45,7 @@ class TensorBoard(Tracker):
             folders = [folder for folder in into.iterdir() if folder.is_dir()]
         self._folders = {folder.name.rpartition(",")[2]: folder for folder in folders}
 
-    def mark(self, id: str) -> Mark | None:
+    def position(self, id: str) -> Position | None:
         """From beside the event file."""
         written = self._written(id)
         return written and {"rows": written["rows"], "count": written["count"], "facts": written["facts"]}
@@ -55,7 +55,7 @@ class TensorBoard(Tracker):
         if folder := self._folders.pop(id, None):
             shutil.rmtree(folder)
 
-    def write(self, run: TrackedRun, rows: Sequence[Row], mark: Mark) -> None:
+    def write(self, run: TrackedRun, rows: Sequence[Row], position: Position) -> None:
         """Append to the run's event file; the folder is renamed where the run's name has changed."""
         written = self._written(run.id)
         size, final = (written["size"], written["final"]) if written else (0, False)
@@ -68,7 +68,7 @@ class TensorBoard(Tracker):
             stream.flush()
             os.fsync(stream.fileno())
             size = stream.tell()
-        write_record(_record(folder), {**mark, "size": size, "final": run.final or final})
+        write_record(_record(folder), {**position, "size": size, "final": run.final or final})
 
     def _written(self, id: str) -> _Written | None:
         try:

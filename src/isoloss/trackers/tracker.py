@@ -56,7 +56,7 @@ class TrackedRun:
         return self.state in ("done", "diverged")
 
 
-class Mark(TypedDict):
+class Position(TypedDict):
     """How far a tracker has a run: its rows by their extents, their number, and a hash of all else about it."""
 
     rows: dict[str, ExtentRecord]
@@ -64,15 +64,15 @@ class Mark(TypedDict):
     facts: str
 
 
-_MARK = TypeAdapter(Mark)
-NO_ROWS: Mark = {"rows": {name: {"size": 0, "sha256": NOTHING.sha256} for name in ROWS}, "count": 0, "facts": ""}
-"""The mark of a run that has just begun to be mirrored."""
+_POSITION = TypeAdapter(Position)
+NO_ROWS: Position = {"rows": {name: {"size": 0, "sha256": NOTHING.sha256} for name in ROWS}, "count": 0, "facts": ""}
+"""The position of a run that has just begun to be mirrored."""
 
 
-def mark_or_none(value: str | bytes | None) -> Mark | None:
-    """A mark from its JSON; None where that is no mark."""
+def position_or_none(value: str | bytes | None) -> Position | None:
+    """A position from its JSON; None where that is no position."""
     try:
-        return None if value is None else _MARK.validate_json(value)
+        return None if value is None else _POSITION.validate_json(value)
     except ValidationError:
         return None
 
@@ -80,7 +80,7 @@ def mark_or_none(value: str | bytes | None) -> Mark | None:
 class Tracker(ABC):
     """One place of one tracker. Its methods raise whatever its library raises where it cannot be reached.
 
-    A program that ends at any moment within `write` leaves what the next `write` from the same mark completes, with
+    A program that ends at any moment within `write` leaves what the next `write` from the same position completes, with
     more rows perhaps: no point twice, none missing.
     """
 
@@ -90,7 +90,7 @@ class Tracker(ABC):
     """The command that shows it."""
 
     @abstractmethod
-    def mark(self, id: str) -> Mark | None:
+    def position(self, id: str) -> Position | None:
         """How far it has a run; None where it has none, or not one to add to."""
 
     @abstractmethod
@@ -98,8 +98,8 @@ class Tracker(ABC):
         """Remove what it has of a run, if anything: it is mirrored anew."""
 
     @abstractmethod
-    def write(self, run: TrackedRun, rows: Sequence[Row], mark: Mark) -> None:
-        """Add rows to a run, which is made if need be, and set its outcome, state and, last of all, its mark."""
+    def write(self, run: TrackedRun, rows: Sequence[Row], position: Position) -> None:
+        """Add rows to a run, which is made if need be, and set its outcome, state and, last of all, its position."""
 
     def close(self) -> None:  # noqa: B027  (most keep nothing open)
         """Complete what was written."""

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from isoloss.trackers.tracker import Mark, Row, TrackedRun, Tracker, library, mark_or_none
+from isoloss.trackers.tracker import Position, Row, TrackedRun, Tracker, library, position_or_none
 
-MARK = "isoloss"
+POSITION = "isoloss"
 """What in a run's configuration says how far it is mirrored."""
 
 
 class Trackio(Tracker):
-    """Writes rows, outcome and mark in one transaction; rows have ids of their own, and one that is there is not added.
+    """Writes rows, outcome and position in one transaction; rows have ids of their own, and one that is there is not added.
 
     `trackio.init` and `log` are not used: they queue rows for a thread, which drops those that it cannot write.
     """
@@ -30,21 +30,27 @@ class Trackio(Tracker):
         self.shown_by = f"TRACKIO_DIR={folder} trackio show --project {study}"
         self._configs: dict[str, dict[str, Any]] = self._storage.get_all_run_configs(study)
 
-    def mark(self, id: str) -> Mark | None:
+    def position(self, id: str) -> Position | None:
         """From the run's configuration."""
-        return mark_or_none(self._configs.get(id, {}).get(MARK))
+        return position_or_none(self._configs.get(id, {}).get(POSITION))
 
     def drop(self, id: str) -> None:
         """Delete the run."""
         if config := self._configs.pop(id, None):
             self._storage.delete_run(self._project, config["name"], id)
 
-    def write(self, run: TrackedRun, rows: Sequence[Row], mark: Mark) -> None:
+    def write(self, run: TrackedRun, rows: Sequence[Row], position: Position) -> None:
         """Insert rows; Trackio has neither a summary nor tags, so that the outcome is part of the configuration."""
         facts = {"name": run.name, "state": run.state, "reason": run.reason, **run.outcome}
-        config = {**run.settings, **facts, MARK: json.dumps(mark), "_Group": run.group, "_Created": _time(run.started)}
+        config = {
+            **run.settings,
+            **facts,
+            POSITION: json.dumps(position),
+            "_Group": run.group,
+            "_Created": _time(run.started),
+        }
         points = [(row.number, row.step, row.seconds, dict(row.values)) for row in rows]
-        points = points or [(0 if mark["count"] else -1, 0, 0.0, {})]  # without any row it writes no configuration
+        points = points or [(0 if position["count"] else -1, 0, 0.0, {})]  # without any row it writes no configuration
         self._storage.bulk_log(
             self._project,
             run.name,

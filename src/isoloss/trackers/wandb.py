@@ -13,10 +13,10 @@ from pydantic import TypeAdapter
 from isoloss.errors import StoreError
 from isoloss.files import make_folder, write_record, writing
 from isoloss.store.records import Count, read_checked
-from isoloss.trackers.tracker import NO_ROWS, Mark, Row, TrackedRun, Tracker, library
+from isoloss.trackers.tracker import NO_ROWS, Position, Row, TrackedRun, Tracker, library
 
 
-class _Sent(Mark):
+class _Sent(Position):
     """What is kept of a run on this machine, since offline W&B cannot tell: the sessions that were completed.
 
     `version` counts how often the run was mirrored anew: W&B does not take the id of a deleted run again.
@@ -44,7 +44,7 @@ class WeightsAndBiases(Tracker):
         self._records = self._folder / "isoloss" / self._project
         self.where = f"{self._folder}, project {self._project}"
         self.shown_by = f"wandb sync {self._folder}"
-        self._open: dict[str, tuple[Any, TrackedRun, Mark]] = {}
+        self._open: dict[str, tuple[Any, TrackedRun, Position]] = {}
         self._settings = self._wandb.Settings(
             console="off",
             disable_code=True,
@@ -57,7 +57,7 @@ class WeightsAndBiases(Tracker):
         with writing(self._folder):
             make_folder(self._folder)
 
-    def mark(self, id: str) -> Mark | None:
+    def position(self, id: str) -> Position | None:
         """From the session in progress, else from what is kept of those that were completed."""
         if id in self._open:
             return self._open[id][2]
@@ -72,7 +72,7 @@ class WeightsAndBiases(Tracker):
             self._remove_sessions(id, sent, but=())
             self._keep(id, {**_NOTHING, "version": sent["version"] + 1})
 
-    def write(self, run: TrackedRun, rows: Sequence[Row], mark: Mark) -> None:
+    def write(self, run: TrackedRun, rows: Sequence[Row], position: Position) -> None:
         """Log the rows that W&B does not have; the outcome is the run's summary, its state and seed are tags."""
         session = self._open.pop(run.id)[0] if run.id in self._open else self._begin(run)
         for row in rows:
@@ -81,7 +81,7 @@ class WeightsAndBiases(Tracker):
                 session.log({**row.values, **own}, step=row.number)
         session.tags = (f"seed={run.seed}", run.state)
         session.summary.update({**run.outcome, "state": run.state, "reason": run.reason})
-        self._open[run.id] = session, run, mark
+        self._open[run.id] = session, run, position
         if run.state != "running":
             self._finish(run.id)
 
@@ -109,11 +109,11 @@ class WeightsAndBiases(Tracker):
         return session
 
     def _finish(self, id: str) -> None:
-        session, run, mark = self._open.pop(id)
+        session, run, position = self._open.pop(id)
         folder = Path(session.settings.sync_dir).name
         session.finish(exit_code=int(run.state in ("failed", "diverged")))
         sent = self._sent(id) or _NOTHING
-        self._keep(id, {**mark, "version": sent["version"], "sessions": [*sent["sessions"], folder]})
+        self._keep(id, {**position, "version": sent["version"], "sessions": [*sent["sessions"], folder]})
 
     def _remove_sessions(self, id: str, sent: _Sent, but: Sequence[str]) -> None:
         own = _versioned(id, sent)  # W&B adds a number to the folders of sessions that begin in the same second

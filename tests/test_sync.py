@@ -22,7 +22,7 @@ from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.trackers import TrackerName
 from isoloss.trackers.choice import open_tracker
-from isoloss.trackers.mirror import POLL_S, Update, Mirror, mirror
+from isoloss.trackers.mirror import POLL_S, Mirror, Update, mirror
 from isoloss.trackers.tracker import Position, Row, TrackedRun, Tracker
 from tests.fake_studies import FACTS, fake_study, step_row, write_rows
 from tests.tracker_readers import READERS, Point, Shown

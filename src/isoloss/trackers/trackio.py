@@ -16,7 +16,7 @@ POSITION = "isoloss"
 
 
 class Trackio(Tracker):
-    """Writes rows, outcome and position in one transaction; rows have ids of their own, and one that is there is not added.
+    """Writes rows, outcome and position in one transaction; rows have ids, and one that is there is not added.
 
     `trackio.init` and `log` are not used: they queue rows for a thread, which drops those that it cannot write.
     """

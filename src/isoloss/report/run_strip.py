@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -20,6 +21,18 @@ LABELLED_PX, HEAD_PX, ROWS_PX = 28.0, 22.0, 360.0
 """Heights of a row under its label, of a group's head, and of all rows without labels together."""
 HALOS: Sequence[dict[str, Any]] = ({"stroke": PAPER, "strokeWidth": 3}, {})
 """Text is drawn twice, first as an outline that keeps lines off it."""
+
+
+@dataclass(frozen=True)
+class RunName:
+    """What a run is called: its label, and its configuration's label and key; of anyone's table its name."""
+
+    label: str
+    configuration: str
+    key: str = ""
+
+
+Names = Mapping[str, RunName]
 
 
 def placed(table: pl.DataFrame, heads: Mapping[str, str]) -> tuple[pl.DataFrame, str]:
@@ -89,3 +102,9 @@ def strip(
         width,
         height,
     )
+
+
+def run_words(run: str, names: Names, said: str) -> dict[str, str]:
+    """Words of a mark: the run, its label, and what is said of it, which begins with its configuration's key."""
+    name = names[run]
+    return {"run": run, "text": name.label, "mark": f"{f'{name.key} · ' if name.key else ''}{name.label}: {said}"}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from statistics import median_high
+from dataclasses import asdict, fields
 from typing import Any
 
-import altair as alt
 import polars as pl
 
 from isoloss import wording as say
@@ -17,10 +14,11 @@ from isoloss.analysis.estimate import Estimate
 from isoloss.diagnostic import Diagnostic
 from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.crossing import crossing_details, crossing_sentences, crossing_table
+from isoloss.report.chapters.target import is_reached, step_words, target_sentence, target_words, times_to_target
 from isoloss.report.chart import ACCENT, GREY, WARNING, Figure, near_data
-from isoloss.report.format import Kind, spelled, spelled_interval
+from isoloss.report.format import Kind, spelled_interval
 from isoloss.report.references import cited
-from isoloss.report.run_strip import placed, strip
+from isoloss.report.run_strip import Names, RunName, placed, run_words, strip
 from isoloss.report.table import Column, Table
 
 PHRASES: Mapping[State, tuple[str, str]] = {
@@ -39,18 +37,6 @@ PHRASES: Mapping[State, tuple[str, str]] = {
 COLOURS = {"improving": ACCENT, "plateaued": ACCENT, "U-turned": WARNING, "diverged": WARNING, "inconclusive": GREY}
 
 
-@dataclass(frozen=True)
-class _Name:
-    """What a run is called: its label, and its configuration's label and key; of anyone's table its name."""
-
-    label: str
-    configuration: str
-    key: str = ""
-
-
-Names = Mapping[str, _Name]
-
-
 def convergence_chapter(convergence: Convergence | Diagnostic, runs: pl.DataFrame | None = None) -> Chapter:
     """What the curves of a study or of anyone's table show at their end.
 
@@ -62,19 +48,20 @@ def convergence_chapter(convergence: Convergence | Diagnostic, runs: pl.DataFram
     if isinstance(convergence, Diagnostic):
         answer = [convergence.text, *([convergence.remedy] if convergence.remedy else [])]
         return Chapter("convergence", "Convergence", answer)
-    names = {run.run: _Name(run.run, run.run) for run in convergence.runs}
+    names = {run.run: RunName(run.run, run.run) for run in convergence.runs}
     if runs is not None:
         names |= {
-            run: _Name(*words) for run, *words in runs.select("run_id", *(f.name for f in fields(_Name))).iter_rows()
+            run: RunName(*words)
+            for run, *words in runs.select("run_id", *(f.name for f in fields(RunName))).iter_rows()
         }
     return Chapter(
         "convergence",
         "Convergence",
         answer=list(_answer(convergence, names)),
-        figures=[*_improvements(convergence, names), *_times_to_target(convergence, names)],
+        figures=[*_improvements(convergence, names), *times_to_target(convergence, names)],
         tables=[
             _shares(convergence),
-            *crossing_table(convergence.crossing, _target(convergence), _kind(convergence)),
+            *crossing_table(convergence.crossing, target_words(convergence), _kind(convergence)),
             _by_run(convergence, names),
         ],
         details=list(_details(convergence)),
@@ -91,8 +78,8 @@ def _answer(convergence: Convergence, names: Names) -> Iterator[str]:
             parts.append(f"{who} {PHRASES[state][len(runs) > 1]}{_more(state, runs)}")
     yield f"{'; '.join(parts)}."
     if convergence.target is not None:
-        yield _target_sentence(convergence, names)
-        yield from crossing_sentences(convergence.crossing, _target(convergence))
+        yield target_sentence(convergence, names)
+        yield from crossing_sentences(convergence.crossing, target_words(convergence))
     gap = convergence.gap
     if gap is not None:
         value = spelled_interval(gap.value, gap.low, gap.high, "difference")
@@ -123,46 +110,8 @@ def _more(state: State, runs: Sequence[RunConvergence]) -> str:
         by = " to ".join(dict.fromkeys(say.number(value, ".2g") for value in (values[0], values[-1])))
         return f", by {by} nats per doubling of steps, so longer training should lower the loss"
     if state == "plateaued":
-        return f" by step {_step(max(run.plateau_step or 0 for run in runs))}"
+        return f" by step {step_words(max(run.plateau_step or 0 for run in runs))}"
     return ""
-
-
-def _target_sentence(convergence: Convergence, names: Names) -> str:
-    target, n = _target(convergence), len(convergence.runs)
-    missed = [run.last_step for run in convergence.runs if not _reached(run)]
-    if len(missed) == n:
-        return f"No run reached {target} in {_steps(missed)} steps."
-    unit, times = _times(convergence, names)
-    fastest, slowest = min(times.items(), key=lambda item: item[1]), max(times.values())
-    if len({name.configuration for name in names.values()}) == 1:
-        sentence = f"{'The run' if n == 1 else 'The typical run'} reached {target} after {_step(fastest[1])} steps"
-    else:
-        sentence = (
-            f"To reach {target} took {_step(fastest[1])} steps in the fastest {unit} ({say.shortened(fastest[0])})"
-        )
-        sentence += f" and {_step(slowest)} in the slowest that did" if slowest > fastest[1] else ""
-    return (
-        f"{sentence}{f'; {say.of_runs(len(missed), n)} did not reach it in {_steps(missed)} steps' if missed else ''}."
-    )
-
-
-def _times(convergence: Convergence, names: Names) -> tuple[str, dict[str, float]]:
-    """Steps to the target by configuration, the median over its runs, where half of them or more reached it.
-
-    By run where no configuration has such a median, or none are known.
-    """
-    steps: dict[str, list[float]] = {}
-    for run in convergence.runs:
-        steps.setdefault(names[run.run].configuration, []).append(
-            run.to_target.step if run.to_target and _reached(run) else math.inf
-        )
-    times = {name: median_high(of_one) for name, of_one in steps.items()}
-    finite = {name: time for name, time in times.items() if math.isfinite(time)}
-    if not finite:
-        return _times(
-            convergence, {run: replace(name, configuration=name.label, key="") for run, name in names.items()}
-        )
-    return "configuration" if any(name.key for name in names.values()) else "run", finite
 
 
 def _details(convergence: Convergence) -> Iterator[str]:
@@ -200,7 +149,7 @@ def _details(convergence: Convergence) -> Iterator[str]:
 def _shares(convergence: Convergence) -> Table:
     shares: dict[str, Estimate] = {**convergence.shares}
     if convergence.reached is not None:
-        shares[f"reached {_target(convergence)}"] = convergence.reached
+        shares[f"reached {target_words(convergence)}"] = convergence.reached
     frame = pl.DataFrame([{"state": s, "runs": round(e.value * e.n), **asdict(e)} for s, e in shares.items()])
     columns = (
         Column("state", "state"),
@@ -237,7 +186,7 @@ def _by_run(convergence: Convergence, names: Names) -> Table:
     if frame["final_gap"].count():
         columns.append(Column("final_gap", "val − train loss", "difference"))
     if convergence.target is not None:
-        title += f". Costs of reaching {_target(convergence)}: a dash where the run ended before"
+        title += f". Costs of reaching {target_words(convergence)}: a dash where the run ended before"
         costs: tuple[tuple[str, str, Kind], ...] = (
             ("steps", f"steps to {convergence.target:g}", steps), ("tokens", "tokens", "si"), ("flops", "FLOPs", "si"),
             ("seconds", "time", "duration")
@@ -256,8 +205,8 @@ def _row(run: RunConvergence, names: Names) -> dict[str, Any]:
     for name, estimate in (("improvement", run.improvement), ("rise", run.rise)):
         row[name] = estimate.value if estimate else None
         row |= {f"{name}_{of}": getattr(estimate, of) if estimate else None for of in ("low", "high", "n", "method")}
-    reached = run.to_target if _reached(run) else None
-    row |= {"target_reached": None if run.to_target is None else _reached(run)}
+    reached = run.to_target if is_reached(run) else None
+    row |= {"target_reached": None if run.to_target is None else is_reached(run)}
     row |= {"target_after_step": reached.after if reached else None}
     for name, cost in (("steps", "step"), ("tokens", "tokens"), ("flops", "flops"), ("seconds", "seconds")):
         row[f"{name}_to_target"] = getattr(reached, cost) if reached else None
@@ -266,7 +215,7 @@ def _row(run: RunConvergence, names: Names) -> dict[str, Any]:
 
 def _improvements(convergence: Convergence, names: Names) -> Iterator[Figure]:
     rows = [
-        {**_named(run, names, f"{run.state}, {_per_doubling(run.improvement)}"), "group": run.state,
+        {**run_words(run.run, names, f"{run.state}, {_per_doubling(run.improvement)}"), "group": run.state,
          "value": run.improvement.value, "low": run.improvement.low, "high": run.improvement.high,
          "first_step": run.windows[-1].first_step, "last_step": run.last_step}
         for run in convergence.runs
@@ -299,63 +248,10 @@ def _improvements(convergence: Convergence, names: Names) -> Iterator[Figure]:
     yield Figure("improvement", title, subtitle, frame, lambda width: strip(frame, heads, COLOURS, axis, width, rules))
 
 
-def _times_to_target(convergence: Convergence, names: Names) -> Iterator[Figure]:
-    rows = [
-        {**_named(run, names, f"{'' if run.to_target.reached else 'not '}reached in {_step(run.to_target.step)} steps"),
-         "group": "reached" if run.to_target.reached else "missed",
-         "value": run.to_target.step, "low": run.to_target.after if run.to_target.reached else None,
-         "high": run.to_target.step}
-        for run in convergence.runs
-        if run.to_target is not None
-    ]  # fmt: skip
-    reached = convergence.reached
-    if reached is None or not reached.value:
-        return
-    n, hit = reached.n, round(reached.value * reached.n)
-    target = _target(convergence)
-    heads = {
-        "reached": f"reached: {say.of_runs(hit, n)}",
-        "missed": f"not reached by the last step: {say.of_runs(n - hit, n)}",
-    }
-    frame, thinned = placed(pl.DataFrame(rows, infer_schema_length=None).sort("value", "run"), heads)
-    subtitle = (
-        f"Steps to the first evaluation at or below {target}, with a line from the evaluation before it, between which "
-        f"the target was reached (no confidence interval); n = {say.counted(n, 'run')}{thinned}. Triangles: the last "
-        "step of a run that did not reach it."
-    )
-    axis = {"title": "optimizer step", "scale": alt.Scale(zero=True)}
-    times = _steps(frame.filter(pl.col("group") == "reached")["value"].to_list())
-    title = f"{say.of_runs(hit, n)} reached {target}, after {times} steps"
-    colours = {"reached": ACCENT, "missed": GREY}
-    yield Figure("time_to_target", title, subtitle, frame, lambda width: strip(frame, heads, colours, axis, width))
-
-
-def _named(run: RunConvergence, names: Names, said: str) -> dict[str, str]:
-    """Words of a mark: the run, its label, and what is said of it, which begins with its configuration's key."""
-    name = names[run.run]
-    return {"run": run.run, "text": name.label, "mark": f"{f'{name.key} · ' if name.key else ''}{name.label}: {said}"}
-
-
 def _per_doubling(estimate: Estimate) -> str:
     return f"{spelled_interval(estimate.value, estimate.low, estimate.high, 'difference')} nats per doubling of steps"
-
-
-def _reached(run: RunConvergence) -> bool:
-    return run.to_target is not None and run.to_target.reached
-
-
-def _target(convergence: Convergence) -> str:
-    return "" if convergence.target is None else f"{convergence.target:g} nats"
 
 
 def _kind(convergence: Convergence) -> Kind:
     """Steps are whole numbers, unless a table counts them otherwise."""
     return "count" if all(run.last_step.is_integer() for run in convergence.runs) else "number"
-
-
-def _step(step: float) -> str:
-    return spelled(step, "count" if float(step).is_integer() else "number")
-
-
-def _steps(steps: Sequence[float]) -> str:
-    return " to ".join(dict.fromkeys((_step(min(steps)), _step(max(steps)))))

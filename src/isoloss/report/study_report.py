@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoloss.analysis.claim import Claim
+from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.files import write_text
 from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.answer import answer_chapter
@@ -62,8 +63,9 @@ def study_chapters(snapshot: Snapshot, findings: Findings) -> list[Chapter]:
     effects = effects_chapter(findings.effects, snapshot.done, adjusted=findings.adjusted, colours=snapshot.colours)
     scaling = scaling_chapter(findings.scaling)
     convergence = convergence_chapter(findings.convergence, snapshot.table)
+    profiled = isinstance(findings.scaling, ScalingResults) and findings.scaling.isoflop_law is not None
     chapters = [
-        answer_chapter(snapshot, [effects, scaling]),
+        answer_chapter(snapshot, [scaling, effects] if profiled else [effects, scaling]),
         claims_chapter(findings.claims, findings.exploratory, len(findings.adjusted), one_seed=snapshot.study.one_seed),
         runs_chapter(snapshot),
         effects,

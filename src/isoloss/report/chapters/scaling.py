@@ -58,6 +58,13 @@ def scaling_chapter(found: ScalingResults | Diagnostic) -> Chapter:
 
 def _answer(found: ScalingResults) -> Iterator[str]:
     fit, held = found.fit, found.holdout
+    if found.isoflop_law:
+        size, tokens = found.isoflop_law.N.exponent, found.isoflop_law.D.exponent
+        minima = sum(profile.optimal_params is not None for profile in found.profiles)
+        yield (
+            f"Through the lowest losses of {minima} budgets of {meaning_of(fit, 'C')}, the best size grows with "
+            f"compute to the power {spelled_estimate(size)}, its tokens to the power {spelled_estimate(tokens)}."
+        )
     floor = fit.parameters["E"].estimate if "E" in fit.parameters else None
     has_floor = floor is not None and floor.value > 0
     gains = [
@@ -78,13 +85,6 @@ def _answer(found: ScalingResults) -> Iterator[str]:
         yield (
             f"With {flop(best.flops)}, the most that a run here took, the best size is about {size} parameters, "
             f"trained on {tokens} tokens to a loss of {spelled_estimate(best.loss, 'loss')}{beyond}."
-        )
-    if found.isoflop_law:
-        size, tokens = found.isoflop_law.N.exponent, found.isoflop_law.D.exponent
-        minima = sum(profile.optimal_params is not None for profile in found.profiles)
-        yield (
-            f"Through the lowest losses of {minima} budgets of {meaning_of(fit, 'C')}, the best size grows with "
-            f"compute to the power {spelled_estimate(size)}, its tokens to the power {spelled_estimate(tokens)}."
         )
     if held:
         yield f"Fitted without the largest {NOUNS[held.variable]}, the law predicts it: {held_out_in_words(held)}."

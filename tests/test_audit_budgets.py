@@ -54,12 +54,18 @@ def test_sizes_to_both_sides_of_the_guessed_best_one_bracket_it() -> None:
     assert said == pytest.approx(math.exp(best) / 1000, rel=0.01)
 
 
-@pytest.mark.parametrize(("widths", "add"), [([64, 80, 96, 128], "smaller"), ([4, *SIX[:3]], "larger")])
-def test_a_minimum_at_the_edge_of_the_sizes_is_said_before_it_is_trained(widths: list[int], add: str) -> None:
-    found = findings(runs_of([4e11, 8e11, 16e11, 32e11], widths))
+@pytest.mark.parametrize(("flops", "widths", "add", "where"), [
+    ([4e11, 8e11, 16e11, 32e11], [64, 80, 96, 128], "smaller", "4e11"),
+    ([4e11, 8e11, 16e11, 32e11], [4, 12, 16, 24], "larger", "3.2e12"),
+    (FOUR, [8, 12, 16, 24, 32, 48], "larger", "8e11"),  # one size lies beyond the best
+])  # fmt: skip
+def test_a_minimum_at_the_edge_of_the_sizes_is_said_before_it_is_trained(
+    flops: list[float], widths: list[int], add: str, where: str
+) -> None:
+    found = findings(runs_of(flops, widths))
     missing = found["minima_not_bracketed"]
     assert missing.severity == "limits" and missing.remedy and f"Add {add} sizes" in missing.remedy
-    assert "minima_bracketed" not in found
+    assert f"{where} FLOPs (best" in missing.text and "minima_bracketed" not in found
 
 
 def test_too_few_sizes_or_budgets_for_an_exponent_are_named() -> None:

@@ -468,6 +468,14 @@ def test_runs_of_a_budget_are_drawn_on_its_curve_and_give_the_exponents(tmp_path
             (other["N"] for other in runs), key=lambda n, row=row: abs(math.log(n / row["N"])))]  # fmt: skip
         off = nearest["D"] * (nearest["N"] / row["N"]) ** found.cost.size_power / row["D"]
         assert off == pytest.approx(1, abs=0.05)
+    optima = frontier(found.fit, [profile.flops for profile in found.profiles], found.cost).optima
+    best = [optimum for optimum in optima if not optimum.beyond][-1]
+    other = [
+        predict(found.fit, {"N": k * best.n_params.value, "D": best.flops / found.cost.per / (
+            k * best.n_params.value) ** found.cost.size_power}).law.value
+        for k in (0.5, 2.0)
+    ]  # fmt: skip
+    assert f"as many cost up to {max(other) - best.loss.value:.2g} more" in drawn.title
     profiles = table(chapter, "scaling_profiles").frame
     assert profiles["C"].to_list() == [profile.flops for profile in found.profiles]
     for row, profile in zip(profiles.to_dicts(), found.profiles, strict=True):

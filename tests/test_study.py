@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -400,3 +401,11 @@ def test_the_stop_button_of_a_notebook_saves_everything(
     assert ("stopping: saving checkpoints" in done.stderr) == bool(kernel), done.stderr  # progress, in a notebook alone
     stopped = load_study(tmp_path / "out")
     assert any("stopped at step" in stopped.status(run).reason for run in stopped.summary()["run_id"])
+
+
+def test_a_thread_trains_without_touching_signals(study: Callable[..., Study], tmp_path: Path) -> None:
+    found: list[StudyResults] = []
+    trainer = Thread(target=lambda: found.append(train_here(study(), tmp_path / "out")))
+    trainer.start()
+    trainer.join(60)
+    assert found and found[0].summary()["status"].to_list() == ["done"]

@@ -24,7 +24,7 @@ from isoloss.study.config import RunConfig
 from isoloss.study.hypotheses import Hypothesis, make_hypothesis
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
-from isoloss.study.studyfile import builtin_studies, find_study
+from isoloss.study.studyfile import builtin_studies, find_study, parse_study
 from isoloss.study.texts import DataFacts
 
 SHAKESPEARE = DataFacts("86c4", 65, 111_540, 1_003_854)
@@ -475,3 +475,18 @@ def test_plan_shows_the_audit(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(capsys.readouterr().out)["audit"]
     assert {"one_seed", "too_few_sizes", "n_head_same_params", "cost"} <= {one["code"] for one in listed}
     assert {tuple(sorted(one)) for one in listed} == {("code", "remedy", "sentence", "severity")}
+
+
+def test_a_factor_that_another_goes_along_with_cannot_be_judged() -> None:
+    text = (
+        "name: x\npaired: {n_embd: [64, 128], learning_rate: [3e-3, 1e-3]}\nfactors: {dropout: [0.0, 0.1]}\nseeds: 3\n"
+    )
+    text += "hypotheses: [{says: Wider is better, kind: effect, factor: n_embd, direction: down},\n"
+    text += "             {says: Dropout costs, kind: effect, factor: dropout, direction: up}]"
+    study = parse_study(text, "x.yaml")
+    found = audit(study, study.expand(DataFacts("0" * 64, 65, 111_540, 1_003_854)))
+    (blocked,) = [each for each in found if each.code == "hypothesis_untestable"]
+    assert "Wider is better" in blocked.text and "learning_rate changes with n_embd" in blocked.text
+    assert blocked.severity == "blocks" and blocked.remedy and "learning_rate under base" in blocked.remedy
+    (power,) = [each for each in found if "80% power" in each.text and "“" in each.text]
+    assert "Dropout costs" in power.text and "Wider" not in power.text

@@ -109,3 +109,11 @@ def test_sizes_that_do_not_vary_by_width_alone_have_no_cell_to_add() -> None:
     text = "name: x\nbase: {n_head: 4, batch_size: 8}\npaired: {n_embd: [16, 24, 32, 48], n_layer: [1, 2, 2, 3]}\n"
     runs = parse_study(text + f"budgets: {{flops: {FOUR}}}", "x.yaml").expand(DATA)
     assert "next_cell" not in findings(runs)
+
+
+def test_runs_that_happen_to_cost_the_same_are_no_budget() -> None:
+    text = "name: x\nbase: {n_layer: 2, n_head: 2, batch_size: 1}\nseeds: 2\n"
+    text += "runs: [{n_embd: 64, block_size: 512}, {n_embd: 72, block_size: 64}, {n_embd: 68, block_size: 256}]\n"
+    assert not {"minima_bracketed", "next_cell"} & set(
+        findings(parse_study(text + "budgets: {flops: [1e11]}", "x").expand(DATA))
+    )

@@ -80,6 +80,21 @@ def test_where_small_models_are_dearer_the_optimum_is_the_lowest_loss_at_that_co
         assert share.value == pytest.approx(math.log(other.value / one.value) / math.log(1.01**2), abs=1e-5)
 
 
+def test_where_small_models_are_dearer_kaplans_law_has_its_optimum_at_that_cost() -> None:
+    n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e5, 3e6, 5), np.geomspace(5e6, 1.5e8, 5)))
+    loss = ((8.8e13 / n) ** (0.076 / 0.095) + 5.4e13 / d) ** 0.095
+    noise = np.exp(1e-4 * np.random.default_rng(0).standard_normal(25))
+    fit = fit_law(pl.DataFrame({"N": n, "D": d, "loss": loss * noise}), "LNDK", COLUMNS)
+    cost = Cost(30.0, 0.85)
+    compute = math.sqrt(math.prod(data_compute(fit, cost)))
+    (best,) = frontier(fit, [compute], cost).optima
+    u = optimize.minimize_scalar(
+        lambda u: predict(fit, {"N": math.exp(u), "D": cost.tokens(compute, math.exp(u))}).law.value,
+        bounds=(5, 25), method="bounded", options={"xatol": 1e-9},
+    ).x  # fmt: skip
+    assert best.n_params.value == pytest.approx(math.exp(u), rel=1e-3)
+
+
 def test_exponents_with_an_interaction_are_those_at_the_middle_of_the_data() -> None:
     fit = noisy_fit()
     found = frontier(fit, [])

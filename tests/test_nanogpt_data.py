@@ -51,7 +51,7 @@ def test_another_split_or_vocabulary_becomes_a_pair_of_texts(
     tmp_path: Path, stated: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nanogpt, "PIECE_TOKENS", 100)
-    share = 0.9 if stated == "CRLF" else 0.5
+    share = 0.9 if stated == "CRLF" else 0.6
     known = make(tmp_path, train_share=share, characters="".join(sorted(set(PLAY), reverse=stated == "list")))
     if stated in ("stoi", "list"):
         given: Any = {"stoi": {character: i for i, character in enumerate(known)}} if stated == "stoi" else known
@@ -130,3 +130,9 @@ def test_files_that_hold_no_tokens_are_refused(tmp_path: Path, content: bytes) -
     (tmp_path / "val.bin").write_bytes(content)
     with pytest.raises(CorpusError, match=r"val\.bin holds no 16-bit tokens"):
         text_of(tmp_path)
+
+
+def test_half_of_a_folder_is_not_taken_for_a_text(tmp_path: Path) -> None:
+    (tmp_path / "train.bin").write_bytes(bytes(8))
+    with pytest.raises(CorpusError, match=r"val\.bin is missing"):
+        is_nanogpt_folder(tmp_path)

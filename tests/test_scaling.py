@@ -810,8 +810,8 @@ def test_profiles_and_law_that_disagree_are_said_with_both() -> None:
     ]  # fmt: skip
     agreeing, other = isoflop_law(same), isoflop_law(profiles_of(0.7, noise=0.01))
     assert agreeing is not None and other is not None
-    assert disagreement(fit, agreeing) == []
-    (said,) = disagreement(fit, other)
+    assert disagreement(fit, agreeing, agreeing) == [] and disagreement(fit, other, None) == []
+    (said,) = disagreement(fit, other, agreeing)
     assert f"{other.N.exponent.value:.4g}" in said.text and f"{a:.4g}" in said.text
 
 

@@ -471,3 +471,9 @@ def test_an_unknown_study_is_met_with_the_known_ones() -> None:
 def test_an_optimum_is_stated_in_one_of_two_ways(keys: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_hypothesis({"says": "best", "kind": "optimum", "factor": "learning_rate", **keys}, 1)
+
+
+def test_a_misspelt_kind_of_budget_is_answered_in_its_place() -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        parse_study("name: x\nbudgets:\n  flop: [1e8]\n  n_embd: [16, 32]\n", "b.yaml")
+    assert "b.yaml:3: unknown key 'flop' in budgets: did you mean 'flops'" in str(caught.value)

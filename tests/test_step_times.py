@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from isoloss.errors import ConfigError
 from isoloss.execution import step_times
+from isoloss.execution import study as study_module
 from isoloss.execution.estimate import plan_study
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
@@ -97,3 +99,26 @@ def test_seconds_of_several_ranks_are_refused(text_file: Path, tmp_path: Path, m
     with pytest.raises(ConfigError, match="seconds are those of one process"):
         run_study(study_of(text_file), tmp_path / "out", OPTIONS, ranks=Ranks(0, 2))
     assert not (tmp_path / "out").exists() and not measured
+
+
+def test_seconds_of_a_working_day_are_no_mistake_before_anything_is_measured(text_file: Path) -> None:
+    study = parse_study(FILE.format(corpus=text_file).replace("[0.4, 0.8]", "[0.015, 30000, 60000]"), "timed.yaml")
+    assert study.size == 6
+
+
+def test_steps_are_measured_with_the_kernels_that_train(
+    text_file: Path, tmp_path: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Horizons that follow from the measurement come to other FLOPs than those that stood for them."""
+    seen: list[bool] = []
+    monkeypatch.setattr(study_module, "MIN_COMPILE_FLOPS", 2e9)
+    monkeypatch.setattr(study_module, "compiled_kernels", lambda say: True)
+    monkeypatch.setattr(step_times, "step_time_s", lambda *_, compiled, **__: seen.append(compiled) or 0.05)
+
+    class Spy(Inline):
+        def run(self, stacks: Any, context: Any, emit: Any, should_stop: Any) -> None:
+            seen.append(context.compiled)
+
+    study = parse_study(FILE.format(corpus=text_file).replace("[0.4, 0.8]", "[2.0, 4.0]"), "timed.yaml")
+    run_study(study, tmp_path / "out", replace(OPTIONS, compile="auto"), executor=Spy())
+    assert len({*seen}) == 1 and len(seen) > 2 and measured == []

@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -303,3 +304,23 @@ def test_characters_beyond_the_basic_plane_are_counted() -> None:
     assert tokenizer.encode("").shape == (0,) and tokenizer.decode(np.array([], dtype=np.uint16)) == ""
     with pytest.raises(ConfigError, match=r"no '\\ud800'"):  # as an undecodable argument of a command line
         tokenizer.encode("a\ud800")
+
+
+def test_a_text_that_is_trained_on_validates_nothing(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for name in ("a", "copy"):
+        (tmp_path / "texts" / f"{name}.txt").write_text("abc " * 100)
+    folder, a, copy = (str(tmp_path / name) for name in ("texts", "texts/a.txt", "texts/copy.txt"))
+    for trained_on, val in ((folder, a), (a, f"{folder}/../texts/a.txt")):
+        with pytest.raises(ConfigError, match="validates nothing"):
+            Study("s", trained_on, val_corpus=val)
+    with pytest.raises(CorpusError, match="the same text"):
+        prepare(Text(a, copy))
+
+
+@pytest.mark.parametrize("empty", ["", "  ", ()])
+def test_an_empty_name_of_a_text_is_not_the_working_directory(empty: Any) -> None:
+    with pytest.raises(ConfigError, match="name a known text, a file or a folder"):
+        Study("s", empty)
+    with pytest.raises(ConfigError, match="expected a share"):
+        Study("s", "tinyshakespeare", val_share="0.2")  # pyright: ignore[reportArgumentType]

@@ -19,9 +19,10 @@ def log_best_size(law: Law, log_nd: float, theta_p: Floats, size_power: float = 
     """log N* where the product N^size_power · D is given, of a law in N and D whose tokens are all new."""
     log_a, log_b, *others = law.published(theta_p).tolist()
     log_g = others.pop(0) if law.form == "LNDX" else -inf
-    alpha, beta = others[0] / size_power, others[1]
+    alpha, beta, *_ = others
     if law.form == "LNDK":  # the sum that is raised to a power is itself one of two terms
         log_a, alpha, beta = alpha / beta * log_a, alpha / beta, 1.0
+    alpha /= size_power
     additive = float((np.log(alpha / beta) + log_a - log_b + beta * log_nd) / (alpha + beta))
     if log_g == -inf or alpha == beta:
         return additive / size_power

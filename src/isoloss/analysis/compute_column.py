@@ -21,6 +21,8 @@ FLOPS_OF_UNIT = {
     "MFLOPs": 1e6, "GFLOPs": 1e9, "TFLOPs": 1e12, "PFLOPs": 1e15, "EFLOPs": 1e18, "ZFLOPs": 1e21,
     "PFLOP/s-days": 8.64e19,
 }  # fmt: skip
+MIN_SIZE_POWER = 0.3
+"""Compute that grows less than so with size is no cost of training one."""
 SAME_UNIT = 0.5
 """A unit is named where it brings C within this many powers of ten of 6ND."""
 
@@ -46,7 +48,7 @@ def with_tokens(
 
 
 def cost_of(table: pl.DataFrame, columns: Mapping[str, str]) -> Cost:
-    """C = k·N^p·D by least squares on logarithms; 6·N·D where the table lacks one of them or has one size."""
+    """C = k·N^p·D by least squares on logarithms; 6·N·D where that has no meaning: p is small, or a column missing."""
     names = [columns.get(axis, axis) for axis in ("N", "D", "C")]
     if not set(names) <= set(table.columns):
         return SIX_ND
@@ -56,7 +58,7 @@ def cost_of(table: pl.DataFrame, columns: Mapping[str, str]) -> Cost:
     if len(np.unique(n[known])) < 2:
         return SIX_ND
     power, log_per = np.polyfit(n[known], (c - d)[known], 1)
-    return Cost(float(np.exp(log_per)), float(power))
+    return Cost(float(np.exp(log_per)), float(power)) if power > MIN_SIZE_POWER else SIX_ND
 
 
 def compute_doubts(table: pl.DataFrame, columns: Mapping[str, str]) -> list[Diagnostic]:
@@ -76,7 +78,7 @@ def compute_doubts(table: pl.DataFrame, columns: Mapping[str, str]) -> list[Diag
     if 1 / MOST_OFF <= ratio <= MOST_OFF or isclose(ratio, MOST_OFF) or isclose(ratio, 1 / MOST_OFF):
         if low >= 1 / SAID_FROM and high <= SAID_FROM:
             return []
-        text += ", which how attention and embeddings are counted may explain. Frontier and optima use 6·N·D."
+        text += ", which how attention and embeddings are counted may explain. The frontier uses 6·N·D."
         return [Diagnostic("compute_differs", "note", text)]
     unit = min(FLOPS_OF_UNIT, key=lambda name: abs(log10(ratio * FLOPS_OF_UNIT[name])))
     remedy = f"Give {names[2]} in FLOPs, {names[0]} in parameters and {names[1]} in tokens."

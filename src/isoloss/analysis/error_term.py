@@ -282,9 +282,10 @@ def _imbalance(runs: FactorialTable) -> list[Diagnostic]:
         text = f"{possible - runs.n_cells:,} of {possible:,} combinations of levels have no run."
         cautions.append(Diagnostic("empty_cells", "limits", text))
     if fewest < most or not runs.complete:
+        why = f"{fewest:,} to {most:,} runs a cell that has any" if fewest < most else "not every cell has runs"
         text = (
-            f"The table is unbalanced ({fewest:,} to {most:,} runs a cell that has any): tests compare models (Type "
-            "II) and sizes weigh cells alike, so an interval and its p can disagree."
+            f"The table is unbalanced ({why}): tests compare models (Type II) and sizes weigh cells alike, so an "
+            "interval and its p can disagree."
         )
         cautions.append(Diagnostic("unbalanced", "limits", text))
     return cautions

@@ -100,16 +100,22 @@ def _tokens(size: Power, cost: Cost) -> Power:
     )
 
 
-def disagreement(fit: Fit, law: IsoflopLaw) -> list[Diagnostic]:
-    """A caution where the minima's power law and the fitted law's frontier differ by more than both intervals leave."""
+def disagreement(fit: Fit, law: IsoflopLaw, fitted: IsoflopLaw | None) -> list[Diagnostic]:
+    """A caution where minima of the losses and of the fitted law differ by more than both intervals leave.
+
+    `fitted` goes through minima of the fitted law's losses at the same runs, so that neither the cubics' bias nor what
+    runs cost comes between the two; intervals are those of the law's frontier. None says nothing.
+    """
+    if fitted is None:
+        return []
     found = frontier(fit, [law.middle], law.cost)
+    a, best = _moved(found.a, fitted.N.exponent.value), _scaled(found.optima[0].n_params, fitted.at_middle.value)
     said: list[str] = []
-    if _apart(found.a, law.N.exponent, log_scale=False):
+    if _apart(a, law.N.exponent, log_scale=False):
         said.append(
             f"the best size grows as C^a with a = {in_words(law.N.exponent)} through the minima, and a = "
-            f"{in_words(found.a)} by the fitted law"
+            f"{in_words(a)} by the fitted law"
         )
-    best = found.optima[0].n_params
     if _apart(best, law.at_middle, log_scale=True):
         said.append(
             f"at {si(law.middle)}FLOP it is {in_words(law.at_middle)} through the minima, and {in_words(best)} by the "
@@ -119,6 +125,20 @@ def disagreement(fit: Fit, law: IsoflopLaw) -> list[Diagnostic]:
         return []
     text = f"IsoFLOP profiles and the fitted law disagree: {'; '.join(said)}."
     return [Diagnostic("isoflop_disagrees", "limits", text, "Trust neither beyond the runs before it is known why.")]
+
+
+def _moved(estimate: Estimate, value: float) -> Estimate:
+    """The same interval around another value."""
+    by = value - estimate.value
+    low, high = (None if end is None else end + by for end in (estimate.low, estimate.high))
+    return replace(estimate, value=value, low=low, high=high)
+
+
+def _scaled(estimate: Estimate, value: float) -> Estimate:
+    """The same interval, as ratios, around another value."""
+    by = value / estimate.value
+    low, high = (None if end is None else end * by for end in (estimate.low, estimate.high))
+    return replace(estimate, value=value, low=low, high=high)
 
 
 def _apart(one: Estimate, other: Estimate, *, log_scale: bool) -> bool:

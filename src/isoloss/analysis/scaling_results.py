@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from isoloss.analysis.by_group import Groups, fits_by_group
@@ -89,13 +90,15 @@ def analyse_scaling(
     holdout: bool | None = None,
     restrictions: Restrictions = FREE,
     by: str | None = None,
+    known_compute: bool = False,
 ) -> ScalingResults:
     """Fit a law to a table with one row a run, and derive all that was asked for.
 
     `columns` names the columns of N, D, C and the loss, and may name those of the unique tokens U, the weight and the
     cluster; `points` are to be predicted at. Computes within `tolerance` are one IsoFLOP profile. The largest size is
     held out wherever the rows allow it; `holdout` True says why where they do not, False leaves it. The law is
-    also fitted to the rows of each value of `by`. Raises ConfigError as `fit_law` and `predict` do.
+    also fitted to the rows of each value of `by`. With `known_compute` C is in FLOPs, whatever 6ND is.
+    Raises ConfigError as `fit_law` and `predict` do.
 
     Example: `analyse_scaling(runs, "LND", {"N": "N", "D": "D", "C": "C", "loss": "loss"}, holdout=True)`.
     """
@@ -112,7 +115,8 @@ def analyse_scaling(
     axes = [columns[axis] for axis in VARIABLES[form]]
     levels = {column: close_groups(x_n) for column, x_n in zip(axes, fit.law.x_Kxn, strict=True)}
     cells = rows.table.with_columns(pl.Series(column, level_n) for column, level_n in levels.items())
-    cautions = [*fit.cautions, *derived, *(() if derived else compute_doubts(rows.table, columns))]
+    cautions = [*fit.cautions, *derived]
+    cautions += [] if derived or known_compute else compute_doubts(rows.table, columns)
     cautions += cluster_doubts(rows.table, columns.get("cluster"), [*columns.values()])
     cautions += repeated_data(rows.table, form, columns)
     cautions += unlisted_columns(cells, fit.law.y_n, axes, columns.values(), _one_at_a_time)
@@ -131,8 +135,11 @@ def analyse_scaling(
         profiles = isoflop_profiles(table, columns["N"], columns["C"], columns["loss"], curve, tolerance)
     cost = cost_of(rows.table, columns)
     minima = isoflop_law(profiles, cost)
-    if minima and identified and form in FRONTIER_FORMS and "compute_mismatch" not in {c.code for c in cautions}:
-        cautions += disagreement(fit, minima)
+    if minima and fit.uncertainty and form in FRONTIER_FORMS and "compute_mismatch" not in {c.code for c in cautions}:
+        losses_n = np.exp(fit.law.log_loss(fit.uncertainty.theta_p, fit.law.x_Kxn)[0])
+        fitted = rows.table.with_columns(pl.Series(columns["loss"], losses_n))
+        profiles_of_law = isoflop_profiles(fitted, columns["N"], columns["C"], columns["loss"], curve, tolerance)
+        cautions += disagreement(fit, minima, isoflop_law(profiles_of_law, cost))
     return ScalingResults(
         fit,
         rows.table,
@@ -189,10 +196,11 @@ def study_law(table: pl.DataFrame, done: pl.DataFrame, factors: Sequence[str]) -
     if done.is_empty():
         return Diagnostic("no_runs_done", "blocks", "No scaling law is fitted yet: no run is done.")
     try:
-        found = analyse_scaling(done, form, SUMMARY_COLUMNS, holdout=True)
+        found = analyse_scaling(done, form, SUMMARY_COLUMNS, holdout=True, known_compute=True)
     except ConfigError as error:
         return Diagnostic("scaling_not_fitted", "blocks", f"No scaling law is fitted: {error}.")
-    told = [caution for caution in found.cautions if caution.code != "unlisted_columns"]  # by its factors, below
+    # Its factors are told of below, and a row is a run.
+    told = [caution for caution in found.cautions if caution.code not in ("unlisted_columns", "rows_share_runs")]
     return replace(found, cautions=[*told, *_of_study(table, done, factors)])
 
 
@@ -204,6 +212,13 @@ def _of_study(table: pl.DataFrame, done: pl.DataFrame, factors: Sequence[str]) -
         text = f"{len(table) - len(done):,} of {counted(len(table), 'run')} are not done and not part of it: {lost}."
         yield Diagnostic("runs_not_done", "limits", text)
     others = [factor for factor in factors if factor not in LADDER_FACTORS and factor not in MIXED_FACTORS]
+    ladder = [factor for factor in factors if factor in LADDER_FACTORS]
+    along = [each for each in others if ladder and done.group_by(ladder).agg(pl.n_unique(each))[each].max() == 1]
+    others = [each for each in others if each not in along]
+    if along:
+        what, whose = ("goes", "its effect is") if len(along) == 1 else ("go", "their effects are")
+        text = f"{listed(along)} {what} with {listed(ladder)}: {whose} in the exponents."
+        yield Diagnostic("factor_goes_along", "limits", text)
     if others:
         whose = "its effect is" if len(others) == 1 else "their effects are"
         text = f"The study also varies {listed(others)}: {whose} in the residuals of the fit."

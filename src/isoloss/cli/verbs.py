@@ -6,6 +6,7 @@ import os
 from contextlib import nullcontext
 from json import dumps
 from pathlib import Path
+from re import fullmatch
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -63,7 +64,8 @@ def prepare(
     text = text_of(user_path(corpus).resolve()) if of_nanogpt else Text(corpus)
     tokens = prepare_tokens(text, tokenizer, offline=offline, say=say)
     if of_nanogpt:
-        show("\n".join(f"{key}: {path}" for key, path in zip(("corpus", "val_corpus"), text.corpora, strict=False)))
+        paths = (path if fullmatch(r"[\w./-]+", str(path)) else dumps(path) for path in text.corpora)
+        show("\n".join(f"{key}: {path}" for key, path in zip(("corpus", "val_corpus"), paths, strict=False)))
     else:
         show(f"{tokens.folder}")
     say(
@@ -91,7 +93,7 @@ def plan(
     Example: isoloss plan width.yaml --seeds 5
 
     Args:
-        study: A study file (YAML), or the name of a built-in study: quickstart, group1, ladder.
+        study: A study file (YAML), or the name of a built-in study: quickstart, group1, ladder, isoflop.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell.
         workers: Worker processes to plan with.
@@ -133,7 +135,7 @@ def run(
     Example: isoloss run width.yaml --seeds 5
 
     Args:
-        study: A study file (YAML), or the name of a built-in study: quickstart, group1, ladder.
+        study: A study file (YAML), or the name of a built-in study: quickstart, group1, ladder, isoflop.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell; finished runs are kept.
         out: The study's directory.

@@ -27,8 +27,11 @@ FROM_PICKLE = (
 
 
 def is_nanogpt_folder(folder: Path) -> bool:
-    """Whether a folder has nanoGPT's files of tokens."""
-    return all(bins.is_file() for bins in _bins(folder))
+    """Whether a folder has nanoGPT's files of tokens. Raises CorpusError where it has one of the two."""
+    missing = [path for path in _bins(folder) if not path.is_file()]
+    if len(missing) == 1:
+        raise CorpusError(f"{missing[0]} is missing: nanoGPT's data is train.bin and val.bin")
+    return not missing
 
 
 def text_of(folder: Path) -> Text:
@@ -47,7 +50,7 @@ def text_of(folder: Path) -> Text:
     texts = [path.with_suffix(".txt") for path in bins]
     for path, of_split in zip(texts, bins, strict=True):
         if path.exists():  # of an earlier call, or the user's own
-            _is_plain(path, [of_split], tokenizer)
+            _is_plain(path, [of_split], tokenizer, newline="")
         else:
             write_atomically(path, lambda temporary, of_split=of_split: _write(temporary, of_split, tokenizer))
     return Text(str(texts[0]), str(texts[1]))
@@ -111,19 +114,22 @@ def _stated(path: Path) -> Tokenizer:
         if not all(len(character) == 1 for character in value):
             raise ValueError("a token is not one character")
         return tokenizer_from_dict({"tokenizer": "char", "characters": "".join(value)})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StoreError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, StoreError) as error:
         expected = 'expected {"stoi": {"a": 0, …}} or a list of characters by token'
         raise CorpusError(f"{path}: {expected} ({type(error).__name__}: {error})") from error
 
 
-def _is_plain(path: Path, bins: list[Path], tokenizer: Tokenizer) -> bool:
-    """Whether a text is the very text of tokens, or with other line ends. Raises CorpusError where it is neither."""
-    with reading(path), path.open(encoding="utf-8", errors="replace") as stream:  # as nanoGPT reads it, CRLF as LF
+def _is_plain(path: Path, bins: list[Path], tokenizer: Tokenizer, newline: str | None = None) -> bool:
+    """Whether a text is the very text of tokens, or with other line ends. Raises CorpusError where it is neither.
+
+    By default it is read as nanoGPT does, CRLF as LF; with `newline` "" as it is.
+    """
+    with reading(path), path.open(encoding="utf-8", errors="replace", newline=newline) as stream:
         same = all(_begins_with(stream, tokens_N, tokenizer) for of_split in bins for tokens_N in _pieces(of_split))
         if not same or stream.read(1):
             names = " and ".join(of_split.name for of_split in bins)
             raise CorpusError(f"{path} is not the text of {names} beside it; move it away, or tokenize it again")
-        return stream.newlines in (None, "\n")
+        return newline == "" or stream.newlines in (None, "\n")
 
 
 def _begins_with(stream: TextIO, tokens_N: NDArray[np.uint16], tokenizer: Tokenizer) -> bool:

@@ -46,6 +46,8 @@ class TextReader:
         """The same; reads the text for it."""
         for _ in self:
             pass
+        if len({*self.hashes}) < len(self.hashes):
+            raise CorpusError(f"'{self.text.name}': corpus and val_corpus are the same text, which validates nothing")
         return self.sha256
 
 

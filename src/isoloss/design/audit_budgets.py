@@ -62,7 +62,8 @@ def _budgets(configs: Sequence[RunConfig]) -> list[_Budget]:
         _Budget(geometric_mean(map(train_flops, runs)), runs, sorted({*map(params_non_embedding, runs)}))
         for runs in groups
     ]
-    return found if min(len(budget.sizes) for budget in found) > 1 else []
+    # Runs of equal compute by accident may have few sizes, or larger ones that are cheaper.
+    return found if all(len(budget.sizes) > 2 and _cost(budget)[0] > 0 for budget in found) else []
 
 
 def _too_few(budgets: Sequence[_Budget]) -> Iterator[Diagnostic]:
@@ -112,10 +113,16 @@ def _bracketed(budgets: Sequence[_Budget]) -> Diagnostic:
 
 def _best_size(budget: _Budget) -> float:
     """The size of the lowest loss where C = k·N^p·D, with k and p of the budget's runs."""
-    log_n = np.log([params_non_embedding(run) for run in budget.runs])
-    power, log_per = np.polyfit(log_n, np.log([flops_per_token(run) for run in budget.runs]), 1)
+    power, log_per = _cost(budget)
     alpha, log_product = ALPHA / power, log(budget.flops) - log_per
     return exp(float((log(alpha / BETA) + LOG_A - LOG_B + BETA * log_product) / (alpha + BETA) / power))
+
+
+def _cost(budget: _Budget) -> tuple[float, float]:
+    """p and log k of the budget's runs."""
+    log_n = np.log([params_non_embedding(run) for run in budget.runs])
+    power, log_per = np.polyfit(log_n, np.log([flops_per_token(run) for run in budget.runs]), 1)
+    return float(power), float(log_per)
 
 
 def _next_cell(budgets: Sequence[_Budget], configs: Sequence[RunConfig], noise_sd: float) -> Iterator[Diagnostic]:

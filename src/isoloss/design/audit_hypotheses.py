@@ -149,13 +149,35 @@ def _untestable(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnost
                 f"{_quoted(hypothesis)} can't be judged: {factor} is {constant} in all {counted(len(configs), 'run')}.",
                 f"List at least two levels of {factor} under factors.",
             )
+        elif isinstance(hypothesis, Compared) and (others := _going_along(study, hypothesis.factor)):
+            factor, changes = hypothesis.factor, "changes" if len(others) == 1 else "change"
+            text = f"{_quoted(hypothesis)} can't be judged: {listed(others)} {changes} with {factor}, and nothing tells"
+            yield Diagnostic(
+                "hypothesis_untestable",
+                "blocks",
+                f"{text} their effects apart.",
+                f"Cross them under factors; if both together are meant, state {others[0]} under base as a formula of "
+                f"{factor}.",
+            )
+
+
+def _going_along(study: Study, factor: str) -> list[str]:
+    """Factors of which every level of this one has a single level of its own."""
+    cells = study.cells.expand()
+    found: list[str] = []
+    for other in (name for name, levels in study.varied.items() if name != factor and len(levels) > 1):
+        pairs = {(cell[factor], cell[other]) for cell in cells}
+        if len(pairs) == len(study.varied[factor]):
+            found.append(other)
+    return found
 
 
 def _compared_alike(study: Study) -> list[list[Compared]]:
     """Hypotheses about two levels of a factor, together those of which the audit says the same."""
     groups: dict[tuple[object, ...], list[Compared]] = {}
     for hypothesis in study.hypotheses:
-        if isinstance(hypothesis, Compared) and hypothesis.between(study.varied) is not None:
+        known = isinstance(hypothesis, Compared) and hypothesis.between(study.varied) is not None
+        if isinstance(hypothesis, Compared) and known and not _going_along(study, hypothesis.factor):
             levels = hypothesis.between(study.varied) or ()
             key = cells_at(study, hypothesis.factor, levels), hypothesis.response, _bound(hypothesis)
             groups.setdefault(key, []).append(hypothesis)

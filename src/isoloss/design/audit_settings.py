@@ -88,9 +88,9 @@ def _validation(configs: Sequence[RunConfig], data: DataFacts, val_tokens: int) 
             "limits",
             f"A validation loss is the mean over {counted(n, 'block')} of {counted(size, 'token')} (of "
             f"{val_tokens:,} validation tokens): it says as much about these blocks as about the model.",
-            "Take a longer text, keep more of it (val_share), or raise eval_val_tokens."
+            "Validate on a longer text (val_share, val_corpus), or raise eval_val_tokens."
             if any(config.eval_val_tokens for config in few)
-            else "Take a longer text, or keep more of it for validation (val_share).",
+            else "Validate on a longer text (val_share, val_corpus).",
         )
     if data.unseen_share is not None and data.unseen_share > MAX_UNSEEN_SHARE:
         yield Diagnostic(
@@ -98,7 +98,7 @@ def _validation(configs: Sequence[RunConfig], data: DataFacts, val_tokens: int) 
             "limits",
             f"{percent(data.unseen_share)} of the validation split's characters never occur in the training split: "
             "no model can learn them, and they dominate the loss.",
-            "Shuffle the text's parts before it is split, or add text to corpus, so that both splits have all kinds.",
+            "Add text that has them to corpus; where validation is the end of one text, shuffle its parts.",
         )
 
 

@@ -14,8 +14,11 @@ from isoloss.errors import Interrupted
 
 
 @contextmanager
-def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """A should_stop() that turns true at the first SIGINT or SIGTERM; the second raises KeyboardInterrupt."""
+def stop_on_signals(say: Callable[[str], None], *, ctrl_c_alone: bool = False) -> Iterator[Callable[[], bool]]:
+    """A should_stop() that turns true at the first SIGINT or SIGTERM; the second raises KeyboardInterrupt.
+
+    With `ctrl_c_alone` other signals than SIGINT stay as they are.
+    """
     received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -25,8 +28,9 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         received.append(number)
         say("stopping: saving checkpoints; press Ctrl-C again to kill")
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    if hasattr(signal, "SIGHUP"):  # sent when a terminal is closed; workers inherit this
+    numbers = (signal.SIGINT,) if ctrl_c_alone else (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, on_signal) for number in numbers}
+    if hasattr(signal, "SIGHUP") and not ctrl_c_alone:  # sent when a terminal is closed; workers inherit this
         previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield lambda: bool(received)

@@ -28,7 +28,7 @@ from isoloss.execution.interrupts import block_signals
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import ENDED, Emit, Event
 from isoloss.execution.worker import record_state, train_stack
-from isoloss.store.run import read_status
+from isoloss.store.run import FINISHED, read_status
 from isoloss.study.identity import run_id
 from isoloss.training.backend import keep_freed_memory
 
@@ -209,7 +209,7 @@ def _drain_events(worker: _Worker, context: TrainingContext, emit: Emit) -> Stac
             break
     worker.process.join()
     unfinished, worker.stack = worker.stack or (), None
-    return tuple(c for c in unfinished if read_status(context.study.run(run_id(c))).state not in ("done", "diverged"))
+    return tuple(c for c in unfinished if read_status(context.study.run(run_id(c))).state not in FINISHED)
 
 
 def _handle_worker_exit(worker: _Worker, context: TrainingContext, emit: Emit, exits: Counter[str]) -> list[Stack]:

@@ -87,7 +87,7 @@ def run_study(
         if listener is None:
             listener = entered.enter_context(shown()) if is_watched() else NullListener()
         if should_stop is None and interrupts_are_unhandled():
-            should_stop = entered.enter_context(stop_on_signals(listener.say))
+            should_stop = entered.enter_context(stop_on_signals(listener.say, ctrl_c_alone=True))
         parts = options or RunOptions(), listener, should_stop or (lambda: False), ranks or Ranks(), executor
         return _run_study(study, out, *parts)
 
@@ -107,12 +107,13 @@ def _run_study(
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
     tokens = prepare(study.text, study.tokenizer, offline=options.offline, say=listener.say)
     step_times = _step_times(paths, study, tokens.facts, options, device, ranks)
+    checked = study.expand(tokens.facts)
     study = study.resolved(tokens.facts, step_times)
     results = StudyResults(paths, study, tokens.facts)
     for config in results.configs:
         check_length(config, len(tokens.train_N), len(tokens.val_N))
         ranks.rows(config)
-    compiled = uses_compiled_kernels(options, results.configs, device, listener.say)
+    compiled = uses_compiled_kernels(options, checked if step_times else results.configs, device, listener.say)
     width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
     executor = executor or _executor(options, study.size, device, ranks, listener.say)
     context = TrainingContext(
@@ -133,9 +134,9 @@ def _run_study(
         _check_space(paths, missing, study.disk)
         if not options.accept_other_numerics:
             refuse_changed_numerics(context, missing)
-        open_directory(results, tokens, device, listener.say)
         if step_times is not None:
             step_times.keep(paths)
+        open_directory(results, tokens, device, listener.say)
         ranks.barrier()
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")

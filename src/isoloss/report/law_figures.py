@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -101,7 +102,8 @@ def _law(fit: Fit, runs: pl.DataFrame) -> Figure:
 
 def _isoflop(found: ScalingResults, runs: pl.DataFrame, plane: Plane) -> Figure:
     """The law along constant compute, that of the profiles and as their runs count it where there are any."""
-    fit, profiles = found.fit, found.profiles[:: 1 + len(found.profiles) // MAX_LINES]
+    mistaken = "compute_mismatch" in {caution.code for caution in found.cautions}
+    fit, profiles = found.fit, [] if mistaken else [*found.profiles[:: 1 + len(found.profiles) // MAX_LINES]]
     members = [
         runs.filter(
             found.runs[fit.columns["C"]].is_between(low / law_plane.ROUNDING, high * law_plane.ROUNDING)
@@ -112,6 +114,8 @@ def _isoflop(found: ScalingResults, runs: pl.DataFrame, plane: Plane) -> Figure:
     cost, computes = (found.cost, [p.flops for p in profiles]) if profiles else (SIX_ND, law_plane.round_computes(fit))
     optima = frontier(fit, computes, cost).optima
     curves = law_plane.isoflop_curves(fit, plane, computes, cost)
+    if curves.is_empty():  # at the table's computes nothing lies among the runs, so they are no cost of training
+        return _isoflop(replace(found, profiles=()), runs, plane)
     parts = {"law": curves, "minimum": law_plane.optimum_rows(optima, plane)}
     frame = _drawn(parts | ({"run": pl.concat(members)} if members else {}))
     frame = frame.with_columns(line=_texts(frame["C"], flop))

@@ -60,7 +60,7 @@ def owner_is_gone(paths: StudyPaths) -> bool:
 def _remove_if_empty(paths: StudyPaths) -> None:
     """Remove a directory that holds no study yet; the lock is still held, and whoever waits for it opens it by name."""
     with suppress(OSError):
-        if {path.name for path in paths.folder.iterdir()} <= {paths.lock.name, paths.owner.name}:
+        if {path.name for path in paths.folder.iterdir()} <= {paths.lock.name, paths.owner.name, paths.step_times.name}:
             shutil.rmtree(paths.folder, ignore_errors=True)
 
 

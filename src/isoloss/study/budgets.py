@@ -28,11 +28,6 @@ UNKNOWN_VOCABULARY = 1000
 """By how much FLOPs a step may differ between the smallest and the largest vocabulary."""
 
 
-def _unmeasured(config: RunConfig) -> float:
-    del config
-    return UNMEASURED_STEP_S
-
-
 def _is_amount(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
@@ -60,10 +55,14 @@ class Budgets:
         """Steps of a cell for each budget. Raises ConfigError for one that whole steps miss by more than CLOSE.
 
         Where the text is not known, and so its vocabulary, one of FLOPs that no vocabulary could meet is refused; where
-        `step_s` is not, one of seconds that 0.01 seconds a step do not meet.
+        `step_s` is not, those of seconds stand for others.
         """
         loose = self.kind == "flops" and not known
-        per_step = (step_s or _unmeasured)(config) if self.kind == "seconds" else PER_STEP[self.kind](config)
+        if self.kind == "seconds" and step_s is None:
+            most = MAX_ITERS - len(self.levels)
+            yield from (min(max(1, round(each / UNMEASURED_STEP_S)), most) + i for i, each in enumerate(self.levels))
+            return
+        per_step = step_s(config) if self.kind == "seconds" and step_s else PER_STEP[self.kind](config)
         for place, level in enumerate(self.levels):
             steps = max(1, round(level / per_step))
             if loose and steps < UNKNOWN_VOCABULARY * MAX_ITERS and level > per_step / 2:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from isoloss.errors import ConfigError, collect
 from isoloss.study.budgets import KINDS, Budgets, Kind
 from isoloss.study.cells import Cells, Design, Fraction, OneAtATime, Range, Sampled, Scalar
+from isoloss.study.config import SETTINGS
 from isoloss.study.synonyms import did_you_mean
 
 DESIGNS = "one_at_a_time, {random: 60, seed: 1}, {sobol: 64} or {fraction: 1/2}"
@@ -32,6 +33,10 @@ def factors_of(values: Mapping[str, Any], errors: list[ConfigError]) -> dict[str
     stated = [(part, collect(errors, lambda part=part: section(values, part), {})) for part in ("factors", "budgets")]
     for part, key, value in ((part, key, value) for part, lines in stated for key, value in lines.items()):
         if part == "budgets" and key in KINDS:
+            continue
+        if part == "budgets" and key not in SETTINGS:
+            hint = did_you_mean(key, (*KINDS, *SETTINGS))
+            errors.append(ConfigError(f"unknown key '{key}' in budgets: {hint}", (f"budgets {key}",)))
             continue
         if key in found:
             errors.append(ConfigError(f"'{key}' is both in factors and in budgets; keep one", (f"budgets {key}",)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 
 _COMMA = re.compile(r"([-+]?\d+),(\d+)([eE][-+]?\d+)?")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+")
@@ -47,7 +48,8 @@ def number_hint(given: object, wanted: type[int] | type[float]) -> str | None:
 def byte_count(given: object) -> int | None:
     """Bytes from a number of them or a text such as '2GB' or '1.5 GiB'; None where it is neither."""
     if isinstance(given, str) and (found := re.fullmatch(BYTES_PATTERN, given)):
-        return round(float(found[1]) * _UNITS[found[2].upper()])
-    if isinstance(given, int | float) and not isinstance(given, bool) and given == given // 1:
+        amount = float(found[1]) * _UNITS[found[2].upper()]
+        return round(amount) if isfinite(amount) else None
+    if isinstance(given, int | float) and not isinstance(given, bool) and isfinite(given) and given == given // 1:
         return int(given)
     return None

@@ -57,15 +57,24 @@ class Text:
 
     def faults(self) -> Iterator[ConfigError]:
         """What cannot be meant; `fields` begins with the place in a study file."""
-        if self.val_share is not None and not 0 < self.val_share < 1:
+        for key, corpus in (("corpus", self.corpus), ("val_corpus", self.val_corpus)):
+            if corpus is not None and (not corpus_names(corpus) or not all(map(str.strip, corpus_names(corpus)))):
+                yield ConfigError(f"{key}={corpus!r}: name a known text, a file or a folder", (key,))
+        share: Any = self.val_share
+        if share is not None and not (isinstance(share, int | float) and 0 < share < 1):
             yield ConfigError(f"val_share={self.val_share}: expected a share between 0 and 1", ("val_share",))
         if self.val_corpus is not None:
             if self.val_share is not None:
                 text = "val_share and val_corpus both say what is validated on; state one"
                 yield ConfigError(text, ("val_share", "val_corpus"))
-            for shared in sorted({*corpus_names(self.corpus)} & {*corpus_names(self.val_corpus)}):
+            for shared in sorted(filter(self._trained_on, corpus_names(self.val_corpus))):
                 text = f"'{shared}' is in corpus and in val_corpus: what runs are trained on validates nothing"
                 yield ConfigError(text, ("val_corpus", "corpus"))
+
+    def _trained_on(self, name: str) -> bool:
+        """Whether a text is one of `corpus`, or lies in a folder that is."""
+        path = _resolved(name)
+        return any(each == path or each in path.parents for each in map(_resolved, corpus_names(self.corpus)))
 
     def beside(self, folder: Path) -> Text:
         """The same with every path that exists from a folder on given from there."""
@@ -133,6 +142,12 @@ def share_from(values: Mapping[str, Any]) -> float | None:
     if "val_share" in values and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ConfigError(f"val_share={value!r}: expected a share between 0 and 1, such as 0.2", ("val_share",))
     return value
+
+
+def _resolved(name: str) -> Path:
+    with suppress(OSError, ValueError, RuntimeError):  # a name that no file can have
+        return user_path(name).resolve()
+    return Path(name)
 
 
 def _beside(corpus: Corpus, folder: Path) -> Corpus:

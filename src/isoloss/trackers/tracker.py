@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from isoloss.errors import ConfigError
 from isoloss.store.records import Count, ExtentRecord, State
-from isoloss.store.run import NOTHING, ROWS
+from isoloss.store.run import FINISHED, NOTHING, ROWS
 from isoloss.study.study import Scalar
 
 
@@ -53,7 +53,7 @@ class TrackedRun:
     @property
     def final(self) -> bool:
         """Whether no rows follow."""
-        return self.state in ("done", "diverged")
+        return self.state in FINISHED
 
 
 class Position(TypedDict):

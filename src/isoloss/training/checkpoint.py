@@ -153,6 +153,8 @@ def load_weights(folder: Path, name: str) -> Weights:
         content = read_bytes(tensors_path, checkpoint_bytes(config) + MAX_HEADER_BYTES * len(PARTS) * len(layout.slots))
         digest, compacted = sha256_bytes(content), WEIGHTS_KEY in sidecar
         if digest not in (sidecar.get("sha256"), sidecar.get(WEIGHTS_KEY)):
+            if read_record(folder / f"{name}.json") != sidecar:  # replaced or compacted between the two readings
+                return load_weights(folder, name)
             raise ValueError("not the file its sidecar describes (damaged or half written)")
         tensors = safetensors_torch.load(content)
         in_file = PARTS if digest == sidecar.get("sha256") else WEIGHTS

@@ -108,7 +108,7 @@ def comparison_as_json(found: Comparison) -> str:
 
 def _answer(found: Comparison) -> Iterator[str]:
     settings = listed(found.differing) if found.differing else "no setting"
-    yield f"They differ in {settings}; they share {counted(len(found.shared), 'run')} that are done, apart from that."
+    yield f"They differ in {settings}; apart from that they share {counted(len(found.shared), 'finished run')}."
     if found.difference is None:
         return
     estimate = found.difference.estimate

@@ -83,8 +83,8 @@ def _answer(found: ScalingResults) -> Iterator[str]:
         size, tokens = (spelled_estimate(estimate, "si") for estimate in (best.n_params, best.tokens))
         beyond = ", outside what was trained: this extrapolates" if best.beyond else ""
         yield (
-            f"With {flop(best.flops)}, the most that a run here took, the best size is about {size} parameters, "
-            f"trained on {tokens} tokens to a loss of {spelled_estimate(best.loss, 'loss')}{beyond}."
+            f"With {flop(best.flops)} counted as C = 6ND, the most that a run here took, the best size is about {size} "
+            f"parameters, trained on {tokens} tokens to a loss of {spelled_estimate(best.loss, 'loss')}{beyond}."
         )
     if held:
         yield f"Fitted without the largest {NOUNS[held.variable]}, the law predicts it: {held_out_in_words(held)}."

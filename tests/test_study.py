@@ -395,7 +395,7 @@ def test_the_stop_button_of_a_notebook_saves_everything(
     (tmp_path / "killed.yaml").write_text(STUDY_FILE.format(corpus=text_file).replace("300", "30000"))
     program = NOTEBOOK.format(kernel=kernel, workers=workers)
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=180
     )
     assert done.stdout == "Interrupted stopped; everything so far is saved, the same command continues\nTrue\n"
     assert ("stopping: saving checkpoints" in done.stderr) == bool(kernel), done.stderr  # progress, in a notebook alone

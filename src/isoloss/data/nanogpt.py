@@ -62,8 +62,8 @@ def _bins(folder: Path) -> list[Path]:
 
 def _pieces(path: Path) -> Iterator[NDArray[np.uint16]]:
     with reading(path), path.open("rb") as stream:
-        while len(tokens_N := np.fromfile(stream, "<u2", PIECE_TOKENS)):
-            yield tokens_N
+        while content := stream.read(2 * PIECE_TOKENS):
+            yield np.frombuffer(content, "<u2", len(content) // 2)
 
 
 def _extent(bins: list[Path]) -> tuple[int, list[int]]:
@@ -71,7 +71,7 @@ def _extent(bins: list[Path]) -> tuple[int, list[int]]:
     largest, lengths = 0, [0] * len(bins)
     for number, path in enumerate(bins):
         for tokens_N in _pieces(path):
-            largest, lengths[number] = max(largest, int(tokens_N.max())), lengths[number] + len(tokens_N)
+            largest, lengths[number] = max(largest, int(tokens_N.max(initial=0))), lengths[number] + len(tokens_N)
         if not lengths[number] or path.stat().st_size != 2 * lengths[number]:
             raise CorpusError(f"{path} holds no 16-bit tokens: nanoGPT's prepare.py writes two bytes for each")
     return largest, lengths

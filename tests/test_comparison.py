@@ -59,7 +59,10 @@ def test_one_seed_is_compared_by_cells_and_nothing_shared_is_said(
     assert found["difference"]["n"] == 3 and list(found["differing"]) == ["beta1"] and len(found["shared"]) == 3
     assert run_command_line(["compare", where[0], where[2], "--out", str(tmp_path / "page")]) == 0
     text = capsys.readouterr().out
-    assert "They differ in beta1; apart from that they share 0 finished runs" in text and (tmp_path / "page/index.html").exists()
+    assert (
+        "They differ in beta1; apart from that they share 0 finished runs" in text
+        and (tmp_path / "page/index.html").exists()
+    )
 
 
 def test_studies_of_other_tokenizers_do_not_compare(

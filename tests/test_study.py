@@ -378,6 +378,7 @@ def press_stop():
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 threading.Thread(target=press_stop, daemon=True).start()
 options = isoloss.RunOptions(workers={workers}, compile="off", device="cpu")
 try:

@@ -85,7 +85,7 @@ def studies(draw: st.DrawFn) -> dict[str, Any]:
     document: dict[str, Any] = {
         "name": draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)),
         "description": draw(texts),
-        "corpus": draw(texts),
+        "corpus": draw(texts.filter(str.strip)),  # an empty name is refused
         "base": {key: draw(TAKES[key]) for key in chosen[:cut]},
         "factors": {key: draw(st.lists(TAKES[key], min_size=1, max_size=3, unique_by=repr)) for key in chosen[cut:]},
         "seeds": draw(st.integers(1, 5) | st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3, unique=True)),

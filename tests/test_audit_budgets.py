@@ -101,7 +101,7 @@ def test_the_cell_to_add_narrows_the_exponent_more_than_others() -> None:
     after = float(said.rpartition("to ± ")[2].split()[0])
     assert int(width) not in SIX and budget in FOUR
     for other in runs_of(FOUR, [8, 20, 40, 80], seeds=1):
-        half = audit_budgets._half_interval(runs, [other] * 2, 0.007)  # pyright: ignore[reportPrivateUsage]
+        half = audit_budgets._half_interval([*runs, other, other], 0.007)  # pyright: ignore[reportPrivateUsage]
         assert half is None or half >= after * 0.95
 
 

@@ -62,7 +62,7 @@ class Optimum:
 
 @dataclass(frozen=True)
 class Frontier:
-    """N* ∝ C^a and D* ∝ C^b at C = `flops_per` · N · D."""
+    """N* ∝ C^a and D* ∝ C^b at C = `flops_per` · N · D, or N to the power of the `Cost` it was asked for."""
 
     a: Estimate
     b: Estimate

@@ -127,14 +127,14 @@ def _cost(budget: _Budget) -> tuple[float, float]:
 
 def _next_cell(budgets: Sequence[_Budget], configs: Sequence[RunConfig], noise_sd: float) -> Iterator[Diagnostic]:
     """The cell at one of the budgets that would narrow the interval of β/(α+β) the most, with as many seeds."""
-    now = _half_interval(configs, [], noise_sd)
+    now = _half_interval(configs, noise_sd)
     if now is None:
         return
     narrowed: dict[float, tuple[_Budget, RunConfig]] = {}
+    seeds = len({config.seed for config in configs})
     for budget in budgets:
         for run in _other_widths(budget):
-            seeds = len({config.seed for config in configs})
-            half = _half_interval(configs, [run] * seeds, noise_sd)
+            half = _half_interval([*configs, *[run] * seeds], noise_sd)
             if half is not None and half < now:
                 narrowed[half] = (budget, run)
     if not narrowed:
@@ -170,9 +170,8 @@ def _other_widths(budget: _Budget) -> list[RunConfig]:
     return made
 
 
-def _half_interval(configs: Sequence[RunConfig], added: Sequence[RunConfig], noise_sd: float) -> float | None:
+def _half_interval(runs: Sequence[RunConfig], noise_sd: float) -> float | None:
     """Half the interval of β/(α+β) from a fit of E, A, B, α and β to these runs; None where they leave it open."""
-    runs = [*configs, *added]
     log_n, log_d = (np.log([size(run) for run in runs]) for size in (params_non_embedding, train_tokens))
     by_size, by_tokens = np.exp(LOG_A - ALPHA * log_n), np.exp(LOG_B - BETA * log_d)
     slopes_nx5: NDArray[np.float64] = np.column_stack(

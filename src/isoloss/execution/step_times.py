@@ -13,9 +13,9 @@ import torch
 
 from isoloss.data.tokenizer import Tokenizer
 from isoloss.data.tokens import Tokens
-from isoloss.errors import StoreError
-from isoloss.files import path_exists, read_record, write_record
+from isoloss.files import path_exists, write_record
 from isoloss.store.layout import StudyPaths
+from isoloss.store.records import STEP_TIMES, read_checked
 from isoloss.study.config import RunConfig
 from isoloss.study.study import too_large
 from isoloss.training.backend import kernels_for
@@ -53,10 +53,7 @@ class StepTimes:
     def recall(self, paths: StudyPaths) -> None:
         """Take what was measured when a study began, so that its horizons stay. Raises StoreError where damaged."""
         if path_exists(paths.step_times):
-            recorded = read_record(paths.step_times).get("seconds")
-            if not isinstance(recorded, dict):
-                raise StoreError(f"{paths.step_times}: has no step times; delete it, and they are measured anew")
-            self.measured |= {str(key): float(seconds) for key, seconds in recorded.items()}  # pyright: ignore
+            self.measured |= read_checked(STEP_TIMES, paths.step_times)["seconds"]
 
     def keep(self, paths: StudyPaths) -> None:
         """Record what was measured."""

@@ -33,7 +33,7 @@ from isoloss.study.compute import checkpoint_bytes, disk_bytes, train_flops, tra
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study, too_large
-from isoloss.study.texts import ANY_DATA, DataFacts
+from isoloss.study.texts import ANY_DATA
 from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import available_cores, machine_memory_bytes, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks
@@ -106,14 +106,13 @@ def _run_study(
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
     tokens = prepare(study.text, study.tokenizer, offline=options.offline, say=listener.say)
-    step_times = _step_times(paths, study, tokens.facts, options, device, ranks)
-    checked = study.expand(tokens.facts)
+    compiled = uses_compiled_kernels(options, study.expand(tokens.facts), device, listener.say)
+    step_times = _step_times(paths, study, ranks, StepTimes(device, compiled))
     study = study.resolved(tokens.facts, step_times)
     results = StudyResults(paths, study, tokens.facts)
     for config in results.configs:
         check_length(config, len(tokens.train_N), len(tokens.val_N))
         ranks.rows(config)
-    compiled = uses_compiled_kernels(options, checked if step_times else results.configs, device, listener.say)
     width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
     executor = executor or _executor(options, study.size, device, ranks, listener.say)
     context = TrainingContext(
@@ -166,9 +165,7 @@ def _run_study(
     return results
 
 
-def _step_times(
-    paths: StudyPaths, study: Study, data: DataFacts, options: RunOptions, device: torch.device, ranks: Ranks
-) -> StepTimes | None:
+def _step_times(paths: StudyPaths, study: Study, ranks: Ranks, step_times: StepTimes) -> StepTimes | None:
     """What horizons in seconds follow from, as it was when the study began; None where budgets are others.
 
     Raises ConfigError for several ranks, which would each measure their own.
@@ -177,7 +174,6 @@ def _step_times(
         return None
     if ranks.world > 1:
         raise ConfigError("budgets: seconds are those of one process; state max_iters to train over several ranks")
-    step_times = StepTimes(device, uses_compiled_kernels(options, study.expand(data), device))
     step_times.recall(paths)
     return step_times
 

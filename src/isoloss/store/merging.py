@@ -34,6 +34,15 @@ class Merged:
     conflicts: tuple[str, ...]
 
 
+def check_same_text(first: StudyResults, second: StudyResults) -> None:
+    """Raises ConfigError for studies of different texts, validation splits or tokenizers."""
+    if (first.facts.sha256, first.study.tokenizer) != (second.facts.sha256, second.study.tokenizer):
+        where = f"{first.paths.folder} and {second.paths.folder}"
+        raise ConfigError(
+            f"{where} are of different texts, validation splits or tokenizers: their losses do not compare"
+        )
+
+
 def merge_studies(folders: Sequence[Path], out: Path) -> Merged:
     """Join the runs of study directories, by what they compute, into a new one.
 
@@ -46,11 +55,7 @@ def merge_studies(folders: Sequence[Path], out: Path) -> Merged:
         raise ConfigError("merge needs two study directories or more")
     first, *others = opened
     for other in others:
-        if (other.facts.sha256, other.study.tokenizer) != (first.facts.sha256, first.study.tokenizer):
-            where = f"{first.paths.folder} and {other.paths.folder}"
-            raise ConfigError(
-                f"{where} are of different texts, validation splits or tokenizers: their losses do not compare"
-            )
+        check_same_text(first, other)
     study = joined([each.study for each in opened], [each.configs for each in opened])
     for folder in folders:
         if out.resolve().is_relative_to(folder.resolve()):

@@ -200,9 +200,16 @@ class CurvesRecord(TypedDict):
     evals: Annotated[ThinnedEvals, AfterValidator(_of_one_length)]
 
 
+class StepTimesRecord(TypedDict):
+    """Seconds that a step took where a study began, by the settings on which they depend."""
+
+    seconds: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+
+
 STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), TypeAdapter(TokenizerRecord)
 METADATA, SIDECAR = TypeAdapter(MetadataRecord), TypeAdapter(SidecarRecord)
 CURVES, MIRRORED = TypeAdapter(CurvesRecord), TypeAdapter(MirroredRecord)
+STEP_TIMES = TypeAdapter(StepTimesRecord)
 STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
 
 

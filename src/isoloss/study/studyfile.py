@@ -93,7 +93,7 @@ def parse_study(text: str, source: str) -> Study:
         made = Study(
             name=collect(errors, lambda: _text(values, "name", "study"), "study"),
             description=collect(errors, lambda: _text(values, "description", ""), ""),
-            corpus=collect(errors, lambda: corpus_from(values, "corpus", "tinyshakespeare"), "") or "",
+            corpus=collect(errors, lambda: corpus_from(values, "corpus", "tinyshakespeare"), "tinyshakespeare") or "",
             val_corpus=collect(errors, lambda: corpus_from(values, "val_corpus", None), None),
             val_share=collect(errors, lambda: share_from(values), None),
             tokenizer=cast("TokenizerName", collect(errors, lambda: _text(values, "tokenizer", "char"), "char")),

@@ -13,10 +13,10 @@ import polars as pl
 
 from isoloss.analysis.estimate import p_in_words
 from isoloss.analysis.pairs import PairedDifference, paired_difference
-from isoloss.errors import ConfigError
 from isoloss.report.chapter import Chapter
 from isoloss.report.format import spelled_interval
 from isoloss.report.table import Column, Table
+from isoloss.store.merging import check_same_text
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import SETTINGS
 from isoloss.wording import counted, level, listed
@@ -45,11 +45,7 @@ def compare_studies(first: StudyResults, second: StudyResults) -> Comparison:
     within a study are averaged. With two shared seeds or more the pairs of a seed are averaged to one. Raises
     ConfigError for studies of different texts or tokenizers.
     """
-    if (first.facts.sha256, first.study.tokenizer) != (second.facts.sha256, second.study.tokenizer):
-        where = f"{first.paths.folder} and {second.paths.folder}"
-        raise ConfigError(
-            f"{where} are of different texts, validation splits or tokenizers: their losses do not compare"
-        )
+    check_same_text(first, second)
     values = {name: tuple(_values(each, name) for each in (first, second)) for name in SETTINGS}
     differing = {name: (a, b) for name, (a, b) in values.items() if set(a) != set(b)}
     keys = [name for name, (a, b) in values.items() if set(a) & set(b)]

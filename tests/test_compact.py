@@ -26,6 +26,7 @@ from isoloss.store.revisions import revisions
 from isoloss.store.run import read_status, write_status
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.study.identity import run_id
+from isoloss.study.numbers import byte_count
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, parse_study
 from isoloss.study.texts import ANY_DATA
@@ -301,3 +302,23 @@ def test_joined_studies_have_no_cap(study: Study, tmp_path: Path) -> None:
 
 def test_disk_names_no_run(study: Study) -> None:
     assert [*map(run_id, replace(study, disk=1).expand(ANY_DATA))] == [*map(run_id, study.expand(ANY_DATA))]
+
+
+def test_a_checkpoint_that_is_compacted_between_two_readings_is_not_damaged(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read = folders(out)[0], checkpoint.read_bytes
+
+    def compacting(path: Path, most: int) -> bytes:
+        monkeypatch.setattr(checkpoint, "read_bytes", read)
+        checkpoint.drop_moments(folder)  # by the process that trains, after the sidecar was read
+        return read(path, most)
+
+    monkeypatch.setattr(checkpoint, "read_bytes", compacting)
+    found = checkpoint.load_weights(folder, "best")
+    assert not isinstance(found, MemberState)
+
+
+@pytest.mark.parametrize("amount", ["9" * 400 + "GB", float("inf"), float("nan")])
+def test_an_amount_beyond_numbers_is_no_amount(amount: object) -> None:
+    assert byte_count(amount) is None

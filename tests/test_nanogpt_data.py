@@ -136,3 +136,26 @@ def test_half_of_a_folder_is_not_taken_for_a_text(tmp_path: Path) -> None:
     (tmp_path / "train.bin").write_bytes(bytes(8))
     with pytest.raises(CorpusError, match=r"val\.bin is missing"):
         is_nanogpt_folder(tmp_path)
+
+
+def test_a_text_beside_the_tokens_counts_with_its_line_ends(tmp_path: Path) -> None:
+    make(tmp_path, train_share=0.6)
+    (tmp_path / "input.txt").write_text(PLAY)
+    train, _ = text_of(tmp_path).corpora
+    assert text_of(tmp_path).corpora[0] == train  # what it wrote itself is taken again
+    Path(str(train)).write_bytes(Path(str(train)).read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(CorpusError, match="is not the text of"):
+        text_of(tmp_path)
+
+
+def test_a_carriage_return_may_be_a_character(tmp_path: Path) -> None:
+    known = make(tmp_path, text=PLAY.replace("\n", "\r\n"), train_share=0.6)
+    (tmp_path / "meta.json").write_text(json.dumps(known))
+    assert text_of(tmp_path) == text_of(tmp_path)
+
+
+def test_a_stoi_that_is_a_list_is_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "meta.json").write_text('{"stoi": [1]}')
+    with pytest.raises(CorpusError, match="expected"):
+        text_of(tmp_path)

@@ -542,3 +542,14 @@ def test_misfit_beyond_the_noise_between_seeds_is_said(snapshot: Snapshot, chapt
     bent = pl.when(pl.col("max_iters") == 1000).then(1.03 * pl.col("final_val_loss")).otherwise("final_val_loss")
     crooked = replace(snapshot, table=snapshot.table.with_columns(final_val_loss=bent))
     assert "miss the law by more than chance" in " ".join(scaling_chapter(law_of(crooked)).details)
+
+
+def test_a_factor_that_goes_with_size_is_in_the_exponents(tmp_path: Path) -> None:
+    rates = tuple(0.1 / width for width in WIDTHS)
+    paired = ({"n_embd": WIDTHS, "learning_rate": rates},)
+    study = Study("paired", "a.txt", base=BASE, factors={"max_iters": HORIZONS}, paired=paired, seeds=(1, 2))
+    found = law_of(trained(tmp_path, study))
+    codes = {caution.code for caution in found.cautions}
+    assert "factor_goes_along" in codes and not {"other_factors", "rows_share_runs"} & codes
+    details = " ".join(scaling_chapter(found).details)
+    assert "learning_rate goes with n_embd: its effect is in the exponents." in details

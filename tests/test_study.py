@@ -410,3 +410,20 @@ def test_a_thread_trains_without_touching_signals(study: Callable[..., Study], t
     trainer.start()
     trainer.join(60)
     assert found and found[0].summary()["status"].to_list() == ["done"]
+
+
+def test_a_callers_handlers_of_other_signals_stay(study: Callable[..., Study], tmp_path: Path) -> None:
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before, seen = [signal.getsignal(each) for each in signals], list[Any]()
+
+    class Looking(Inline):
+        def run(self, *arguments: Any) -> None:
+            seen.append([signal.getsignal(each) for each in signals])
+            super().run(*arguments)
+
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        run_study(study(), tmp_path / "out", OPTIONS, executor=Looking())
+    finally:
+        signal.signal(signal.SIGINT, own)
+    assert seen == [before]

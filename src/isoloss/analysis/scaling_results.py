@@ -213,12 +213,11 @@ def _of_study(table: pl.DataFrame, done: pl.DataFrame, factors: Sequence[str]) -
         yield Diagnostic("runs_not_done", "limits", text)
     others = [factor for factor in factors if factor not in LADDER_FACTORS and factor not in MIXED_FACTORS]
     ladder = [factor for factor in factors if factor in LADDER_FACTORS]
-    along = [each for each in others if ladder and done.group_by(ladder).agg(pl.n_unique(each))[each].max() == 1]
-    others = [each for each in others if each not in along]
-    if along:
-        what, whose = ("goes", "its effect is") if len(along) == 1 else ("go", "their effects are")
-        text = f"{listed(along)} {what} with {listed(ladder)}: {whose} in the exponents."
-        yield Diagnostic("factor_goes_along", "limits", text)
+    for factor in ladder:
+        for other in [each for each in others if done.group_by(factor).agg(pl.n_unique(each))[each].max() == 1]:
+            others.remove(other)
+            text = f"{other} goes with {factor}: its effect is in the exponents."
+            yield Diagnostic("factor_goes_along", "limits", text)
     if others:
         whose = "its effect is" if len(others) == 1 else "their effects are"
         text = f"The study also varies {listed(others)}: {whose} in the residuals of the fit."

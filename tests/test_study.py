@@ -417,9 +417,9 @@ def test_a_callers_handlers_of_other_signals_stay(study: Callable[..., Study], t
     before, seen = [signal.getsignal(each) for each in signals], list[Any]()
 
     class Looking(Inline):
-        def run(self, *arguments: Any) -> None:
+        def run(self, stacks: Any, context: Any, emit: Any, should_stop: Any) -> None:
             seen.append([signal.getsignal(each) for each in signals])
-            super().run(*arguments)
+            super().run(stacks, context, emit, should_stop)
 
     own = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

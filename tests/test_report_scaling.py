@@ -484,7 +484,7 @@ def test_runs_of_a_budget_are_drawn_on_its_curve_and_give_the_exponents(tmp_path
         assert row["cautions"] == " ".join(caution.text for caution in profile.cautions)
     assert found.isoflop_law is not None
     a = found.isoflop_law.N.exponent
-    said = f"grows with compute to the power {a.value:.4g} [{a.low:.4g}, {a.high:.4g}], its tokens"
+    said = f"grows with compute to the power {a.value:.3g} (95% interval {a.low:.3g} to {a.high:.3g}), and its tokens"
     assert said in chapter.answer[0]
     opening = study_chapters(snapshot, find(snapshot))[0]
     assert opening.id == "answer" and opening.answer[0] == chapter.answer[0]

@@ -33,7 +33,7 @@ from isoloss.report.law_words import (
 )
 from isoloss.report.references import cited
 from isoloss.report.table import Column, Table
-from isoloss.wording import counted, listed
+from isoloss.wording import counted, listed, number
 
 SYMBOLS = {"alpha": "α", "beta": "β"}
 SOURCES = {"LND": "hoffmann2022", "LNDX": "hoffmann2022", "LNDU": "muennighoff2023"}
@@ -62,8 +62,8 @@ def _answer(found: ScalingResults) -> Iterator[str]:
         size, tokens = found.isoflop_law.N.exponent, found.isoflop_law.D.exponent
         minima = sum(profile.optimal_params is not None for profile in found.profiles)
         yield (
-            f"Through the lowest losses of {minima} budgets of {meaning_of(fit, 'C')}, the best size grows with "
-            f"compute to the power {spelled_estimate(size)}, its tokens to the power {spelled_estimate(tokens)}."
+            f"Over {minima} budgets of {meaning_of(fit, 'C')} the best size grows with compute to the power "
+            f"{_in_words(size)}, and its tokens to the power {_in_words(tokens)}."
         )
     floor = fit.parameters["E"].estimate if "E" in fit.parameters else None
     has_floor = floor is not None and floor.value > 0
@@ -88,6 +88,11 @@ def _answer(found: ScalingResults) -> Iterator[str]:
         )
     if held:
         yield f"Fitted without the largest {NOUNS[held.variable]}, the law predicts it: {held_out_in_words(held)}."
+
+
+def _in_words(estimate: Estimate) -> str:
+    value, low, high = (number(each, ".3g") for each in (estimate.value, estimate.low, estimate.high))
+    return f"{value} (95% interval {low} to {high})"
 
 
 def _no_law(fit: Fit) -> Iterator[str]:

@@ -200,7 +200,7 @@ def test_formulas_that_need_each_other_in_a_circle_are_refused() -> None:
             "factors: {n_embd: [32, 64, 96]}\ndesign: {fraction: 1/2}",
             "s.yaml:2: design: a fraction needs factors of",
         ),
-        ("factors: {n_embd: [32, 64]}\ndesign: latin", "s.yaml:3: design: 'latin' is none of"),
+        ("factors: {n_embd: [32, 64]}\ndesign: latin", "s.yaml:3: design='latin': expected one_at_a_time, {random"),
         ("factors: {n_embd: [32, 64]}\ncentre: {n_embd: 64}", "s.yaml:3: centre: only design: one_at_a_time"),
         ("factors: {n_embd: [32]}\ndesign: one_at_a_time\ncentre: {n_embd: 64}", "s.yaml:4: centre: n_embd 64"),
         ("runs: [{n_embd: 32}, {n_head: 2}]", "stands in some entries and not in others"),

@@ -166,13 +166,12 @@ def test_a_study_that_is_written_reads_as_it_was(stated: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("corpus: []", "s.yaml:2: corpus=[]: expected a known name, a path, or a list of them"),
+        ("corpus: []", "s.yaml:2: corpus: expected a known name, a path, or a list of them"),
         ("corpus:\n- a.txt\n- 3\n- ''", "s.yaml:4: corpus: 3 is no name or path of a text\ns.yaml:5: corpus: '' is no"),
-        ("corpus: {a: b}", "s.yaml:2: corpus={'a': 'b'}: expected"),
+        ("corpus: {a: b}", "s.yaml:2: corpus: expected"),
         ("val_corpus:", "s.yaml:2: val_corpus=None: expected"),
-        ("val_share: 1", "s.yaml:2: val_share=1: expected a share between 0 and 1"),
-        ("val_share: tenth", "s.yaml:2: val_share='tenth': expected a share between 0 and 1"),
-        ("val_share:", "s.yaml:2: val_share=None: expected a share between 0 and 1"),
+        ("val_share: 1", "s.yaml:2: val_share=1: Input should be less than 1"),
+        ("val_share: tenth", "s.yaml:2: val_share='tenth': Input should be a valid number"),
         ("val_share: 0.1\nval_corpus: c.txt", "s.yaml:2: val_share and val_corpus both say what is validated on"),
         ("corpus: [a, b]\nval_corpus: [c, a]", "s.yaml:3: 'a' is in corpus and in val_corpus"),
         ("val_split: 0.2", "s.yaml:2: unknown key 'val_split': use val_share"),
@@ -320,7 +319,7 @@ def test_a_text_that_is_trained_on_validates_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("empty", ["", "  ", ()])
 def test_an_empty_name_of_a_text_is_not_the_working_directory(empty: Any) -> None:
-    with pytest.raises(ConfigError, match="name a known text, a file or a folder"):
+    with pytest.raises(ConfigError, match="expected a known name, a path"):
         Study("s", empty)
-    with pytest.raises(ConfigError, match="expected a share"):
+    with pytest.raises(ConfigError, match=r"val_share=.*Input should be"):
         Study("s", "tinyshakespeare", val_share="0.2")  # pyright: ignore[reportArgumentType]

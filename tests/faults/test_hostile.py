@@ -14,7 +14,7 @@ from isoloss.data.download import fetch_from_wheel
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.files import read_record, sha256_file
 from isoloss.store.owner import study_paths
-from isoloss.study.study import MAX_RUNS
+from isoloss.study.schema import MAX_RUNS
 from isoloss.study.studyfile import find_study, parse_study
 from tests.faults.limits import outcome_of, refused
 from tests.texts import load_corpus

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Optional, get_args, get_origin
+from typing import Annotated, Any, Optional, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from isoloss.errors import ConfigError
+from isoloss.execution.options import RunOptions
 
 
 def named(metavar: str | None = None, default: str | None = None) -> Any:
@@ -32,6 +34,21 @@ StudyName = Annotated[str, tyro.conf.Positional, named("STUDY")]
 CorpusName = Annotated[str, named("CORPUS")]
 RunName = Annotated[OptionalText, named("RUN", "the run with the lowest validation loss")]
 Repeated = Annotated[tuple, tyro.conf.UseAppendAction]  # of text; tuple[str, ...] costs as much
+
+
+def _options_type() -> Any:
+    """RunOptions with what help shows of its fields."""
+    types, shown = get_type_hints(RunOptions), []
+    for each in fields(RunOptions):
+        otherwise = each.metadata["otherwise"]
+        hint = f"(default: {otherwise})" if otherwise else "" if each.default is False else None
+        about = tyro.conf.arg(help=each.metadata["help"], help_behavior_hint=hint)
+        shown.append((each.name, Annotated[types[each.name], tyro.conf.FlagCreatePairsOff, about], each))
+    return make_dataclass("RunOptions", shown, bases=(RunOptions,), frozen=True)
+
+
+Options = Annotated[_options_type(), tyro.conf.OmitArgPrefixes]
+RUN_OPTIONS = get_args(Options)[0]()
 
 VALUES = ConstructorRegistry()
 """Numbers that say how they are to be written, paths with ~ expanded, and one name for a value that may be left out."""
@@ -102,6 +119,8 @@ def _refuse_habits_of_nanogpt(arguments: Sequence[str]) -> None:
 def refuse_other_names(verb: Callable[..., Any], arguments: Sequence[str]) -> None:
     """Raises ConfigError for an option that other programs have under a name which means a known one here."""
     options = list(inspect.signature(verb).parameters)
+    if "execution" in options:
+        options += [each.name for each in fields(RunOptions)]
     if "settings" in options:
         from isoloss.study.config import SETTINGS
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from isoloss.cli.arguments import Flag, OptionalFloat, Repeated, named
-from isoloss.cli.verbs import Compile, Device, PrecisionChoice, TokenizerChoice, start
+from isoloss.cli.arguments import RUN_OPTIONS, Flag, OptionalFloat, Options, Repeated, named
+from isoloss.cli.verbs import TokenizerChoice, start
 
 
 def train_verb() -> Callable[..., int]:
@@ -31,12 +31,8 @@ def train_verb() -> Callable[..., int]:
         val_corpus: Annotated[Repeated, named("CORPUS", "the end of corpus")] = (),
         val_share: Annotated[OptionalFloat, named("X", "0.1")] = None,
         tokenizer: TokenizerChoice = "char",
-        precision: PrecisionChoice = "auto",
-        device: Device = "auto",
-        compile: Compile = "auto",
+        execution: Options = RUN_OPTIONS,
         out: Annotated[Path, named("DIR")] = Path("results/train"),
-        offline: Flag = False,
-        accept_other_numerics: Flag = False,
         json: Flag = False,
     ) -> int:
         """Train one run with nanoGPT's option names; under torchrun, over several ranks.
@@ -50,15 +46,10 @@ def train_verb() -> Callable[..., int]:
             val_corpus: What the run is validated on, likewise; all of corpus is then for training.
             val_share: Share of corpus that is kept for validation, its end.
             tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
-            precision: Arithmetic of training; auto: bf16 where the hardware multiplies it, else fp32.
-            device: Where to train.
-            compile: Kernels built by this machine's C++ compiler, on a CPU; auto: not for short runs.
+            execution: How the run is trained; never what is computed, but for precision.
             out: The run's directory, laid out as a study of one run.
-            offline: Fetch nothing; use what is in the cache.
-            accept_other_numerics: Continue a run that began with other threads, kernels or hardware, and record it.
             json: Print one JSON object in place of text.
         """
-        from isoloss.execution.options import RunOptions
         from isoloss.study.study import Study
         from isoloss.study.texts import as_corpus
 
@@ -71,10 +62,7 @@ def train_verb() -> Callable[..., int]:
             val_corpus=as_corpus(val_corpus) if val_corpus else None,
             val_share=val_share,
         )
-        options = RunOptions(
-            device, precision, offline=offline, compile=compile, accept_other_numerics=accept_other_numerics
-        )
-        return start(study, out, options, json=json)
+        return start(study, out, execution, json=json)
 
     train.__annotations__["settings"] = tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[settings_type]]
     return train

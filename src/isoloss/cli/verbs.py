@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from isoloss.cli.arguments import (
+    RUN_OPTIONS,
     CorpusName,
     Flag,
     OptionalFloat,
     OptionalInt,
     OptionalPath,
+    Options,
     Repeated,
     StudyName,
     named,
@@ -29,13 +31,9 @@ if TYPE_CHECKING:
     from isoloss.execution.options import RunOptions
     from isoloss.study.study import Scalar, Study
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
-PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
-Compile = Literal["auto", "on", "off"]
 TokenizerChoice = Literal["char", "byte"]
 Overrides = Annotated[Repeated, named("SETTING=VALUE", "")]
 Seeds = Annotated[OptionalInt, named("N", "as the study says")]
-Workers = Annotated[OptionalInt, named("N", "one a core")]
 
 
 def prepare(
@@ -81,9 +79,7 @@ def plan(
     *,
     set: Overrides = (),
     seeds: Seeds = None,
-    workers: Workers = None,
-    device: Device = "auto",
-    precision: PrecisionChoice = "auto",
+    execution: Options = RUN_OPTIONS,
     noise: Annotated[OptionalFloat, named("X", "0.007")] = None,
     seed_by_factor: Annotated[float, named("X")] = SEED_BY_FACTOR,
     json: Flag = False,
@@ -96,20 +92,17 @@ def plan(
         study: A study file (YAML), or the name of a built-in study: quickstart, group1, ladder, isoflop.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell.
-        workers: Worker processes to plan with.
-        device: Where the study would train.
-        precision: Arithmetic of training; auto: bf16 where the hardware multiplies it, else fp32.
+        execution: Those of `isoloss run`.
         noise: Standard deviation of the best validation loss from seed to seed to reckon with, in nats.
         seed_by_factor: How much the difference between two levels varies from seed to seed, over that of a run.
         json: Print one JSON object in place of text.
     """
     from isoloss.cli.plan import plan_as_json, plan_as_text
     from isoloss.execution.estimate import plan_study
-    from isoloss.execution.study import RunOptions
     from isoloss.training.backend import keep_freed_memory
 
     keep_freed_memory()
-    planned = plan_study(_study(study, seeds, set), RunOptions(device, precision, workers))
+    planned = plan_study(_study(study, seeds, set), execution)
     show((plan_as_json if json else plan_as_text)(planned, noise, seed_by_factor))
     return 0
 
@@ -121,13 +114,7 @@ def run(
     set: Overrides = (),
     seeds: Seeds = None,
     out: Annotated[OptionalPath, named("DIR", "results/ and the study's name")] = None,
-    workers: Workers = None,
-    stack: Annotated[OptionalInt, named("N", "1 on a CPU, what fits on a GPU")] = None,
-    device: Device = "auto",
-    precision: PrecisionChoice = "auto",
-    compile: Compile = "auto",
-    offline: Flag = False,
-    accept_other_numerics: Flag = False,
+    execution: Options = RUN_OPTIONS,
     json: Flag = False,
 ) -> int:
     """Train every run of a study that is not finished yet, then write its summary and report.
@@ -139,19 +126,10 @@ def run(
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell; finished runs are kept.
         out: The study's directory.
-        workers: Worker processes.
-        stack: Runs of equal shape that train together in one program.
-        device: Where to train.
-        precision: Arithmetic of training; auto: bf16 where the hardware multiplies it, else fp32.
-        compile: Kernels built by this machine's C++ compiler, on a CPU; auto: not for short studies.
-        offline: Fetch nothing; use what is in the cache.
-        accept_other_numerics: Continue runs that began with other threads, kernels, stacks or hardware, and record it.
+        execution: How the runs are trained; never what is computed, but for precision.
         json: Print one JSON object in place of text.
     """
-    from isoloss.execution.options import RunOptions
-
-    options = RunOptions(device, precision, workers, stack, offline, compile, accept_other_numerics)
-    return start(_study(study, seeds, set), out, options, json=json)
+    return start(_study(study, seeds, set), out, execution, json=json)
 
 
 def start(study: Study, out: Path | None, options: RunOptions, *, json: bool) -> int:

@@ -14,7 +14,7 @@ from isoloss.store.layout import StudyPaths
 from isoloss.store.opening import read_study
 from isoloss.store.records import Count, read_checked
 from isoloss.store.run import now
-from isoloss.study.cells_of_file import cells_values
+from isoloss.study.cell_shapes import cells_values
 from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.hypotheses import EffectStated, Hypothesis, RatioStated
 from isoloss.study.study import Study

@@ -10,13 +10,8 @@ from isoloss.errors import ConfigError, collect
 from isoloss.study.cells import Cells, Range, Scalar
 from isoloss.study.config import SETTINGS, RunConfig, check_setting
 from isoloss.study.formula import check_formula, is_formula
+from isoloss.study.schema import StudyFile
 from isoloss.study.synonyms import did_you_mean
-
-STUDY_KEYS = (
-    "name", "description", "corpus", "val_corpus", "val_share", "tokenizer", "base", "factors", "budgets", "paired",
-    "runs", "exclude", "design", "centre", "seeds", "order", "disk", "hypotheses",
-)  # fmt: skip
-"""Keys of a study file."""
 
 
 def cell_faults(cells: Cells, base: Mapping[str, Scalar]) -> Iterator[ConfigError]:
@@ -51,7 +46,7 @@ def setting_faults(
     place = (f"{section} {key}{level}", f"{section} {key}")
     if key not in SETTINGS:
         hint = did_you_mean(key, SETTINGS)
-        if key == "seed" or key in STUDY_KEYS:
+        if key == "seed" or key in StudyFile.model_fields:
             hint = f"{key} is stated beside base and factors, not in them"
         elif key.isdigit():
             hint = f"write a number such as 0,{key} with a point: 0.{key}"

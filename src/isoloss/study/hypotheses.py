@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from isoloss.errors import ConfigError, raise_all
+from isoloss.errors import ConfigError, collect, raise_all
 from isoloss.study.config import SEED_SETTINGS, SETTINGS, plain_message
 from isoloss.study.synonyms import did_you_mean, nearest
 
@@ -223,6 +223,24 @@ _KINDS: dict[str, type[Hypothesis]] = {
 def claims_time(hypotheses: Iterable[Hypothesis]) -> bool:
     """Whether a hypothesis is about a time: then runs are trained in shuffled order."""
     return any(getattr(hypothesis, "response", None) in TIMED for hypothesis in hypotheses)
+
+
+def hypotheses_of(value: Any) -> tuple[Hypothesis, ...]:
+    """Hypotheses from a list of plain values, or as they are. Raises ConfigError, or all of them."""
+    if not isinstance(value, list | tuple) or value == []:
+        raise ConfigError("expected a list, each entry with 'says' and 'kind'")
+    errors: list[ConfigError] = []
+    made = [collect(errors, lambda n=n, each=each: _hypothesis(each, n), None) for n, each in enumerate(value, 1)]  # type: ignore[misc]
+    raise_all(errors)
+    return tuple(each for each in made if each is not None)
+
+
+def _hypothesis(value: Any, number: int) -> Hypothesis:
+    if isinstance(value, BaseModel):
+        return cast("Hypothesis", value)
+    if not isinstance(value, dict):
+        raise _complaint(number, "", "expected 'says', 'kind' and what the kind needs")
+    return make_hypothesis(cast("dict[str, Any]", value), number)
 
 
 def make_hypothesis(values: Mapping[str, Any], number: int) -> Hypothesis:

@@ -1,95 +1,263 @@
-"""A JSON Schema of study files, by which editors complete and check them as they are typed."""
+"""The schema of study files: every key, what it holds, and the JSON Schema by which editors check it."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
+from isoloss.errors import ConfigError
 from isoloss.study.budgets import KINDS
-from isoloss.study.cell_faults import STUDY_KEYS
-from isoloss.study.config import SETTINGS, RunConfig, TokenizerName
+from isoloss.study.cell_shapes import (
+    DesignShape,
+    RangeShape,
+    budgets_of,
+    design_of,
+    entries_of,
+    levels_or_range_of,
+    paired_of,
+    section_of,
+)
+from isoloss.study.cells import Design, Range, Scalar
+from isoloss.study.config import SETTINGS, RunConfig, Seed, TokenizerName, plain_message
 from isoloss.study.formula import NAMES
-from isoloss.study.hypotheses import Hypothesis
-from isoloss.study.numbers import BYTES_PATTERN
-from isoloss.study.study import Order
+from isoloss.study.hypotheses import Hypothesis, SpikesStated, hypotheses_of
+from isoloss.study.numbers import BYTES_PATTERN, byte_count
+from isoloss.study.synonyms import did_you_mean, meant
+from isoloss.study.texts import Corpus, corpus_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-COUNT = {"type": "integer", "minimum": 1}
-DESCRIPTIONS = {
-    "name": "Of the study; its results are kept under it.",
-    "description": "The question it asks; the report opens with it.",
-    "corpus": "A known name (tinyshakespeare), a UTF-8 text file or a folder of them, beside this file; or a list.",
-    "val_corpus": "What runs are validated on, likewise; without it, the last val_share of corpus.",
-    "val_share": "Share of corpus that is kept for validation, its end; 0.1 where nothing is stated.",
-    "tokenizer": "char: a token for each character of the text; byte: one for each of 256 bytes.",
-    "base": "Settings of all runs; a text that begins with = is a formula.",
-    "factors": "What is varied: lists of levels, or ranges for a sampled design.",
-    "budgets": "What each cell is trained for (flops, tokens, tokens_per_parameter, seconds), and the sizes that are.",
-    "paired": "Settings whose levels go together, or a list of such groups.",
-    "runs": "Cells that are stated one by one, crossed with the rest.",
-    "exclude": "Cells that are left out: those that have all entries of one of these.",
-    "design": "How factors are combined; without one every combination is a cell.",
-    "centre": "Of design: one_at_a_time; a factor that is not in it has its first level there.",
-    "seeds": "How many seeds each cell has, or which.",
-    "order": "In which runs are trained.",
-    "disk": "What the study's directory may take: 500MB, 2GB, 1.5GiB or a number of bytes.",
-    "hypotheses": "What is expected, stated before anything is trained.",
-}
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+FIRST_SEED = 1337
+"""nanoGPT's seed; a count of seeds K means FIRST_SEED, FIRST_SEED + 1, …"""
+MAX_RUNS = 100_000
+"""More runs than this in one study is taken for a mistake."""
+MAX_DISK = 1 << 60
+"""More bytes than any disk has."""
+
+Order = Literal["longest_first", "seeds", "shuffled"]
+"""longest_first keeps all workers busy to the end; seeds trains every cell once before any a second time; shuffled is
+an order by a hash of the runs' ids. After a stop, the last two have seen the whole space."""
+
+JsonSchema = dict[str, Any]
+_FAULTY = SpikesStated(says="has errors", kind="spikes")
+FORMULA: JsonSchema = {"type": "string", "pattern": "^ *=", "description": "A formula, such as = n_embd / 32."}
 
 
-def study_schema() -> dict[str, Any]:
-    """The schema as plain values, its settings and hypotheses with their descriptions and limits.
+def _parsed(parse: Callable[[Any], Any], shape: Any = Any) -> PlainValidator:
+    """Reads a value with `parse`, whose ConfigErrors are reported with all others; `shape` is for the JSON Schema."""
+
+    def validated(value: Any) -> Any:
+        try:
+            return parse(value)
+        except ConfigError as error:
+            raise PydanticCustomError("parsed", "{error}", {"error": str(error), "each": error.each}) from error
+
+    return PlainValidator(validated, json_schema_input_type=shape)
+
+
+@dataclass(frozen=True)
+class _BySetting:
+    """Gives a mapping the JSON Schema of settings, each what `of` makes of its own, and of `more` keys."""
+
+    of: Callable[[str, JsonSchema], JsonSchema] = lambda _name, level: level
+    more: Mapping[str, JsonSchema] | None = None
+
+    def __get_pydantic_json_schema__(self, _core: Any, _handler: Any) -> JsonSchema:
+        levels = RunConfig.model_json_schema()["properties"]
+        properties = {**(self.more or {}), **{name: self.of(name, levels[name]) for name in SETTINGS}}
+        return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _list_of(_name: str, level: JsonSchema) -> JsonSchema:
+    return {"type": "array", "items": level, "minItems": 1}
+
+
+def _value(name: str, level: JsonSchema) -> JsonSchema:
+    return {"anyOf": [level, FORMULA]} if name in NAMES else level
+
+
+def _list_or_range(name: str, level: JsonSchema) -> JsonSchema:
+    return {"anyOf": [_list_of(name, level), RangeShape.model_json_schema()]}
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(NAME_PATTERN[1:-1], value.strip()):
+        raise ConfigError("use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit")
+    return value.strip()
+
+
+def _bytes(value: Any) -> int | None:
+    found = byte_count(value)
+    if value is not None and (found is None or not 0 < found <= MAX_DISK):
+        hint = "expected an amount such as 500MB, 2GB or 1.5GiB, or a whole number of bytes"
+        raise ConfigError(f"{hint}, from 1 to {MAX_DISK:,}")
+    return found
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    """A list is taken as it is, a count K means FIRST_SEED … FIRST_SEED + K - 1."""
+    if type(value) is int and 1 <= value <= MAX_RUNS:
+        return tuple(range(FIRST_SEED, FIRST_SEED + value))
+    if isinstance(value, bool) or not isinstance(value, list | tuple):
+        raise ConfigError(f"expected a list of whole numbers or a count from 1 to {MAX_RUNS:,}")
+    seeds = cast("Sequence[Any]", value)
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ConfigError(f"{seed!r} is no whole number from 0 to 2^63-1")
+    if not seeds:
+        raise ConfigError("none; give a list of numbers or a count")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError("some repeat; list each once")
+    return tuple(map(int, seeds))
+
+
+Levels = tuple[Scalar, ...]
+Count = Annotated[int, Field(ge=1)]
+CellShape = Annotated[dict[str, Any], _BySetting()]
+GroupShape = Annotated[dict[str, Any], _BySetting(_list_of)]
+CorpusShape = str | Annotated[list[str], Field(min_length=1)]
+Cells = Annotated[tuple[dict[str, Scalar], ...], _parsed(entries_of, Annotated[list[CellShape], Field(min_length=1)])]
+SECTIONS = ("base", "factors", "budgets", "paired", "runs", "exclude", "centre", "hypotheses")
+"""Keys that may stand empty: they state nothing."""
+AMOUNTS = {kind: {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}} for kind in KINDS}
+
+
+class StudyFile(BaseModel):
+    """A study as its file states it; keys that are left out have their defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+    name: Annotated[str, _parsed(_name, Annotated[str, Field(pattern=NAME_PATTERN)])] = Field(
+        description="Of the study; its results are kept under it."
+    )
+    description: str = Field("", description="The question it asks; the report opens with it.")
+    corpus: Annotated[Corpus, _parsed(corpus_of, CorpusShape)] = Field(
+        "tinyshakespeare",
+        description="A known name (tinyshakespeare), a UTF-8 text file or a folder of them, beside this file; or a "
+        "list.",
+    )
+    val_corpus: Annotated[Corpus | None, _parsed(corpus_of, CorpusShape)] = Field(
+        None, description="What runs are validated on, likewise; without it, the last val_share of corpus."
+    )
+    val_share: float | None = Field(
+        None, gt=0, lt=1, description="Share of corpus that is kept for validation, its end; None: 0.1."
+    )
+    tokenizer: TokenizerName = Field(
+        "char", description="char: a token for each character of the text; byte: one for each of 256 bytes."
+    )
+    base: Annotated[dict[str, Scalar], _parsed(section_of), _BySetting(_value)] = Field(
+        {}, description="Settings of all runs; a text that begins with = is a formula."
+    )
+    factors: Annotated[dict[str, Levels | Range], _parsed(levels_or_range_of), _BySetting(_list_or_range)] = Field(
+        {}, description="What is varied: lists of levels, or ranges for a sampled design."
+    )
+    budgets: Annotated[dict[str, Levels], _parsed(budgets_of), _BySetting(_list_of, AMOUNTS)] = Field(
+        {},
+        description="What each cell is trained for (flops, tokens, tokens_per_parameter, seconds), and the sizes that "
+        "are.",
+    )
+    paired: Annotated[tuple[dict[str, Levels], ...], _parsed(paired_of, GroupShape | list[GroupShape])] = Field(
+        (), description="Settings whose levels go together, or a list of such groups."
+    )
+    runs: Cells = Field((), description="Cells that are stated one by one, crossed with the rest.")
+    exclude: Cells = Field((), description="Cells that are left out: those that have all entries of one of these.")
+    design: Annotated[Design | None, _parsed(design_of, DesignShape)] = Field(
+        None, description="How factors are combined; without one every combination is a cell."
+    )
+    centre: Annotated[dict[str, Scalar], _parsed(section_of), _BySetting()] = Field(
+        {}, description="Of design: one_at_a_time; a factor that is not in it has its first level there."
+    )
+    seeds: Annotated[tuple[int, ...], _parsed(_seeds, Count | Annotated[list[Seed], Field(min_length=1)])] = Field(
+        (FIRST_SEED,), description="How many seeds each cell has, or which."
+    )
+    order: Order = Field("longest_first", description="In which runs are trained.")
+    disk: Annotated[int | None, _parsed(_bytes, Count | Annotated[str, Field(pattern=BYTES_PATTERN)])] = Field(
+        None, description="What the study's directory may take: 500MB, 2GB, 1.5GiB or a number of bytes."
+    )
+    hypotheses: Annotated[
+        tuple[Hypothesis, ...], _parsed(hypotheses_of, Annotated[list[Hypothesis], Field(min_length=1)])
+    ] = Field((), description="What is expected, stated before anything is trained.")
+
+
+def study_schema() -> JsonSchema:
+    """The JSON Schema of study files, its settings and hypotheses with their descriptions and limits.
 
     Example: `json.dumps(study_schema())`, which `isoloss schema` prints.
     """
-    run = RunConfig.model_json_schema(ref_template="#/$defs/{model}")
-    levels = {name: run["properties"][name] for name in SETTINGS}
-    hypotheses: dict[str, Any] = TypeAdapter(Hypothesis).json_schema(ref_template="#/$defs/{model}")
-    definitions = {**run.get("$defs", {}), **hypotheses.pop("$defs", {})}
-    formula = {"type": "string", "pattern": "^ *=", "description": "A formula, such as = n_embd / 32."}
-    values = {name: {"anyOf": [level, formula]} if name in NAMES else level for name, level in levels.items()}
-    ends = {"from": {"type": "number"}, "to": {"type": "number"}, "scale": {"enum": ["linear", "log"]}}
-    span = {"type": "object", "properties": ends, "required": ["from", "to"], "additionalProperties": False}
-    lists = {name: {"type": "array", "items": level, "minItems": 1} for name, level in levels.items()}
-    cells = {"type": "array", "items": _object(levels), "minItems": 1}
-    corpus = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-    shapes: dict[str, Any] = {
-        "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
-        "description": {"type": "string"},
-        "corpus": corpus,
-        "val_corpus": corpus,
-        "val_share": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-        "tokenizer": {"enum": list(get_args(TokenizerName))},
-        "base": _object(values),
-        "factors": _object({name: {"anyOf": [given, span]} for name, given in lists.items()}),
-        "budgets": _object({**{kind: {"type": "array", "items": {"type": "number"}} for kind in KINDS}, **lists}),
-        "paired": {"anyOf": [_object(lists), {"type": "array", "items": _object(lists)}]},
-        "runs": cells,
-        "exclude": cells,
-        "design": _design(),
-        "centre": _object(levels),
-        "seeds": {"anyOf": [COUNT, {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}]},
-        "order": {"enum": list(get_args(Order))},
-        "disk": {"anyOf": [COUNT, {"type": "string", "pattern": BYTES_PATTERN}]},
-        "hypotheses": {"type": "array", "items": hypotheses, "minItems": 1},
+    schema = StudyFile.model_json_schema()
+    exclusive = {"not": {"required": ["val_corpus", "val_share"]}}
+    return {"$schema": DIALECT, **schema, "title": "isoloss study", **exclusive}
+
+
+def read_study_file(values: Mapping[str, Any]) -> tuple[StudyFile, list[ConfigError]]:
+    """A study file from plain values, without what is wrong in it, and the errors; their fields are places in it.
+
+    What is left lets the rest be checked: a wrong key or setting is left out, a wrong hypothesis replaced.
+    """
+    errors: list[ConfigError] = []
+    stated = {
+        key: dict(cast("dict[str, Any]", value)) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value is not None or key not in SECTIONS
     }
-    return {
-        "$schema": DIALECT,
-        "title": "isoloss study",
-        **_object({key: {"description": DESCRIPTIONS[key], **shapes[key]} for key in STUDY_KEYS}),
-        "required": ["name"],
-        "not": {"required": ["val_corpus", "val_share"]},
-        "$defs": definitions,
-    }
+    while True:
+        try:
+            return StudyFile.model_validate(stated), errors
+        except ValidationError as error:
+            found = [each for one in error.errors() for each in _config_errors(one)]
+        errors += found
+        for each in found:
+            _leave_out(stated, each.fields[-1], each.fields[0])
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+def stated_faults(stated: Mapping[str, Any]) -> list[ConfigError]:
+    """What is wrong with some keys of a study, each alone."""
+    return read_study_file({"name": "study", **stated})[1]
 
 
-def _design() -> dict[str, Any]:
-    sampled = [{**_object({name: COUNT, "seed": {"type": "integer", "minimum": 0}}), "required": [name]}
-               for name in ("random", "sobol")]  # fmt: skip
-    share = {"type": ["string", "number"], "description": "1/2, 1/4, 1/8, …"}
-    return {"anyOf": [{"enum": ["one_at_a_time", "full"]}, *sampled, _object({"fraction": share})]}
+def _config_errors(found: ErrorDetails) -> list[ConfigError]:
+    """An error of pydantic as those it stands for: complete sentences where they have fields, else about the value."""
+    key, value = str(found["loc"][0]), found["input"]
+    if found["type"] == "missing":
+        return [ConfigError(f"the key '{key}' is missing; the study's results are kept under it", (key,))]
+    if found["type"] == "extra_forbidden":
+        return [_unknown_key(key)]
+    context: Mapping[str, Any] = found.get("ctx", {})
+    subject = key if isinstance(value, dict | list | tuple) else f"{key}={value!r}"
+    each: tuple[ConfigError, ...] = context.get("each", (ConfigError(plain_message(found)),))
+    return [
+        ConfigError(
+            f"{key}: {error.args[0]}" if error.fields[0].isdigit() else error.args[0],
+            (*(field if field.split()[0] == key else f"{key} {field}" for field in error.fields), key),
+        )
+        if error.fields
+        else ConfigError(f"{subject}: {error.args[0]}", (key,))
+        for error in each
+    ]
+
+
+def _unknown_key(key: str) -> ConfigError:
+    setting = meant(key, SETTINGS)
+    if setting is None:
+        hint = did_you_mean(key, StudyFile.model_fields)
+    else:
+        hint = f"settings stand under base, or with a list of levels under factors: use {setting} there"
+    return ConfigError(f"unknown key '{key}': {hint}", (key,))
+
+
+def _leave_out(stated: dict[str, Any], key: str, place: str) -> None:
+    """Take what stands at a place under a key out; of hypotheses the others keep their numbers."""
+    within, value = place.removeprefix(f"{key} ").partition(" ")[0], stated.get(key)
+    if key == "name":
+        stated[key] = "study"
+    elif key == "hypotheses" and within.isdigit():
+        stated[key] = [_FAULTY if number == int(within) else each for number, each in enumerate(value or ())]
+    elif isinstance(value, dict) and within in value:
+        del value[within]
+    else:
+        stated.pop(key, None)

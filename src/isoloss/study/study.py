@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
 from isoloss.study.budgets import Budgets, StepTime
@@ -18,24 +17,12 @@ from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, T
 from isoloss.study.formula import with_formulas_computed
 from isoloss.study.hypotheses import Hypothesis, hypothesis_faults
 from isoloss.study.identity import run_id
-from isoloss.study.synonyms import did_you_mean, nearest
+from isoloss.study.schema import FIRST_SEED, MAX_RUNS, Order, stated_faults
+from isoloss.study.synonyms import nearest
 from isoloss.study.texts import ANY_DATA, Corpus, DataFacts, Text
-
-Order = Literal["longest_first", "seeds", "shuffled"]
-"""longest_first keeps all workers busy to the end; seeds trains every cell once before any a second time; shuffled is
-an order by a hash of the runs' ids. After a stop, the last two have seen the whole space."""
-
-FIRST_SEED = 1337
-"""nanoGPT's seed; a count of seeds K means FIRST_SEED, FIRST_SEED + 1, …"""
-
-MAX_RUNS = 100_000
-"""More runs than this in one study is taken for a mistake."""
 
 MAX_RUN_BYTES = 1 << 40
 """A run that needs more memory than this is no small GPT, and is taken for a mistake."""
-
-MAX_DISK = 1 << 60
-"""More bytes than any disk has."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +65,9 @@ class Study:
 
     def _faults(self) -> Iterator[ConfigError]:
         """What is wrong with each part alone; `fields` begins with the place in a study file."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
-            rule = "use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit"
-            yield ConfigError(f"name={self.name!r}: {rule}", ("name",))
-        if self.tokenizer not in get_args(TokenizerName):
-            hint = did_you_mean(str(self.tokenizer), get_args(TokenizerName))
-            yield ConfigError(f"unknown tokenizer '{self.tokenizer}': {hint}", ("tokenizer",))
+        alone = ("name", "corpus", "val_corpus", "val_share", "tokenizer", "order", "disk", "seeds")
+        yield from stated_faults({key: value for key in alone if (value := getattr(self, key)) is not None})
         yield from self.text.faults()
-        if self.order not in get_args(Order):
-            yield ConfigError(f"unknown order '{self.order}': {did_you_mean(self.order, get_args(Order))}", ("order",))
-        if self.disk is not None and (type(self.disk) is not int or not 0 < self.disk <= MAX_DISK):
-            yield ConfigError(
-                f"disk={self.disk!r}: expected a whole number of bytes, from 1 to {MAX_DISK:,}", ("disk",)
-            )
         for key, value in self.base.items():
             yield from setting_faults("base", key, value, formula=True)
         yield from cell_faults(self.cells, self.base)
@@ -99,10 +76,6 @@ class Study:
             if self.states("max_iters"):
                 text = "max_iters follows from budgets; state it there or in budgets, not in both"
                 yield ConfigError(text, ("base max_iters", "factors max_iters", "budgets"))
-        if not self.seeds:
-            yield ConfigError("seeds is empty; give a list of numbers or a count", ("seeds",))
-        if len(set(self.seeds)) < len(self.seeds):
-            yield ConfigError(f"seeds repeat: {list(self.seeds)}; list each once", ("seeds",))
         combinations = self.cells.combinations * len(self.seeds) * (len(self.budgets.levels) if self.budgets else 1)
         if combinations > MAX_RUNS:
             text = f"the study has {combinations:,} runs, the limit is {MAX_RUNS:,}; take levels out"
@@ -283,23 +256,6 @@ class Study:
 def _is_value(given: object) -> bool:
     """Of what a file may state in its place, as a list."""
     return isinstance(given, Scalar)
-
-
-def seeds_from(value: Any) -> tuple[int, ...]:
-    """Seeds from a study file: a list is taken as it is, a count K means 1337 … 1337+K-1. Raises ConfigError."""
-    if isinstance(value, bool) or not isinstance(value, int | list):
-        raise ConfigError(f"seeds={value!r}: expected a list of whole numbers or a count", ("seeds",))
-    if isinstance(value, int):
-        if not 1 <= value <= MAX_RUNS:
-            raise ConfigError(f"seeds={value}: a count must lie between 1 and {MAX_RUNS:,}", ("seeds",))
-        return tuple(range(FIRST_SEED, FIRST_SEED + value))
-    seeds = [
-        int(seed) if type(seed) is not bool and isinstance(seed, int) else seed for seed in cast("list[Any]", value)
-    ]
-    for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ConfigError(f"seeds: {seed!r} is no whole number from 0 to 2^63-1", ("seeds",))
-    return tuple(seeds)
 
 
 def _within_split(config: RunConfig, val_tokens: int | None) -> RunConfig:

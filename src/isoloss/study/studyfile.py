@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, cast
@@ -14,20 +14,19 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
 from isoloss.files import user_path
-from isoloss.study.cell_faults import STUDY_KEYS
-from isoloss.study.cells_of_file import budgets_of, cells_values, design_of, entries_of, factors_of, paired_of, section
-from isoloss.study.config import SETTINGS, TokenizerName
-from isoloss.study.hypotheses import Hypothesis, SpikesStated, hypothesis_values, make_hypothesis
-from isoloss.study.numbers import byte_count
+from isoloss.study.budgets import KINDS, Budgets
+from isoloss.study.cell_shapes import cells_values
+from isoloss.study.cells import OneAtATime
+from isoloss.study.config import SETTINGS
+from isoloss.study.hypotheses import hypothesis_values
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
-from isoloss.study.study import FIRST_SEED, Order, Scalar, Study, seeds_from
+from isoloss.study.schema import StudyFile, read_study_file
+from isoloss.study.study import Scalar, Study
 from isoloss.study.synonyms import did_you_mean, meant, nearest
-from isoloss.study.texts import ANY_DATA, Corpus, corpus_from, share_from
+from isoloss.study.texts import ANY_DATA, Corpus
 
-KEYS = STUDY_KEYS
+KEYS = tuple(StudyFile.model_fields)
 SECTIONS = ("budgets", "factors", "base")
-_FAULTY = SpikesStated(says="has errors", kind="spikes")
-"""Stands for a hypothesis with errors, so that those after it keep their numbers."""
 _BARE = re.compile(r"[A-Za-z][A-Za-z0-9 ._/-]*")
 
 
@@ -36,7 +35,6 @@ class _Document:
     """A study file as plain values, and the line of each place in it, as 'factors n_embd 2' (indices from 0)."""
 
     values: Mapping[str, Any]
-    unknown: Sequence[str]
     lines: Mapping[str, int]
     source: str
 
@@ -84,40 +82,43 @@ def parse_study(text: str, source: str) -> Study:
     the first fault alone.
     """
     document = _load(text, source)
-    values = document.values
-    errors: list[ConfigError] = []
-    if "name" not in values:
-        errors.append(ConfigError("the key 'name' is missing; the study's results are kept under it"))
+    stated, errors = read_study_file(document.values)
+    unsettled = _unsettled(errors)
+    more: list[ConfigError] = []
 
     def study() -> Study:
-        made = Study(
-            name=collect(errors, lambda: _text(values, "name", "study"), "study"),
-            description=collect(errors, lambda: _text(values, "description", ""), ""),
-            corpus=collect(errors, lambda: corpus_from(values, "corpus", "tinyshakespeare"), "tinyshakespeare") or "",
-            val_corpus=collect(errors, lambda: corpus_from(values, "val_corpus", None), None),
-            val_share=collect(errors, lambda: share_from(values), None),
-            tokenizer=cast("TokenizerName", collect(errors, lambda: _text(values, "tokenizer", "char"), "char")),
-            base=collect(errors, lambda: section(values, "base"), {}),
-            factors=factors_of(values, errors),
-            budgets=budgets_of(values, errors),
-            paired=tuple(paired_of(values, errors)),
-            runs=tuple(entries_of(values, "runs", errors)),
-            exclude=tuple(entries_of(values, "exclude", errors)),
-            design=collect(errors, lambda: design_of(values), None),
-            order=cast("Order", collect(errors, lambda: _text(values, "order", "longest_first"), "longest_first")),
-            disk=collect(errors, lambda: _disk(values.get("disk")), None),
-            seeds=collect(errors, lambda: seeds_from(values.get("seeds", 1)), (FIRST_SEED,)),
-            hypotheses=tuple(_hypotheses(values.get("hypotheses"), errors)),
-        )
+        made = _study_of(stated, more)
         made.expand(ANY_DATA)
         return made
 
-    made = collect(errors, study, None)
-    # A setting that stands outside base and factors would seem to have its default beside those that are inside.
-    misplaced = {meant(key, SETTINGS) for key in document.unknown}
-    errors = [error for error in errors if not misplaced.intersection(error.fields)]
-    document.raise_all([*map(_unknown_key, document.unknown), *errors])
+    made = collect(more, study, None)
+    # A setting that stands outside base and factors, or with an error, would seem to have its default elsewhere.
+    document.raise_all([*errors[:MAX_COUNTED], *(error for error in more if not unsettled.intersection(error.fields))])
     return cast("Study", made)
+
+
+def _study_of(stated: StudyFile, errors: list[ConfigError]) -> Study:
+    """The study that a file states; `errors` grows by keys that contradict each other. Raises ConfigError."""
+    sizes = {key: levels for key, levels in stated.budgets.items() if key not in KINDS}
+    budgets = [
+        Budgets(kind, cast("tuple[float, ...]", stated.budgets[kind])) for kind in KINDS if kind in stated.budgets
+    ]
+    for key in sizes.keys() & stated.factors.keys():
+        errors.append(ConfigError(f"'{key}' is both in factors and in budgets; keep one", (f"budgets {key}",)))
+    design = stated.design
+    if isinstance(design, OneAtATime):
+        design = OneAtATime(stated.centre)
+    elif stated.centre:
+        errors.append(ConfigError("centre: only design: one_at_a_time has a centre", ("centre",)))
+    same: dict[str, Any] = {key: getattr(stated, key) for key in KEYS if key not in ("factors", "budgets", "centre")}
+    same |= {"design": design, "factors": {**stated.factors, **sizes}, "budgets": next(iter(budgets), None)}
+    return Study(**same)
+
+
+def _unsettled(errors: Sequence[ConfigError]) -> set[str]:
+    """Settings of which something is wrong, by their names."""
+    named = (place.split()[-1] for error in errors for place in error.fields[:1])
+    return {name for typed in named if (name := meant(typed, SETTINGS)) is not None}
 
 
 def parse_scalar(text: str, source: str) -> Scalar:
@@ -175,56 +176,13 @@ def _load(text: str, source: str) -> _Document:
     if not isinstance(read, dict):
         raise ConfigError(f"{source}: expected the keys {', '.join(KEYS)}")
     values = cast("dict[str, Any]", read)
-    unknown = [key for key in values if key not in KEYS][:MAX_COUNTED]
-    for typed in unknown:  # read as what it stands for, to find what else is wrong
+    for typed in [key for key in values if key not in KEYS][:MAX_COUNTED]:
         known = None if meant(typed, SETTINGS) else nearest(typed, KEYS)
-        if known is not None and known not in values:
+        if known is not None and known not in values:  # read as what it stands for, to find what else is wrong
             values[known] = values[typed]
             found |= {(known, *place[1:]): line for place, line in found.items() if place[0] == typed}
     lines: dict[str, int] = {}
     for part in SECTIONS:  # an error between settings names them alone
         lines |= {str(place[1]): line for place, line in found.items() if len(place) == 2 and place[0] == part}
     lines |= {" ".join(map(str, place)): line for place, line in found.items()}
-    return _Document(values, unknown, lines, source)
-
-
-def _unknown_key(key: str) -> ConfigError:
-    setting = meant(key, SETTINGS)
-    if setting is None:
-        hint = did_you_mean(key, KEYS)
-    else:
-        hint = f"settings stand under base, or with a list of levels under factors: use {setting} there"
-    return ConfigError(f"unknown key '{key}': {hint}", (key,))
-
-
-def _text(values: Mapping[str, Any], key: str, default: str) -> str:
-    value = values.get(key, default)
-    if not isinstance(value, str):
-        raise ConfigError(f"{key}={value!r}: expected text", (key,))
-    return value.strip()
-
-
-def _disk(value: Any) -> int | None:
-    found = byte_count(value)
-    if found is None and value is not None:
-        hint = "expected an amount such as 500MB, 2GB or 1.5GiB, or a whole number of bytes"
-        raise ConfigError(f"disk={value!r}: {hint}", ("disk",))
-    return found
-
-
-def _hypotheses(value: Any, errors: list[ConfigError]) -> Iterator[Hypothesis]:
-    if value is None:
-        return
-    if not isinstance(value, list) or not value:
-        expected = "hypotheses: expected a list, each entry with 'says' and 'kind'"
-        errors.append(ConfigError(expected, ("hypotheses",)))
-        return
-    for number, stated in enumerate(cast("list[Any]", value), 1):
-        yield collect(errors, lambda stated=stated, number=number: _hypothesis(stated, number), _FAULTY)
-
-
-def _hypothesis(value: Any, number: int) -> Hypothesis:
-    if not isinstance(value, dict):
-        expected = f"hypothesis {number}: expected 'says', 'kind' and what the kind needs"
-        raise ConfigError(expected, (f"hypotheses {number - 1}", "hypotheses"))
-    return make_hypothesis(cast("dict[str, Any]", value), number)
+    return _Document(values, lines, source)

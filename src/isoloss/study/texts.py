@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,12 +57,6 @@ class Text:
 
     def faults(self) -> Iterator[ConfigError]:
         """What cannot be meant; `fields` begins with the place in a study file."""
-        for key, corpus in (("corpus", self.corpus), ("val_corpus", self.val_corpus)):
-            if corpus is not None and (not corpus_names(corpus) or not all(map(str.strip, corpus_names(corpus)))):
-                yield ConfigError(f"{key}={corpus!r}: name a known text, a file or a folder", (key,))
-        share: Any = self.val_share
-        if share is not None and not (isinstance(share, int | float) and 0 < share < 1):
-            yield ConfigError(f"val_share={self.val_share}: expected a share between 0 and 1", ("val_share",))
         if self.val_corpus is not None:
             if self.val_share is not None:
                 text = "val_share and val_corpus both say what is validated on; state one"
@@ -116,32 +110,21 @@ def corpus_name(corpus: Corpus) -> str:
     return ", ".join(corpus_names(corpus))
 
 
-def corpus_from(values: Mapping[str, Any], key: str, default: Corpus | None) -> Corpus | None:
-    """The corpus under a key of a study file: a text, or a list of them. Raises ConfigError."""
-    value: Any = values.get(key, default)
-    if isinstance(value, str):
+def corpus_of(value: Any) -> Corpus:
+    """The corpus that a study states: a text, or a list of them. Raises ConfigError."""
+    if isinstance(value, str) and value.strip():
         return value.strip()
-    if key not in values:
-        return value
-    if not isinstance(value, list) or not value:
-        raise ConfigError(f"{key}={value!r}: expected a known name, a path, or a list of them", (key,))
-    stated = cast("list[Any]", value)
+    if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
+        raise ConfigError("expected a known name, a path, or a list of them")
+    stated = cast("Sequence[Any]", value)
     raise_all(
         [
-            ConfigError(f"{key}: {each!r} is no name or path of a text", (f"{key} {index}", key))
+            ConfigError(f"{each!r} is no name or path of a text", (f"{index}",))
             for index, each in enumerate(stated)
             if not isinstance(each, str) or not each.strip()
         ]
     )
     return as_corpus([each.strip() for each in stated])
-
-
-def share_from(values: Mapping[str, Any]) -> float | None:
-    """What `val_share` of a study file says. Raises ConfigError."""
-    value = values.get("val_share")
-    if "val_share" in values and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ConfigError(f"val_share={value!r}: expected a share between 0 and 1, such as 0.2", ("val_share",))
-    return value
 
 
 def _resolved(name: str) -> Path:

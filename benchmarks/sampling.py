@@ -13,8 +13,8 @@ import torch
 from benchmarks.timing import machine, samples, table
 from isoloss.data.tokens import prepare
 from isoloss.errors import ConfigError
+from isoloss.model.functions import Kernels
 from isoloss.model.generate import Sampling, generate
-from isoloss.model.kernels import TorchKernels
 from isoloss.model.parameters import Parameters, init_flat, layout_of
 from isoloss.study.studyfile import find_study
 
@@ -52,7 +52,7 @@ def run(nanogpt: Path, rounds: int = 5, out: Path = Path("results/benchmarks/sam
         raise ConfigError(f"{nanogpt}: no nanoGPT checkout (model.py)")
     study = find_study("group1")
     config = max(study.expand(prepare(study.text, study.tokenizer).facts), key=lambda c: (c.n_embd, c.n_head))
-    parameters = Parameters(layout_of(config), init_flat(config)[None], TorchKernels(torch.float32))
+    parameters = Parameters(layout_of(config), init_flat(config)[None], Kernels(torch.float32))
     prompt_N = prepare(study.text, study.tokenizer).tokenizer.encode("\n")
     program = PEER.format(
         checkout=str(nanogpt), n_head=config.n_head, n_embd=config.n_embd, number=NUMBER, length=LENGTH

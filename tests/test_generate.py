@@ -12,8 +12,8 @@ from isoloss.data.tokenizer import Tokenizer
 from isoloss.errors import ConfigError
 from isoloss.execution.samples import first_prompt
 from isoloss.model import gpt
+from isoloss.model.functions import Kernels
 from isoloss.model.generate import Sampling, generate
-from isoloss.model.kernels import TorchKernels
 from isoloss.model.parameters import Parameters, init_flat, layout_of
 from isoloss.study.config import RunConfig
 
@@ -22,7 +22,7 @@ PROMPT = np.array([1, 2, 3], dtype=np.uint16)
 
 def untrained(config: RunConfig) -> Parameters:
     """Initial weights, enlarged so that the distribution is not flat."""
-    return Parameters(layout_of(config), 8 * init_flat(config)[None], TorchKernels(torch.float32))
+    return Parameters(layout_of(config), 8 * init_flat(config)[None], Kernels(torch.float32))
 
 
 def test_samples_depend_on_their_seed_and_number_alone(make: Callable[..., RunConfig]) -> None:

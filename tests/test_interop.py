@@ -22,8 +22,8 @@ from isoloss.errors import ConfigError, NumericsError, StoreError
 from isoloss.execution.export import export_run, gpt2_config, nanogpt_checkpoint, nanogpt_dataset
 from isoloss.files import write_record
 from isoloss.model import gpt
+from isoloss.model.functions import Kernels
 from isoloss.model.interop import nanogpt_order
-from isoloss.model.kernels import TorchKernels, Update
 from isoloss.model.parameters import Parameters, init_flat, layout_of
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.tables import StudyResults
@@ -31,6 +31,7 @@ from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.training.checkpoint import save_last
+from isoloss.training.optimizers.adamw import Update, adamw
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import MemberState, Progress
 from tests.recording import recorded
@@ -51,7 +52,7 @@ def trained(config: RunConfig) -> MemberState:
 
 
 def logits_of(state: MemberState, tokens_BxT: Tensor) -> Tensor:
-    parameters = Parameters(layout_of(state.config), state.flat_P[None], TorchKernels(torch.float32))
+    parameters = Parameters(layout_of(state.config), state.flat_P[None], Kernels(torch.float32))
     with torch.no_grad():
         return gpt.logits(parameters, [state.config], tokens_BxT[None])[0]
 
@@ -135,7 +136,8 @@ def test_the_optimizer_goes_on_as_ours_would(make: Make, shape: dict[str, Any]) 
         parameter.grad = gradients[name.removeprefix("transformer.")].clone()
     optimizer.step()
 
-    TorchKernels(torch.float32).adamw(
+    adamw(
+        None,
         Update(
             state.flat_P,
             grad_P,
@@ -150,7 +152,7 @@ def test_the_optimizer_goes_on_as_ours_would(make: Make, shape: dict[str, Any]) 
             config.beta1,
             config.beta2,
             config.weight_decay,
-        )
+        ),
     )
     weights = layout_of(config).split(state.flat_P)
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""The compiled kernels against their twins in torch, and the dropout both hash: where it falls and how often."""
+"""The fused operations against plain torch, and the dropout both hash: where it falls and how often."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from isoloss.data.tokens import Tokens
 from isoloss.errors import CompilerError
 from isoloss.model import gpt, library
 from isoloss.model.dropout import Dropout, Mask
-from isoloss.model.kernels import Kernels, Normed, TorchKernels
-from isoloss.model.native import NativeKernels
+from isoloss.model.functions import Kernels
+from isoloss.model.native import AddNorm, Attend, Gelu, Native
 from isoloss.model.parameters import Gradients, Parameters, init_flat, layout_of
 from isoloss.randomness import keyed_bits, mix
 from isoloss.study.config import RunConfig
 from isoloss.training.backend import compiled_kernels
 
 Make = Callable[..., RunConfig]
+FUSED = Kernels(torch.float32, Native(torch.float32))
 
 
 def mixed_stack(make: Make, **settings: object) -> list[RunConfig]:
@@ -51,12 +52,12 @@ def losses_and_gradients(members: list[RunConfig], kernels: Kernels, tokens: Tok
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("settings", [{}, {"bias": True, "block_size": 24}])
-def test_both_twins_give_the_same_losses_and_gradients(
+def test_fused_operations_and_plain_torch_give_the_same_losses_and_gradients(
     make: Make, tokens: Tokens, dtype: torch.dtype, tolerance: float, settings: dict[str, object]
 ) -> None:
     members = mixed_stack(make, **settings)
-    loss_E, gradients = losses_and_gradients(members, TorchKernels(dtype), tokens)
-    compiled_loss_E, compiled = losses_and_gradients(members, NativeKernels(dtype), tokens)
+    loss_E, gradients = losses_and_gradients(members, Kernels(dtype), tokens)
+    compiled_loss_E, compiled = losses_and_gradients(members, Kernels(dtype, Native(dtype)), tokens)
     assert compiled_loss_E.tolist() == pytest.approx(loss_E.tolist(), rel=tolerance / 10)
     for name, part in gradients.parts.items():
         difference = torch.linalg.vector_norm((compiled.parts[name] - part).float().flatten(1), dim=1)
@@ -66,8 +67,8 @@ def test_both_twins_give_the_same_losses_and_gradients(
 def test_the_gradient_is_the_slope_of_the_loss(make: Make, tokens: Tokens) -> None:
     """Dropout included, which the plain reference model does not know."""
     members = mixed_stack(make)
-    _, gradients = losses_and_gradients(members, NativeKernels(torch.float32), tokens)
-    device, kernels = torch.device("cpu"), TorchKernels(torch.float32)
+    _, gradients = losses_and_gradients(members, FUSED, tokens)
+    device, kernels = torch.device("cpu"), Kernels(torch.float32)
     flat_ExP = torch.stack([init_flat(config) for config in members]) * 3
     blocks = [train_batch(tokens.train_N, c.seed, 5, 0, 1, c.batch_size, c.block_size) for c in members]
     dropout = Dropout(members, device)
@@ -92,19 +93,23 @@ def a_mask(rate: float, first_row: int = 0) -> Mask:
     return Mask(key_Ex2, limits_E, scales_E, first_row)
 
 
-def dropped(kernels: Kernels, x_ExNxC: torch.Tensor, mask: Mask | None, n_rows: int) -> torch.Tensor:
-    """What of a stream's gradient reaches what was added to the stream, where the norm above adds nothing."""
-    E, N, C = x_ExNxC.shape
-    normed = Normed(torch.zeros(E, N, C), torch.zeros(E, N, C), torch.zeros(E, N), torch.ones(E, N))
-    zeros = torch.zeros(E, N, C, dtype=kernels.dtype)
-    return kernels.norm_backward(zeros, normed, torch.ones(E, C), x_ExNxC, torch.empty(E, C), None, mask, n_rows)
+def dropped(native: Native, x_ExNxC: torch.Tensor, mask: Mask | None, n_rows: int) -> torch.Tensor:
+    """The gradient of a branch that is added to a stream, where that of the sum is x."""
+    ones_ExC = torch.ones(x_ExNxC.shape[0], x_ExNxC.shape[2])
+    ones_ExC.grad = torch.empty_like(ones_ExC)
+    norm = AddNorm(native, ones_ExC, None, mask, n_rows, adds=True)
+    zeros = torch.zeros_like(x_ExNxC, dtype=native.dtype)
+    norm.forward(torch.zeros_like(x_ExNxC), zeros)
+    branch = norm.backward(x_ExNxC.clone(), zeros)[1]
+    assert branch is not None
+    return branch
 
 
 def test_a_mask_is_the_same_in_a_kernel_and_in_torch_and_for_a_part_of_the_rows() -> None:
-    x_ExNxC, kernels = torch.ones(2, 6 * 5, 32), NativeKernels(torch.float32)
-    whole = dropped(TorchKernels(torch.float32), x_ExNxC, a_mask(0.25), 6)
-    assert torch.equal(dropped(kernels, x_ExNxC, a_mask(0.25), 6), whole)
-    assert torch.equal(dropped(kernels, x_ExNxC[:, 20:].contiguous(), a_mask(0.25, first_row=4), 2), whole[:, 20:])
+    x_ExNxC, native = torch.ones(2, 6 * 5, 32), Native(torch.float32)
+    whole = dropped(native, x_ExNxC, a_mask(0.25), 6)
+    assert torch.equal(a_mask(0.25).multipliers((6, 5, 32)).flatten(1, 2), whole)
+    assert torch.equal(dropped(native, x_ExNxC[:, 20:].contiguous(), a_mask(0.25, first_row=4), 2), whole[:, 20:])
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
@@ -138,17 +143,19 @@ def test_the_hash_is_a_bijection_whose_every_bit_depends_on_every_bit() -> None:
 
 def test_kernels_are_exact_where_functions_are_delicate() -> None:
     x_N = torch.linspace(-30, 30, 100_001)
-    [[y_N]], [[slope_N]] = NativeKernels(torch.float32).gelu(x_N[None, None].clone(), keep=True)
+    gelu = Gelu(Native(torch.float32))
+    [[y_N]] = gelu.branch(x_N[None, None].clone())
+    [[slope_N]] = gelu.branch_backward(torch.ones(1, 1, len(x_N)))
     exact_N = x_N.double().requires_grad_()
     torch.nn.functional.gelu(exact_N).sum().backward()
     assert exact_N.grad is not None
     assert (y_N - torch.nn.functional.gelu(x_N.double())).abs().max() < 2e-6
     assert (slope_N - exact_N.grad).abs().max() < 1e-6
-    scores = torch.full((1, 3, 3), float("nan"))
-    probs, _ = NativeKernels(torch.float32).softmax(scores, 1.0, None, 1)
-    assert probs[0, 2].isnan().all()  # a run that diverges has to be seen to
+    qkv_1x3x12 = torch.full((1, 3, 12), float("nan"))
+    attended = Attend(Native(torch.float32), None, 1, [(slice(0, 1), 1)]).branch(qkv_1x3x12)
+    assert attended[0, 2].isnan().all()  # a run that diverges has to be seen to
     lows = torch.tensor([[[float("nan"), float("inf"), 1.0 + 2**-9, 3.0]]])
-    rounded = dropped(NativeKernels(torch.bfloat16), lows, None, 1)
+    rounded = dropped(Native(torch.bfloat16), lows, None, 1)
     assert torch.equal(rounded.nan_to_num(7.0), lows.to(torch.bfloat16).nan_to_num(7.0))
 
 

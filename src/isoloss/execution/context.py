@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from isoloss.model.kernels import Kernels
+from isoloss.model.functions import Kernels
 from isoloss.store.layout import StudyPaths
 from isoloss.study.config import Precision
 from isoloss.training.backend import kernels_for

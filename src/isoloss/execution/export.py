@@ -22,13 +22,14 @@ from isoloss.execution.foreign_tokenizers import (
 )
 from isoloss.files import make_folder, write_bytes, write_json
 from isoloss.model.interop import nanogpt_order, to_gpt2, to_nanogpt
-from isoloss.model.kernels import ADAM_EPS, LN_EPS
 from isoloss.model.parameters import INIT_STD, layout_of
+from isoloss.model.parts import norm
 from isoloss.store.layout import RunPaths
 from isoloss.store.run import FINISHED, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
 from isoloss.training.checkpoint import load_weights
+from isoloss.training.optimizers import adamw
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, Weights
 
@@ -120,7 +121,7 @@ def gpt2_config(config: RunConfig) -> dict[str, Any]:
         "n_head": config.n_head,
         "n_embd": config.n_embd,
         "activation_function": "gelu",  # exact; GPT-2's own is the tanh approximation
-        "layer_norm_epsilon": LN_EPS,
+        "layer_norm_epsilon": norm.EPS,
         "initializer_range": INIT_STD,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
@@ -148,7 +149,7 @@ def _adamw_state(state: MemberState) -> dict[str, Any]:
         ],
         lr=learning_rate(config, progress.step),
         betas=(config.beta1, config.beta2),
-        eps=ADAM_EPS,
+        eps=adamw.EPS,
     )
     for name in names:
         optimizer.state[weights[name]] = {

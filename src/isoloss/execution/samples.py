@@ -6,8 +6,8 @@ import torch
 
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict
 from isoloss.files import write_checksummed
+from isoloss.model.functions import Kernels
 from isoloss.model.generate import Sampling, generate
-from isoloss.model.kernels import TorchKernels
 from isoloss.model.parameters import Parameters, layout_of
 from isoloss.store.layout import RunPaths
 from isoloss.store.tables import StudyResults
@@ -25,7 +25,7 @@ def sample_run(run: RunPaths, tokenizer: Tokenizer, prompt: str, sampling: Sampl
     """
     prompt_N = tokenizer.encode(prompt)
     state = load_weights(run.folder, "best")
-    parameters = Parameters(layout_of(state.config), state.flat_P[None].to(device), TorchKernels(torch.float32))
+    parameters = Parameters(layout_of(state.config), state.flat_P[None].to(device), Kernels(torch.float32))
     return [prompt + tokenizer.decode(row) for row in generate(parameters, state.config, prompt_N, sampling)]
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -51,20 +50,16 @@ class _Cache:
     """Keys and values of the tokens read so far in every block, within block_size."""
 
     def __init__(self, config: RunConfig, n_samples: int, device: torch.device) -> None:
-        self._n_head = config.n_head
-        shape = config.n_layer, 2, n_samples, config.n_head, config.block_size, config.n_embd // config.n_head
-        self._keys_values_Lx2xBxHxTxD = torch.empty(shape, device=device)
+        shape = config.n_layer, 2, n_samples * config.n_head, config.block_size, config.n_embd // config.n_head
+        self._keys_values_Lx2xGxTxD = torch.empty(shape, device=device)
         self.length = 0
 
-    def attend(self, block: int, qkv_1xBxTx3C: Tensor) -> Tensor:
-        """Add the new tokens of a block and attend from them to all so far: one token, or a text from its start."""
-        _, n_samples, n_new, _ = qkv_1xBxTx3C.shape
-        qkv_3xBxHxTxD = qkv_1xBxTx3C.view(n_samples, n_new, 3, self._n_head, -1).permute(2, 0, 3, 1, 4)
-        stop = self.length + n_new
-        self._keys_values_Lx2xBxHxTxD[block, :, :, :, self.length : stop] = qkv_3xBxHxTxD[1:]
-        keys, values = self._keys_values_Lx2xBxHxTxD[block, :, :, :, :stop]
-        y_BxHxTxD = F.scaled_dot_product_attention(qkv_3xBxHxTxD[0], keys, values, is_causal=n_new > 1)
-        return y_BxHxTxD.transpose(1, 2).reshape(1, n_samples, n_new, -1)
+    def extended(self, block: int, k_GxTxD: Tensor, v_GxTxD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a block with the new tokens' behind them."""
+        stop = self.length + k_GxTxD.shape[1]
+        kept_2xGxTxD = self._keys_values_Lx2xGxTxD[block, :, :, :stop]
+        kept_2xGxTxD[:, :, self.length :] = torch.stack((k_GxTxD, v_GxTxD))
+        return kept_2xGxTxD[0], kept_2xGxTxD[1]
 
 
 @torch.no_grad()
@@ -90,7 +85,7 @@ def generate(
         first = i - 1
         if cache.length in (0, block):
             first, cache.length = max(0, i - (block if i == len(prompt_N) else re_read)), 0
-        logits_BxV = gpt.next_logits(parameters, config, text_BxN[:, first:i], cache.attend, cache.length)
+        logits_BxV = gpt.next_logits(parameters, config, text_BxN[:, first:i], cache)
         cache.length += i - first
         text_BxN[:, i] = _draw(logits_BxV.cpu(), draws_Bx1, sampling).to(device)  # in fp64, which not every device has
     return text_BxN[:, len(prompt_N) :].cpu().numpy()

@@ -1,15 +1,234 @@
-"""The operations between the matrix products in C++ (kernels.cpp), fused, for one thread of a CPU."""
+"""The fused operations of kernels.cpp as autograd Functions, for one thread of a CPU.
+
+Arrays are on the CPU and each member's part is contiguous. A backward pass writes gradients of weights into their
+`.grad`, and returns None for them.
+"""
+
+# pyright: reportIncompatibleMethodOverride=false, reportUnknownMemberType=false
+# (autograd Functions are declared with any arguments, and their context with none)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from isoloss.model.dropout import Mask
-from isoloss.model.kernels import ADAM_EPS, Normed, Update
 from isoloss.model.library import SIGNATURES, SUFFIXES, library
+
+
+@dataclass(frozen=True)
+class Native:
+    """The functions of kernels.cpp for a compute dtype. Raises CompilerError when they cannot be compiled."""
+
+    dtype: torch.dtype
+
+    @cached_property
+    def call(self) -> dict[str, Any]:
+        """By name, as in SIGNATURES; embeddings are fp32 whatever the dtype."""
+        suffixes = {name: "fp32" if name.startswith("embed") else SUFFIXES[self.dtype] for name in SIGNATURES}
+        return {name: getattr(library(), f"{name}_{suffix}") for name, suffix in suffixes.items()}
+
+    @property
+    def name(self) -> str:
+        """Part of a run's numerics: says which source was compiled by what."""
+        return f"native {Path(library()._name).stem}"
+
+
+class OnBranch:
+    """An operation on the branch of a block, which leaves the residual stream as it is."""
+
+    def forward(self, stream: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        return stream, self.branch(branch)
+
+    def backward(self, grad_stream: Tensor | None, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return grad_stream, self.branch_backward(grad)
+
+    def branch(self, x: Tensor, /) -> Tensor:
+        raise NotImplementedError
+
+    def branch_backward(self, grad: Tensor, /) -> Tensor:
+        raise NotImplementedError
+
+
+class Embed(Function):
+    """Sum of token and position rows, dropped, fp32 of shape [E, B·T, C]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, native: Native, tokens_ExBxT: Tensor, wte_ExVxC: Tensor, wpe_ExTxC: Tensor, mask: Mask | None
+    ) -> Tensor:
+        tokens_ExBxT = tokens_ExBxT.contiguous()
+        (E, B, T), C = tokens_ExBxT.shape, wte_ExVxC.shape[2]
+        ctx.native, ctx.tokens_ExBxT, ctx.tables, ctx.mask = native, tokens_ExBxT, (wte_ExVxC, wpe_ExTxC), mask
+        x_ExNxC = torch.empty(E, B * T, C)
+        for e in range(E):
+            tables = _at(tokens_ExBxT, e), _at(wte_ExVxC, e), _at(wpe_ExTxC, e)
+            native.call["embed"](B, T, C, *tables, *_mask(mask, e, T * C), _at(x_ExNxC, e))
+        return x_ExNxC
+
+    @staticmethod
+    def backward(ctx: Any, grad_ExNxC: Tensor) -> tuple[None, ...]:
+        (E, B, T), C = ctx.tokens_ExBxT.shape, grad_ExNxC.shape[2]
+        grad_ExNxC = grad_ExNxC.contiguous()
+        for e in range(E):
+            grads = [_at(table.grad, e) for table in ctx.tables]
+            arrays = _at(ctx.tokens_ExBxT, e), _at(grad_ExNxC, e)
+            ctx.native.call["embed_backward"](B, T, C, *arrays, *_mask(ctx.mask, e, T * C), *grads)
+        return None, None, None, None, None
+
+
+class AddNorm:
+    """The stream plus the dropped branch, and the layer norm of that in the compute dtype; N is `n_rows` sequences.
+
+    With `adds` False the stream is normed as it is.
+    """
+
+    def __init__(
+        self, native: Native, weight_ExC: Tensor, bias_ExC: Tensor | None, mask: Mask | None, n_rows: int, *, adds: bool
+    ) -> None:
+        self._native, self._weight_ExC, self._bias_ExC = native, weight_ExC, bias_ExC
+        self._mask, self._n_rows, self._adds = mask, n_rows, adds
+
+    def forward(self, stream_ExNxC: Tensor, branch_ExNxC: Tensor) -> tuple[Tensor, Tensor]:
+        E, N, C = stream_ExNxC.shape
+        sum_ExNxC = torch.empty_like(stream_ExNxC) if self._adds else stream_ExNxC
+        out_ExNxC, statistics_2xExN = torch.empty(E, N, C, dtype=self._native.dtype), torch.empty(2, E, N)
+        self._kept = sum_ExNxC, *statistics_2xExN
+        for e in range(E):
+            self._native.call["add_norm"](
+                N, C, _at(stream_ExNxC, e), _at(branch_ExNxC if self._adds else None, e),
+                *_mask(self._mask, e, N // self._n_rows * C), _at(self._weight_ExC, e), _at(self._bias_ExC, e),
+                _at(sum_ExNxC, e), _at(out_ExNxC, e), *(_at(each_ExN, e) for each_ExN in statistics_2xExN),
+            )  # fmt: skip
+        return sum_ExNxC, out_ExNxC
+
+    def backward(self, grad_stream_ExNxC: Tensor | None, grad_ExNxC: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The gradient of the sum from what follows, which nothing else reads, becomes that of the stream."""
+        sum_ExNxC, mean_ExN, rstd_ExN = self._kept
+        E, N, C = sum_ExNxC.shape
+        grad_stream_ExNxC = torch.zeros_like(sum_ExNxC) if grad_stream_ExNxC is None else grad_stream_ExNxC
+        dropped_ExNxC = torch.empty(E, N, C, dtype=self._native.dtype)
+        grad_bias_ExC = None if self._bias_ExC is None else self._bias_ExC.grad
+        for e in range(E):
+            self._native.call["norm_backward"](
+                N, C, _at(grad_ExNxC, e), _at(sum_ExNxC, e), _at(mean_ExN, e), _at(rstd_ExN, e),
+                _at(self._weight_ExC, e), _at(grad_stream_ExNxC, e), _at(self._weight_ExC.grad, e),
+                _at(grad_bias_ExC, e), _at(dropped_ExNxC, e), *_mask(self._mask, e, N // self._n_rows * C),
+            )  # fmt: skip
+        return grad_stream_ExNxC, dropped_ExNxC if self._adds else None
+
+
+class Attend(OnBranch):
+    """Causal attention with dropout of its probabilities: from [E, N, 3C] to [E, N, C], by members of equal n_head.
+
+    G is members, then sequences, then heads.
+    """
+
+    def __init__(self, native: Native, mask: Mask | None, n_rows: int, groups: Sequence[tuple[slice, int]]) -> None:
+        self._native, self._mask, self._n_rows, self._groups = native, mask, n_rows, groups
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def branch(self, qkv_ExNx3C: Tensor) -> Tensor:
+        outputs = [self._group(qkv_ExNx3C[members], members, n_head) for members, n_head in self._groups]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def branch_backward(self, grad_ExNxC: Tensor) -> Tensor:
+        grads = [
+            self._group_backward(grad_ExNxC[members], members, n_head, *kept)
+            for (members, n_head), kept in zip(self._groups, self._kept, strict=True)
+        ]
+        return grads[0] if len(grads) == 1 else torch.cat(grads)
+
+    def _group(self, qkv_ExNx3C: Tensor, members: slice, n_head: int) -> Tensor:
+        qkv_3xGxTxD = _split(self._native, qkv_ExNx3C, self._n_rows, 3, n_head)
+        q_GxTxD, k_GxTxD, v_GxTxD = qkv_3xGxTxD
+        scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2))
+        (G, T, _), scale, mask = scores_GxTxT.shape, 1 / sqrt(q_GxTxD.shape[2]), self._mask and self._mask.of(members)
+        probs_GxTxT = torch.empty_like(scores_GxTxT)
+        dropped_GxTxT = probs_GxTxT if mask is None else torch.empty_like(scores_GxTxT)
+        for e, part in enumerate(_parts(mask, G)):
+            scores, probs, dropped = (each[part].data_ptr() for each in (scores_GxTxT, probs_GxTxT, dropped_GxTxT))
+            masked = _mask(mask, e, (part.stop - part.start) // self._n_rows * T * T)
+            self._native.call["softmax"](part.stop - part.start, T, scores, scale, probs, dropped, *masked)
+        self._kept.append((qkv_3xGxTxD, probs_GxTxT, dropped_GxTxT))
+        return _join(self._native, torch.bmm(dropped_GxTxT, v_GxTxD)[None], len(qkv_ExNx3C), self._n_rows, n_head)
+
+    def _group_backward(
+        self,
+        grad_ExNxC: Tensor,
+        members: slice,
+        n_head: int,
+        qkv_3xGxTxD: Tensor,
+        probs_GxTxT: Tensor,
+        dropped_GxTxT: Tensor,
+    ) -> Tensor:
+        q_GxTxD, k_GxTxD, v_GxTxD = qkv_3xGxTxD
+        (G, T, D), mask = q_GxTxD.shape, self._mask and self._mask.of(members)
+        grad_GxTxD = _split(self._native, grad_ExNxC, self._n_rows, 1, n_head)[0]
+        grad_qkv_3xGxTxD = torch.empty_like(qkv_3xGxTxD)
+        torch.bmm(dropped_GxTxT.transpose(1, 2), grad_GxTxD, out=grad_qkv_3xGxTxD[2])
+        grad_GxTxT = torch.bmm(grad_GxTxD, v_GxTxD.transpose(1, 2))
+        for e, part in enumerate(_parts(mask, G)):
+            grad, probs = grad_GxTxT[part].data_ptr(), probs_GxTxT[part].data_ptr()
+            masked = _mask(mask, e, (part.stop - part.start) // self._n_rows * T * T)
+            self._native.call["softmax_backward"](part.stop - part.start, T, grad, probs, 1 / sqrt(D), *masked)
+        torch.bmm(grad_GxTxT, k_GxTxD, out=grad_qkv_3xGxTxD[0])
+        torch.bmm(grad_GxTxT.transpose(1, 2), q_GxTxD, out=grad_qkv_3xGxTxD[1])
+        return _join(self._native, grad_qkv_3xGxTxD, len(grad_ExNxC), self._n_rows, n_head)
+
+
+class Gelu(OnBranch):
+    """Exact GELU, x·Φ(x). Its derivative takes the memory of x, which nothing else reads."""
+
+    def __init__(self, native: Native) -> None:
+        self._native, self._keeps = native, torch.is_grad_enabled()
+
+    def branch(self, x_ExNxF: Tensor) -> Tensor:
+        self._slope_ExNxF, out_ExNxF = x_ExNxF, torch.empty_like(x_ExNxF)
+        address = x_ExNxF.data_ptr()
+        self._native.call["gelu"](x_ExNxF.numel(), address, out_ExNxF.data_ptr(), address if self._keeps else None)
+        return out_ExNxF
+
+    def branch_backward(self, grad_ExNxF: Tensor) -> Tensor:
+        self._native.call["multiply"](grad_ExNxF.numel(), self._slope_ExNxF.data_ptr(), grad_ExNxF.data_ptr())
+        return grad_ExNxF
+
+
+def cross_entropy(
+    native: Native, logits_ExNxW: Tensor, targets_ExN: Tensor, vocab_size: int, scale_E: Tensor | None
+) -> Tensor:
+    """Sum over N of each member's losses, fp32 of shape [E]; with a scale the logits become its gradient times that."""
+    (E, N, W), targets_ExN = logits_ExNxW.shape, targets_ExN.contiguous()
+    arrays = [(_at(logits_ExNxW, e), _at(targets_ExN, e), _at(scale_E, e)) for e in range(E)]
+    return torch.tensor([native.call["cross_entropy"](N, W, vocab_size, *each) for each in arrays])
+
+
+def _split(native: Native, joined_ExNxSHD: Tensor, n_rows: int, n_parts: int, n_head: int) -> Tensor:
+    """From [E, B·T, S·H·D] to [S, E·B·H, T, D]."""
+    E, N, width = joined_ExNxSHD.shape
+    split_SxGxTxD = torch.empty(
+        n_parts, E * n_rows * n_head, N // n_rows, width // n_parts // n_head, dtype=native.dtype
+    )
+    arrays = joined_ExNxSHD.data_ptr(), split_SxGxTxD.data_ptr()
+    native.call["split_heads"](E * n_rows, N // n_rows, n_parts, n_head, split_SxGxTxD.shape[3], *arrays, False)
+    return split_SxGxTxD
+
+
+def _join(native: Native, split_SxGxTxD: Tensor, n_members: int, n_rows: int, n_head: int) -> Tensor:
+    """From [S, E·B·H, T, D] to [E, B·T, S·H·D]."""
+    S, _, T, D = split_SxGxTxD.shape
+    joined_ExNxSHD = torch.empty(n_members, n_rows * T, S * n_head * D, dtype=native.dtype)
+    arrays = split_SxGxTxD.data_ptr(), joined_ExNxSHD.data_ptr()
+    native.call["split_heads"](n_members * n_rows, T, S, n_head, D, *arrays, True)
+    return joined_ExNxSHD
 
 
 def _at(tensor: Tensor | None, e: int) -> int | None:
@@ -23,148 +242,6 @@ def _mask(mask: Mask | None, e: int, row_elements: int) -> tuple[int | None, int
     if mask is None:
         return None, None, None, 0
     return _at(mask.key_Ex2, e), _at(mask.limit_E, e), _at(mask.scale_E, e), mask.first_row * row_elements
-
-
-class NativeKernels:
-    """The operations in C++; arrays are on the CPU and each member's part is contiguous."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        loaded = library()
-        self.name = f"native {Path(loaded._name).stem}"
-        self._call = {
-            name: getattr(loaded, f"{name}_{SUFFIXES[dtype]}") for name in SIGNATURES if not name.startswith("embed")
-        }
-        self._call |= {name: getattr(loaded, f"{name}_fp32") for name in ("embed", "embed_backward")}
-
-    def embed(self, tokens_ExBxT: Tensor, wte_ExVxC: Tensor, wpe_ExTxC: Tensor, mask: Mask | None) -> Tensor:
-        tokens_ExBxT = tokens_ExBxT.contiguous()
-        E, B, T = tokens_ExBxT.shape
-        C = wte_ExVxC.shape[2]
-        x_ExNxC = torch.empty(E, B * T, C)
-        for e in range(E):
-            tables = _at(tokens_ExBxT, e), _at(wte_ExVxC, e), _at(wpe_ExTxC, e)
-            self._call["embed"](B, T, C, *tables, *_mask(mask, e, T * C), _at(x_ExNxC, e))
-        return x_ExNxC
-
-    def embed_backward(
-        self, tokens_ExBxT: Tensor, grad_ExNxC: Tensor, mask: Mask | None, wte_ExVxC: Tensor, wpe_ExTxC: Tensor
-    ) -> None:
-        tokens_ExBxT = tokens_ExBxT.contiguous()
-        E, B, T = tokens_ExBxT.shape
-        C = wte_ExVxC.shape[2]
-        for e in range(E):
-            grads = _at(wte_ExVxC, e), _at(wpe_ExTxC, e)
-            arrays = _at(tokens_ExBxT, e), _at(grad_ExNxC, e)
-            self._call["embed_backward"](B, T, C, *arrays, *_mask(mask, e, T * C), *grads)
-
-    def add_norm(
-        self,
-        x_ExNxC: Tensor,
-        added_ExNxC: Tensor | None,
-        mask: Mask | None,
-        weight_ExC: Tensor,
-        bias_ExC: Tensor | None,
-        n_rows: int,
-    ) -> Normed:
-        E, N, C = x_ExNxC.shape
-        sum_ExNxC = x_ExNxC if added_ExNxC is None else torch.empty_like(x_ExNxC)
-        out_ExNxC, statistics_2xExN = torch.empty(E, N, C, dtype=self.dtype), torch.empty(2, E, N)
-        mean_ExN, rstd_ExN = statistics_2xExN
-        for e in range(E):
-            self._call["add_norm"](
-                N, C, _at(x_ExNxC, e), _at(added_ExNxC, e), *_mask(mask, e, N // n_rows * C), _at(weight_ExC, e),
-                _at(bias_ExC, e), _at(sum_ExNxC, e), _at(out_ExNxC, e), _at(mean_ExN, e), _at(rstd_ExN, e),
-            )  # fmt: skip
-        return Normed(sum_ExNxC, out_ExNxC, mean_ExN, rstd_ExN)
-
-    def norm_backward(
-        self,
-        grad_ExNxC: Tensor,
-        normed: Normed,
-        weight_ExC: Tensor,
-        stream_ExNxC: Tensor,
-        grad_weight_ExC: Tensor,
-        grad_bias_ExC: Tensor | None,
-        mask: Mask | None,
-        n_rows: int,
-    ) -> Tensor:
-        E, N, C = stream_ExNxC.shape
-        dropped_ExNxC = torch.empty(E, N, C, dtype=self.dtype)
-        for e in range(E):
-            self._call["norm_backward"](
-                N, C, _at(grad_ExNxC, e), _at(normed.x_ExNxC, e), _at(normed.mean_ExN, e), _at(normed.rstd_ExN, e),
-                _at(weight_ExC, e), _at(stream_ExNxC, e), _at(grad_weight_ExC, e), _at(grad_bias_ExC, e),
-                _at(dropped_ExNxC, e), *_mask(mask, e, N // n_rows * C),
-            )  # fmt: skip
-        return dropped_ExNxC
-
-    def split_heads(self, joined_ExBxTxSHD: Tensor, n_parts: int, n_head: int) -> Tensor:
-        E, B, T, width = joined_ExBxTxSHD.shape
-        head_size = width // n_parts // n_head
-        split_SxGxTxD = torch.empty(n_parts, E * B * n_head, T, head_size, dtype=self.dtype)
-        arrays = joined_ExBxTxSHD.data_ptr(), split_SxGxTxD.data_ptr()
-        self._call["split_heads"](E * B, T, n_parts, n_head, head_size, *arrays, False)
-        return split_SxGxTxD
-
-    def join_heads(self, split_SxGxTxD: Tensor, n_members: int, n_head: int) -> Tensor:
-        S, G, T, D = split_SxGxTxD.shape
-        joined_ExBxTxSHD = torch.empty(n_members, G // n_members // n_head, T, S * n_head * D, dtype=self.dtype)
-        arrays = split_SxGxTxD.data_ptr(), joined_ExBxTxSHD.data_ptr()
-        self._call["split_heads"](G // n_head, T, S, n_head, D, *arrays, True)
-        return joined_ExBxTxSHD
-
-    def softmax(self, scores_GxTxT: Tensor, scale: float, mask: Mask | None, n_rows: int) -> tuple[Tensor, Tensor]:
-        G, T, _ = scores_GxTxT.shape
-        probs_GxTxT = torch.empty_like(scores_GxTxT)
-        dropped_GxTxT = probs_GxTxT if mask is None else torch.empty_like(scores_GxTxT)
-        for e, part in enumerate(_parts(mask, G)):
-            arrays = (tensor[part].data_ptr() for tensor in (scores_GxTxT, probs_GxTxT, dropped_GxTxT))
-            scores, probs, dropped = arrays
-            members_mask = _mask(mask, e, (part.stop - part.start) // n_rows * T * T)
-            self._call["softmax"](part.stop - part.start, T, scores, scale, probs, dropped, *members_mask)
-        return probs_GxTxT, dropped_GxTxT
-
-    def softmax_backward(
-        self, grad_GxTxT: Tensor, probs_GxTxT: Tensor, scale: float, mask: Mask | None, n_rows: int
-    ) -> Tensor:
-        G, T, _ = grad_GxTxT.shape
-        for e, part in enumerate(_parts(mask, G)):
-            grad, probs = grad_GxTxT[part].data_ptr(), probs_GxTxT[part].data_ptr()
-            members_mask = _mask(mask, e, (part.stop - part.start) // n_rows * T * T)
-            self._call["softmax_backward"](part.stop - part.start, T, grad, probs, scale, *members_mask)
-        return grad_GxTxT
-
-    def gelu(self, x_ExNxF: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
-        out_ExNxF, address = torch.empty_like(x_ExNxF), x_ExNxF.data_ptr()
-        self._call["gelu"](x_ExNxF.numel(), address, out_ExNxF.data_ptr(), address if keep else None)
-        return out_ExNxF, x_ExNxF
-
-    def gelu_backward(self, grad_ExNxF: Tensor, kept_ExNxF: Tensor) -> Tensor:
-        self._call["multiply"](kept_ExNxF.numel(), kept_ExNxF.data_ptr(), grad_ExNxF.data_ptr())
-        return grad_ExNxF
-
-    def cross_entropy(
-        self, logits_ExNxW: Tensor, targets_ExN: Tensor, vocab_size: int, scale_E: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        E, N, W = logits_ExNxW.shape
-        targets_ExN = targets_ExN.contiguous()
-        call = self._call["cross_entropy"]
-        losses = [call(N, W, vocab_size, _at(logits_ExNxW, e), _at(targets_ExN, e), _at(scale_E, e)) for e in range(E)]
-        return torch.tensor(losses), logits_ExNxW
-
-    def adamw(self, update: Update) -> None:
-        if update.skipped.item():
-            return
-        update.counts_2.add_(1)
-        ends = [len(update.low_M), update.decay_end, len(update.flat_P)]
-        tensors = (update.flat_P, update.exp_avg_P, update.exp_avg_sq_P, update.grad_P)
-        numbers = update.divisor.item(), update.lr.item(), update.beta1, update.beta2, ADAM_EPS
-        for first, last in zip([0, *ends[:-1]], ends, strict=True):
-            arrays = [tensor[first:last].data_ptr() for tensor in tensors]
-            low = update.low_M.data_ptr() if first < len(update.low_M) else None
-            decay = update.weight_decay if first < update.decay_end else 0.0
-            self._call["adamw"](last - first, *arrays, low, *numbers, decay, update.counts_2[0].item())
 
 
 def _parts(mask: Mask | None, length: int) -> list[slice]:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isoloss.model.kernels import Kernels
+from isoloss.model.functions import Kernels
 from isoloss.randomness import Purpose, generator
 from isoloss.study.config import RunConfig
 
 INIT_STD = 0.02
-HEAD = "lm_head.weight"
+HEAD = "lm_head"
 HEAD_ROW_MULTIPLE = 8
 """The token embedding is padded to a multiple of this many rows."""
 
@@ -124,14 +124,14 @@ class Parameters:
         self.kernels = kernels
         self.low_precision = kernels.dtype != torch.float32
         self.low_ExM = flat_ExP[:, : layout.head_end].to(kernels.dtype)
-        self.weights = _views(layout, self.low_ExM, flat_ExP)
+        self.weights = {name: view.requires_grad_() for name, view in _views(layout, self.low_ExM, flat_ExP).items()}
 
 
 class Gradients:
     """The gradients of one micro-batch and their sum over a step.
 
-    `parts[name]` has the shape and dtype of `Parameters.weights[name]` and is where a backward pass writes;
-    `total_ExP` is fp32, in the flat order.
+    `parts[name]` is the `.grad` of `Parameters.weights[name]`, where a backward pass writes or adds; `total_ExP` is
+    fp32, in the flat order.
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -140,10 +140,12 @@ class Gradients:
         self._low_ExM = torch.zeros_like(parameters.low_ExM)
         self._rest_ExP = torch.zeros_like(parameters.flat_ExP)
         self.parts = _views(self._layout, self._low_ExM, self._rest_ExP)
+        for name, weight in parameters.weights.items():
+            weight.grad = self.parts[name]
 
     def begin(self) -> None:
-        """Zero the embeddings' gradients, to which a backward pass adds; all others it overwrites."""
-        self._rest_ExP[:, self._layout.matrix_end : self._layout.decay_end].zero_()
+        """Zero the gradients to which a backward pass adds; those of matrices it overwrites."""
+        self._rest_ExP[:, self._layout.matrix_end :].zero_()
 
     def collect(self, *, first: bool) -> None:
         """Add the micro-batch's gradients to the total, or replace the total by them for a step's first."""
@@ -165,5 +167,5 @@ def _views(layout: Layout, low_ExM: Tensor, rest_ExP: Tensor) -> dict[str, Tenso
         source = low_ExM if slot.stop <= layout.matrix_end else rest_ExP
         views[slot.name] = source[:, slot.start : slot.stop].view(len(source), *slot.shape)
     width = layout.slots[0].shape[1]
-    views[HEAD] = low_ExM[:, layout.matrix_end : layout.head_end].view(len(low_ExM), -1, width)
+    views[f"{HEAD}.weight"] = low_ExM[:, layout.matrix_end : layout.head_end].view(len(low_ExM), -1, width)
     return views

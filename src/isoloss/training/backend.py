@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 
 from isoloss.errors import CompilerError
-from isoloss.model.kernels import Kernels, TorchKernels
+from isoloss.model.functions import Kernels
 from isoloss.model.library import SUFFIXES, library
-from isoloss.model.native import NativeKernels
+from isoloss.model.native import Native
 
 MAX_NATIVE_THREADS = 4
 """Compiled kernels use one thread; with more threads than this for the matrix products torch's own are faster."""
@@ -37,8 +37,9 @@ def kernels_for(dtype: torch.dtype, device: torch.device, *, compiled: bool, thr
     """
     threads = threads or torch.get_num_threads()
     if compiled and device.type == "cpu" and dtype in SUFFIXES and threads <= MAX_NATIVE_THREADS:
-        return NativeKernels(dtype)
-    return TorchKernels(dtype)
+        library()
+        return Kernels(dtype, Native(dtype))
+    return Kernels(dtype)
 
 
 def keep_freed_memory() -> None:

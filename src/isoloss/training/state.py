@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from isoloss.model.kernels import Kernels, TorchKernels
+from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Gradients, Layout, Parameters, init_flat, layout_of
 from isoloss.study.config import CountInt, PositiveFloat, RateFloat, RunConfig, shape_key
 from isoloss.study.identity import run_id
@@ -139,7 +139,7 @@ def stack(states: Sequence[MemberState], device: torch.device, kernels: Kernels 
     return StackState(
         [state.config for state in states],
         [state.progress for state in states],
-        Parameters(layout_of(config), flat_ExP, kernels or TorchKernels(dtype)),
+        Parameters(layout_of(config), flat_ExP, kernels or Kernels(dtype)),
         exp_avg_ExP,
         exp_avg_sq_ExP,
     )

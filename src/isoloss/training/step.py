@@ -16,10 +16,10 @@ from torch import Tensor
 from isoloss.data.batches import n_starts
 from isoloss.model import gpt
 from isoloss.model.dropout import Dropout
-from isoloss.model.kernels import Update
 from isoloss.randomness import Purpose, keyed_bits, mix, stream_key
 from isoloss.study.config import RunConfig
 from isoloss.training.distributed import Ranks
+from isoloss.training.optimizers.adamw import Update, adamw
 from isoloss.training.schedule import learning_rate
 from isoloss.training.state import StackState
 
@@ -123,7 +123,8 @@ class Stepper:
         lr_E = self._rates_RxE[self._slot_1][0]
         for e, config in enumerate(stack.members):
             low_M = stack.parameters.low_ExM[e] if stack.parameters.low_precision else total_ExP[e, :0]
-            stack.parameters.kernels.adamw(
+            adamw(
+                stack.parameters.kernels.native,
                 Update(
                     stack.parameters.flat_ExP[e],
                     total_ExP[e],
@@ -138,7 +139,7 @@ class Stepper:
                     config.beta1,
                     config.beta2,
                     config.weight_decay,
-                )
+                ),
             )
         self._results_Rx2xE[self._slot_1] = torch.stack([loss_E, norm_E])
         self._slot_1 += 1

@@ -1,0 +1,159 @@
+"""What parts of the model are made of: operations over a member axis, fused where the native library has them.
+
+Elsewhere they are plain torch, which autograd differentiates. A `mask` of None means no dropout.
+"""
+
+# pyright: reportIncompatibleMethodOverride=false, reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from isoloss.model import native
+from isoloss.model.dropout import Mask
+from isoloss.model.native import AddNorm, Native, OnBranch
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """How operations compute: matrix products in `dtype`, and the others by the native library where there is one."""
+
+    dtype: torch.dtype
+    native: Native | None = None
+
+    @property
+    def name(self) -> str:
+        """Part of a run's numerics."""
+        return "torch autograd" if self.native is None else self.native.name
+
+
+Operation = AddNorm | OnBranch
+Step = Operation | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""What happens to the residual stream and a block's branch: a fused operation, or plain torch."""
+
+
+class Linear(OnBranch):
+    """x·Wᵀ + b for every member, from [E, N, I] to [E, N, O], in x's dtype."""
+
+    def __init__(self, weight_ExOxI: Tensor, bias_ExO: Tensor | None = None) -> None:
+        self._weight_ExOxI, self._bias_ExO = weight_ExOxI, bias_ExO
+
+    def branch(self, x_ExNxI: Tensor) -> Tensor:
+        """Through the layer."""
+        self._x_ExNxI, bias_ExO = x_ExNxI, self._bias_ExO
+        y_ExNxO = _product(x_ExNxI, self._weight_ExOxI.transpose(1, 2))
+        return y_ExNxO if bias_ExO is None else y_ExNxO + bias_ExO[:, None].to(y_ExNxO.dtype)
+
+    def branch_backward(self, grad_ExNxO: Tensor) -> Tensor:
+        """The gradient of x."""
+        _product(grad_ExNxO.transpose(1, 2), self._x_ExNxI, self._weight_ExOxI.grad)
+        if self._bias_ExO is not None:
+            torch.sum(grad_ExNxO, dim=1, dtype=torch.float32, out=self._bias_ExO.grad)
+        return _product(grad_ExNxO, self._weight_ExOxI)
+
+
+class _Fused(Function):
+    """Operations with backward passes of their own, as one node of autograd's graph: each node costs some 50 µs."""
+
+    @staticmethod
+    def forward(ctx: Any, stream: Tensor, branch: Tensor, *operations: Operation) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.operations = operations
+        for operation in operations:
+            stream, branch = operation.forward(stream, branch)
+        return stream, branch
+
+    @staticmethod
+    def backward(ctx: Any, grad_stream: Tensor | None, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        operations, ctx.operations = ctx.operations, ()
+        for operation in reversed(operations):
+            grad_stream, grad = operation.backward(grad_stream, grad)
+        return grad_stream, grad, *(None for _ in operations)
+
+
+class _Read(Function):
+    """Adds the gradient of a weight to its `.grad`, which may lie strided in a stack's buffer."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        ctx.weight = weight
+        return weight.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        ctx.weight.grad += grad
+
+
+class _Dropped(Function):
+    """Draws the mask again in the backward pass, in place of keeping it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Mask, shape: tuple[int, ...]) -> Tensor:
+        ctx.mask, ctx.shape = mask, shape
+        return x * mask.multipliers(shape).view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad * ctx.mask.multipliers(ctx.shape).view(grad.shape), None, None
+
+
+def through(stream: Tensor, branch: Tensor, steps: Iterable[Step]) -> tuple[Tensor, Tensor]:
+    """The residual stream and the branch after some steps; fused ones that follow each other are one node."""
+    fused: list[Operation] = []
+    for step in [*steps, None]:
+        if isinstance(step, Operation):
+            fused.append(step)
+            continue
+        if fused:
+            stream, branch = _Fused.apply(stream, branch, *fused)  # type: ignore[assignment]
+            fused = []
+        if step is not None:
+            stream, branch = step(stream, branch)
+    return stream, branch
+
+
+def read(weight: Tensor) -> Tensor:
+    """A weight for plain torch to compute with."""
+    return _Read.apply(weight)  # type: ignore[return-value]
+
+
+def dropped(x: Tensor, mask: Mask | None, shape: tuple[int, ...]) -> Tensor:
+    """x times a mask of `shape` for every member, of which the first axis is sequences."""
+    return x if mask is None else _Dropped.apply(x, mask, shape)  # type: ignore[return-value]
+
+
+def cross_entropy(
+    kernels: Kernels, logits_ExNxW: Tensor, targets_ExN: Tensor, vocab_size: int, scale_E: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Sum over N of each member's losses, fp32 of shape [E], and the logits' gradient of that times `scale_E`.
+
+    Only the first `vocab_size` columns count; the others get no gradient. Without a scale the second is undefined.
+    May reuse the memory of the logits. Not seen by autograd: a backward pass begins with the gradient returned.
+    """
+    if kernels.native is not None:
+        logits_ExNxW = logits_ExNxW.detach()
+        return native.cross_entropy(kernels.native, logits_ExNxW, targets_ExN, vocab_size, scale_E), logits_ExNxW
+    logits = logits_ExNxW.detach().to(torch.float32, copy=True)
+    logits[..., vocab_size:] = float("-inf")
+    log_probs = torch.log_softmax(logits, dim=-1)
+    targets_ExNx1 = targets_ExN[..., None]
+    loss_E = -log_probs.gather(2, targets_ExNx1).sum(dim=(1, 2))
+    if scale_E is None:
+        return loss_E, logits_ExNxW
+    grad = log_probs.exp_()
+    grad.scatter_add_(2, targets_ExNx1, torch.full_like(targets_ExNx1, -1.0, dtype=grad.dtype))
+    return loss_E, (grad * scale_E[:, None, None]).to(logits_ExNxW.dtype)
+
+
+def _product(a_ExNxI: Tensor, b_ExIxO: Tensor, out_ExNxO: Tensor | None = None) -> Tensor:
+    """a·b for every member; one member's product goes to mm, which oneDNN multiplies faster than a batch of one."""
+    if a_ExNxI.shape[0] > 1:
+        return torch.bmm(a_ExNxI, b_ExIxO, out=out_ExNxO)
+    out_NxO = None if out_ExNxO is None else out_ExNxO.select(0, 0)
+    return torch.mm(a_ExNxI.select(0, 0), b_ExIxO.select(0, 0), out=out_NxO).unsqueeze(0)

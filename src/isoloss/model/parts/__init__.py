@@ -1,0 +1,65 @@
+"""Parts of a transformer block, one file each: a forward pass over the member axis, by the run's settings.
+
+Letters of shapes: E members of a stack, B sequences, T tokens of a sequence, N = B·T, C channels (n_embd), H heads,
+D channels of a head, G = E·B·H, F hidden channels of the MLP, V the vocabulary, W the vocabulary and its padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from isoloss.model.dropout import Mask
+from isoloss.model.functions import Kernels, Linear
+from isoloss.study.config import RunConfig
+
+
+class KeysAndValues(Protocol):
+    """Keys and values of the tokens that were read before, where sampling keeps them."""
+
+    length: int
+    """Tokens read before."""
+
+    def extended(self, block: int, k_GxTxD: Tensor, v_GxTxD: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of a block with the new tokens' behind them."""
+        ...
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What every part reads: the stack's members and weights, its dropout masks, and how to compute."""
+
+    members: Sequence[RunConfig]
+    weights: Mapping[str, Tensor]
+    kernels: Kernels
+    tokens_ExBxT: Tensor
+    masks: Sequence[Mask] | None = None
+    """One for each site of dropout; None where no member has any."""
+    read_before: KeysAndValues | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        """A member; in what decides shapes all are alike."""
+        return self.members[0]
+
+    @property
+    def n_rows(self) -> int:
+        """B, the number of sequences."""
+        return self.tokens_ExBxT.shape[1]
+
+    @property
+    def positions(self) -> slice:
+        """Positions of the tokens given."""
+        first = self.read_before.length if self.read_before else 0
+        return slice(first, first + self.tokens_ExBxT.shape[2])
+
+    def mask(self, place: int) -> Mask | None:
+        """The mask of a site of dropout."""
+        return self.masks[place] if self.masks else None
+
+    def linear(self, name: str) -> Linear:
+        """The linear layer of this name."""
+        return Linear(self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))

@@ -1,0 +1,21 @@
+"""Where in a sequence a token stands."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from isoloss.model.functions import dropped, read
+from isoloss.model.native import Embed
+from isoloss.model.parts import ForwardPass
+
+
+def embed(run: ForwardPass) -> Tensor:
+    """Sum of token and position rows, dropped, fp32 of shape [E, B·T, C]."""
+    tokens_ExBxT, wte_ExVxC, wpe_ExTxC = run.tokens_ExBxT, run.weights["wte.weight"], run.weights["wpe.weight"]
+    if run.kernels.native:
+        return Embed.apply(run.kernels.native, tokens_ExBxT, wte_ExVxC, wpe_ExTxC, run.mask(0))  # type: ignore[return-value]
+    x_ExBxTxC = torch.stack([F.embedding(t, w) for t, w in zip(tokens_ExBxT, read(wte_ExVxC), strict=True)])
+    x_ExBxTxC = x_ExBxTxC + read(wpe_ExTxC)[:, None, run.positions]
+    return dropped(x_ExBxTxC, run.mask(0), tuple(x_ExBxTxC.shape[1:])).flatten(1, 2)

@@ -1,0 +1,1 @@
+"""Updates of a stack's flat parameters by their gradients."""

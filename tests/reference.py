@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import cos, pi, sqrt
+from math import cos, pi
 from typing import Any
 
 import torch
@@ -11,51 +11,73 @@ from torch import Tensor, nn
 
 from isoloss.model.parameters import init_flat, layout_of
 from isoloss.study.config import RunConfig
+from isoloss.study.shapes import hidden_width
 
 
 class Norm(nn.Module):
-    def __init__(self, width: int, bias: bool) -> None:
+    def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+        self.kind = config.norm
+        self.weight = nn.Parameter(torch.ones(config.n_embd))
+        self.bias = nn.Parameter(torch.zeros(config.n_embd)) if config.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
+        if self.kind == "layernorm":
+            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
+        normed = F.rms_norm(x, self.weight.shape, self.weight, 1e-5)
+        return normed if self.bias is None else normed + self.bias
+
+
+def rope(x: Tensor) -> Tensor:
+    """Channels i and i + D/2 as one complex number, turned by its position."""
+    length, width = x.shape[2:]
+    angles = torch.outer(torch.arange(length), 10_000 ** (-torch.arange(0, width, 2) / width))
+    turned = torch.complex(x[..., : width // 2], x[..., width // 2 :]) * torch.polar(torch.ones(()), angles)
+    return torch.cat((turned.real, turned.imag), dim=3)
 
 
 class Attention(nn.Module):
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.n_head = config.n_head
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.config, self.n_kv_head = config, config.n_kv_head or config.n_head
+        self.size = config.n_embd // config.n_head
+        self.c_attn = nn.Linear(config.n_embd, config.n_embd + 2 * self.n_kv_head * self.size, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
-        q, k, v = (
-            part.view(batch, length, self.n_head, -1).transpose(1, 2) for part in self.c_attn(x).split(width, dim=2)
-        )
-        scores = (q @ k.transpose(2, 3)) / sqrt(width // self.n_head)
-        future = torch.ones(length, length, dtype=torch.bool).triu(1)
-        attention = scores.masked_fill(future, float("-inf")).softmax(dim=3)
-        return self.c_proj((attention @ v).transpose(1, 2).reshape(batch, length, width))
+        parts = self.c_attn(x).split((width, self.n_kv_head * self.size, self.n_kv_head * self.size), dim=2)
+        q, k, v = (part.view(batch, length, -1, self.size).transpose(1, 2) for part in parts)
+        if self.config.qk_norm:
+            q, k = F.rms_norm(q, (self.size,), eps=1e-5), F.rms_norm(k, (self.size,), eps=1e-5)
+        if self.config.position == "rope":
+            q, k = rope(q), rope(k)
+        distance = torch.arange(length)[:, None] - torch.arange(length)
+        seen = (distance >= 0) & (distance < (self.config.window or length))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
+        return self.c_proj(y.transpose(1, 2).reshape(batch, length, width))
 
 
 class MLP(nn.Module):
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.kind, hidden = config.mlp, hidden_width(config)
+        self.c_fc = nn.Linear(config.n_embd, hidden * (2 if config.mlp == "swiglu" else 1), bias=config.bias)
+        self.c_proj = nn.Linear(hidden, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x)))
+        x = self.c_fc(x)
+        if self.kind == "swiglu":
+            gate, x = x.chunk(2, dim=2)
+            return self.c_proj(gate * torch.sigmoid(gate) * x)
+        return self.c_proj(F.gelu(x) if self.kind == "gelu" else F.relu(x) ** 2)
 
 
 class Block(nn.Module):
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.ln_1, self.attn = Norm(config.n_embd, config.bias), Attention(config)
-        self.ln_2, self.mlp = Norm(config.n_embd, config.bias), MLP(config)
+        self.ln_1, self.attn = Norm(config), Attention(config)
+        self.ln_2, self.mlp = Norm(config), MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
@@ -70,21 +92,27 @@ class ReferenceGPT(nn.Module):
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(config.vocab_size, config.n_embd),
-                "wpe": nn.Embedding(config.block_size, config.n_embd),
+                **({"wpe": nn.Embedding(config.block_size, config.n_embd)} if config.position == "learned" else {}),
                 "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-                "ln_f": Norm(config.n_embd, config.bias),
+                "ln_f": Norm(config),
             }
         )
+        if not config.tie_embeddings:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         weights = layout_of(config).split(init_flat(config))
-        self.load_state_dict({f"transformer.{name}": tensor for name, tensor in weights.items()})
+        prefixed = {name if name == "lm_head.weight" else f"transformer.{name}": w for name, w in weights.items()}
+        self.load_state_dict(prefixed)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits, shape [B, T, V]."""
         parts: Any = self.transformer
-        x = parts["wte"](tokens) + parts["wpe"].weight[: tokens.shape[1]]
+        x = parts["wte"](tokens)
+        if "wpe" in parts:
+            x = x + parts["wpe"].weight[: tokens.shape[1]]
         for block in parts["h"]:
             x = block(x)
-        return F.linear(parts["ln_f"](x), parts["wte"].weight)
+        head = self.lm_head if hasattr(self, "lm_head") else parts["wte"]
+        return F.linear(parts["ln_f"](x), head.weight)
 
 
 def reference_losses(config: RunConfig, blocks: list[Tensor], micro: int = 1) -> list[float]:

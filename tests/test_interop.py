@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -38,6 +38,7 @@ from tests.recording import recorded
 from tests.reference import ReferenceGPT, reference_rate
 
 TOLERANCE = 1e-4
+LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
 SHAPES = [{"bias": False}, {"bias": True, "n_layer": 3, "n_head": 4}]
 Make = Callable[..., RunConfig]
 
@@ -93,14 +94,18 @@ def stored(tokens: Tokens, tmp_path: Path) -> Callable[[MemberState], tuple[Stud
 Stored = Callable[[MemberState], tuple[StudyResults, RunPaths]]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+OF_LLAMA = [LLAMA, {**LLAMA, "n_head": 4, "n_kv_head": 2, "tie_embeddings": False}]
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, {"tie_embeddings": False}, *OF_LLAMA])
 def test_transformers_computes_our_logits(make: Make, stored: Stored, tmp_path: Path, shape: dict[str, Any]) -> None:
-    from transformers import GPT2LMHeadModel  # slow to import, and needed here alone
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM  # slow to import, and needed here alone
 
     state = trained(make(**shape))
     export_run(*stored(state), "hf", tmp_path / "model")
-    loaded: Any = GPT2LMHeadModel.from_pretrained(tmp_path / "model", output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
     model, told = loaded
+    assert isinstance(model, LlamaForCausalLM) == ("norm" in shape)
     assert not any(told.values()), "keys missing, unexpected or of another shape"
     tokens_BxT = some_tokens(state.config)
     with torch.no_grad():
@@ -262,6 +267,25 @@ def test_nanogpts_sampling_finds_the_vocabulary(make: Make, stored: Stored, tmp_
         encoded = [meta["stoi"][c] for c in results.tokenizer()["characters"]]  # as sample.py encodes and decodes
         assert encoded == list(range(state.config.vocab_size)) == list(range(meta["vocab_size"]))
         assert "".join(meta["itos"][i] for i in encoded) == results.tokenizer()["characters"]
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "said"),
+    [
+        ("nanogpt", {"tie_embeddings": False, "window": 4}, "nanoGPT has no model with window=4, tie_embeddings=False"),
+        ("nanogpt", LLAMA, "nanoGPT has no model with norm=rmsnorm, position=rope, mlp=swiglu"),
+        ("hf", {"mlp": "relu2"}, "GPT-2 has no model with mlp=relu2"),
+        ("hf", {**LLAMA, "bias": True}, "GPT-2 has no model with norm=rmsnorm, position=rope, mlp=swiglu"),
+        ("hf", {**LLAMA, "qk_norm": True}, "qk_norm=True"),
+        ("hf", {"n_kv_head": 1}, "n_kv_head=1"),
+    ],
+)
+def test_what_a_target_cannot_hold_is_refused_by_its_name(
+    make: Make, stored: Stored, tmp_path: Path, target: Literal["nanogpt", "hf"], settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        export_run(*stored(trained(make(**settings))), target, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_refusals_say_what_is_wrong(make: Make, stored: Stored, tmp_path: Path) -> None:

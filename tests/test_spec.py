@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from isoloss.errors import ConfigError, ConfigErrors
 from isoloss.model.parameters import layout_of
 from isoloss.study import compute
-from isoloss.study.config import SETTINGS, RunConfig, make_config, shape_key
+from isoloss.study.config import ADDED_SETTINGS, SETTINGS, RunConfig, make_config, shape_key
 from isoloss.study.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated, make_hypothesis
 from isoloss.study.identity import canonical, run_id
 from isoloss.study.study import Study
@@ -89,7 +89,8 @@ def test_identity_is_science_alone() -> None:
 def test_runs_that_state_no_seed_but_one_keep_the_names_they_had(name: str) -> None:
     """Their canonical form has what it had before the settings that were added since, under its own name."""
     for built in find_study(name).with_seeds(2).expand(SHAKESPEARE):
-        named = {name: value for name, value in vars(built).items() if name not in ("corpus", "init_seed", "data_seed")}
+        added = ("corpus", "init_seed", "data_seed", *ADDED_SETTINGS)
+        named = {name: value for name, value in vars(built).items() if name not in added}
         del named["eval_iters"]  # of sampled evaluation
         assert named.pop("eval_val_tokens") == 0  # all of the split, as when this was no setting
         named |= {"isoloss": 2, "lr_decay_iters": built.decay_horizon}

@@ -21,13 +21,14 @@ from isoloss.execution.foreign_tokenizers import (
     transformers_tokenizer_config,
 )
 from isoloss.files import make_folder, write_bytes, write_json
-from isoloss.model.interop import nanogpt_order, to_gpt2, to_nanogpt
+from isoloss.model.interop import is_llama, nanogpt_order, to_gpt2, to_llama, to_nanogpt
 from isoloss.model.parameters import INIT_STD, layout_of
-from isoloss.model.parts import norm
+from isoloss.model.parts import norm, position
 from isoloss.store.layout import RunPaths
 from isoloss.store.run import FINISHED, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
+from isoloss.study.shapes import hidden_width
 from isoloss.training.checkpoint import load_weights
 from isoloss.training.optimizers import adamw
 from isoloss.training.schedule import learning_rate
@@ -73,11 +74,12 @@ def export_run(
             make_folder(meta.parent)
             write_bytes(meta, nanogpt_meta(tokenizer))
     else:
-        weights = to_gpt2(state.config, layout_of(state.config).split(state.flat_P))
+        named, made = (to_llama, llama_config) if is_llama(state.config) else (to_gpt2, gpt2_config)
+        weights = named(state.config, layout_of(state.config).split(state.flat_P))
         write_json(out / "tokenizer.json", transformers_tokenizer(tokenizer))
         write_json(out / "tokenizer_config.json", transformers_tokenizer_config(state.config.block_size))
         write_bytes(out / "model.safetensors", safetensors.torch.save(weights, metadata={"format": "pt"}))
-        write_json(out / "config.json", gpt2_config(state.config))
+        write_json(out / "config.json", made(state.config))
 
 
 def nanogpt_checkpoint(state: Weights) -> dict[str, Any]:
@@ -126,7 +128,31 @@ def gpt2_config(config: RunConfig) -> dict[str, Any]:
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+
+
+def llama_config(config: RunConfig) -> dict[str, Any]:
+    """The config.json of transformers' LlamaForCausalLM."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.block_size,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.n_kv_head or config.n_head,
+        "hidden_size": config.n_embd,
+        "intermediate_size": hidden_width(config),
+        "hidden_act": "silu",
+        "rms_norm_eps": norm.EPS,
+        "rope_theta": position.ROPE_BASE,
+        "initializer_range": INIT_STD,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": None,
         "eos_token_id": None,
     }

@@ -50,7 +50,14 @@ class _Cache:
     """Keys and values of the tokens read so far in every block, within block_size."""
 
     def __init__(self, config: RunConfig, n_samples: int, device: torch.device) -> None:
-        shape = config.n_layer, 2, n_samples * config.n_head, config.block_size, config.n_embd // config.n_head
+        # what queries of a group share is kept once
+        shape = (
+            config.n_layer,
+            2,
+            n_samples * (config.n_kv_head or config.n_head),
+            config.block_size,
+            config.n_embd // config.n_head,
+        )
         self._keys_values_Lx2xGxTxD = torch.empty(shape, device=device)
         self.length = 0
 

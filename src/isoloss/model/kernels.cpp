@@ -1,7 +1,7 @@
 // What a training step does between its matrix products, fused and for one thread: norms, GELU, softmax, dropout, loss.
 //
 // Each function works on one member's row-major arrays and names its shapes. T is float or bf16; all arithmetic is fp32.
-// Loops are written for the compiler's vectoriser; `omp simd` alone allows sums to be reordered. kernels.py says the
+// Loops are written for the compiler's vectoriser; `omp simd` alone allows sums to be reordered. parts/ says the
 // same in torch and is held against this file by the tests.
 
 #include <cmath>
@@ -96,9 +96,10 @@ void embed_backward(i64 B, i64 T, i64 C, const i64* tokens, const float* grad, M
     }
 }
 
+// A norm that is not `centred` is an RMSNorm: it divides by the root mean square of x itself.
 template <class T>
-void add_norm(i64 N, i64 C, const float* x, const T* y, MASK, const float* weight, const float* bias, float* sum, T* normed,
-              float* mean_N, float* rstd_N) {
+void add_norm(i64 N, i64 C, int centred, const float* x, const T* y, MASK, const float* weight, const float* bias, float* sum,
+              T* normed, float* mean_N, float* rstd_N) {
     const Mask mask(key, limit, keep_scale);
     for (i64 n = 0; n < N; n++) {
         const float* in = x + n * C;
@@ -118,7 +119,7 @@ void add_norm(i64 N, i64 C, const float* x, const T* y, MASK, const float* weigh
         float total = 0, squares = 0;
 #pragma omp simd reduction(+ : total)
         for (i64 c = 0; c < C; c++) total += in[c];
-        const float mean = total / C;
+        const float mean = centred ? total / C : 0.0f;
 #pragma omp simd reduction(+ : squares)
         for (i64 c = 0; c < C; c++) squares += (in[c] - mean) * (in[c] - mean);
         const float rstd = 1.0f / std::sqrt(squares / C + 1e-5f);
@@ -137,8 +138,8 @@ void add_norm(i64 N, i64 C, const float* x, const T* y, MASK, const float* weigh
 
 // Adds the norm's gradient to grad_x, the residual stream's; `dropped` becomes that of what was added to the stream there.
 template <class T>
-void norm_backward(i64 N, i64 C, const T* grad, const float* x, const float* mean_N, const float* rstd_N, const float* weight,
-                   float* grad_x, float* grad_weight, float* grad_bias, T* dropped, MASK) {
+void norm_backward(i64 N, i64 C, int centred, const T* grad, const float* x, const float* mean_N, const float* rstd_N,
+                   const float* weight, float* grad_x, float* grad_weight, float* grad_bias, T* dropped, MASK) {
     const Mask mask(key, limit, keep_scale);
     std::memset(grad_weight, 0, sizeof(float) * C);
     if (grad_bias) std::memset(grad_bias, 0, sizeof(float) * C);
@@ -153,7 +154,7 @@ void norm_backward(i64 N, i64 C, const T* grad, const float* x, const float* mea
             sum += gw;
             sum_x += gw * normed;
         }
-        sum /= C;
+        sum = centred ? sum / C : 0.0f;
         sum_x /= C;
 #pragma omp simd
         for (i64 c = 0; c < C; c++) {
@@ -189,28 +190,29 @@ void split_heads(i64 B, i64 T_, i64 S, i64 H, i64 D, const T* from, T* to, bool 
                 }
 }
 
-// Causal softmax of scores_GxTxT; `dropped` is probs times the mask. Above the diagonal both are 0. L is T where it is known
+// Causal softmax of scores_GxTxT, of the last `window` columns up to the diagonal; `dropped` is probs times the mask.
+// Elsewhere both are 0. L is T where it is known
 // to the compiler, which then keeps a row in registers, else 0.
 template <class T, i64 L>
-void softmax(i64 G, i64 T_, const T* scores, float scale, T* probs, T* dropped, MASK) {
+void softmax(i64 G, i64 T_, i64 window, const T* scores, float scale, T* probs, T* dropped, MASK) {
     const Mask mask(key, limit, keep_scale);
     const i64 length = L ? L : T_;
     std::vector<float> row(length);
     float fixed[L ? L : 1], *e = L ? fixed : row.data();
     for (i64 r = 0; r < G * length; r++) {
-        const i64 last = r % length;
+        const i64 last = r % length, before = last - window;
         const T* in = scores + r * length;
         T *p = probs + r * length, *d = dropped + r * length;
         float top = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : top)
         for (i64 j = 0; j < length; j++) {
-            e[j] = j <= last ? load(in[j]) * scale : -INFINITY;
+            e[j] = j <= last && j > before ? load(in[j]) * scale : -INFINITY;
             top = top < e[j] ? e[j] : top;
         }
 #pragma omp simd reduction(+ : sum)
         for (i64 j = 0; j < length; j++) {
             const float value = exp_nonpositive(e[j] - top);
-            e[j] = j <= last ? value : 0.0f;
+            e[j] = j <= last && j > before ? value : 0.0f;
             sum += e[j];
         }
         const float share = 1.0f / sum;
@@ -350,22 +352,22 @@ void embed_backward_fp32(i64 B, i64 T, i64 C, const i64* tokens, const float* gr
 
 #define EXPORT(T, SUFFIX)                                                                                                  \
     extern "C" {                                                                                                           \
-    void add_norm_##SUFFIX(i64 N, i64 C, const float* x, const T* y, MASK, const float* weight, const float* bias,         \
+    void add_norm_##SUFFIX(i64 N, i64 C, int centred, const float* x, const T* y, MASK, const float* weight, const float* bias,\
                            float* sum, T* normed, float* mean, float* rstd) {                                              \
-        add_norm<T>(N, C, x, y, key, limit, keep_scale, first, weight, bias, sum, normed, mean, rstd);                     \
+        add_norm<T>(N, C, centred, x, y, key, limit, keep_scale, first, weight, bias, sum, normed, mean, rstd);            \
     }                                                                                                                      \
-    void norm_backward_##SUFFIX(i64 N, i64 C, const T* grad, const float* x, const float* mean, const float* rstd,         \
+    void norm_backward_##SUFFIX(i64 N, i64 C, int centred, const T* grad, const float* x, const float* mean, const float* rstd,\
                                 const float* weight, float* grad_x, float* grad_weight, float* grad_bias, T* dropped,      \
                                 MASK) {                                                                                    \
-        norm_backward<T>(N, C, grad, x, mean, rstd, weight, grad_x, grad_weight, grad_bias, dropped, key, limit,           \
+        norm_backward<T>(N, C, centred, grad, x, mean, rstd, weight, grad_x, grad_weight, grad_bias, dropped, key, limit,  \
                          keep_scale, first);                                                                               \
     }                                                                                                                      \
     void split_heads_##SUFFIX(i64 B, i64 T_, i64 S, i64 H, i64 D, const T* from, T* to, int back) {                        \
         split_heads<T>(B, T_, S, H, D, from, to, back);                                                                    \
     }                                                                                                                      \
-    void softmax_##SUFFIX(i64 G, i64 T_, const T* scores, float scale, T* probs, T* dropped, MASK) {                       \
+    void softmax_##SUFFIX(i64 G, i64 T_, i64 window, const T* scores, float scale, T* probs, T* dropped, MASK) {           \
         const auto run = T_ == 64 ? softmax<T, 64> : softmax<T, 0>;                                                        \
-        run(G, T_, scores, scale, probs, dropped, key, limit, keep_scale, first);                                          \
+        run(G, T_, window, scores, scale, probs, dropped, key, limit, keep_scale, first);                                  \
     }                                                                                                                      \
     void softmax_backward_##SUFFIX(i64 G, i64 T_, T* grad, const T* probs, float scale, MASK) {                            \
         const auto run = T_ == 64 ? softmax_backward<T, 64> : softmax_backward<T, 0>;                                      \

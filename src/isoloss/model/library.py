@@ -40,10 +40,10 @@ _MASK = (_Pointer, _Pointer, _Pointer, _Int)
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "embed": (_Int, _Int, _Int, _Pointer, _Pointer, _Pointer, *_MASK, _Pointer),
     "embed_backward": (_Int, _Int, _Int, _Pointer, _Pointer, *_MASK, _Pointer, _Pointer),
-    "add_norm": (_Int, _Int, _Pointer, _Pointer, *_MASK, *(6 * (_Pointer,))),
-    "norm_backward": (_Int, _Int, *(9 * (_Pointer,)), *_MASK),
+    "add_norm": (_Int, _Int, ctypes.c_int, _Pointer, _Pointer, *_MASK, *(6 * (_Pointer,))),
+    "norm_backward": (_Int, _Int, ctypes.c_int, *(9 * (_Pointer,)), *_MASK),
     "split_heads": (*(5 * (_Int,)), _Pointer, _Pointer, ctypes.c_int),
-    "softmax": (_Int, _Int, _Pointer, _Float, _Pointer, _Pointer, *_MASK),
+    "softmax": (_Int, _Int, _Int, _Pointer, _Float, _Pointer, _Pointer, *_MASK),
     "softmax_backward": (_Int, _Int, _Pointer, _Pointer, _Float, *_MASK),
     "gelu": (_Int, _Pointer, _Pointer, _Pointer),
     "multiply": (_Int, _Pointer, _Pointer),

@@ -10,11 +10,11 @@ Arrays are on the CPU and each member's part is contiguous. A backward pass writ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,14 +59,17 @@ class OnBranch:
 
 
 class Embed(Function):
-    """Sum of token and position rows, dropped, fp32 of shape [E, B·T, C]."""
+    """Sum of token and position rows, dropped, fp32 of shape [E, B·T, C]; without positions, of zeros for them."""
 
     @staticmethod
     def forward(
-        ctx: Any, native: Native, tokens_ExBxT: Tensor, wte_ExVxC: Tensor, wpe_ExTxC: Tensor, mask: Mask | None
+        ctx: Any, native: Native, tokens_ExBxT: Tensor, wte_ExVxC: Tensor, wpe_ExTxC: Tensor | None, mask: Mask | None
     ) -> Tensor:
         tokens_ExBxT = tokens_ExBxT.contiguous()
         (E, B, T), C = tokens_ExBxT.shape, wte_ExVxC.shape[2]
+        if wpe_ExTxC is None:
+            wpe_ExTxC = torch.zeros(E, T, C)
+            wpe_ExTxC.grad = torch.zeros(E, T, C)
         ctx.native, ctx.tokens_ExBxT, ctx.tables, ctx.mask = native, tokens_ExBxT, (wte_ExVxC, wpe_ExTxC), mask
         x_ExNxC = torch.empty(E, B * T, C)
         for e in range(E):
@@ -86,16 +89,24 @@ class Embed(Function):
 
 
 class AddNorm:
-    """The stream plus the dropped branch, and the layer norm of that in the compute dtype; N is `n_rows` sequences.
+    """The stream plus the dropped branch, and the norm of that in the compute dtype; N is `n_rows` sequences.
 
-    With `adds` False the stream is normed as it is.
+    With `adds` False the stream is normed as it is. A norm that is not `centred` is an RMSNorm.
     """
 
     def __init__(
-        self, native: Native, weight_ExC: Tensor, bias_ExC: Tensor | None, mask: Mask | None, n_rows: int, *, adds: bool
+        self,
+        native: Native,
+        weight_ExC: Tensor,
+        bias_ExC: Tensor | None,
+        mask: Mask | None,
+        n_rows: int,
+        *,
+        adds: bool,
+        centred: bool,
     ) -> None:
         self._native, self._weight_ExC, self._bias_ExC = native, weight_ExC, bias_ExC
-        self._mask, self._n_rows, self._adds = mask, n_rows, adds
+        self._mask, self._n_rows, self._adds, self._centred = mask, n_rows, adds, centred
 
     def forward(self, stream_ExNxC: Tensor, branch_ExNxC: Tensor) -> tuple[Tensor, Tensor]:
         E, N, C = stream_ExNxC.shape
@@ -104,7 +115,7 @@ class AddNorm:
         self._kept = sum_ExNxC, *statistics_2xExN
         for e in range(E):
             self._native.call["add_norm"](
-                N, C, _at(stream_ExNxC, e), _at(branch_ExNxC if self._adds else None, e),
+                N, C, self._centred, _at(stream_ExNxC, e), _at(branch_ExNxC if self._adds else None, e),
                 *_mask(self._mask, e, N // self._n_rows * C), _at(self._weight_ExC, e), _at(self._bias_ExC, e),
                 _at(sum_ExNxC, e), _at(out_ExNxC, e), *(_at(each_ExN, e) for each_ExN in statistics_2xExN),
             )  # fmt: skip
@@ -119,70 +130,101 @@ class AddNorm:
         grad_bias_ExC = None if self._bias_ExC is None else self._bias_ExC.grad
         for e in range(E):
             self._native.call["norm_backward"](
-                N, C, _at(grad_ExNxC, e), _at(sum_ExNxC, e), _at(mean_ExN, e), _at(rstd_ExN, e),
+                N, C, self._centred, _at(grad_ExNxC, e), _at(sum_ExNxC, e), _at(mean_ExN, e), _at(rstd_ExN, e),
                 _at(self._weight_ExC, e), _at(grad_stream_ExNxC, e), _at(self._weight_ExC.grad, e),
                 _at(grad_bias_ExC, e), _at(dropped_ExNxC, e), *_mask(self._mask, e, N // self._n_rows * C),
             )  # fmt: skip
         return grad_stream_ExNxC, dropped_ExNxC if self._adds else None
 
 
+class Kept(NamedTuple):
+    """What attention's backward pass needs; G is members, then sequences, then heads."""
+
+    q_GxTxD: Tensor
+    k_GxTxD: Tensor
+    v_GxTxD: Tensor
+    probs_GxTxT: Tensor
+    dropped_GxTxT: Tensor
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Attention's probabilities under dropout, for `n_rows` sequences of each member, over the last `window` tokens."""
+
+    native: Native
+    mask: Mask | None
+    n_rows: int
+    window: int
+
+    def attend(self, q_GxTxD: Tensor, k_GxTxD: Tensor, v_GxTxD: Tensor) -> tuple[Tensor, Kept]:
+        """The heads' outputs [G, T, D]."""
+        scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2))
+        (G, T, _), scale = scores_GxTxT.shape, 1 / sqrt(q_GxTxD.shape[2])
+        probs_GxTxT = torch.empty_like(scores_GxTxT)
+        dropped_GxTxT = probs_GxTxT if self.mask is None else torch.empty_like(scores_GxTxT)
+        for e, part in enumerate(_parts(self.mask, G)):
+            scores, probs, dropped = (each[part].data_ptr() for each in (scores_GxTxT, probs_GxTxT, dropped_GxTxT))
+            n, mask = part.stop - part.start, _mask(self.mask, e, (part.stop - part.start) // self.n_rows * T * T)
+            self.native.call["softmax"](n, T, self.window, scores, scale, probs, dropped, *mask)
+        return torch.bmm(dropped_GxTxT, v_GxTxD), Kept(q_GxTxD, k_GxTxD, v_GxTxD, probs_GxTxT, dropped_GxTxT)
+
+    def attend_backward(self, grad_GxTxD: Tensor, kept: Kept) -> Tensor:
+        """Gradients of queries, keys and values, [3, G, T, D]."""
+        grad_qkv_3xGxTxD = torch.empty(3, *grad_GxTxD.shape, dtype=grad_GxTxD.dtype)
+        torch.bmm(kept.dropped_GxTxT.transpose(1, 2), grad_GxTxD, out=grad_qkv_3xGxTxD[2])
+        grad_GxTxT = torch.bmm(grad_GxTxD, kept.v_GxTxD.transpose(1, 2))
+        G, T, D = grad_GxTxD.shape
+        for e, part in enumerate(_parts(self.mask, G)):
+            grad, probs = grad_GxTxT[part].data_ptr(), kept.probs_GxTxT[part].data_ptr()
+            n, mask = part.stop - part.start, _mask(self.mask, e, (part.stop - part.start) // self.n_rows * T * T)
+            self.native.call["softmax_backward"](n, T, grad, probs, 1 / sqrt(D), *mask)
+        torch.bmm(grad_GxTxT, kept.k_GxTxD, out=grad_qkv_3xGxTxD[0])
+        torch.bmm(grad_GxTxT.transpose(1, 2), kept.q_GxTxD, out=grad_qkv_3xGxTxD[1])
+        return grad_qkv_3xGxTxD
+
+
 class Attend(OnBranch):
-    """Causal attention with dropout of its probabilities: from [E, N, 3C] to [E, N, C], by members of equal n_head.
+    """Attention whose queries and keys are as projected: from [E, N, 3C] to [E, N, C], by members of equal n_head."""
 
-    G is members, then sequences, then heads.
-    """
-
-    def __init__(self, native: Native, mask: Mask | None, n_rows: int, groups: Sequence[tuple[slice, int]]) -> None:
-        self._native, self._mask, self._n_rows, self._groups = native, mask, n_rows, groups
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    def __init__(self, softmax: Softmax, groups: Sequence[tuple[slice, int]]) -> None:
+        self._native, self._n_rows = softmax.native, softmax.n_rows
+        self._groups = [
+            (members, n_head, replace(softmax, mask=softmax.mask and softmax.mask.of(members)))
+            for members, n_head in groups
+        ]
+        self._kept: list[Kept] = []
 
     def branch(self, qkv_ExNx3C: Tensor) -> Tensor:
-        outputs = [self._group(qkv_ExNx3C[members], members, n_head) for members, n_head in self._groups]
+        outputs: list[Tensor] = []
+        for members, n_head, softmax in self._groups:
+            part_ExNx3C = qkv_ExNx3C[members]
+            y_GxTxD, kept = softmax.attend(*_split(self._native, part_ExNx3C, self._n_rows, 3, n_head))
+            self._kept.append(kept)
+            outputs.append(_join(self._native, y_GxTxD[None], len(part_ExNx3C), self._n_rows, n_head))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def branch_backward(self, grad_ExNxC: Tensor) -> Tensor:
-        grads = [
-            self._group_backward(grad_ExNxC[members], members, n_head, *kept)
-            for (members, n_head), kept in zip(self._groups, self._kept, strict=True)
-        ]
+        grads: list[Tensor] = []
+        for (members, n_head, softmax), kept in zip(self._groups, self._kept, strict=True):
+            part_ExNxC = grad_ExNxC[members]
+            [grad_GxTxD] = _split(self._native, part_ExNxC, self._n_rows, 1, n_head)
+            grad_qkv_3xGxTxD = softmax.attend_backward(grad_GxTxD, kept)
+            grads.append(_join(self._native, grad_qkv_3xGxTxD, len(part_ExNxC), self._n_rows, n_head))
         return grads[0] if len(grads) == 1 else torch.cat(grads)
 
-    def _group(self, qkv_ExNx3C: Tensor, members: slice, n_head: int) -> Tensor:
-        qkv_3xGxTxD = _split(self._native, qkv_ExNx3C, self._n_rows, 3, n_head)
-        q_GxTxD, k_GxTxD, v_GxTxD = qkv_3xGxTxD
-        scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2))
-        (G, T, _), scale, mask = scores_GxTxT.shape, 1 / sqrt(q_GxTxD.shape[2]), self._mask and self._mask.of(members)
-        probs_GxTxT = torch.empty_like(scores_GxTxT)
-        dropped_GxTxT = probs_GxTxT if mask is None else torch.empty_like(scores_GxTxT)
-        for e, part in enumerate(_parts(mask, G)):
-            scores, probs, dropped = (each[part].data_ptr() for each in (scores_GxTxT, probs_GxTxT, dropped_GxTxT))
-            masked = _mask(mask, e, (part.stop - part.start) // self._n_rows * T * T)
-            self._native.call["softmax"](part.stop - part.start, T, scores, scale, probs, dropped, *masked)
-        self._kept.append((qkv_3xGxTxD, probs_GxTxT, dropped_GxTxT))
-        return _join(self._native, torch.bmm(dropped_GxTxT, v_GxTxD)[None], len(qkv_ExNx3C), self._n_rows, n_head)
 
-    def _group_backward(
-        self,
-        grad_ExNxC: Tensor,
-        members: slice,
-        n_head: int,
-        qkv_3xGxTxD: Tensor,
-        probs_GxTxT: Tensor,
-        dropped_GxTxT: Tensor,
-    ) -> Tensor:
-        q_GxTxD, k_GxTxD, v_GxTxD = qkv_3xGxTxD
-        (G, T, D), mask = q_GxTxD.shape, self._mask and self._mask.of(members)
-        grad_GxTxD = _split(self._native, grad_ExNxC, self._n_rows, 1, n_head)[0]
-        grad_qkv_3xGxTxD = torch.empty_like(qkv_3xGxTxD)
-        torch.bmm(dropped_GxTxT.transpose(1, 2), grad_GxTxD, out=grad_qkv_3xGxTxD[2])
-        grad_GxTxT = torch.bmm(grad_GxTxD, v_GxTxD.transpose(1, 2))
-        for e, part in enumerate(_parts(mask, G)):
-            grad, probs = grad_GxTxT[part].data_ptr(), probs_GxTxT[part].data_ptr()
-            masked = _mask(mask, e, (part.stop - part.start) // self._n_rows * T * T)
-            self._native.call["softmax_backward"](part.stop - part.start, T, grad, probs, 1 / sqrt(D), *masked)
-        torch.bmm(grad_GxTxT, k_GxTxD, out=grad_qkv_3xGxTxD[0])
-        torch.bmm(grad_GxTxT.transpose(1, 2), q_GxTxD, out=grad_qkv_3xGxTxD[1])
-        return _join(self._native, grad_qkv_3xGxTxD, len(grad_ExNxC), self._n_rows, n_head)
+class AttendPrepared(Function):
+    """Attention of queries and keys that plain torch has prepared, [G, T, D]."""
+
+    @staticmethod
+    def forward(ctx: Any, softmax: Softmax, q_GxTxD: Tensor, k_GxTxD: Tensor, v_GxTxD: Tensor) -> Tensor:
+        ctx.softmax = softmax
+        y_GxTxD, ctx.kept = softmax.attend(q_GxTxD, k_GxTxD, v_GxTxD)
+        return y_GxTxD
+
+    @staticmethod
+    def backward(ctx: Any, grad_GxTxD: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.softmax.attend_backward(grad_GxTxD.contiguous(), ctx.kept)
 
 
 class Gelu(OnBranch):

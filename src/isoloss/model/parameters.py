@@ -1,9 +1,9 @@
 """Parameters of a stack and their gradients: flat buffers, and a view for every tensor.
 
-Names are GPT-2's (`h.0.attn.c_attn.weight`), weights are stored output × input as nanoGPT's are. The flat order is
-block matrices, token embedding, position embedding, vectors. Its prefixes are the M parameters with a low-precision
-copy (the matrices, and the token embedding as the tied head), those with weight decay (all but the vectors), and all P.
-The token embedding is padded with rows of zeros, because a head of 65 rows is slow to multiply by.
+`study/shapes.py` names them. The flat order is block matrices, a head that is not tied, token embedding, position
+embedding, vectors. Its prefixes are the M parameters with a low-precision copy (the matrices and the head, which a tied
+token embedding is), those with weight decay (all but the vectors), and all P. The head is padded with rows of zeros,
+because one of 65 rows is slow to multiply by.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from isoloss.model.functions import Kernels
 from isoloss.randomness import Purpose, generator
+from isoloss.study import shapes
 from isoloss.study.config import RunConfig
+from isoloss.study.shapes import block_matrices, embeddings, vectors
 
 INIT_STD = 0.02
 HEAD = "lm_head"
 HEAD_ROW_MULTIPLE = 8
-"""The token embedding is padded to a multiple of this many rows."""
+"""The head is padded to a multiple of this many rows."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Layout:
     matrix_end: int
     head_end: int
     decay_end: int
+    tied: bool
 
     @property
     def size(self) -> int:
@@ -67,30 +70,23 @@ class Layout:
 
 def layout_of(config: RunConfig) -> Layout:
     """The flat order of the parameters of a GPT of this shape."""
-    width, blocks = config.n_embd, [f"h.{i}" for i in range(config.n_layer)]
-    matrices = {
-        f"{block}.{name}.weight": shape
-        for block in blocks
-        for name, shape in {
-            "attn.c_attn": (3 * width, width),
-            "attn.c_proj": (width, width),
-            "mlp.c_fc": (4 * width, width),
-            "mlp.c_proj": (width, 4 * width),
-        }.items()
-    }
-    embeddings = {"wte.weight": (config.vocab_size, width), "wpe.weight": (config.block_size, width)}
-    padding = -config.vocab_size % HEAD_ROW_MULTIPLE * width
-    norms = [f"{block}.{name}" for block in blocks for name in ("ln_1", "ln_2")] + ["ln_f"]
-    vectors = {f"{name}.weight": (width,) for name in norms}
-    if config.bias:
-        vectors |= {f"{name}.bias": (width,) for name in norms}
-        vectors |= {name.removesuffix("weight") + "bias": shape[:1] for name, shape in matrices.items()}
+    matrices, head = block_matrices(config), shapes.head(config)
+    padded = f"{HEAD}.weight" if head else "wte.weight"
+    padding = -config.vocab_size % HEAD_ROW_MULTIPLE * config.n_embd
     slots: list[Slot] = []
-    for name, shape in {**matrices, **embeddings, **vectors}.items():
-        start = slots[-1].stop if slots else 0
-        slots.append(Slot(name, start + padding if name == "wpe.weight" else start, shape))
-    wte, wpe = slots[len(matrices) : len(matrices) + 2]
-    return Layout(tuple(slots), matrix_end=wte.start, head_end=wpe.start, decay_end=wpe.stop)
+    start = 0
+    for name, shape in {**matrices, **head, **embeddings(config), **vectors(config)}.items():
+        slots.append(Slot(name, start, shape))
+        start = slots[-1].stop + (padding if name == padded else 0)
+    ends = {slot.name: slot.stop for slot in slots}
+    tables = [slot for slot in slots if slot.name in embeddings(config)]
+    return Layout(
+        tuple(slots),
+        matrix_end=slots[len(matrices)].start,
+        head_end=ends[padded] + padding,
+        decay_end=max(tables[-1].stop, ends[padded] + padding),
+        tied=config.tie_embeddings,
+    )
 
 
 def init_flat(config: RunConfig) -> Tensor:
@@ -157,7 +153,8 @@ class Gradients:
         else:
             low.add_(self._low_ExM)
             rest.add_(self._rest_ExP[:, head_end:])
-        low[:, matrix_end:].add_(self._rest_ExP[:, matrix_end:head_end])  # the tied table as an embedding
+        if self._layout.tied:
+            low[:, matrix_end:].add_(self._rest_ExP[:, matrix_end:head_end])  # the table as an embedding
 
 
 def _views(layout: Layout, low_ExM: Tensor, rest_ExP: Tensor) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isoloss.study.config import RunConfig
+from isoloss.study.shapes import block_matrices, count, embeddings, head, vectors
 
 ROW_BYTES = 250
 """About what one step's row takes as JSON."""
@@ -12,21 +13,18 @@ RECORDS_BYTES = 20_000
 
 
 def params_non_embedding(config: RunConfig) -> int:
-    """Non-embedding parameters: blocks and final norm, without token and position embeddings (the head is tied)."""
-    width = config.n_embd
-    vectors_a_block = 2 * width + (11 * width if config.bias else 0)
-    final_norm = width * (2 if config.bias else 1)
-    return config.n_layer * (12 * width * width + vectors_a_block) + final_norm
+    """Non-embedding parameters: blocks and final norm, without token and position embeddings and without the head."""
+    return count(block_matrices(config)) + count(vectors(config))
 
 
 def params_without_position(config: RunConfig) -> int:
     """Parameters without position embeddings: the number nanoGPT prints."""
-    return params_non_embedding(config) + config.vocab_size * config.n_embd
+    return params_total(config) - count(embeddings(config)) + count({"wte": embeddings(config)["wte.weight"]})
 
 
 def params_total(config: RunConfig) -> int:
-    """All trained parameters; the tied head counts once, as the token embedding."""
-    return params_without_position(config) + config.block_size * config.n_embd
+    """All trained parameters; a tied head counts once, as the token embedding."""
+    return params_non_embedding(config) + count(head(config)) + count(embeddings(config))
 
 
 def params_approx(config: RunConfig) -> int:
@@ -45,8 +43,17 @@ def train_tokens(config: RunConfig) -> int:
 
 
 def flops_per_token(config: RunConfig) -> int:
-    """Training FLOPs a token, forward and backward: 6N + 12·L·C·T (PaLM, appendix B), N without positions."""
-    return 6 * params_without_position(config) + 12 * config.n_layer * config.n_embd * config.block_size
+    """Training FLOPs a token, forward and backward: 6N + 12·L·C·T (PaLM, appendix B).
+
+    N is what is multiplied by: blocks, norms and the head, which a tied embedding is. T is the window where one is set.
+    """
+    multiplied = params_non_embedding(config) + config.vocab_size * config.n_embd
+    return 6 * multiplied + 12 * config.n_layer * config.n_embd * attended_length(config)
+
+
+def attended_length(config: RunConfig) -> int:
+    """Tokens that the last one of a block attends to."""
+    return min(config.window or config.block_size, config.block_size)
 
 
 def train_flops(config: RunConfig) -> int:

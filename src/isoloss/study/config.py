@@ -13,6 +13,9 @@ from isoloss.study.numbers import number_hint
 from isoloss.study.synonyms import did_you_mean
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Norm = Literal["layernorm", "rmsnorm"]
+Position = Literal["learned", "rope", "none"]
+Mlp = Literal["gelu", "relu2", "swiglu"]
 EvalMode = Literal["exact", "sampled"]
 TokenizerName = Literal["char", "byte"]
 
@@ -50,6 +53,21 @@ class RunConfig(BaseModel):
     block_size: PositiveInt = Field(64, description="Context length, in tokens.")
     dropout: FractionFloat = Field(0.0, description="Probability of dropping an activation, 0 to below 1.")
     bias: bool = Field(False, description="Use biases in linear layers and layer norms.")
+    norm: Norm = Field("layernorm", description="layernorm; rmsnorm: without the mean (Zhang & Sennrich 2019).")
+    position: Position = Field(
+        "learned", description="learned: a table; rope: queries and keys are rotated (Su et al. 2021); none."
+    )
+    mlp: Mlp = Field(
+        "gelu", description="gelu; relu2: its square (So et al. 2021); swiglu (Shazeer 2020), as many parameters."
+    )
+    n_kv_head: PositiveInt | None = Field(
+        None, description="Heads of keys and values, shared by n_head / n_kv_head queries each; None: n_head."
+    )
+    qk_norm: bool = Field(False, description="Queries and keys of each head are divided by their root mean square.")
+    tie_embeddings: bool = Field(True, description="The head is the token embedding; False: a matrix of its own.")
+    window: PositiveInt | None = Field(
+        None, description="Tokens that attention sees, the last and those before it; None: all of the block."
+    )
 
     batch_size: PositiveInt = Field(12, description="Sequences in a micro-batch, of block_size tokens each.")
     gradient_accumulation_steps: PositiveInt = Field(1, description="Micro-batches per optimizer step.")
@@ -92,14 +110,25 @@ class RunConfig(BaseModel):
     seed: Seed = 1337
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> RunConfig:
+    def _fit_together(self) -> RunConfig:
         if self.n_embd % self.n_head:
-            raise PydanticCustomError(
-                "heads",
-                "n_embd={n_embd} is not divisible by n_head={n_head}; choose a multiple",
-                {"n_embd": self.n_embd, "n_head": self.n_head, "fields": ("n_embd", "n_head")},
+            raise self._contradiction("{n_embd} is not divisible by {n_head}; choose a multiple", "n_embd", "n_head")
+        if self.n_kv_head is not None and self.n_head % self.n_kv_head:
+            raise self._contradiction(
+                "{n_head} is not divisible by {n_kv_head}; choose a divisor", "n_head", "n_kv_head"
             )
+        if self.position == "rope" and self.n_embd // self.n_head % 2:
+            text = "{position} rotates pairs of channels, and {n_embd} with {n_head} gives a head an odd number of them"
+            raise self._contradiction(text, "position", "n_embd", "n_head")
         return self
+
+    def _contradiction(self, text: str, *fields: str) -> PydanticCustomError:
+        """An error between settings, which stand in the text as {name}."""
+        return PydanticCustomError(
+            "contradiction",
+            text.format(**{name: f"{name}={getattr(self, name)}" for name in fields}),  # type: ignore[arg-type]
+            {"fields": fields},
+        )
 
     @property
     def decay_horizon(self) -> int:
@@ -149,13 +178,18 @@ MEMBER_FIELDS = frozenset(
 
 def shape_key(config: RunConfig) -> tuple[tuple[str, Any], ...]:
     """What runs must share to be members of one stack: every field that is not in MEMBER_FIELDS."""
-    return tuple((name, getattr(config, name)) for name in RunConfig.model_fields if name not in MEMBER_FIELDS)
+    free = MEMBER_FIELDS - {"n_head"} if config.n_kv_head else MEMBER_FIELDS  # it decides a shape then
+    return tuple((name, getattr(config, name)) for name in RunConfig.model_fields if name not in free)
 
 
 def spelled_seeds(config: RunConfig) -> dict[str, int]:
     """The seeds a run reads, spelled equally for equal runs: `seed` is the data's, `init_seed` one that differs."""
     same = config.seed_of_weights == config.seed_of_data
     return {"seed": config.seed_of_data} | ({} if same else {"init_seed": config.seed_of_weights})
+
+
+ADDED_SETTINGS = ("norm", "position", "mlp", "n_kv_head", "qk_norm", "tie_embeddings", "window")
+"""Settings that runs had not when they were first named: at their defaults they are no part of a run's name."""
 
 
 BEFORE_THEY_WERE_SETTINGS: Mapping[str, Any] = {"eval_val_tokens": 0}

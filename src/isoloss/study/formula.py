@@ -28,7 +28,10 @@ QUANTITIES: dict[str, Callable[[RunConfig], int]] = {
     )
 }
 """What follows from settings, by the name it has in a formula and in summary.csv."""
-NAMES = (*(name for name in SETTINGS if name not in ("eval", "precision", "decay_lr", "bias")), "vocab_size")
+NAMES = (
+    *(name for name in SETTINGS if not isinstance(RunConfig.model_fields[name].default, str | bool)),
+    "vocab_size",
+)
 """Settings that are numbers, and the vocabulary's size; not the seed, which a cell has several of."""
 ROUNDED = (
     "max_iters", "warmup_iters", "lr_decay_iters", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens"

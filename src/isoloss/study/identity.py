@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 
 from isoloss.files import sha256_bytes
-from isoloss.study.config import SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.compute import attended_length
+from isoloss.study.config import ADDED_SETTINGS, SEED_SETTINGS, RunConfig, spelled_seeds
 
 IDENTITY_VERSION = 2
 """Raised when the meaning of a configuration changes, so that old and new runs never share a name."""
@@ -24,6 +25,13 @@ def canonical(config: RunConfig) -> str:
     """
     values = {name: value for name, value in vars(config).items() if name not in SEED_SETTINGS} | spelled_seeds(config)
     del values["corpus"]
+    for name in ADDED_SETTINGS:
+        if values[name] == RunConfig.model_fields[name].default:
+            del values[name]
+    if attended_length(config) == config.block_size:
+        values.pop("window", None)
+    if config.n_kv_head == config.n_head:
+        values.pop("n_kv_head", None)
     values["lr_decay_iters"] = config.decay_horizon if config.decay_lr else None
     del values["eval_train_tokens" if config.eval == "sampled" else "eval_iters"]
     if config.eval == "sampled" or not config.eval_val_tokens:

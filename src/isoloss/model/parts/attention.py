@@ -11,25 +11,29 @@ from torch import Tensor
 
 from isoloss.model.dropout import Mask
 from isoloss.model.functions import Step, dropped
-from isoloss.model.native import Attend
+from isoloss.model.native import Attend, AttendPrepared, Softmax
 from isoloss.model.parts import ForwardPass
+from isoloss.model.parts.norm import rms_norm
+from isoloss.model.parts.position import rotated
+from isoloss.study.compute import attended_length
 from isoloss.study.config import RunConfig
 
 
 def attention(run: ForwardPass, block: int) -> list[Step]:
     """Queries, keys and values, attention among them, and its projection."""
     enter, leave = run.linear(f"h.{block}.attn.c_attn"), run.linear(f"h.{block}.attn.c_proj")
-    mask, groups = run.mask(3 * block + 1), head_groups(run.members)
-    if run.kernels.native:
-        return [enter, Attend(run.kernels.native, mask, run.n_rows, groups), leave]
+    mask, groups, config = run.mask(3 * block + 1), head_groups(run.members), run.config
+    if run.kernels.native and config.position != "rope" and not config.qk_norm and config.n_kv_head is None:
+        softmax = Softmax(run.kernels.native, mask, run.n_rows, attended_length(config))
+        return [enter, Attend(softmax, groups), leave]
 
-    def plain(stream: Tensor, qkv_ExNx3C: Tensor) -> tuple[Tensor, Tensor]:
-        parts = qkv_ExNx3C.split([members.stop - members.start for members, _ in groups])
+    def plain(stream: Tensor, qkv_ExNxR: Tensor) -> tuple[Tensor, Tensor]:
+        parts = qkv_ExNxR.split([members.stop - members.start for members, _ in groups])
         outputs = [
-            _attended(run, part_ExNx3C, mask and mask.of(members), block, n_head)
-            for part_ExNx3C, (members, n_head) in zip(parts, groups, strict=True)
+            _attended(run, part_ExNxR, mask and mask.of(members), block, n_head)
+            for part_ExNxR, (members, n_head) in zip(parts, groups, strict=True)
         ]
-        return stream, torch.cat(outputs)
+        return stream, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     return [enter, plain, leave]
 
@@ -40,19 +44,41 @@ def head_groups(members: Sequence[RunConfig]) -> list[tuple[slice, int]]:
     return [(slice(a, b), members[a].n_head) for a, b in pairwise([*starts, len(members)])]
 
 
-def _attended(run: ForwardPass, qkv_ExNx3C: Tensor, mask: Mask | None, block: int, n_head: int) -> Tensor:
-    """Every query's mean of the values at and before it, by the softmax of its scaled products with their keys."""
-    E = len(qkv_ExNx3C)
-    parts_3xExBxHxTxD = qkv_ExNx3C.view(E, run.n_rows, -1, 3, n_head, run.config.n_embd // n_head).permute(
-        3, 0, 1, 4, 2, 5
-    )
-    q_GxTxD, k_GxTxD, v_GxTxD = parts_3xExBxHxTxD.flatten(1, 3)
+def _attended(run: ForwardPass, qkv_ExNxR: Tensor, mask: Mask | None, block: int, n_head: int) -> Tensor:
+    """The heads' outputs side by side, [E, N, C], from R rows of queries, keys and values."""
+    E, D, n_kv_head = len(qkv_ExNxR), run.config.n_embd // n_head, run.config.n_kv_head or n_head
+    heads_ExBxHxTxD = qkv_ExNxR.view(E, run.n_rows, -1, n_head + 2 * n_kv_head, D).transpose(2, 3)
+    queries_keys_values = heads_ExBxHxTxD.split((n_head, n_kv_head, n_kv_head), dim=2)
+    q_GxTxD, k_GxTxD, v_GxTxD = (part.reshape(-1, *part.shape[3:]) for part in queries_keys_values)
+    if run.config.qk_norm:
+        q_GxTxD, k_GxTxD = (rms_norm(each.float()).to(each.dtype) for each in (q_GxTxD, k_GxTxD))
+    if run.config.position == "rope":
+        q_GxTxD, k_GxTxD = rotated(run, q_GxTxD), rotated(run, k_GxTxD)
     if run.read_before:
         k_GxTxD, v_GxTxD = run.read_before.extended(block, k_GxTxD, v_GxTxD)
-    (_, n_new, D), n_all = q_GxTxD.shape, k_GxTxD.shape[1]
+    if n_kv_head != n_head:
+        k_GxTxD, v_GxTxD = (_shared(each, n_head // n_kv_head) for each in (k_GxTxD, v_GxTxD))
+    y_GxTxD = _attend(run, q_GxTxD, k_GxTxD, v_GxTxD, mask, n_head)
+    return y_GxTxD.view(E, run.n_rows, n_head, -1, D).transpose(2, 3).reshape(E, -1, n_head * D)
+
+
+def _attend(
+    run: ForwardPass, q_GxTxD: Tensor, k_GxTxD: Tensor, v_GxTxD: Tensor, mask: Mask | None, n_head: int
+) -> Tensor:
+    """Every query's mean of the values at and before it, by the softmax of its scaled products with their keys."""
+    (_, n_new, D), n_all, window = q_GxTxD.shape, k_GxTxD.shape[1], attended_length(run.config)
+    if run.kernels.native:
+        softmax = Softmax(run.kernels.native, mask, run.n_rows, window)
+        return AttendPrepared.apply(softmax, q_GxTxD, k_GxTxD, v_GxTxD)  # type: ignore[return-value]
     ahead_TxT = torch.full((n_new, n_all), float("-inf"), device=q_GxTxD.device).triu(1 + n_all - n_new)
+    if window < n_all:
+        ahead_TxT = ahead_TxT + torch.full_like(ahead_TxT, float("-inf")).tril(n_all - n_new - window)
     scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2)) * (1 / sqrt(D)) + ahead_TxT
     probs_GxTxT = torch.softmax(scores_GxTxT, dim=-1, dtype=torch.float32)
-    probs_GxTxT = dropped(probs_GxTxT, mask, (run.n_rows, n_head, n_new, n_all)).to(run.kernels.dtype)
-    y_GxTxD = torch.bmm(probs_GxTxT, v_GxTxD)
-    return y_GxTxD.view(E, run.n_rows, n_head, n_new, D).transpose(2, 3).reshape(E, -1, n_head * D)
+    probs_GxTxT = dropped(probs_GxTxT, mask, (run.n_rows, n_head, n_new, n_all))
+    return torch.bmm(probs_GxTxT.to(run.kernels.dtype), v_GxTxD)
+
+
+def _shared(x_GxTxD: Tensor, n_queries: int) -> Tensor:
+    """Keys or values once for each of the query heads that share them."""
+    return x_GxTxD[:, None].expand(-1, n_queries, -1, -1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The block's MLP."""
+"""The block's MLP: GELU, squared ReLU (So et al. 2021) or SwiGLU (Shazeer 2020) between two projections."""
 
 from __future__ import annotations
 
@@ -13,8 +13,17 @@ from isoloss.model.parts import ForwardPass
 def mlp(run: ForwardPass, block: int) -> list[Step]:
     """Two projections with the activation between them."""
     enter, leave = run.linear(f"h.{block}.mlp.c_fc"), run.linear(f"h.{block}.mlp.c_proj")
-    return [enter, Gelu(run.kernels.native) if run.kernels.native else _gelu, leave]
+    if run.config.mlp == "gelu" and run.kernels.native:
+        return [enter, Gelu(run.kernels.native), leave]
+    activated = {"gelu": F.gelu, "relu2": _relu2, "swiglu": _swiglu}[run.config.mlp]
+    return [enter, lambda stream, hidden_ExNxF: (stream, activated(hidden_ExNxF)), leave]
 
 
-def _gelu(stream: Tensor, x_ExNxF: Tensor) -> tuple[Tensor, Tensor]:
-    return stream, F.gelu(x_ExNxF)
+def _relu2(x_ExNxF: Tensor) -> Tensor:
+    return F.relu(x_ExNxF).square()
+
+
+def _swiglu(x_ExNx2F: Tensor) -> Tensor:
+    """From the gate's channels, then the hidden ones."""
+    gate_ExNxF, hidden_ExNxF = x_ExNx2F.chunk(2, dim=-1)
+    return F.silu(gate_ExNxF) * hidden_ExNxF

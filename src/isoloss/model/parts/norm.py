@@ -1,4 +1,4 @@
-"""Norms of the residual stream."""
+"""Norms of the residual stream: layer norm (Ba et al. 2016), and RMSNorm (Zhang & Sennrich 2019) without its mean."""
 
 from __future__ import annotations
 
@@ -19,17 +19,28 @@ def add_norm(run: ForwardPass, place: int | None, name: str) -> Step:
     """
     weight_ExC, bias_ExC = run.weights[f"{name}.weight"], run.weights.get(f"{name}.bias")
     mask = None if place is None else run.mask(place)
+    centred = run.config.norm == "layernorm"
     if run.kernels.native:
-        return AddNorm(run.kernels.native, weight_ExC, bias_ExC, mask, run.n_rows, adds=place is not None)
+        vectors = weight_ExC, bias_ExC
+        return AddNorm(run.kernels.native, *vectors, mask, run.n_rows, adds=place is not None, centred=centred)
 
     def plain(stream_ExNxC: Tensor, branch_ExNxC: Tensor) -> tuple[Tensor, Tensor]:
         if place is not None:
             shape = run.n_rows, stream_ExNxC.shape[1] // run.n_rows, stream_ExNxC.shape[2]
             stream_ExNxC = stream_ExNxC + dropped(branch_ExNxC.float(), mask, shape)
-        normed_ExNxC = torch.native_layer_norm(stream_ExNxC, stream_ExNxC.shape[-1:], None, None, EPS)[0]
+        normed_ExNxC = _layer_norm(stream_ExNxC) if centred else rms_norm(stream_ExNxC)
         normed_ExNxC = normed_ExNxC * read(weight_ExC)[:, None]
         if bias_ExC is not None:
             normed_ExNxC = normed_ExNxC + read(bias_ExC)[:, None]
         return stream_ExNxC, normed_ExNxC.to(run.kernels.dtype)
 
     return plain
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """x over the root mean square of its last axis."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS)
+
+
+def _layer_norm(x: Tensor) -> Tensor:
+    return torch.native_layer_norm(x, x.shape[-1:], None, None, EPS)[0]

@@ -76,18 +76,50 @@ def _data(snapshot: Snapshot) -> Iterator[str]:
         )
 
 
+PARTS: dict[str, dict[Any, tuple[str, str]]] = {
+    "norm": {"layernorm": ("layer norms", "ba2016"), "rmsnorm": ("RMSNorms", "zhang2019")},
+    "position": {
+        "learned": ("learned positions", ""),
+        "rope": ("rotated queries and keys", "su2021"),
+        "none": ("no positions but causality", ""),
+    },
+    "mlp": {
+        "gelu": ("exact GELU", "hendrycks2016"),
+        "relu2": ("squared ReLU", "so2021"),
+        "swiglu": ("SwiGLU", "shazeer2020"),
+    },
+    "tie_embeddings": {
+        True: ("the token embedding tied to the output", "press2017"),
+        False: ("an output matrix of its own", ""),
+    },
+}
+"""Parts of the model in words, by setting and value, with what describes each."""
+
+
 def _model(snapshot: Snapshot) -> Iterator[str]:
     shape = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
-    dropout = f" {cited('srivastava2014')}" if any(config.dropout for config in snapshot.configs.values()) else ""
+    configs = list(snapshot.configs.values())
+    dropout = f" {cited('srivastava2014')}" if any(config.dropout for config in configs) else ""
     yield (
         f"The model is a decoder-only transformer {cited('vaswani2017')} as in GPT-2 {cited('radford2019')} and "
-        f"nanoGPT {cited('karpathy2022')}: norms before attention and MLP, learned positions, exact GELU "
-        f"{cited('hendrycks2016')}, GPT-2's initialisation, and the token embedding tied to the output "
-        f"{cited('press2017')}, with {_said(snapshot, *shape)}{dropout}."
+        f"nanoGPT {cited('karpathy2022')}: norms before attention and MLP, GPT-2's initialisation, "
+        f"{listed(_part(configs, name) for name in PARTS)}, with {_said(snapshot, *shape)}{dropout}."
     )
+    attention = [name for name in ("n_kv_head", "qk_norm", "window") if any(getattr(c, name) for c in configs)]
+    if attention:
+        yield f"Of its attention, {_said(snapshot, *attention)}."
     yield (
         f"It has {_range(snapshot, compute.params_total, count)} parameters, "
         f"{_range(snapshot, compute.params_non_embedding, count)} without embeddings."
+    )
+
+
+def _part(configs: Sequence[RunConfig], name: str) -> str:
+    """What the model has of a part, in words: 'exact GELU or SwiGLU', in the order of its levels."""
+    return " or ".join(
+        f"{words} {cited(source)}" if source else words
+        for value, (words, source) in PARTS[name].items()
+        if any(getattr(config, name) == value for config in configs)
     )
 
 

@@ -1,0 +1,124 @@
+"""Parts of the model: against a plain model, fused and not, counted, stacked, sampled and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from isoloss.data.tokens import Tokens
+from isoloss.errors import ConfigError
+from isoloss.model import gpt
+from isoloss.model.functions import Kernels
+from isoloss.model.generate import Sampling, generate
+from isoloss.model.parameters import Parameters, init_flat, layout_of
+from isoloss.study import compute
+from isoloss.study.config import RunConfig, make_config
+from isoloss.study.identity import run_id
+from tests.covering import covering_array
+from tests.recording import recorded
+from tests.reference import ReferenceGPT, reference_losses
+from tests.test_parity import TOLERANCE, batches, losses
+
+Make = Callable[..., RunConfig]
+PARTS = {
+    "norm": ["layernorm", "rmsnorm"],
+    "position": ["learned", "rope", "none"],
+    "mlp": ["gelu", "relu2", "swiglu"],
+    "n_kv_head": [None, 1, 2],
+    "qk_norm": [False, True],
+    "tie_embeddings": [True, False],
+    "window": [None, 5],
+    "bias": [False, True],
+}
+ROWS = covering_array(PARTS)
+SHAPE: dict[str, Any] = {"n_embd": 32, "n_head": 4, "block_size": 16}
+
+
+def test_every_two_parts_meet() -> None:
+    assert len(ROWS) < 20
+    assert {(row["position"], row["mlp"]) for row in ROWS} == {(p, m) for p in PARTS["position"] for m in PARTS["mlp"]}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: " ".join(str(value) for value in row.values()))
+def test_every_combination_of_parts_is_the_plain_model(
+    make: Make, tokens: Tokens, row: dict[str, Any], compiled: bool
+) -> None:
+    config = make(**SHAPE, **row, max_iters=12)
+    [recording] = recorded([config], tokens, compiled=compiled)
+    assert losses(recording) == pytest.approx(reference_losses(config, batches(config, tokens)), rel=TOLERANCE)
+    assert sum(prod(slot.shape) for slot in layout_of(config).slots) == compute.params_total(config)
+
+
+@pytest.mark.parametrize("row", ROWS[::3], ids=lambda row: " ".join(str(value) for value in row.values()))
+def test_members_of_a_stack_are_as_alone_with_dropout_too(make: Make, tokens: Tokens, row: dict[str, Any]) -> None:
+    members = [make(**SHAPE, **row, seed=seed, dropout=rate, max_iters=8) for seed, rate in ((1, 0.2), (2, 0.0))]
+    for config, together in zip(members, recorded(members, tokens, compiled=True), strict=True):
+        [alone] = recorded([config], tokens)
+        assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: " ".join(str(value) for value in row.values()))
+def test_sampling_with_kept_keys_reads_as_without(make: Make, row: dict[str, Any]) -> None:
+    """The most likely tokens, within the block and beyond it, are those of the whole text read anew."""
+    config = make(**SHAPE, **row)
+    flat_P = init_flat(config) * 5
+    parameters = Parameters(layout_of(config), flat_P[None], Kernels(torch.float32))
+    greedy = Sampling(length=10, temperature=1e-6)
+    prompt_N = np.array([1, 4, 2], dtype=np.uint16)
+    text = [*prompt_N.tolist(), *generate(parameters, config, prompt_N, greedy)[0].tolist()]
+    with torch.no_grad():
+        logits_ExBxTxV = gpt.logits(parameters, [config], torch.tensor(text[:-1])[None, None])
+    assert logits_ExBxTxV[0, 0, 2:].argmax(dim=1).tolist() == text[3:]
+
+
+def test_counts_of_parts_by_hand(make: Make) -> None:
+    built = make(n_layer=2, n_embd=48, n_head=4, block_size=16)
+    assert (
+        compute.params_total(built) - compute.params_total(make(**{**shape_of(built), "position": "rope"})) == 16 * 48
+    )
+    untied = make(**shape_of(built), tie_embeddings=False)
+    assert compute.params_total(untied) - compute.params_total(built) == built.vocab_size * 48
+    assert compute.flops_per_token(untied) == compute.flops_per_token(built)
+    grouped = make(**shape_of(built), n_kv_head=1)
+    assert compute.params_total(built) - compute.params_total(grouped) == 2 * 2 * 3 * 12 * 48
+    swiglu = make(**shape_of(built), mlp="swiglu")
+    assert compute.params_total(swiglu) == compute.params_total(built)  # 3 * 128 = 8 * 48
+    windowed = make(**shape_of(built), window=4)
+    assert compute.flops_per_token(built) - compute.flops_per_token(windowed) == 12 * 2 * 48 * 12
+
+
+def shape_of(config: RunConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("n_layer", "n_embd", "n_head", "block_size")}
+
+
+def test_a_part_at_its_default_is_no_part_of_a_runs_name(make: Make) -> None:
+    plain = make(**SHAPE)
+    assert run_id(plain) == run_id(make(**SHAPE, window=16)) == run_id(make(**SHAPE, n_kv_head=4))
+    changed = [make(**SHAPE, **{name: values[-1]}) for name, values in PARTS.items()]
+    assert len({run_id(plain), *map(run_id, changed)}) == len(changed) + 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"n_head": 4, "n_kv_head": 3}, "n_head=4 is not divisible by n_kv_head=3"),
+        ({"n_embd": 12, "n_head": 4, "position": "rope"}, "position=rope rotates pairs of channels, and n_embd=12"),
+        ({"norm": "batchnorm"}, "norm='batchnorm': Input should be 'layernorm' or 'rmsnorm'"),
+        ({"window": 0}, "window=0"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(make: Make, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make(**settings)
+
+
+def test_the_plain_model_has_the_parameters_counted(make: Make) -> None:
+    for row in ROWS:
+        config = make_config({**dict(make(**SHAPE)), **row})
+        assert sum(each.numel() for each in ReferenceGPT(config).parameters()) == compute.params_total(config)

@@ -29,10 +29,10 @@ from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
+from isoloss.study.schedules import learning_rate
 from isoloss.study.study import Study
 from isoloss.training.checkpoint import save_last
 from isoloss.training.optimizers.adamw import Update, adamw
-from isoloss.training.schedule import learning_rate
 from isoloss.training.state import MemberState, Progress
 from tests.recording import recorded
 from tests.reference import ReferenceGPT, reference_rate

@@ -15,12 +15,12 @@ from isoloss.errors import StoreError
 from isoloss.model import gpt
 from isoloss.study.config import RunConfig, recorded_config
 from isoloss.study.identity import run_id
+from isoloss.study.schedules import learning_rate
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts
 from isoloss.training import checkpoint, loop, step
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, evaluate
-from isoloss.training.schedule import learning_rate
 from isoloss.training.state import MemberState, initial_state, stack
 from tests.recording import Recording, recorded
 

@@ -24,6 +24,7 @@ from isoloss.diagnostic import SEVERITIES, Diagnostic
 from isoloss.study.compute import params_total, tokens_per_step, train_tokens
 from isoloss.study.config import SEED_SETTINGS, RunConfig
 from isoloss.study.hypotheses import EffectStated, RatioStated
+from isoloss.study.schedules import decays
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts
 from isoloss.wording import between, counted, listed, named, of_runs
@@ -137,7 +138,7 @@ def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]
             why = (
                 "it decides how the loss is measured, not what is trained"
                 if factor in EVALUATION_FIELDS
-                else "with decay_lr false the learning rate is constant and it is never read"
+                else "the schedule of the learning rate never reads it"
             )
             yield Diagnostic(
                 "empty_factor",
@@ -225,10 +226,10 @@ def _horizons(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic
             "limits",
             f"{of_runs(len(shorter), len(configs))} are the first steps of a longer one, step for step the same, "
             f"because the learning rate does not follow max_iters ({listed(ends)}): they add no observation.",
-            "Let the rate follow max_iters (decay_lr true, lr_decay_iters unset), or keep the longest horizon alone "
-            "and read the losses on its way.",
+            "Let the rate follow max_iters (a schedule that decays, lr_decay_iters unset), or keep the longest horizon "
+            "alone and read the losses on its way.",
         )
-    unmatched = [c for c in configs if c.decay_lr and c.decay_horizon != c.max_iters]
+    unmatched = [c for c in configs if decays(c) and c.decay_horizon != c.max_iters]
     if unmatched:
         yield Diagnostic(
             "horizon_unmatched",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from isoloss.diagnostic import Diagnostic
 from isoloss.study.config import RunConfig
+from isoloss.study.schedules import decays, settings_read
 from isoloss.study.texts import DataFacts
 from isoloss.wording import counted, listed, of_runs, percent
 
@@ -23,8 +24,8 @@ def settings_findings(
     configs: Sequence[RunConfig], data: DataFacts | None, evaluation_share: float | None
 ) -> Iterator[Diagnostic]:
     """What single settings defeat; what rests on the text or on measured times is left out where they are unknown."""
-    decaying = [config for config in configs if config.decay_lr]
-    late = [config for config in decaying if config.warmup_iters >= config.max_iters]
+    warming = [config for config in configs if "warmup_iters" in settings_read(config)]
+    late = [config for config in warming if config.warmup_iters >= config.max_iters]
     if late:
         yield Diagnostic(
             "warmup_beyond_horizon",
@@ -34,7 +35,7 @@ def settings_findings(
             "the way and never reaches learning_rate.",
             "Set warmup_iters to a few percent of max_iters, say with the formula '= 0.05 * max_iters'.",
         )
-    rising = [config for config in decaying if config.min_lr > config.learning_rate]
+    rising = [config for config in configs if decays(config) and config.min_lr > config.learning_rate]
     if rising:
         yield Diagnostic(
             "min_lr_above_learning_rate",

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from isoloss.study.config import SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.schedules import SCHEDULE_FIELDS, as_read
 
 EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens")
 """Settings that decide when and on what the loss is measured; training does not read them."""
-
-SCHEDULE_FIELDS = ("warmup_iters", "lr_decay_iters", "min_lr")
-"""Settings that training reads only where decay_lr is true."""
 
 Key = tuple[tuple[str, Any], ...]
 
@@ -25,9 +23,9 @@ def training_key(config: RunConfig) -> Key:
 def prefix_groups(configs: Sequence[RunConfig]) -> list[tuple[RunConfig, ...]]:
     """Groups of runs of which each is, up to its end, what the longest of its group trains; the longest last.
 
-    They differ in max_iters alone where the learning rate does not follow it: decay_lr false, or one lr_decay_iters
-    for all. Runs of a group that are equally long differ in settings that training does not read. Runs without such a
-    partner are in no group. All are evaluated alike, but for a shorter run's last evaluation, at its own end.
+    They differ in max_iters alone where the learning rate does not follow it: one that does not decay, or one
+    lr_decay_iters for all. Runs of a group that are equally long differ in settings that training does not read. Runs
+    without such a partner are in no group. All are evaluated alike, but for a shorter run's last evaluation, at its own end.
     """
     groups: dict[Key, list[RunConfig]] = defaultdict(list)
     for config in configs:
@@ -47,10 +45,6 @@ def changes_nothing(factor: str, configs: Sequence[RunConfig]) -> list[RunConfig
 
 
 def _key(config: RunConfig, without: Iterable[str]) -> Key:
-    """The settings that count, by name: as in a run's identity, but for the schedule that a constant rate ignores."""
-    values = config.model_dump(exclude={"corpus", *SEED_SETTINGS, *without}) | spelled_seeds(config)
-    if config.decay_lr:
-        values["lr_decay_iters"] = config.decay_horizon
-    else:
-        values |= dict.fromkeys(SCHEDULE_FIELDS)
-    return tuple(sorted(values.items()))
+    """The settings that count, by name: as in a run's identity, but for what a schedule does not read."""
+    values = config.model_dump(exclude={"corpus", *SEED_SETTINGS, *without}) | spelled_seeds(config) | as_read(config)
+    return tuple(sorted((name, value) for name, value in values.items() if name not in without))

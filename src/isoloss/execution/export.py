@@ -28,10 +28,10 @@ from isoloss.store.layout import RunPaths
 from isoloss.store.run import FINISHED, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
+from isoloss.study.schedules import learning_rate
 from isoloss.study.shapes import hidden_width
 from isoloss.training.checkpoint import load_weights
 from isoloss.training.optimizers import adamw
-from isoloss.training.schedule import learning_rate
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, Weights
 
 NANOGPT_DATASETS = {("tinyshakespeare", "char"): "shakespeare_char"}

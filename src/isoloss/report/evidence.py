@@ -24,6 +24,7 @@ from isoloss.store.tables import StudyResults
 from isoloss.study.compute import evaluations as evaluations_of
 from isoloss.study.compute import tokens_per_step, train_flops
 from isoloss.study.config import RunConfig
+from isoloss.study.schedules import decays
 
 REACHED_BY = 0.75
 """The loss that times are measured to is one this share of the runs reaches."""
@@ -66,7 +67,7 @@ def rates(results: StudyResults, summary: pl.DataFrame) -> dict[str, Rates]:
 def rates_falling(configs: Mapping[str, RunConfig]) -> dict[str, bool]:
     """By run, whether its schedule lowers the learning rate over the end of its steps (TAIL of them)."""
     return {
-        run: config.decay_lr
+        run: decays(config)
         and config.min_lr < config.learning_rate
         and config.warmup_iters < config.max_iters
         and config.decay_horizon > (1 - TAIL) * config.max_iters

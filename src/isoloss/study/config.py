@@ -16,6 +16,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Norm = Literal["layernorm", "rmsnorm"]
 Position = Literal["learned", "rope", "none"]
 Mlp = Literal["gelu", "relu2", "swiglu"]
+Schedule = Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"]
+DecayShape = Literal["linear", "1-sqrt", "cosine"]
 EvalMode = Literal["exact", "sampled"]
 TokenizerName = Literal["char", "byte"]
 
@@ -75,10 +77,21 @@ class RunConfig(BaseModel):
         2000, description="Length of training, in optimizer steps."
     )
     learning_rate: PositiveFloat = Field(1e-3, description="Peak learning rate, reached after warmup_iters steps.")
-    decay_lr: bool = Field(True, description="Learning rate by warmup and cosine decay; False: constant.")
+    schedule: Schedule = Field(
+        "cosine",
+        description="What the learning rate does after warmup: fall by a cosine or linearly, stay constant, stay and "
+        "then fall over decay_share of its horizon (wsd), or fall as the inverse square root of the step.",
+    )
+    decay_lr: bool = Field(True, description="Learning rate by its schedule; False: constant, without warmup.")
     warmup_iters: CountInt = Field(100, description="Steps of linear warmup from 0 to learning_rate.")
     lr_decay_iters: PositiveInt | None = Field(
         None, description="Step at which the learning rate reaches min_lr; None: max_iters."
+    )
+    decay_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+        0.2, description="Share of its horizon over which the learning rate falls, if schedule is wsd."
+    )
+    decay_shape: DecayShape = Field(
+        "linear", description="How it falls, if schedule is wsd: linear, 1-sqrt (of the part that is behind) or cosine."
     )
     min_lr: RateFloat = Field(1e-4, description="Learning rate at the end of its decay.")
     weight_decay: RateFloat = Field(0.1, description="AdamW's decoupled weight decay, of matrices and embeddings.")
@@ -117,6 +130,17 @@ class RunConfig(BaseModel):
             raise self._contradiction(
                 "{n_head} is not divisible by {n_kv_head}; choose a divisor", "n_head", "n_kv_head"
             )
+        if not self.decay_lr and self.schedule != "cosine":
+            text = "{decay_lr} is a constant rate without warmup, and {schedule} another; leave decay_lr out"
+            raise self._contradiction(text, "schedule", "decay_lr")
+        if self.schedule == "wsd" and self.warmup_iters > (1 - self.decay_share) * self.decay_horizon:
+            text = (
+                "{warmup_iters} and {decay_share} are longer together than the horizon of the rate, {max_iters} steps"
+            )
+            if self.lr_decay_iters is not None:
+                text = text.replace("{max_iters} steps", "{lr_decay_iters}")
+            fields = "decay_share", "warmup_iters", "max_iters" if self.lr_decay_iters is None else "lr_decay_iters"
+            raise self._contradiction(text, *fields)
         if self.position == "rope" and self.n_embd // self.n_head % 2:
             text = "{position} rotates pairs of channels, and {n_embd} with {n_head} gives a head an odd number of them"
             raise self._contradiction(text, "position", "n_embd", "n_head")
@@ -163,6 +187,9 @@ MEMBER_FIELDS = frozenset(
         "dropout",
         "max_iters",
         "learning_rate",
+        "schedule",
+        "decay_share",
+        "decay_shape",
         "decay_lr",
         "warmup_iters",
         "lr_decay_iters",
@@ -188,7 +215,10 @@ def spelled_seeds(config: RunConfig) -> dict[str, int]:
     return {"seed": config.seed_of_data} | ({} if same else {"init_seed": config.seed_of_weights})
 
 
-ADDED_SETTINGS = ("norm", "position", "mlp", "n_kv_head", "qk_norm", "tie_embeddings", "window")
+ADDED_SETTINGS = (
+    "norm", "position", "mlp", "n_kv_head", "qk_norm", "tie_embeddings", "window", "schedule", "decay_share",
+    "decay_shape",
+)  # fmt: skip
 """Settings that runs had not when they were first named: at their defaults they are no part of a run's name."""
 
 

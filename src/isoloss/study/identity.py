@@ -10,6 +10,7 @@ import json
 from isoloss.files import sha256_bytes
 from isoloss.study.compute import attended_length
 from isoloss.study.config import ADDED_SETTINGS, SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.schedules import as_read
 
 IDENTITY_VERSION = 2
 """Raised when the meaning of a configuration changes, so that old and new runs never share a name."""
@@ -21,18 +22,21 @@ def canonical(config: RunConfig) -> str:
     """The canonical form of a configuration: sorted JSON in which equal science is spelled equally.
 
     The corpus counts by content, not by name, lr_decay_iters by the horizon it stands for, and seeds by what they
-    decide. Settings of the evaluation mode that is not used do not count, nor that all of the validation split is read.
+    decide. What a run does not read does not count: settings of another evaluation mode or schedule, a window as
+    long as the block, that all of the validation split is read. Nor do settings at their defaults that were added since.
     """
     values = {name: value for name, value in vars(config).items() if name not in SEED_SETTINGS} | spelled_seeds(config)
     del values["corpus"]
-    for name in ADDED_SETTINGS:
-        if values[name] == RunConfig.model_fields[name].default:
-            del values[name]
+    horizon = config.decay_horizon if config.decay_lr else None
+    unread = {"lr_decay_iters": horizon, "decay_share": None, "decay_shape": None}
+    values |= as_read(config) if config.schedule != "cosine" else unread
     if attended_length(config) == config.block_size:
-        values.pop("window", None)
+        values["window"] = None
     if config.n_kv_head == config.n_head:
-        values.pop("n_kv_head", None)
-    values["lr_decay_iters"] = config.decay_horizon if config.decay_lr else None
+        values["n_kv_head"] = None
+    for name in ADDED_SETTINGS:
+        if values[name] in (None, RunConfig.model_fields[name].default):
+            del values[name]
     del values["eval_train_tokens" if config.eval == "sampled" else "eval_iters"]
     if config.eval == "sampled" or not config.eval_val_tokens:
         del values["eval_val_tokens"]

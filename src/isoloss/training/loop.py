@@ -14,11 +14,11 @@ import torch
 from isoloss.data.tokens import Tokens
 from isoloss.study.compute import flops_per_token, tokens_per_step
 from isoloss.study.config import RunConfig
+from isoloss.study.schedules import learning_rate
 from isoloss.training.device import A100_PEAK_FLOPS, peak
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, evaluate
 from isoloss.training.loss_scale import after_step, overflow_is_fatal
-from isoloss.training.schedule import learning_rate
 from isoloss.training.state import MemberState, Progress, StackState
 from isoloss.training.step import Stepper, block_length
 

@@ -18,9 +18,9 @@ from isoloss.model import gpt
 from isoloss.model.dropout import Dropout
 from isoloss.randomness import Purpose, keyed_bits, mix, stream_key
 from isoloss.study.config import RunConfig
+from isoloss.study.schedules import learning_rate
 from isoloss.training.distributed import Ranks
 from isoloss.training.optimizers.adamw import Update, adamw
-from isoloss.training.schedule import learning_rate
 from isoloss.training.state import StackState
 
 TABLE_STEPS = 128

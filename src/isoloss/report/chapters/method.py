@@ -14,6 +14,7 @@ from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig
+from isoloss.study.schedules import decays
 from isoloss.study.texts import corpus_names
 from isoloss.wording import count, counted, duration, level, listed, percent, si
 
@@ -76,6 +77,14 @@ def _data(snapshot: Snapshot) -> Iterator[str]:
         )
 
 
+SCHEDULES = {
+    "cosine": f"falls by a cosine {cited('loshchilov2017')}",
+    "linear": "falls linearly",
+    "constant": "stays there",
+    "wsd": f"stays there, then falls {cited('hu2024')} over its end ({{decay}})",
+    "inverse_sqrt": f"falls as the inverse square root of the step {cited('vaswani2017')}",
+}
+"""What the learning rate does after its warmup."""
 PARTS: dict[str, dict[Any, tuple[str, str]]] = {
     "norm": {"layernorm": ("layer norms", "ba2016"), "rmsnorm": ("RMSNorms", "zhang2019")},
     "position": {
@@ -136,18 +145,30 @@ def _training(snapshot: Snapshot) -> Iterator[str]:
         "tokens from random places of the training split "
         f"({_said(snapshot, 'batch_size', 'gradient_accumulation_steps', 'block_size')})."
     )
-    if any(config.decay_lr for config in configs):
-        at_end = all(config.decay_horizon == config.max_iters for config in configs)
-        yield (
-            f"The learning rate rises linearly over {_said(snapshot, 'warmup_iters')} steps to "
-            f"{_said(snapshot, 'learning_rate')} and falls by a cosine {cited('loshchilov2017')} to "
-            f"{_said(snapshot, 'min_lr')} at {'the last step' if at_end else _said(snapshot, 'lr_decay_iters')}"
-            f"{'' if all(config.decay_lr for config in configs) else ', where decay_lr is true; else it is constant'}."
-        )
-    else:
-        yield f"The learning rate is constant, {_said(snapshot, 'learning_rate')}."
+    yield from _schedule(snapshot, configs)
     low = sorted({config.precision for config in configs} - {"fp32"})
     yield f"Matrix products run in {listed(low)}, all else in fp32." if low else "All arithmetic is fp32."
+
+
+def _schedule(snapshot: Snapshot, configs: Sequence[RunConfig]) -> Iterator[str]:
+    """What the learning rate does; a sentence for each schedule."""
+    peak = _said(snapshot, "learning_rate")
+    for schedule, falls in SCHEDULES.items():
+        runs = [config for config in configs if config.decay_lr and config.schedule == schedule]
+        if not runs:
+            continue
+        if "{decay}" in falls:
+            falls = falls.format(decay=_said(snapshot, "decay_share", "decay_shape"))
+        if decays(runs[0]):
+            at_end = all(config.decay_horizon == config.max_iters for config in runs)
+            end = "the last step" if at_end else _said(snapshot, "lr_decay_iters")
+            falls = f"{falls} to {_said(snapshot, 'min_lr')} at {end}"
+        which = "" if len(runs) == len(configs) else f"With schedule {schedule} the"
+        rises = f"learning rate rises linearly over {_said(snapshot, 'warmup_iters')} steps to {peak} and {falls}."
+        yield f"{which or 'The'} {rises}"
+    if not all(config.decay_lr for config in configs):
+        which = "Where decay_lr is false the" if any(config.decay_lr for config in configs) else "The"
+        yield f"{which} learning rate is constant, {peak}."
 
 
 def _evaluation(snapshot: Snapshot) -> Iterator[str]:

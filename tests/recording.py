@@ -34,6 +34,8 @@ class Recording:
         copies = (tensor.clone() for tensor in (state.flat_P, state.exp_avg_P, state.exp_avg_sq_P))
         self.kept.append(MemberState(state.config, state.progress, *copies))
 
+    def keep(self, state: MemberState) -> None: ...
+
     def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
         self.outcome, self.reason = outcome, reason
 

@@ -134,7 +134,7 @@ def test_stacked_and_lone_runs_agree(study: Callable[..., Study], tmp_path: Path
     together = train_here(grid, tmp_path / "stacked", replace(OPTIONS, stack=8))
     stacked = results_of(together)
     programs = [status.provenance["program"] for status in together.statuses().values()]
-    assert programs == programs[:1] * 8
+    assert len(set(programs)) == 2  # the shorter runs leave the longer ones after their warm-up
     assert lone.keys() == stacked.keys()
     for run, rows in lone.items():
         for ours, theirs in zip(rows, stacked[run], strict=True):

@@ -12,6 +12,7 @@ from rich.table import Table
 from isoloss.design.audit import audit
 from isoloss.design.audit_settings import evaluated_blocks
 from isoloss.design.power import SEED_BY_FACTOR
+from isoloss.design.trunks import shared_flops
 from isoloss.diagnostic import Diagnostic
 from isoloss.execution.estimate import Eta, Plan
 from isoloss.study import compute
@@ -56,7 +57,8 @@ def plan_as_json(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
     ]
     totals = {"study": plan.study.name, "precision": plan.precision, "device": plan.device, "workers": plan.workers}
     totals |= {"eta_s": plan.eta.total_s, "eta": asdict(plan.eta), "disk_bytes": plan.disk_bytes}
-    totals |= {"disk_cap_bytes": plan.study.disk}
+    alone, shared = shared_flops(plan.configs)
+    totals |= {"disk_cap_bytes": plan.study.disk, "train_flops_alone": alone, "train_flops_shared": shared}
     return json.dumps(
         {**totals, "audit": [_as_entry(each) for each in audit_plan(plan, noise_sd, seed_by_factor)], "runs": runs},
         indent=2,
@@ -81,11 +83,14 @@ def plan_as_text(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
     with console.capture() as captured:
         console.print(table)
     seeds = len(plan.study.seeds)
-    total_flops = sum(compute.train_flops(config) for config in plan.configs)
+    alone, shared = shared_flops(plan.configs)
+    trained = f"{shared:.2e} training FLOPs"
+    if shared < alone:
+        trained += f" ({alone:.2e} if no beginnings were shared)"
     return captured.get() + (
         f"\n{counted(len(plan.configs), 'run')}: {counted(len(plan.configs) // seeds, 'cell')} × "
         f"{counted(seeds, 'seed')}, {plan.precision} on {plan.device}, {counted(plan.workers, 'worker')}\n"
-        f"{total_flops:.2e} training FLOPs, {size(plan.disk_bytes)} of disk, "
+        f"{trained}, {size(plan.disk_bytes)} of disk, "
         f"about {duration(plan.eta.total_s)}: {_parts(plan.eta)} (measured: a few steps of each shape)\n"
         f"{_capped(plan)}{_splits(plan)}"
         "\n\nAudit\n" + "\n".join(map(_finding_as_text, audit_plan(plan, noise_sd, seed_by_factor)))

@@ -20,12 +20,18 @@ def training_key(config: RunConfig) -> Key:
     return _key(config, without=EVALUATION_FIELDS)
 
 
+def family_key(config: RunConfig) -> Key:
+    """What runs share that train the same weights for as long as their learning rates agree."""
+    return _key(config, without=("max_iters", "schedule", "decay_lr", *SCHEDULE_FIELDS))
+
+
 def prefix_groups(configs: Sequence[RunConfig]) -> list[tuple[RunConfig, ...]]:
     """Groups of runs of which each is, up to its end, what the longest of its group trains; the longest last.
 
     They differ in max_iters alone where the learning rate does not follow it: one that does not decay, or one
     lr_decay_iters for all. Runs of a group that are equally long differ in settings that training does not read. Runs
-    without such a partner are in no group. All are evaluated alike, but for a shorter run's last evaluation, at its own end.
+    without such a partner are in no group. All are evaluated alike, but for a shorter run's last evaluation, at its
+    end.
     """
     groups: dict[Key, list[RunConfig]] = defaultdict(list)
     for config in configs:

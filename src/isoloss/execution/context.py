@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,6 +33,8 @@ class TrainingContext:
     ranks: int = 1
     shuffled: bool = False
     """Whether stacks come in shuffled order."""
+    kept_steps: Mapping[str, frozenset[int]] = field(default_factory=dict[str, frozenset[int]])
+    """By run id, the steps at which its state is kept for runs that leave it there."""
 
     def kernels(self, precision: Precision) -> Kernels:
         """The kernels for stacks of a precision."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isoloss.data.tokens import check_length, corpus_facts
+from isoloss.design.trunks import forks
 from isoloss.execution.disk_cap import all_kept_bytes, check_cap
 from isoloss.execution.step_times import StepTimes
 from isoloss.execution.study import (
@@ -73,8 +74,11 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     check_cap(study, configs, configs, runs_at_once(options, configs, device))
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
     times_s = {run_id(config): step_times(config) for config in configs}
-    training = sum(times_s[run_id(config)] * config.max_iters for config in configs)
-    evaluated = (_evaluated_tokens(config, data) / tokens_per_step(config) for config in configs)
+    begun_at = {run: fork.step for run, fork in forks(configs).items()}
+    training = sum(times_s[run_id(config)] * (config.max_iters - begun_at.get(run_id(config), 0)) for config in configs)
+    evaluated = (
+        _evaluated_tokens(config, data, begun_at.get(run_id(config))) / tokens_per_step(config) for config in configs
+    )
     evaluation = sum(
         FORWARD_SHARE * times_s[run_id(config)] * steps for config, steps in zip(configs, evaluated, strict=True)
     )
@@ -93,10 +97,11 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     )
 
 
-def _evaluated_tokens(config: RunConfig, data: DataFacts) -> int:
-    """Tokens all evaluations of a run read, both splits together."""
+def _evaluated_tokens(config: RunConfig, data: DataFacts, begun_at: int | None) -> int:
+    """Tokens all evaluations of a run read, both splits together, but those that it takes over with its first steps."""
     if config.eval == "sampled":
         once = 2 * config.eval_iters * config.batch_size * config.block_size
     else:
         once = (config.eval_val_tokens or data.val_tokens or 0) + min(config.eval_train_tokens, data.train_tokens or 0)
-    return once * evaluations(config)
+    taken_over = 0 if begun_at is None else begun_at // config.eval_interval + 1
+    return once * (evaluations(config) - taken_over)

@@ -90,8 +90,11 @@ class RunRecorder:
 
     def checkpoint(self, state: MemberState) -> None:
         """Save the state, once the rows that led to it are on the disk."""
-        rows = {name: asdict(extent) for name, extent in self._sync().items()}
-        checkpoint.save_last(self._paths.folder, state, {**self._metadata, "rows": rows})
+        checkpoint.save_last(self._paths.folder, state, self._described())
+
+    def keep(self, state: MemberState) -> None:
+        """Save the state for runs that leave this one here."""
+        checkpoint.keep(self._paths.folder, state, self._described())
 
     def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
         """Close the run."""
@@ -124,6 +127,10 @@ class RunRecorder:
         self._metrics.close()
         self._evals.close()
 
+    def _described(self) -> checkpoint.Metadata:
+        """A checkpoint's metadata, with the extents of the rows that led to it, on the disk."""
+        return {**self._metadata, "rows": {name: asdict(extent) for name, extent in self._sync().items()}}
+
     def _sync(self) -> dict[str, Extent]:
         return {"metrics": self._metrics.sync(), "evals": self._evals.sync()}
 
@@ -134,4 +141,5 @@ class NullObserver:
     def step(self, row: StepRow) -> None: ...  # noqa: D102
     def evaluation(self, row: EvalRow) -> None: ...  # noqa: D102
     def checkpoint(self, state: MemberState) -> None: ...  # noqa: D102
+    def keep(self, state: MemberState) -> None: ...  # noqa: D102
     def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None: ...  # noqa: D102

@@ -12,7 +12,7 @@ from isoloss.execution.context import TrainingContext
 from isoloss.execution.recorder import Emit, Event
 from isoloss.files import read_record
 from isoloss.store.layout import RunPaths
-from isoloss.store.records import CONTINUES, METADATA, NUMERICS, checked
+from isoloss.store.records import CONTINUES, CONTINUES_FROM, METADATA, NUMERICS, checked
 from isoloss.store.run import Extent, check_rows, extents
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
@@ -28,8 +28,8 @@ class StartingPoint:
     state: MemberState
     rows: Mapping[str, Extent] = field(default_factory=dict[str, Extent])
     numerics: Sequence[Mapping[str, Any]] = ()
-    continues: str | None = None
-    """The run from whose last checkpoint it started, where it did not train its first steps itself."""
+    continues: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The run that trained its first steps, and how many, where it did not train them itself."""
 
     @property
     def step(self) -> int:
@@ -61,7 +61,8 @@ def step_back_to(paths: RunPaths, found: StartingPoint, step: int) -> StartingPo
 
 
 def _starting_point(state: MemberState, metadata: checkpoint.Metadata) -> StartingPoint:
-    return StartingPoint(state, extents(metadata.get("rows", {})), metadata.get(NUMERICS, ()), metadata.get(CONTINUES))
+    continues = {key: metadata[key] for key in (CONTINUES, CONTINUES_FROM) if key in metadata}
+    return StartingPoint(state, extents(metadata.get("rows", {})), metadata.get(NUMERICS, ()), continues)
 
 
 def _check(paths: RunPaths, metadata: checkpoint.Metadata) -> None:

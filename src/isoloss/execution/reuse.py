@@ -1,88 +1,101 @@
-"""Reuse of shared first steps: a run that is a prefix of a longer one is trained once, the longer continues from it."""
+"""Reuse of shared beginnings: what one run trains of another's first steps is copied when the other begins."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from isoloss.design.prefixes import prefix_groups
+from isoloss.design.trunks import Fork, forks
 from isoloss.errors import IsolossError
 from isoloss.execution.context import TrainingContext
-from isoloss.execution.resuming import numerics_changes
 from isoloss.execution.worker import record_state
 from isoloss.files import locked, path_exists, read_bytes, write_bytes
-from isoloss.store.records import CONTINUES
-from isoloss.store.run import MAX_ROWS_BYTES, ROWS, create_run, read_status
+from isoloss.store.layout import RunPaths
+from isoloss.store.records import CONTINUES, CONTINUES_FROM, NUMERICS
+from isoloss.store.run import MAX_ROWS_BYTES, ROWS, create_run, extents, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
+from isoloss.training.numerics import differences
 
 
 def predecessors(configs: Sequence[RunConfig]) -> dict[str, RunConfig]:
-    """By run id, each run's predecessor, if any: the longest other run that is a prefix of it.
-
-    A run that ends between two evaluations of the longer one has an evaluation, and perhaps a best loss, that the
-    longer one would not have; it is no predecessor.
-    """
-    found: dict[str, RunConfig] = {}
-    for group in prefix_groups(configs):
-        before: RunConfig | None = None
-        for config in group:
-            if before is not None:
-                found[run_id(config)] = before
-            if config.max_iters % config.eval_interval == 0 or config.max_iters == group[-1].max_iters:
-                before = config
-    return found
+    """By run id, the run at whose end each run goes on, if any."""
+    return {run: fork.source for run, fork in forks(configs).items() if fork.at_end}
 
 
-def dependency_levels(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
-    """The runs by the number of their predecessors' predecessors; most studies have one level."""
-    before, depth = predecessors(configs), {}
-    for config in sorted(configs, key=lambda config: config.max_iters):
-        earlier = before.get(run_id(config))
-        depth[run_id(config)] = 0 if earlier is None else depth[run_id(earlier)] + 1
-    levels = range(max(depth.values()) + 1)
-    return [[config for config in configs if depth[run_id(config)] == level] for level in levels]
+def kept_steps(configs: Sequence[RunConfig]) -> dict[str, frozenset[int]]:
+    """By run id, the steps at which its state is kept for runs that leave it there."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for fork in forks(configs).values():
+        if not fork.at_end:
+            found[run_id(fork.source)].add(fork.step)
+    return {run: frozenset(steps) for run, steps in found.items()}
 
 
-def start_from_predecessors(
+def start_from_forks(
     context: TrainingContext,
     results: StudyResults,
     configs: Sequence[RunConfig],
     say: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Copy the last checkpoint and rows of each run's predecessor into runs that have not begun.
+    """Copy what others trained of them into runs that have not begun: state, best state so far and rows.
 
-    Where the predecessor was trained under other numerics the run trains its first steps itself; likewise, with a line
-    that says why, where the predecessor's files are damaged.
+    A run whose first steps were trained under other numerics trains them itself; likewise, with a line that says why,
+    where the other's files are damaged. What was kept for runs alone that have all begun is removed.
     """
-    before = predecessors([*results.configs, *results.set_aside])
+    aside = forks([*results.configs, *results.set_aside]) if results.set_aside else {}
+    leaves = {run: fork for run, fork in aside.items() if fork.at_end} | forks(results.configs)
     for config in configs:
-        earlier = before.get(run_id(config))
-        if earlier is None:
+        fork = leaves.get(run_id(config))
+        if fork is None:
             continue
         if should_stop():
             return
         try:
-            _start_from_predecessor(context, config, earlier)
+            _start_from(context, config, fork)
         except IsolossError as error:
             say(f"run {run_id(config)} trains its first steps itself: {error}")
 
 
-def _start_from_predecessor(context: TrainingContext, config: RunConfig, earlier: RunConfig) -> None:
-    target, source = context.study.run(run_id(config)), context.study.run(run_id(earlier))
+def drop_kept(results: StudyResults) -> None:
+    """Remove the states that were kept for runs which have all begun. Raises StoreError."""
+    begun: dict[tuple[str, int], bool] = {}
+    for run, fork in forks(results.configs).items():
+        if not fork.at_end:
+            kept = run_id(fork.source), fork.step
+            begun[kept] = begun.get(kept, True) and _has_begun(results.paths.run(run))
+    for source, step in (kept for kept, by_all in begun.items() if by_all):
+        checkpoint.drop_kept(results.paths.run(source).folder, step)
+
+
+def _has_begun(run: RunPaths) -> bool:
+    return path_exists(run.folder / "last.json")
+
+
+def _start_from(context: TrainingContext, config: RunConfig, fork: Fork) -> None:
+    target, source = context.study.run(run_id(config)), context.study.run(run_id(fork.source))
     with locked(target.lock, 0, lambda: f"{target.folder} is being written by another process"):
-        if path_exists(target.folder / "last.json") or read_status(source).state != "done":
+        if _has_begun(target):
             return
-        if numerics_changes(context, earlier):
+        if fork.at_end and read_status(source).state != "done":
             return
-        states = {name: checkpoint.load(source.folder, name) for name in ("best", "last")}
+        names = {"best": "best", "last": "last"} if fork.at_end else checkpoint.kept_names(fork.step)
+        if not fork.at_end and not path_exists(source.folder / f"{names['last']}.json"):
+            return  # it ended before it came there
+        states = {name: checkpoint.load(source.folder, kept) for name, kept in names.items()}
+        metadata = checkpoint.read_metadata(source.folder, names["last"])
+        if differences(metadata[NUMERICS][-1], context.numerics(config.precision)):
+            return
         create_run(target, config)
+        rows = extents(metadata["rows"])
         for name in ROWS:
-            write_bytes(target.rows(name), read_bytes(source.rows(name), MAX_ROWS_BYTES))
-        for name, state in states.items():  # `last` marks the run as begun, so it is written last
-            metadata = {**checkpoint.read_metadata(source.folder, name), CONTINUES: run_id(earlier)}
-            checkpoint.save(target.folder, name, replace(state, config=config), metadata)
-        record_state(target, "pending", f"continues run {run_id(earlier)} from step {earlier.max_iters}")
+            write_bytes(target.rows(name), read_bytes(source.rows(name), MAX_ROWS_BYTES)[: rows[name].size])
+        for name in ("best", "last"):  # `last` marks the run as begun, so it is written last
+            beside = checkpoint.read_metadata(source.folder, names[name])
+            beside = {**beside, CONTINUES: run_id(fork.source), CONTINUES_FROM: fork.step}
+            checkpoint.save(target.folder, name, replace(states[name], config=config), beside)
+        record_state(target, "pending", f"continues run {run_id(fork.source)} from step {fork.step:,}")

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from isoloss.data.tokens import check_length, prepare
+from isoloss.design.trunks import dependency_levels
 from isoloss.errors import AllFailedError, ConfigError, Interrupted, IsolossError, StoreError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.disk_cap import DiskCap
@@ -22,7 +23,7 @@ from isoloss.execution.options import RunOptions
 from isoloss.execution.plan import is_missing, is_shuffled, plan_stacks
 from isoloss.execution.processes import Processes
 from isoloss.execution.resuming import refuse_changed_numerics
-from isoloss.execution.reuse import dependency_levels, start_from_predecessors
+from isoloss.execution.reuse import drop_kept, kept_steps, start_from_forks
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.step_times import StepTimes
 from isoloss.files import bytes_in, path_exists, reading
@@ -116,7 +117,15 @@ def _run_study(
     width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
     executor = executor or _executor(options, study.size, device, ranks, listener.say)
     context = TrainingContext(
-        paths, tokens.folder, device, executor.threads, compiled, width, ranks.world, is_shuffled(study)
+        paths,
+        tokens.folder,
+        device,
+        executor.threads,
+        compiled,
+        width,
+        ranks.world,
+        is_shuffled(study),
+        kept_steps(results.configs),
     )
     if ranks.rank:
         for level in dependency_levels(results.configs):
@@ -144,11 +153,12 @@ def _run_study(
         for level in dependency_levels(results.configs):
             if ranks.any(should_stop()):  # else workers would start only to stop again
                 break
-            start_from_predecessors(context, results, level, listener.say, should_stop)
+            start_from_forks(context, results, level, listener.say, should_stop)
             ranks.barrier()
             stacks = plan_stacks(results, width, [config for config in level if config in missing])
             ranks.barrier()  # before training changes the files that the others plan by
             executor.run(stacks, context, cap.emit, should_stop)
+        drop_kept(results)
         missing = [config for config in results.configs if is_missing(results, config)]
         if should_stop() and missing:  # without a summary, which `isoloss report` can write at any time
             raise Interrupted("stopped; everything so far is saved, the same command continues")

@@ -19,7 +19,7 @@ from isoloss.execution.recorder import Emit, Event, NullObserver, RunRecorder
 from isoloss.execution.resuming import StartingPoint, extend_numerics, starting_point, step_back_to
 from isoloss.files import locked, remove_temporary_files, writing
 from isoloss.store.layout import RunPaths
-from isoloss.store.records import CONTINUES, NUMERICS, PROGRAM, SHUFFLED
+from isoloss.store.records import NUMERICS, PROGRAM, SHUFFLED
 from isoloss.store.run import create_run, read_status, whole_status, write_status
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
@@ -206,7 +206,7 @@ def _train_group(attempt: _Attempt, starts: Sequence[StartingPoint], tokens: Tok
     states: list[MemberState] = []
     for run, start in zip(stacked_with, starts, strict=True):
         kept = {NUMERICS: extend_numerics(start.numerics, start.step, now)}
-        kept |= {CONTINUES: start.continues} if start.continues else {}
+        kept |= start.continues
         with _fail_alone(attempt, start.state.config):
             attempt.recorders[run] = _open_recorder(
                 attempt, start, {**provenance, **kept}, {**kept, STACKED_WITH: stacked_with}
@@ -221,6 +221,7 @@ def _train_group(attempt: _Attempt, starts: Sequence[StartingPoint], tokens: Tok
         ranks=ranks,
         should_stop=attempt.should_stop,
         heartbeat=lambda config, step: attempt.recorders[run_id(config)].heartbeat(step),
+        kept_steps=lambda config: context.kept_steps.get(run_id(config), frozenset()),
     )
     if stopped is not None:
         for config, progress in zip(stopped.members, stopped.progress, strict=True):

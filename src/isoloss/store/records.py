@@ -19,6 +19,8 @@ NUMERICS = "numerics"
 """Key, in a run's provenance and in a checkpoint's metadata, of the numerics so far, each with its first `step`."""
 CONTINUES = "continues"
 """Key, likewise, of the run whose end a run went on from."""
+CONTINUES_FROM = "continues_from"
+"""Key, likewise, of the steps that it took over."""
 PROGRAM, SHUFFLED = "program", "shuffled"
 """Keys, in a run's provenance, of the first run trained together with it, and of whether the programs of its study ran
 in shuffled order."""
@@ -58,6 +60,7 @@ class MetadataRecord(TypedDict):
     numerics: NotRequired[list[NumericsRecord]]
     stack: NotRequired[list[str]]
     continues: NotRequired[str]
+    continues_from: NotRequired[Count]
 
 
 class ProgressRecord(TypedDict):
@@ -87,6 +90,7 @@ class RunProvenance(TypedDict):
 
     device: NotRequired[str]
     continues: NotRequired[str]
+    continues_from: NotRequired[Count]
     peak: NotRequired[PeakRecord]
     numerics: NotRequired[list[NumericsRecord]]
 

@@ -23,7 +23,7 @@ def canonical(config: RunConfig) -> str:
 
     The corpus counts by content, not by name, lr_decay_iters by the horizon it stands for, and seeds by what they
     decide. What a run does not read does not count: settings of another evaluation mode or schedule, a window as
-    long as the block, that all of the validation split is read. Nor do settings at their defaults that were added since.
+    long as the block, that all of the validation split is read. Nor do settings added since, at their defaults.
     """
     values = {name: value for name, value in vars(config).items() if name not in SEED_SETTINGS} | spelled_seeds(config)
     del values["corpus"]

@@ -69,6 +69,29 @@ def promote_best(folder: Path, state: MemberState) -> None:
         _link(folder, "last", "best")
 
 
+def kept_names(step: int) -> dict[str, str]:
+    """Names of what is kept for runs that leave this one after a step: its state then, and its best so far."""
+    return {"best": f"step-{step}-best", "last": f"step-{step}"}
+
+
+def keep(folder: Path, state: MemberState, metadata: Metadata) -> None:
+    """Save a state for the runs that leave this one at its step. Raises StoreError."""
+    names = kept_names(state.progress.step)
+    if state.progress.best_step == state.progress.step or not path_exists(folder / "best.json"):
+        save(folder, names["last"], state, metadata)
+        _link(folder, names["last"], names["best"])
+    else:
+        _link(folder, "best", names["best"])
+        save(folder, names["last"], state, metadata)
+
+
+def drop_kept(folder: Path, step: int) -> None:
+    """Remove what was kept at a step, if it is there. Raises StoreError."""
+    for name in kept_names(step).values():
+        if path_exists(folder / f"{name}.json") or path_exists(folder / f"{name}.safetensors"):
+            _remove(folder, name)
+
+
 def drop_previous(folder: Path) -> None:
     """Remove the safety copy of a run that has ended."""
     _remove(folder, "previous")

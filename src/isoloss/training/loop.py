@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -68,6 +68,10 @@ class Observer(Protocol):
         """The member's state is to be saved; it is the best so far when best_step is its step."""
         ...
 
+    def keep(self, state: MemberState) -> None:
+        """The member's state is to be saved for runs that leave it here."""
+        ...
+
     def end(self, progress: Progress, outcome: Outcome, reason: str) -> None:
         """The member leaves the stack for good."""
         ...
@@ -81,8 +85,9 @@ def train(
     ranks: Ranks | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     heartbeat: Callable[[RunConfig, int], None] = lambda config, step: None,
+    kept_steps: Callable[[RunConfig], Collection[int]] = lambda config: (),
 ) -> StackState | None:
-    """Train every member to its horizon.
+    """Train every member to its horizon, and keep its state at `kept_steps` for runs that leave it there.
 
     An evaluation may take long: `heartbeat` is called after each chunk of it, with an evaluated member and its step.
     A stop is heard within one, which is then done again by whoever goes on. Returns None when all members ended, else
@@ -107,7 +112,10 @@ def train(
             return stack
         elif not leaving:
             stepper = stepper or Stepper(stack, texts.train_N, ranks)
-            leaving, outcome = _steps(stack, stepper, observe), "diverged"
+            for e, config in enumerate(stack.members):
+                if stack.step in kept_steps(config):
+                    observe(config).keep(stack.member(e))
+            leaving, outcome = _steps(stack, stepper, observe, kept_steps), "diverged"
         for e, reason in leaving.items():
             observe(stack.members[e]).end(stack.progress[e], outcome, reason)
         if len(leaving) == len(stack.members):
@@ -166,10 +174,15 @@ def _checkpoint(stack: StackState, members: Sequence[int], observe: Callable[[Ru
         stack.progress[e] = replace(stack.progress[e], checkpoint_time_s=spent)
 
 
-def _steps(stack: StackState, stepper: Stepper, observe: Callable[[RunConfig], Observer]) -> dict[int, str]:
+def _steps(
+    stack: StackState,
+    stepper: Stepper,
+    observe: Callable[[RunConfig], Observer],
+    kept_steps: Callable[[RunConfig], Collection[int]],
+) -> dict[int, str]:
     """Take a block of steps, tell the observers, and return the members that diverged in it, with the reason."""
     started, first = time.perf_counter(), stack.step
-    losses, norms = stepper.take(block_length(stack.members, first, stack.device))
+    losses, norms = stepper.take(block_length(stack.members, first, stack.device, kept_steps))
     elapsed = (time.perf_counter() - started) / len(losses)
     diverged: dict[int, str] = {}
     for e, config in enumerate(stack.members):

@@ -6,7 +6,7 @@ tables on the device, batches are gathered there, and losses are written to a ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import torch
@@ -162,11 +162,14 @@ class Stepper:
         return self._ranks.sum(total_E)
 
 
-def block_length(members: Sequence[RunConfig], step: int, device: torch.device) -> int:
+def block_length(
+    members: Sequence[RunConfig], step: int, device: torch.device, kept_steps: Callable[[RunConfig], Collection[int]]
+) -> int:
     """Steps to take before the losses are read: one where reading is free or sets a loss scale, else all."""
     if device.type == "cpu" or members[0].precision == "fp16":
         return 1
-    return steps_to_next_event(members, step)
+    kept = [at - step for config in members for at in kept_steps(config) if at > step]
+    return min([steps_to_next_event(members, step), *kept])
 
 
 def steps_to_next_event(members: Sequence[RunConfig], step: int) -> int:

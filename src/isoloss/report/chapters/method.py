@@ -12,11 +12,12 @@ from isoloss.report.chapters.provenance import machine, states
 from isoloss.report.references import cited, references_in
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
+from isoloss.store.records import CONTINUES_FROM
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.schedules import decays
 from isoloss.study.texts import corpus_names
-from isoloss.wording import count, counted, duration, level, listed, percent, si
+from isoloss.wording import between, count, counted, duration, level, listed, of_runs, percent, si
 
 SETTING_COLUMNS = (Column("setting", "setting"), Column("value", "value", width=50), Column("from", "stated as"))
 MAX_LEVELS = 12
@@ -200,6 +201,13 @@ def _runs(snapshot: Snapshot) -> Iterator[str]:
     if study.stated_seeds:
         stated = _said(snapshot, *study.stated_seeds)
         yield f"Where stated, init_seed decides initialisation, data_seed batches and dropout: here {stated}."
+    taken = [status.provenance for status in snapshot.statuses.values() if CONTINUES_FROM in status.provenance]
+    if taken:
+        steps = between(sorted({record[CONTINUES_FROM] for record in taken}))
+        yield (
+            f"{of_runs(len(taken), len(snapshot.statuses))} took over their first {steps} steps from another run, "
+            "which trained them once for both: what the two curves have there is one observation."
+        )
     yield f"{states(snapshot)}; results are drawn from those that are done."
 
 

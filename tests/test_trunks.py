@@ -1,0 +1,179 @@
+"""Shared beginnings: which runs leave which, and that the results are those of runs trained alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoloss.data.tokens import Tokens
+from isoloss.design.trunks import Fork, dependency_levels, forks, shared_flops
+from isoloss.errors import Interrupted
+from isoloss.execution.executor import Inline, NullListener
+from isoloss.execution.options import RunOptions
+from isoloss.execution.recorder import Event
+from isoloss.execution.study import run_study
+from isoloss.store.run import read_rows
+from isoloss.store.tables import StudyResults
+from isoloss.study.compute import train_flops
+from isoloss.study.config import RunConfig, shape_key
+from isoloss.study.identity import run_id
+from isoloss.study.schedules import learning_rate
+from isoloss.study.study import Study
+from isoloss.study.studyfile import find_study
+from isoloss.study.texts import ANY_DATA
+from tests.recording import Recording, recorded
+
+Make = Callable[..., RunConfig]
+OPTIONS = RunOptions(device="cpu", precision="fp32", compile="off")
+
+
+def left(configs: list[RunConfig]) -> dict[int, tuple[int, int]]:
+    """By each run's horizon, the horizon of the run it leaves and the step."""
+    names = {run_id(config): config.max_iters for config in configs}
+    return {names[run]: (fork.source.max_iters, fork.step) for run, fork in forks(configs).items()}
+
+
+def test_a_ladder_leaves_its_longest_run_where_each_decays(make: Make) -> None:
+    ladder = [make(schedule="wsd", max_iters=n, warmup_iters=3) for n in (20, 40, 80)]
+    assert left(ladder) == {20: (80, 17), 40: (80, 33)}
+    assert [len(level) for level in dependency_levels(ladder)] == [1, 2]
+    alone, shared = shared_flops(ladder)
+    assert (alone, alone - shared) == (sum(map(train_flops, ladder)), train_flops(ladder[0]) * 50 // 20)
+
+
+def test_cosines_share_their_warm_up_and_its_peak(make: Make) -> None:
+    assert left([make(max_iters=20), make(max_iters=60)]) == {20: (60, 4)}
+    assert left([make(max_iters=200), make(max_iters=400)]) == {}  # 4 of 200 steps are not worth it
+    assert left([make(max_iters=20), make(max_iters=60, learning_rate=1e-2)]) == {}
+
+
+def test_a_constant_rate_goes_on_from_the_end_of_the_shorter_run(make: Make) -> None:
+    runs = [make(schedule="constant", max_iters=n, eval_interval=10) for n in (20, 35, 60)]
+    assert left(runs) == {35: (20, 20), 60: (20, 20)}  # an evaluation at 35 is none of the longer run's
+
+
+def test_a_chain_leaves_another_where_their_rates_part(make: Make) -> None:
+    constant = [make(schedule="constant", max_iters=n) for n in (10, 100)]
+    decaying = [make(schedule="wsd", max_iters=n, eval_interval=10) for n in (20, 50)]
+    assert left([*constant, *decaying]) == {100: (10, 10), 20: (100, 17), 50: (100, 41)}
+
+
+def test_group1_shares_its_warm_up() -> None:
+    configs = find_study("group1").expand(ANY_DATA)
+    assert {(fork.source.max_iters, fork.step) for fork in forks(configs).values()} == {(2000, 101)}
+    alone, shared = shared_flops(configs)
+    assert len(forks(configs)) == 16 and 1 - shared / alone == pytest.approx(16 * 101 / (16 * 3000), rel=1e-3)
+
+
+def random_study(draw: random.Random) -> list[dict[str, Any]]:
+    """Cells that differ in schedules, horizons and evaluation, so that some of them share beginnings."""
+    cells: list[dict[str, Any]] = []
+    for _ in range(draw.randint(3, 5)):
+        schedule = draw.choice(["cosine", "linear", "constant", "wsd", "wsd", "inverse_sqrt"])
+        cells.append(
+            {
+                "schedule": schedule,
+                "max_iters": draw.choice([8, 10, 16, 20]),
+                "warmup_iters": draw.choice([2, 2, 4]),
+                "decay_share": draw.choice([0.2, 0.5]),
+                "dropout": draw.choice([0.0, 0.0, 0.1]),
+                "eval_interval": draw.choice([5, 5, 4]),
+            }
+        )
+    return list({run_id(config): cell for cell in cells if (config := _tiny(cell))}.values())
+
+
+def _tiny(cell: dict[str, Any]) -> RunConfig:
+    from isoloss.study.config import ANY_TEXT, make_config
+
+    return make_config({**ANY_TEXT, **cell})
+
+
+TINY: dict[str, Any] = {
+    "n_layer": 1,
+    "n_embd": 16,
+    "n_head": 2,
+    "block_size": 16,
+    "batch_size": 4,
+    "eval_train_tokens": 64,
+}
+
+
+class StopAfter(NullListener):
+    """Asks for a stop after some events."""
+
+    def __init__(self, events: int) -> None:
+        self.left = events
+
+    def emit(self, event: Event) -> None:
+        self.left -= 1
+
+
+def rows_of(results: StudyResults, config: RunConfig) -> tuple[list[Any], list[Any]]:
+    run = results.paths.run(run_id(config))
+    steps = [(row["step"], row["loss"], row["lr"], row["grad_norm"]) for row in read_rows(run.metrics)]
+    return steps, [(row["step"], row["train_loss"], row["val_loss"]) for row in read_rows(run.evals)]
+
+
+def rows_alone(recording: Recording) -> tuple[list[Any], list[Any]]:
+    steps = [(row.step, row.loss, row.lr, row.grad_norm) for row in recording.steps]
+    return steps, [(row.step, row.train_loss, row.val_loss) for row in recording.evals]
+
+
+@pytest.mark.parametrize("number", range(50))
+def test_shared_beginnings_change_no_bit_of_a_study_that_is_stopped_at_will(
+    tokens: Tokens, text_file: Path, tmp_path: Path, number: int
+) -> None:
+    draw = random.Random(number)
+    study = Study("s", str(text_file), base=TINY, runs=tuple(random_study(draw)))
+    results = None
+    for _ in range(12):
+        listener = StopAfter(draw.choice([1, 2, 4, 1000]))
+        try:
+            stop = lambda listener=listener: listener.left <= 0  # noqa: E731
+            results = run_study(study, tmp_path, OPTIONS, listener=listener, should_stop=stop, executor=Inline())
+            break
+        except Interrupted:
+            continue
+    if results is None:
+        results = run_study(study, tmp_path, OPTIONS, executor=Inline())
+    leaves = forks(results.configs)
+    for config in results.configs:
+        [alone] = recorded([config], tokens)
+        assert rows_of(results, config) == rows_alone(alone)
+        if run_id(config) in leaves:
+            fork, taken = leaves[run_id(config)], results.status(run_id(config)).provenance
+            assert (taken["continues"], taken["continues_from"]) == (run_id(fork.source), fork.step)
+    assert not [*tmp_path.glob("runs/*/step-*")]
+
+
+def test_a_fork_is_where_rates_and_everything_else_agree() -> None:
+    for number in range(200):
+        draw = random.Random(number)
+        configs = [_tiny({**TINY, **cell}) for cell in random_study(draw)]
+        for config in configs:
+            fork: Fork | None = forks(configs).get(run_id(config))
+            if fork is not None:
+                assert shape_key(config) == shape_key(fork.source) and config.dropout == fork.source.dropout
+                assert all(learning_rate(config, s) == learning_rate(fork.source, s) for s in range(fork.step))
+                assert fork.step <= min(config.max_iters, fork.source.max_iters)
+
+
+def test_the_report_says_what_was_taken_over(text_file: Path, tmp_path: Path) -> None:
+    from isoloss.report.chapters.method import method_chapter
+    from isoloss.report.snapshot import take_snapshot
+
+    study = Study(
+        "s",
+        str(text_file),
+        base={**TINY, "schedule": "wsd", "warmup_iters": 2, "eval_interval": 5},
+        factors={"max_iters": (10, 20)},
+    )
+    results = run_study(study, tmp_path, OPTIONS, executor=Inline())
+    said = " ".join(method_chapter(take_snapshot(results)).details)
+    assert "1 of 2 runs took over their first 9 steps from another run" in said
+    assert "stays there, then falls (Hu et al. 2024) over its end (decay_share 0.2 and decay_shape linear)" in said

@@ -31,8 +31,8 @@ class Recording:
         self.evals.append(row)
 
     def checkpoint(self, state: MemberState) -> None:
-        copies = (tensor.clone() for tensor in (state.flat_P, state.exp_avg_P, state.exp_avg_sq_P))
-        self.kept.append(MemberState(state.config, state.progress, *copies))
+        moments = {name: moment_P.clone() for name, moment_P in state.moments.items()}
+        self.kept.append(MemberState(state.config, state.progress, state.flat_P.clone(), moments))
 
     def keep(self, state: MemberState) -> None: ...
 

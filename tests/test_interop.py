@@ -32,8 +32,8 @@ from isoloss.study.identity import run_id
 from isoloss.study.schedules import learning_rate
 from isoloss.study.study import Study
 from isoloss.training.checkpoint import save_last
-from isoloss.training.optimizers.adamw import Update, adamw
-from isoloss.training.state import MemberState, Progress
+from isoloss.training.optimizers import Update, adamw
+from isoloss.training.state import MemberState, Progress, stack
 from tests.recording import recorded
 from tests.reference import ReferenceGPT, reference_rate
 
@@ -49,7 +49,8 @@ def trained(config: RunConfig) -> MemberState:
     initial_P = init_flat(config)
     noise_3xP = torch.randn(3, len(initial_P), generator=draw)
     progress = Progress(step=12, updates=11, evaluated_step=12, best_val_loss=1.5, best_step=12)
-    return MemberState(config, progress, initial_P + 0.2 * noise_3xP[0], 0.1 * noise_3xP[1], noise_3xP[2] ** 2)
+    moments = {"exp_avg": 0.1 * noise_3xP[1], "exp_avg_sq": noise_3xP[2] ** 2}
+    return MemberState(config, progress, initial_P + 0.2 * noise_3xP[0], moments)
 
 
 def logits_of(state: MemberState, tokens_BxT: Tensor) -> Tensor:
@@ -141,25 +142,11 @@ def test_the_optimizer_goes_on_as_ours_would(make: Make, shape: dict[str, Any]) 
         parameter.grad = gradients[name.removeprefix("transformer.")].clone()
     optimizer.step()
 
-    adamw(
-        None,
-        Update(
-            state.flat_P,
-            grad_P,
-            state.exp_avg_P,
-            state.exp_avg_sq_P,
-            grad_P[:0],
-            layout_of(config).decay_end,
-            torch.full((2,), float(state.progress.updates)),
-            torch.tensor(learning_rate(config, state.progress.step)),
-            torch.ones(()),
-            torch.zeros(()),
-            config.beta1,
-            config.beta2,
-            config.weight_decay,
-        ),
-    )
-    weights = layout_of(config).split(state.flat_P)
+    stacked = stack([state], torch.device("cpu"))
+    rate_1, one_1 = torch.tensor([learning_rate(config, state.progress.step)]), torch.ones(1)
+    counts = stacked.counts_Ex2, rate_1, one_1, torch.zeros(1)
+    adamw.step(Update(stacked.members, stacked.parameters, grad_P[None], stacked.moments, *counts))
+    weights = layout_of(config).split(stacked.parameters.flat_ExP[0])
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), weights[name.removeprefix("transformer.")], msg=name)
 

@@ -79,7 +79,7 @@ def test_blocks_of_steps_are_the_steps_one_by_one(make: Make, tokens: Tokens, mo
     ]
     singly = recorded(members, tokens)
     monkeypatch.setattr(step, "TABLE_STEPS", 7)
-    monkeypatch.setattr(loop, "block_length", lambda members, at, _: step.steps_to_next_event(members, at))
+    monkeypatch.setattr(loop, "block_length", lambda members, at, *_: step.steps_to_next_event(members, at))
     in_blocks = recorded(members, tokens)
     assert [one.outcome for one in singly] == ["done", "done", "diverged"]
     for one, block in zip(singly, in_blocks, strict=True):
@@ -193,7 +193,7 @@ def test_best_and_last_are_kept_and_verified(make: Make, tokens: Tokens, tmp_pat
     best = checkpoint.load(tmp_path, "best")
     assert last.progress == states[-1].progress
     assert best.progress.step == last.progress.best_step
-    assert torch.equal(last.exp_avg_sq_P, states[-1].exp_avg_sq_P)
+    assert torch.equal(last.moments["exp_avg_sq"], states[-1].moments["exp_avg_sq"])
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "torn"])

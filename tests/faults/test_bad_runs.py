@@ -50,7 +50,7 @@ def found(recording: Recording) -> list[Any]:
 
 
 def _bits(state: MemberState) -> list[bytes]:
-    return [tensor.numpy().tobytes() for tensor in (state.flat_P, state.exp_avg_P, state.exp_avg_sq_P)]
+    return [tensor.numpy().tobytes() for tensor in (state.flat_P, *state.moments.values())]
 
 
 @pytest.mark.promise(8, "NaN or Inf in each member of a stack, at each step")

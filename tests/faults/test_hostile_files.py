@@ -86,7 +86,9 @@ def saved(make: Made, tmp_path: Path) -> Path:
     config = make(n_layer=1, n_embd=2, block_size=2)
     numbers_P = torch.arange(layout_of(config).size, dtype=torch.float32)
     progress = Progress(step=3, updates=3, evaluated_step=3, best_val_loss=1.5, best_step=2)
-    checkpoint.save(tmp_path, "c", MemberState(config, progress, numbers_P, -numbers_P, numbers_P / 8))
+    checkpoint.save(
+        tmp_path, "c", MemberState(config, progress, numbers_P, {"exp_avg": -numbers_P, "exp_avg_sq": numbers_P / 8})
+    )
     return tmp_path
 
 

@@ -64,8 +64,8 @@ def export_run(
         raise StoreError(f"run {run.folder.name} has no {checkpoint} checkpoint; {why}")
     state, tokenizer = load_weights(run.folder, checkpoint), tokenizer_from_dict(results.tokenizer())
     if to == "nanogpt":
-        if not isinstance(state, MemberState):
-            say(f"run {run.folder.name} was compacted: nanoGPT can sample from {out}, and not go on training from it")
+        if why := _why_no_training(state):
+            say(f"run {run.folder.name} {why}: nanoGPT can sample from {out}, and not go on training from it")
         stream = io.BytesIO()  # to memory first: torch's own writing hides the error of the file system
         torch.save(nanogpt_checkpoint(state), stream)
         write_bytes(out, stream.getvalue())
@@ -82,6 +82,13 @@ def export_run(
         write_json(out / "config.json", made(state.config))
 
 
+def _why_no_training(state: Weights) -> str:
+    """Why nanoGPT cannot train on; empty where it can."""
+    if not isinstance(state, MemberState):
+        return "was compacted"
+    return "" if state.config.optimizer == "adamw" else f"was trained by {state.config.optimizer}"
+
+
 def nanogpt_checkpoint(state: Weights) -> dict[str, Any]:
     """What nanoGPT's sample.py and `train.py --init_from=resume` read, in plain types and tensors.
 
@@ -93,7 +100,9 @@ def nanogpt_checkpoint(state: Weights) -> dict[str, Any]:
     shape = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
     return {
         "model": to_nanogpt(config, _split(config, state.flat_P)),
-        **({"optimizer": _adamw_state(state)} if isinstance(state, MemberState) else {}),
+        **(
+            {"optimizer": _adamw_state(state)} if isinstance(state, MemberState) and config.optimizer == "adamw" else {}
+        ),
         "model_args": {name: getattr(config, name) for name in shape},
         "iter_num": progress.step,
         "best_val_loss": inf if progress.best_val_loss is None else progress.best_val_loss,
@@ -164,9 +173,7 @@ def _adamw_state(state: MemberState) -> dict[str, Any]:
     A real AdamW writes it, so that it has every entry this torch expects.
     """
     config, progress = state.config, state.progress
-    weights, exp_avg, exp_avg_sq = (
-        _split(config, flat_P) for flat_P in (state.flat_P, state.exp_avg_P, state.exp_avg_sq_P)
-    )
+    weights, exp_avg, exp_avg_sq = (_split(config, flat_P) for flat_P in (state.flat_P, *state.moments.values()))
     names = nanogpt_order(config)
     optimizer = torch.optim.AdamW(
         [

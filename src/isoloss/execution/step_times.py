@@ -25,7 +25,7 @@ from isoloss.training.state import COMPUTE_DTYPES, MemberState, initial_state, s
 TIMED_STEPS = 5
 COSTLY_FIELDS = (
     "vocab_size", "n_layer", "n_head", "n_embd", "block_size", "bias", "norm", "position", "mlp", "n_kv_head",
-    "qk_norm", "tie_embeddings", "window", "batch_size", "gradient_accumulation_steps", "precision",
+    "qk_norm", "tie_embeddings", "window", "batch_size", "gradient_accumulation_steps", "precision", "optimizer",
 )  # fmt: skip
 """Settings on which a step's time depends; of dropout, whether there is any."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isoloss.study.config import RunConfig
+from isoloss.study.optimizers import MOMENTS
 from isoloss.study.shapes import block_matrices, count, embeddings, head, vectors
 
 ROW_BYTES = 250
@@ -72,8 +73,8 @@ def evaluations(config: RunConfig) -> int:
 
 
 def checkpoint_bytes(config: RunConfig) -> int:
-    """Size of one checkpoint: weights and two AdamW moments in fp32."""
-    return 3 * weights_bytes(config)
+    """Size of one checkpoint: weights and what the optimizer keeps, in fp32."""
+    return (1 + len(MOMENTS[config.optimizer])) * weights_bytes(config)
 
 
 def weights_bytes(config: RunConfig) -> int:

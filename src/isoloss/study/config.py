@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from isoloss.errors import ConfigError, raise_all
 from isoloss.study.numbers import number_hint
+from isoloss.study.optimizers import Optimizer, defaults_of
 from isoloss.study.synonyms import did_you_mean
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -94,7 +95,13 @@ class RunConfig(BaseModel):
         "linear", description="How it falls, if schedule is wsd: linear, 1-sqrt (of the part that is behind) or cosine."
     )
     min_lr: RateFloat = Field(1e-4, description="Learning rate at the end of its decay.")
-    weight_decay: RateFloat = Field(0.1, description="AdamW's decoupled weight decay, of matrices and embeddings.")
+    optimizer: Optimizer = Field(
+        "adamw", description="adamw; muon: for matrices of blocks, AdamW for the rest; lion; sgd: with momentum beta1."
+    )
+    muon_learning_rate: PositiveFloat | None = Field(
+        None, description="Peak learning rate of Muon's matrices, if optimizer is muon; None: 0.02."
+    )
+    weight_decay: RateFloat = Field(0.1, description="Decoupled weight decay of matrices and embeddings; sgd: coupled.")
     beta1: FractionFloat = Field(0.9, description="AdamW's decay of the mean gradient, per step.")
     beta2: FractionFloat = Field(0.99, description="AdamW's decay of the mean squared gradient, per step.")
     grad_clip: RateFloat = Field(1.0, description="Norm that the gradient is clipped to; 0: no clipping.")
@@ -122,6 +129,16 @@ class RunConfig(BaseModel):
     )
     seed: Seed = 1337
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_by_optimizer(cls, values: Any) -> Any:
+        """Settings that are not stated are the optimizer's own, by its source."""
+        if not isinstance(values, dict):
+            return values
+        given = cast("dict[str, Any]", values)
+        own = defaults_of(given.get("optimizer"))
+        return given | {name: value for name, value in own.items() if given.get(name) is None}
+
     @model_validator(mode="after")
     def _fit_together(self) -> RunConfig:
         if self.n_embd % self.n_head:
@@ -129,6 +146,10 @@ class RunConfig(BaseModel):
         if self.n_kv_head is not None and self.n_head % self.n_kv_head:
             raise self._contradiction(
                 "{n_head} is not divisible by {n_kv_head}; choose a divisor", "n_head", "n_kv_head"
+            )
+        if self.muon_learning_rate is not None and self.optimizer != "muon":
+            raise self._contradiction(
+                "{muon_learning_rate} is Muon's, and {optimizer} another", "muon_learning_rate", "optimizer"
             )
         if not self.decay_lr and self.schedule != "cosine":
             text = "{decay_lr} is a constant rate without warmup, and {schedule} another; leave decay_lr out"
@@ -187,6 +208,7 @@ MEMBER_FIELDS = frozenset(
         "dropout",
         "max_iters",
         "learning_rate",
+        "muon_learning_rate",
         "schedule",
         "decay_share",
         "decay_shape",
@@ -217,7 +239,7 @@ def spelled_seeds(config: RunConfig) -> dict[str, int]:
 
 ADDED_SETTINGS = (
     "norm", "position", "mlp", "n_kv_head", "qk_norm", "tie_embeddings", "window", "schedule", "decay_share",
-    "decay_shape",
+    "decay_shape", "optimizer", "muon_learning_rate",
 )  # fmt: skip
 """Settings that runs had not when they were first named: at their defaults they are no part of a run's name."""
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 from isoloss.errors import ConfigError, collect, raise_all
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig
+from isoloss.study.optimizers import defaults_of
 from isoloss.study.synonyms import did_you_mean
 
 QUANTITIES: dict[str, Callable[[RunConfig], int]] = {
@@ -100,7 +101,8 @@ class _Settings:
     def __getattr__(self, name: str) -> Any:
         if name in self._formulas:
             return self.computed(name)
-        return self._cell.get(name, RunConfig.model_fields[name].default)
+        own = defaults_of(self._cell.get("optimizer"))
+        return self._cell.get(name, own.get(name, RunConfig.model_fields[name].default))
 
     def computed(self, name: str) -> int | float:
         """The value of a setting that is a formula, computed once. Raises ConfigError where it has none."""

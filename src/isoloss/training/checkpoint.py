@@ -35,6 +35,7 @@ from isoloss.model.parameters import Layout, layout_of
 from isoloss.study.compute import checkpoint_bytes
 from isoloss.study.config import RunConfig, recorded_config
 from isoloss.study.identity import run_id
+from isoloss.study.optimizers import MOMENTS
 from isoloss.training.state import MemberState, Progress, Weights
 
 Metadata = Mapping[str, Any]
@@ -48,10 +49,8 @@ WEIGHTS_KEY = "weights_sha256"
 """Key, in the sidecar of a checkpoint without moments, of the SHA-256 of its weights' file."""
 MAX_HEADER_BYTES = 1024
 """More than a safetensors header takes for one tensor."""
-PARTS = {"model": "flat_P", "exp_avg": "exp_avg_P", "exp_avg_sq": "exp_avg_sq_P"}
-"""Prefix of tensor names in the file, and the field of MemberState it holds."""
-WEIGHTS = {"model": "flat_P"}
-"""Those of PARTS that a checkpoint without moments has."""
+WEIGHTS = "model"
+"""Prefix of the names of weights in the file; those of moments have the moment's name."""
 _PROGRESS = TypeAdapter(Progress)
 
 
@@ -173,24 +172,27 @@ def load_weights(folder: Path, name: str) -> Weights:
         if sidecar["run_id"] != run_id(config):
             raise ValueError(f"it says run {sidecar['run_id']}, its configuration is that of run {run_id(config)}")
         progress, layout = _progress(sidecar["progress"], config), layout_of(config)
-        content = read_bytes(tensors_path, checkpoint_bytes(config) + MAX_HEADER_BYTES * len(PARTS) * len(layout.slots))
+        names = (WEIGHTS, *MOMENTS[config.optimizer])
+        content = read_bytes(tensors_path, checkpoint_bytes(config) + MAX_HEADER_BYTES * len(names) * len(layout.slots))
         digest, compacted = sha256_bytes(content), WEIGHTS_KEY in sidecar
         if digest not in (sidecar.get("sha256"), sidecar.get(WEIGHTS_KEY)):
             if read_record(folder / f"{name}.json") != sidecar:  # replaced or compacted between the two readings
                 return load_weights(folder, name)
             raise ValueError("not the file its sidecar describes (damaged or half written)")
         tensors = safetensors_torch.load(content)
-        in_file = PARTS if digest == sidecar.get("sha256") else WEIGHTS
+        in_file = names if digest == sidecar.get("sha256") else (WEIGHTS,)
         _check_shapes(tensors, layout, in_file)  # before memory is taken for the configuration's size
-        parts = {
-            field: layout.join({slot.name: tensors[f"{prefix}.{slot.name}"] for slot in layout.slots})
-            for prefix, field in (WEIGHTS if compacted else PARTS).items()
-        }
+        flat_P, *moments = (
+            layout.join({slot.name: tensors[f"{name}.{slot.name}"] for slot in layout.slots})
+            for name in ((WEIGHTS,) if compacted else names)
+        )
     except (ConfigError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise NumericsError(f"{tensors_path}: not a checkpoint of this format: {error}") from error
     except (MemoryError, RuntimeError) as error:  # the allocator's: the content has been checked
         raise unreadable(tensors_path, error) from error
-    return Weights(config, progress, **parts) if compacted else MemberState(config, progress, **parts)
+    if compacted:
+        return Weights(config, progress, flat_P)
+    return MemberState(config, progress, flat_P, dict(zip(MOMENTS[config.optimizer], moments, strict=True)))
 
 
 def _progress(value: Mapping[str, Any], config: RunConfig) -> Progress:
@@ -214,7 +216,7 @@ def _check_shapes(tensors: Mapping[str, torch.Tensor], layout: Layout, parts: It
 
 def save(folder: Path, name: str, state: MemberState, metadata: Metadata | None = None) -> None:
     """Write one checkpoint, tensors before their sidecar. Raises StoreError."""
-    content = _content(state, PARTS)
+    content = _content(state.config, {WEIGHTS: state.flat_P, **state.moments})
     write_bytes(folder / f"{name}.safetensors", content)
     sidecar = {
         "format_version": FORMAT_VERSION,
@@ -227,13 +229,13 @@ def save(folder: Path, name: str, state: MemberState, metadata: Metadata | None 
     write_record(folder / f"{name}.json", sidecar)
 
 
-def _content(state: Weights, parts: Mapping[str, str]) -> bytes:
-    """The file of these parts of a state; as bytes, for safetensors' own writing hides the error of the file system."""
-    layout = layout_of(state.config)
+def _content(config: RunConfig, flats: Mapping[str, torch.Tensor]) -> bytes:
+    """The file of some flat tensors; as bytes, for safetensors' own writing hides the error of the file system."""
+    layout = layout_of(config)
     tensors: dict[str, torch.Tensor] = {
-        f"{prefix}.{key}": tensor.contiguous()
-        for prefix, field in parts.items()
-        for key, tensor in layout.split(getattr(state, field).detach().cpu()).items()
+        f"{name}.{key}": tensor.contiguous()
+        for name, flat_P in flats.items()
+        for key, tensor in layout.split(flat_P.detach().cpu()).items()
     }
     return safetensors_torch.save(tensors)
 
@@ -245,7 +247,8 @@ def kept_by(folder: Path) -> list[str]:
 
 def weights_content(folder: Path, name: str) -> bytes:
     """The tensors' file that a checkpoint has without its moments. Raises as `load`."""
-    return _content(load_weights(folder, name), WEIGHTS)
+    weights = load_weights(folder, name)
+    return _content(weights.config, {WEIGHTS: weights.flat_P})
 
 
 def drop_moments(folder: Path) -> None:

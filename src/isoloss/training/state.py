@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Gradients, Layout, Parameters, init_flat, layout_of
 from isoloss.study.config import CountInt, PositiveFloat, RateFloat, RunConfig, shape_key
 from isoloss.study.identity import run_id
+from isoloss.study.optimizers import MOMENTS
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INITIAL_LOSS_SCALE = 65536.0
@@ -51,25 +52,23 @@ class Weights:
 
 @dataclass(frozen=True)
 class MemberState(Weights):
-    """The same with the AdamW moments, of the weights' shape: all that training goes on from."""
+    """The same with what the optimizer keeps, by its name and each of the weights' shape: all that training needs."""
 
-    exp_avg_P: Tensor
-    exp_avg_sq_P: Tensor
+    moments: Mapping[str, Tensor]
 
 
 @dataclass
 class StackState:
     """E runs of one shape at one step, those of equal n_head side by side.
 
-    `progress` is on the host; `counts_Ex2` (updates, once for each of AdamW's two groups) and `loss_scale_E` are its
-    part on the device.
+    `progress` is on the host; `counts_Ex2` (updates, for parameters that decay and for the others) and `loss_scale_E`
+    are its part on the device.
     """
 
     members: list[RunConfig]
     progress: list[Progress]
     parameters: Parameters
-    exp_avg_ExP: Tensor
-    exp_avg_sq_ExP: Tensor
+    moments: dict[str, Tensor]
     gradients: Gradients = field(init=False)
     counts_Ex2: Tensor = field(init=False)
     loss_scale_E: Tensor = field(init=False)
@@ -83,7 +82,7 @@ class StackState:
     @property
     def device(self) -> torch.device:
         """The device of the stack's tensors."""
-        return self.exp_avg_ExP.device
+        return self.parameters.flat_ExP.device
 
     @property
     def layout(self) -> Layout:
@@ -98,7 +97,10 @@ class StackState:
     def member(self, e: int) -> MemberState:
         """A view of one member's state."""
         return MemberState(
-            self.members[e], self.progress[e], self.parameters.flat_ExP[e], self.exp_avg_ExP[e], self.exp_avg_sq_ExP[e]
+            self.members[e],
+            self.progress[e],
+            self.parameters.flat_ExP[e],
+            {name: moment_ExP[e] for name, moment_ExP in self.moments.items()},
         )
 
     def keep(self, members: Sequence[int]) -> StackState:
@@ -109,8 +111,7 @@ class StackState:
             [self.members[e] for e in members],
             [self.progress[e] for e in members],
             Parameters(self.layout, flat_ExP, parameters.kernels),
-            self.exp_avg_ExP[index],
-            self.exp_avg_sq_ExP[index],
+            {name: moment_ExP[index] for name, moment_ExP in self.moments.items()},
         )
 
 
@@ -118,7 +119,8 @@ def initial_state(config: RunConfig) -> MemberState:
     """The state of a run before its first step."""
     flat_P = init_flat(config)
     scale = INITIAL_LOSS_SCALE if config.precision == "fp16" else 1.0
-    return MemberState(config, Progress(loss_scale=scale), flat_P, torch.zeros_like(flat_P), torch.zeros_like(flat_P))
+    moments = {name: torch.zeros_like(flat_P) for name in MOMENTS[config.optimizer]}
+    return MemberState(config, Progress(loss_scale=scale), flat_P, moments)
 
 
 def stack(states: Sequence[MemberState], device: torch.device, kernels: Kernels | None = None) -> StackState:
@@ -132,14 +134,10 @@ def stack(states: Sequence[MemberState], device: torch.device, kernels: Kernels 
         raise ValueError("members of a stack must be different runs")
     states = sorted(states, key=lambda state: state.config.n_head)
     config, dtype = states[0].config, COMPUTE_DTYPES[states[0].config.precision]
-    flat_ExP, exp_avg_ExP, exp_avg_sq_ExP = (
-        torch.stack(tensors).to(device)
-        for tensors in zip(*((s.flat_P, s.exp_avg_P, s.exp_avg_sq_P) for s in states), strict=True)
-    )
+    flat_ExP = torch.stack([state.flat_P for state in states]).to(device)
     return StackState(
         [state.config for state in states],
         [state.progress for state in states],
         Parameters(layout_of(config), flat_ExP, kernels or Kernels(dtype)),
-        exp_avg_ExP,
-        exp_avg_sq_ExP,
+        {name: torch.stack([s.moments[name] for s in states]).to(device) for name in MOMENTS[config.optimizer]},
     )

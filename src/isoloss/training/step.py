@@ -20,7 +20,7 @@ from isoloss.randomness import Purpose, keyed_bits, mix, stream_key
 from isoloss.study.config import RunConfig
 from isoloss.study.schedules import learning_rate
 from isoloss.training.distributed import Ranks
-from isoloss.training.optimizers.adamw import Update, adamw
+from isoloss.training.optimizers import STEPS, Update
 from isoloss.training.state import StackState
 
 TABLE_STEPS = 128
@@ -66,6 +66,7 @@ class Stepper:
         self._rates_RxE = torch.zeros(TABLE_STEPS, len(members), device=device)
         self._results_Rx2xE = torch.zeros(TABLE_STEPS, 2, len(members), device=device)
         self._slot = 0
+        self._update = STEPS[config.optimizer]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._uncaptured_steps = 0
 
@@ -121,26 +122,8 @@ class Stepper:
         divisor_E = ((norm_E + 1e-6) / self._clip_E).clamp(min=1.0) * scale_E
         skipped_E = (~norm_E.isfinite()).float()
         lr_E = self._rates_RxE[self._slot_1][0]
-        for e, config in enumerate(stack.members):
-            low_M = stack.parameters.low_ExM[e] if stack.parameters.low_precision else total_ExP[e, :0]
-            adamw(
-                stack.parameters.kernels.native,
-                Update(
-                    stack.parameters.flat_ExP[e],
-                    total_ExP[e],
-                    stack.exp_avg_ExP[e],
-                    stack.exp_avg_sq_ExP[e],
-                    low_M,
-                    stack.layout.decay_end,
-                    stack.counts_Ex2[e],
-                    lr_E[e],
-                    divisor_E[e],
-                    skipped_E[e],
-                    config.beta1,
-                    config.beta2,
-                    config.weight_decay,
-                ),
-            )
+        counts = stack.counts_Ex2, lr_E, divisor_E, skipped_E
+        self._update(Update(stack.members, stack.parameters, total_ExP, stack.moments, *counts))
         self._results_Rx2xE[self._slot_1] = torch.stack([loss_E, norm_E])
         self._slot_1 += 1
 

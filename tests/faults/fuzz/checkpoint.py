@@ -48,7 +48,9 @@ def reader(folder: Path) -> Callable[[bytes], None]:
     config = make_config(CONFIG)
     numbers_P = torch.arange(layout_of(config).size, dtype=torch.float32)
     progress = Progress(step=3, updates=3, evaluated_step=3, best_val_loss=1.5, best_step=2, train_time_s=0.5)
-    checkpoint.save(folder, "c", MemberState(config, progress, numbers_P, -numbers_P, numbers_P / 8))
+    checkpoint.save(
+        folder, "c", MemberState(config, progress, numbers_P, {"exp_avg": -numbers_P, "exp_avg_sq": numbers_P / 8})
+    )
     sidecar_path, tensors_path = folder / "c.json", folder / "c.safetensors"
     in_sidecar, in_tensors = Slot(sidecar_path), Slot(tensors_path)
     whole_sidecar, tensors = json.dumps(read_record(sidecar_path)), tensors_path.read_bytes()
@@ -84,9 +86,9 @@ def reader(folder: Path) -> Callable[[bytes], None]:
         except IsolossError as error:
             assert str(error) == printable(str(error)), repr(error)
             return
-        assert (
-            state.flat_P.shape == state.exp_avg_P.shape == state.exp_avg_sq_P.shape == (layout_of(state.config).size,)
-        )
+        assert {moment_P.shape for moment_P in (state.flat_P, *state.moments.values())} == {
+            (layout_of(state.config).size,)
+        }
         assert 0 <= state.progress.updates <= state.progress.step <= state.config.max_iters
         assert asdict(state.progress) == sidecar["progress"] and run_id(state.config) == sidecar["run_id"]
 

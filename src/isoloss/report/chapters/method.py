@@ -78,6 +78,12 @@ def _data(snapshot: Snapshot) -> Iterator[str]:
         )
 
 
+OPTIMIZERS = {
+    "adamw": f"AdamW {cited('loshchilov2019')}",
+    "muon": f"Muon {cited('jordan2024')} for the matrices of blocks and AdamW {cited('loshchilov2019')} for all else",
+    "lion": f"Lion {cited('chen2023')}",
+    "sgd": "SGD with momentum beta1",
+}
 SCHEDULES = {
     "cosine": f"falls by a cosine {cited('loshchilov2017')}",
     "linear": "falls linearly",
@@ -135,9 +141,11 @@ def _part(configs: Sequence[RunConfig], name: str) -> str:
 
 def _training(snapshot: Snapshot) -> Iterator[str]:
     configs = list(snapshot.configs.values())
+    kinds = [kind for kind in OPTIMIZERS if any(config.optimizer == kind for config in configs)]
+    rates = ["muon_learning_rate"] if "muon" in kinds else []
     yield (
-        f"The optimizer is AdamW {cited('loshchilov2019')} with {_said(snapshot, 'beta1', 'beta2', 'weight_decay')}, "
-        "which decays matrices and embeddings."
+        f"The optimizer is {' or '.join(OPTIMIZERS[kind] for kind in kinds)} with "
+        f"{_said(snapshot, 'beta1', 'beta2', 'weight_decay', *rates)}; matrices and embeddings decay."
     )
     if any(config.grad_clip for config in configs):
         yield f"The norm of the gradient is clipped at {_said(snapshot, 'grad_clip')} {cited('pascanu2013')}."

@@ -2,76 +2,68 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torch import Tensor
-from torch.optim.adamw import adamw as adamw_of_torch
+from torch.optim.adamw import adamw
 
 from isoloss.model.native import Native
+from isoloss.training.optimizers.update import Update
 
 EPS = 1e-8
 
 
-class Update(NamedTuple):
-    """What one member's AdamW update reads and writes.
-
-    The gradient is divided by `divisor`; with `skipped` 1 nothing is updated or counted. `low_M` is the low-precision
-    copy of the first M parameters (empty in fp32). `counts_2` holds the number of updates so far, once for the decayed
-    parameters and once for the others.
-    """
-
-    flat_P: Tensor
-    grad_P: Tensor
-    exp_avg_P: Tensor
-    exp_avg_sq_P: Tensor
-    low_M: Tensor
-    decay_end: int
-    counts_2: Tensor
-    lr: Tensor
-    divisor: Tensor
-    skipped: Tensor
-    beta1: float
-    beta2: float
-    weight_decay: float
+def step(update: Update, first: int = 0) -> None:
+    """Update every member's parameters from `first` in the flat order on; its count with them."""
+    native = update.parameters.kernels.native
+    for e in range(len(update.members)):
+        if native is None:
+            _step(update, e, first)
+        elif not update.skipped_E[e].item():
+            _step_native(native, update, e, first)
 
 
-def adamw(native: Native | None, update: Update) -> None:
-    """One update of one member in place, and of its low-precision copy."""
-    if native is not None:
-        _adamw_native(native, update)
-        return
-    parts = ((slice(0, update.decay_end), update.weight_decay), (slice(update.decay_end, None), 0.0))
-    for count, (part, decay) in zip(update.counts_2.split(1), parts, strict=True):
-        adamw_of_torch(
-            [update.flat_P[part]],
-            [update.grad_P[part]],
-            [update.exp_avg_P[part]],
-            [update.exp_avg_sq_P[part]],
+def _parts(update: Update, e: int, first: int) -> list[tuple[slice, float]]:
+    """Ranges of the flat order, without those before `first`, and their weight decay."""
+    decay_end, decay = update.parameters.layout.decay_end, update.members[e].weight_decay
+    return [(slice(first, decay_end), decay), (slice(decay_end, None), 0.0)]
+
+
+def _step(update: Update, e: int, first: int) -> None:
+    parameters, config = update.parameters, update.members[e]
+    flats = parameters.flat_ExP[e], update.grad_ExP[e], *(moment_ExP[e] for moment_ExP in update.moments.values())
+    for count, (part, decay) in zip(update.counts_Ex2[e].split(1), _parts(update, e, first), strict=True):
+        weight, grad, exp_avg, exp_avg_sq = ([flat_P[part]] for flat_P in flats)
+        adamw(
+            weight,
+            grad,
+            exp_avg,
+            exp_avg_sq,
             [],
             [count[0]],
             fused=True,
-            grad_scale=update.divisor,
-            found_inf=update.skipped,
+            grad_scale=update.divisor_E[e],
+            found_inf=update.skipped_E[e],
             amsgrad=False,
-            beta1=update.beta1,
-            beta2=update.beta2,
-            lr=update.lr,
+            beta1=config.beta1,
+            beta2=config.beta2,
+            lr=update.lr_E[e],
             weight_decay=decay,
             eps=EPS,
             maximize=False,
         )
-    update.low_M.copy_(update.flat_P[: len(update.low_M)])
+    if parameters.low_precision:
+        parameters.low_ExM[e, first:].copy_(parameters.flat_ExP[e, first : parameters.low_ExM.shape[1]])
 
 
-def _adamw_native(native: Native, update: Update) -> None:
-    if update.skipped.item():
-        return
-    update.counts_2.add_(1)
-    ends = [len(update.low_M), update.decay_end, len(update.flat_P)]
-    tensors = (update.flat_P, update.exp_avg_P, update.exp_avg_sq_P, update.grad_P)
-    numbers = update.divisor.item(), update.lr.item(), update.beta1, update.beta2, EPS
-    for first, last in zip([0, *ends[:-1]], ends, strict=True):
-        arrays = [tensor[first:last].data_ptr() for tensor in tensors]
-        low = update.low_M.data_ptr() if first < len(update.low_M) else None
-        decay = update.weight_decay if first < update.decay_end else 0.0
-        native.call["adamw"](last - first, *arrays, low, *numbers, decay, update.counts_2[0].item())
+def _step_native(native: Native, update: Update, e: int, first: int) -> None:
+    parameters, config = update.parameters, update.members[e]
+    update.counts_Ex2[e].add_(1)
+    low_end = parameters.low_ExM.shape[1] if parameters.low_precision else first
+    exp_avg_ExP, exp_avg_sq_ExP = update.moments.values()
+    flats: list[Tensor] = [parameters.flat_ExP[e], exp_avg_ExP[e], exp_avg_sq_ExP[e], update.grad_ExP[e]]
+    numbers = update.divisor_E[e].item(), update.lr_E[e].item(), config.beta1, config.beta2, EPS
+    ends = [low_end, parameters.layout.decay_end, parameters.layout.size]
+    for start, stop in zip([first, *ends[:-1]], ends, strict=True):
+        arrays = [flat_P[start:stop].data_ptr() for flat_P in flats]
+        low = parameters.low_ExM[e, start:].data_ptr() if start < low_end else None
+        decay = config.weight_decay if start < parameters.layout.decay_end else 0.0
+        native.call["adamw"](stop - start, *arrays, low, *numbers, decay, update.counts_Ex2[e, 0].item())

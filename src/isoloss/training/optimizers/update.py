@@ -1,0 +1,54 @@
+"""What an optimizer's update of a stack reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from isoloss.model.parameters import Parameters
+from isoloss.study.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update of every member, in place: of its weights, their low-precision copy and its moments.
+
+    Gradients are divided by `divisor_E`; a member with `skipped_E` 1 stays as it is and is not counted. `counts_Ex2`
+    has the updates so far, once for the decayed parameters and once for the others. Nothing in it may wait for an
+    accelerator.
+    """
+
+    members: Sequence[RunConfig]
+    parameters: Parameters
+    grad_ExP: Tensor
+    moments: Mapping[str, Tensor]
+    counts_Ex2: Tensor
+    lr_E: Tensor
+    divisor_E: Tensor
+    skipped_E: Tensor
+
+    @property
+    def scaled_ExP(self) -> Tensor:
+        """The gradients as they count."""
+        return self.grad_ExP / self.divisor_E[:, None]
+
+    def decay_ExP(self) -> Tensor:
+        """Each parameter's weight decay: that of its member up to the layout's decay_end, 0 after it."""
+        rates_E = torch.tensor([config.weight_decay for config in self.members])
+        decay_ExP = torch.zeros_like(self.grad_ExP)
+        decay_ExP[:, : self.parameters.layout.decay_end] = rates_E.to(decay_ExP.device)[:, None]
+        return decay_ExP
+
+    def put(self, old: Tensor, new: Tensor) -> None:
+        """Write `new` over `old`, both [E, …], for members that are not skipped."""
+        kept = self.skipped_E.view(-1, *(1 for _ in old.shape[1:])) > 0
+        old.copy_(torch.where(kept, old, new))
+
+    def finish(self) -> None:
+        """Renew the low-precision copy, and count."""
+        if self.parameters.low_precision:
+            self.parameters.low_ExM.copy_(self.parameters.flat_ExP[:, : self.parameters.low_ExM.shape[1]])
+        self.counts_Ex2.add_((1 - self.skipped_E)[:, None])

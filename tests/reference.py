@@ -54,7 +54,8 @@ class Attention(nn.Module):
             q, k = rope(q), rope(k)
         distance = torch.arange(length)[:, None] - torch.arange(length)
         seen = (distance >= 0) & (distance < (self.config.window or length))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
+        scale = None if self.config.parametrization == "standard" else 8 / self.size
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True, scale=scale)
         return self.c_proj(y.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -78,10 +79,12 @@ class Block(nn.Module):
         super().__init__()
         self.ln_1, self.attn = Norm(config), Attention(config)
         self.ln_2, self.mlp = Norm(config), MLP(config)
+        deep = config.parametrization == "completep"
+        self.share = (config.base_n_layer or 0) / config.n_layer if deep else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        x = x + self.attn(self.ln_1(x)) * self.share
+        return x + self.mlp(self.ln_2(x)) * self.share
 
 
 class ReferenceGPT(nn.Module):
@@ -89,6 +92,7 @@ class ReferenceGPT(nn.Module):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
+        self.widths = 1.0 if config.parametrization == "standard" else config.n_embd / (config.base_n_embd or 1)
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(config.vocab_size, config.n_embd),
@@ -112,7 +116,7 @@ class ReferenceGPT(nn.Module):
         for block in parts["h"]:
             x = block(x)
         head = self.lm_head if hasattr(self, "lm_head") else parts["wte"]
-        return F.linear(parts["ln_f"](x), head.weight)
+        return F.linear(parts["ln_f"](x), head.weight) / self.widths
 
 
 def reference_losses(config: RunConfig, blocks: list[Tensor], micro: int = 1) -> list[float]:
@@ -122,7 +126,7 @@ def reference_losses(config: RunConfig, blocks: list[Tensor], micro: int = 1) ->
     losses: list[float] = []
     for step in range(len(blocks) // micro):
         for group in optimizer.param_groups:
-            group["lr"] = reference_rate(config, step)
+            group["lr"] = reference_rate(config, step) * group.get("share", 1.0)
         total = torch.zeros(())
         for block in blocks[step * micro : (step + 1) * micro]:
             total = total + F.cross_entropy(model(block[:, :-1]).flatten(0, 1), block[:, 1:].flatten()) / micro
@@ -136,10 +140,21 @@ def reference_losses(config: RunConfig, blocks: list[Tensor], micro: int = 1) ->
 
 
 def reference_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if ".h." in name and p.dim() == 2]
+    tables = [p for name, p in named if ".h." not in name and p.dim() == 2]
+    widths = getattr(model, "widths", 1.0)
+    decay = config.weight_decay
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        [
+            {
+                "params": matrices,
+                "weight_decay": decay * (widths if config.parametrization == "completep" else 1),
+                "share": 1 / widths,
+            },
+            {"params": tables, "weight_decay": decay},
+            {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0},
+        ],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
     )

@@ -16,7 +16,7 @@ from isoloss.errors import CompilerError
 from isoloss.model import gpt, library
 from isoloss.model.dropout import Dropout, Mask
 from isoloss.model.functions import Kernels
-from isoloss.model.native import AddNorm, Attend, Gelu, Native
+from isoloss.model.native import AddNorm, Attend, Gelu, Native, Softmax
 from isoloss.model.parameters import Gradients, Parameters, init_flat, layout_of
 from isoloss.randomness import keyed_bits, mix
 from isoloss.study.config import RunConfig
@@ -97,7 +97,7 @@ def dropped(native: Native, x_ExNxC: torch.Tensor, mask: Mask | None, n_rows: in
     """The gradient of a branch that is added to a stream, where that of the sum is x."""
     ones_ExC = torch.ones(x_ExNxC.shape[0], x_ExNxC.shape[2])
     ones_ExC.grad = torch.empty_like(ones_ExC)
-    norm = AddNorm(native, ones_ExC, None, mask, n_rows, adds=True)
+    norm = AddNorm(native, ones_ExC, None, mask, n_rows, adds=True, centred=True)
     zeros = torch.zeros_like(x_ExNxC, dtype=native.dtype)
     norm.forward(torch.zeros_like(x_ExNxC), zeros)
     branch = norm.backward(x_ExNxC.clone(), zeros)[1]
@@ -152,7 +152,7 @@ def test_kernels_are_exact_where_functions_are_delicate() -> None:
     assert (y_N - torch.nn.functional.gelu(x_N.double())).abs().max() < 2e-6
     assert (slope_N - exact_N.grad).abs().max() < 1e-6
     qkv_1x3x12 = torch.full((1, 3, 12), float("nan"))
-    attended = Attend(Native(torch.float32), None, 1, [(slice(0, 1), 1)]).branch(qkv_1x3x12)
+    attended = Attend([(slice(0, 1), 1, Softmax(Native(torch.float32), None, 1, 3, 0.5))]).branch(qkv_1x3x12)
     assert attended[0, 2].isnan().all()  # a run that diverges has to be seen to
     lows = torch.tensor([[[float("nan"), float("inf"), 1.0 + 2**-9, 3.0]]])
     rounded = dropped(Native(torch.bfloat16), lows, None, 1)

@@ -15,10 +15,11 @@ from isoloss.cli import run_command_line
 from isoloss.study.config import SETTINGS
 from isoloss.study.plainyaml import read_yaml
 from isoloss.study.schema import study_schema
-from isoloss.study.studyfile import builtin_studies
+from isoloss.study.studyfile import builtin_studies, parse_study
 
-DESIGNS = (Path(__file__).parents[1] / "docs/designs.md").read_text()
-EXAMPLES = re.findall(r"```yaml\n(.*?)```", DESIGNS, re.DOTALL)
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = "".join((DOCS / name).read_text() for name in ("designs.md", "factors.md"))
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGES, re.DOTALL)
 BUILT_IN = [(resources.files("isoloss.study") / f"studies/{name}.yaml").read_text() for name in builtin_studies()]
 
 
@@ -31,6 +32,11 @@ def validator() -> Draft202012Validator:
 @pytest.mark.parametrize("text", [*EXAMPLES, *BUILT_IN])
 def test_studies_that_are_read_are_valid(validator: Draft202012Validator, text: str) -> None:
     assert [error.message for error in validator.iter_errors(read_yaml(text, "s.yaml")[0])] == []
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_examples_have_runs(text: str) -> None:
+    assert parse_study(text, "s.yaml").size > 1
 
 
 @pytest.mark.parametrize(

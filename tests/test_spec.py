@@ -51,7 +51,13 @@ def test_group1_is_the_published_grid() -> None:
 
 
 def test_builtin_studies_are_valid_and_named_like_their_files() -> None:
-    assert [find_study(name).name for name in builtin_studies()] == ["group1", "horizons", "isoflop", "ladder", "quickstart"]
+    assert [find_study(name).name for name in builtin_studies()] == [
+        "group1",
+        "horizons",
+        "isoflop",
+        "ladder",
+        "quickstart",
+    ]
 
 
 @pytest.mark.parametrize(("n_embd", "without_position"), [(128, 795_904), (256, 3_164_672)])

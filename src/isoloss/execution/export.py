@@ -22,12 +22,13 @@ from isoloss.execution.foreign_tokenizers import (
 )
 from isoloss.files import make_folder, write_bytes, write_json
 from isoloss.model.interop import is_llama, nanogpt_order, to_gpt2, to_llama, to_nanogpt
-from isoloss.model.parameters import INIT_STD, layout_of
+from isoloss.model.parameters import layout_of
 from isoloss.model.parts import norm, position
 from isoloss.store.layout import RunPaths
 from isoloss.store.run import FINISHED, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
+from isoloss.study.parametrization import INIT_STD
 from isoloss.study.schedules import learning_rate
 from isoloss.study.shapes import hidden_width
 from isoloss.training.checkpoint import load_weights

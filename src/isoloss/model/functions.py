@@ -118,6 +118,11 @@ def through(stream: Tensor, branch: Tensor, steps: Iterable[Step]) -> tuple[Tens
     return stream, branch
 
 
+def scaled(factor: float) -> list[Step]:
+    """The branch times a factor; no step where that is 1."""
+    return [] if factor == 1 else [lambda stream, branch: (stream, branch * factor)]
+
+
 def read(weight: Tensor) -> Tensor:
     """A weight for plain torch to compute with."""
     return _Read.apply(weight)  # type: ignore[return-value]

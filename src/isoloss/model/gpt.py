@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from isoloss.model.dropout import Mask
-from isoloss.model.functions import Step, cross_entropy, through
+from isoloss.model.functions import Step, cross_entropy, scaled, through
 from isoloss.model.parameters import HEAD, Gradients, Parameters
 from isoloss.model.parts import ForwardPass, KeysAndValues
 from isoloss.model.parts.attention import attention
@@ -19,6 +19,7 @@ from isoloss.model.parts.mlp import mlp
 from isoloss.model.parts.norm import add_norm
 from isoloss.model.parts.position import embed
 from isoloss.study.config import RunConfig
+from isoloss.study.parametrization import scales
 
 
 def logits(parameters: Parameters, members: Sequence[RunConfig], tokens_ExBxT: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def next_logits(parameters: Parameters, config: RunConfig, tokens_BxT: Tensor, r
     x_1xNxC = embed(run)
     x_1xNxC, normed_1xNxC = through(x_1xNxC, x_1xNxC, _blocks(run))
     last_1xBxC = normed_1xNxC.unflatten(1, tokens_BxT.shape)[:, :, -1]
-    return through(x_1xNxC, last_1xBxC, [run.linear(HEAD)])[1][0].float()[:, : config.vocab_size]
+    return through(x_1xNxC, last_1xBxC, _head(run))[1][0].float()[:, : config.vocab_size]
 
 
 def loss(parameters: Parameters, members: Sequence[RunConfig], blocks_ExBxT1: Tensor) -> Tensor:
@@ -73,14 +74,20 @@ def _logits(
     """In the compute dtype, of shape [E, N, W]."""
     run = ForwardPass(members, parameters.weights, parameters.kernels, tokens_ExBxT, masks)
     x_ExNxC = embed(run)
-    return through(x_ExNxC, x_ExNxC, [*_blocks(run), run.linear(HEAD)])[1]
+    return through(x_ExNxC, x_ExNxC, [*_blocks(run), *_head(run)])[1]
 
 
 def _blocks(run: ForwardPass) -> Iterator[Step]:
     """From the embedded tokens to the final norm."""
+    branch = scaled(scales(run.config).residual)
     yield add_norm(run, None, "h.0.ln_1")
     for i in range(run.config.n_layer):
-        yield from attention(run, i)
+        yield from [*attention(run, i), *branch]
         yield add_norm(run, 3 * i + 2, f"h.{i}.ln_2")
-        yield from mlp(run, i)
+        yield from [*mlp(run, i), *branch]
         yield add_norm(run, 3 * i + 3, f"h.{i + 1}.ln_1" if i + 1 < run.config.n_layer else "ln_f")
+
+
+def _head(run: ForwardPass) -> list[Step]:
+    """From the final norm to the logits."""
+    return [*scaled(scales(run.config).logits), run.linear(HEAD)]

@@ -15,9 +15,12 @@ from isoloss.study.config import RunConfig
 PREFIX = "transformer."
 PROJECTIONS = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 """Ends of the names of what GPT-2 stores [in, out]."""
-GPT2_PARTS: Mapping[str, object] = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": False}
+GPT2_PARTS: Mapping[str, object] = {
+    "norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": False, "parametrization": "standard",
+}  # fmt: skip
 LLAMA_PARTS: Mapping[str, object] = {
     "norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "qk_norm": False, "bias": False,
+    "parametrization": "standard",
 }  # fmt: skip
 
 

@@ -10,9 +10,8 @@ Arrays are on the CPU and each member's part is contiguous. A backward pass writ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,17 +154,18 @@ class Softmax:
     mask: Mask | None
     n_rows: int
     window: int
+    scale: float
 
     def attend(self, q_GxTxD: Tensor, k_GxTxD: Tensor, v_GxTxD: Tensor) -> tuple[Tensor, Kept]:
         """The heads' outputs [G, T, D]."""
         scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2))
-        (G, T, _), scale = scores_GxTxT.shape, 1 / sqrt(q_GxTxD.shape[2])
+        G, T, _ = scores_GxTxT.shape
         probs_GxTxT = torch.empty_like(scores_GxTxT)
         dropped_GxTxT = probs_GxTxT if self.mask is None else torch.empty_like(scores_GxTxT)
         for e, part in enumerate(_parts(self.mask, G)):
             scores, probs, dropped = (each[part].data_ptr() for each in (scores_GxTxT, probs_GxTxT, dropped_GxTxT))
             n, mask = part.stop - part.start, _mask(self.mask, e, (part.stop - part.start) // self.n_rows * T * T)
-            self.native.call["softmax"](n, T, self.window, scores, scale, probs, dropped, *mask)
+            self.native.call["softmax"](n, T, self.window, scores, self.scale, probs, dropped, *mask)
         return torch.bmm(dropped_GxTxT, v_GxTxD), Kept(q_GxTxD, k_GxTxD, v_GxTxD, probs_GxTxT, dropped_GxTxT)
 
     def attend_backward(self, grad_GxTxD: Tensor, kept: Kept) -> Tensor:
@@ -173,11 +173,11 @@ class Softmax:
         grad_qkv_3xGxTxD = torch.empty(3, *grad_GxTxD.shape, dtype=grad_GxTxD.dtype)
         torch.bmm(kept.dropped_GxTxT.transpose(1, 2), grad_GxTxD, out=grad_qkv_3xGxTxD[2])
         grad_GxTxT = torch.bmm(grad_GxTxD, kept.v_GxTxD.transpose(1, 2))
-        G, T, D = grad_GxTxD.shape
+        G, T, _ = grad_GxTxD.shape
         for e, part in enumerate(_parts(self.mask, G)):
             grad, probs = grad_GxTxT[part].data_ptr(), kept.probs_GxTxT[part].data_ptr()
             n, mask = part.stop - part.start, _mask(self.mask, e, (part.stop - part.start) // self.n_rows * T * T)
-            self.native.call["softmax_backward"](n, T, grad, probs, 1 / sqrt(D), *mask)
+            self.native.call["softmax_backward"](n, T, grad, probs, self.scale, *mask)
         torch.bmm(grad_GxTxT, kept.k_GxTxD, out=grad_qkv_3xGxTxD[0])
         torch.bmm(grad_GxTxT.transpose(1, 2), kept.q_GxTxD, out=grad_qkv_3xGxTxD[1])
         return grad_qkv_3xGxTxD
@@ -186,12 +186,9 @@ class Softmax:
 class Attend(OnBranch):
     """Attention whose queries and keys are as projected: from [E, N, 3C] to [E, N, C], by members of equal n_head."""
 
-    def __init__(self, softmax: Softmax, groups: Sequence[tuple[slice, int]]) -> None:
-        self._native, self._n_rows = softmax.native, softmax.n_rows
-        self._groups = [
-            (members, n_head, replace(softmax, mask=softmax.mask and softmax.mask.of(members)))
-            for members, n_head in groups
-        ]
+    def __init__(self, groups: Sequence[tuple[slice, int, Softmax]]) -> None:
+        self._groups = groups
+        self._native, self._n_rows = groups[0][2].native, groups[0][2].n_rows
         self._kept: list[Kept] = []
 
     def branch(self, qkv_ExNx3C: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ because one of 65 rows is slow to multiply by.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import prod
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from isoloss.model.functions import Kernels
 from isoloss.randomness import Purpose, generator
 from isoloss.study import shapes
 from isoloss.study.config import RunConfig
+from isoloss.study.parametrization import INIT_STD, scales
 from isoloss.study.shapes import block_matrices, embeddings, vectors
 
-INIT_STD = 0.02
 HEAD = "lm_head"
 HEAD_ROW_MULTIPLE = 8
 """The head is padded to a multiple of this many rows."""
@@ -92,14 +92,17 @@ def layout_of(config: RunConfig) -> Layout:
 def init_flat(config: RunConfig) -> Tensor:
     """Fresh parameters of one member, fp32 of shape [P]: a pure function of the seed of weights and the shape.
 
-    GPT-2's initialisation: N(0, 0.02), residual projections N(0, 0.02/√(2·n_layer)), norms 1, biases 0.
+    GPT-2's initialisation: N(0, 0.02), residual projections N(0, 0.02/√(2·n_layer)), norms 1, biases 0; other
+    parametrizations scale that of matrices.
     """
-    layout = layout_of(config)
+    layout, scale = layout_of(config), scales(config)
     flat_P = torch.zeros(layout.size)
     for index, slot in enumerate(layout.slots):
         view = flat_P[slot.start : slot.stop]
         if len(slot.shape) == 2:
-            std = INIT_STD / sqrt(2 * config.n_layer) if slot.name.endswith("c_proj.weight") else INIT_STD
+            std = INIT_STD
+            if slot.stop <= layout.matrix_end:
+                std = scale.projection_std if slot.name.endswith("c_proj.weight") else scale.matrix_std
             drawn = generator(config.seed_of_weights, Purpose.INIT, index).standard_normal(len(view), dtype=np.float32)
             view.copy_(torch.from_numpy(drawn)).mul_(std)
         elif slot.name.endswith("weight"):

@@ -19,6 +19,7 @@ Position = Literal["learned", "rope", "none"]
 Mlp = Literal["gelu", "relu2", "swiglu"]
 Schedule = Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"]
 DecayShape = Literal["linear", "1-sqrt", "cosine"]
+Parametrization = Literal["standard", "mup", "completep"]
 EvalMode = Literal["exact", "sampled"]
 TokenizerName = Literal["char", "byte"]
 
@@ -71,6 +72,11 @@ class RunConfig(BaseModel):
     window: PositiveInt | None = Field(
         None, description="Tokens that attention sees, the last and those before it; None: all of the block."
     )
+    parametrization: Parametrization = Field(
+        "standard", description="How initialisation, multipliers and rates follow width (mup) and depth (completep)."
+    )
+    base_n_embd: PositiveInt | None = Field(None, description="Width at which mup and completep are as they are tuned.")
+    base_n_layer: PositiveInt | None = Field(None, description="Likewise the depth, of completep.")
 
     batch_size: PositiveInt = Field(12, description="Sequences in a micro-batch, of block_size tokens each.")
     gradient_accumulation_steps: PositiveInt = Field(1, description="Micro-batches per optimizer step.")
@@ -147,6 +153,14 @@ class RunConfig(BaseModel):
             raise self._contradiction(
                 "{n_head} is not divisible by {n_kv_head}; choose a divisor", "n_head", "n_kv_head"
             )
+        needed = {"standard": (), "mup": ("base_n_embd",), "completep": ("base_n_embd", "base_n_layer")}
+        for name in needed[self.parametrization]:
+            if getattr(self, name) is None:
+                text = "{parametrization} needs " + name + ", at which its rates are tuned"
+                raise self._contradiction(text, "parametrization")
+        if self.parametrization != "standard" and self.optimizer == "sgd":
+            text = "{parametrization} has rates for adamw, lion and muon, and {optimizer} would need others"
+            raise self._contradiction(text, "parametrization", "optimizer")
         if self.muon_learning_rate is not None and self.optimizer != "muon":
             raise self._contradiction(
                 "{muon_learning_rate} is Muon's, and {optimizer} another", "muon_learning_rate", "optimizer"
@@ -239,7 +253,7 @@ def spelled_seeds(config: RunConfig) -> dict[str, int]:
 
 ADDED_SETTINGS = (
     "norm", "position", "mlp", "n_kv_head", "qk_norm", "tie_embeddings", "window", "schedule", "decay_share",
-    "decay_shape", "optimizer", "muon_learning_rate",
+    "decay_shape", "optimizer", "muon_learning_rate", "parametrization", "base_n_embd", "base_n_layer",
 )  # fmt: skip
 """Settings that runs had not when they were first named: at their defaults they are no part of a run's name."""
 

@@ -34,6 +34,10 @@ def canonical(config: RunConfig) -> str:
         values["window"] = None
     if config.n_kv_head == config.n_head:
         values["n_kv_head"] = None
+    if config.parametrization != "completep":
+        values["base_n_layer"] = None
+    if config.parametrization == "standard":
+        values["base_n_embd"] = None
     for name in ADDED_SETTINGS:
         if values[name] in (None, RunConfig.model_fields[name].default):
             del values[name]

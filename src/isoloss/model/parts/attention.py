@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import sqrt
 
 import torch
 from torch import Tensor
 
 from isoloss.model.dropout import Mask
 from isoloss.model.functions import Step, dropped
-from isoloss.model.native import Attend, AttendPrepared, Softmax
+from isoloss.model.native import Attend, AttendPrepared, Native, Softmax
 from isoloss.model.parts import ForwardPass
 from isoloss.model.parts.norm import rms_norm
 from isoloss.model.parts.position import rotated
 from isoloss.study.compute import attended_length
 from isoloss.study.config import RunConfig
+from isoloss.study.parametrization import scales
 
 
 def attention(run: ForwardPass, block: int) -> list[Step]:
@@ -24,59 +24,67 @@ def attention(run: ForwardPass, block: int) -> list[Step]:
     enter, leave = run.linear(f"h.{block}.attn.c_attn"), run.linear(f"h.{block}.attn.c_proj")
     mask, groups, config = run.mask(3 * block + 1), head_groups(run.members), run.config
     if run.kernels.native and config.position != "rope" and not config.qk_norm and config.n_kv_head is None:
-        softmax = Softmax(run.kernels.native, mask, run.n_rows, attended_length(config))
-        return [enter, Attend(softmax, groups), leave]
+        fused = [
+            (members, first.n_head, _softmax(run, run.kernels.native, mask and mask.of(members), first))
+            for members, first in groups
+        ]
+        return [enter, Attend(fused), leave]
 
     def plain(stream: Tensor, qkv_ExNxR: Tensor) -> tuple[Tensor, Tensor]:
         parts = qkv_ExNxR.split([members.stop - members.start for members, _ in groups])
         outputs = [
-            _attended(run, part_ExNxR, mask and mask.of(members), block, n_head)
-            for part_ExNxR, (members, n_head) in zip(parts, groups, strict=True)
+            _attended(run, part_ExNxR, mask and mask.of(members), block, first)
+            for part_ExNxR, (members, first) in zip(parts, groups, strict=True)
         ]
         return stream, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     return [enter, plain, leave]
 
 
-def head_groups(members: Sequence[RunConfig]) -> list[tuple[slice, int]]:
-    """Slices of neighbouring members that share n_head, with their n_head."""
+def head_groups(members: Sequence[RunConfig]) -> list[tuple[slice, RunConfig]]:
+    """Slices of neighbouring members that share n_head, with the first of them."""
     starts = [i for i, config in enumerate(members) if i == 0 or config.n_head != members[i - 1].n_head]
-    return [(slice(a, b), members[a].n_head) for a, b in pairwise([*starts, len(members)])]
+    return [(slice(a, b), members[a]) for a, b in pairwise([*starts, len(members)])]
 
 
-def _attended(run: ForwardPass, qkv_ExNxR: Tensor, mask: Mask | None, block: int, n_head: int) -> Tensor:
+def _attended(run: ForwardPass, qkv_ExNxR: Tensor, mask: Mask | None, block: int, config: RunConfig) -> Tensor:
     """The heads' outputs side by side, [E, N, C], from R rows of queries, keys and values."""
-    E, D, n_kv_head = len(qkv_ExNxR), run.config.n_embd // n_head, run.config.n_kv_head or n_head
+    E, n_head, n_kv_head = len(qkv_ExNxR), config.n_head, config.n_kv_head or config.n_head
+    D = config.n_embd // n_head
     heads_ExBxHxTxD = qkv_ExNxR.view(E, run.n_rows, -1, n_head + 2 * n_kv_head, D).transpose(2, 3)
     queries_keys_values = heads_ExBxHxTxD.split((n_head, n_kv_head, n_kv_head), dim=2)
     q_GxTxD, k_GxTxD, v_GxTxD = (part.reshape(-1, *part.shape[3:]) for part in queries_keys_values)
-    if run.config.qk_norm:
+    if config.qk_norm:
         q_GxTxD, k_GxTxD = (rms_norm(each.float()).to(each.dtype) for each in (q_GxTxD, k_GxTxD))
-    if run.config.position == "rope":
+    if config.position == "rope":
         q_GxTxD, k_GxTxD = rotated(run, q_GxTxD), rotated(run, k_GxTxD)
     if run.read_before:
         k_GxTxD, v_GxTxD = run.read_before.extended(block, k_GxTxD, v_GxTxD)
     if n_kv_head != n_head:
         k_GxTxD, v_GxTxD = (_shared(each, n_head // n_kv_head) for each in (k_GxTxD, v_GxTxD))
-    y_GxTxD = _attend(run, q_GxTxD, k_GxTxD, v_GxTxD, mask, n_head)
+    y_GxTxD = _attend(run, q_GxTxD, k_GxTxD, v_GxTxD, mask, config)
     return y_GxTxD.view(E, run.n_rows, n_head, -1, D).transpose(2, 3).reshape(E, -1, n_head * D)
 
 
 def _attend(
-    run: ForwardPass, q_GxTxD: Tensor, k_GxTxD: Tensor, v_GxTxD: Tensor, mask: Mask | None, n_head: int
+    run: ForwardPass, q_GxTxD: Tensor, k_GxTxD: Tensor, v_GxTxD: Tensor, mask: Mask | None, config: RunConfig
 ) -> Tensor:
     """Every query's mean of the values at and before it, by the softmax of its scaled products with their keys."""
-    (_, n_new, D), n_all, window = q_GxTxD.shape, k_GxTxD.shape[1], attended_length(run.config)
     if run.kernels.native:
-        softmax = Softmax(run.kernels.native, mask, run.n_rows, window)
+        softmax = _softmax(run, run.kernels.native, mask, config)
         return AttendPrepared.apply(softmax, q_GxTxD, k_GxTxD, v_GxTxD)  # type: ignore[return-value]
+    n_new, n_all, window = q_GxTxD.shape[1], k_GxTxD.shape[1], attended_length(config)
     ahead_TxT = torch.full((n_new, n_all), float("-inf"), device=q_GxTxD.device).triu(1 + n_all - n_new)
     if window < n_all:
         ahead_TxT = ahead_TxT + torch.full_like(ahead_TxT, float("-inf")).tril(n_all - n_new - window)
-    scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2)) * (1 / sqrt(D)) + ahead_TxT
+    scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2)) * scales(config).attention + ahead_TxT
     probs_GxTxT = torch.softmax(scores_GxTxT, dim=-1, dtype=torch.float32)
-    probs_GxTxT = dropped(probs_GxTxT, mask, (run.n_rows, n_head, n_new, n_all))
+    probs_GxTxT = dropped(probs_GxTxT, mask, (run.n_rows, config.n_head, n_new, n_all))
     return torch.bmm(probs_GxTxT.to(run.kernels.dtype), v_GxTxD)
+
+
+def _softmax(run: ForwardPass, native: Native, mask: Mask | None, config: RunConfig) -> Softmax:
+    return Softmax(native, mask, run.n_rows, attended_length(config), scales(config).attention)
 
 
 def _shared(x_GxTxD: Tensor, n_queries: int) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from isoloss.model.native import Native
+from isoloss.study.parametrization import scales
 from isoloss.training.optimizers.update import Update
 
 EPS = 1e-8
@@ -21,16 +22,23 @@ def step(update: Update, first: int = 0) -> None:
             _step_native(native, update, e, first)
 
 
-def _parts(update: Update, e: int, first: int) -> list[tuple[slice, float]]:
-    """Ranges of the flat order, without those before `first`, and their weight decay."""
-    decay_end, decay = update.parameters.layout.decay_end, update.members[e].weight_decay
-    return [(slice(first, decay_end), decay), (slice(decay_end, None), 0.0)]
+def _parts(update: Update, e: int, first: int) -> list[tuple[slice, float, float]]:
+    """Ranges of the flat order from `first` on, with their weight decay and what the learning rate is times there."""
+    layout, decay, scale = update.parameters.layout, update.members[e].weight_decay, scales(update.members[e])
+    parts = [(slice(first, layout.decay_end), decay, 1.0), (slice(layout.decay_end, layout.size), 0.0, 1.0)]
+    if first == 0 and (scale.matrix_rate, scale.matrix_decay) != (1, 1):
+        matrices = slice(0, layout.matrix_end), decay * scale.matrix_decay, scale.matrix_rate
+        parts[:1] = [matrices, (slice(layout.matrix_end, layout.decay_end), decay, 1.0)]
+    return parts
 
 
 def _step(update: Update, e: int, first: int) -> None:
     parameters, config = update.parameters, update.members[e]
     flats = parameters.flat_ExP[e], update.grad_ExP[e], *(moment_ExP[e] for moment_ExP in update.moments.values())
-    for count, (part, decay) in zip(update.counts_Ex2[e].split(1), _parts(update, e, first), strict=True):
+    *matrices, decayed, others = _parts(update, e, first)
+    counts_2 = update.counts_Ex2[e]
+    counted = [*((part, counts_2[0].clone()) for part in matrices), (decayed, counts_2[0]), (others, counts_2[1])]
+    for (part, decay, rate), count in counted:
         weight, grad, exp_avg, exp_avg_sq = ([flat_P[part]] for flat_P in flats)
         adamw(
             weight,
@@ -38,14 +46,14 @@ def _step(update: Update, e: int, first: int) -> None:
             exp_avg,
             exp_avg_sq,
             [],
-            [count[0]],
+            [count],
             fused=True,
             grad_scale=update.divisor_E[e],
             found_inf=update.skipped_E[e],
             amsgrad=False,
             beta1=config.beta1,
             beta2=config.beta2,
-            lr=update.lr_E[e],
+            lr=update.lr_E[e] * rate if rate != 1 else update.lr_E[e],
             weight_decay=decay,
             eps=EPS,
             maximize=False,
@@ -60,10 +68,11 @@ def _step_native(native: Native, update: Update, e: int, first: int) -> None:
     low_end = parameters.low_ExM.shape[1] if parameters.low_precision else first
     exp_avg_ExP, exp_avg_sq_ExP = update.moments.values()
     flats: list[Tensor] = [parameters.flat_ExP[e], exp_avg_ExP[e], exp_avg_sq_ExP[e], update.grad_ExP[e]]
-    numbers = update.divisor_E[e].item(), update.lr_E[e].item(), config.beta1, config.beta2, EPS
-    ends = [low_end, parameters.layout.decay_end, parameters.layout.size]
-    for start, stop in zip([first, *ends[:-1]], ends, strict=True):
-        arrays = [flat_P[start:stop].data_ptr() for flat_P in flats]
-        low = parameters.low_ExM[e, start:].data_ptr() if start < low_end else None
-        decay = config.weight_decay if start < parameters.layout.decay_end else 0.0
-        native.call["adamw"](stop - start, *arrays, low, *numbers, decay, update.counts_Ex2[e, 0].item())
+    divisor, lr, count = update.divisor_E[e].item(), update.lr_E[e].item(), update.counts_Ex2[e, 0].item()
+    for part, decay, rate in _parts(update, e, first):
+        middle = min(max(low_end, part.start), part.stop)  # what lies below has a low-precision copy
+        for start, stop in ((part.start, middle), (middle, part.stop)):
+            arrays = [flat_P[start:stop].data_ptr() for flat_P in flats]
+            low = parameters.low_ExM[e, start:].data_ptr() if start < low_end else None
+            numbers = divisor, lr * rate, config.beta1, config.beta2, EPS, decay, count
+            native.call["adamw"](stop - start, *arrays, low, *numbers)

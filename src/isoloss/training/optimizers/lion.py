@@ -8,8 +8,8 @@ from isoloss.training.optimizers.update import Update
 def step(update: Update) -> None:
     """Update every member; beta1 mixes the update, beta2 the momentum."""
     grad_ExP, (exp_avg_ExP,) = update.scaled_ExP, update.moments.values()
-    flat_ExP, lr_Ex1, config = update.parameters.flat_ExP, update.lr_E[:, None], update.members[0]
+    flat_ExP, lr_ExP, config = update.parameters.flat_ExP, update.lr_ExP(), update.members[0]
     sign_ExP = exp_avg_ExP.lerp(grad_ExP, 1 - config.beta1).sign_()
-    update.put(flat_ExP, flat_ExP * (1 - lr_Ex1 * update.decay_ExP()) - lr_Ex1 * sign_ExP)
+    update.put(flat_ExP, flat_ExP * (1 - lr_ExP * update.decay_ExP()) - lr_ExP * sign_ExP)
     update.put(exp_avg_ExP, exp_avg_ExP.lerp(grad_ExP, 1 - config.beta2))
     update.finish()

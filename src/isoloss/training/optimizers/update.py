@@ -10,6 +10,7 @@ from torch import Tensor
 
 from isoloss.model.parameters import Parameters
 from isoloss.study.config import RunConfig
+from isoloss.study.parametrization import scales
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,17 @@ class Update:
 
     def decay_ExP(self) -> Tensor:
         """Each parameter's weight decay: that of its member up to the layout's decay_end, 0 after it."""
+        layout, decay_ExP = self.parameters.layout, torch.zeros_like(self.grad_ExP)
         rates_E = torch.tensor([config.weight_decay for config in self.members])
-        decay_ExP = torch.zeros_like(self.grad_ExP)
-        decay_ExP[:, : self.parameters.layout.decay_end] = rates_E.to(decay_ExP.device)[:, None]
+        decay_ExP[:, : layout.decay_end] = rates_E.to(decay_ExP.device)[:, None]
+        decay_ExP[:, : layout.matrix_end] *= scales(self.members[0]).matrix_decay
         return decay_ExP
+
+    def lr_ExP(self) -> Tensor:
+        """Each parameter's learning rate: its member's, and of matrices what the parametrization makes of it."""
+        lr_ExP = self.lr_E[:, None].expand_as(self.grad_ExP).clone()
+        lr_ExP[:, : self.parameters.layout.matrix_end] *= scales(self.members[0]).matrix_rate
+        return lr_ExP
 
     def put(self, old: Tensor, new: Tensor) -> None:
         """Write `new` over `old`, both [E, …], for members that are not skipped."""

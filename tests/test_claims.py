@@ -99,6 +99,23 @@ def test_an_effect_is_supported_contradicted_or_left_open() -> None:
     assert claim(evidence(), **WIDER).verdict == "not resolved"
 
 
+def test_a_hypothesis_may_be_about_some_runs_alone() -> None:
+    """Width helps by 0.1 at one dropout and harms by as much at the other: averaged over both nothing is left."""
+    found = evidence(lambda cell: 0.1 * (1 if cell["dropout"] == 0.2 else -1) * (cell["n_embd"] == 256))
+    effect = {"kind": "effect", "factor": "n_embd", "direction": "down"}
+    at_low, at_high = (claim(found, **effect, where={"dropout": level}) for level in (0.1, 0.2))
+    assert (at_low.verdict, at_high.verdict, claim(found, **effect).verdict) == (
+        "supported",
+        "contradicted",
+        "not resolved",
+    )
+    assert at_low.estimate is not None and abs(at_low.estimate.value + 0.1) < 0.02 and len(at_low.run_ids) == 12
+    absent = claim(found, **effect, where={"n_head": 4})
+    assert absent.verdict == "not resolved" and "does not vary n_head, of which it speaks" in absent.sentence
+    stated = make_hypothesis({"says": "It is so", **effect, "where": {"dropout": 0.1}}, 1)
+    assert adjusted_p([stated], judge([stated], found), study_effects(found))["n_embd"].stated is False
+
+
 def test_one_seed_screens() -> None:
     screened = claim(evidence(narrower_is_worse, seeds=1), **WIDER)
     assert screened.screening and "Lenth" in screened.sentence

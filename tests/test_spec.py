@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isoloss.design.audit import audit
 from isoloss.errors import ConfigError, ConfigErrors
 from isoloss.model.parameters import layout_of
 from isoloss.study import compute
@@ -57,6 +58,7 @@ def test_builtin_studies_are_valid_and_named_like_their_files() -> None:
         "isoflop",
         "ladder",
         "quickstart",
+        "transfer",
     ]
 
 
@@ -478,6 +480,19 @@ def test_an_unknown_study_is_met_with_the_known_ones() -> None:
 def test_an_optimum_is_stated_in_one_of_two_ways(keys: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_hypothesis({"says": "best", "kind": "optimum", "factor": "learning_rate", **keys}, 1)
+
+
+def test_a_hypothesis_about_some_runs_names_a_level_of_the_study() -> None:
+    text = (
+        "name: s\nfactors: {n_embd: [32, 64], dropout: [0.0, 0.1]}\nhypotheses:\n- says: It is so\n  kind: effect\n"
+        "  factor: n_embd\n  direction: down\n  where: {dropout: LEVEL}"
+    )
+    study = parse_study(text.replace("LEVEL", "0.1"), "s.yaml")
+    assert parse_study(dump_study(study), "again") == study and "where: {dropout: 0.1}" in dump_study(study)
+    assert "s.yaml:8: hypothesis 1: where: dropout has no level 0.3" in complaint(text.replace("LEVEL", "0.3"))
+    assert "not a setting: did you mean 'dropout'" in complaint(text.replace("dropout: LEVEL", "dropuot: 0.1"))
+    sub = audit(study, study.expand(SHAKESPEARE))
+    assert any("compares 1 run at n_embd 32 with as many at 64" in one.text for one in sub)
 
 
 def test_a_misspelt_kind_of_budget_is_answered_in_its_place() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import polars as pl
@@ -14,6 +14,7 @@ from isoloss.analysis.effects import Effect
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.design.power import STATED_SHARE
 from isoloss.diagnostic import Diagnostic
+from isoloss.errors import ConfigError
 from isoloss.study.hypotheses import Hypothesis
 
 Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory", "not judged yet"]
@@ -75,6 +76,23 @@ class Evidence:
     def ended(self) -> pl.DataFrame:
         """The table, and below it the runs that ended without a result, whose responses are null."""
         return pl.concat([self.table, self.lost], how="diagonal")
+
+    def where(self, levels: Sequence[tuple[str, Any]]) -> Evidence:
+        """That of the runs at these levels of some factors, which are constant then.
+
+        Raises ConfigError for a setting that is no factor, and where no run is left.
+        """
+        for name, _ in levels:
+            if name not in self.factors:
+                raise ConfigError(f"the study does not vary {name}, of which it speaks", (name,))
+        if not levels:
+            return self
+        at = pl.all_horizontal(pl.col(name).eq_missing(pl.lit(level)) for name, level in levels)
+        table = self.table.filter(at)
+        if table.is_empty():
+            raise ConfigError("no run is done of those it speaks of", tuple(name for name, _ in levels))
+        kept = {name: known for name, known in self.factors.items() if name not in dict(levels)}
+        return replace(self, table=table, factors=kept, lost=self.lost.filter(at) if len(self.lost) else self.lost)
 
     @property
     def run_ids(self) -> tuple[str, ...]:

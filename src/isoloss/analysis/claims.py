@@ -61,7 +61,7 @@ def adjusted_p(
     found = {e.term: AdjustedP(p, stated=False) for e in effects.effects if (p := unstated_p(e, share)) is not None}
     tested: dict[str, float] = {}
     for stated, claim in zip(hypotheses, claims, strict=True):
-        if not isinstance(stated, EffectStated) or stated.at_least is not None:
+        if not isinstance(stated, EffectStated) or stated.at_least is not None or stated.where:
             continue
         if stated.response == effects.response and claim.p_adjusted is not None:
             tested[stated.factor] = min(claim.p_adjusted, tested.get(stated.factor, 1.0))
@@ -76,6 +76,7 @@ def _unstated_share(hypotheses: Sequence[Hypothesis]) -> float:
 def _draft(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim:
     """The claim of a hypothesis, not yet adjusted for the number of tests."""
     try:
+        evidence = evidence.where(getattr(hypothesis, "where", ()))
         if isinstance(hypothesis, TimedStated) and hypothesis.response in TIMED:
             return _timed(hypothesis, evidence, family)
         return judged(hypothesis, evidence, family)

@@ -89,7 +89,7 @@ def plan(
     Example: isoloss plan width.yaml --seeds 5
 
     Args:
-        study: A study file (YAML), or the name of a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer.
+        study: A study file (YAML), or a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell.
         execution: Those of `isoloss run`.
@@ -122,7 +122,7 @@ def run(
     Example: isoloss run width.yaml --seeds 5
 
     Args:
-        study: A study file (YAML), or the name of a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer.
+        study: A study file (YAML), or a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell; finished runs are kept.
         out: The study's directory.

@@ -110,7 +110,7 @@ def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedN
     """Findings for each hypothesis but those on scaling exponents."""
     yield from _untestable(study, configs)
     for alike in _compared_alike(study):
-        yield _detectable(alike, study, noise)
+        yield _detectable(alike, _within(study, alike[0]), noise)
     for hypothesis in study.hypotheses:
         match hypothesis:
             case PlateauStated():
@@ -118,7 +118,7 @@ def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedN
             case SpikesStated():
                 yield from _spikes(hypothesis, configs)
             case OptimumStated():
-                yield from _optimum(hypothesis, study)
+                yield from _optimum(hypothesis, _within(study, hypothesis))
             case RangeStated(device=device) if device is not None:
                 yield Diagnostic(
                     "device_specific",
@@ -176,12 +176,20 @@ def _compared_alike(study: Study) -> list[list[Compared]]:
     """Hypotheses about two levels of a factor, together those of which the audit says the same."""
     groups: dict[tuple[object, ...], list[Compared]] = {}
     for hypothesis in study.hypotheses:
-        known = isinstance(hypothesis, Compared) and hypothesis.between(study.varied) is not None
-        if isinstance(hypothesis, Compared) and known and not _going_along(study, hypothesis.factor):
-            levels = hypothesis.between(study.varied) or ()
-            key = cells_at(study, hypothesis.factor, levels), hypothesis.response, _bound(hypothesis)
+        if not isinstance(hypothesis, Compared):
+            continue
+        within = _within(study, hypothesis)
+        levels = hypothesis.between(within.varied)
+        if levels is not None and not _going_along(within, hypothesis.factor):
+            at_level = cells_at(within, hypothesis.factor, levels)
+            key = at_level, hypothesis.response, _bound(hypothesis), hypothesis.where
             groups.setdefault(key, []).append(hypothesis)
     return [*groups.values()]
+
+
+def _within(study: Study, hypothesis: Compared | OptimumStated) -> Study:
+    """The part of a study that a hypothesis is about."""
+    return study.with_settings(dict(hypothesis.where)) if hypothesis.where else study
 
 
 def _bound(hypothesis: Compared) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from isoloss.diagnostic import Diagnostic
 from isoloss.study.config import RunConfig
+from isoloss.study.parametrization import scales
 from isoloss.study.schedules import decays, settings_read
 from isoloss.study.texts import DataFacts
 from isoloss.wording import counted, listed, of_runs, percent
@@ -65,7 +66,9 @@ def settings_findings(
 
 
 def _fast(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
-    fast = [config for config in configs if config.learning_rate >= DIVERGING_RATE_TIMES_WIDTH / config.n_embd]
+    adam = [config for config in configs if config.optimizer in ("adamw", "muon")]
+    rates = {id(config): config.learning_rate * scales(config).matrix_rate for config in adam}
+    fast = [config for config in adam if rates[id(config)] >= DIVERGING_RATE_TIMES_WIDTH / config.n_embd]
     if fast:
         widest = max(config.n_embd for config in fast)
         yield Diagnostic(

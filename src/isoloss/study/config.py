@@ -157,7 +157,7 @@ class RunConfig(BaseModel):
         for name in needed[self.parametrization]:
             if getattr(self, name) is None:
                 text = "{parametrization} needs " + name + ", at which its rates are tuned"
-                raise self._contradiction(text, "parametrization")
+                raise self._contradiction(text, "parametrization", name)
         if self.parametrization != "standard" and self.optimizer == "sgd":
             text = "{parametrization} has rates for adamw, lion and muon, and {optimizer} would need others"
             raise self._contradiction(text, "parametrization", "optimizer")

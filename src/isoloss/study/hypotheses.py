@@ -6,7 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from isoloss.errors import ConfigError, collect, raise_all
@@ -59,6 +68,19 @@ Response = Annotated[str, AfterValidator(_measured)]
 Factor = Annotated[str, AfterValidator(_setting)]
 
 
+def _pairs(value: object) -> object:
+    """A mapping as pairs, which can be told apart by their hash."""
+    return tuple(cast("dict[str, Level]", value).items()) if isinstance(value, dict) else value
+
+
+Where = Annotated[
+    tuple[tuple[Factor, Level], ...],
+    BeforeValidator(_pairs),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}}),
+]
+"""Settings and one level of each: the runs that a hypothesis is about."""
+
+
 class _Stated(BaseModel):
     """What every hypothesis has: the sentence it stands for, in its author's words."""
 
@@ -66,7 +88,13 @@ class _Stated(BaseModel):
     says: OneLine
 
 
-class _Compared(_Stated):
+class _OfSome(_Stated):
+    """A hypothesis that may be about some of the runs alone."""
+
+    where: Where = ()
+
+
+class _Compared(_OfSome):
     """A hypothesis about two levels of a factor; without `levels` they are the factor's first and last."""
 
     factor: Factor
@@ -174,7 +202,7 @@ class ExponentStated(_Bounded):
         return self
 
 
-class OptimumStated(_Stated):
+class OptimumStated(_OfSome):
     """The value of a factor at which a response is best lies between `low` and `high` (either may be left out).
 
     Or, with `moved_by` and `tolerance`, does not move with another factor by more than so many doublings per doubling.
@@ -277,8 +305,11 @@ def _message(found: ErrorDetails, key: str, values: Mapping[str, Any]) -> str:
 
 def hypothesis_values(hypothesis: Hypothesis) -> dict[str, Any]:
     """Plain values from which make_hypothesis makes the same hypothesis, defaults written out: they may change."""
-    values = {"says": hypothesis.says, "kind": hypothesis.kind, **hypothesis.model_dump(exclude_none=True)}
-    return {key: list(value) if key == "levels" else value for key, value in values.items()}
+    values: dict[str, Any] = {"says": hypothesis.says, "kind": hypothesis.kind}
+    values |= hypothesis.model_dump(exclude_none=True)
+    where: dict[str, Level] = dict(getattr(hypothesis, "where", ()))
+    plain = {key: list(value) if key == "levels" else value for key, value in values.items() if key != "where"}
+    return plain | ({"where": where} if where else {})
 
 
 def hypothesis_faults(
@@ -288,6 +319,10 @@ def hypothesis_faults(
 
     A factor that the study holds constant is no mistake: the audit says that nothing can be learned about it.
     """
+    for name, level in getattr(hypothesis, "where", ()):
+        if len(factors.get(name, ())) > 1 and level not in factors[name]:
+            text = f"where: {name} has no level {level!r}; its levels are {list(factors[name])}"
+            yield _complaint(number, "where", text)
     if not isinstance(hypothesis, EffectStated | RatioStated):
         return
     known = factors.get(hypothesis.factor, ())

@@ -32,7 +32,7 @@ def step(update: Update) -> None:
     update.put(momentum_ExM, momentum_ExM.lerp(grad_ExM, 1 - MOMENTUM))
     nesterov_ExM = grad_ExM.lerp(momentum_ExM, MOMENTUM)
     shares = [(c.muon_learning_rate or 0.0) / c.learning_rate for c in update.members]
-    lr_Ex1 = (update.lr_E * torch.tensor(shares, device=update.lr_E.device))[:, None]
+    lr_Ex1 = torch.stack([lr * share for lr, share in zip(update.lr_E, shares, strict=True)])[:, None]
     change_ExM = torch.empty_like(nesterov_ExM)
     for (rows, columns), starts in _matrices(parameters.layout, update.members[0]).items():
         parts = [slice(start, start + rows * columns) for start in starts]

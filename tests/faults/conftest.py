@@ -82,9 +82,10 @@ def server(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tr
 
 @pytest.fixture(scope="session")
 def two_runs(study: Path) -> Path:
-    """The study's file with two runs, of which one ends before the other."""
+    """The study's file with two runs, of which one ends before the other and that share no step."""
     two = study.with_name("two.yaml")
-    two.write_text(study.read_text().replace("max_iters: 8, ", "") + "factors: {max_iters: [6, 8]}\n")
+    runs = "runs: [{max_iters: 6, learning_rate: 1e-3}, {max_iters: 8, learning_rate: 2e-3}]\n"
+    two.write_text(study.read_text().replace("max_iters: 8, ", "") + runs)
     return two
 
 
@@ -108,6 +109,16 @@ def prefixed(study: Path) -> Path:
 def continuing(prefixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
     """Starts these two runs, with or without a fault."""
     with serving(prefixed, tmp_path_factory) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def forking(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
+    """Starts two runs of which the shorter leaves the longer one where its learning rate decays, likewise."""
+    path = study.with_name("forking.yaml")
+    base = study.read_text().replace("max_iters: 8, ", "schedule: wsd, ")
+    path.write_text(base + "factors: {max_iters: [5, 8]}\n")
+    with serving(path, tmp_path_factory) as found:
         yield found
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from math import log2, sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from isoloss.cli import run_command_line
 from isoloss.data.batches import train_batch
 from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError
@@ -91,6 +94,32 @@ def test_updates_grow_with_the_width_in_standard_and_not_in_mup(make: Make, toke
         return log2(wide / narrow) / 3
 
     assert abs(slope("mup")) < 0.15 < 0.25 < slope("standard")
+
+
+def test_a_coordinate_check_tells_the_parametrizations_apart(
+    text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = {"n_layer": 1, "n_head": 2, "block_size": 16, "batch_size": 4, "base_n_embd": 32, "learning_rate": 1e-2}
+    factors = {"parametrization": ["mup", "standard"], "n_embd": [32, 64, 128, 256]}
+    study = {"name": "widths", "corpus": str(text_file), "base": base, "factors": factors, "seeds": 2}
+    (tmp_path / "widths.yaml").write_text(json.dumps(study))
+    assert run_command_line(["coordcheck", str(tmp_path / "widths.yaml"), "--json", "--steps", "8"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    verdicts = {(each["parametrization"], each["activation"]): each["verdict"] for each in found["growth"]}
+    assert verdicts["standard", "logits"] == verdicts["standard", "stream"] == verdicts["standard", "mlp 1"] == "grows"
+    assert "grows" not in {verdict for (name, _), verdict in verdicts.items() if name == "mup"}
+    assert verdicts["mup", "logits"] == "stays" and len(found["sizes"]) == 2 * 4 * 2 * 5
+    page = tmp_path / "page"
+    assert run_command_line(["coordcheck", str(tmp_path / "widths.yaml"), "--out", str(page), "--seeds", "1"]) == 0
+    assert (
+        "With parametrization standard, as the model gets wider, what training changes grows in"
+        in capsys.readouterr().out
+    )
+    assert (page / "index.html").exists()
+    study["factors"] = {"n_embd": [32]}
+    (tmp_path / "one.yaml").write_text(json.dumps(study))
+    assert run_command_line(["coordcheck", str(tmp_path / "one.yaml")]) == 2
+    assert "list two or more of n_embd under factors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import tyro
 from isoloss import __version__
 from isoloss.cli import analyses, directories, verbs
 from isoloss.cli.arguments import VALUES, refuse_other_names
+from isoloss.cli.coordcheck import coordcheck
 from isoloss.cli.train import train_verb
 from isoloss.cli.watch import watch
 from isoloss.errors import ConfigError, Interrupted, IsolossError
@@ -34,6 +35,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "effects": analyses.effects,
     "fit": analyses.fit,
     "convergence": analyses.convergence,
+    "coordcheck": coordcheck,
     "schema": verbs.schema,
     "doctor": verbs.doctor,
 }

@@ -74,7 +74,7 @@ def effects(
     from isoloss.report.chapters.effects import effects_as_json, effects_chapter
     from isoloss.report.chapters.surface import surface_as_json, surface_chapter
 
-    _check(out)
+    check_out(out)
     names = [name.strip() for name in factors.split(",") if name.strip()]
     every = with_steps_to_target(read_runs(table, say), table, target)
     rows = every if where is None else rows_where(every, where)
@@ -95,12 +95,12 @@ def effects(
     if surfaces:
         surface = analyse_surface(runs, response, names)
         surface = replace(surface, scale=scale, cautions=(*surface.cautions, *said))
-        return _conclude(lambda: surface_chapter(surface), surface_as_json(surface) if json else None, out, table)
+        return conclude(lambda: surface_chapter(surface), surface_as_json(surface) if json else None, out, table)
     found = analyse_effects(runs, response, names, block)
     found = replace(found, scale=scale, cautions=(*found.cautions, *said))
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
     text = effects_as_json(found, pairs) if json else None
-    return _conclude(lambda: effects_chapter(found, runs, pairs=pairs), text, out, table)
+    return conclude(lambda: effects_chapter(found, runs, pairs=pairs), text, out, table)
 
 
 def fit(
@@ -169,7 +169,7 @@ def fit(
     from isoloss.errors import ConfigError
     from isoloss.report.chapters.scaling import scaling_chapter
 
-    _check(out)
+    check_out(out)
     if not delta > 0:
         raise ConfigError(f"--delta {delta:g}: must be above 0")
     if not isoflop_tolerance >= 0:
@@ -194,7 +194,7 @@ def fit(
         restrictions=parse_restrictions(fix, tie),
         holdout=None if holdout == "auto" else holdout == "largest",
     )
-    return _conclude(lambda: scaling_chapter(found), scaling_as_json(found) if json else None, out, table)
+    return conclude(lambda: scaling_chapter(found), scaling_as_json(found) if json else None, out, table)
 
 
 def convergence(
@@ -236,7 +236,7 @@ def convergence(
     from isoloss.cli.tables import is_study, read_curves, read_rates
     from isoloss.report.chapters.convergence import convergence_chapter
 
-    _check(out)
+    check_out(out)
     study = of_study(table, group, lr, target) if is_study(table) else None
     curves = read_curves(table, say, run, step, loss)
     analysed = analyse_convergence(
@@ -254,7 +254,7 @@ def convergence(
         rate_falling=study.rate_falling if study else None,
     )
     analysed = replace(analysed, cautions=(*analysed.cautions, *curves.cautions))
-    return _conclude(
+    return conclude(
         lambda: convergence_chapter(analysed, study.runs if study else None),
         convergence_as_json(analysed) if json else None,
         out,
@@ -262,7 +262,7 @@ def convergence(
     )
 
 
-def _check(out: Path | None) -> None:
+def check_out(out: Path | None) -> None:
     """Before anything is analysed: whether the folder can be written to. Raises StoreError."""
     from isoloss.report.standalone import check_output_folder
 
@@ -270,7 +270,7 @@ def _check(out: Path | None) -> None:
         check_output_folder(out)
 
 
-def _conclude(chapter: Callable[[], Chapter], json: str | None, out: Path | None, table: Path) -> int:
+def conclude(chapter: Callable[[], Chapter], json: str | None, out: Path | None, table: Path | str) -> int:
     """Show what was found in the table, as JSON or text; where there is an `out`, write a page with its files there."""
     from isoloss.analysis.reading import name_of
     from isoloss.report.chapter import chapter_as_text
@@ -281,6 +281,6 @@ def _conclude(chapter: Callable[[], Chapter], json: str | None, out: Path | None
         return 0
     found = chapter()
     if out is not None:
-        say(f"{write_chapter(out, found, name_of(table))}")
+        say(f"{write_chapter(out, found, table if isinstance(table, str) else name_of(table))}")
     show(chapter_as_text(found) if json is None else json)
     return 0

@@ -102,7 +102,7 @@ def plan(
     from isoloss.training.backend import keep_freed_memory
 
     keep_freed_memory()
-    planned = plan_study(_study(study, seeds, set), execution)
+    planned = plan_study(study_of(study, seeds, set), execution)
     show((plan_as_json if json else plan_as_text)(planned, noise, seed_by_factor))
     return 0
 
@@ -129,7 +129,7 @@ def run(
         execution: How the runs are trained; never what is computed, but for precision.
         json: Print one JSON object in place of text.
     """
-    return start(_study(study, seeds, set), out, execution, json=json)
+    return start(study_of(study, seeds, set), out, execution, json=json)
 
 
 def start(study: Study, out: Path | None, options: RunOptions, *, json: bool) -> int:
@@ -173,7 +173,7 @@ def doctor(*, json: Flag = False) -> int:
     return 0
 
 
-def _study(reference: str, seeds: int | None, overrides: tuple[str, ...]) -> Study:
+def study_of(reference: str, seeds: int | None, overrides: tuple[str, ...]) -> Study:
     """A study by name or file, with the command line's changes. Raises ConfigError."""
     from isoloss.study.studyfile import find_study, parse_scalar
     from isoloss.study.texts import ANY_DATA

@@ -68,6 +68,23 @@ def loss_and_gradients(
     return total_E / n_tokens
 
 
+@torch.no_grad()
+def activations(parameters: Parameters, config: RunConfig, tokens_1xBxT: Tensor) -> dict[str, Tensor]:
+    """What a coordinate check compares: a block's branches, the stream after it, and the logits, by name."""
+    run = ForwardPass([config], parameters.weights, parameters.kernels, tokens_1xBxT)
+    stream = branch = embed(run)
+    found, share = {"embedding": stream}, scaled(scales(config).residual)
+    for i in range(config.n_layer):
+        norm = add_norm(run, 3 * i if i else None, f"h.{i}.ln_1")
+        stream, branch = through(stream, branch, [norm, *attention(run, i), *share])
+        found[f"attention {i + 1}"] = branch
+        norm = add_norm(run, 3 * i + 2, f"h.{i}.ln_2")
+        stream, branch = through(stream, branch, [norm, *mlp(run, i), *share])
+        found[f"mlp {i + 1}"] = branch
+    stream, branch = through(stream, branch, [add_norm(run, 3 * config.n_layer, "ln_f"), *_head(run)])
+    return found | {"stream": stream, "logits": branch}
+
+
 def _logits(
     parameters: Parameters, members: Sequence[RunConfig], tokens_ExBxT: Tensor, masks: list[Mask] | None = None
 ) -> Tensor:

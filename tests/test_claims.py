@@ -111,7 +111,7 @@ def test_a_hypothesis_may_be_about_some_runs_alone() -> None:
     )
     assert at_low.estimate is not None and abs(at_low.estimate.value + 0.1) < 0.02 and len(at_low.run_ids) == 12
     absent = claim(found, **effect, where={"n_head": 4})
-    assert absent.verdict == "not resolved" and "does not vary n_head, of which it speaks" in absent.sentence
+    assert absent.verdict == "not resolved" and "does not say what n_head is, of which it speaks" in absent.sentence
     stated = make_hypothesis({"says": "It is so", **effect, "where": {"dropout": 0.1}}, 1)
     assert adjusted_p([stated], judge([stated], found), study_effects(found))["n_embd"].stated is False
 

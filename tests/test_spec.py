@@ -495,6 +495,54 @@ def test_a_hypothesis_about_some_runs_names_a_level_of_the_study() -> None:
     assert any("compares 1 run at n_embd 32 with as many at 64" in one.text for one in sub)
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        "runs: [{optimizer: adamw, muon_learning_rate: null}, {optimizer: muon, muon_learning_rate: 0.01}]\n"
+        "factors: {n_embd: [32, 64]}",
+        "factors: {n_embd: [32, 64], n_layer: [1, 2], optimizer: [adamw, lion]}\ndesign: {fraction: 1/2}",
+        "factors: {optimizer: [adamw, lion]}\nbudgets: {tokens: [1e6], n_embd: [32, 64]}",
+        "factors: {n_embd: [32, 64]}",
+    ],
+)
+def test_a_part_of_any_design_is_audited(cells: str) -> None:
+    hypothesis = "{says: It is so, kind: effect, factor: n_embd, direction: down, where: {optimizer: adamw}}"
+    study = parse_study(f"name: s\nbase: {{n_head: 2}}\n{cells}\nhypotheses:\n- {hypothesis}", "s.yaml")
+    assert audit(study, study.expand(SHAKESPEARE))
+
+
+def test_what_a_hypothesis_is_about_is_there() -> None:
+    text = "name: s\nbase: {n_layer: 2}\nfactors: {n_embd: [32, 64]}\nhypotheses:\n- {says: It is so, kind: effect, "
+    text += "factor: n_embd, direction: down, where: {n_layer: LEVEL}}"
+    assert parse_study(text.replace("LEVEL", "2"), "s.yaml").hypotheses
+    for wrong in ("3", "true"):
+        assert "where: n_layer has no level" in complaint(text.replace("LEVEL", wrong))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['budgets: {"": [1]}', 'factors: {"": 3}', 'factors: {" ": 3}', 'paired: {"": 3}', '"": 3', "factors: {1: [2]}"],
+)
+def test_empty_keys_are_refused_and_nothing_breaks(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"s\.yaml:2: "):
+        parse_study(f"name: s\n{text}", "s.yaml")
+
+
+@pytest.mark.parametrize("text", ["design: {fraction: 3}", "design: {random: x}", "paired: {n_embd: 3}"])
+def test_a_wrong_design_is_told_once(text: str) -> None:
+    complaint(f"name: s\nfactors: {{n_layer: [1, 2]}}\n{text}")
+
+
+def test_settings_that_may_be_none_are_numbers_of_their_own_kind() -> None:
+    base = "optimizer: muon, learning_rate: 0.001, muon_learning_rate: = learning_rate * 10, n_kv_head: = n_head / 2"
+    [run] = parse_study(f"name: s\nbase: {{{base}}}", "s.yaml").expand(SHAKESPEARE)
+    assert (run.muon_learning_rate, run.n_kv_head) == (0.01, 2)
+    span = "factors: {muon_learning_rate: {from: 0.005, to: 0.05, scale: log}}\ndesign: {random: 8}"
+    drawn = parse_study(f"name: s\nbase: {{optimizer: muon}}\n{span}", "s.yaml").expand(SHAKESPEARE)
+    assert all(0.005 <= (run.muon_learning_rate or 0) <= 0.05 for run in drawn)
+    assert make_config({**TEXT, "schedule": "wsd", "max_iters": 10, "warmup_iters": 1, "decay_share": 0.9})
+
+
 def test_a_misspelt_kind_of_budget_is_answered_in_its_place() -> None:
     with pytest.raises(ConfigErrors) as caught:
         parse_study("name: x\nbudgets:\n  flop: [1e8]\n  n_embd: [16, 32]\n", "b.yaml")

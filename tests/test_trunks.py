@@ -12,6 +12,7 @@ import pytest
 from isoloss.data.tokens import Tokens
 from isoloss.design.trunks import Fork, dependency_levels, forks, shared_flops
 from isoloss.errors import Interrupted
+from isoloss.execution.compacting import compact_run
 from isoloss.execution.executor import Inline, NullListener
 from isoloss.execution.options import RunOptions
 from isoloss.execution.recorder import Event
@@ -161,6 +162,27 @@ def test_a_fork_is_where_rates_and_everything_else_agree() -> None:
                 assert shape_key(config) == shape_key(fork.source) and config.dropout == fork.source.dropout
                 assert all(learning_rate(config, s) == learning_rate(fork.source, s) for s in range(fork.step))
                 assert fork.step <= min(config.max_iters, fork.source.max_iters)
+
+
+def test_a_finished_run_without_its_last_checkpoint_is_left_alone(text_file: Path, tmp_path: Path) -> None:
+    """Compacted while the state that it left another run with is still there: the next start must not take it anew."""
+    base = {**TINY, "schedule": "wsd", "warmup_iters": 2, "eval_interval": 5}
+    study = Study("s", str(text_file), base=base, factors={"max_iters": (10, 20)})
+    results = run_study(study, tmp_path, OPTIONS, executor=Inline())
+    short, long = (results.paths.run(run_id(config)) for config in results.configs)
+    before = {config.max_iters: rows_of(results, config) for config in results.configs}
+    for name in ("step-9", "step-9-best"):
+        for suffix in (".json", ".safetensors"):
+            (long.folder / f"{name}{suffix}").write_bytes((long.folder / f"best{suffix}").read_bytes())
+    compact_run(short, "best_weights")
+    again = run_study(study, tmp_path, OPTIONS, executor=Inline())
+    assert {config.max_iters: rows_of(again, config) for config in again.configs} == before
+    assert set(again.summary()["status"]) == {"done"} and not [*long.folder.glob("step-*")]
+
+
+def test_many_horizons_go_on_from_each_other(make: Make) -> None:
+    runs = [make(schedule="constant", max_iters=10 * n, eval_interval=10, warmup_iters=0) for n in range(1200, 0, -1)]
+    assert len(dependency_levels(runs)) == 1200
 
 
 def test_the_report_says_what_was_taken_over(text_file: Path, tmp_path: Path) -> None:

@@ -80,11 +80,11 @@ class Evidence:
     def where(self, levels: Sequence[tuple[str, Any]]) -> Evidence:
         """That of the runs at these levels of some factors, which are constant then.
 
-        Raises ConfigError for a setting that is no factor, and where no run is left.
+        Raises ConfigError for a setting that the table does not have, and where no run is left.
         """
         for name, _ in levels:
-            if name not in self.factors:
-                raise ConfigError(f"the study does not vary {name}, of which it speaks", (name,))
+            if name not in self.table.columns:
+                raise ConfigError(f"the study does not say what {name} is, of which it speaks", (name,))
         if not levels:
             return self
         at = pl.all_horizontal(pl.col(name).eq_missing(pl.lit(level)) for name, level in levels)
@@ -92,7 +92,8 @@ class Evidence:
         if table.is_empty():
             raise ConfigError("no run is done of those it speaks of", tuple(name for name, _ in levels))
         kept = {name: known for name, known in self.factors.items() if name not in dict(levels)}
-        return replace(self, table=table, factors=kept, lost=self.lost.filter(at) if len(self.lost) else self.lost)
+        known = all(name in self.lost.columns for name, _ in levels)
+        return replace(self, table=table, factors=kept, lost=self.lost.filter(at) if known else self.lost)
 
     @property
     def run_ids(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import tyro
 
@@ -57,7 +57,7 @@ def train_verb() -> Callable[..., int]:
             "train",
             as_corpus(corpus) if corpus else "tinyshakespeare",
             tokenizer,
-            base=dataclasses.asdict(settings),
+            base={name: value for name, value in dataclasses.asdict(settings).items() if value is not None},
             seeds=(seed,),
             val_corpus=as_corpus(val_corpus) if val_corpus else None,
             val_share=val_share,
@@ -69,7 +69,14 @@ def train_verb() -> Callable[..., int]:
 
 
 def _option(name: str, field: Any) -> tuple[str, Any, Any]:
-    """A setting as a field of a dataclass whose help is the description of RunConfig's field."""
-    hint = "" if field.default is None else None  # the description tells what stands in
-    shown = tyro.conf.arg(help=field.description, help_behavior_hint=hint)
-    return name, Annotated[field.annotation, shown], dataclasses.field(default=field.default)
+    """A setting as a field of a dataclass whose help is the description of RunConfig's field.
+
+    One whose default is the optimizer's is None until it is stated.
+    """
+    from isoloss.study.optimizers import DEFAULTS
+
+    own = field.default is not None and any(name in settings for settings in DEFAULTS.values())
+    hint = f"(default: {field.default:g}, or the optimizer's own)" if own else "" if field.default is None else None
+    shown = tyro.conf.arg(help=field.description, help_behavior_hint=hint)  # the description tells what stands for None
+    kind, default = (Optional[field.annotation], None) if own else (field.annotation, field.default)  # noqa: UP045
+    return name, Annotated[kind, shown], dataclasses.field(default=default)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from isoloss.design.power import (
     LEVEL,
@@ -25,6 +25,7 @@ from isoloss.study.hypotheses import (
     RangeStated,
     RatioStated,
     SpikesStated,
+    same_level,
 )
 from isoloss.study.study import Study
 from isoloss.wording import counted, listed, named, of_runs
@@ -188,8 +189,11 @@ def _compared_alike(study: Study) -> list[list[Compared]]:
 
 
 def _within(study: Study, hypothesis: Compared | OptimumStated) -> Study:
-    """The part of a study that a hypothesis is about."""
-    return study.with_settings(dict(hypothesis.where)) if hypothesis.where else study
+    """The part of a study that a hypothesis is about: the same cells, one by one, but for those it leaves out."""
+    cells = [cell for cell in study.cells.expand() if all(same_level(cell.get(n, v), v) for n, v in hypothesis.where)]
+    if not hypothesis.where or not cells:
+        return study
+    return replace(study, factors={}, paired=(), exclude=(), design=None, runs=tuple(cells))
 
 
 def _bound(hypothesis: Compared) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from isoloss.study.config import SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.identity import unread
 from isoloss.study.schedules import SCHEDULE_FIELDS, as_read
 
 EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens")
@@ -52,5 +53,6 @@ def changes_nothing(factor: str, configs: Sequence[RunConfig]) -> list[RunConfig
 
 def _key(config: RunConfig, without: Iterable[str]) -> Key:
     """The settings that count, by name: as in a run's identity, but for what a schedule does not read."""
-    values = config.model_dump(exclude={"corpus", *SEED_SETTINGS, *without}) | spelled_seeds(config) | as_read(config)
+    values = config.model_dump(exclude={"corpus", *SEED_SETTINGS, *without}) | spelled_seeds(config)
+    values |= as_read(config) | unread(config)
     return tuple(sorted((name, value) for name, value in values.items() if name not in without))

@@ -53,16 +53,15 @@ def forks(configs: Sequence[RunConfig]) -> dict[str, Fork]:
 def dependency_levels(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     """The runs by how many others must have been trained one after the other before them; most studies have one."""
     leaves, depth = forks(configs), dict[str, int]()
-
-    def depth_of(config: RunConfig) -> int:
-        run = run_id(config)
-        if run not in depth:
-            depth[run] = 1 + depth_of(leaves[run].source) if run in leaves else 0
-        return depth[run]
-
+    for config in configs:
+        waiting = [config]
+        while run_id(waiting[-1]) in leaves and run_id(waiting[-1]) not in depth:
+            waiting.append(leaves[run_id(waiting[-1])].source)
+        for run in map(run_id, reversed(waiting)):
+            depth.setdefault(run, 1 + depth[run_id(leaves[run].source)] if run in leaves else 0)
     by_level: dict[int, list[RunConfig]] = defaultdict(list)
     for config in configs:
-        by_level[depth_of(config)].append(config)
+        by_level[depth[run_id(config)]].append(config)
     return [by_level[level] for level in sorted(by_level)]
 
 
@@ -92,10 +91,10 @@ def _chains(family: Sequence[RunConfig]) -> list[list[RunConfig]]:
 def _forks_of_chains(chains: Sequence[Sequence[RunConfig]]) -> dict[str, Fork]:
     found: dict[str, Fork] = {}
     for number, chain in enumerate(chains):
-        shared = [(agreed_steps(chain[-1], other[-1]), -i) for i, other in enumerate(chains[:number])]
-        step, other = max(shared, default=(0, 0))
+        shared = [agreed_steps(chain[-1], other[-1]) for other in chains[:number]]
+        step = max(shared, default=0)
         worth_it = step > MIN_SHARE * chain[0].max_iters
-        source = next(_passing(chains[-other], step)) if worth_it else None
+        source = next(_passing(chains[shared.index(step)], step)) if worth_it else None
         fork = Fork(source, step) if source else None
         for config in chain:
             if fork is not None:

@@ -10,7 +10,8 @@ import torch
 
 from isoloss.model.functions import Kernels
 from isoloss.store.layout import StudyPaths
-from isoloss.study.config import Precision
+from isoloss.study.config import Precision, RunConfig
+from isoloss.study.identity import run_id
 from isoloss.training.backend import kernels_for
 from isoloss.training.numerics import Numerics, numerics_here
 from isoloss.training.state import COMPUTE_DTYPES
@@ -35,6 +36,10 @@ class TrainingContext:
     """Whether stacks come in shuffled order."""
     kept_steps: Mapping[str, frozenset[int]] = field(default_factory=dict[str, frozenset[int]])
     """By run id, the steps at which its state is kept for runs that leave it there."""
+
+    def kept_at(self, config: RunConfig) -> frozenset[int]:
+        """Those of one run."""
+        return self.kept_steps.get(run_id(config), frozenset())
 
     def kernels(self, precision: Precision) -> Kernels:
         """The kernels for stacks of a precision."""

@@ -13,7 +13,7 @@ from isoloss.execution.worker import record_state
 from isoloss.files import locked, path_exists, read_bytes, write_bytes
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import CONTINUES, CONTINUES_FROM, NUMERICS
-from isoloss.store.run import MAX_ROWS_BYTES, ROWS, create_run, extents, read_status
+from isoloss.store.run import FINISHED, MAX_ROWS_BYTES, NOTHING, ROWS, create_run, extents, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
@@ -45,7 +45,7 @@ def start_from_forks(
     """Copy what others trained of them into runs that have not begun: state, best state so far and rows.
 
     A run whose first steps were trained under other numerics trains them itself; likewise, with a line that says why,
-    where the other's files are damaged. What was kept for runs alone that have all begun is removed.
+    where the other's files are damaged.
     """
     aside = forks([*results.configs, *results.set_aside]) if results.set_aside else {}
     leaves = {run: fork for run, fork in aside.items() if fork.at_end} | forks(results.configs)
@@ -61,19 +61,29 @@ def start_from_forks(
             say(f"run {run_id(config)} trains its first steps itself: {error}")
 
 
-def drop_kept(results: StudyResults) -> None:
-    """Remove the states that were kept for runs which have all begun. Raises StoreError."""
-    begun: dict[tuple[str, int], bool] = {}
-    for run, fork in forks(results.configs).items():
-        if not fork.at_end:
-            kept = run_id(fork.source), fork.step
-            begun[kept] = begun.get(kept, True) and _has_begun(results.paths.run(run))
-    for source, step in (kept for kept, by_all in begun.items() if by_all):
-        checkpoint.drop_kept(results.paths.run(source).folder, step)
+def drop_kept(results: StudyResults, say: Callable[[str], None]) -> None:
+    """Remove the states that were kept for runs which have all begun, or which the study no longer has.
+
+    A line says where one cannot be removed: nothing depends on it.
+    """
+    waiting = {
+        (run_id(fork.source), fork.step)
+        for run, fork in forks(results.configs).items()
+        if not _has_begun(results.paths.run(run))
+    }
+    for config in [*results.configs, *results.set_aside]:
+        run, folder = run_id(config), results.paths.run(run_id(config)).folder
+        try:
+            for step in checkpoint.steps_kept(folder):
+                if (run, step) not in waiting:
+                    checkpoint.drop_kept(folder, step)
+        except IsolossError as error:
+            say(f"{folder} holds states that nothing needs: {error}")
 
 
 def _has_begun(run: RunPaths) -> bool:
-    return path_exists(run.folder / "last.json")
+    """Whether a run goes on from a checkpoint of its own, or has ended, with its last one dropped or not."""
+    return path_exists(run.folder / "last.json") or read_status(run).state in FINISHED
 
 
 def _start_from(context: TrainingContext, config: RunConfig, fork: Fork) -> None:
@@ -88,12 +98,13 @@ def _start_from(context: TrainingContext, config: RunConfig, fork: Fork) -> None
             return  # it ended before it came there
         states = {name: checkpoint.load(source.folder, kept) for name, kept in names.items()}
         metadata = checkpoint.read_metadata(source.folder, names["last"])
-        if differences(metadata[NUMERICS][-1], context.numerics(config.precision)):
+        numerics, rows = metadata.get(NUMERICS), extents(metadata.get("rows", {}))
+        if not numerics or differences(numerics[-1], context.numerics(config.precision)):
             return
         create_run(target, config)
-        rows = extents(metadata["rows"])
         for name in ROWS:
-            write_bytes(target.rows(name), read_bytes(source.rows(name), MAX_ROWS_BYTES)[: rows[name].size])
+            content = read_bytes(source.rows(name), MAX_ROWS_BYTES)
+            write_bytes(target.rows(name), content[: rows.get(name, NOTHING).size])
         for name in ("best", "last"):  # `last` marks the run as begun, so it is written last
             beside = checkpoint.read_metadata(source.folder, names[name])
             beside = {**beside, CONTINUES: run_id(fork.source), CONTINUES_FROM: fork.step}

@@ -131,7 +131,7 @@ def _run_study(
         for level in dependency_levels(results.configs):
             if ranks.any(should_stop()):
                 break
-            ranks.barrier()  # until rank 0 has copied from the predecessors
+            ranks.barrier()  # until rank 0 has copied what others trained
             stacks = plan_stacks(results, 1, level)
             ranks.barrier()
             executor.run(stacks, context, listener.emit, should_stop)
@@ -153,12 +153,14 @@ def _run_study(
         for level in dependency_levels(results.configs):
             if ranks.any(should_stop()):  # else workers would start only to stop again
                 break
-            start_from_forks(context, results, level, listener.say, should_stop)
+            unbegun = [config for config in level if config in missing]
+            start_from_forks(context, results, unbegun, listener.say, should_stop)
+            drop_kept(results, listener.say)
             ranks.barrier()
-            stacks = plan_stacks(results, width, [config for config in level if config in missing])
+            stacks = plan_stacks(results, width, unbegun)
             ranks.barrier()  # before training changes the files that the others plan by
             executor.run(stacks, context, cap.emit, should_stop)
-        drop_kept(results)
+        drop_kept(results, listener.say)
         missing = [config for config in results.configs if is_missing(results, config)]
         if should_stop() and missing:  # without a summary, which `isoloss report` can write at any time
             raise Interrupted("stopped; everything so far is saved, the same command continues")
@@ -194,6 +196,8 @@ def _check_space(paths: StudyPaths, missing: Sequence[RunConfig], cap: int | Non
     What partial runs hold already counts as free.
     """
     spare = max((2 * checkpoint_bytes(config) for config in missing), default=0)  # while one replaces another
+    kept = kept_steps(missing)
+    spare += sum(2 * checkpoint_bytes(config) * len(kept.get(run_id(config), ())) for config in missing)
     needed = sum(map(disk_bytes, missing)) + spare
     with reading(paths.folder):
         held = sum(bytes_in(paths.run(run_id(config)).folder) for config in missing)

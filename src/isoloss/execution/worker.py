@@ -195,7 +195,14 @@ def _train_group(attempt: _Attempt, starts: Sequence[StartingPoint], tokens: Tok
     kernels = context.kernels(precision)
     if ranks.rank:
         stacked = stack([start.state for start in starts], context.device, kernels)
-        train(stacked, tokens, lambda config: NullObserver(), ranks=ranks, should_stop=attempt.should_stop)
+        train(
+            stacked,
+            tokens,
+            lambda config: NullObserver(),
+            ranks=ranks,
+            should_stop=attempt.should_stop,
+            kept_steps=context.kept_at,
+        )
         return
     now = context.numerics(precision)
     layout = {"stack_width": len(starts), "ranks": ranks.world, "kernels": kernels.name}
@@ -221,7 +228,7 @@ def _train_group(attempt: _Attempt, starts: Sequence[StartingPoint], tokens: Tok
         ranks=ranks,
         should_stop=attempt.should_stop,
         heartbeat=lambda config, step: attempt.recorders[run_id(config)].heartbeat(step),
-        kept_steps=lambda config: context.kept_steps.get(run_id(config), frozenset()),
+        kept_steps=context.kept_at,
     )
     if stopped is not None:
         for config, progress in zip(stopped.members, stopped.progress, strict=True):

@@ -71,10 +71,11 @@ class _Fused(Function):
 
     @staticmethod
     def backward(ctx: Any, grad_stream: Tensor | None, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        operations, ctx.operations = ctx.operations, ()
-        for operation in reversed(operations):
-            grad_stream, grad = operation.backward(grad_stream, grad)
-        return grad_stream, grad, *(None for _ in operations)
+        n, operations = len(ctx.operations), list(ctx.operations)
+        ctx.operations = ()
+        while operations:  # what each kept is freed behind it
+            grad_stream, grad = operations.pop().backward(grad_stream, grad)
+        return grad_stream, grad, *(None for _ in range(n))
 
 
 class _Read(Function):
@@ -104,7 +105,14 @@ class _Dropped(Function):
 
 
 def through(stream: Tensor, branch: Tensor, steps: Iterable[Step]) -> tuple[Tensor, Tensor]:
-    """The residual stream and the branch after some steps; fused ones that follow each other are one node."""
+    """The residual stream and the branch after some steps; fused ones that follow each other are one node.
+
+    Without gradients each step is forgotten before the next is made, and with it what it keeps for a backward pass.
+    """
+    if not torch.is_grad_enabled():
+        for step in steps:
+            stream, branch = step.forward(stream, branch) if isinstance(step, Operation) else step(stream, branch)
+        return stream, branch
     fused: list[Operation] = []
     for step in [*steps, None]:
         if isinstance(step, Operation):

@@ -6,6 +6,7 @@ tests/test_parity.py compares losses and gradients with a plain model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ def _logits(
     """In the compute dtype, of shape [E, N, W]."""
     run = ForwardPass(members, parameters.weights, parameters.kernels, tokens_ExBxT, masks)
     x_ExNxC = embed(run)
-    return through(x_ExNxC, x_ExNxC, [*_blocks(run), *_head(run)])[1]
+    return through(x_ExNxC, x_ExNxC, chain(_blocks(run), _head(run)))[1]
 
 
 def _blocks(run: ForwardPass) -> Iterator[Step]:

@@ -190,9 +190,8 @@ void split_heads(i64 B, i64 T_, i64 S, i64 H, i64 D, const T* from, T* to, bool 
                 }
 }
 
-// Causal softmax of scores_GxTxT, of the last `window` columns up to the diagonal; `dropped` is probs times the mask.
-// Elsewhere both are 0. L is T where it is known
-// to the compiler, which then keeps a row in registers, else 0.
+// Causal softmax of scores_GxTxT over the last `window` columns up to the diagonal; `dropped` is probs times the mask.
+// Elsewhere both are 0. L is T where the compiler knows it, which then keeps a row in registers, else 0.
 template <class T, i64 L>
 void softmax(i64 G, i64 T_, i64 window, const T* scores, float scale, T* probs, T* dropped, MASK) {
     const Mask mask(key, limit, keep_scale);

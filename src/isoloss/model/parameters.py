@@ -114,7 +114,7 @@ class Parameters:
     """The parameters of a stack of E members, ready for a forward and backward pass.
 
     `flat_ExP` are the fp32 master weights. `weights[name]`, of shape [E, *shape], is what the model reads: a view of
-    them, or for block matrices and HEAD under low-precision kernels a view of the copy that AdamW's update renews.
+    them, or for block matrices and HEAD under low-precision kernels a view of the copy that each update renews.
     """
 
     def __init__(self, layout: Layout, flat_ExP: Tensor, kernels: Kernels) -> None:

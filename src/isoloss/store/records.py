@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 NUMERICS = "numerics"
 """Key, in a run's provenance and in a checkpoint's metadata, of the numerics so far, each with its first `step`."""
 CONTINUES = "continues"
-"""Key, likewise, of the run whose end a run went on from."""
+"""Key, likewise, of the run that trained a run's first steps."""
 CONTINUES_FROM = "continues_from"
 """Key, likewise, of the steps that it took over."""
 PROGRAM, SHUFFLED = "program", "shuffled"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from isoloss.errors import ConfigError
 from isoloss.randomness import Purpose, generator
-from isoloss.study.config import RunConfig
+from isoloss.study.config import is_whole
 from isoloss.study.fractions import generators
 
 Scalar = str | int | float | bool | None
@@ -231,7 +231,7 @@ def _uniform(design: Sampled, names: Sequence[str]) -> list[list[float]]:
 
 def _drawn(name: str, span: Range, u: float) -> int | float:
     low, high = span.low, span.high
-    if not isinstance(RunConfig.model_fields[name].default, float):  # whole numbers, each by its share of the range
+    if is_whole(name):  # whole numbers, each by its share of the range
         low, high = low - 0.5, high + 0.5
         value = low * (high / low) ** u if span.scale == "log" else low + u * (high - low)
         return min(max(round(value), round(span.low)), round(span.high))

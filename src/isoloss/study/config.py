@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -108,8 +108,12 @@ class RunConfig(BaseModel):
         None, description="Peak learning rate of Muon's matrices, if optimizer is muon; None: 0.02."
     )
     weight_decay: RateFloat = Field(0.1, description="Decoupled weight decay of matrices and embeddings; sgd: coupled.")
-    beta1: FractionFloat = Field(0.9, description="AdamW's decay of the mean gradient, per step.")
-    beta2: FractionFloat = Field(0.99, description="AdamW's decay of the mean squared gradient, per step.")
+    beta1: FractionFloat = Field(
+        0.9, description="Decay of the mean gradient, per step; of lion its share in the update, of sgd the momentum."
+    )
+    beta2: FractionFloat = Field(
+        0.99, description="Decay of the mean squared gradient, per step; of lion that of its momentum."
+    )
     grad_clip: RateFloat = Field(1.0, description="Norm that the gradient is clipped to; 0: no clipping.")
 
     eval: EvalMode = Field(
@@ -161,14 +165,10 @@ class RunConfig(BaseModel):
         if self.parametrization != "standard" and self.optimizer == "sgd":
             text = "{parametrization} has rates for adamw, lion and muon, and {optimizer} would need others"
             raise self._contradiction(text, "parametrization", "optimizer")
-        if self.muon_learning_rate is not None and self.optimizer != "muon":
-            raise self._contradiction(
-                "{muon_learning_rate} is Muon's, and {optimizer} another", "muon_learning_rate", "optimizer"
-            )
         if not self.decay_lr and self.schedule != "cosine":
             text = "{decay_lr} is a constant rate without warmup, and {schedule} another; leave decay_lr out"
             raise self._contradiction(text, "schedule", "decay_lr")
-        if self.schedule == "wsd" and self.warmup_iters > (1 - self.decay_share) * self.decay_horizon:
+        if self.schedule == "wsd" and self.warmup_iters > round((1 - self.decay_share) * self.decay_horizon, 6):
             text = (
                 "{warmup_iters} and {decay_share} are longer together than the horizon of the rate, {max_iters} steps"
             )
@@ -191,7 +191,7 @@ class RunConfig(BaseModel):
 
     @property
     def decay_horizon(self) -> int:
-        """Step at which the cosine reaches min_lr: lr_decay_iters, by default max_iters."""
+        """Step at which a rate that decays reaches min_lr: lr_decay_iters, by default max_iters."""
         return self.max_iters if self.lr_decay_iters is None else self.lr_decay_iters
 
     @property
@@ -212,6 +212,15 @@ _FIELDS = frozenset(RunConfig.model_fields)
 
 SETTINGS: tuple[str, ...] = tuple(name for name in RunConfig.model_fields if name not in RESOLVED_FIELDS)
 """Names a study may set in `base`, vary in `factors` and override with --set."""
+
+
+def is_whole(name: str) -> bool:
+    """Whether a setting's numbers are whole ones."""
+    annotation: Any = RunConfig.model_fields[name].annotation
+    return (
+        annotation is int or int in get_args(annotation) or any(int in get_args(each) for each in get_args(annotation))
+    )
+
 
 SEED_SETTINGS = ("init_seed", "data_seed")
 """Settings that stand in for `seed` in a part of what it decides. Their values are labels, without order."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from isoloss.errors import ConfigError, collect, raise_all
 from isoloss.study import compute
-from isoloss.study.config import SETTINGS, RunConfig
+from isoloss.study.config import SETTINGS, RunConfig, is_whole
 from isoloss.study.optimizers import defaults_of
 from isoloss.study.synonyms import did_you_mean
 
@@ -189,4 +189,4 @@ def _as_setting(name: str, text: str, value: float) -> int | float:
     return whole
 
 
-_FLOATS = tuple(name for name in NAMES if isinstance(RunConfig.model_fields[name].default, float))
+_FLOATS = tuple(name for name in NAMES if name in SETTINGS and not is_whole(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
@@ -312,16 +313,25 @@ def hypothesis_values(hypothesis: Hypothesis) -> dict[str, Any]:
     return plain | ({"where": where} if where else {})
 
 
+def same_level(a: object, b: object) -> bool:
+    """Whether two values are the same level: 1 and 1.0 are, true and 1 are not."""
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
+
+
 def hypothesis_faults(
-    hypothesis: Hypothesis, number: int, factors: Mapping[str, tuple[Level, ...]]
+    hypothesis: Hypothesis,
+    number: int,
+    factors: Mapping[str, tuple[Level, ...]],
+    constants: Mapping[str, Level] = MappingProxyType({}),
 ) -> Iterator[ConfigError]:
-    """What is wrong with a hypothesis in a study of these factors: levels that they lack.
+    """What is wrong with a hypothesis in a study of these factors and constants: levels that they lack.
 
     A factor that the study holds constant is no mistake: the audit says that nothing can be learned about it.
     """
     for name, level in getattr(hypothesis, "where", ()):
-        if len(factors.get(name, ())) > 1 and level not in factors[name]:
-            text = f"where: {name} has no level {level!r}; its levels are {list(factors[name])}"
+        known = factors.get(name) or ((constants[name],) if name in constants else ())
+        if known and not any(same_level(level, each) for each in known):
+            text = f"where: {name} has no level {level!r}; its levels are {list(known)}"
             yield _complaint(number, "where", text)
     if not isinstance(hypothesis, EffectStated | RatioStated):
         return

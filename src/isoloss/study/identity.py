@@ -18,6 +18,19 @@ IDENTITY_VERSION = 2
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
+def unread(config: RunConfig) -> dict[str, None]:
+    """Settings of the model and the optimizer that this run does not read, or that say what is so without them."""
+    names = [
+        *(["window"] if attended_length(config) == config.block_size else []),
+        *(["n_kv_head"] if config.n_kv_head == config.n_head else []),
+        *(["muon_learning_rate"] if config.optimizer != "muon" else []),
+        *(["beta2"] if config.optimizer == "sgd" else []),
+        *(["base_n_layer"] if config.parametrization != "completep" else []),
+        *(["base_n_embd"] if config.parametrization == "standard" else []),
+    ]
+    return dict.fromkeys(names)
+
+
 def canonical(config: RunConfig) -> str:
     """The canonical form of a configuration: sorted JSON in which equal science is spelled equally.
 
@@ -28,16 +41,9 @@ def canonical(config: RunConfig) -> str:
     values = {name: value for name, value in vars(config).items() if name not in SEED_SETTINGS} | spelled_seeds(config)
     del values["corpus"]
     horizon = config.decay_horizon if config.decay_lr else None
-    unread = {"lr_decay_iters": horizon, "decay_share": None, "decay_shape": None}
-    values |= as_read(config) if config.schedule != "cosine" else unread
-    if attended_length(config) == config.block_size:
-        values["window"] = None
-    if config.n_kv_head == config.n_head:
-        values["n_kv_head"] = None
-    if config.parametrization != "completep":
-        values["base_n_layer"] = None
-    if config.parametrization == "standard":
-        values["base_n_embd"] = None
+    cosine = {"lr_decay_iters": horizon, "decay_share": None, "decay_shape": None}
+    values |= as_read(config) if config.schedule != "cosine" else cosine
+    values |= unread(config)
     for name in ADDED_SETTINGS:
         if values[name] in (None, RunConfig.model_fields[name].default):
             del values[name]

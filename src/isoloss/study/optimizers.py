@@ -24,5 +24,5 @@ DEFAULTS: Mapping[Optimizer, Mapping[str, Any]] = {
 
 def defaults_of(optimizer: object) -> Mapping[str, Any]:
     """What settings are that a run with this optimizer does not state, where that differs from AdamW's."""
-    own: Mapping[Any, Mapping[str, Any]] = DEFAULTS
-    return own.get(optimizer) or {}
+    own: Mapping[str, Mapping[str, Any]] = {**DEFAULTS}
+    return own.get(optimizer, {}) if isinstance(optimizer, str) else {}

@@ -41,7 +41,7 @@ def decays(config: RunConfig) -> bool:
 def decay_start(config: RunConfig) -> float:
     """The step from which a decaying rate falls: the end of its warm-up, or of what wsd keeps stable."""
     if config.schedule == "wsd":
-        return config.decay_horizon * (1 - config.decay_share)
+        return round(config.decay_horizon * (1 - config.decay_share), 6)  # 10 * (1 - 0.9) is 1
     return config.warmup_iters
 
 

@@ -122,8 +122,10 @@ CellShape = Annotated[dict[str, Any], _BySetting()]
 GroupShape = Annotated[dict[str, Any], _BySetting(_list_of)]
 CorpusShape = str | Annotated[list[str], Field(min_length=1)]
 Cells = Annotated[tuple[dict[str, Scalar], ...], _parsed(entries_of, Annotated[list[CellShape], Field(min_length=1)])]
-SECTIONS = ("base", "factors", "budgets", "paired", "runs", "exclude", "centre", "hypotheses")
+SECTIONS = ("base", "factors", "budgets", "centre", "paired", "runs", "exclude", "hypotheses")
 """Keys that may stand empty: they state nothing."""
+LISTS = ("corpus", "val_corpus", "runs", "exclude")
+"""Keys of lists, whose errors say which."""
 AMOUNTS = {kind: {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}} for kind in KINDS}
 
 
@@ -232,8 +234,8 @@ def _config_errors(found: ErrorDetails) -> list[ConfigError]:
     each: tuple[ConfigError, ...] = context.get("each", (ConfigError(plain_message(found)),))
     return [
         ConfigError(
-            f"{key}: {error.args[0]}" if error.fields[0].isdigit() else error.args[0],
-            (*(field if field.split()[0] == key else f"{key} {field}" for field in error.fields), key),
+            f"{key}: {error.args[0]}" if key in LISTS else error.args[0],
+            (*(field if field.partition(" ")[0] == key else f"{key} {field}" for field in error.fields), key),
         )
         if error.fields
         else ConfigError(f"{subject}: {error.args[0]}", (key,))
@@ -257,7 +259,7 @@ def _leave_out(stated: dict[str, Any], key: str, place: str) -> None:
         stated[key] = "study"
     elif key == "hypotheses" and within.isdigit():
         stated[key] = [_FAULTY if number == int(within) else each for number, each in enumerate(value or ())]
-    elif isinstance(value, dict) and within in value:
+    elif isinstance(value, dict) and within in value and key in SECTIONS and len(cast("dict[str, Any]", value)) > 1:
         del value[within]
     else:
         stated.pop(key, None)

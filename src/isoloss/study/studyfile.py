@@ -117,7 +117,7 @@ def _study_of(stated: StudyFile, errors: list[ConfigError]) -> Study:
 
 def _unsettled(errors: Sequence[ConfigError]) -> set[str]:
     """Settings of which something is wrong, by their names."""
-    named = (place.split()[-1] for error in errors for place in error.fields[:1])
+    named = (place.rpartition(" ")[2] for error in errors for place in error.fields[:1])
     return {name for typed in named if (name := meant(typed, SETTINGS)) is not None}
 
 

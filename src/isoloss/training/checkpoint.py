@@ -8,6 +8,7 @@ instant one pair is whole. A checkpoint without moments has a second SHA-256 in 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from isoloss.files import (
     path_exists,
     read_bytes,
     read_record,
+    reading,
     sha256_bytes,
     sha256_file,
     sync_folder,
@@ -74,14 +76,24 @@ def kept_names(step: int) -> dict[str, str]:
 
 
 def keep(folder: Path, state: MemberState, metadata: Metadata) -> None:
-    """Save a state for the runs that leave this one at its step. Raises StoreError."""
-    names = kept_names(state.progress.step)
-    if state.progress.best_step == state.progress.step or not path_exists(folder / "best.json"):
+    """Save a state for the runs that leave this one at its step, and link its best so far. Raises StoreError.
+
+    Nothing is kept where the best on the disk is another than the state's, after a run went back a checkpoint.
+    """
+    names, best_step = kept_names(state.progress.step), state.progress.best_step
+    if best_step in (None, state.progress.step):
         save(folder, names["last"], state, metadata)
         _link(folder, names["last"], names["best"])
-    else:
+    elif path_exists(folder / "best.json") and read_record(folder / "best.json")["progress"]["step"] == best_step:
         _link(folder, "best", names["best"])
         save(folder, names["last"], state, metadata)
+
+
+def steps_kept(folder: Path) -> list[int]:
+    """The steps at which states of a run are kept, whole or in part. Raises UnreadableError."""
+    with reading(folder):
+        names = [path.name for path in folder.glob("step-*")]
+    return sorted({int(found[1]) for name in names if (found := re.match(r"step-(\d+)[-.]", name))})
 
 
 def drop_kept(folder: Path, step: int) -> None:

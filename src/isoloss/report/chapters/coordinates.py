@@ -27,8 +27,8 @@ def coordinates_chapter(check: CoordinateCheck) -> Chapter:
         figures=[_figure(check)],
         tables=[_table(check)],
         details=[
-            f"After {counted(check.steps, 'step')} at a constant learning rate each activation is compared with that of "
-            f"the untrained model on the same blocks of validation {cited('yang2022')}: the root mean square of the "
+            f"After {counted(check.steps, 'step')} at a constant learning rate each activation is compared with the "
+            f"untrained model's on the same blocks of validation {cited('yang2022')}: the root mean square of the "
             "difference. A slope is in doublings of it per doubling of n_embd, by least squares over widths and seeds "
             f"with a t interval at 95%; it stays where that lies within ±{TOLERANCE:g}."
         ],

@@ -84,6 +84,11 @@ OPTIMIZERS = {
     "lion": f"Lion {cited('chen2023')}",
     "sgd": "SGD with momentum beta1",
 }
+PARAMETRIZATIONS = {
+    "mup": ("the width by the maximal update parametrization", ("yang2022", "dey2024"), ("base_n_embd",)),
+    "completep": ("width and depth by CompleteP", ("dey2025",), ("base_n_embd", "base_n_layer")),
+}
+"""What follows from a model's size other than by GPT-2's rules, with its sources and the settings it starts from."""
 SCHEDULES = {
     "cosine": f"falls by a cosine {cited('loshchilov2017')}",
     "linear": "falls linearly",
@@ -121,6 +126,16 @@ def _model(snapshot: Snapshot) -> Iterator[str]:
         f"nanoGPT {cited('karpathy2022')}: norms before attention and MLP, GPT-2's initialisation, "
         f"{listed(_part(configs, name) for name in PARTS)}, with {_said(snapshot, *shape)}{dropout}."
     )
+    for parametrization, (words, sources, bases) in PARAMETRIZATIONS.items():
+        runs = [config for config in configs if config.parametrization == parametrization]
+        if runs:
+            which = (
+                "Initialisation"
+                if len(runs) == len(configs)
+                else f"With parametrization {parametrization} initialisation"
+            )
+            follows = f"follow {words} {cited(*sources)}, from {_said(snapshot, *bases)}"
+            yield f"{which}, multipliers and learning rates {follows}."
     attention = [name for name in ("n_kv_head", "qk_norm", "window") if any(getattr(c, name) for c in configs)]
     if attention:
         yield f"Of its attention, {_said(snapshot, *attention)}."

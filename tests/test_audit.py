@@ -21,8 +21,9 @@ from isoloss.errors import ConfigError
 from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.study.config import RunConfig
-from isoloss.study.hypotheses import Hypothesis, make_hypothesis
+from isoloss.study.hypotheses import Hypothesis
 from isoloss.study.identity import run_id
+from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
 from isoloss.study.studyfile import builtin_studies, find_study, parse_study
 from isoloss.study.texts import DataFacts

@@ -8,7 +8,7 @@ import pytest
 
 from isoloss.design.audit import audit
 from isoloss.diagnostic import Diagnostic
-from isoloss.study.hypotheses import make_hypothesis
+from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts
 

@@ -18,7 +18,8 @@ from isoloss.analysis.curves import Spikes, pooled, spike_report
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.estimate import holm, p_in_words
 from isoloss.analysis.exploration import exploratory_claims, study_effects
-from isoloss.study.hypotheses import Hypothesis, make_hypothesis
+from isoloss.study.hypotheses import Hypothesis
+from isoloss.study.stated_hypotheses import make_hypothesis
 
 FACTORS = {"n_embd": (128, 256), "dropout": (0.1, 0.2), "batch_size": (8, 16)}
 

@@ -20,7 +20,7 @@ from isoloss.store import revisions as store_revisions
 from isoloss.store.revisions import revisions, stated_beforehand
 from isoloss.store.run import read_rows
 from isoloss.store.tables import StudyResults, load_study
-from isoloss.study.hypotheses import make_hypothesis
+from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
 
 OPTIONS = RunOptions(device="cpu", precision="fp32")

@@ -23,7 +23,7 @@ from isoloss.report.findings import find
 from isoloss.report.snapshot import take_snapshot
 from isoloss.store.run import State
 from isoloss.study.config import RunConfig
-from isoloss.study.hypotheses import make_hypothesis
+from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
 from tests.fake_studies import fake_study, falling
 

@@ -17,7 +17,8 @@ from isoloss.analysis.claims import adjusted_p, judge
 from isoloss.analysis.exploration import study_effects
 from isoloss.design.power import STATED_SHARE, seeds_needed
 from isoloss.errors import ConfigError
-from isoloss.study.hypotheses import Hypothesis, hypothesis_values, make_hypothesis
+from isoloss.study.hypotheses import Hypothesis
+from isoloss.study.stated_hypotheses import hypothesis_values, make_hypothesis
 from isoloss.study.studyfile import dump_study, parse_study
 from tests.test_audit import finding, study
 from tests.test_claims import FACTORS, claim, evidence, narrower_is_worse

@@ -16,8 +16,9 @@ from isoloss.errors import ConfigError, ConfigErrors
 from isoloss.model.parameters import layout_of
 from isoloss.study import compute
 from isoloss.study.config import ADDED_SETTINGS, SETTINGS, RunConfig, make_config, shape_key
-from isoloss.study.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated, make_hypothesis
+from isoloss.study.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated
 from isoloss.study.identity import canonical, run_id
+from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
 from isoloss.study.studyfile import KEYS, builtin_studies, dump_study, find_study, parse_study
 from isoloss.study.synonyms import SYNONYMS, did_you_mean

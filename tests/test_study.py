@@ -29,8 +29,8 @@ from isoloss.store.revisions import stated_beforehand
 from isoloss.store.run import read_rows, read_status
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.study.config import RunConfig
-from isoloss.study.hypotheses import make_hypothesis
 from isoloss.study.identity import run_id
+from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, find_study, parse_study
 from isoloss.study.texts import DataFacts

@@ -17,8 +17,9 @@ from isoloss.execution.plan import plan_stacks
 from isoloss.report.evidence import evidence
 from isoloss.report.snapshot import take_snapshot
 from isoloss.store.tables import StudyResults
-from isoloss.study.hypotheses import TIMED, make_hypothesis
+from isoloss.study.hypotheses import TIMED
 from isoloss.study.identity import run_id
+from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
 from tests.fake_studies import fake_study
 

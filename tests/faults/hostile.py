@@ -10,8 +10,8 @@ from isoloss.files import read_record, write_checksummed, write_record
 from isoloss.report.study_report import write_report
 from isoloss.store.run import State
 from isoloss.store.tables import StudyResults, load_study
-from isoloss.study.hypotheses import make_hypothesis
 from isoloss.study.identity import run_id
+from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
 from tests.fake_studies import fake_study
 

@@ -25,8 +25,8 @@ from isoloss.study.hypotheses import (
     RangeStated,
     RatioStated,
     SpikesStated,
-    same_level,
 )
+from isoloss.study.stated_hypotheses import same_level
 from isoloss.study.study import Study
 from isoloss.wording import counted, listed, named, of_runs
 

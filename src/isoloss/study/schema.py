@@ -25,8 +25,9 @@ from isoloss.study.cell_shapes import (
 from isoloss.study.cells import Design, Range, Scalar
 from isoloss.study.config import SETTINGS, RunConfig, Seed, TokenizerName, plain_message
 from isoloss.study.formula import NAMES
-from isoloss.study.hypotheses import Hypothesis, SpikesStated, hypotheses_of
+from isoloss.study.hypotheses import Hypothesis, SpikesStated
 from isoloss.study.numbers import BYTES_PATTERN, byte_count
+from isoloss.study.stated_hypotheses import hypotheses_of
 from isoloss.study.synonyms import did_you_mean, meant
 from isoloss.study.texts import Corpus, corpus_of
 

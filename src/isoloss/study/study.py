@@ -15,9 +15,10 @@ from isoloss.study.cells import Cell, Cells, Design, Range, Scalar
 from isoloss.study.compute import training_memory_bytes
 from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, TokenizerName, make_config
 from isoloss.study.formula import is_formula, with_formulas_computed
-from isoloss.study.hypotheses import Hypothesis, hypothesis_faults
+from isoloss.study.hypotheses import Hypothesis
 from isoloss.study.identity import run_id
 from isoloss.study.schema import FIRST_SEED, MAX_RUNS, Order, stated_faults
+from isoloss.study.stated_hypotheses import hypothesis_faults
 from isoloss.study.synonyms import nearest
 from isoloss.study.texts import ANY_DATA, Corpus, DataFacts, Text
 

@@ -18,9 +18,9 @@ from isoloss.study.budgets import KINDS, Budgets
 from isoloss.study.cell_shapes import cells_values
 from isoloss.study.cells import OneAtATime
 from isoloss.study.config import SETTINGS
-from isoloss.study.hypotheses import hypothesis_values
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
 from isoloss.study.schema import StudyFile, read_study_file
+from isoloss.study.stated_hypotheses import hypothesis_values
 from isoloss.study.study import Scalar, Study
 from isoloss.study.synonyms import did_you_mean, meant, nearest
 from isoloss.study.texts import ANY_DATA, Corpus

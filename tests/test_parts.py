@@ -15,10 +15,12 @@ from isoloss.errors import ConfigError
 from isoloss.model import gpt
 from isoloss.model.functions import Kernels
 from isoloss.model.generate import Sampling, generate
+from isoloss.model.interop import is_llama, to_gpt2, to_llama
 from isoloss.model.parameters import Parameters, init_flat, layout_of
 from isoloss.study import compute
 from isoloss.study.config import RunConfig, make_config
 from isoloss.study.identity import run_id
+from isoloss.study.schedules import agreed_steps
 from tests.covering import covering_array
 from tests.recording import recorded
 from tests.reference import ReferenceGPT, reference_losses
@@ -75,6 +77,60 @@ def test_sampling_with_kept_keys_reads_as_without(make: Make, row: dict[str, Any
     with torch.no_grad():
         logits_ExBxTxV = gpt.logits(parameters, [config], torch.tensor(text[:-1])[None, None])
     assert logits_ExBxTxV[0, 0, 2:].argmax(dim=1).tolist() == text[3:]
+
+
+EVERYTHING = {
+    **PARTS,
+    "optimizer": ["adamw", "muon", "lion", "sgd"],
+    "schedule": ["cosine", "linear", "constant", "wsd", "inverse_sqrt"],
+    "parametrization": ["standard", "mup", "completep"],
+    "dropout": [0.0, 0.2],
+}
+COMBINED = [
+    {**row, "parametrization": "standard"} if row["optimizer"] == "sgd" else row for row in covering_array(EVERYTHING)
+]  # sgd has no rates for the others
+
+
+@pytest.mark.parametrize("row", COMBINED, ids=lambda row: " ".join(str(value) for value in row.values()))
+def test_every_combination_resumes_stacks_shares_samples_and_is_exported_or_refused(
+    make: Make, tokens: Tokens, row: dict[str, Any]
+) -> None:
+    shape = {**SHAPE, **row, "base_n_embd": 16, "base_n_layer": 1, "warmup_iters": 2, "eval_interval": 4}
+    members = [make(**shape, seed=seed, max_iters=8) for seed in (1, 2)]
+    whole = recorded(members, tokens, compiled=True)
+    halves = recorded(members, tokens, stop_at=4, compiled=True)
+    rest = recorded(members, tokens, [half.kept[-1] for half in halves], compiled=True)
+    for both, first, second in zip(whole, halves, rest, strict=True):
+        assert losses(both) == losses(first) + losses(second)
+        assert torch.equal(both.kept[-1].flat_P, second.kept[-1].flat_P)
+    [alone] = recorded(members[:1], tokens, compiled=True)
+    assert losses(alone) == pytest.approx(losses(whole[0]), rel=1e-4)
+
+    longer = make(**shape, seed=1, max_iters=16)
+    shared = agreed_steps(members[0], longer)
+    [beginning] = recorded([longer], tokens, stop_at=shared, compiled=True)
+    assert losses(beginning)[:shared] == losses(alone)[:shared]
+    assert shared >= (8 if row["schedule"] in ("constant", "inverse_sqrt") else 3)
+
+    state = whole[0].kept[-1]
+    parameters = Parameters(layout_of(state.config), state.flat_P[None], Kernels(torch.float32))
+    assert generate(parameters, state.config, np.array([1], dtype=np.uint16), Sampling(length=20)).shape == (1, 20)
+    foreign = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False}
+    llama = all(row[name] == value for name, value in foreign.items())
+    gpt2 = (row["norm"], row["position"], row["mlp"], row["n_kv_head"]) == ("layernorm", "learned", "gelu", None)
+    exported = not row["qk_norm"] and row["window"] is None and row["parametrization"] == "standard" and (llama or gpt2)
+    named = layout_of(state.config).split(state.flat_P)
+    if exported:
+        assert (to_llama if llama else to_gpt2)(state.config, named)
+    else:
+        with pytest.raises(ConfigError, match=r"GPT-2 has no model with .*="):
+            assert not is_llama(state.config)
+            to_gpt2(state.config, named)
+
+
+def test_the_combinations_are_counted() -> None:
+    pairs = {(row["optimizer"], row["schedule"]) for row in COMBINED}
+    assert len(pairs) == 20 and 20 <= len(COMBINED) < 40
 
 
 def test_counts_of_parts_by_hand(make: Make) -> None:

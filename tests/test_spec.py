@@ -512,12 +512,13 @@ def test_a_part_of_any_design_is_audited(cells: str) -> None:
     assert audit(study, study.expand(SHAKESPEARE))
 
 
-def test_what_a_hypothesis_is_about_is_there() -> None:
+def test_the_audit_says_where_a_hypothesis_is_about_no_run() -> None:
     text = "name: s\nbase: {n_layer: 2}\nfactors: {n_embd: [32, 64]}\nhypotheses:\n- {says: It is so, kind: effect, "
     text += "factor: n_embd, direction: down, where: {n_layer: LEVEL}}"
-    assert parse_study(text.replace("LEVEL", "2"), "s.yaml").hypotheses
-    for wrong in ("3", "true"):
-        assert "where: n_layer has no level" in complaint(text.replace("LEVEL", wrong))
+    for level, untestable in (("2", False), ("3", True), ("true", True)):
+        study = parse_study(text.replace("LEVEL", level), "s.yaml")
+        told = [one.text for one in audit(study, study.expand(SHAKESPEARE)) if one.code == "hypothesis_untestable"]
+        assert told == (["“It is so” can't be judged: no run has the levels that it is about."] if untestable else [])
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_run_is_not_continued_elsewhere_unasked(
 def test_another_stack_width_and_other_kernels_are_refused(study: Study, begun: Path) -> None:
     with pytest.raises(ConfigError, match="stack was 1, is now 2"):
         train(study, begun, stack=2)
-    with pytest.raises(ConfigError, match="kernels was torch, is now native"):
+    with pytest.raises(ConfigError, match="kernels was torch autograd, is now native"):
         train(study, begun, compile="on")
 
 

@@ -110,9 +110,11 @@ def _level(study: Study) -> float:
 def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Diagnostic]:
     """Findings for each hypothesis but those on scaling exponents."""
     yield from _untestable(study, configs)
-    for alike in _compared_alike(study):
+    for alike in _compared_alike(study, configs):
         yield _detectable(alike, _within(study, alike[0]), noise)
     for hypothesis in study.hypotheses:
+        if not _is_about_some(hypothesis, configs):
+            continue
         match hypothesis:
             case PlateauStated():
                 yield from _plateau(hypothesis, configs)
@@ -136,7 +138,14 @@ Compared = EffectStated | RatioStated
 
 def _untestable(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
     for hypothesis in study.hypotheses:
-        if isinstance(hypothesis, Compared) and hypothesis.between(study.varied) is None:
+        if not _is_about_some(hypothesis, configs):
+            yield Diagnostic(
+                "hypothesis_untestable",
+                "blocks",
+                f"{_quoted(hypothesis)} can't be judged: no run has the levels that it is about.",
+                "List them under factors, or leave where out.",
+            )
+        elif isinstance(hypothesis, Compared) and hypothesis.between(study.varied) is None:
             factor = hypothesis.factor
             values = {getattr(config, factor) for config in configs}
             if len(values) > 1:
@@ -173,11 +182,17 @@ def _going_along(study: Study, factor: str) -> list[str]:
     return found
 
 
-def _compared_alike(study: Study) -> list[list[Compared]]:
+def _is_about_some(hypothesis: Hypothesis, configs: Sequence[RunConfig]) -> bool:
+    """Whether a run has the levels that a hypothesis is about."""
+    where: Sequence[tuple[str, object]] = getattr(hypothesis, "where", ())
+    return any(all(same_level(getattr(config, name), level) for name, level in where) for config in configs)
+
+
+def _compared_alike(study: Study, configs: Sequence[RunConfig]) -> list[list[Compared]]:
     """Hypotheses about two levels of a factor, together those of which the audit says the same."""
     groups: dict[tuple[object, ...], list[Compared]] = {}
     for hypothesis in study.hypotheses:
-        if not isinstance(hypothesis, Compared):
+        if not isinstance(hypothesis, Compared) or not _is_about_some(hypothesis, configs):
             continue
         within = _within(study, hypothesis)
         levels = hypothesis.between(within.varied)

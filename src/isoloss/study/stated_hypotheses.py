@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
@@ -103,15 +102,14 @@ def hypothesis_faults(
     hypothesis: Hypothesis,
     number: int,
     factors: Mapping[str, tuple[Level, ...]],
-    constants: Mapping[str, Level] = MappingProxyType({}),
 ) -> Iterator[ConfigError]:
-    """What is wrong with a hypothesis in a study of these factors and constants: levels that they lack.
+    """What is wrong with a hypothesis in a study of these factors: levels that they lack.
 
     A factor that the study holds constant is no mistake: the audit says that nothing can be learned about it.
     """
     for name, level in getattr(hypothesis, "where", ()):
-        known = factors.get(name) or ((constants[name],) if name in constants else ())
-        if known and not any(same_level(level, each) for each in known):
+        known = factors.get(name, ())
+        if len(known) > 1 and not any(same_level(level, each) for each in known):
             text = f"where: {name} has no level {level!r}; its levels are {list(known)}"
             yield _complaint(number, "where", text)
     if not isinstance(hypothesis, EffectStated | RatioStated):

@@ -14,7 +14,7 @@ from isoloss.study.cell_faults import cell_faults, setting_faults
 from isoloss.study.cells import Cell, Cells, Design, Range, Scalar
 from isoloss.study.compute import training_memory_bytes
 from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, TokenizerName, make_config
-from isoloss.study.formula import is_formula, with_formulas_computed
+from isoloss.study.formula import with_formulas_computed
 from isoloss.study.hypotheses import Hypothesis
 from isoloss.study.identity import run_id
 from isoloss.study.schema import FIRST_SEED, MAX_RUNS, Order, stated_faults
@@ -62,13 +62,7 @@ class Study:
             faults += self._faults_between_settings(faults)
         raise_all(faults)
         for number, hypothesis in enumerate(self.hypotheses, 1):  # levels that no cell is left with
-            raise_all([*hypothesis_faults(hypothesis, number, self.varied, self._constants)])
-
-    @property
-    def _constants(self) -> dict[str, Scalar]:
-        """Settings that every run has alike, where no formula or budget decides them."""
-        given = {name: self.base.get(name, RunConfig.model_fields[name].default) for name in SETTINGS}
-        return {name: value for name, value in given.items() if name != "max_iters" and not is_formula(value)}
+            raise_all([*hypothesis_faults(hypothesis, number, self.varied)])
 
     def _faults(self) -> Iterator[ConfigError]:
         """What is wrong with each part alone; `fields` begins with the place in a study file."""

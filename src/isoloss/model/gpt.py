@@ -20,7 +20,6 @@ from isoloss.model.parts.mlp import mlp
 from isoloss.model.parts.norm import add_norm
 from isoloss.model.parts.position import embed
 from isoloss.study.config import RunConfig
-from isoloss.study.parametrization import scales
 
 
 def logits(parameters: Parameters, members: Sequence[RunConfig], tokens_ExBxT: Tensor) -> Tensor:
@@ -74,7 +73,7 @@ def activations(parameters: Parameters, config: RunConfig, tokens_1xBxT: Tensor)
     """What a coordinate check compares: a block's branches, the stream after it, and the logits, by name."""
     run = ForwardPass([config], parameters.weights, parameters.kernels, tokens_1xBxT)
     stream = branch = embed(run)
-    found, share = {"embedding": stream}, scaled(scales(config).residual)
+    found, share = {"embedding": stream}, scaled(run.scales.residual)
     for i in range(config.n_layer):
         norm = add_norm(run, 3 * i if i else None, f"h.{i}.ln_1")
         stream, branch = through(stream, branch, [norm, *attention(run, i), *share])
@@ -97,7 +96,7 @@ def _logits(
 
 def _blocks(run: ForwardPass) -> Iterator[Step]:
     """From the embedded tokens to the final norm."""
-    branch = scaled(scales(run.config).residual)
+    branch = scaled(run.scales.residual)
     yield add_norm(run, None, "h.0.ln_1")
     for i in range(run.config.n_layer):
         yield from [*attention(run, i), *branch]
@@ -108,4 +107,4 @@ def _blocks(run: ForwardPass) -> Iterator[Step]:
 
 def _head(run: ForwardPass) -> list[Step]:
     """From the final norm to the logits."""
-    return [*scaled(scales(run.config).logits), run.linear(HEAD)]
+    return [*scaled(run.scales.logits), run.linear(HEAD)]

@@ -111,12 +111,13 @@ class AddNorm:
         E, N, C = stream_ExNxC.shape
         sum_ExNxC = torch.empty_like(stream_ExNxC) if self._adds else stream_ExNxC
         out_ExNxC, statistics_2xExN = torch.empty(E, N, C, dtype=self._native.dtype), torch.empty(2, E, N)
-        self._kept = sum_ExNxC, *statistics_2xExN
+        mean_ExN, rstd_ExN = statistics_2xExN
+        self._kept = sum_ExNxC, mean_ExN, rstd_ExN
         for e in range(E):
             self._native.call["add_norm"](
                 N, C, self._centred, _at(stream_ExNxC, e), _at(branch_ExNxC if self._adds else None, e),
                 *_mask(self._mask, e, N // self._n_rows * C), _at(self._weight_ExC, e), _at(self._bias_ExC, e),
-                _at(sum_ExNxC, e), _at(out_ExNxC, e), *(_at(each_ExN, e) for each_ExN in statistics_2xExN),
+                _at(sum_ExNxC, e), _at(out_ExNxC, e), _at(mean_ExN, e), _at(rstd_ExN, e),
             )  # fmt: skip
         return sum_ExNxC, out_ExNxC
 

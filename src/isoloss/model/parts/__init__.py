@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from isoloss.model.dropout import Mask
 from isoloss.model.functions import Kernels, Linear
 from isoloss.study.config import RunConfig
+from isoloss.study.parametrization import Scales, scales
 
 
 class KeysAndValues(Protocol):
@@ -44,6 +47,18 @@ class ForwardPass:
     def config(self) -> RunConfig:
         """A member; in what decides shapes all are alike."""
         return self.members[0]
+
+    @cached_property
+    def scales(self) -> Scales:
+        """The factors of the first member's parametrization; of attention's others may have another."""
+        return scales(self.config)
+
+    @cached_property
+    def head_groups(self) -> list[tuple[slice, RunConfig, float]]:
+        """Slices of neighbouring members that share n_head, with the first of them and what scores are scaled by."""
+        members = self.members
+        starts = [i for i, config in enumerate(members) if i == 0 or config.n_head != members[i - 1].n_head]
+        return [(slice(a, b), members[a], scales(members[a]).attention) for a, b in pairwise([*starts, len(members)])]
 
     @property
     def n_rows(self) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
@@ -16,38 +13,33 @@ from isoloss.model.parts.norm import rms_norm
 from isoloss.model.parts.position import rotated
 from isoloss.study.compute import attended_length
 from isoloss.study.config import RunConfig
-from isoloss.study.parametrization import scales
 
 
 def attention(run: ForwardPass, block: int) -> list[Step]:
     """Queries, keys and values, attention among them, and its projection."""
     enter, leave = run.linear(f"h.{block}.attn.c_attn"), run.linear(f"h.{block}.attn.c_proj")
-    mask, groups, config = run.mask(3 * block + 1), head_groups(run.members), run.config
+    mask, groups, config = run.mask(3 * block + 1), run.head_groups, run.config
     if run.kernels.native and config.position != "rope" and not config.qk_norm and config.n_kv_head is None:
         fused = [
-            (members, first.n_head, _softmax(run, run.kernels.native, mask and mask.of(members), first))
-            for members, first in groups
+            (members, first.n_head, _softmax(run, run.kernels.native, mask and mask.of(members), scale))
+            for members, first, scale in groups
         ]
         return [enter, Attend(fused), leave]
 
     def plain(stream: Tensor, qkv_ExNxR: Tensor) -> tuple[Tensor, Tensor]:
-        parts = qkv_ExNxR.split([members.stop - members.start for members, _ in groups])
+        parts = qkv_ExNxR.split([members.stop - members.start for members, *_ in groups])
         outputs = [
-            _attended(run, part_ExNxR, mask and mask.of(members), block, first)
-            for part_ExNxR, (members, first) in zip(parts, groups, strict=True)
+            _attended(run, part_ExNxR, mask and mask.of(members), block, first, scale)
+            for part_ExNxR, (members, first, scale) in zip(parts, groups, strict=True)
         ]
         return stream, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     return [enter, plain, leave]
 
 
-def head_groups(members: Sequence[RunConfig]) -> list[tuple[slice, RunConfig]]:
-    """Slices of neighbouring members that share n_head, with the first of them."""
-    starts = [i for i, config in enumerate(members) if i == 0 or config.n_head != members[i - 1].n_head]
-    return [(slice(a, b), members[a]) for a, b in pairwise([*starts, len(members)])]
-
-
-def _attended(run: ForwardPass, qkv_ExNxR: Tensor, mask: Mask | None, block: int, config: RunConfig) -> Tensor:
+def _attended(
+    run: ForwardPass, qkv_ExNxR: Tensor, mask: Mask | None, block: int, config: RunConfig, scale: float
+) -> Tensor:
     """The heads' outputs side by side, [E, N, C], from R rows of queries, keys and values."""
     E, n_head, n_kv_head = len(qkv_ExNxR), config.n_head, config.n_kv_head or config.n_head
     D = config.n_embd // n_head
@@ -62,29 +54,35 @@ def _attended(run: ForwardPass, qkv_ExNxR: Tensor, mask: Mask | None, block: int
         k_GxTxD, v_GxTxD = run.read_before.extended(block, k_GxTxD, v_GxTxD)
     if n_kv_head != n_head:
         k_GxTxD, v_GxTxD = (_shared(each, n_head // n_kv_head) for each in (k_GxTxD, v_GxTxD))
-    y_GxTxD = _attend(run, q_GxTxD, k_GxTxD, v_GxTxD, mask, config)
+    y_GxTxD = _attend(run, q_GxTxD, k_GxTxD, v_GxTxD, mask, config.n_head, scale)
     return y_GxTxD.view(E, run.n_rows, n_head, -1, D).transpose(2, 3).reshape(E, -1, n_head * D)
 
 
 def _attend(
-    run: ForwardPass, q_GxTxD: Tensor, k_GxTxD: Tensor, v_GxTxD: Tensor, mask: Mask | None, config: RunConfig
+    run: ForwardPass,
+    q_GxTxD: Tensor,
+    k_GxTxD: Tensor,
+    v_GxTxD: Tensor,
+    mask: Mask | None,
+    n_head: int,
+    scale: float,
 ) -> Tensor:
     """Every query's mean of the values at and before it, by the softmax of its scaled products with their keys."""
     if run.kernels.native:
-        softmax = _softmax(run, run.kernels.native, mask, config)
+        softmax = _softmax(run, run.kernels.native, mask, scale)
         return AttendPrepared.apply(softmax, q_GxTxD, k_GxTxD, v_GxTxD)  # type: ignore[return-value]
-    n_new, n_all, window = q_GxTxD.shape[1], k_GxTxD.shape[1], attended_length(config)
+    n_new, n_all, window = q_GxTxD.shape[1], k_GxTxD.shape[1], attended_length(run.config)
     ahead_TxT = torch.full((n_new, n_all), float("-inf"), device=q_GxTxD.device).triu(1 + n_all - n_new)
     if window < n_all:
         ahead_TxT = ahead_TxT + torch.full_like(ahead_TxT, float("-inf")).tril(n_all - n_new - window)
-    scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2)) * scales(config).attention + ahead_TxT
+    scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2)) * scale + ahead_TxT
     probs_GxTxT = torch.softmax(scores_GxTxT, dim=-1, dtype=torch.float32)
-    probs_GxTxT = dropped(probs_GxTxT, mask, (run.n_rows, config.n_head, n_new, n_all))
+    probs_GxTxT = dropped(probs_GxTxT, mask, (run.n_rows, n_head, n_new, n_all))
     return torch.bmm(probs_GxTxT.to(run.kernels.dtype), v_GxTxD)
 
 
-def _softmax(run: ForwardPass, native: Native, mask: Mask | None, config: RunConfig) -> Softmax:
-    return Softmax(native, mask, run.n_rows, attended_length(config), scales(config).attention)
+def _softmax(run: ForwardPass, native: Native, mask: Mask | None, scale: float) -> Softmax:
+    return Softmax(native, mask, run.n_rows, attended_length(run.config), scale)
 
 
 def _shared(x_GxTxD: Tensor, n_queries: int) -> Tensor:

@@ -17,7 +17,8 @@ from torch.autograd import Function
 
 from isoloss.model import native
 from isoloss.model.dropout import Mask
-from isoloss.model.native import AddNorm, Native, OnBranch
+from isoloss.model.native import Native
+from isoloss.model.operations import Operation
 
 
 @dataclass(frozen=True)
@@ -33,29 +34,8 @@ class Kernels:
         return "torch autograd" if self.native is None else self.native.name
 
 
-Operation = AddNorm | OnBranch
 Step = Operation | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """What happens to the residual stream and a block's branch: a fused operation, or plain torch."""
-
-
-class Linear(OnBranch):
-    """x·Wᵀ + b for every member, from [E, N, I] to [E, N, O], in x's dtype."""
-
-    def __init__(self, weight_ExOxI: Tensor, bias_ExO: Tensor | None = None) -> None:
-        self._weight_ExOxI, self._bias_ExO = weight_ExOxI, bias_ExO
-
-    def branch(self, x_ExNxI: Tensor) -> Tensor:
-        """Through the layer."""
-        self._x_ExNxI, bias_ExO = x_ExNxI, self._bias_ExO
-        y_ExNxO = _product(x_ExNxI, self._weight_ExOxI.transpose(1, 2))
-        return y_ExNxO if bias_ExO is None else y_ExNxO + bias_ExO[:, None].to(y_ExNxO.dtype)
-
-    def branch_backward(self, grad_ExNxO: Tensor) -> Tensor:
-        """The gradient of x."""
-        _product(grad_ExNxO.transpose(1, 2), self._x_ExNxI, self._weight_ExOxI.grad)
-        if self._bias_ExO is not None:
-            torch.sum(grad_ExNxO, dim=1, dtype=torch.float32, out=self._bias_ExO.grad)
-        return _product(grad_ExNxO, self._weight_ExOxI)
 
 
 class _Fused(Function):
@@ -162,11 +142,3 @@ def cross_entropy(
     grad = log_probs.exp_()
     grad.scatter_add_(2, targets_ExNx1, torch.full_like(targets_ExNx1, -1.0, dtype=grad.dtype))
     return loss_E, (grad * scale_E[:, None, None]).to(logits_ExNxW.dtype)
-
-
-def _product(a_ExNxI: Tensor, b_ExIxO: Tensor, out_ExNxO: Tensor | None = None) -> Tensor:
-    """a·b for every member; one member's product goes to mm, which oneDNN multiplies faster than a batch of one."""
-    if a_ExNxI.shape[0] > 1:
-        return torch.bmm(a_ExNxI, b_ExIxO, out=out_ExNxO)
-    out_NxO = None if out_ExNxO is None else out_ExNxO.select(0, 0)
-    return torch.mm(a_ExNxI.select(0, 0), b_ExIxO.select(0, 0), out=out_NxO).unsqueeze(0)

@@ -35,10 +35,11 @@ def logits(parameters: Parameters, members: Sequence[RunConfig], tokens_ExBxT: T
 def next_logits(parameters: Parameters, config: RunConfig, tokens_BxT: Tensor, read_before: KeysAndValues) -> Tensor:
     """One member's logits after the last token of B sequences that go on from `read_before`, fp32 of shape [B, V]."""
     run = ForwardPass([config], parameters.weights, parameters.kernels, tokens_BxT[None], None, read_before)
+    *blocks, (_, head) = _layers(run)
     x_1xNxC = embed(run)
-    x_1xNxC, normed_1xNxC = through(x_1xNxC, x_1xNxC, _blocks(run))
-    last_1xBxC = normed_1xNxC.unflatten(1, tokens_BxT.shape)[:, :, -1]
-    return through(x_1xNxC, last_1xBxC, _head(run))[1][0].float()[:, : config.vocab_size]
+    both = through(x_1xNxC, x_1xNxC, chain.from_iterable(steps for _, steps in blocks))
+    stream_1xBxC, branch_1xBxC = (each_1xNxC.unflatten(1, tokens_BxT.shape)[:, :, -1] for each_1xNxC in both)
+    return through(stream_1xBxC, branch_1xBxC, head)[1][0].float()[:, : config.vocab_size]
 
 
 def loss(parameters: Parameters, members: Sequence[RunConfig], blocks_ExBxT1: Tensor) -> Tensor:
@@ -70,19 +71,14 @@ def loss_and_gradients(
 
 @torch.no_grad()
 def activations(parameters: Parameters, config: RunConfig, tokens_1xBxT: Tensor) -> dict[str, Tensor]:
-    """What a coordinate check compares: a block's branches, the stream after it, and the logits, by name."""
+    """What a coordinate check compares: the embedding, what each block adds, the stream after them and the logits."""
     run = ForwardPass([config], parameters.weights, parameters.kernels, tokens_1xBxT)
     stream = branch = embed(run)
-    found, share = {"embedding": stream}, scaled(run.scales.residual)
-    for i in range(config.n_layer):
-        norm = add_norm(run, 3 * i if i else None, f"h.{i}.ln_1")
-        stream, branch = through(stream, branch, [norm, *attention(run, i), *share])
-        found[f"attention {i + 1}"] = branch
-        norm = add_norm(run, 3 * i + 2, f"h.{i}.ln_2")
-        stream, branch = through(stream, branch, [norm, *mlp(run, i), *share])
-        found[f"mlp {i + 1}"] = branch
-    stream, branch = through(stream, branch, [add_norm(run, 3 * config.n_layer, "ln_f"), *_head(run)])
-    return found | {"stream": stream, "logits": branch}
+    found = {"embedding": stream}
+    for name, steps in _layers(run):
+        stream, branch = through(stream, branch, steps)
+        found[name] = branch
+    return {**found, "stream": stream}
 
 
 def _logits(
@@ -91,20 +87,17 @@ def _logits(
     """In the compute dtype, of shape [E, N, W]."""
     run = ForwardPass(members, parameters.weights, parameters.kernels, tokens_ExBxT, masks)
     x_ExNxC = embed(run)
-    return through(x_ExNxC, x_ExNxC, chain(_blocks(run), _head(run)))[1]
+    return through(x_ExNxC, x_ExNxC, chain.from_iterable(steps for _, steps in _layers(run)))[1]
 
 
-def _blocks(run: ForwardPass) -> Iterator[Step]:
-    """From the embedded tokens to the final norm."""
-    branch = scaled(run.scales.residual)
-    yield add_norm(run, None, "h.0.ln_1")
-    for i in range(run.config.n_layer):
-        yield from [*attention(run, i), *branch]
-        yield add_norm(run, 3 * i + 2, f"h.{i}.ln_2")
-        yield from [*mlp(run, i), *branch]
-        yield add_norm(run, 3 * i + 3, f"h.{i + 1}.ln_1" if i + 1 < run.config.n_layer else "ln_f")
+def _layers(run: ForwardPass) -> Iterator[tuple[str, list[Step]]]:
+    """Name and steps of each layer, from the embedded tokens to the logits.
 
-
-def _head(run: ForwardPass) -> list[Step]:
-    """From the final norm to the logits."""
-    return [*scaled(run.scales.logits), run.linear(HEAD)]
+    A norm adds what the layer before it left on the branch to the stream, dropped at its place, and begins the next.
+    """
+    share, n_layer = scaled(run.scales.residual), run.config.n_layer
+    for i in range(n_layer):
+        before = 3 * i if i else None  # nothing is added before the first
+        yield f"attention {i + 1}", [add_norm(run, before, f"h.{i}.ln_1"), *attention(run, i), *share]
+        yield f"mlp {i + 1}", [add_norm(run, 3 * i + 2, f"h.{i}.ln_2"), *mlp(run, i), *share]
+    yield "logits", [add_norm(run, 3 * n_layer, "ln_f"), *scaled(run.scales.logits), run.linear(HEAD)]

@@ -1,7 +1,7 @@
-"""The fused operations of kernels.cpp as autograd Functions, for one thread of a CPU.
+"""The operations of kernels.cpp, fused, for one thread of a CPU, with their backward passes.
 
-Arrays are on the CPU and each member's part is contiguous. A backward pass writes gradients of weights into their
-`.grad`, and returns None for them.
+Arrays are on the CPU and each member's part is contiguous. What begins the network, and what stands between steps of
+plain torch, are autograd Functions, all else `Operation`s; either writes gradients of weights into their `.grad`.
 """
 
 # pyright: reportIncompatibleMethodOverride=false, reportUnknownMemberType=false
@@ -21,6 +21,7 @@ from torch.autograd import Function
 
 from isoloss.model.dropout import Mask
 from isoloss.model.library import SIGNATURES, SUFFIXES, library
+from isoloss.model.operations import OnBranch, Operation
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,6 @@ class Native:
     def name(self) -> str:
         """Part of a run's numerics: says which source was compiled by what."""
         return f"native {Path(library()._name).stem}"
-
-
-class OnBranch:
-    """An operation on the branch of a block, which leaves the residual stream as it is."""
-
-    def forward(self, stream: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
-        return stream, self.branch(branch)
-
-    def backward(self, grad_stream: Tensor | None, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        return grad_stream, self.branch_backward(grad)
-
-    def branch(self, x: Tensor, /) -> Tensor:
-        raise NotImplementedError
-
-    def branch_backward(self, grad: Tensor, /) -> Tensor:
-        raise NotImplementedError
 
 
 class Embed(Function):
@@ -87,7 +72,7 @@ class Embed(Function):
         return None, None, None, None, None
 
 
-class AddNorm:
+class AddNorm(Operation):
     """The stream plus the dropped branch, and the norm of that in the compute dtype; N is `n_rows` sequences.
 
     With `adds` False the stream is normed as it is. A norm that is not `centred` is an RMSNorm.
@@ -108,6 +93,7 @@ class AddNorm:
         self._mask, self._n_rows, self._adds, self._centred = mask, n_rows, adds, centred
 
     def forward(self, stream_ExNxC: Tensor, branch_ExNxC: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum, and its norm."""
         E, N, C = stream_ExNxC.shape
         sum_ExNxC = torch.empty_like(stream_ExNxC) if self._adds else stream_ExNxC
         out_ExNxC, statistics_2xExN = torch.empty(E, N, C, dtype=self._native.dtype), torch.empty(2, E, N)
@@ -163,7 +149,7 @@ class Softmax:
         G, T, _ = scores_GxTxT.shape
         probs_GxTxT = torch.empty_like(scores_GxTxT)
         dropped_GxTxT = probs_GxTxT if self.mask is None else torch.empty_like(scores_GxTxT)
-        for e, part in enumerate(_parts(self.mask, G)):
+        for e, part in enumerate(_by_member(self.mask, G)):
             scores, probs, dropped = (each[part].data_ptr() for each in (scores_GxTxT, probs_GxTxT, dropped_GxTxT))
             n, mask = part.stop - part.start, _mask(self.mask, e, (part.stop - part.start) // self.n_rows * T * T)
             self.native.call["softmax"](n, T, self.window, scores, self.scale, probs, dropped, *mask)
@@ -175,7 +161,7 @@ class Softmax:
         torch.bmm(kept.dropped_GxTxT.transpose(1, 2), grad_GxTxD, out=grad_qkv_3xGxTxD[2])
         grad_GxTxT = torch.bmm(grad_GxTxD, kept.v_GxTxD.transpose(1, 2))
         G, T, _ = grad_GxTxD.shape
-        for e, part in enumerate(_parts(self.mask, G)):
+        for e, part in enumerate(_by_member(self.mask, G)):
             grad, probs = grad_GxTxT[part].data_ptr(), kept.probs_GxTxT[part].data_ptr()
             n, mask = part.stop - part.start, _mask(self.mask, e, (part.stop - part.start) // self.n_rows * T * T)
             self.native.call["softmax_backward"](n, T, grad, probs, self.scale, *mask)
@@ -193,6 +179,7 @@ class Attend(OnBranch):
         self._kept: list[Kept] = []
 
     def branch(self, qkv_ExNx3C: Tensor) -> Tensor:
+        """The heads' outputs side by side."""
         outputs: list[Tensor] = []
         for members, n_head, softmax in self._groups:
             part_ExNx3C = qkv_ExNx3C[members]
@@ -202,6 +189,7 @@ class Attend(OnBranch):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def branch_backward(self, grad_ExNxC: Tensor) -> Tensor:
+        """The gradient of queries, keys and values."""
         grads: list[Tensor] = []
         for (members, n_head, softmax), kept in zip(self._groups, self._kept, strict=True):
             part_ExNxC = grad_ExNxC[members]
@@ -232,12 +220,14 @@ class Gelu(OnBranch):
         self._native, self._keeps = native, torch.is_grad_enabled()
 
     def branch(self, x_ExNxF: Tensor) -> Tensor:
+        """x·Φ(x)."""
         self._slope_ExNxF, out_ExNxF = x_ExNxF, torch.empty_like(x_ExNxF)
         address = x_ExNxF.data_ptr()
         self._native.call["gelu"](x_ExNxF.numel(), address, out_ExNxF.data_ptr(), address if self._keeps else None)
         return out_ExNxF
 
     def branch_backward(self, grad_ExNxF: Tensor) -> Tensor:
+        """The gradient of x, in the memory of `grad_ExNxF`."""
         self._native.call["multiply"](grad_ExNxF.numel(), self._slope_ExNxF.data_ptr(), grad_ExNxF.data_ptr())
         return grad_ExNxF
 
@@ -284,7 +274,7 @@ def _mask(mask: Mask | None, e: int, row_elements: int) -> tuple[int | None, int
     return _at(mask.key_Ex2, e), _at(mask.limit_E, e), _at(mask.scale_E, e), mask.first_row * row_elements
 
 
-def _parts(mask: Mask | None, length: int) -> list[slice]:
+def _by_member(mask: Mask | None, length: int) -> list[slice]:
     """A slice for each member of a mask, or one for all."""
     n = 1 if mask is None else len(mask.limit_E)
     return [slice(e * length // n, (e + 1) * length // n) for e in range(n)]

@@ -15,7 +15,8 @@ from typing import Protocol
 from torch import Tensor
 
 from isoloss.model.dropout import Mask
-from isoloss.model.functions import Kernels, Linear
+from isoloss.model.functions import Kernels
+from isoloss.model.operations import Linear
 from isoloss.study.config import RunConfig
 from isoloss.study.parametrization import Scales, scales
 
@@ -50,7 +51,7 @@ class ForwardPass:
 
     @cached_property
     def scales(self) -> Scales:
-        """The factors of the first member's parametrization; of attention's others may have another."""
+        """The factors of the parametrization that all members share; attention's, by n_head, is in `head_groups`."""
         return scales(self.config)
 
     @cached_property

@@ -22,7 +22,7 @@ def step(update: Update, first: int = 0) -> None:
             _step_native(native, update, e, first)
 
 
-def _parts(update: Update, e: int, first: int) -> list[tuple[slice, float, float]]:
+def _ranges(update: Update, e: int, first: int) -> list[tuple[slice, float, float]]:
     """Ranges of the flat order from `first` on, with their weight decay and what the learning rate is times there."""
     layout, decay, scale = update.parameters.layout, update.members[e].weight_decay, scales(update.members[e])
     parts = [(slice(first, layout.decay_end), decay, 1.0), (slice(layout.decay_end, layout.size), 0.0, 1.0)]
@@ -35,7 +35,7 @@ def _parts(update: Update, e: int, first: int) -> list[tuple[slice, float, float
 def _step(update: Update, e: int, first: int) -> None:
     parameters, config = update.parameters, update.members[e]
     flats = parameters.flat_ExP[e], update.grad_ExP[e], *(moment_ExP[e] for moment_ExP in update.moments.values())
-    *matrices, decayed, others = _parts(update, e, first)
+    *matrices, decayed, others = _ranges(update, e, first)
     counts_2 = update.counts_Ex2[e]
     counted = [*((part, counts_2[0].clone()) for part in matrices), (decayed, counts_2[0]), (others, counts_2[1])]
     for (part, decay, rate), count in counted:
@@ -69,7 +69,7 @@ def _step_native(native: Native, update: Update, e: int, first: int) -> None:
     exp_avg_ExP, exp_avg_sq_ExP = update.moments.values()
     flats: list[Tensor] = [parameters.flat_ExP[e], exp_avg_ExP[e], exp_avg_sq_ExP[e], update.grad_ExP[e]]
     divisor, lr, count = update.divisor_E[e].item(), update.lr_E[e].item(), update.counts_Ex2[e, 0].item()
-    for part, decay, rate in _parts(update, e, first):
+    for part, decay, rate in _ranges(update, e, first):
         middle = min(max(low_end, part.start), part.stop)  # what lies below has a low-precision copy
         for start, stop in ((part.start, middle), (middle, part.stop)):
             arrays = [flat_P[start:stop].data_ptr() for flat_P in flats]

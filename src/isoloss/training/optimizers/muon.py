@@ -19,7 +19,7 @@ from isoloss.training.optimizers import adamw
 from isoloss.training.optimizers.update import Update
 
 MOMENTUM = 0.95
-STEPS = 5
+NEWTON_SCHULZ_STEPS = 5
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 EPS = 1e-7
 
@@ -55,7 +55,7 @@ def orthogonalised(x_KxRxC: Tensor) -> Tensor:
     x = x_KxRxC.bfloat16()
     x = x.transpose(1, 2) if tall else x
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=EPS)
-    for _ in range(STEPS):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.transpose(1, 2)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.transpose(1, 2) if tall else x
@@ -67,13 +67,13 @@ def _matrices(layout: Layout, config: RunConfig) -> dict[tuple[int, int], list[i
     for slot in layout.slots:
         if slot.stop <= layout.matrix_end:
             start = slot.start
-            for rows in _parts(slot.name, slot.shape[0], config):
+            for rows in _rows_of(slot.name, slot.shape[0], config):
                 found[rows, slot.shape[1]].append(start)
                 start += rows * slot.shape[1]
     return found
 
 
-def _parts(name: str, rows: int, config: RunConfig) -> Iterator[int]:
+def _rows_of(name: str, rows: int, config: RunConfig) -> Iterator[int]:
     """Rows of the matrices that one of the layout holds."""
     if name.endswith("c_attn.weight"):
         yield from (config.n_embd, (rows - config.n_embd) // 2, (rows - config.n_embd) // 2)

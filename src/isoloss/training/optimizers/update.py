@@ -33,7 +33,7 @@ class Update:
 
     @property
     def scaled_ExP(self) -> Tensor:
-        """The gradients as they count."""
+        """The gradients over their divisors."""
         return self.grad_ExP / self.divisor_E[:, None]
 
     def decay_ExP(self) -> Tensor:

@@ -18,6 +18,7 @@ from isoloss.study.compute import tokens_per_step
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
+from isoloss.training.kept_states import keep_state
 from isoloss.training.loop import EvalRow, StepRow
 from isoloss.training.state import MemberState, Progress
 
@@ -94,7 +95,7 @@ class RunRecorder:
 
     def keep(self, state: MemberState) -> None:
         """Save the state for runs that leave this one here."""
-        checkpoint.keep(self._paths.folder, state, self._described())
+        keep_state(self._paths.folder, state, self._described())
 
     def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
         """Close the run."""

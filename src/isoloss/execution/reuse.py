@@ -17,7 +17,7 @@ from isoloss.store.run import FINISHED, MAX_ROWS_BYTES, NOTHING, ROWS, create_ru
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
-from isoloss.training import checkpoint
+from isoloss.training import checkpoint, kept_states
 from isoloss.training.numerics import differences
 
 
@@ -74,9 +74,9 @@ def drop_kept(results: StudyResults, say: Callable[[str], None]) -> None:
     for config in [*results.configs, *results.set_aside]:
         run, folder = run_id(config), results.paths.run(run_id(config)).folder
         try:
-            for step in checkpoint.steps_kept(folder):
+            for step in kept_states.steps_kept(folder):
                 if (run, step) not in waiting:
-                    checkpoint.drop_kept(folder, step)
+                    kept_states.drop_states(folder, step)
         except IsolossError as error:
             say(f"{folder} holds states that nothing needs: {error}")
 
@@ -93,7 +93,7 @@ def _start_from(context: TrainingContext, config: RunConfig, fork: Fork) -> None
             return
         if fork.at_end and read_status(source).state != "done":
             return
-        names = {"best": "best", "last": "last"} if fork.at_end else checkpoint.kept_names(fork.step)
+        names = {"best": "best", "last": "last"} if fork.at_end else kept_states.names_at(fork.step)
         if not fork.at_end and not path_exists(source.folder / f"{names['last']}.json"):
             return  # it ended before it came there
         states = {name: checkpoint.load(source.folder, kept) for name, kept in names.items()}

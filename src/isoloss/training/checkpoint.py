@@ -8,7 +8,6 @@ instant one pair is whole. A checkpoint without moments has a second SHA-256 in 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from isoloss.files import (
     path_exists,
     read_bytes,
     read_record,
-    reading,
     sha256_bytes,
     sha256_file,
     sync_folder,
@@ -59,7 +57,7 @@ _PROGRESS = TypeAdapter(Progress)
 def save_last(folder: Path, state: MemberState, metadata: Metadata | None = None) -> None:
     """Make `state` the run's `last` checkpoint and, if it is the best so far, its `best`. Raises StoreError."""
     if path_exists(folder / "last.json"):
-        _link(folder, "last", "previous")
+        link(folder, "last", "previous")
     save(folder, "last", state, metadata)
     promote_best(folder, state)
 
@@ -67,45 +65,12 @@ def save_last(folder: Path, state: MemberState, metadata: Metadata | None = None
 def promote_best(folder: Path, state: MemberState) -> None:
     """Let `best` be the `last` just written, where it is the best so far. Raises StoreError."""
     if state.progress.best_step == state.progress.step == state.progress.evaluated_step:
-        _link(folder, "last", "best")
-
-
-def kept_names(step: int) -> dict[str, str]:
-    """Names of what is kept for runs that leave this one after a step: its state then, and its best so far."""
-    return {"best": f"step-{step}-best", "last": f"step-{step}"}
-
-
-def keep(folder: Path, state: MemberState, metadata: Metadata) -> None:
-    """Save a state for the runs that leave this one at its step, and link its best so far. Raises StoreError.
-
-    Nothing is kept where the best on the disk is another than the state's, after a run went back a checkpoint.
-    """
-    names, best_step = kept_names(state.progress.step), state.progress.best_step
-    if best_step in (None, state.progress.step):
-        save(folder, names["last"], state, metadata)
-        _link(folder, names["last"], names["best"])
-    elif path_exists(folder / "best.json") and read_record(folder / "best.json")["progress"]["step"] == best_step:
-        _link(folder, "best", names["best"])
-        save(folder, names["last"], state, metadata)
-
-
-def steps_kept(folder: Path) -> list[int]:
-    """The steps at which states of a run are kept, whole or in part. Raises UnreadableError."""
-    with reading(folder):
-        names = [path.name for path in folder.glob("step-*")]
-    return sorted({int(found[1]) for name in names if (found := re.match(r"step-(\d+)[-.]", name))})
-
-
-def drop_kept(folder: Path, step: int) -> None:
-    """Remove what was kept at a step, if it is there. Raises StoreError."""
-    for name in kept_names(step).values():
-        if path_exists(folder / f"{name}.json") or path_exists(folder / f"{name}.safetensors"):
-            _remove(folder, name)
+        link(folder, "last", "best")
 
 
 def drop_previous(folder: Path) -> None:
     """Remove the safety copy of a run that has ended."""
-    _remove(folder, "previous")
+    remove(folder, "previous")
 
 
 @dataclass(frozen=True)
@@ -136,11 +101,11 @@ def resume(folder: Path, check: Check = lambda metadata: None) -> Resumed:
             problems.append(str(error))
             continue
         if name == "previous":
-            _link(folder, "previous", "last")
+            link(folder, "previous", "last")
             problems.append(f"continuing from step {state.progress.step:,}")
         return Resumed(state, metadata, "; ".join(problems))
     for name in ("last", "previous"):
-        _remove(folder, name)
+        remove(folder, name)
     return Resumed(None, {}, "; ".join([*problems, "training it from the start"]) if problems else "")
 
 
@@ -158,7 +123,7 @@ def step_back(folder: Path, step: int, check: Check) -> Resumed:
         return Resumed(None, {}, str(error))
     if state.progress.step != step:
         return Resumed(None, {}, f"{folder}: no checkpoint of step {step:,}")
-    _link(folder, "previous", "last")
+    link(folder, "previous", "last")
     return Resumed(state, metadata)
 
 
@@ -295,16 +260,17 @@ def drop_last(folder: Path) -> None:
     load_weights(folder, "best")
     digests = [read_record(folder / f"{name}.json").get("sha256") for name in kept_by(folder)]
     if len({*digests}) == len(digests):
-        _remove(folder, "last")
+        remove(folder, "last")
 
 
-def _remove(folder: Path, name: str) -> None:
+def remove(folder: Path, name: str) -> None:
+    """Remove one checkpoint, if it is there. Raises StoreError."""
     for suffix in (".json", ".safetensors"):
         with writing(folder / f"{name}{suffix}"):
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
-def _link(folder: Path, source: str, target: str) -> None:
+def link(folder: Path, source: str, target: str) -> None:
     """Make checkpoint `target` the same as `source`, by hard links where the file system has them."""
     for suffix in (".safetensors", ".json"):
         _link_file(folder / f"{source}{suffix}", folder / f"{target}{suffix}")

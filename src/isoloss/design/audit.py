@@ -7,19 +7,19 @@ from math import expm1
 
 from isoloss.design.aliasing import aliasing_findings
 from isoloss.design.audit_budgets import budget_findings
-from isoloss.design.audit_hypotheses import (
-    MANY_SEEDS,
-    SMALLEST_EFFECT_NATS,
-    SeedNoise,
-    compared_factors,
-    hypothesis_findings,
-    more_seeds,
-    seeds_to_resolve,
-)
+from isoloss.design.audit_hypotheses import hypothesis_findings
 from isoloss.design.audit_scaling import asks_for_exponent, rests_on_width, scaling_findings
 from isoloss.design.audit_settings import settings_findings
 from isoloss.design.power import POWER, SEED_BY_FACTOR
 from isoloss.design.prefixes import EVALUATION_FIELDS, changes_nothing, prefix_groups
+from isoloss.design.seed_noise import (
+    MANY_SEEDS,
+    SMALLEST_EFFECT_NATS,
+    SeedNoise,
+    compared_factors,
+    more_seeds,
+    seeds_to_resolve,
+)
 from isoloss.diagnostic import SEVERITIES, Diagnostic
 from isoloss.study.compute import params_total, tokens_per_step, train_tokens
 from isoloss.study.config import SEED_SETTINGS, RunConfig

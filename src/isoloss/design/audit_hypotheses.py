@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from isoloss.design.power import (
     LEVEL,
     POWER,
     STATED_SHARE,
-    check_noise,
-    check_ratio,
     minimum_detectable_effect,
     seeds_needed,
 )
+from isoloss.design.seed_noise import (
+    MANY_SEEDS,
+    SMALLEST_EFFECT_NATS,
+    SMALLEST_EFFECT_SD,
+    SeedNoise,
+    cells_at,
+    more_seeds,
+    shared_level,
+)
 from isoloss.diagnostic import Diagnostic
 from isoloss.study.compute import evaluations
-from isoloss.study.config import SEED_SETTINGS, RunConfig
+from isoloss.study.config import RunConfig
 from isoloss.study.hypotheses import (
     EffectStated,
     Hypothesis,
@@ -30,81 +37,14 @@ from isoloss.study.stated_hypotheses import same_level
 from isoloss.study.study import Study
 from isoloss.wording import counted, listed, named, of_runs
 
-ASSUMED_NOISE_NATS = 0.007
-"""Seed-to-seed standard deviation of best validation loss where none is stated: the upper end of the 0.003 to 0.007
-measured on 4-layer GPTs of this size on tiny Shakespeare. A pilot of a few seeds tells it for any other study."""
-
-SMALLEST_EFFECT_NATS = 0.02
-"""The difference in loss a study is asked to find: 2% of perplexity, as exp(0.02) = 1.02, three times the noise."""
-
-SMALLEST_EFFECT_SD = 1.0
-"""The same for a response whose noise is unknown, in its own seed-to-seed standard deviations."""
-
 FEWEST_EVALUATIONS = 4
 """Evaluations after step 0 from which on a plateau can be told."""
-
-MANY_SEEDS = 30
-"""More are not advised: few would train them, and a larger difference or more cells cost less."""
 
 ENOUGH_LEVELS = 4
 """Levels from which on more than a symmetric valley can be told."""
 
 NOISE_KNOWN_FOR = ("best_val_loss", "final_val_loss")
 """Responses whose noise is a validation loss's, in nats."""
-
-
-@dataclass(frozen=True)
-class SeedNoise:
-    """Seed-to-seed standard deviation of best validation loss in nats, and on what it rests, for a sentence.
-
-    `by_factor` is that of a difference between two levels, over `sd`.
-    """
-
-    sd: float
-    by_factor: float
-    condition: str
-
-    @staticmethod
-    def of(known_sd: float | None, origin: str, by_factor: float) -> SeedNoise:
-        """The known noise, or the assumed one. Raises ConfigError for what is no standard deviation or ratio."""
-        sd = ASSUMED_NOISE_NATS if known_sd is None else known_sd
-        check_noise(sd)
-        check_ratio(by_factor)
-        origin = "assumed; a pilot can tell" if known_sd is None else origin
-        return SeedNoise(sd, by_factor, f"if runs that differ in seed alone have sd {sd:.4g} nats ({origin})")
-
-
-def compared_factors(study: Study) -> list[str]:
-    """The varied factors that hypotheses compare levels of."""
-    factors = {h.factor for h in study.hypotheses if isinstance(h, EffectStated | RatioStated)}
-    return [factor for factor, levels in study.varied.items() if factor in factors and len(levels) > 1]
-
-
-def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
-    """Seeds that find SMALLEST_EFFECT_NATS for every factor a hypothesis compares; 0 where nothing but seeds varies.
-
-    Without such a hypothesis it is for the comparison of any two cells.
-    """
-    if all(len(levels) == 1 for factor, levels in study.varied.items() if factor not in SEED_SETTINGS):
-        return 0
-    per_level = [cells_at(study, factor, study.varied[factor]) for factor in compared_factors(study)] or [1]
-    ratio, level = noise.by_factor, _level(study)
-    return max(seeds_needed(SMALLEST_EFFECT_NATS, noise.sd, n, seed_by_factor=ratio, level=level) for n in per_level)
-
-
-def cells_at(study: Study, factor: str, levels: Sequence[object]) -> int:
-    """Cells that have a level of a factor, of that of these levels which has the fewest."""
-    return min(sum(cell[factor] == level for cell in study.cells.expand()) for level in levels)
-
-
-def more_seeds(study: Study, count: int) -> str:
-    """The option that trains a study with so many seeds, and what it takes for them to decide anything."""
-    return f"--seeds {count}" + (" (with data_seed unset)" if len(study.stated_seeds) == len(SEED_SETTINGS) else "")
-
-
-def _level(study: Study) -> float:
-    """Of one test or interval where stated hypotheses share their part of 5%."""
-    return 1 - (1 - LEVEL) * STATED_SHARE / len(study.hypotheses) if study.hypotheses else LEVEL
 
 
 def hypothesis_findings(study: Study, configs: Sequence[RunConfig], noise: SeedNoise) -> Iterator[Diagnostic]:
@@ -228,7 +168,7 @@ def _detectable(alike: Sequence[Compared], study: Study, noise: SeedNoise) -> Di
     bound = _bound(first)
     smallest = smallest if bound is None else bound
     tested = max(2, seeds)
-    stated, level, ratio = len(study.hypotheses), _level(study), noise.by_factor
+    stated, level, ratio = len(study.hypotheses), shared_level(study), noise.by_factor
     found = minimum_detectable_effect(sd, per_level, tested, seed_by_factor=ratio, level=level)
     needed = seeds_needed(smallest, sd, per_level, seed_by_factor=ratio, level=level)
     rate = f"{(1 - LEVEL) * STATED_SHARE:.0%}"

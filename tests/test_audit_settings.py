@@ -10,7 +10,8 @@ from isoloss.design.audit import audit
 from isoloss.diagnostic import Diagnostic
 from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
-from isoloss.study.texts import DataFacts
+from isoloss.study.studyfile import parse_study
+from isoloss.study.texts import ANY_DATA, DataFacts
 
 TEXT = DataFacts("86c4", 65, 111_540, 1_003_854)
 
@@ -52,6 +53,18 @@ def finding(code: str, *, data: DataFacts = TEXT, share: float | None = None, **
         ),
     ],
 )
+def test_runs_without_a_number_are_left_out_of_effects_and_that_is_said() -> None:
+    cells = "[{optimizer: adamw, muon_learning_rate: null}, {optimizer: muon, muon_learning_rate: 0.01}, "
+    cells += "{optimizer: muon, muon_learning_rate: 0.02}]"
+    study = parse_study(f"name: s\nruns: {cells}\nseeds: 2", "s.yaml")
+    told = [one.text for one in audit(study, study.expand(ANY_DATA)) if one.code == "runs_without_level"]
+    assert told == [
+        "muon_learning_rate is null in 2 of 6 runs: effects are estimated from the others alone, whatever else differs."
+    ]
+    whole = parse_study(f"name: s\nruns: {cells.replace('null', '0.02')}\nseeds: 2", "s.yaml")
+    assert not [one for one in audit(whole, whole.expand(ANY_DATA)) if one.code == "runs_without_level"]
+
+
 def test_a_setting_that_defeats_a_run_is_named(code: str, wrong: Any, right: Any, said: str) -> None:
     told = finding(code, dropout=(0.0, 0.1), **wrong)
     assert told is not None and said in told.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from isoloss.diagnostic import Diagnostic
-from isoloss.study.config import RunConfig
+from isoloss.study.config import SEED_SETTINGS, SETTINGS, RunConfig
 from isoloss.study.parametrization import scales
 from isoloss.study.schedules import decays, settings_read
 from isoloss.study.texts import DataFacts
@@ -55,6 +55,7 @@ def settings_findings(
             "the way, of overfitting or of a plateau.",
             "Lower eval_interval to a tenth of max_iters.",
         )
+    yield from _without_level(configs)
     yield from _fast(configs)
     if data is not None and data.oddities:
         text = f"The text: {' '.join(data.oddities)}"
@@ -63,6 +64,20 @@ def settings_findings(
         yield from _validation(configs, data, data.val_tokens)
     if evaluation_share is not None and evaluation_share > MAX_EVALUATION_SHARE:
         yield _dominating(configs, evaluation_share)
+
+
+def _without_level(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
+    """Settings with numbers as levels and none in some runs, which analyses have to leave out."""
+    for name in (name for name in SETTINGS if name not in (*SEED_SETTINGS, "lr_decay_iters")):  # its horizon stands in
+        values = [getattr(config, name) for config in configs]
+        if None in values and len({*values}) > 2:
+            yield Diagnostic(
+                "runs_without_level",
+                "limits",
+                f"{name} is null in {of_runs(values.count(None), len(values))}: effects are estimated from the others "
+                "alone, whatever else differs.",
+                f"State a number of {name} for every run; what a run does not read is no part of its name.",
+            )
 
 
 def _fast(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:

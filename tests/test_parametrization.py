@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from isoloss.analysis.coordinates import coordinate_check
 from isoloss.cli import run_command_line
 from isoloss.data.batches import train_batch
 from isoloss.data.tokens import Tokens
@@ -19,6 +21,7 @@ from isoloss.errors import ConfigError
 from isoloss.model import gpt
 from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Parameters, init_flat, layout_of
+from isoloss.report.chapters.coordinates import coordinates_chapter
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.parametrization import scales
@@ -120,6 +123,32 @@ def test_a_coordinate_check_tells_the_parametrizations_apart(
     (tmp_path / "one.yaml").write_text(json.dumps(study))
     assert run_command_line(["coordcheck", str(tmp_path / "one.yaml")]) == 2
     assert "list two or more of n_embd under factors" in capsys.readouterr().err
+
+
+def test_the_figure_has_widths_across_and_changes_up() -> None:
+    """Change 2 at width 32 grows to 8 at 128 under standard, and stays under mup."""
+    rows = [
+        {"parametrization": name, "n_embd": width, "seed": seed, "activation": "logits", "change": change}
+        for name, power in (("mup", 0), ("standard", 1))
+        for width in (32, 64, 128)
+        for seed, change in ((1, 2 * (width / 32) ** power * 2), (2, 2 * (width / 32) ** power / 2))
+    ]
+    check = coordinate_check(pl.DataFrame(rows), 10)
+    assert [(each.parametrization, round(each.slope.value, 9)) for each in check.growth] == [
+        ("mup", 0),
+        ("standard", 1),
+    ]
+    figure = coordinates_chapter(check).figures[0]
+    spec = figure.spec(600)
+    assert [panel["title"] for panel in spec["hconcat"]] == ["mup", "standard"]
+    for panel in spec["hconcat"]:
+        line, points = panel["layer"]
+        assert [layer["encoding"]["x"]["field"] for layer in (line, points)] == ["n_embd", "n_embd"]
+        assert (line["encoding"]["y"]["field"], points["encoding"]["y"]["field"]) == ("mean", "change")
+        assert line["encoding"]["x"]["scale"]["type"] == points["encoding"]["y"]["scale"]["type"] == "log"
+        assert line["encoding"]["x"]["axis"]["values"] == [32, 64, 128]
+    means = figure.frame.filter(parametrization="standard").unique(["n_embd"], maintain_order=True)["mean"].to_list()
+    assert means == pytest.approx([2, 4, 8])
 
 
 @pytest.mark.parametrize(

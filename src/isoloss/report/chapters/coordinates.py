@@ -85,23 +85,28 @@ def _table(check: CoordinateCheck) -> Table:
 
 
 def _figure(check: CoordinateCheck) -> Figure:
-    frame = check.sizes
+    of = "parametrization", "activation", "n_embd"
+    frame = check.sizes.with_columns(mean=pl.col("change").log().mean().over(of).exp())
     colours = factor_colours({"activation": frame["activation"].unique(maintain_order=True).to_list()})["activation"]
     panels = frame["parametrization"].unique(maintain_order=True).to_list()
 
     def draw(width: int) -> alt.TopLevelMixin:
-        x = alt.X("n_embd:O", title="n_embd", axis=alt.Axis(labelAngle=0))
+        widths = alt.Axis(values=sorted(frame["n_embd"].unique()), format="d")
+        x = alt.X("n_embd:Q", title="n_embd", axis=widths, scale=log_axis(frame["n_embd"])["scale"])
         axis: dict[str, Any] = {"title": "change (root mean square)", **log_axis(frame["change"], "~g")}
 
         def panel(parametrization: str) -> Any:
             data = inline(frame.filter(pl.col("parametrization") == parametrization))
             base = alt.Chart(data, title=parametrization).encode(x=x, color=colour_by("activation", colours))
-            means = base.mark_line().encode(y=alt.Y("mean(change):Q", **axis))
+            line = base.mark_line().encode(y=alt.Y("mean:Q", **axis))
             points = base.mark_point().encode(y=alt.Y("change:Q", **axis))
-            return (means + points).properties(width=max(120, width // len(panels) - 130), height=240)
+            return (line + points).properties(width=max(120, width // len(panels) - 130), height=240)
 
         return alt.hconcat(*map(panel, panels))
 
-    title = "Where the lines are level, learning rates tuned on one width suit the others"
-    subtitle = f"After {counted(check.steps, 'step')}; points are runs, lines means over seeds"
+    growing = [name for name in panels if any(g.verdict == "grows" for g in check.growth if g.parametrization == name)]
+    title = f"What training changes grows with the width under {listed(growing)}"
+    if not growing:
+        title = "Nothing that training changes is shown to grow with the width"
+    subtitle = f"After {counted(check.steps, 'step')}; points are runs, lines geometric means over seeds"
     return Figure("coordinates", title, subtitle, frame, draw)

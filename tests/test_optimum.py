@@ -172,3 +172,17 @@ def test_a_moving_optimum_is_told_in_doublings_per_doubling(slope: float, seeds:
     assert ("The best lr moves with width by −0." if slope else "The best lr was not shown to move with width") in said
     assert any(each.at for each in effects.optima) or not slope
     assert json.loads(effects_as_json(effects))["shifts"][0]["unit"] == "doublings per doubling"
+
+
+def test_the_optimum_is_not_said_to_stay_where_the_factor_was_not_swept() -> None:
+    table = swept(bowl(3e-3), {"lr": RATES, "width": (64, 128, 256)})
+    swept_at_64 = table.filter((pl.col("width") == 64) | (pl.col("lr") == 3e-3))
+    shift = analyse_effects(swept_at_64, "loss", ["lr", "width"], "seed").shifts[0]
+    assert (shift.factor, shift.moved_by, shift.estimate, shift.p) == ("lr", "width", None, None)
+    (caution,) = shift.cautions
+    assert "three of its values or more were tried at 1 of 3 levels of width" in caution.text
+    assert caution.remedy == "Cross lr with width."
+    two = analyse_effects(
+        table.filter((pl.col("width") < 256) | (pl.col("lr") == 3e-3)), "loss", ["lr", "width"], "seed"
+    )
+    assert two.shifts[0].estimate is not None and two.shifts[0].estimate.n == 42 and not two.shifts[0].cautions

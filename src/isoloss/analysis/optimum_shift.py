@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import interpolate
 
 from isoloss.analysis.error_term import FitWithError
@@ -93,15 +94,12 @@ def optimum_shift(fitted: FitWithError, position: int, other: int, interval: flo
     z_log = on_log_scale(z_l)
     z_l = np.log2(z_l) if z_log else z_l
     unit = f"{'doublings' if x_log else factor.name} per {'doubling' if z_log else by.name}"
-    at = [(level, sought_means(fitted, position, (other, level))) for level in range(len(z_l))]
-    told = [(level, means) for level, means in at if means is not None and _inside(means)]
+    swept = _swept_levels(runs.cells_cxf, position, other)
+    tried = [(level, sought_means(fitted, position, (other, level))) for level in swept]
+    told = [(level, means) for level, means in tried if means is not None and _inside(means)]
     if len(told) < 2:
-        text = (
-            f"Whether the best {factor.name} moves with {by.name} is not told: at {len(told)} of {len(z_l)} levels of "
-            f"{by.name} it lies within the grid."
-        )
-        remedy = f"Widen the grid of {factor.name} until the best value lies inside at every level."
-        return shift(unit, None, None, runs.response, (Diagnostic("optimum_not_bracketed", "limits", text, remedy),))
+        untold = _untold(factor.name, by.name, len(told), len(tried), len(z_l))
+        return shift(unit, None, None, runs.response, (untold,))
     error = level_error(fitted, position, other)
     noise = Noise(error.sd**2, error.df) if error is not None else None
     n = int(runs.counts_cxb[np.isin(runs.cells_cxf[:, other], [level for level, _ in told])].sum())
@@ -112,13 +110,31 @@ def optimum_shift(fitted: FitWithError, position: int, other: int, interval: flo
     estimate = _together(found, math.log(2) if x_log else 1.0, interval, n, method)
     p_values = [slope.p for slope in found if slope.p is not None]
     cautions: tuple[Diagnostic, ...] = ()
-    if len(told) < len(z_l):
+    if len(told) < len(tried):
         text = (
-            f"At {len(z_l) - len(told)} of {len(z_l)} levels of {by.name} the best {factor.name} lies at the edge of "
+            f"At {len(tried) - len(told)} of {len(z_l)} levels of {by.name} the best {factor.name} lies at the edge of "
             "the grid: they are left out of its shift."
         )
         cautions = (Diagnostic("best_at_edge", "limits", text),)
     return shift(unit, estimate, max(p_values) if p_values else None, runs.response, cautions)
+
+
+def _swept_levels(cells_cxf: NDArray[np.intp], position: int, other: int) -> list[int]:
+    """Levels of the other factor with three values or more: what an additive model says elsewhere was not observed."""
+    levels = np.unique(cells_cxf[:, other]).tolist()
+    return [z for z in levels if len(np.unique(cells_cxf[cells_cxf[:, other] == z, position])) > 2]
+
+
+def _untold(factor: str, by: str, told: int, tried: int, levels: int) -> Diagnostic:
+    """Why the shift of a factor with another is not told, and what would tell it."""
+    if tried < 2:
+        why = f"three of its values or more were tried at {tried} of {levels} levels of {by}"
+        remedy = f"Cross {factor} with {by}."
+    else:
+        why = f"at {told} of {levels} levels of {by} it lies within the grid"
+        remedy = f"Widen the grid of {factor} until the best value lies inside at every level."
+    text = f"Whether the best {factor} moves with {by} is not told: {why}."
+    return Diagnostic("optimum_not_bracketed", "limits", text, remedy)
 
 
 def _together(found: Sequence[_Slope], unit: float, interval: float, n: int, method: str) -> Estimate:

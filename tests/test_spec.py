@@ -545,7 +545,13 @@ def test_settings_that_may_be_none_are_numbers_of_their_own_kind() -> None:
     assert make_config({**TEXT, "schedule": "wsd", "max_iters": 10, "warmup_iters": 1, "decay_share": 0.9})
 
 
-def test_a_misspelt_kind_of_budget_is_answered_in_its_place() -> None:
-    with pytest.raises(ConfigErrors) as caught:
-        parse_study("name: x\nbudgets:\n  flop: [1e8]\n  n_embd: [16, 32]\n", "b.yaml")
-    assert "b.yaml:3: unknown key 'flop' in budgets: did you mean 'flops'" in str(caught.value)
+def test_levels_that_are_no_list_are_told_by_their_section() -> None:
+    assert "s.yaml:2: budgets: tokens: expected a list of levels" in complaint(
+        "name: s\nbudgets: {tokens: 3, n_embd: [8]}"
+    )
+    assert "s.yaml:2: paired: n_embd: expected a list of levels" in complaint("name: s\npaired: {n_embd: 3}")
+
+
+def test_a_misspelt_kind_of_budget_is_answered_in_its_place_and_once() -> None:
+    said = complaint("name: x\nbudgets:\n  flop: [1e8]\n  n_embd: [16, 32]\n")
+    assert said == "s.yaml:3: unknown key 'flop' in budgets: did you mean 'flops'?"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction as Ratio
 from typing import Annotated, Any, Literal, cast
 
@@ -71,12 +71,11 @@ def section_of(value: Any) -> dict[str, Any]:
 
 def levels_or_range_of(value: Any) -> dict[str, Levels | Range]:
     """Each factor's levels or range. Raises what is wrong, at its factor."""
-    return _each(section_of(value), _levels_or_range)
+    return _each(section_of(value), _levels_or_range, "factor '{}'")
 
 
-def levels_of(value: Any) -> dict[str, Levels]:
-    """The levels of each key. Raises what is wrong, at its key."""
-    return _each(section_of(value), _levels)
+def _levels_of(value: Any, section: str) -> dict[str, Levels]:
+    return _each(section_of(value), _levels, f"{section}: {{}}")
 
 
 def budgets_of(value: Any) -> dict[str, Levels]:
@@ -87,7 +86,7 @@ def budgets_of(value: Any) -> dict[str, Levels]:
     raise_all([ConfigError(f"unknown key '{key}' in budgets: {did_you_mean(key, known)}", (key,)) for key in unknown])
     if lines and len(lines.keys() & {*KINDS}) != 1:
         raise ConfigError(f"state levels of one of {', '.join(KINDS)}, and sizes")
-    return levels_of(lines)
+    return _levels_of(lines, "budgets")
 
 
 def paired_of(value: Any) -> tuple[dict[str, Levels], ...]:
@@ -95,7 +94,7 @@ def paired_of(value: Any) -> tuple[dict[str, Levels], ...]:
     groups = cast("list[Any]", value if isinstance(value, list) else [value])
     if any(not isinstance(group, dict) or not group for group in groups):
         raise ConfigError("expected lists that go together, like {n_embd: [64, 128], learning_rate: [3e-3, 1e-3]}")
-    return tuple(map(levels_of, groups))
+    return tuple(_levels_of(group, "paired") for group in groups)
 
 
 def entries_of(value: Any) -> tuple[Cell, ...]:
@@ -151,7 +150,8 @@ def cells_values(cells: Cells) -> dict[str, Any]:
     return {"factors": factors, **{key: value for key, value in stated.items() if value}}
 
 
-def _each(lines: Mapping[str, Any], parse: Any) -> dict[str, Any]:
+def _each(lines: Mapping[str, Any], parse: Callable[[Any], Any], named: str) -> dict[str, Any]:
+    """What `parse` makes of the value of each key. Raises what is wrong, at its key, by what `named` calls it."""
     errors: list[ConfigError] = []
 
     def parsed(key: str) -> Any:
@@ -159,7 +159,7 @@ def _each(lines: Mapping[str, Any], parse: Any) -> dict[str, Any]:
             return parse(lines[key])
         except ConfigError as error:
             places = [(f"{key} {field}", key) for each in error.each for field in (each.fields[:1] or ("",))]
-            said = [f"factor '{key}': {each.args[0]}" for each in error.each]
+            said = [f"{named.format(key)}: {each.args[0]}" for each in error.each]
             raise_all([ConfigError(text, place) for text, place in zip(said, places, strict=True)])
 
     made = {key: collect(errors, lambda key=key: parsed(key), None) for key in lines}

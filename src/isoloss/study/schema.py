@@ -213,7 +213,8 @@ def read_study_file(values: Mapping[str, Any]) -> tuple[StudyFile, list[ConfigEr
             return StudyFile.model_validate(stated), errors
         except ValidationError as error:
             found = [each for one in error.errors() for each in _config_errors(one)]
-        errors += found
+        faulty = {each.fields[-1] for each in errors}  # what is said of such a key as a whole may follow from the rest
+        errors += [each for each in found if len(each.fields) != 1 or each.fields[-1] not in faulty]
         for each in found:
             _leave_out(stated, each.fields[-1], each.fields[0])
 

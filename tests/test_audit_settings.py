@@ -53,6 +53,14 @@ def finding(code: str, *, data: DataFacts = TEXT, share: float | None = None, **
         ),
     ],
 )
+def test_a_setting_that_defeats_a_run_is_named(code: str, wrong: Any, right: Any, said: str) -> None:
+    told = finding(code, dropout=(0.0, 0.1), **wrong)
+    assert told is not None and said in told.text
+    assert finding(code, dropout=(0.0, 0.1), **right) is None
+    if code != "no_evaluation_inside" and code != "high_learning_rate":
+        assert finding(code, decay_lr=False, **wrong) is None  # without a schedule these are never read
+
+
 def test_runs_without_a_number_are_left_out_of_effects_and_that_is_said() -> None:
     cells = "[{optimizer: adamw, muon_learning_rate: null}, {optimizer: muon, muon_learning_rate: 0.01}, "
     cells += "{optimizer: muon, muon_learning_rate: 0.02}]"
@@ -63,14 +71,6 @@ def test_runs_without_a_number_are_left_out_of_effects_and_that_is_said() -> Non
     ]
     whole = parse_study(f"name: s\nruns: {cells.replace('null', '0.02')}\nseeds: 2", "s.yaml")
     assert not [one for one in audit(whole, whole.expand(ANY_DATA)) if one.code == "runs_without_level"]
-
-
-def test_a_setting_that_defeats_a_run_is_named(code: str, wrong: Any, right: Any, said: str) -> None:
-    told = finding(code, dropout=(0.0, 0.1), **wrong)
-    assert told is not None and said in told.text
-    assert finding(code, dropout=(0.0, 0.1), **right) is None
-    if code != "no_evaluation_inside" and code != "high_learning_rate":
-        assert finding(code, decay_lr=False, **wrong) is None  # without a schedule these are never read
 
 
 def test_a_small_validation_split_is_named_with_its_size() -> None:

@@ -42,12 +42,15 @@ ROWS = covering_array(PARTS)
 SHAPE: dict[str, Any] = {"n_embd": 32, "n_head": 4, "block_size": 16}
 
 
-@pytest.mark.parametrize("values", [PARTS, {"a": [1, 2, 3], "b": [1], "c": "xyz"}])
-def test_every_two_values_of_different_settings_meet(values: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("values", "at_most"),
+    [(PARTS, 20), ({"a": [1, 2, 3], "b": [1], "c": "xyz"}, 9), ({"a": [1, 2, 3], "b": [1, 2], "c": "xyz"}, 11)],
+)
+def test_every_two_values_of_different_settings_meet(values: dict[str, Any], at_most: int) -> None:
     rows = covering_array(values)
     for (a, of_a), (b, of_b) in combinations(values.items(), 2):
         assert {(row[a], row[b]) for row in rows} == set(product(of_a, of_b))
-    assert len(rows) < prod(map(len, values.values()))
+    assert len(rows) <= at_most
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -68,7 +68,8 @@ def settings_findings(
 
 def _without_level(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
     """Settings with numbers as levels and none in some runs, which analyses have to leave out."""
-    for name in (name for name in SETTINGS if name not in (*SEED_SETTINGS, "lr_decay_iters")):  # its horizon stands in
+    filled_in = (*SEED_SETTINGS, "lr_decay_iters")  # null there is a value of another setting, which analyses fill in
+    for name in (name for name in SETTINGS if name not in filled_in):
         values = [getattr(config, name) for config in configs]
         if None in values and len({*values}) > 2:
             yield Diagnostic(

@@ -97,10 +97,11 @@ def _figure(check: CoordinateCheck) -> Figure:
 
         def panel(parametrization: str) -> Any:
             data = inline(frame.filter(pl.col("parametrization") == parametrization))
-            base = alt.Chart(data, title=parametrization).encode(x=x, color=colour_by("activation", colours))
+            base = alt.Chart(data).encode(x=x, color=colour_by("activation", colours))
             line = base.mark_line().encode(y=alt.Y("mean:Q", **axis))
             points = base.mark_point().encode(y=alt.Y("change:Q", **axis))
-            return (line + points).properties(width=max(120, width // len(panels) - 130), height=240)
+            size = {"width": max(120, width // len(panels) - 130), "height": 240}
+            return (line + points).properties(title=parametrization, **size)
 
         return alt.hconcat(*map(panel, panels))
 

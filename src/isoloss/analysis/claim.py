@@ -71,6 +71,12 @@ class Evidence:
     """All runs' steps that take longer than so many times their run's median."""
     lost: pl.DataFrame = field(default_factory=pl.DataFrame)
     """run_id, seed and factors of the runs that failed or diverged."""
+    tuned: tuple[str, ...] = ()
+    """Factors at the best values of which levels of the others are compared (`tuned.at_best_values`)."""
+    at_best: tuple[str, ...] = ()
+    """Settings of which these are the runs at the best value in each cell."""
+    cautions: tuple[Diagnostic, ...] = ()
+    """What every claim that rests on it repeats."""
 
     @property
     def ended(self) -> pl.DataFrame:

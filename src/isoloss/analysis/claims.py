@@ -17,6 +17,7 @@ from isoloss.analysis.claim import ALPHA, AdjustedP, Claim, Evidence, Family, un
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.estimate import holm, p_in_words
 from isoloss.analysis.programs import SHUFFLED, one_row_a_program
+from isoloss.analysis.tuned import at_best_values
 from isoloss.analysis.verdicts import judged
 from isoloss.design.power import STATED_SHARE
 from isoloss.diagnostic import Diagnostic
@@ -26,8 +27,10 @@ from isoloss.study.hypotheses import (
     EffectStated,
     Hypothesis,
     OptimumStated,
+    PlateauStated,
     RangeStated,
     RatioStated,
+    SpikesStated,
 )
 from isoloss.wording import counted
 
@@ -76,12 +79,22 @@ def _unstated_share(hypotheses: Sequence[Hypothesis]) -> float:
 def _draft(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim:
     """The claim of a hypothesis, not yet adjusted for the number of tests."""
     try:
-        evidence = evidence.where(getattr(hypothesis, "where", ()))
+        evidence = _compared(hypothesis, evidence.where(getattr(hypothesis, "where", ())))
         if isinstance(hypothesis, TimedStated) and hypothesis.response in TIMED:
-            return _timed(hypothesis, evidence, family)
-        return judged(hypothesis, evidence, family)
+            draft = _timed(hypothesis, evidence, family)
+        else:
+            draft = judged(hypothesis, evidence, family)
+        limits = (caution for caution in evidence.cautions if caution.severity != "note")
+        return replace(draft, cautions=(*draft.cautions, *limits))
     except ConfigError as error:  # too few runs, a missing column: the message says which
         return unresolved(hypothesis, f"It cannot be judged: {error}.", evidence.run_ids)
+
+
+def _compared(hypothesis: Hypothesis, evidence: Evidence) -> Evidence:
+    """What a hypothesis is judged by: levels each at their best values of tuned settings, unless it is about those."""
+    about = {getattr(hypothesis, "factor", None), getattr(hypothesis, "moved_by", None)}
+    of_all_runs = isinstance(hypothesis, PlateauStated | SpikesStated)
+    return evidence if of_all_runs or about & {*evidence.tuned} else at_best_values(evidence)
 
 
 def _timed(stated: TimedStated, evidence: Evidence, family: Family) -> Claim:

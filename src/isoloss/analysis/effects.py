@@ -95,6 +95,8 @@ class Effects:
     """Of the response, whose name says it too."""
     lost_cells: tuple[LostCell, ...] = ()
     """Combinations of levels that lost half of their runs or more."""
+    tuned: tuple[str, ...] = ()
+    """Settings that are no factors here: the runs are those at the best value in each cell."""
     noise_tests: tuple[NoiseTest, ...] = ()
     """Whether the levels of each factor are equally noisy."""
 

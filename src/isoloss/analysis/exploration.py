@@ -24,7 +24,8 @@ def study_effects(evidence: Evidence) -> Effects | Diagnostic:
         done = counted(len(evidence.table), "run")
         return Diagnostic("too_few_runs", "blocks", f"{done} done: an effect is a difference and needs two or more.")
     try:
-        return analyse_effects(evidence.ended, EXPLORED, list(evidence.factors), evidence.block)
+        found = analyse_effects(evidence.ended, EXPLORED, list(evidence.factors), evidence.block)
+        return replace(found, tuned=evidence.at_best, cautions=(*found.cautions, *evidence.cautions))
     except ConfigError as error:
         return Diagnostic("no_effects", "blocks", f"No effects: {error}.")
 

@@ -31,7 +31,7 @@ from isoloss.study.hypotheses import (
     RatioStated,
     SpikesStated,
 )
-from isoloss.wording import signed
+from isoloss.wording import listed, signed
 
 
 def judged(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim:
@@ -67,7 +67,8 @@ def _effect(stated: EffectStated, evidence: Evidence, share: float) -> Claim:
     if estimate is None:
         return unresolved(stated, difference.cautions[-1].text, run_ids)
     as_stated = (estimate.value < stated.bound) == (stated.direction == "down")
-    sentence = f"{stated.response} at {stated.factor} {high} minus that at {low} is {in_words(estimate, signed=True)}"
+    levels = f"{stated.response} at {stated.factor} {high} minus that at {low}{_at_best(evidence)}"
+    sentence = f"{levels} is {in_words(estimate, signed=True)}"
     if stated.at_least is not None:
         sentence += f", held against the {signed(stated.bound)} that it has to lie beyond"
     verdict: Verdict = "supported" if as_stated else "contradicted"
@@ -77,6 +78,10 @@ def _effect(stated: EffectStated, evidence: Evidence, share: float) -> Claim:
     cautions = (*difference.cautions, *_interactions(stated, found, share), *_of_runs(found))
     judged_by = difference.screening, sentence, estimate, difference.p, None, run_ids, cautions
     return Claim(stated.says, True, verdict, *judged_by, difference.probability)
+
+
+def _at_best(evidence: Evidence) -> str:
+    return f", each at its best {listed(evidence.at_best)}," if evidence.at_best else ""
 
 
 def _interactions(stated: EffectStated, found: Effects, share: float) -> list[Diagnostic]:
@@ -104,7 +109,9 @@ def _ratio(stated: RatioStated, evidence: Evidence, family: Family) -> Claim:
     shown, held = _ratio_of(difference.estimate), _ratio_of(wider[2].estimate)
     if shown is None or held is None:
         return _no_ratio(stated, run_ids)
-    sentence = f"{stated.response} at {stated.factor} {high} over that at {low} is {in_words(shown)}."
+    sentence = (
+        f"{stated.response} at {stated.factor} {high} over that at {low}{_at_best(evidence)} is {in_words(shown)}."
+    )
     claim = _against_range(stated, (shown, held), stated.low, stated.high, sentence, run_ids)
     found = analyse_effects(logs, stated.response, list(evidence.factors), evidence.block)
     cautions = (*difference.cautions, *_of_runs(found))

@@ -8,7 +8,8 @@ from math import expm1
 from isoloss.design.aliasing import aliasing_findings
 from isoloss.design.audit_budgets import budget_findings
 from isoloss.design.audit_hypotheses import hypothesis_findings
-from isoloss.design.audit_scaling import asks_for_exponent, rests_on_width, scaling_findings
+from isoloss.design.audit_rates import rate_findings
+from isoloss.design.audit_scaling import asks_for_exponent, scaling_findings
 from isoloss.design.audit_settings import settings_findings
 from isoloss.design.power import POWER, SEED_BY_FACTOR
 from isoloss.design.prefixes import EVALUATION_FIELDS, changes_nothing, prefix_groups
@@ -32,9 +33,6 @@ from isoloss.wording import between, counted, listed, named, of_runs
 MANY_EPOCHS = 10.0
 """Passes over a text from which on overfitting is to be expected. A rule of thumb: repeated text was found to teach
 nearly as much as fresh text for about 4 passes and little after about 16 (Muennighoff et al. 2023)."""
-
-LARGE_WIDTH_RATIO = 2.0
-"""Widths further apart than this are said to need learning rates of their own; a rule of thumb."""
 
 SEED_DECIDES = {"init_seed": "the initial weights", "data_seed": "the order of data and dropout"}
 """What each of SEED_SETTINGS stands for, in words."""
@@ -73,9 +71,9 @@ def audit(
         *budget_findings(configs, noise.sd),
         *aliasing_findings(study),
         *_factors(study, configs),
-        *_learning_rate(study, configs),
+        *rate_findings(study, configs),
         *_horizons(study, configs),
-        *settings_findings(configs, data, evaluation_share),
+        *settings_findings(configs, data, evaluation_share, tuned=study.tuned),
         *_epochs(configs, data.train_tokens if data else None),
         *_cost(study, configs, noise, hours),
     ]
@@ -198,21 +196,6 @@ def _equal_tokens(configs: Sequence[RunConfig], factor: str) -> str:
     per_step = sorted({tokens_per_step(config) for config in alike})
     apart = f"{per_step[-1] / per_step[0]:.3g}"
     return f"Compare at equal tokens too: make max_iters a factor with levels {apart} times apart."
-
-
-def _learning_rate(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
-    widths = sorted({config.n_embd for config in configs})
-    rates = {config.learning_rate for config in configs}
-    if len(rates) > 1 or widths[-1] < LARGE_WIDTH_RATIO * widths[0]:
-        return
-    yield Diagnostic(
-        "one_learning_rate",
-        "limits" if any(map(rests_on_width, study.hypotheses)) else "note",
-        f"{counted(len(widths), 'width')} ({between(widths)}) train at one learning rate, {named(rates.pop())}: the "
-        "best rate falls with width in this parametrization (Yang et al. 2022), so a difference between widths is in "
-        "part one of how well the rate suits them.",
-        "Make learning_rate a factor with three levels or more and compare each width at its best.",
-    )
 
 
 def _horizons(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:

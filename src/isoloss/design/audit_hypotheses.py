@@ -99,7 +99,9 @@ def _untestable(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnost
                 f"{_quoted(hypothesis)} can't be judged: {factor} is {constant} in all {counted(len(configs), 'run')}.",
                 f"List at least two levels of {factor} under factors.",
             )
-        elif isinstance(hypothesis, Compared) and (others := _going_along(study, hypothesis.factor)):
+        elif isinstance(hypothesis, Compared) and (
+            others := _going_along(_within(study, hypothesis), hypothesis.factor)
+        ):
             factor, changes = hypothesis.factor, "changes" if len(others) == 1 else "change"
             text = f"{_quoted(hypothesis)} can't be judged: {listed(others)} {changes} with {factor}, and nothing tells"
             yield Diagnostic(
@@ -145,10 +147,14 @@ def _compared_alike(study: Study, configs: Sequence[RunConfig]) -> list[list[Com
 
 def _within(study: Study, hypothesis: Compared | OptimumStated) -> Study:
     """The part of a study that a hypothesis is about: the same cells, one by one, but for those it leaves out."""
+    if not {hypothesis.factor, getattr(hypothesis, "moved_by", None)} & study.tuned.keys():
+        study = study.compared
     cells = [cell for cell in study.cells.expand() if all(same_level(cell.get(n, v), v) for n, v in hypothesis.where)]
-    if not hypothesis.where or not cells:
+    if not cells or not (hypothesis.where or study.tuned):
         return study
-    return replace(study, factors={}, paired=(), exclude=(), design=None, runs=tuple(cells))
+    shared = set[str].intersection(*(set(cell) for cell in cells))  # a tuned setting may be at its default in some
+    runs = tuple({key: value for key, value in cell.items() if key in shared} for cell in cells)
+    return replace(study, factors={}, paired=(), exclude=(), design=None, tuned={}, runs=runs)
 
 
 def _bound(hypothesis: Compared) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from isoloss.diagnostic import Diagnostic
 from isoloss.study.config import SEED_SETTINGS, SETTINGS, RunConfig
@@ -22,7 +22,11 @@ DIVERGING_RATE_TIMES_WIDTH = 4.0
 
 
 def settings_findings(
-    configs: Sequence[RunConfig], data: DataFacts | None, evaluation_share: float | None
+    configs: Sequence[RunConfig],
+    data: DataFacts | None,
+    evaluation_share: float | None,
+    *,
+    tuned: Collection[str] = (),
 ) -> Iterator[Diagnostic]:
     """What single settings defeat; what rests on the text or on measured times is left out where they are unknown."""
     warming = [config for config in configs if "warmup_iters" in settings_read(config)]
@@ -55,7 +59,7 @@ def settings_findings(
             "the way, of overfitting or of a plateau.",
             "Lower eval_interval to a tenth of max_iters.",
         )
-    yield from _without_level(configs)
+    yield from _without_level(configs, tuned)
     yield from _fast(configs)
     if data is not None and data.oddities:
         text = f"The text: {' '.join(data.oddities)}"
@@ -66,10 +70,10 @@ def settings_findings(
         yield _dominating(configs, evaluation_share)
 
 
-def _without_level(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
-    """Settings with numbers as levels and none in some runs, which analyses have to leave out."""
+def _without_level(configs: Sequence[RunConfig], tuned: Collection[str]) -> Iterator[Diagnostic]:
+    """Settings with numbers as levels and none in some runs, which analyses have to leave out; no tuned ones."""
     filled_in = (*SEED_SETTINGS, "lr_decay_iters")  # null there is a value of another setting, which analyses fill in
-    for name in (name for name in SETTINGS if name not in filled_in):
+    for name in (name for name in SETTINGS if name not in filled_in and name not in tuned):
         values = [getattr(config, name) for config in configs]
         if None in values and len({*values}) > 2:
             yield Diagnostic(

@@ -56,6 +56,7 @@ def seeds_to_resolve(study: Study, noise: SeedNoise) -> int:
 
     Without such a hypothesis it is for the comparison of any two cells.
     """
+    study = study.compared
     if all(len(levels) == 1 for factor, levels in study.varied.items() if factor not in SEED_SETTINGS):
         return 0
     per_level = [cells_at(study, factor, study.varied[factor]) for factor in compared_factors(study)] or [1]

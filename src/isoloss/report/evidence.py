@@ -52,7 +52,8 @@ def evidence(snapshot: Snapshot) -> Evidence:
     )
     factors = {factor: snapshot.study.varied[factor] for factor in snapshot.factors}
     lost = snapshot.summary.filter(pl.col("status").is_in(LOST_STATES)).select("run_id", "seed", *factors)
-    return Evidence(done, factors, _convergence(snapshot), _spikes(snapshot), lost)
+    tuned = tuple(snapshot.study.tuned)
+    return Evidence(done, factors, _convergence(snapshot), _spikes(snapshot), lost, tuned)
 
 
 def rates(results: StudyResults, summary: pl.DataFrame) -> dict[str, Rates]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import polars as pl
+
 from isoloss.analysis.claim import AdjustedP, Claim, Evidence
 from isoloss.analysis.claims import adjusted_p, judge
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.exploration import exploratory_claims, study_effects
 from isoloss.analysis.scaling_results import ScalingResults, study_law
+from isoloss.analysis.tuned import at_best_values
 from isoloss.design.audit import audit
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
@@ -28,6 +31,8 @@ class Findings:
     """What the runs that are done show. An analysis they do not allow is the diagnostic that says why."""
 
     evidence: Evidence
+    compared: Evidence
+    """What effects and the law rest on: the evidence, or what is left of it at the best values of tuned settings."""
     claims: list[Claim]
     exploratory: list[Claim]
     adjusted: dict[str, AdjustedP]
@@ -42,9 +47,10 @@ def find(snapshot: Snapshot) -> Findings:
     """All analyses of a study."""
     study, runs = snapshot.study, evidence(snapshot)
     tolerance = next((h.tolerance for h in study.hypotheses if isinstance(h, PlateauStated)), TOLERANCE)
-    effects, claims = study_effects(runs), judge(study.hypotheses, runs)
+    compared = at_best_values(runs)
+    effects, claims = study_effects(compared), judge(study.hypotheses, runs)
     adjusted = adjusted_p(study.hypotheses, claims, effects)
-    exploratory = exploratory_claims(effects, adjusted, runs.run_ids)
+    exploratory = exploratory_claims(effects, adjusted, compared.run_ids)
     beforehand = stated_beforehand(snapshot.results.paths, study)
     late = [stated not in beforehand for stated in study.hypotheses]
     claims = [replace(claim, after_training=after) for claim, after in zip(claims, late, strict=True)]
@@ -53,12 +59,13 @@ def find(snapshot: Snapshot) -> Findings:
         claims, exploratory = [_not_yet(claim, waiting, study.size) for claim in claims], []
     return Findings(
         runs,
+        compared,
         claims,
         exploratory,
         adjusted,
         effects,
         _convergence(runs, tolerance),
-        study_law(snapshot.table, snapshot.done, snapshot.factors),
+        _law(snapshot, compared),
         _audit(snapshot, effects),
     )
 
@@ -68,6 +75,12 @@ def _not_yet(claim: Claim, waiting: int, runs: int) -> Claim:
     return replace(
         claim, verdict="not judged yet", sentence=sentence, estimate=None, p=None, p_adjusted=None, probability=None
     )
+
+
+def _law(snapshot: Snapshot, compared: Evidence) -> ScalingResults | Diagnostic:
+    kept = pl.col("run_id").is_in([*compared.run_ids, *compared.lost["run_id"]])
+    table, done = (rows.filter(kept) if snapshot.study.tuned else rows for rows in (snapshot.table, snapshot.done))
+    return study_law(table, done, [*compared.factors])
 
 
 def _audit(snapshot: Snapshot, effects: Effects | Diagnostic) -> list[Diagnostic]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
 from isoloss.analysis.claim import Claim
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.files import write_text
@@ -60,7 +62,8 @@ def write_report(results: StudyResults) -> Report:
 
 def study_chapters(snapshot: Snapshot, findings: Findings) -> list[Chapter]:
     """Every chapter of a study's report, in order."""
-    effects = effects_chapter(findings.effects, snapshot.done, adjusted=findings.adjusted, colours=snapshot.colours)
+    compared = snapshot.done.filter(pl.col("run_id").is_in(findings.compared.run_ids))
+    effects = effects_chapter(findings.effects, compared, adjusted=findings.adjusted, colours=snapshot.colours)
     scaling = scaling_chapter(findings.scaling)
     convergence = convergence_chapter(findings.convergence, snapshot.table)
     profiled = isinstance(findings.scaling, ScalingResults) and findings.scaling.isoflop_law is not None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from isoloss.errors import ConfigError, collect
-from isoloss.study.cells import Cells, Range, Scalar
-from isoloss.study.config import SETTINGS, RunConfig, check_setting
+from isoloss.study.cells import Cells, Range, Scalar, Tuned
+from isoloss.study.config import SEED_SETTINGS, SETTINGS, RunConfig, check_setting
 from isoloss.study.formula import check_formula, is_formula
 from isoloss.study.schema import StudyFile
 from isoloss.study.synonyms import did_you_mean
+from isoloss.wording import level as in_words
 
 
 def cell_faults(cells: Cells, base: Mapping[str, Scalar]) -> Iterator[ConfigError]:
@@ -32,7 +33,10 @@ def cell_faults(cells: Cells, base: Mapping[str, Scalar]) -> Iterator[ConfigErro
             text = f"runs: {odd} stands in some entries and not in others; state it in all, or under base"
             yield ConfigError(text, (f"runs {number} {odd}", f"runs {number}"))
     yield from _stated_twice(cells, base)
-    varied = {*cells.factors, *chain(*cells.paired), *chain(*cells.runs[:1])}
+    factors = {*cells.factors, *chain(*cells.paired), *chain(*cells.runs[:1])}
+    for key, tuned in cells.tuned.items():
+        yield from _tuned_faults(key, tuned, cells, factors)
+    varied = {*factors, *cells.tuned}
     for number, entry in enumerate(cells.exclude):
         for key in (key for key in entry if key not in varied):
             text = f"exclude: {key} is no factor of this study: {did_you_mean(key, varied)}"
@@ -67,6 +71,7 @@ def _stated_twice(cells: Cells, base: Mapping[str, Scalar]) -> Iterator[ConfigEr
     sections: list[tuple[str, Sequence[str]]] = [("base", [*base]), ("factors", [*cells.factors])]
     sections += [("paired", [*group]) for group in cells.paired]
     sections += [("runs", [*cells.runs[0]])] if cells.runs else []
+    sections += [("tuned", [*cells.tuned])]
     first: dict[str, str] = {}
     for section, keys in sections:
         for key in keys:
@@ -76,8 +81,10 @@ def _stated_twice(cells: Cells, base: Mapping[str, Scalar]) -> Iterator[ConfigEr
             first.setdefault(key, section)
 
 
-def _factor_faults(section: str, key: str, levels: tuple[Any, ...], *, repeats: bool = False) -> Iterator[ConfigError]:
-    place = (f"{section} {key}",)
+def _factor_faults(
+    section: str, key: str, levels: tuple[Any, ...], within: str = "", *, repeats: bool = False
+) -> Iterator[ConfigError]:
+    place = (f"{section} {key}{within}", f"{section} {key}")
     if key not in SETTINGS:
         yield from setting_faults(section, key, None)
     elif not levels:
@@ -86,7 +93,25 @@ def _factor_faults(section: str, key: str, levels: tuple[Any, ...], *, repeats: 
         yield ConfigError(f"factor '{key}' repeats a level: {list(levels)}; list each once", place)
     else:
         for index, level in enumerate(levels):
-            yield from setting_faults(section, key, level, f" {index}")
+            yield from setting_faults(section, key, level, f"{within} {index}")
+
+
+def _tuned_faults(key: str, tuned: Tuned, cells: Cells, factors: Collection[str]) -> Iterator[ConfigError]:
+    place, over = f"tuned {key}", tuned.over
+    if key in SEED_SETTINGS:
+        yield ConfigError(f"tuned: {key}: seeds are labels, of which none is best; list them under factors", (place,))
+        return
+    if over is not None and over not in factors:
+        text = f"tuned: {key}: {over} is no factor of this study: {did_you_mean(over, factors)}"
+        yield ConfigError(text, (f"{place} over", place))
+        return
+    for level, values in tuned.values.items():
+        within = "" if over is None else f" {in_words(level)}"
+        if over is not None and level not in cells.stated[over]:
+            text = f"tuned: {key}: {over} has no level {level!r}; its levels are {list(cells.stated[over])}"
+            yield ConfigError(text, (f"{place}{within}", place))
+        else:
+            yield from _factor_faults("tuned", key, values, within)
 
 
 def _range_faults(key: str, span: Range) -> Iterator[ConfigError]:

@@ -12,9 +12,11 @@ from typing_extensions import TypedDict
 
 from isoloss.errors import ConfigError, collect, raise_all
 from isoloss.study.budgets import KINDS
-from isoloss.study.cells import Cell, Cells, Design, Fraction, OneAtATime, Range, Sampled, Scalar
+from isoloss.study.cells import Cell, Cells, Design, Fraction, OneAtATime, Range, Sampled, Scalar, Tuned
 from isoloss.study.config import SETTINGS, plain_message
+from isoloss.study.plainyaml import read_yaml
 from isoloss.study.synonyms import did_you_mean
+from isoloss.wording import level
 
 DESIGNS = "one_at_a_time, {random: 60, seed: 1}, {sobol: 64} or {fraction: 1/2}"
 MAX_CELLS = 100_000
@@ -97,6 +99,11 @@ def paired_of(value: Any) -> tuple[dict[str, Levels], ...]:
     return tuple(_levels_of(group, "paired") for group in groups)
 
 
+def tuned_of(value: Any) -> dict[str, Tuned]:
+    """What each setting is tried at: one list, or lists by the levels of a factor. Raises what is wrong, at its key."""
+    return _each(section_of(value), _tuned, "tuned: {}")
+
+
 def entries_of(value: Any) -> tuple[Cell, ...]:
     """A list of cells or of parts of them. Raises what is wrong, at its entry."""
     entries = cast("list[Any]", value if isinstance(value, list) else [None])
@@ -146,7 +153,13 @@ def cells_values(cells: Cells) -> dict[str, Any]:
             design = {"design": {"fraction": f"1/{denominator}"}}
         case None:
             design = {}
-    stated = {"paired": paired, **entries, **design}
+    tuned = {
+        name: list(each.values[None])
+        if each.over is None
+        else {"over": each.over} | {level(key): list(values) for key, values in each.values.items()}
+        for name, each in cells.tuned.items()
+    }
+    stated = {"paired": paired, **entries, **design, "tuned": tuned}
     return {"factors": factors, **{key: value for key, value in stated.items() if value}}
 
 
@@ -182,6 +195,18 @@ def _levels_or_range(value: Any) -> Levels | Range:
         raise_all(_faults(error, "expected a range, like {from: 1e-4, to: 1e-2, scale: log}"))
         raise AssertionError from error
     return Range(span.low, span.high, span.scale)
+
+
+def _tuned(value: Any) -> Tuned:
+    expected = "expected values, like [1e-3, 2e-3], or {over: optimizer, adamw: [1e-3, 2e-3], lion: [1e-4, 2e-4]}"
+    if isinstance(value, list) and value:
+        return Tuned({None: tuple(cast("list[Any]", value))})
+    lines: dict[str, Any] = dict(cast("dict[str, Any]", value)) if isinstance(value, dict) else {}
+    over = lines.pop("over", None)
+    if not isinstance(over, str) or not lines:
+        raise ConfigError(expected)
+    values = _each(lines, _levels, "{}")
+    return Tuned({read_yaml(level, "tuned")[0]: each for level, each in values.items()}, over)
 
 
 def _faults(error: ValidationError, expected: str) -> list[ConfigError]:

@@ -56,6 +56,29 @@ class Fraction:
     denominator: int
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """Values that a setting is tried at in every cell, the best of which is the cell's.
+
+    By the level that the cell has of the factor `over`; without one they stand under None and are the same for all.
+    """
+
+    values: Mapping[Scalar, tuple[Scalar, ...]]
+    over: str | None = None
+
+    def of(self, cell: Cell) -> tuple[Scalar, ...]:
+        """Those of a cell; none where its level has no list: the setting has its default there."""
+        level = cell[self.over] if self.over else None
+        return self.values.get(level, ())
+
+    def at(self, settings: Mapping[str, Scalar]) -> Tuned:
+        """The same where some settings are constant; without values where none are tried there."""
+        if self.over is None or self.over not in settings:
+            return self
+        values = self.values.get(settings[self.over])
+        return Tuned({None: values} if values else {})
+
+
 Design = OneAtATime | Sampled | Fraction
 Axis = Sequence[Cell]
 """What varies together, level by level: one factor, or settings that are paired."""
@@ -66,7 +89,8 @@ class Cells:
     """What a study varies; without a design every combination is a cell.
 
     `paired` has groups of settings whose levels go together, `runs` combinations that are stated one by one and crossed
-    with the rest, `exclude` what is left out: cells that have all entries of one of its mappings.
+    with the rest, `exclude` what is left out: cells that have all entries of one of its mappings. Each of these is a
+    cell for each of the values that settings of `tuned` are tried at in it.
     """
 
     factors: Mapping[str, tuple[Scalar, ...] | Range] = field(default_factory=dict[str, "tuple[Scalar, ...] | Range"])
@@ -74,6 +98,7 @@ class Cells:
     runs: Sequence[Cell] = ()
     exclude: Sequence[Cell] = ()
     design: Design | None = None
+    tuned: Mapping[str, Tuned] = field(default_factory=dict[str, Tuned])
 
     def expand(self) -> list[Cell]:
         """The cells, the last factor varying fastest. Raises ConfigError where the design does not suit the factors."""
@@ -81,7 +106,7 @@ class Cells:
 
     @cached_property
     def _expanded(self) -> list[Cell]:
-        chosen = list(self._chosen())
+        chosen = [tried for cell in self._chosen() for tried in self._tried(cell)]
         kept = [cell for cell in chosen if not any(_matches(cell, entry) for entry in self.exclude)]
         for number, entry in enumerate(self.exclude):
             if not any(_matches(cell, entry) for cell in chosen):
@@ -92,13 +117,14 @@ class Cells:
 
     @property
     def combinations(self) -> int:
-        """Cells before any is left out."""
+        """Cells before any is left out, at most."""
+        tried = math.prod(max(map(len, each.values.values()), default=1) for each in self.tuned.values())
         if isinstance(self.design, Sampled):
-            return self.design.n
+            return self.design.n * tried
         sizes = [len(axis) for axis in self.axes]
         if isinstance(self.design, OneAtATime):
-            return 1 + sum(size - 1 for size in sizes)
-        return math.prod(sizes) // (self.design.denominator if isinstance(self.design, Fraction) else 1)
+            return (1 + sum(size - 1 for size in sizes)) * tried
+        return math.prod(sizes) * tried // (self.design.denominator if isinstance(self.design, Fraction) else 1)
 
     def places(self, setting: str, value: Scalar) -> list[str]:
         """Where a value stands in a study file, as in `fields` of errors."""
@@ -110,7 +136,8 @@ class Cells:
             found += [
                 f"paired {setting} {place}" for place, level in enumerate(group.get(setting, ())) if level == value
             ]
-        return [*found, *(f"runs {n} {setting}" for n, run in enumerate(self.runs) if run.get(setting, ...) == value)]
+        found += [f"runs {n} {setting}" for n, run in enumerate(self.runs) if run.get(setting, ...) == value]
+        return [*found, *([f"tuned {setting}"] if setting in self.tuned else [])]
 
     def without(self, settings: Mapping[str, Scalar]) -> Cells:
         """What varies when some settings are constant: levels, entries and parts of the centre that name them go."""
@@ -127,7 +154,22 @@ class Cells:
         if isinstance(design, OneAtATime):
             design = OneAtATime({key: value for key, value in design.centre.items() if key not in settings})
         runs, exclude = (_distinct(entries, settings) for entries in (self.runs, exclude))
-        return Cells(factors, groups, runs, exclude, design)
+        tuned = {name: each.at(settings) for name, each in self.tuned.items() if name not in settings}
+        tuned = {name: each for name, each in tuned.items() if each.values}
+        return Cells(factors, groups, runs, exclude, design, tuned)
+
+    @cached_property
+    def stated(self) -> dict[str, tuple[Scalar, ...]]:
+        """Every setting that has levels, with those that are stated; none of a range."""
+        in_runs = {
+            key: tuple(dict.fromkeys(run[key] for run in self.runs if key in run and _is_value(run[key])))
+            for run in self.runs[:1]
+            for key in run
+        }
+        paired = {key: levels for group in self.paired for key, levels in group.items()}
+        levels = {key: () if isinstance(given, Range) else given for key, given in self.factors.items()}
+        tuned = {key: tuple(dict.fromkeys(itertools.chain(*each.values.values()))) for key, each in self.tuned.items()}
+        return {**in_runs, **paired, **levels, **tuned}
 
     @property
     def axes(self) -> list[Axis]:
@@ -142,6 +184,11 @@ class Cells:
             if not isinstance(levels, Range)
         ]
         return [*([list(self.runs)] if self.runs else []), *groups, *lists]
+
+    def _tried(self, cell: Cell) -> Iterator[Cell]:
+        """A cell at each combination of the values that its tuned settings are tried at."""
+        values = [[{name: value} for value in each.of(cell)] or [{}] for name, each in self.tuned.items()]
+        return (_joined([cell, *parts]) for parts in itertools.product(*values))
 
     def _chosen(self) -> Iterator[Cell]:
         ranges = {name: levels for name, levels in self.factors.items() if isinstance(levels, Range)}
@@ -158,6 +205,11 @@ class Cells:
                 yield from _fraction(self.design, self.axes)
             case None:
                 yield from map(_joined, itertools.product(*self.axes))
+
+
+def _is_value(given: object) -> bool:
+    """Of what a file may state in its place, as a list."""
+    return isinstance(given, Scalar)
 
 
 def _distinct(entries: Sequence[Cell], settings: Mapping[str, Scalar]) -> list[Cell]:

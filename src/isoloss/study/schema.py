@@ -21,8 +21,9 @@ from isoloss.study.cell_shapes import (
     levels_or_range_of,
     paired_of,
     section_of,
+    tuned_of,
 )
-from isoloss.study.cells import Design, Range, Scalar
+from isoloss.study.cells import Design, Range, Scalar, Tuned
 from isoloss.study.config import SETTINGS, RunConfig, Seed, TokenizerName, plain_message
 from isoloss.study.formula import NAMES
 from isoloss.study.hypotheses import Hypothesis, SpikesStated
@@ -86,6 +87,12 @@ def _list_or_range(name: str, level: JsonSchema) -> JsonSchema:
     return {"anyOf": [_list_of(name, level), RangeShape.model_json_schema()]}
 
 
+def _list_or_lists(name: str, level: JsonSchema) -> JsonSchema:
+    values = _list_of(name, level)
+    by_level = {"type": "object", "properties": {"over": {"enum": [*SETTINGS]}}, "required": ["over"]}
+    return {"anyOf": [values, {**by_level, "additionalProperties": values}]}
+
+
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(NAME_PATTERN[1:-1], value.strip()):
         raise ConfigError("use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit")
@@ -123,7 +130,7 @@ CellShape = Annotated[dict[str, Any], _BySetting()]
 GroupShape = Annotated[dict[str, Any], _BySetting(_list_of)]
 CorpusShape = str | Annotated[list[str], Field(min_length=1)]
 Cells = Annotated[tuple[dict[str, Scalar], ...], _parsed(entries_of, Annotated[list[CellShape], Field(min_length=1)])]
-SECTIONS = ("base", "factors", "budgets", "centre", "paired", "runs", "exclude", "hypotheses")
+SECTIONS = ("base", "factors", "budgets", "centre", "paired", "runs", "exclude", "tuned", "hypotheses")
 """Keys that may stand empty: they state nothing."""
 LISTS = ("corpus", "val_corpus", "runs", "exclude")
 """Keys of lists, whose errors say which."""
@@ -169,6 +176,11 @@ class StudyFile(BaseModel):
     )
     runs: Cells = Field((), description="Cells that are stated one by one, crossed with the rest.")
     exclude: Cells = Field((), description="Cells that are left out: those that have all entries of one of these.")
+    tuned: Annotated[dict[str, Tuned], _parsed(tuned_of), _BySetting(_list_or_lists)] = Field(
+        {},
+        description="Settings that every cell is tried at several values of, the same for all or by levels of the "
+        "factor `over`: levels are compared each at its best.",
+    )
     design: Annotated[Design | None, _parsed(design_of, DesignShape)] = Field(
         None, description="How factors are combined; without one every combination is a cell."
     )

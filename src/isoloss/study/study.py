@@ -11,7 +11,7 @@ from typing import Any
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
 from isoloss.study.budgets import Budgets, StepTime
 from isoloss.study.cell_faults import cell_faults, setting_faults
-from isoloss.study.cells import Cell, Cells, Design, Range, Scalar
+from isoloss.study.cells import Cell, Cells, Design, Range, Scalar, Tuned
 from isoloss.study.compute import training_memory_bytes
 from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, TokenizerName, make_config
 from isoloss.study.formula import with_formulas_computed
@@ -21,6 +21,7 @@ from isoloss.study.schema import FIRST_SEED, MAX_RUNS, Order, stated_faults
 from isoloss.study.stated_hypotheses import hypothesis_faults
 from isoloss.study.synonyms import nearest
 from isoloss.study.texts import ANY_DATA, Corpus, DataFacts, Text
+from isoloss.wording import listed
 
 MAX_RUN_BYTES = 1 << 40
 """A run that needs more memory than this is no small GPT, and is taken for a mistake."""
@@ -47,6 +48,7 @@ class Study:
     runs: tuple[Cell, ...] = ()
     exclude: tuple[Cell, ...] = ()
     design: Design | None = None
+    tuned: Mapping[str, Tuned] = field(default_factory=dict[str, Tuned])
     budgets: Budgets | None = None
     """What max_iters of each cell follows from, once for every budget; `resolved` states the horizons."""
     val_corpus: Corpus | None = None
@@ -99,7 +101,7 @@ class Study:
         left_out = {key for key in (*self.base, *self.factors) if key not in base and key not in factors}
         unsettled = {nearest(key, SETTINGS) for key in left_out}  # these do not have their defaults either
         errors: list[ConfigError] = []
-        if any(place.split()[0] in ("paired", "runs", "exclude", "design", "centre") for place in places):
+        if any(place.split()[0] in ("paired", "runs", "exclude", "design", "centre", "tuned") for place in places):
             return
         cells = collect(errors, replace(self.cells, factors=factors).expand, [])
         collect(errors, lambda: self._configs({**ANY_TEXT, **base}, cells), [])
@@ -113,24 +115,18 @@ class Study:
     @cached_property
     def cells(self) -> Cells:
         """What varies, and how it is combined."""
-        return Cells(self.factors, self.paired, self.runs, self.exclude, self.design)
+        return Cells(self.factors, self.paired, self.runs, self.exclude, self.design, self.tuned)
 
     @property
     def stated(self) -> dict[str, tuple[Scalar, ...]]:
         """Every setting that has levels, with those that are stated; none of a range."""
-        levels = {key: () if isinstance(given, Range) else given for key, given in self.factors.items()}
-        in_runs = {
-            key: tuple(dict.fromkeys(run[key] for run in self.runs if key in run and _is_value(run[key])))
-            for run in self.runs[:1]
-            for key in run
-        }
-        return {**in_runs, **{key: given for group in self.paired for key, given in group.items()}, **levels}
+        return self.cells.stated
 
     @cached_property
     def varied(self) -> dict[str, tuple[Scalar, ...]]:
         """Every setting that has levels, with those that cells have, in the order stated, drawn ones ascending."""
         cells = self.cells.expand()
-        used = {key: dict.fromkeys(cell[key] for cell in cells) for key in cells[0]}
+        used = {key: dict.fromkeys(cell[key] for cell in cells if key in cell) for key in self.stated}
         return {
             key: tuple(level for level in dict.fromkeys(levels) if level in used[key]) or tuple(sorted(used[key]))  # type: ignore[type-var]
             for key, levels in self.stated.items()
@@ -198,11 +194,19 @@ class Study:
         """The study with each cell's horizons stated in place of its budgets. Raises ConfigError as `expand` does."""
         if self.budgets is None:
             return self
-        cells = self.cells.expand()
-        horizons = [config.max_iters for config in self.expand(data, step_s)[:: len(self.seeds)]]
-        each = len(self.budgets.levels)
-        runs = [{**cells[i // each], "max_iters": steps} for i, steps in enumerate(horizons)]
-        return replace(self, factors={}, paired=(), exclude=(), design=None, budgets=None, runs=tuple(runs))
+        cells = [cell for cell in self.cells.expand() for _ in self.budgets.levels]
+        steps = [config.max_iters for config in self.expand(data, step_s)[:: len(self.seeds)]]
+        runs = dict.fromkeys(
+            (*((key, value) for key, value in cell.items() if key not in self.tuned), ("max_iters", max_iters))
+            for cell, max_iters in zip(cells, steps, strict=True)
+        )
+        tuned_away = [entry for entry in self.exclude if entry.keys() & self.tuned.keys()]
+        cells_left = {"runs": tuple(map(dict, runs)), "exclude": tuple(tuned_away)}
+        found = replace(self, factors={}, paired=(), design=None, budgets=None, **cells_left)
+        if found.size != self.size:
+            text = f"tuned: with budgets, {listed(self.tuned)} may not change the steps that a budget pays for"
+            raise ConfigError(text, ("tuned",))
+        return found
 
     def _at(self, config: RunConfig, steps: int) -> RunConfig:
         """A cell at a horizon, from which formulas of its settings may follow."""
@@ -228,6 +232,13 @@ class Study:
         places = [place for key in error.fields if key in cell for place in self.cells.places(key, cell[key])]
         return ConfigError(error.args[0], (*places, *error.fields))
 
+    @cached_property
+    def compared(self) -> Study:
+        """The study as levels are compared: a cell for all values that its tuned settings are tried at."""
+        if not self.tuned:
+            return self
+        return replace(self, tuned={}, exclude=tuple(e for e in self.exclude if not e.keys() & self.tuned.keys()))
+
     def states(self, setting: str) -> bool:
         """Whether the study says what a setting is, in place of leaving it at its default."""
         return setting in self.base or setting in self.stated
@@ -243,6 +254,7 @@ class Study:
             runs=tuple(constant.runs),
             exclude=tuple(constant.exclude),
             design=constant.design,
+            tuned=constant.tuned,
         )
 
     def with_seeds(self, count: int) -> Study:
@@ -252,11 +264,6 @@ class Study:
         following = itertools.count(max(self.seeds) + 1)
         extra = [next(following) for _ in range(count - len(self.seeds))]
         return replace(self, seeds=(*self.seeds, *extra)[:count])
-
-
-def _is_value(given: object) -> bool:
-    """Of what a file may state in its place, as a list."""
-    return isinstance(given, Scalar)
 
 
 def _within_split(config: RunConfig, val_tokens: int | None) -> RunConfig:

@@ -110,8 +110,11 @@ def _study_of(stated: StudyFile, errors: list[ConfigError]) -> Study:
         design = OneAtATime(stated.centre)
     elif stated.centre:
         errors.append(ConfigError("centre: only design: one_at_a_time has a centre", ("centre",)))
+    factors = {**stated.factors, **sizes}
+    known = {*factors, *(key for group in (*stated.paired, *stated.runs) for key in group)}
+    implied = {over: tuple(each.values) for each in stated.tuned.values() if (over := each.over) and over not in known}
     same: dict[str, Any] = {key: getattr(stated, key) for key in KEYS if key not in ("factors", "budgets", "centre")}
-    same |= {"design": design, "factors": {**stated.factors, **sizes}, "budgets": next(iter(budgets), None)}
+    same |= {"design": design, "factors": {**implied, **factors}, "budgets": next(iter(budgets), None)}
     return Study(**same)
 
 

@@ -86,6 +86,8 @@ def _answer(view: EffectsView) -> Iterator[str]:
     lead = f"{leading(view)}."
     if error is not None and error.screening:
         lead = f"Every combination ran once, so effects are compared with each other, not with noise. {lead}"
+    if view.effects.tuned:
+        lead += f" Levels are compared each at its best {listed(view.effects.tuned)}."
     for effect in clear[:1]:
         if (beyond := edge(view, effect.term)) is not None:
             lead += f" The best {effect.term} lies at the edge of the levels that were tried: try beyond {beyond}."

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import tyro
 
-from calibration import curves, factorials, improvement, isoflop, laws, nulls, optima, outlying, seeds, unequal
+from calibration import curves, factorials, improvement, isoflop, laws, nulls, optima, outlying, seeds, tuned, unequal
 from calibration.measure import Experiment, Rate, generator_of, measure
 from calibration.table import rates_as_markdown, recovery_as_markdown
 from isoloss.analysis.solve import ObjectiveName
@@ -32,6 +32,7 @@ Section = Literal[
     "outlying-alarms",
     "outlying-named",
     "improvement",
+    "tuned",
     "optima",
     "optimum-shifts",
     "false-labels",
@@ -57,6 +58,7 @@ EXPERIMENTS: dict[Section, tuple[str, int, Callable[[int], list[Experiment]]]] =
     "outlying-alarms": ("Tables of normal noise in which a run is called outlying", 1000, outlying.false_alarms),
     "outlying-named": ("Tables in which the diverged runs, and no others, are named", 400, outlying.all_named),
     "improvement": ("Intervals of the probability of a lower response", 1000, improvement.coverage),
+    "tuned": ("Intervals of a difference between levels, each at its best rate, that hold it", 1000, tuned.coverage),
     "optima": ("Intervals of the best learning rate that hold it", 400, optima.coverage),
     "optimum-shifts": ("Intervals of its shift with the width that hold it", 400, optima.shifts),
     "false-labels": ("Loss curves with a false label", 100, curves.false_labels),

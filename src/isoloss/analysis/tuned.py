@@ -77,7 +77,7 @@ def _edges(tried: pl.DataFrame, best: pl.DataFrame, cell: list[str], tuned: list
             values = sorted(of_cell[name].drop_nulls().unique())
             if len(values) > 2 and row[name] in (values[0], values[-1]):
                 which = "lowest" if row[name] == values[0] else "highest"
-                edge.append(f"{level(row[name])}, the {which} tried,{_at(row, cell)}".removesuffix(","))
+                edge.append(f"{level(row[name])}, the {which}{_at(row, cell)}")
         if edge:
             yield Diagnostic(
                 "tuned_at_edge",

@@ -102,7 +102,8 @@ def _tuned_faults(key: str, tuned: Tuned, cells: Cells, factors: Collection[str]
         yield ConfigError(f"tuned: {key}: seeds are labels, of which none is best; list them under factors", (place,))
         return
     if over is not None and over not in factors:
-        text = f"tuned: {key}: {over} is no factor of this study: {did_you_mean(over, factors)}"
+        hint = did_you_mean(over, factors if over in SETTINGS else SETTINGS)
+        text = f"tuned: {key}: {over} is no factor of this study: {hint}"
         yield ConfigError(text, (f"{place} over", place))
         return
     for level, values in tuned.values.items():

@@ -68,8 +68,7 @@ class Tuned:
 
     def of(self, cell: Cell) -> tuple[Scalar, ...]:
         """Those of a cell; none where its level has no list: the setting has its default there."""
-        level = cell[self.over] if self.over else None
-        return self.values.get(level, ())
+        return self.values.get(cell.get(self.over) if self.over else None, ())
 
     def at(self, settings: Mapping[str, Scalar]) -> Tuned:
         """The same where some settings are constant; without values where none are tried there."""

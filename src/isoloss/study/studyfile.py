@@ -112,7 +112,10 @@ def _study_of(stated: StudyFile, errors: list[ConfigError]) -> Study:
         errors.append(ConfigError("centre: only design: one_at_a_time has a centre", ("centre",)))
     factors = {**stated.factors, **sizes}
     known = {*factors, *(key for group in (*stated.paired, *stated.runs) for key in group)}
-    implied = {over: tuple(each.values) for each in stated.tuned.values() if (over := each.over) and over not in known}
+    implied: dict[str, tuple[Scalar, ...]] = {}  # levels that tuned settings have lists for
+    for each in stated.tuned.values():
+        if each.over in SETTINGS and each.over not in known:
+            implied[each.over] = tuple(dict.fromkeys((*implied.get(each.over, ()), *each.values)))
     same: dict[str, Any] = {key: getattr(stated, key) for key in KEYS if key not in ("factors", "budgets", "centre")}
     same |= {"design": design, "factors": {**implied, **factors}, "budgets": next(iter(budgets), None)}
     return Study(**same)

@@ -1,0 +1,241 @@
+"""Tuned settings: which values each cell is tried at, and levels compared each at its best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+import pytest
+
+from isoloss.analysis.claim import Claim, Evidence
+from isoloss.analysis.claims import judge
+from isoloss.analysis.exploration import study_effects
+from isoloss.analysis.tuned import at_best_values
+from isoloss.design.audit import audit
+from isoloss.diagnostic import Diagnostic
+from isoloss.errors import ConfigError
+from isoloss.study.identity import run_id
+from isoloss.study.stated_hypotheses import make_hypothesis
+from isoloss.study.study import Study
+from isoloss.study.studyfile import dump_study, parse_study
+from isoloss.study.texts import ANY_DATA, DataFacts
+
+OVER = "tuned: {learning_rate: {over: optimizer, adamw: [1e-3, 4e-3], lion: [1e-4, 4e-4, 8e-4]}}"
+BASE = "base: {n_head: 1, n_embd: 16, block_size: 8, max_iters: 50, warmup_iters: 5, eval_interval: 10}"
+FACTS = DataFacts("", 65)
+
+
+def read(text: str) -> Study:
+    study = parse_study(f"name: s\n{text}", "s.yaml")
+    assert parse_study(dump_study(study), "again") == study
+    assert study.size == len(study.expand(ANY_DATA))
+    return study
+
+
+def cells(text: str, *settings: str) -> list[tuple[Any, ...]]:
+    return [tuple(getattr(config, name) for name in settings) for config in read(text).expand(FACTS)]
+
+
+def refused(text: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        parse_study(f"name: s\n{text}", "s.yaml")
+    return str(error.value)
+
+
+def test_every_cell_is_tried_at_the_values_of_its_level() -> None:
+    tried = [("adamw", 1e-3), ("adamw", 4e-3), ("lion", 1e-4), ("lion", 4e-4), ("lion", 8e-4)]
+    assert cells(OVER, "optimizer", "learning_rate") == tried  # which makes a factor of what it is over
+    assert cells(f"{OVER}\nfactors: {{optimizer: [lion]}}".replace("adamw: [1e-3, 4e-3], ", ""), "learning_rate") == [
+        (1e-4,), (4e-4,), (8e-4,)
+    ]  # fmt: skip
+    crossed = cells(f"{OVER}\nfactors: {{optimizer: [adamw, lion], dropout: [0.0, 0.1]}}\nseeds: 2", "optimizer")
+    assert (crossed.count(("adamw",)), crossed.count(("lion",))) == (2 * 2 * 2, 2 * 2 * 3)
+
+
+def test_values_may_be_the_same_for_all_and_a_level_without_a_list_has_its_default() -> None:
+    same = "factors: {n_embd: [16, 32]}\nbase: {n_head: 2}\ntuned: {learning_rate: [1e-3, 2e-3], dropout: [0.0, 0.1]}"
+    assert cells(same, "n_embd", "learning_rate", "dropout")[:5] == [
+        (16, 1e-3, 0.0), (16, 1e-3, 0.1), (16, 2e-3, 0.0), (16, 2e-3, 0.1), (32, 1e-3, 0.0)
+    ]  # fmt: skip
+    muon = (
+        "factors: {optimizer: [adamw, muon]}\ntuned: {muon_learning_rate: {over: optimizer, muon: [0.01, 0.02, 0.04]}}"
+    )
+    assert cells(muon, "optimizer", "muon_learning_rate") == [
+        ("adamw", None), ("muon", 0.01), ("muon", 0.02), ("muon", 0.04)
+    ]  # fmt: skip
+    widths = "tuned: {learning_rate: {over: n_embd, 16: [1e-2], 32: [1e-3, 2e-3]}}"
+    assert cells(f"base: {{n_head: 2}}\n{widths}", "n_embd", "learning_rate") == [(16, 1e-2), (32, 1e-3), (32, 2e-3)]
+
+
+def test_cells_are_left_out_and_settings_held_constant_at_tuned_values_too() -> None:
+    assert len(cells(f"{OVER}\nexclude: [{{optimizer: lion, learning_rate: 8e-4}}]", "optimizer")) == 4
+    study = read(OVER)
+    lion = study.with_settings({"optimizer": "lion"})
+    assert [config.learning_rate for config in lion.expand(FACTS)] == [1e-4, 4e-4, 8e-4]
+    at_one = study.with_settings({"learning_rate": 5e-4})
+    assert [(c.optimizer, c.learning_rate) for c in at_one.expand(FACTS)] == [("adamw", 5e-4), ("lion", 5e-4)]
+    assert study.with_settings({"optimizer": "sgd"}).size == 1  # for which nothing is tried
+
+
+def test_tuned_cells_share_a_budget() -> None:
+    sizes = "budgets: {tokens: [4096, 8192], n_embd: [16, 32]}\nbase: {n_head: 2, eval_interval: 10, block_size: 8}"
+    study = read(f"{sizes}\ntuned: {{learning_rate: [1e-3, 2e-3]}}\nexclude: [{{n_embd: 32, learning_rate: 2e-3}}]")
+    resolved = study.resolved(FACTS)
+    assert sorted(map(run_id, study.expand(FACTS))) == sorted(map(run_id, resolved.expand(FACTS)))
+    assert (resolved.size, [*resolved.tuned]) == (6, ["learning_rate"])
+    changing = read(f"{sizes}\ntuned: {{batch_size: [4, 8]}}")
+    with pytest.raises(ConfigError, match="batch_size may not change the steps that a budget pays for"):
+        changing.resolved(FACTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tuned: {learning_rate: 1e-3}", "s.yaml:2: tuned: learning_rate: expected values, like [1e-3, 2e-3], or"),
+        ("tuned: {learning_rate: {adamw: [1e-3]}}", "expected values, like [1e-3, 2e-3], or {over: optimizer"),
+        ("tuned: {learning_rate: {over: optimizer}}", "expected values, like [1e-3, 2e-3], or {over: optimizer"),
+        ("tuned:\n  lr: [1e-3, 2e-3]", "s.yaml:3: unknown setting 'lr' in tuned: use learning_rate"),
+        ("tuned: {init_seed: [1, 2]}", "init_seed: seeds are labels, of which none is best"),
+        ("base: {dropout: 0.1}\ntuned: {dropout: [0.0, 0.1]}", "'dropout' is both in base and in tuned; keep one"),
+        ("factors: {dropout: [0.0, 0.1]}\ntuned: {dropout: [0.0, 0.1]}", "both in factors and in tuned"),
+        ("tuned:\n  dropout:\n  - 0.0\n  - 2.0", "s.yaml:5: dropout=2.0"),
+        ("tuned:\n  dropout: {over: mlp,\n    gelu: [0.0, 2.0]}", "s.yaml:4: dropout=2.0"),
+        ("tuned: {dropout: [0.1, 0.1]}", "'dropout' repeats a level"),
+        (f"factors: {{optimizer: [adamw]}}\n{OVER}", "optimizer has no level 'lion'; its levels are ['adamw']"),
+        ("factors: {mlp: [gelu, relu2]}\ntuned: {dropout: {over: norm, rmsnorm: []}}", "'dropout' has no levels"),
+        ("tuned: {dropout: {over: nrom, rmsnorm: [0.1]}}", "nrom is no factor of this study: did you mean 'norm'?"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_tuned_values_is_said_at_its_line(text: str, said: str) -> None:
+    assert said in refused(text)
+
+
+def swept(
+    losses: Mapping[tuple[str, float], Sequence[float | None]], tuned: tuple[str, ...] = ("learning_rate",)
+) -> Evidence:
+    """A run for each seed at each optimizer and rate; a loss of None is that of a run that diverged."""
+    rows = [
+        {"run_id": f"{optimizer}{rate:g}.{seed}", "seed": seed, "optimizer": optimizer, "learning_rate": rate,
+         "best_val_loss": loss, "final_val_loss": loss, "device": "cpu", "program": str(seed), "shuffled": True}
+        for (optimizer, rate), of in losses.items() for seed, loss in enumerate(of)
+    ]  # fmt: skip
+    table = pl.DataFrame(rows)
+    factors = {name: table[name].unique(maintain_order=True).to_list() for name in ("optimizer", "learning_rate")}
+    lost = table.filter(pl.col("best_val_loss").is_null()).select("run_id", "seed", *factors)
+    return Evidence(table.drop_nulls("best_val_loss"), factors, _not_asked, _not_asked, lost, tuned)
+
+
+def _not_asked(_: float) -> Any:
+    raise AssertionError
+
+
+SWEEPS: dict[tuple[str, float], Sequence[float | None]] = {
+    ("adamw", 1e-3): (2.00, 2.01, 2.02),
+    ("adamw", 2e-3): (2.10, 2.11, 2.12),
+    ("adamw", 4e-3): (1.70, None, 1.72),  # the lowest mean, of runs that were not lost
+    ("lion", 1e-3): (3.00, 3.01, 3.02),
+    ("lion", 2e-3): (1.91, 1.90, 1.92),
+    ("lion", 4e-3): (1.89, 1.99, 1.98),  # the lowest single run
+}
+
+
+def test_the_runs_at_the_best_value_of_each_level_are_compared() -> None:
+    best = at_best_values(swept(SWEEPS))
+    assert best.table.select("optimizer", "learning_rate").unique(maintain_order=True).rows() == [
+        ("adamw", 1e-3), ("lion", 2e-3)
+    ]  # fmt: skip
+    assert (len(best.table), [*best.factors], best.at_best, len(best.lost)) == (6, ["optimizer"], ("learning_rate",), 0)
+    assert at_best_values(best) is best
+
+
+def test_a_value_that_lost_runs_at_every_other_value_too_takes_its_lost_runs_along() -> None:
+    losses = {key: (*of[:2], None) for key, of in SWEEPS.items()} | {("adamw", 4e-3): (None, None, 1.72)}
+    best = at_best_values(swept(losses))
+    assert best.table["learning_rate"].unique(maintain_order=True).to_list() == [1e-3, 2e-3]
+    assert sorted(best.lost["run_id"]) == ["adamw0.001.2", "lion0.002.2"]
+
+
+def test_one_best_value_where_nothing_else_varies() -> None:
+    alone = {key: of for key, of in SWEEPS.items() if key[0] == "lion"}
+    best = at_best_values(swept(alone).where([("optimizer", "lion")]))
+    assert best.table["learning_rate"].unique().to_list() == [2e-3]
+    assert best.factors == {}
+
+
+def claim(found: Evidence, **stated: Any) -> Claim:
+    (only,) = judge([make_hypothesis({"says": "It is so", **stated}, 1)], found)
+    return only
+
+
+LION: dict[str, Any] = {"kind": "effect", "factor": "optimizer", "direction": "down"}
+
+
+def test_a_claim_compares_optima_and_says_so() -> None:
+    tuned, averaged = claim(swept(SWEEPS), **LION), claim(swept(SWEEPS, ()), **LION)
+    assert tuned.verdict == "supported"
+    assert tuned.estimate is not None and tuned.estimate.value == pytest.approx(1.91 - 2.01)
+    assert "at optimizer lion minus that at adamw, each at its best learning_rate, is −0.1" in tuned.sentence
+    assert tuned.estimate.n == len(tuned.run_ids) == 6
+    assert averaged.estimate is not None and averaged.estimate.value > 0.2
+    ratio = claim(swept(SWEEPS), kind="ratio", factor="optimizer", response="final_val_loss", high=0.99)
+    assert ratio.estimate is not None and ratio.estimate.value == pytest.approx(1.91 / 2.01, rel=1e-4)
+    assert "each at its best learning_rate" in ratio.sentence
+
+
+def test_a_claim_about_the_tuned_setting_takes_all_runs() -> None:
+    about = {"kind": "effect", "factor": "learning_rate", "direction": "up", "where": {"optimizer": "lion"}}
+    assert claim(swept(SWEEPS), **about, levels=[1e-3, 2e-3]).estimate.value == pytest.approx(-1.1)  # type: ignore[union-attr]
+    best = claim(
+        swept(SWEEPS), kind="optimum", factor="learning_rate", low=1.5e-3, high=1e-2, where={"optimizer": "lion"}
+    )
+    assert best.estimate is not None and best.estimate.n == 9
+
+
+def test_effects_are_of_the_best_values_and_name_them() -> None:
+    found = study_effects(at_best_values(swept(SWEEPS)))
+    assert not isinstance(found, Diagnostic)
+    assert [effect.term for effect in found.effects] == ["optimizer"]
+    assert (found.n, found.tuned) == (6, ("learning_rate",))
+    (note,) = [caution.text for caution in found.cautions if caution.code == "tuned_values"]
+    assert "learning_rate 0.001 at optimizer adamw; learning_rate 0.002 at optimizer lion" in note
+    (edge,) = [caution.text for caution in found.cautions if caution.code == "tuned_at_edge"]
+    assert edge == "The best learning_rate lies at the edge of what was tried: 0.001, the lowest at optimizer adamw."
+
+
+def test_one_run_a_value_is_said_to_be_in_part_luck() -> None:
+    once = swept({key: of[:1] for key, of in SWEEPS.items() if of[0] is not None})
+    assert [each.code for each in at_best_values(once).cautions if each.severity == "limits"] == [
+        "tuned_at_edge", "tuned_once"
+    ]  # fmt: skip
+
+
+def audited(text: str, code: str) -> list[Diagnostic]:
+    study = read(f"{BASE}\n{text}")
+    return [found for found in audit(study, study.expand(FACTS)) if found.code == code]
+
+
+def test_the_audit_asks_for_rates_that_are_tuned() -> None:
+    stated = "hypotheses: [{says: Lion is lower, kind: effect, factor: optimizer, direction: down}]"
+    (told,) = audited(f"factors: {{optimizer: [adamw, lion, muon]}}\n{stated}", "untuned_rates")
+    assert told.severity == "limits"
+    assert "No learning rate is tuned for adamw, lion and muon (trained at 0.001, 0.0001 and 0.02)" in told.text
+    assert told.remedy is not None and (snippet := told.remedy.removeprefix("Compare each at its best rate: "))
+    assert audited(snippet.removesuffix("."), "untuned_rates") == []
+    (some,) = audited(f"factors: {{optimizer: [adamw, lion, sgd]}}\n{OVER}", "untuned_rates")
+    assert some.severity == "note" and "tuned for sgd (" in some.text
+    crossed = audited("factors: {optimizer: [adamw, lion], learning_rate: [1e-4, 1e-3]}", "untuned_rates")
+    assert "tuned for adamw and lion (trained at 0.0001 and 0.001 and 0.0001 and 0.001)" in crossed[0].text
+
+
+def test_the_audit_counts_the_runs_that_are_compared() -> None:
+    stated = "hypotheses: [{says: Lion is lower, kind: effect, factor: optimizer, direction: down}]\nseeds: 3"
+    (told,) = audited(f"{OVER}\n{stated}", "detectable_effect")
+    assert "compares 3 runs at optimizer adamw with as many at lion (1 cell, 3 seeds)" in told.text
+    (within,) = audited(
+        f"{OVER}\nseeds: 3\nhypotheses: [{{says: A rate is better, kind: effect, factor: learning_rate, "
+        "direction: down, levels: [1e-4, 4e-4], where: {optimizer: lion}}]",
+        "detectable_effect",
+    )
+    assert "compares 3 runs at learning_rate 0.0001 with as many at 0.0004" in within.text
+    assert audited(f"{OVER}\n{stated}", "runs_without_level") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -10,16 +11,22 @@ import pytest
 
 from isoloss.analysis.claim import Claim, Evidence
 from isoloss.analysis.claims import judge
+from isoloss.analysis.effects import Effects
 from isoloss.analysis.exploration import study_effects
+from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.analysis.tuned import at_best_values
 from isoloss.design.audit import audit
+from isoloss.design.seed_noise import SeedNoise, seeds_to_resolve
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
+from isoloss.report.findings import find
+from isoloss.report.snapshot import take_snapshot
 from isoloss.study.identity import run_id
 from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, parse_study
 from isoloss.study.texts import ANY_DATA, DataFacts
+from tests.fake_studies import fake_study
 
 OVER = "tuned: {learning_rate: {over: optimizer, adamw: [1e-3, 4e-3], lion: [1e-4, 4e-4, 8e-4]}}"
 BASE = "base: {n_head: 1, n_embd: 16, block_size: 8, max_iters: 50, warmup_iters: 5, eval_interval: 10}"
@@ -177,6 +184,7 @@ def test_a_claim_compares_optima_and_says_so() -> None:
     assert tuned.estimate is not None and tuned.estimate.value == pytest.approx(1.91 - 2.01)
     assert "at optimizer lion minus that at adamw, each at its best learning_rate, is −0.1" in tuned.sentence
     assert tuned.estimate.n == len(tuned.run_ids) == 6
+    assert {caution.code for caution in tuned.cautions} == {"few_blocks", "tuned_at_edge"}
     assert averaged.estimate is not None and averaged.estimate.value > 0.2
     ratio = claim(swept(SWEEPS), kind="ratio", factor="optimizer", response="final_val_loss", high=0.99)
     assert ratio.estimate is not None and ratio.estimate.value == pytest.approx(1.91 / 2.01, rel=1e-4)
@@ -201,6 +209,29 @@ def test_effects_are_of_the_best_values_and_name_them() -> None:
     assert "learning_rate 0.001 at optimizer adamw; learning_rate 0.002 at optimizer lion" in note
     (edge,) = [caution.text for caution in found.cautions if caution.code == "tuned_at_edge"]
     assert edge == "The best learning_rate lies at the edge of what was tried: 0.001, the lowest at optimizer adamw."
+
+
+def test_of_two_values_neither_is_an_edge() -> None:
+    two = {key: of for key, of in SWEEPS.items() if key[1] < 4e-3}
+    assert [each.code for each in at_best_values(swept(two)).cautions] == ["tuned_values"]
+
+
+def test_a_report_rests_on_the_best_values(tmp_path: Path) -> None:
+    """Wider is better at a rate of 2e-3, worse at 1e-3, where it is not compared."""
+    text = f"{BASE}\nfactors: {{n_embd: [16, 32, 64], max_iters: [50, 100, 150]}}\nseeds: 3"
+    study = read(
+        f"{text.replace('n_embd: 16, ', '').replace('max_iters: 50, ', '')}\ntuned: {{learning_rate: [1e-3, 2e-3]}}"
+    )
+
+    def curve(config: Any, number: int, step: int) -> float:
+        of_rate = 1 + config.n_embd / 100 if config.learning_rate == 1e-3 else 1 - config.n_embd / 1000
+        return of_rate + 1 / (1 + step) + 1e-4 * (number % 3)
+
+    found = find(take_snapshot(fake_study(tmp_path, study, {}, curve)))
+    assert isinstance(found.effects, Effects) and isinstance(found.scaling, ScalingResults)
+    (width,) = [effect for effect in found.effects.effects if effect.term == "n_embd"]
+    assert width.estimate is not None and width.estimate.value < 0
+    assert found.effects.n == found.scaling.fit.n == len(found.compared.run_ids) == 27
 
 
 def test_one_run_a_value_is_said_to_be_in_part_luck() -> None:
@@ -232,6 +263,9 @@ def test_the_audit_counts_the_runs_that_are_compared() -> None:
     stated = "hypotheses: [{says: Lion is lower, kind: effect, factor: optimizer, direction: down}]\nseeds: 3"
     (told,) = audited(f"{OVER}\n{stated}", "detectable_effect")
     assert "compares 3 runs at optimizer adamw with as many at lion (1 cell, 3 seeds)" in told.text
+    study = read(f"{OVER}\n{stated}")
+    noise = SeedNoise.of(0.01, "known", 0.0)
+    assert seeds_to_resolve(study, noise) == seeds_to_resolve(study.compared, noise)
     (within,) = audited(
         f"{OVER}\nseeds: 3\nhypotheses: [{{says: A rate is better, kind: effect, factor: learning_rate, "
         "direction: down, levels: [1e-4, 4e-4], where: {optimizer: lion}}]",

@@ -77,7 +77,12 @@ def rates_falling(configs: Mapping[str, RunConfig]) -> dict[str, bool]:
 
 
 def target_loss(snapshot: Snapshot) -> float | None:
-    """The loss, rounded up to two decimals, that REACHED_BY of the done runs reach; None while none is done."""
+    """The study's target, or the loss, rounded up to two decimals, that REACHED_BY of the done runs reach.
+
+    None while none is done.
+    """
+    if snapshot.study.target is not None:
+        return snapshot.study.target
     best = sorted(snapshot.done["best_val_loss"].drop_nulls())
     if not best:
         return None
@@ -111,6 +116,8 @@ def _convergence(snapshot: Snapshot) -> Callable[[float], Convergence]:
             rate_falling=rates_falling(snapshot.configs),
         )
         if found.target is None:
+            return found
+        if snapshot.study.target is not None:
             return found
         # No mean is tested against a target that was chosen from the same runs.
         return replace(found, cautions=(*found.cautions, CHOSEN_TARGET), crossing=())

@@ -90,6 +90,17 @@ def measure(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> Measure
     }
 
 
+def steps_to(target: float, evals: Sequence[EvalRecord]) -> float | None:
+    """Where a run's validation loss first gets to a target, on lines between evaluations; else None."""
+    seen = [(row["step"], loss) for row in evals if (loss := row["val_loss"]) is not None]
+    if seen and seen[0][1] <= target:
+        return float(seen[0][0])
+    for (step, loss), (after, lower) in pairwise(seen):
+        if lower <= target:
+            return step + (after - step) * (loss - target) / (loss - lower)
+    return None
+
+
 def loss_roughness(losses: Sequence[float | None]) -> float | None:
     """Short-term noise of a per-step training loss in nats/token: sd of its differences / √2, second half of the steps.
 

@@ -16,7 +16,7 @@ from isoloss.errors import ConfigError, StoreError
 from isoloss.files import path_exists, read_checksummed, read_record, write_bytes
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.opening import open_study
-from isoloss.store.outcome import curves, measure, measured
+from isoloss.store.outcome import curves, measure, measured, steps_to
 from isoloss.store.records import START, TOKENIZER, EvalRecord, ThinnedEvals, ThinnedSteps, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
@@ -170,9 +170,12 @@ class StudyResults:
     def _summary_row(self, run: str, config: RunConfig, status: RunStatus) -> dict[str, Any]:
         state, times = status.state, status.times_s
         columns: Mapping[str, Any] = NOTHING_MEASURED
+        target: dict[str, Any] = {} if self.study.target is None else {"steps_to_target": None}
         try:
             if state != "damaged":
                 columns = measured(self.paths.run(run), status)
+                if self.study.target is not None:
+                    target = {"steps_to_target": steps_to(self.study.target, eval_rows(self.paths.run(run)))}
         except StoreError:
             state = "damaged"
         return {
@@ -187,6 +190,7 @@ class StudyResults:
             "train_tokens": compute.train_tokens(config),
             "train_flops": compute.train_flops(config),
             **columns,
+            **target,
             "train_time_s": times.get("train"),
             "eval_time_s": times.get("eval"),
             "checkpoint_time_s": times.get("checkpoint"),

@@ -27,6 +27,7 @@ RESPONSES = (
     "final_train_loss",
     "train_val_gap",
     "best_step",
+    "steps_to_target",
     "loss_roughness",
     "median_step_time_s",
     "tokens_per_s",

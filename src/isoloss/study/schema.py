@@ -187,6 +187,11 @@ class StudyFile(BaseModel):
     centre: Annotated[dict[str, Scalar], _parsed(section_of), _BySetting()] = Field(
         {}, description="Of design: one_at_a_time; a factor that is not in it has its first level there."
     )
+    target: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Validation loss in nats per token; steps_to_target is where a run's loss first gets there.",
+    )
     seeds: Annotated[tuple[int, ...], _parsed(_seeds, Count | Annotated[list[Seed], Field(min_length=1)])] = Field(
         (FIRST_SEED,), description="How many seeds each cell has, or which."
     )

@@ -102,11 +102,17 @@ def hypothesis_faults(
     hypothesis: Hypothesis,
     number: int,
     factors: Mapping[str, tuple[Level, ...]],
+    *,
+    target: float | None = None,
 ) -> Iterator[ConfigError]:
     """What is wrong with a hypothesis in a study of these factors: levels that they lack.
 
-    A factor that the study holds constant is no mistake: the audit says that nothing can be learned about it.
+    Or a response that needs the study's `target`. A factor that the study holds constant is no mistake: the audit says
+    that nothing can be learned about it.
     """
+    if getattr(hypothesis, "response", None) == "steps_to_target" and target is None:
+        text = "response=steps_to_target: state the study's target, the validation loss to get to, as in target: 1.8"
+        yield _complaint(number, "response", text)
     for name, level in getattr(hypothesis, "where", ()):
         known = factors.get(name, ())
         if len(known) > 1 and not any(same_level(level, each) for each in known):

@@ -53,6 +53,8 @@ class Study:
     """What max_iters of each cell follows from, once for every budget; `resolved` states the horizons."""
     val_corpus: Corpus | None = None
     val_share: float | None = None
+    target: float | None = None
+    """Validation loss that `steps_to_target` is about, in nats per token; no part of any run's identity."""
     order: Order = "longest_first"
     """In which runs are trained; a study that claims a time is always shuffled."""
     disk: int | None = None
@@ -64,11 +66,11 @@ class Study:
             faults += self._faults_between_settings(faults)
         raise_all(faults)
         for number, hypothesis in enumerate(self.hypotheses, 1):  # levels that no cell is left with
-            raise_all([*hypothesis_faults(hypothesis, number, self.varied)])
+            raise_all([*hypothesis_faults(hypothesis, number, self.varied, target=self.target)])
 
     def _faults(self) -> Iterator[ConfigError]:
         """What is wrong with each part alone; `fields` begins with the place in a study file."""
-        alone = ("name", "corpus", "val_corpus", "val_share", "tokenizer", "order", "disk", "seeds")
+        alone = ("name", "corpus", "val_corpus", "val_share", "tokenizer", "target", "order", "disk", "seeds")
         yield from stated_faults({key: value for key in alone if (value := getattr(self, key)) is not None})
         yield from self.text.faults()
         for key, value in self.base.items():
@@ -84,7 +86,7 @@ class Study:
             text = f"the study has {combinations:,} runs, the limit is {MAX_RUNS:,}; take levels out"
             yield ConfigError(text, ("factors",))
         for number, hypothesis in enumerate(self.hypotheses, 1):
-            yield from hypothesis_faults(hypothesis, number, self.stated)
+            yield from hypothesis_faults(hypothesis, number, self.stated, target=self.target)
 
     def _faults_between_settings(self, faults: Sequence[ConfigError]) -> Iterator[ConfigError]:
         """What is wrong between the settings that have no fault of their own."""

@@ -149,6 +149,8 @@ def dump_study(study: Study) -> str:
         **({"budgets": {study.budgets.kind: list(study.budgets.levels)}} if study.budgets else {}),
         "seeds": list(study.seeds),
     }
+    if study.target is not None:
+        document["target"] = study.target
     if study.order != "longest_first":
         document["order"] = study.order
     if study.disk is not None:

@@ -62,6 +62,7 @@ def runs_table(snapshot: Snapshot) -> Table:
         Column("status", "status"),
         Column("best_val_loss", "best val loss", "loss"),
         Column("best_step", "at step", "count"),
+        *_to_target(snapshot),
         Column("final_val_loss", "final val loss", "loss"),
         Column("final_train_loss", "final train loss", "loss"),
         Column("train_val_gap", "train–val gap", "difference"),
@@ -74,6 +75,11 @@ def runs_table(snapshot: Snapshot) -> Table:
         Column("reason", "reason", width=40),
     )
     return Table("runs", f"Runs by best validation loss; n = {counted(len(frame), 'run')}", frame, columns)
+
+
+def _to_target(snapshot: Snapshot) -> list[Column]:
+    target = snapshot.study.target
+    return [] if target is None else [Column("steps_to_target", f"steps to {loss(target)}", "count")]
 
 
 def _size_title(snapshot: Snapshot) -> str:

@@ -199,7 +199,7 @@ class Law:
         if self._all_free:
             return theta_p
         offset_a, matrix_axp = self._free
-        return offset_a + matrix_axp @ theta_p
+        return offset_a + theta_p @ matrix_axp.T
 
     def bounds(self) -> tuple[Floats, Floats]:
         """Lower and upper bounds of θ, shape [p] each."""
@@ -215,36 +215,44 @@ class Law:
         return low_a[free], high_a[free]
 
     def log_loss(self, theta_p: Floats, x_Kxn: Floats) -> tuple[Floats, Floats]:
-        """Predicted log losses at centred logarithms, shape [n], and their derivatives by θ, shape [n, p]."""
-        value_a, shape, t = self.parameters(theta_p), self.shape, self.n_terms
-        axes, n = AXES[self.form], x_Kxn.shape[1]
-        exponent_k = value_a[t : t + len(axes)]
-        seen_Kxn, by_repeats_n = x_Kxn[: len(axes)], np.zeros(n)
-        if shape.repeats:
-            seen_n, by_repeats_n = self._seen(float(value_a[t + len(axes)]), x_Kxn)
-            seen_Kxn = np.vstack([x_Kxn[:1], seen_n])
-        powered = [i for i, axis in enumerate(axes) if EXPONENT_OF[axis] == shape.power]
-        power = float(exponent_k[powered[0]]) if powered else 1.0
-        uses_Txk = self._uses
-        falls_Txn = (uses_Txk * exponent_k) @ seen_Kxn
-        terms_Txn = np.full((t + self.floor, n), value_a[-1])
-        terms_Txn[:t] = value_a[:t, None] - falls_Txn / power
-        top_n = terms_Txn.max(axis=0)
-        shares_Txn = np.exp(terms_Txn - top_n)
-        total_n = shares_Txn.sum(axis=0)
-        shares_Txn /= total_n
-        log_n = top_n + np.log(total_n)
-        by_exponent_kxn = -(uses_Txk.T @ shares_Txn[:t]) * seen_Kxn
-        if powered:
-            by_exponent_kxn[powered] += log_n + (shares_Txn[:t] * falls_Txn).sum(axis=0) / power
-        rows = [power * shares_Txn[:t], by_exponent_kxn]
-        if shape.repeats:
-            rows.append((-exponent_k[1] * (uses_Txk[:, 1] @ shares_Txn[:t]) * by_repeats_n)[None])
-        jacobian_axn = np.concatenate([*rows, shares_Txn[t:]])
-        return power * log_n, jacobian_axn.T if self._all_free else jacobian_axn.T @ self._free[1]
+        """Predicted log losses at centred logarithms, shape [n], and their derivatives by θ, shape [n, p].
 
-    def _seen(self, log_repeats: float, x_Kxn: Floats) -> tuple[Floats, Floats]:
-        """Centred log of the tokens that repeated ones are worth, shape [n], and its derivative by log R."""
+        Of several θ, [s, p], they are of the shapes [s, n] and [s, n, p].
+        """
+        value_a, shape, t = self.parameters(theta_p), self.shape, self.n_terms
+        axes = AXES[self.form]
+        exponent_k = value_a[..., t : t + len(axes)]
+        seen_Kxn, by_repeats_n = x_Kxn[: len(axes)], np.zeros(x_Kxn.shape[1])
+        if shape.repeats:
+            seen_n, by_repeats_n = self._seen(value_a[..., t + len(axes), None], x_Kxn)
+            seen_Kxn = np.stack([np.broadcast_to(x_Kxn[0], seen_n.shape), seen_n], axis=-2)
+        powered = [i for i, axis in enumerate(axes) if EXPONENT_OF[axis] == shape.power]
+        power_1x1 = exponent_k[..., powered, None] if powered else 1.0
+        uses_Txk = self._uses
+        falls_Txn = (uses_Txk * exponent_k[..., None, :]) @ seen_Kxn
+        terms_Txn = np.repeat(value_a[..., -1:, None], falls_Txn.shape[-1], axis=-1)
+        terms_Txn = np.concatenate(
+            [value_a[..., :t, None] - falls_Txn / power_1x1, terms_Txn[..., : self.floor, :]], -2
+        )
+        top_n = terms_Txn.max(axis=-2, keepdims=True)
+        shares_Txn = np.exp(terms_Txn - top_n)
+        total_n = shares_Txn.sum(axis=-2, keepdims=True)
+        shares_Txn /= total_n
+        log_1xn = top_n + np.log(total_n)
+        by_exponent_kxn = -(uses_Txk.T @ shares_Txn[..., :t, :]) * seen_Kxn
+        if powered:
+            own_1xn = log_1xn + (shares_Txn[..., :t, :] * falls_Txn).sum(axis=-2, keepdims=True) / power_1x1
+            by_exponent_kxn[..., powered, :] += own_1xn
+        rows = [power_1x1 * shares_Txn[..., :t, :], by_exponent_kxn]
+        if shape.repeats:
+            by_worth_n = -exponent_k[..., 1, None] * (uses_Txk[:, 1] @ shares_Txn[..., :t, :])
+            rows.append((by_worth_n * by_repeats_n)[..., None, :])
+        jacobian_nxa = np.concatenate([*rows, shares_Txn[..., t:, :]], axis=-2).swapaxes(-1, -2)
+        log_n = (power_1x1 * log_1xn)[..., 0, :]
+        return log_n, jacobian_nxa if self._all_free else jacobian_nxa @ self._free[1]
+
+    def _seen(self, log_repeats: Floats, x_Kxn: Floats) -> tuple[Floats, Floats]:
+        """Centred log of the tokens that repeated ones are worth, shape [n], and its derivative by log R, shape [1]."""
         d_n, u_n = np.exp(x_Kxn[1] + self.centre_k[1]), np.exp(x_Kxn[2] + self.centre_k[2])
         repeats, unique_n = np.exp(log_repeats), np.minimum(d_n, u_n)
         share_n = (d_n / unique_n - 1) / repeats

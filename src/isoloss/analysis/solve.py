@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from typing import Literal
 
 import numpy as np
 from scipy import optimize
 
+from isoloss.analysis.descent import Local, descend
 from isoloss.analysis.laws import Floats, Law
 
 ObjectiveName = Literal["huber", "ls", "lad", "ls_log"]
@@ -53,13 +54,13 @@ class Objective:
     def residuals(self, law: Law, theta_p: Floats) -> tuple[Floats, Floats]:
         """Predicted less observed, shape [n], and their derivatives, [n, p]: of losses for ls, else of log losses.
 
-        Both are times the root of a row's weight.
+        Both are times the root of a row's weight. Of several θ, [s, p], they are of the shapes [s, n] and [s, n, p].
         """
         log_n, jacobian_nxp = law.log_loss(theta_p, law.x_Kxn)
         residuals_n = log_n - law.y_n
         if self.name == "ls":
             loss_n = np.exp(log_n)
-            residuals_n, jacobian_nxp = loss_n - np.exp(law.y_n), jacobian_nxp * loss_n[:, None]
+            residuals_n, jacobian_nxp = loss_n - np.exp(law.y_n), jacobian_nxp * loss_n[..., None]
         if law.weight_n is None:
             return residuals_n, jacobian_nxp
         root_n = np.sqrt(law.weight_n)
@@ -67,13 +68,33 @@ class Objective:
 
     def value(self, residuals_n: Floats) -> float:
         """The objective: Σ r²/2 for ls, Σ |r| for lad, Huber's Σ (r²/2 up to δ, δ(|r| − δ/2) beyond; Huber 1964)."""
-        size_n = np.abs(residuals_n)
+        return float(self.values(residuals_n))
+
+    def values(self, residuals_sxn: Floats) -> Floats:
+        """The same of several rows of residuals, shape [s]."""
+        size_sxn = np.abs(residuals_sxn)
         if self.delta is None:
-            return float(np.sum(size_n**2) / 2)
+            return np.sum(size_sxn**2, axis=-1) / 2
         if self.name == "lad":
-            return float(np.sum(size_n))
-        near_n = np.minimum(size_n, self.delta)
-        return float(near_n @ (size_n - near_n / 2))
+            return np.sum(size_sxn, axis=-1)
+        near_sxn = np.minimum(size_sxn, self.delta)
+        return np.vecdot(near_sxn, size_sxn - near_sxn / 2)
+
+    def around(self, law: Law, theta_sxp: Floats) -> Local:
+        """The objective around several θ. Only residuals up to δ bend Huber's; all others bound how it may bend."""
+        residuals_sxn, jacobian_sxnxp = self.residuals(law, theta_sxp)
+        slope_sxn, size_sxn = self.slopes(residuals_sxn), np.abs(residuals_sxn)
+        transposed_sxpxn = jacobian_sxnxp.swapaxes(1, 2)
+        if self.delta is None:
+            hessian_sxpxp = transposed_sxpxn @ jacobian_sxnxp
+            bound_sxpxp = np.zeros_like(hessian_sxpxp)
+        else:
+            beyond_sxn = size_sxn > self.delta
+            hessian_sxpxp = (transposed_sxpxn * ~beyond_sxn[:, None]) @ jacobian_sxnxp
+            share_sxn = np.where(beyond_sxn, self.delta / np.maximum(size_sxn, self.delta), 0.0)
+            bound_sxpxp = (transposed_sxpxn * share_sxn[:, None]) @ jacobian_sxnxp
+        gradient_sxp = (transposed_sxpxn @ slope_sxn[:, :, None])[:, :, 0]
+        return Local(self.values(residuals_sxn), gradient_sxp, hessian_sxpxp, bound_sxpxp)
 
     def smoothed(self) -> list[Objective]:
         """The objectives to solve in turn: for a small δ, Huber's with larger ones lead up to it."""
@@ -118,13 +139,13 @@ def solve(law: Law, objective: Objective) -> Solution:
     coarse, (first, *later) = _thinned(law), objective.smoothed()
     candidates = [coarse.start(additive_a) for additive_a in _starts(coarse.additive)]
     values = [_value(coarse, first, theta_p) for theta_p in candidates]
-    best_first: list[int] = np.argsort(values, kind="stable")[:POLISHED_STARTS].tolist()
-    polished = [polish(coarse, first, candidates[i], COARSE_TOLERANCE) for i in best_first]
-    reached = [_value(coarse, first, theta_p) for theta_p in polished]
-    lowest = min(reached)
+    best_sxp = np.array(candidates)[np.argsort(values, kind="stable")[:POLISHED_STARTS]]
+    ends_sxp = descend(partial(first.around, coarse), best_sxp, coarse.bounds(), COARSE_TOLERANCE)
+    reached_s = np.array([_value(coarse, first, theta_p) for theta_p in ends_sxp])
+    lowest = float(reached_s.min())
     # Without noise every minimum is rounding error: there, agreement is judged on the scale of the best start.
     unit = max(lowest, 1e-12 * min(values))
-    theta_p = polished[reached.index(lowest)]
+    theta_p: Floats = ends_sxp[np.argmin(reached_s)]
     for stage in (first, *later):
         theta_p = refine(law, stage, theta_p)
     residuals_n, jacobian_nxp = objective.residuals(law, theta_p)
@@ -134,8 +155,8 @@ def solve(law: Law, objective: Objective) -> Solution:
         objective.value(residuals_n),
         float(np.linalg.norm(gradient_p)),
         len(candidates),
-        len(polished),
-        np.array([end_p for end_p, value in zip(polished, reached, strict=True) if value <= lowest + AGREEMENT * unit]),
+        len(ends_sxp),
+        ends_sxp[reached_s <= lowest + AGREEMENT * unit],
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import overload
 
 import numpy as np
@@ -41,6 +42,8 @@ BEND = 4.0
 """How many times smaller a bend at one point has to make the residual squares to be part of the trend."""
 FALL_LEVEL = 0.998
 """Of the interval of the fall at the end: its false positives come on top of those of the slope."""
+GRIDS = 64
+"""Grids of steps of which is kept what follows from them alone: the runs of a table mostly share a few."""
 ROUNDING = 1e-12
 """Relative size of what arithmetic leaves of no noise at all."""
 
@@ -146,7 +149,7 @@ def judge_noise(runs: Sequence[Points], jumps: Sequence[Jump | None] = ()) -> li
 
 def windows_of(points: Points, noise: RunNoise) -> Windows:
     """The windows of a run, in the order of their first step; the last one ends with the run."""
-    starts, ends = _window_places(points.x_j)
+    starts, ends = _window_places(points.x_j.tobytes())
     x_j, y_j = points.x_j - points.x_j.mean(), points.y_j - points.y_j.mean()
     n_w = ends - starts + 1
     sum_x_w, sum_y_w, sum_xx_w, sum_xy_w = (_sums(each, starts, ends) for each in (x_j, y_j, x_j * x_j, x_j * y_j))
@@ -182,7 +185,7 @@ def fall_at_end(points: Points, noise: RunNoise) -> Estimate | None:
 
     Both are stated beforehand, so one t interval serves. None where there is no window.
     """
-    starts, _ = _window_places(points.x_j)
+    starts, _ = _window_places(points.x_j.tobytes())
     stretch = _stretch(points)
     if not len(starts) or len(points.y_j) - starts[-1] < stretch + 2:
         return None
@@ -233,13 +236,8 @@ def _noise_of_long(run: Points) -> RunNoise:
 
 def _around_trend(x_j: Floats, y_j: Floats) -> tuple[Floats, int]:
     """What the trend leaves of a curve, and how many parameters it has: a cubic, with one bend where that is clear."""
-    cubic_jxt = np.vander(x_j, TREND)
-    basis_jxt, _ = np.linalg.qr(cubic_jxt)
+    basis_jxt, bends_jxj, lengths = _trend_columns(x_j.tobytes())
     residual_j = y_j - basis_jxt @ (basis_jxt.T @ y_j)
-    # A bend adds max(x - at, 0): what of it the cubic does not have, for every place at once.
-    bends_jxj = np.maximum(x_j[:, None] - x_j[None, 1:-2], 0)
-    bends_jxj -= basis_jxt @ (basis_jxt.T @ bends_jxj)
-    lengths = (bends_jxj**2).sum(0)
     gains = np.divide((bends_jxj.T @ residual_j) ** 2, lengths, out=np.zeros_like(lengths), where=lengths > ROUNDING)
     best = int(np.argmax(gains))
     squares = float(residual_j @ residual_j)
@@ -247,6 +245,19 @@ def _around_trend(x_j: Floats, y_j: Floats) -> tuple[Floats, int]:
         return residual_j, TREND
     bend_j = bends_jxj[:, best]
     return residual_j - bend_j * float(bend_j @ residual_j) / lengths[best], TREND + 2
+
+
+@lru_cache(GRIDS)
+def _trend_columns(x: bytes) -> tuple[Floats, Floats, Floats]:
+    """Of x_j, as bytes: a basis of the cubics, [j, t], and a bend at each inner point, [j, j - 3], with its squares.
+
+    A bend adds max(x - at, 0); it is what of this the cubic does not have.
+    """
+    x_j = np.frombuffer(x)
+    basis_jxt, _ = np.linalg.qr(np.vander(x_j, TREND))
+    bends_jxj = np.maximum(x_j[:, None] - x_j[None, 1:-2], 0)
+    bends_jxj -= basis_jxt @ (basis_jxt.T @ bends_jxj)
+    return basis_jxt, bends_jxj, (bends_jxj**2).sum(0)
 
 
 def _noise_of_short(
@@ -267,8 +278,13 @@ def _rounding(run: Points) -> float:
     return ROUNDING * float(np.max(np.abs(run.y_j)))
 
 
-def _window_places(x_j: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last places of the windows: from each point the shortest one, and the shortest that ends at the end."""
+@lru_cache(GRIDS)
+def _window_places(x: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last places of the windows: from each point the shortest one, and the shortest that ends at the end.
+
+    Of x_j, as bytes.
+    """
+    x_j = np.frombuffer(x)
     points = len(x_j)
     if points < LEAST:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isoloss.study.config import RunConfig
 from isoloss.study.optimizers import MOMENTS
-from isoloss.study.shapes import block_matrices, count, embeddings, head, vectors
+from isoloss.study.shapes import count, embeddings, head, matrices_of_a_block
 
 ROW_BYTES = 250
 """About what one step's row takes as JSON."""
@@ -15,7 +15,10 @@ RECORDS_BYTES = 20_000
 
 def params_non_embedding(config: RunConfig) -> int:
     """Non-embedding parameters: blocks and final norm, without token and position embeddings and without the head."""
-    return count(block_matrices(config)) + count(vectors(config))
+    matrices = matrices_of_a_block(config)
+    of_norm = config.n_embd * (2 if config.bias else 1)
+    biases = sum(rows for rows, _ in matrices.values()) if config.bias else 0
+    return config.n_layer * (count(matrices) + biases + 2 * of_norm) + of_norm
 
 
 def params_without_position(config: RunConfig) -> int:

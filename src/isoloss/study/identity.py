@@ -15,6 +15,7 @@ from isoloss.study.schedules import as_read
 IDENTITY_VERSION = 2
 """Raised when the meaning of a configuration changes, so that old and new runs never share a name."""
 
+_DEFAULTS = {name: RunConfig.model_fields[name].default for name in ADDED_SETTINGS}
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
@@ -44,8 +45,8 @@ def canonical(config: RunConfig) -> str:
     cosine = {"lr_decay_iters": horizon, "decay_share": None, "decay_shape": None}
     values |= as_read(config) if config.schedule != "cosine" else cosine
     values |= unread(config)
-    for name in ADDED_SETTINGS:
-        if values[name] in (None, RunConfig.model_fields[name].default):
+    for name, default in _DEFAULTS.items():
+        if values[name] in (None, default):
             del values[name]
     del values["eval_train_tokens" if config.eval == "sampled" else "eval_iters"]
     if config.eval == "sampled" or not config.eval_val_tokens:

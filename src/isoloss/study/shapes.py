@@ -32,16 +32,21 @@ def qkv_rows(config: RunConfig) -> int:
     return config.n_embd + 2 * n_kv_head * (config.n_embd // config.n_head)
 
 
+def matrices_of_a_block(config: RunConfig) -> dict[str, tuple[int, int]]:
+    """The matrices of one block, by their names in it."""
+    width, hidden = config.n_embd, hidden_width(config)
+    return {
+        "attn.c_attn.weight": (qkv_rows(config), width),
+        "attn.c_proj.weight": (width, width),
+        "mlp.c_fc.weight": (2 * hidden if config.mlp == "swiglu" else hidden, width),
+        "mlp.c_proj.weight": (width, hidden),
+    }
+
+
 def block_matrices(config: RunConfig) -> dict[str, tuple[int, int]]:
     """The matrices of all blocks."""
-    width, hidden = config.n_embd, hidden_width(config)
-    of_block = {
-        "attn.c_attn": (qkv_rows(config), width),
-        "attn.c_proj": (width, width),
-        "mlp.c_fc": (2 * hidden if config.mlp == "swiglu" else hidden, width),
-        "mlp.c_proj": (width, hidden),
-    }
-    return {f"h.{i}.{name}.weight": shape for i in range(config.n_layer) for name, shape in of_block.items()}
+    of_block = matrices_of_a_block(config)
+    return {f"h.{i}.{name}": shape for i in range(config.n_layer) for name, shape in of_block.items()}
 
 
 def head(config: RunConfig) -> dict[str, tuple[int, int]]:

@@ -214,3 +214,11 @@ def test_rounding_is_no_noise_that_a_shift_is_held_against() -> None:
     for found in analyse_effects(table, "loss", ["lr", "batch"]).shifts:
         assert found.p is None and found.estimate is not None
         assert (found.estimate.value, found.estimate.low, found.estimate.high) == (0, None, None)
+
+
+def test_a_response_that_is_the_same_in_all_runs_has_no_best_value() -> None:
+    effects = analyse_effects(
+        swept(lambda cell: 2.5, {"lr": RATES, "width": (64, 128, 256)}, sd=0), "loss", ["lr", "width"]
+    )
+    assert not effects.optima and not effects.shifts
+    assert "constant_response" in [caution.code for caution in effects.cautions]

@@ -179,7 +179,7 @@ def _slope(valleys: _Valleys, interval: float, rounding: float) -> _Slope:
     missed = max(least, 0.0) / valleys.spare if valleys.spare > 0 else 0.0
     at_zero = float(valleys.misfit(np.zeros(1))[0])
     nothing = max(valleys.spare * rounding**2, ROUNDED * float(misfit_s[np.isfinite(misfit_s)].max()))
-    if valleys.noise is None and least <= nothing:
+    if valleys.noise is None and (missed == 0.0 or least <= nothing):
         return _Slope(0.0 if at_zero <= nothing else value, None, None, None)
     df = valleys.noise.df if valleys.noise else valleys.spare
     variance = max(missed, valleys.noise.variance) if valleys.noise else missed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,20 @@ def test_what_is_no_table_gets_one_line(
         path.write_text(content)
     message = said(["effects", str(path), "--response", "losss", "--factors", "width"], capsys, 2)
     assert complaint in message and message.count("\n") == 1
+
+
+def test_effects_of_a_table_as_text_load_neither_a_drawing_library_nor_the_store(tmp_path: Path) -> None:
+    rows = [f"{lr},{seed},{2 + (lr - 3) ** 2 / 10 + seed * lr % 5 / 97}" for lr in range(1, 7) for seed in range(3)]
+    table = tmp_path / "runs.csv"
+    table.write_text("\n".join(["lr,seed,loss", *rows]))
+    heavy = ["altair", "isoloss.store.tables", "isoloss.study.study", "jinja2", "scipy.interpolate", "scipy.optimize"]
+    program = f"""
+import os, sys
+from isoloss.cli import run_command_line
+assert "numpy" not in sys.modules  # its threads are set when it is loaded
+run_command_line(["effects", {str(table)!r}, "--response", "loss", "--factors", "lr", "--block", "seed"])
+print([name for name in {heavy} if name in sys.modules], os.environ["OPENBLAS_NUM_THREADS"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert "lr matters most" in ended.stdout and ended.stdout.splitlines()[-1] == "[] 1"

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.columns import number_column, usable_rows
 from isoloss.analysis.curve_tables import curve_table, mixed_runs
 from isoloss.analysis.reading import read_table
 from isoloss.cli import run_command_line
@@ -144,3 +144,8 @@ def test_a_run_column_is_needed_for_several_runs_alone() -> None:
     dense = pl.DataFrame({"run": ["a"] * 12, "step": range(12), "seed": [0, 1] * 6, "loss": [1.0] * 12})
     assert [caution.code for caution in mixed_runs(curve_table(dense))] == ["unlisted_columns"]
     assert mixed_runs(named) == []
+
+
+def test_a_response_of_truth_values_is_refused_in_plain_words() -> None:
+    with pytest.raises(ConfigError, match="column 'done' is not numeric: it holds true and false"):
+        number_column(pl.Series("done", [True, False]))

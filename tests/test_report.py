@@ -19,7 +19,8 @@ from isoloss.files import write_checksummed
 from isoloss.report.chapters.answer import answer_chapter
 from isoloss.report.chapters.design import design_chapter
 from isoloss.report.chapters.runs import runs_chapter
-from isoloss.report.chart import CATEGORIES, SEQUENCE, colour_by, factor_colours, log_axis, log_ticks, spaced
+from isoloss.report.chart import colour_by, log_axis, log_ticks, spaced
+from isoloss.report.colours import CATEGORIES, SEQUENCE, factor_colours
 from isoloss.report.findings import Findings, find
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.report.study_report import study_chapters, write_report

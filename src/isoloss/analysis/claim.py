@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from isoloss.analysis.convergence import Convergence
-from isoloss.analysis.curves import Spikes
-from isoloss.analysis.effects import Effect
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.design.power import STATED_SHARE
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
-from isoloss.study.hypotheses import Hypothesis
+
+if TYPE_CHECKING:
+    from isoloss.analysis.convergence import Convergence
+    from isoloss.analysis.curves import Spikes
+    from isoloss.analysis.effects import Effect
+    from isoloss.study.hypotheses import Hypothesis
 
 Verdict = Literal["supported", "contradicted", "not resolved", "not applicable", "exploratory", "not judged yet"]
 ALPHA = 1 - LEVEL

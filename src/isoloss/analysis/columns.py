@@ -71,7 +71,8 @@ def number_column(column: pl.Series) -> pl.Series:
     if column.dtype.is_numeric() or column.dtype == pl.Null():
         return column.cast(pl.Float64())
     if column.dtype != pl.String():
-        raise ConfigError(f"column '{column.name}' is not numeric: it holds {column.dtype}", (column.name,))
+        held = "true and false" if column.dtype == pl.Boolean() else f"values of the type {column.dtype}"
+        raise ConfigError(f"column '{column.name}' is not numeric: it holds {held}", (column.name,))
     words, numbers = column.str.strip_chars().replace("", None), parsed(column)
     wrong = words.filter(words.is_not_null() & numbers.is_null())
     if len(wrong):

@@ -124,7 +124,8 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
     tested = [number for number, effect in enumerate(effects) if effect.p is not None]
     for number, p_holm in zip(tested, holm([effects[number].p or 0.0 for number in tested]), strict=True):
         effects[number] = replace(effects[number], p_holm=p_holm)
-    shifts = optimum_shifts(fitted)
+    shifts = () if fitted.constant else optimum_shifts(fitted)
+    interacting = [term for term, effect in zip(terms, effects, strict=True) if _interacts(effect, shifts)]
     residuals = run_residuals(runs, fitted.fit)
     outlying, noises = outlying_runs(residuals), noise_tests(residuals)
     differing = [said for position in range(len(runs.factors)) for said in differs_by_block(fitted, position)]
@@ -147,7 +148,7 @@ def analyse_effects(table: pl.DataFrame, response: str, factors: Sequence[str], 
         tuple(effects),
         cautions,
         fitted.screening,
-        optima(fitted, [term for term, effect in zip(terms, effects, strict=True) if _interacts(effect, shifts)]),
+        () if fitted.constant else optima(fitted, interacting),
         shifts,
         lost,
         tuple(outlying),

@@ -73,6 +73,11 @@ class FitWithError:
     scatter: Scatter | None = None
     shared: Mapping[Term, ErrorTerm] = field(default_factory=dict[Term, ErrorTerm])
 
+    @property
+    def constant(self) -> bool:
+        """Whether all responses are the same, to rounding: no level is better than another."""
+        return any(caution.code == "constant_response" for caution in self.cautions)
+
     def standard_error(self, term: Term, weights_r: Floats) -> StandardError | None:
         """What a contrast of a term is tested with; `weights_r` are those of `TwoFactorFit.contrast`."""
         length = float(np.linalg.norm(weights_r))

@@ -8,6 +8,7 @@ of both sides (Frisch and Waugh 1933, Lovell 1963), so that their number costs n
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -166,9 +167,12 @@ def _fit(runs: FactorialTable, degree: int | None) -> TwoFactorFit:
         parts.append(part)
         columns[term] = slice(start, start + part.shape[1])
         start += part.shape[1]
-    x_gxt, y_g = _without_blocks(runs, np.hstack(parts))
-    basis_gxr = _basis([x_gxt[:, slice_] for slice_ in columns.values()], len(y_g))
-    coordinates_rxt, response_r = basis_gxr.T @ x_gxt, basis_gxr.T @ y_g
+    # Blocks that have the same runs see the same design, whose basis is then that of one of them.
+    same = runs.counts_cxb.shape[1] if np.ptp(runs.counts_cxb) == 0 else 1
+    x_gxt, y_g = _without_blocks(runs, np.hstack(parts), same)
+    basis_gxr = _basis([x_gxt[:, slice_] for slice_ in columns.values()], len(x_gxt))
+    coordinates_rxt, basis_gxr = basis_gxr.T @ x_gxt, np.repeat(basis_gxr, same, axis=0) / math.sqrt(same)
+    response_r = basis_gxr.T @ y_g
     missed = float(((y_g - basis_gxr @ response_r) ** 2).sum())
     residual = SumOfSquares(missed + runs.within_ss, runs.n - runs.counts_cxb.shape[1] - len(response_r))
     solver_rxt = np.asarray(np.linalg.solve(coordinates_rxt @ coordinates_rxt.T, coordinates_rxt), dtype=np.float64)
@@ -232,12 +236,15 @@ def _polynomial_coding(factor: Factor, degree: int) -> Floats:
     return np.linalg.qr(powers_lxd)[0][:, 1:]
 
 
-def _without_blocks(runs: FactorialTable, x_cxt: Floats) -> tuple[Floats, Floats]:
-    """Design and response a group of runs, less their block's mean, times the root of the group's runs."""
+def _without_blocks(runs: FactorialTable, x_cxt: Floats, same: int) -> tuple[Floats, Floats]:
+    """Design and response a group of runs, less their block's mean, times the root of the group's runs.
+
+    The design of so many blocks that have the `same` is given once, times the root of their number.
+    """
     weights_cxb = runs.counts_cxb / runs.counts_cxb.sum(axis=0)
     roots_cxb = np.sqrt(runs.counts_cxb)
     y_cxb = runs.means_cxb - (weights_cxb * runs.means_cxb).sum(axis=0)
-    x_cxbxt = (x_cxt[:, None, :] - weights_cxb.T @ x_cxt) * roots_cxb[:, :, None]
+    x_cxbxt = (x_cxt[:, None, :] - weights_cxb[:, ::same].T @ x_cxt) * (math.sqrt(same) * roots_cxb[:, ::same, None])
     return x_cxbxt.reshape(-1, x_cxt.shape[1]), (y_cxb * roots_cxb).ravel()
 
 

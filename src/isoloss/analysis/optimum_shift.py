@@ -9,17 +9,19 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import interpolate
 
 from isoloss.analysis.error_term import FitWithError
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import Floats, t_quantile, t_two_sided
 from isoloss.analysis.optimum import level_error, on_log_scale, sought_means
-from isoloss.analysis.valley import FINE, ROUNDS, CurveFit, Means, Noise, fit_curves, least_between, least_of
+from isoloss.analysis.spline import spline
+from isoloss.analysis.valley import FINE, ROUNDS, Means, Noise, fit_curves, least_between, least_of
 from isoloss.diagnostic import Diagnostic
 
 SHIFTS, PLACES = 41, 65
 """Shifts, and places of the mean optimum, at which a search starts."""
+ROUNDED = 1e-15
+"""Of the largest misfit, what sums of such misfits cannot tell from zero."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def optimum_shift(fitted: FitWithError, position: int, other: int, interval: flo
     noise = Noise(error.sd**2, error.df) if error is not None else None
     n = int(runs.counts_cxb[np.isin(runs.cells_cxf[:, other], [level for level, _ in told])].sum())
     told_l, means = z_l[[level for level, _ in told]], [each for _, each in told]
-    found = [_slope(each, interval) for each in _valleys(told_l, means, noise)]
+    found = [_slope(each, interval, runs.rounding) for each in _valleys(told_l, means, noise)]
     source = f"noise of {error.source} on {error.df:.4g} df" if error else "noise is what they miss"
     method = f"minima of cubics and of two-sided parabolas on a line, profile of its slope; {source}"
     estimate = _together(found, math.log(2) if x_log else 1.0, interval, n, method)
@@ -157,7 +159,7 @@ def _valleys(z_l: Floats, means: Sequence[Means], noise: Noise | None) -> Iterat
         fits = [each[kind] for each in by_level]
         yield _Valleys(
             z_l - z_l.mean(),
-            tuple(_misfit(fit) for fit in fits),
+            tuple(spline(fit.place_p, fit.misfit_p) for fit in fits),
             min(float(fit.place_p[0]) for fit in fits),
             max(float(fit.place_p[-1]) for fit in fits),
             noise,
@@ -165,18 +167,8 @@ def _valleys(z_l: Floats, means: Sequence[Means], noise: Noise | None) -> Iterat
         )
 
 
-def _misfit(fit: CurveFit) -> Callable[[Floats], Floats]:
-    """What a curve misses by the place of its minimum; no number outside of its window."""
-    spline = interpolate.CubicSpline(fit.place_p, fit.misfit_p, extrapolate=False)
-
-    def missed(place_p: Floats) -> Floats:
-        misfit_p = np.asarray(spline(place_p), dtype=np.float64)
-        return np.where(np.isnan(misfit_p), np.inf, misfit_p)
-
-    return missed
-
-
-def _slope(valleys: _Valleys, interval: float) -> _Slope:
+def _slope(valleys: _Valleys, interval: float, rounding: float) -> _Slope:
+    """The best slope; misfits of runs by `rounding`, or of sums by theirs, tell no noise."""
     reach = 2 * (valleys.high - valleys.low) / float(np.ptp(valleys.z_l))
     shift_s = np.linspace(-reach, reach, SHIFTS)
     misfit_s = valleys.misfit(shift_s)
@@ -185,8 +177,10 @@ def _slope(valleys: _Valleys, interval: float) -> _Slope:
     refined, lower = least_of(valleys.misfit, *around)
     least, value = min((lower, refined), (float(misfit_s[s]), float(shift_s[s])))
     missed = max(least, 0.0) / valleys.spare if valleys.spare > 0 else 0.0
-    if valleys.noise is None and missed == 0.0:
-        return _Slope(value, None, None, None)
+    at_zero = float(valleys.misfit(np.zeros(1))[0])
+    nothing = max(valleys.spare * rounding**2, ROUNDED * float(misfit_s[np.isfinite(misfit_s)].max()))
+    if valleys.noise is None and (missed == 0.0 or least <= nothing):
+        return _Slope(0.0 if at_zero <= nothing else value, None, None, None)
     df = valleys.noise.df if valleys.noise else valleys.spare
     variance = max(missed, valleys.noise.variance) if valleys.noise else missed
     limit = least + variance * t_quantile((1 + interval) / 2, df) ** 2
@@ -204,5 +198,5 @@ def _slope(valleys: _Valleys, interval: float) -> _Slope:
             inside, outside = float(at_s[last]), float(at_s[last + 1])
         return inside
 
-    t = math.sqrt(max(float(valleys.misfit(np.zeros(1))[0]) - least, 0.0) / variance)
+    t = math.sqrt(max(at_zero - least, 0.0) / variance)
     return _Slope(value, end(-1), end(1), t_two_sided(t, df))

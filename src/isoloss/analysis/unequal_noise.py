@@ -37,6 +37,8 @@ def noise_tests(left: RunResiduals) -> tuple[NoiseTest, ...]:
         return ()
     residual_n = left.residual_n[told_n] / np.sqrt(left.free_n[told_n])
     cell_n = runs.cell_n[told_n]
+    runs_c = np.bincount(cell_n, minlength=runs.n_cells)
+    far_c = np.bincount(cell_n, np.abs(residual_n), minlength=runs.n_cells) / np.maximum(runs_c, 1)
     found: list[NoiseTest] = []
     for position, factor in enumerate(runs.factors):
         level_n, level_c = runs.cells_cxf[cell_n, position], runs.cells_cxf[:, position]
@@ -45,8 +47,7 @@ def noise_tests(left: RunResiduals) -> tuple[NoiseTest, ...]:
         if min(map(len, groups)) < 3:
             continue
         if min(int((level_c == level).sum()) for level in levels) > 1:
-            cells = [np.unique(cell_n[level_n == level]) for level in levels]
-            far = [np.array([np.abs(residual_n[cell_n == cell]).mean() for cell in each]) for each in cells]
+            far = [far_c[(level_c == level) & (runs_c > 0)] for level in levels]
         else:
             far = [np.abs(group - np.median(group)) for group in groups]
         sd = tuple(float(np.sqrt((group**2).mean())) for group in groups)

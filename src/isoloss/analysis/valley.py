@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from isoloss.analysis.estimate import LEVEL
 from isoloss.analysis.factorial import Floats, f_upper, t_quantile
@@ -104,6 +104,14 @@ class Means:
         """Neighbouring levels."""
         return Means(self.x_l[start:stop], self.mean_l[start:stop], self.covariance_lxl[start:stop, start:stop])
 
+    @cached_property
+    def whitening_lxl(self) -> Floats:
+        """What gives the means independent errors of the variance of a run."""
+        # A common shift of all means is free, so that adding to their covariance changes nothing but makes it regular.
+        shift = float(np.trace(self.covariance_lxl)) / len(self.x_l)
+        whitening_lxl = np.linalg.inv(np.linalg.cholesky(self.covariance_lxl + shift))
+        return np.asarray(whitening_lxl, dtype=np.float64)
+
 
 @dataclass(frozen=True)
 class CurveFit:
@@ -127,9 +135,9 @@ class CurveFit:
         """Levels beyond parameters."""
         return len(self.means.x_l) - PARAMETERS
 
-    def missed(self, place: float) -> float:
-        """What the curve misses with its minimum at a place."""
-        return float(_misfits(self.means, self.curve, np.array([place]))[0][0])
+    def missed(self, place_p: Floats) -> Floats:
+        """What the curve misses with its minimum at some places."""
+        return _misfits(self.means, self.curve, place_p)[0]
 
     def limit(self, tail: float) -> float | None:
         """The misfit up to which a place is in the interval with this probability of t beyond it on either side."""
@@ -186,13 +194,23 @@ def _fit(means: Means, noise: Noise | None, curve: Curve) -> CurveFit:
     best, start, stop = int(np.argmin(means.mean_l)), 0, len(means.x_l)
     while noise is None and stop - start > MAX_WINDOW:
         start, stop = _shorter(means, best, start, stop)
-    while noise is not None and (spare := stop - start - PARAMETERS) > MIN_WINDOW - PARAMETERS:
+    while True:
         part = means.part(start, stop)
-        least = float(least_between(_misfits(part, curve, _places(part.x_l))[0][None])[0])
-        if f_upper(max(least, 0.0) / spare / noise.variance, spare, noise.df) >= FITS:
+        place_p = _places(part.x_l)
+        misfit_p, upward_p = _misfits(part, curve, place_p)
+        spare = stop - start - PARAMETERS
+        if noise is None or spare <= MIN_WINDOW - PARAMETERS:
+            break
+        missed = max(float(least_between(misfit_p[None])[0]), 0.0)
+        if f_upper(missed / spare / noise.variance, spare, noise.df) >= FITS:
             break
         start, stop = _shorter(means, best, start, stop)
-    return _fit_in(means.part(start, stop), curve, noise)
+    place, least = _best_place(part, curve, place_p, misfit_p, upward_p)
+    # Noise is the larger of that of the runs and of what the curve misses.
+    missed = least / spare if spare > 0 else 0.0
+    if noise is not None:
+        return CurveFit(curve, part, place_p, misfit_p, place, least, max(noise.variance, missed), noise.df)
+    return CurveFit(curve, part, place_p, misfit_p, place, least, missed if spare > 0 else None, spare)
 
 
 def _shorter(means: Means, best: int, start: int, stop: int) -> tuple[int, int]:
@@ -202,21 +220,14 @@ def _shorter(means: Means, best: int, start: int, stop: int) -> tuple[int, int]:
     return start, stop - 1
 
 
-def _fit_in(means: Means, curve: Curve, noise: Noise | None) -> CurveFit:
-    """A curve through all levels; noise is the larger of that of the runs and of what the curve misses."""
-    place_p = _places(means.x_l)
-    misfit_p, upward_p = _misfits(means, curve, place_p)
+def _best_place(
+    means: Means, curve: Curve, place_p: Floats, misfit_p: Floats, upward_p: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Where the curve misses least, and how much: with a minimum there, where it has one at any of the places tried."""
     p = int(np.argmin(np.where(upward_p, misfit_p, np.inf) if upward_p.any() else misfit_p))
-    place, least = float(place_p[p]), float(misfit_p[p])
     around = place_p[max(p - 1, 0)], place_p[min(p + 1, len(place_p) - 1)]
     refined, lower = least_of(lambda at_p: _misfits(means, curve, at_p)[0], *around)
-    if lower < least:
-        place, least = refined, lower
-    spare = len(means.x_l) - PARAMETERS
-    missed = least / spare if spare > 0 else 0.0
-    if noise is not None:
-        return CurveFit(curve, means, place_p, misfit_p, place, least, max(noise.variance, missed), noise.df)
-    return CurveFit(curve, means, place_p, misfit_p, place, least, missed if spare > 0 else None, spare)
+    return (refined, lower) if lower < misfit_p[p] else (float(place_p[p]), float(misfit_p[p]))
 
 
 def least_between(misfit_sxp: Floats) -> Floats:
@@ -252,19 +263,18 @@ def _places(x_l: Floats) -> Floats:
 def _misfits(means: Means, curve: Curve, place_p: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """What the curve misses with its minimum at each place, by generalised least squares, and whether it is one."""
     x_l, scale = means.x_l, float(means.x_l[-1] - means.x_l[0])
-    columns_pxlxt = curve((x_l - place_p[:, None]) / scale)
-    ones_pxlx1 = np.ones((*columns_pxlxt.shape[:2], 1))
-    # A common shift of all means is free, so that adding to their covariance changes nothing but makes it regular.
-    covariance_lxl = means.covariance_lxl + float(np.trace(means.covariance_lxl)) / len(x_l)
-    white_lxl = np.linalg.inv(np.linalg.cholesky(covariance_lxl))
-    x_pxlxt = white_lxl @ np.concatenate([ones_pxlx1, columns_pxlxt], axis=-1)
-    y_l = white_lxl @ (means.mean_l - means.mean_l.min())
-    normal_pxtxt = np.swapaxes(x_pxlxt, 1, 2) @ x_pxlxt
-    size = normal_pxtxt.shape[1]
+    columns_lxpxt = curve((x_l[:, None] - place_p) / scale)
+    size = 1 + columns_lxpxt.shape[-1]
+    own_lxpxt = means.whitening_lxl @ columns_lxpxt.reshape(len(x_l), -1)
+    y_l = means.whitening_lxl @ (means.mean_l - means.mean_l.min())
+    x_pxtxl: Floats = np.empty((len(place_p), size, len(x_l)))
+    x_pxtxl[:, 0] = means.whitening_lxl.sum(axis=1)
+    x_pxtxl[:, 1:] = own_lxpxt.reshape(len(x_l), len(place_p), -1).transpose(1, 2, 0)
+    normal_pxtxt = x_pxtxl @ np.swapaxes(x_pxtxl, 1, 2)
     ridge = 1e-13 * np.trace(normal_pxtxt, axis1=1, axis2=2)[:, None, None] * np.eye(size)
-    right_pxtx1 = np.swapaxes(x_pxlxt, 1, 2) @ y_l[:, None]
+    right_pxtx1 = x_pxtxl @ y_l[:, None]
     found_pxt = np.asarray(np.linalg.solve(normal_pxtxt + ridge, right_pxtx1), dtype=np.float64)[..., 0]
-    missed_pxl = y_l - (x_pxlxt @ found_pxt[..., None])[..., 0]
+    missed_pxl = y_l - (found_pxt[:, None] @ x_pxtxl)[:, 0]
     bends_pxt = found_pxt[:, 1:2] if curve is _cubic else found_pxt[:, 1:]
     upward_p = (bends_pxt >= 0).all(axis=1) & (bends_pxt > 0).any(axis=1)
     return np.asarray((missed_pxl**2).sum(axis=1), dtype=np.float64), np.asarray(upward_p)
@@ -278,9 +288,21 @@ def _ends(fit: CurveFit, limit: float) -> tuple[float, float]:
         inside = fit.place
         while 0 <= p <= last and fit.misfit_p[p] <= limit:
             inside, p = float(place_p[p]), p + step
-        if not 0 <= p <= last or fit.missed(inside) >= limit:
+        if not 0 <= p <= last or fit.missed(np.array([inside]))[0] >= limit:
             return inside
-        return float(optimize.brentq(lambda at: fit.missed(at) - limit, inside, float(place_p[p])))
+        return root_of(lambda at_p: fit.missed(at_p) - limit, inside, float(place_p[p]))
 
     above = int(np.searchsorted(place_p, fit.place, side="right"))
     return end(above - 1 if above and place_p[above - 1] < fit.place else above - 2, -1), end(above, 1)
+
+
+def root_of(function: Callable[[Floats], Floats], below: float, above: float) -> float:
+    """Where a smooth function that is negative at one place and not at another one is zero, to rounding."""
+    first, last = function(np.array([below, above])).tolist()
+    for _ in range(ROUNDS - 1):
+        at_p = np.linspace(below, above, FINE)
+        value_p = np.array([first, *function(at_p[1:-1]), last])
+        p = int(np.argmax(np.append(value_p[1:-1] >= 0, True))) + 1
+        below, above, first, last = float(at_p[p - 1]), float(at_p[p]), float(value_p[p - 1]), float(value_p[p])
+    # Of what is left the function is a straight line.
+    return below + (above - below) * min(max(first / (first - last), 0.0), 1.0) if last > first else below

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,7 @@ def effects(
         json: Print one JSON object at full precision in place of text.
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
+    use_one_thread()
     from isoloss.analysis.effects import analyse_effects
     from isoloss.analysis.factorial_table import check_roles
     from isoloss.analysis.pairs import paired_effects
@@ -100,7 +102,7 @@ def effects(
     found = replace(found, scale=scale, cautions=(*found.cautions, *said))
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
     text = effects_as_json(found, pairs) if json else None
-    return conclude(lambda: effects_chapter(found, runs, pairs=pairs), text, out, table)
+    return conclude(lambda: effects_chapter(found, runs, pairs=pairs, figures=out is not None), text, out, table)
 
 
 def fit(
@@ -161,6 +163,7 @@ def fit(
         json: Print one JSON object at full precision in place of text.
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
+    use_one_thread()
     from isoloss.analysis.scaling_results import analyse_scaling
     from isoloss.analysis.solve import make_objective
     from isoloss.analysis.where import rows_where
@@ -231,13 +234,18 @@ def convergence(
         json: Print one JSON object at full precision in place of text.
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
+    use_one_thread()
     from isoloss.analysis.convergence import analyse_convergence, convergence_as_json
-    from isoloss.cli.convergence import of_study
-    from isoloss.cli.tables import is_study, read_curves, read_rates
+    from isoloss.cli.tables import is_study, read_curves
     from isoloss.report.chapters.convergence import convergence_chapter
 
     check_out(out)
-    study = of_study(table, group, lr, target) if is_study(table) else None
+    study = rates = None
+    if is_study(table):
+        from isoloss.cli.convergence import of_study
+        from isoloss.cli.study_tables import read_rates
+
+        study, rates = of_study(table, group, lr, target), read_rates(table)
     curves = read_curves(table, say, run, step, loss)
     analysed = analyse_convergence(
         curves.table if study is None else study.with_group(curves.table),
@@ -247,7 +255,7 @@ def convergence(
         target=target,
         tolerance=tolerance,
         train_loss=train_loss or ("train_loss" if study else None),
-        rates=read_rates(table),
+        rates=rates,
         group=study.group if study else group,
         p=p,
         lr=lr,
@@ -262,11 +270,19 @@ def convergence(
     )
 
 
+def use_one_thread() -> None:
+    """Let numpy, not yet loaded, multiply in one thread unless the user has set how many.
+
+    The matrices are small: a second thread mostly waits, and beside other programs takes twice the processor time.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def check_out(out: Path | None) -> None:
     """Before anything is analysed: whether the folder can be written to. Raises StoreError."""
-    from isoloss.report.standalone import check_output_folder
-
     if out is not None:
+        from isoloss.report.standalone import check_output_folder
+
         check_output_folder(out)
 
 
@@ -274,13 +290,14 @@ def conclude(chapter: Callable[[], Chapter], json: str | None, out: Path | None,
     """Show what was found in the table, as JSON or text; where there is an `out`, write a page with its files there."""
     from isoloss.analysis.reading import name_of
     from isoloss.report.chapter import chapter_as_text
-    from isoloss.report.standalone import write_chapter
 
     if out is None and json is not None:
         show(json)
         return 0
     found = chapter()
     if out is not None:
+        from isoloss.report.standalone import write_chapter
+
         say(f"{write_chapter(out, found, table if isinstance(table, str) else name_of(table))}")
     show(chapter_as_text(found) if json is None else json)
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from isoloss.cli.tables import read_snapshot
+from isoloss.cli.study_tables import read_snapshot
 from isoloss.errors import ConfigError
 from isoloss.report.evidence import rates_falling
 from isoloss.study.synonyms import did_you_mean

@@ -8,16 +8,11 @@ from pathlib import Path
 
 import polars as pl
 
-from isoloss.analysis.convergence import Rates, analyse_convergence
 from isoloss.analysis.curve_tables import CurveTable, curve_table, mixed_runs
 from isoloss.analysis.evaluations import Reduction, reduced
 from isoloss.analysis.reading import read_table
-from isoloss.analysis.roles import check_columns, names_runs, names_seeds
+from isoloss.analysis.roles import check_columns, names_runs
 from isoloss.errors import ConfigError
-from isoloss.report.evidence import LOST_STATES, rates
-from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.store.tables import StudyResults, load_study
-from isoloss.study.hypotheses import RESPONSES
 
 STUDY_FILE = "study.yaml"
 STEPS_TO_TARGET = "steps_to_target"
@@ -30,14 +25,9 @@ def read_runs(path: Path, say: Callable[[str], None]) -> pl.DataFrame:
     """
     if not path.is_dir():
         return read_table(path)
-    results = _study(path)
-    table = results.summary()
-    done = pl.col("status") == "done"
-    if lost := len(table) - len(table.filter(done)):
-        say(f"{lost} of {len(table)} runs are not done and left out")
-    measured = [name for name in RESPONSES if name in table.columns]
-    ended = table.filter(done | pl.col("status").is_in(LOST_STATES))
-    return ended.with_columns(pl.when(done).then(pl.col(*measured)))
+    from isoloss.cli.study_tables import read_study_runs
+
+    return read_study_runs(path, say)
 
 
 def read_curves(
@@ -50,10 +40,9 @@ def read_curves(
     if not path.is_dir():
         found = curve_table(read_table(path), run, step, loss)
         return replace(found, cautions=(*found.cautions, *mixed_runs(found)))
-    runs = read_runs(path, say).filter(pl.col("status") == "done")["run_id"]
-    if runs.is_empty():
-        raise ConfigError(f"no run of {path} is done yet")
-    return CurveTable(_study(path).curves(runs).rename({"run_id": "run", "val_loss": "loss"}), run, step, loss)
+    from isoloss.cli.study_tables import read_study_curves
+
+    return CurveTable(read_study_curves(path, say), run, step, loss)
 
 
 def one_row_a_run(
@@ -76,19 +65,6 @@ def one_row_a_run(
     return reduced(runs, response, columns, reduce, step)
 
 
-def read_rates(path: Path) -> dict[str, Rates] | None:
-    """What a step of each run costs, of a study directory; None of a file."""
-    if not path.is_dir():
-        return None
-    results = _study(path)
-    return rates(results, results.summary())
-
-
-def read_snapshot(path: Path) -> Snapshot:
-    """What a study directory holds, with the labels of its runs. Raises StoreError on a damaged study."""
-    return take_snapshot(_study(path))
-
-
 def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -> pl.DataFrame:
     """Runs of a study with the column STEPS_TO_TARGET: the first evaluated step at or below a loss, null where none is.
 
@@ -98,26 +74,21 @@ def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -
         return runs
     if not is_study(path):
         raise ConfigError(f"--target needs a study directory with its evaluations, and {path} is a table")
+    from isoloss.cli.study_tables import steps_to_target
+
     runs = runs.filter(pl.col("status") == "done")  # how far the others would have come is not known
-    analysed = analyse_convergence(read_curves(path, lambda line: None).table, target=target).runs
-    reached = {run.run: run.to_target.step for run in analysed if run.to_target and run.to_target.reached}
-    return runs.with_columns(
-        pl.Series(STEPS_TO_TARGET, [reached.get(run) for run in runs["run_id"]], dtype=pl.Float64())
-    )
+    return runs.with_columns(pl.Series(STEPS_TO_TARGET, steps_to_target(path, runs, target), dtype=pl.Float64()))
 
 
 def varied_factors(path: Path, runs: pl.DataFrame) -> list[str]:
     """The factors of a study, but seeds, with several levels among its runs; of a file none are known."""
-    names = [name for name in _study(path).study.varied if not names_seeds(name)] if is_study(path) else []
-    return [name for name in names if runs[name].n_unique() > 1]
+    if not is_study(path):
+        return []
+    from isoloss.cli.study_tables import varied_in_study
+
+    return varied_in_study(path, runs)
 
 
 def is_study(path: Path) -> bool:
     """Whether a path is a study directory."""
     return (path / STUDY_FILE).is_file()
-
-
-def _study(path: Path) -> StudyResults:
-    if not is_study(path):
-        raise ConfigError(f"{path} is a folder without {STUDY_FILE}; give a study directory or a table")
-    return load_study(path)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from isoloss.report.chart import Figure
 from isoloss.report.table import Table, as_text
+
+if TYPE_CHECKING:
+    from isoloss.report.chart import Figure
 
 TERMINAL_WIDTH = 110
 MAX_TERMINAL_ROWS = 40

@@ -22,19 +22,14 @@ import polars as pl
 import vl_convert
 from altair.utils import schemapi
 
-from isoloss.analysis.roles import are_quantities
 from isoloss.errors import StoreError
 from isoloss.files import cache_dir, read_checksummed, sha256_bytes, write_checksummed
-from isoloss.wording import level as level_in_words
+from isoloss.report.colours import CATEGORIES, SEQUENCE
 
 WIDE, NARROW = 648, 317
 """Pixels of 1/96 inch: 6.75 and 3.3 inches."""
 ACCENT, WARNING = "#0072b2", "#d55e00"
 INK, GREY, LIGHT, GRID, PAPER = "#222222", "#767676", "#d9d9d9", "#ececec", "#ffffff"
-CATEGORIES = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c510a", "#5e4fa2", "#66a61e", "#222222")
-"""Okabe and Ito (2008) without the two above, and four more that are told apart by lightness."""
-SEQUENCE = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39")
-"""Viridis without its brightest end, which vanishes on white."""
 VEGA_LITE_VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 PNG_DPI = 300
 PX_PER_INCH, PT_PER_PX = 96, 0.75  # of a browser; an inch has 72 points
@@ -135,29 +130,6 @@ def some(rows: pl.DataFrame, most: int = MAX_MARKS) -> pl.DataFrame:
 def some_in_words(rows: pl.DataFrame, most: int = MAX_MARKS) -> str:
     """What a subtitle says of `some` rows; empty where they are all."""
     return f" Drawn are {most:,} of them, taken at random." if len(rows) > most else ""
-
-
-def factor_colours(factors: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, str]]:
-    """A colour for each level of each factor: dark to light for three quantities or more, else categories of its own.
-
-    Example: `factor_colours({"bias": [False, True]})["bias"]["true"]`.
-    """
-    found: dict[str, dict[str, str]] = {}
-    taken = 0
-    for factor, levels in factors.items():
-        if len(levels) > 2 and are_quantities(factor, levels):
-            colours = sequence_colours(len(levels))
-            levels = sorted(levels)
-        else:
-            colours = [CATEGORIES[i % len(CATEGORIES)] for i in range(taken, taken + len(levels))]
-            taken += len(levels)
-        found[factor] = dict(zip(map(level_in_words, levels), colours, strict=True))
-    return found
-
-
-def sequence_colours(n: int) -> list[str]:
-    """Colours from dark to light for some numbers in ascending order."""
-    return [SEQUENCE[round(i * (len(SEQUENCE) - 1) / max(n - 1, 1))] for i in range(n)]
 
 
 def colour_by(field: str, colours: Mapping[str, str], *, title: str | None = None, legend: bool = True) -> alt.Color:

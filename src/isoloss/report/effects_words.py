@@ -16,7 +16,7 @@ from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factor import sorted_levels
 from isoloss.analysis.factorial import t_quantile
 from isoloss.analysis.roles import is_quantity
-from isoloss.report.chart import factor_colours
+from isoloss.report.colours import factor_colours
 from isoloss.report.response import Response, response_of, short, to_digits
 from isoloss.wording import level, listed
 

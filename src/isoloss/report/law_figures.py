@@ -22,19 +22,18 @@ from isoloss.report.chart import (
     INK,
     LIGHT,
     PAPER,
-    SEQUENCE,
     WARNING,
     WIDE,
     Figure,
     inline,
     log_ticks,
     rows_axis,
-    sequence_colours,
     sized,
     some,
     some_in_words,
     spaced,
 )
+from isoloss.report.colours import SEQUENCE, sequence_colours
 from isoloss.report.format import spelled_estimate
 from isoloss.report.law_plane import Ends, Plane
 from isoloss.report.law_words import (

@@ -14,7 +14,6 @@ from isoloss.report.chart import (
     INK,
     LIGHT,
     PAPER,
-    SEQUENCE,
     WIDE,
     Figure,
     colour_by,
@@ -23,6 +22,7 @@ from isoloss.report.chart import (
     sized,
     spaced,
 )
+from isoloss.report.colours import SEQUENCE
 from isoloss.report.effects_words import HIGH, LOW, MEAN, EffectsView, N, error_in_words
 from isoloss.report.response import short, to_digits
 from isoloss.wording import counted, level, listed

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from isoloss.analysis.levels import largest_difference, level_means
 from isoloss.analysis.roles import are_quantities
-from isoloss.report.chart import CATEGORIES, scripts
+from isoloss.report.chart import scripts
+from isoloss.report.colours import CATEGORIES
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Table
 from isoloss.study import compute

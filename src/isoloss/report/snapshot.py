@@ -13,7 +13,7 @@ import polars as pl
 from scipy import special
 
 from isoloss.analysis.estimate import LEVEL
-from isoloss.report.chart import factor_colours
+from isoloss.report.colours import factor_colours
 from isoloss.store.run import RunStatus
 from isoloss.store.tables import StudyResults, ThinnedCurves
 from isoloss.study.config import RunConfig

@@ -12,7 +12,8 @@ import polars as pl
 
 from isoloss.analysis.coordinates import TOLERANCE, CoordinateCheck
 from isoloss.report.chapter import Chapter
-from isoloss.report.chart import Figure, colour_by, factor_colours, inline, log_axis
+from isoloss.report.chart import Figure, colour_by, inline, log_axis
+from isoloss.report.colours import factor_colours
 from isoloss.report.references import cited
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, listed

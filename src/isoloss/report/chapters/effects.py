@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -17,13 +17,15 @@ from isoloss.analysis.pairs import PairedFactor
 from isoloss.diagnostic import Diagnostic
 from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.claims import estimate_columns
-from isoloss.report.effects_charts import effect_figures
 from isoloss.report.effects_words import EffectsView, dependence, edge, effects_view, error_in_words, leading, moved
 from isoloss.report.optimum_words import optima_in_words, optima_table, shift_in_words, shifts_table
 from isoloss.report.references import cited
 from isoloss.report.residuals_table import residuals_frame, residuals_table
 from isoloss.report.table import Column, Table
 from isoloss.wording import counted, level, listed
+
+if TYPE_CHECKING:
+    from isoloss.report.chart import Figure
 
 WHOLE_TERM = "any (F test)"
 """What a row of the table is of that holds the test of all contrasts of a term."""
@@ -42,11 +44,13 @@ def effects_chapter(
     pairs: Sequence[PairedFactor] = (),
     adjusted: Mapping[str, AdjustedP] | None = None,
     colours: Mapping[str, Mapping[str, str]] | None = None,
+    figures: bool = True,
 ) -> Chapter:
     """What the effects of some runs on their response say; `runs` is the table they were computed of.
 
     `adjusted` is that of `claims.adjusted_p`; without it every p is adjusted for all terms (Holm). `pairs` are those of
     `paired_effects`, `colours` those of `factor_colours`. Runs that have the columns key and label are named by them.
+    A terminal shows no `figures`.
     """
     if isinstance(effects, Diagnostic):
         return Chapter("effects", "Effects", [effects.text, *([effects.remedy] if effects.remedy else [])])
@@ -65,9 +69,14 @@ def effects_chapter(
     tables += [_pairs_table(view, pairs)] if pairs else []
     if effects.residuals is not None:
         tables.append(residuals_table(effects.residuals, effects.outlying_runs, view.response))
-    return Chapter(
-        "effects", title, answer, list(effect_figures(view, replicates)), tables, details=list(_details(view))
-    )
+    drawn = list(_figures(view, replicates)) if figures else []
+    return Chapter("effects", title, answer, drawn, tables, details=list(_details(view)))
+
+
+def _figures(view: EffectsView, replicates: str) -> Iterator[Figure]:
+    from isoloss.report.effects_charts import effect_figures  # a drawing library, half a second that a text can spare
+
+    return effect_figures(view, replicates)
 
 
 def effects_as_json(effects: Effects, pairs: Sequence[PairedFactor] = ()) -> str:

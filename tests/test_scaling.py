@@ -19,7 +19,7 @@ from scipy import optimize, stats
 from isoloss.analysis import solve as solve_module
 from isoloss.analysis.by_group import fits_by_group
 from isoloss.analysis.cells import cells_of, close_groups
-from isoloss.analysis.compute_column import compute_doubts
+from isoloss.analysis.compute_column import compute_doubts, unit_doubts
 from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.frontier import HoldOut, data_compute, frontier, held_out_doubts, hold_out_largest, predict
 from isoloss.analysis.isoflop import Profile, isoflop_profiles
@@ -691,6 +691,24 @@ def test_compute_is_held_against_six_n_d(change: pl.Expr, code: str | None, word
     found = compute_doubts(grid().with_columns(change), COLUMNS)
     assert [caution.code for caution in found] == ([code] if code else [])
     assert all(words in caution.text for caution in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ([pl.col("D") / 1e9], "D is 2e-08 times N in the median"),
+        ([pl.col("N") / 1e6], "The median of N is 1"),
+        ([pl.col("D") / 1e9, pl.col("N") / 1e9], "The median of N is 0.001"),
+        ([pl.col("D")], None),
+    ],
+)
+def test_sizes_and_tokens_in_other_units_are_named(change: list[pl.Expr], words: str | None) -> None:
+    """20 tokens a parameter, a million parameters in the median."""
+    n = pl.Series("N", np.geomspace(1e4, 1e8, 9))
+    table = pl.DataFrame({"N": n, "D": 20 * n}).with_columns(change)
+    found = unit_doubts(table, COLUMNS)
+    assert [caution.code for caution in found] == ([] if words is None else ["units_implausible"])
+    assert words is None or words in found[0].text
 
 
 def profile_table(sizes: Any, compute: float = 1e13) -> pl.DataFrame:

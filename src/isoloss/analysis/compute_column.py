@@ -1,4 +1,4 @@
-"""Compute as a column of anyone's table: tokens that follow from it, and whether it is in FLOPs."""
+"""Units in anyone's table: tokens that follow from compute, and whether sizes, tokens and compute are in ones."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ FLOPS_OF_UNIT = {
     "MFLOPs": 1e6, "GFLOPs": 1e9, "TFLOPs": 1e12, "PFLOPs": 1e15, "EFLOPs": 1e18, "ZFLOPs": 1e21,
     "PFLOP/s-days": 8.64e19,
 }  # fmt: skip
+FEWEST_PER_PARAMETER, MOST_PER_PARAMETER = 1e-3, 1e6
+"""Tokens a parameter; beyond, one of the two is taken to be in another unit."""
+FEWEST_PARAMETERS = 100
 MIN_SIZE_POWER = 0.3
 """Compute that grows less than so with size is no cost of training one."""
 SAME_UNIT = 0.5
@@ -39,12 +42,33 @@ def with_tokens(
     text = f"There is no column {tokens}: D is taken as {compute} / (6 · {size})."
     found = [Diagnostic("tokens_from_compute", "note", text)]
     ratio = (derived / numbers[size]).drop_nulls().drop_nans().median()
-    if isinstance(ratio, float) and not 1e-3 < ratio < 1e6:
+    if isinstance(ratio, float) and not FEWEST_PER_PARAMETER < ratio < MOST_PER_PARAMETER:
         text = (
             f"That is {number(ratio)} tokens a parameter: {compute} may not be in FLOPs, or {size} not in parameters."
         )
         found.append(Diagnostic("tokens_implausible", "limits", text, f"Give {compute} in FLOPs."))
     return table.with_columns(derived), tuple(found)
+
+
+def unit_doubts(table: pl.DataFrame, columns: Mapping[str, str]) -> list[Diagnostic]:
+    """Whether sizes and tokens may be in thousands, millions or billions, in which no FLOPs can be told."""
+    names = {axis: columns.get(axis, axis) for axis in ("N", "D")}
+    median = {axis: number_column(table[name]).median() for axis, name in names.items() if name in table.columns}
+    n, d = (value if isinstance(value, float) else None for value in (median.get("N"), median.get("D")))
+    if n is not None and n < FEWEST_PARAMETERS:
+        text = f"The median of {names['N']} is {number(n)}: that is no number of parameters"
+    elif n is not None and d is not None and not FEWEST_PER_PARAMETER < d / n < MOST_PER_PARAMETER:
+        text = (
+            f"{names['D']} is {number(d / n)} times {names['N']} in the median: that is no number of tokens a parameter"
+        )
+    else:
+        return []
+    text += (
+        ", so a column is likely in thousands, millions or billions. FLOPs, and what follows from them, are wrong then."
+    )
+    return [
+        Diagnostic("units_implausible", "limits", text, "Give parameters and tokens in ones, such as 1.3e9 or 1.3B.")
+    ]
 
 
 def cost_of(table: pl.DataFrame, columns: Mapping[str, str]) -> Cost:

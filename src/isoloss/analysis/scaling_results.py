@@ -14,7 +14,7 @@ from isoloss.analysis.by_group import Groups, fits_by_group
 from isoloss.analysis.cells import SAME, close_groups
 from isoloss.analysis.clusters import cluster_doubts
 from isoloss.analysis.columns import number_column
-from isoloss.analysis.compute_column import compute_doubts, cost_of, with_tokens
+from isoloss.analysis.compute_column import compute_doubts, cost_of, unit_doubts, with_tokens
 from isoloss.analysis.frontier import (
     FRONTIER_FORMS,
     Frontier,
@@ -116,7 +116,8 @@ def analyse_scaling(
     levels = {column: close_groups(x_n) for column, x_n in zip(axes, fit.law.x_Kxn, strict=True)}
     cells = rows.table.with_columns(pl.Series(column, level_n) for column, level_n in levels.items())
     cautions = [*fit.cautions, *derived]
-    cautions += [] if derived or known_compute else compute_doubts(rows.table, columns)
+    if not (derived or known_compute):
+        cautions += unit_doubts(rows.table, columns) or compute_doubts(rows.table, columns)
     cautions += cluster_doubts(rows.table, columns.get("cluster"), [*columns.values()])
     cautions += repeated_data(rows.table, form, columns)
     cautions += unlisted_columns(cells, fit.law.y_n, axes, columns.values(), _one_at_a_time)

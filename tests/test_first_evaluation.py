@@ -73,8 +73,9 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     real = loop.evaluate
 
     def evaluate(stack: Any, *rest: Any) -> Any:
+        losses = real(stack, *rest)
         steps.append(stack.step)
-        return real(stack, *rest)
+        return losses
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
     return steps
@@ -259,7 +260,7 @@ def test_a_run_evaluated_under_other_numerics_and_not_trained_begins_anew(
         run_study(study, tmp_path, OPTIONS, should_stop=stop, executor=Inline())
     [run] = tmp_path.glob("runs/*")
     before = read_record(run / "last.json")
-    assert before["progress"]["step"] == 0 and before["beside"]["numerics"][0]["stack"] == 1
+    assert before["progress"]["evaluated_step"] == 0 and before["beside"]["numerics"][0]["stack"] == 1
     results = run_study(study, tmp_path, replace(OPTIONS, stack=2), executor=Inline())
     assert evaluated == [0, 0, 4]
     assert [entry["stack"] for entry in results.status(run.name).provenance["numerics"]] == [2]

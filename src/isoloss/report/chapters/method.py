@@ -231,10 +231,11 @@ def _runs(snapshot: Snapshot) -> Iterator[str]:
             f"{of_runs(len(taken), len(snapshot.statuses))} took over their first {steps} steps from another run, "
             "which trained them once for both: what the two curves have there is one observation."
         )
-    if n := sum(FIRST_EVALUATION in status.provenance for status in snapshot.statuses.values()):
+    if any(FIRST_EVALUATION in status.provenance for status in snapshot.statuses.values()):
+        first = [s for s in snapshot.statuses.values() if s.provenance.keys() & {FIRST_EVALUATION, CONTINUES_FROM}]
         yield (
-            f"{of_runs(n, len(snapshot.statuses))} took over the evaluation before the first step from another run, "
-            "whose initial weights are equal."
+            f"{of_runs(len(first), len(snapshot.statuses))} took over the evaluation before the first step from "
+            "another run, whose initial weights are equal."
         )
     yield f"{states(snapshot)}; results are drawn from those that are done."
 

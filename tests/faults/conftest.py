@@ -123,6 +123,15 @@ def forking(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 
 
 @pytest.fixture(scope="session")
+def alike(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
+    """Starts two runs of which one takes over the other's first evaluation, likewise."""
+    path = study.with_name("alike.yaml")
+    path.write_text(study.read_text() + "factors: {weight_decay: [0.1, 0.2]}\n")
+    with serving(path, tmp_path_factory) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
 def fault_free(server: Trials, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], int]:
     """The results of the study without a fault, and how many operations it takes."""
     out = tmp_path_factory.mktemp("fault_free") / "out"

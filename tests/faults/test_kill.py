@@ -60,6 +60,12 @@ def test_a_kill_at_any_operation_is_recovered_from(
                 2, "SIGKILL before each operation of a run and of one that leaves it on its way, likewise"
             ),
         ),
+        pytest.param(
+            "alike",
+            marks=pytest.mark.promise(
+                2, "SIGKILL before each operation of a run and of one that takes over its first evaluation, likewise"
+            ),
+        ),
     ],
     indirect=True,
 )

@@ -41,6 +41,19 @@ def test_a_file_that_cannot_be_read_is_used_at_the_next_start(
         shutil.rmtree(out)
 
 
+@pytest.mark.promise(6, "EIO at each read of a run that takes over another's first evaluation, and of that one")
+def test_a_first_evaluation_that_cannot_be_read_is_made_again(alike: Trials, tmp_path: Path, points: Points) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    reads, expected = alike.start(whole).reads, results_of(whole)
+    statuses = [read_status(run) for run in map(load_study(whole).paths.run, expected)]
+    assert sum("first_evaluation" in status.provenance for status in statuses) == 1
+    for at in points(range(1, reads + 1), 6):
+        alike.start(out, "unreadable", at)
+        alike.finish(out)
+        assert results_of(out) == expected, at
+        shutil.rmtree(out)
+
+
 @pytest.mark.promise(6, "EIO at each read of a study that is done: left unchanged")
 def test_what_is_done_stays_done(server: Trials, fault_free: FaultFree, tmp_path: Path, points: Points) -> None:
     out = tmp_path / "out"

@@ -59,6 +59,7 @@ def plan_as_json(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
     totals |= {"eta_s": plan.eta.total_s, "eta": asdict(plan.eta), "disk_bytes": plan.disk_bytes}
     alone, shared = shared_flops(plan.configs)
     totals |= {"disk_cap_bytes": plan.study.disk, "train_flops_alone": alone, "train_flops_shared": shared}
+    totals |= {"evaluations_alone": _evaluations_alone(plan), "evaluations_shared": plan.evaluations}
     return json.dumps(
         {**totals, "audit": [_as_entry(each) for each in audit_plan(plan, noise_sd, seed_by_factor)], "runs": runs},
         indent=2,
@@ -87,14 +88,21 @@ def plan_as_text(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
     trained = f"{shared:.2e} training FLOPs"
     if shared < alone:
         trained += f" ({alone:.2e} if no beginnings were shared)"
+    evaluated = counted(plan.evaluations, "evaluation")
+    if plan.evaluations < _evaluations_alone(plan):
+        evaluated += f" ({_evaluations_alone(plan):,} if none were shared)"
     return captured.get() + (
         f"\n{counted(len(plan.configs), 'run')}: {counted(len(plan.configs) // seeds, 'cell')} × "
         f"{counted(seeds, 'seed')}, {plan.precision} on {plan.device}, {counted(plan.workers, 'worker')}\n"
-        f"{trained}, {size(plan.disk_bytes)} of disk, "
+        f"{trained}, {evaluated}, {size(plan.disk_bytes)} of disk, "
         f"about {duration(plan.eta.total_s)}: {_parts(plan.eta)} (measured: a few steps of each shape)\n"
         f"{_capped(plan)}{_splits(plan)}"
         "\n\nAudit\n" + "\n".join(map(_finding_as_text, audit_plan(plan, noise_sd, seed_by_factor)))
     )
+
+
+def _evaluations_alone(plan: Plan) -> int:
+    return sum(map(compute.evaluations, plan.configs))
 
 
 def _capped(plan: Plan) -> str:

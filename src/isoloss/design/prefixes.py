@@ -1,4 +1,4 @@
-"""Runs that train the same weights: prefixes of one another, and settings that training never reads."""
+"""Runs that are the same for a while: prefixes, settings that training never reads, equal first evaluations."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from isoloss.study.compute import train_flops
 from isoloss.study.config import SEED_SETTINGS, RunConfig, spelled_seeds
 from isoloss.study.identity import unread
 from isoloss.study.schedules import SCHEDULE_FIELDS, as_read
 
 EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens")
 """Settings that decide when and on what the loss is measured; training does not read them."""
+
+TRAINING_FIELDS = (
+    "dropout", "gradient_accumulation_steps", "max_iters", "learning_rate", "schedule", "decay_lr", *SCHEDULE_FIELDS,
+    "optimizer", "muon_learning_rate", "weight_decay", "beta1", "beta2", "grad_clip",
+)  # fmt: skip
+"""Settings that an evaluation before the first step does not depend on; nor on batch_size, where it is exact."""
 
 Key = tuple[tuple[str, Any], ...]
 
@@ -24,6 +31,25 @@ def training_key(config: RunConfig) -> Key:
 def family_key(config: RunConfig) -> Key:
     """What runs share that train the same weights for as long as their learning rates agree."""
     return _key(config, without=("max_iters", "schedule", "decay_lr", *SCHEDULE_FIELDS))
+
+
+def first_evaluation_key(config: RunConfig) -> Key:
+    """What decides a run's evaluation before its first step: its initial weights, and what they are evaluated on."""
+    left_out = ("seed", *SEED_SETTINGS, *TRAINING_FIELDS, "eval_interval")
+    values = {**dict(_key(config, without=left_out)), "seed_of_weights": config.seed_of_weights}
+    if config.eval == "sampled":
+        values["seed_of_data"] = config.seed_of_data
+    else:
+        del values["batch_size"]
+    return tuple(values.items())
+
+
+def alike_at_first(configs: Sequence[RunConfig]) -> list[tuple[RunConfig, ...]]:
+    """Groups of runs whose evaluations before their first step are equal, those with most FLOPs first."""
+    groups: dict[Key, list[RunConfig]] = defaultdict(list)
+    for config in configs:
+        groups[first_evaluation_key(config)].append(config)
+    return [tuple(sorted(g, key=train_flops, reverse=True)) for g in groups.values() if len(g) > 1]
 
 
 def prefix_groups(configs: Sequence[RunConfig]) -> list[tuple[RunConfig, ...]]:

@@ -36,6 +36,8 @@ class TrainingContext:
     """Whether stacks come in shuffled order."""
     kept_steps: Mapping[str, frozenset[int]] = field(default_factory=dict[str, frozenset[int]])
     """By run id, the steps at which its state is kept for runs that leave it there."""
+    alike_at_first: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """By run id, the runs that are evaluated alike before their first step, itself among them: first_evaluation.py."""
 
     def kept_at(self, config: RunConfig) -> frozenset[int]:
         """Those of one run."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from isoloss.data.tokens import check_length, corpus_facts
 from isoloss.design.trunks import forks
 from isoloss.execution.disk_cap import all_kept_bytes, check_cap
+from isoloss.execution.first_evaluation import expected_takers
 from isoloss.execution.step_times import StepTimes
 from isoloss.execution.study import (
     RunOptions,
     available_cores,
     resolve_study,
     runs_at_once,
+    stack_width,
     uses_compiled_kernels,
 )
 from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
@@ -57,6 +59,8 @@ class Plan:
     data: DataFacts
     eta: Eta
     disk_bytes: int
+    evaluations: int
+    """Of all runs together, without those that one takes over from another."""
 
 
 def plan_study(study: Study, options: RunOptions) -> Plan:
@@ -76,11 +80,11 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     times_s = {run_id(config): step_times(config) for config in configs}
     begun_at = {run: fork.step for run, fork in forks(configs).items()}
     training = sum(times_s[run_id(config)] * (config.max_iters - begun_at.get(run_id(config), 0)) for config in configs)
-    evaluated = (
-        _evaluated_tokens(config, data, begun_at.get(run_id(config))) / tokens_per_step(config) for config in configs
-    )
+    takers = expected_takers(configs, stack_width(options, configs, device), workers)
+    made = [_evaluations_made(config, begun_at.get(run_id(config)), run_id(config) in takers) for config in configs]
     evaluation = sum(
-        FORWARD_SHARE * times_s[run_id(config)] * steps for config, steps in zip(configs, evaluated, strict=True)
+        n * FORWARD_SHARE * times_s[run_id(config)] * _evaluated_tokens(config, data) / tokens_per_step(config)
+        for config, n in zip(configs, made, strict=True)
     )
     saved = sum(evaluations(config) * (checkpoint_bytes(config) / SAVED_BYTES_PER_S + SAVE_S) for config in configs)
     eta = Eta(training / workers, evaluation / workers, saved / workers, START_S)
@@ -94,14 +98,17 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
         data=data,
         eta=eta,
         disk_bytes=all_kept_bytes(configs),
+        evaluations=sum(made),
     )
 
 
-def _evaluated_tokens(config: RunConfig, data: DataFacts, begun_at: int | None) -> int:
-    """Tokens all evaluations of a run read, both splits together, but those that it takes over with its first steps."""
+def _evaluations_made(config: RunConfig, begun_at: int | None, takes_first: bool) -> int:
+    """Evaluations of a run but those that it takes over, with its first steps or the one before them."""
+    return evaluations(config) - (takes_first if begun_at is None else begun_at // config.eval_interval + 1)
+
+
+def _evaluated_tokens(config: RunConfig, data: DataFacts) -> int:
+    """Tokens that one evaluation of a run reads, both splits together."""
     if config.eval == "sampled":
-        once = 2 * config.eval_iters * config.batch_size * config.block_size
-    else:
-        once = (config.eval_val_tokens or data.val_tokens or 0) + min(config.eval_train_tokens, data.train_tokens or 0)
-    taken_over = 0 if begun_at is None else begun_at // config.eval_interval + 1
-    return once * (evaluations(config) - taken_over)
+        return 2 * config.eval_iters * config.batch_size * config.block_size
+    return (config.eval_val_tokens or data.val_tokens or 0) + min(config.eval_train_tokens, data.train_tokens or 0)

@@ -19,7 +19,7 @@ from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
 from isoloss.training.kept_states import keep_state
-from isoloss.training.loop import EvalRow, StepRow
+from isoloss.training.loop import EvalRow, StepRow, after_evaluation
 from isoloss.training.state import MemberState, Progress
 
 EMIT_INTERVAL_S = 2.0
@@ -77,6 +77,13 @@ class RunRecorder:
             self._told = Event(self._id, "running", row.step + 1, row.loss, rate)
             self._emit(self._told)
             self._emitted, self._unreported_steps = time.monotonic(), 0
+
+    def first_evaluation(self, state: MemberState, row: EvalRow) -> MemberState:
+        """Record what another run was evaluated at with these weights, and return the state after it."""
+        state = replace(state, progress=after_evaluation(state.progress, row))
+        self.evaluation(row)
+        self.checkpoint(state)
+        return state
 
     def heartbeat(self, step: int) -> None:
         """Repeat now and then what was told last: an evaluation at this step is on its way."""

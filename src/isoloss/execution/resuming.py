@@ -12,11 +12,12 @@ from isoloss.execution.context import TrainingContext
 from isoloss.execution.recorder import Emit, Event
 from isoloss.files import read_record
 from isoloss.store.layout import RunPaths
-from isoloss.store.records import CONTINUES, CONTINUES_FROM, METADATA, NUMERICS, checked
+from isoloss.store.records import CONTINUES, CONTINUES_FROM, FIRST_EVALUATION, METADATA, NUMERICS, checked
 from isoloss.store.run import Extent, check_rows, extents
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
+from isoloss.training.loop import EvalRow
 from isoloss.training.numerics import Numerics, differences
 from isoloss.training.state import MemberState, initial_state
 
@@ -28,8 +29,10 @@ class StartingPoint:
     state: MemberState
     rows: Mapping[str, Extent] = field(default_factory=dict[str, Extent])
     numerics: Sequence[Mapping[str, Any]] = ()
-    continues: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The run that trained its first steps, and how many, where it did not train them itself."""
+    taken_over: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The runs that trained its first steps, and how many, or made its first evaluation, where others did."""
+    first_evaluation: EvalRow | None = None
+    """What it takes over as the first of its rows."""
 
     @property
     def step(self) -> int:
@@ -37,8 +40,10 @@ class StartingPoint:
         return self.state.progress.step
 
 
-def starting_point(paths: RunPaths, config: RunConfig, emit: Emit) -> StartingPoint:
+def starting_point(paths: RunPaths, config: RunConfig, now: Numerics, emit: Emit) -> StartingPoint:
     """What a run continues from; an event says why where a checkpoint is damaged.
+
+    A run that was evaluated under other numerics than the present ones, and not trained yet, begins anew.
 
     Raises NumericsError for a checkpoint of another run, UnreadableError for one that cannot be read now.
     """
@@ -49,7 +54,11 @@ def starting_point(paths: RunPaths, config: RunConfig, emit: Emit) -> StartingPo
         return StartingPoint(initial_state(config))
     if run_id(found.state.config) != run_id(config):
         raise NumericsError(f"{paths.folder}: its checkpoint belongs to run {run_id(found.state.config)}")
-    return _starting_point(found.state, found.metadata)
+    start = _starting_point(found.state, found.metadata)
+    if not start.step and start.numerics and differences(start.numerics[-1], now):
+        checkpoint.begin_anew(paths.folder)
+        return StartingPoint(initial_state(config))
+    return start
 
 
 def step_back_to(paths: RunPaths, found: StartingPoint, step: int) -> StartingPoint:
@@ -61,8 +70,8 @@ def step_back_to(paths: RunPaths, found: StartingPoint, step: int) -> StartingPo
 
 
 def _starting_point(state: MemberState, metadata: checkpoint.Metadata) -> StartingPoint:
-    continues = {key: metadata[key] for key in (CONTINUES, CONTINUES_FROM) if key in metadata}
-    return StartingPoint(state, extents(metadata.get("rows", {})), metadata.get(NUMERICS, ()), continues)
+    taken_over = {key: metadata[key] for key in (CONTINUES, CONTINUES_FROM, FIRST_EVALUATION) if key in metadata}
+    return StartingPoint(state, extents(metadata.get("rows", {})), metadata.get(NUMERICS, ()), taken_over)
 
 
 def _check(paths: RunPaths, metadata: checkpoint.Metadata) -> None:

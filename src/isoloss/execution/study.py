@@ -17,6 +17,7 @@ from isoloss.execution.context import TrainingContext
 from isoloss.execution.disk_cap import DiskCap
 from isoloss.execution.display import is_watched, shown
 from isoloss.execution.executor import Executor, Inline, Listener, NullListener
+from isoloss.execution.first_evaluation import runs_alike
 from isoloss.execution.growing import as_begun, open_directory
 from isoloss.execution.interrupts import interrupts_are_unhandled, stop_on_signals
 from isoloss.execution.options import RunOptions
@@ -114,7 +115,7 @@ def _run_study(
     for config in results.configs:
         check_length(config, len(tokens.train_N), len(tokens.val_N))
         ranks.rows(config)
-    width = 1 if ranks.world > 1 else _stack_width(options, results.configs, device)
+    width = 1 if ranks.world > 1 else stack_width(options, results.configs, device)
     executor = executor or _executor(options, study.size, device, ranks, listener.say)
     context = TrainingContext(
         paths,
@@ -126,6 +127,7 @@ def _run_study(
         ranks.world,
         is_shuffled(study),
         kept_steps(results.configs),
+        runs_alike(results.configs, width, ranks.world),
     )
     if ranks.rank:
         for level in dependency_levels(results.configs):
@@ -213,10 +215,11 @@ def _check_space(paths: StudyPaths, missing: Sequence[RunConfig], cap: int | Non
 def runs_at_once(options: RunOptions, configs: Sequence[RunConfig], device: torch.device) -> int:
     """How many runs are trained at the same time, at most."""
     workers = options.workers or (available_cores() if device.type == "cpu" else 1)
-    return min(len(configs), workers * _stack_width(options, configs, device))
+    return min(len(configs), workers * stack_width(options, configs, device))
 
 
-def _stack_width(options: RunOptions, configs: Sequence[RunConfig], device: torch.device) -> int:
+def stack_width(options: RunOptions, configs: Sequence[RunConfig], device: torch.device) -> int:
+    """How many runs are trained in one program, at most."""
     if options.stack is not None:
         return options.stack
     if device.type != "cuda":

@@ -14,6 +14,7 @@ import torch
 from isoloss.data.tokens import Tokens, open_tokens
 from isoloss.errors import InUseError, IsolossError, StoreError, UnreadableError
 from isoloss.execution.context import TrainingContext
+from isoloss.execution.first_evaluation import taking_over
 from isoloss.execution.plan import STACKED_WITH, Stack
 from isoloss.execution.recorder import Emit, Event, NullObserver, RunRecorder
 from isoloss.execution.resuming import StartingPoint, extend_numerics, starting_point, step_back_to
@@ -131,7 +132,8 @@ def _starting_points(attempt: _Attempt, configs: Stack, held: ExitStack) -> list
                 attempt.closed.add(run_id(config))
                 attempt.emit(Event(run_id(config), ended, config.max_iters, reason="it had already ended"))
             else:
-                starts.append(starting_point(run, config, attempt.emit))
+                now = attempt.context.numerics(config.precision)
+                starts.append(taking_over(attempt.context, starting_point(run, config, now, attempt.emit)))
     return starts
 
 
@@ -213,12 +215,13 @@ def _train_group(attempt: _Attempt, starts: Sequence[StartingPoint], tokens: Tok
     states: list[MemberState] = []
     for run, start in zip(stacked_with, starts, strict=True):
         kept = {NUMERICS: extend_numerics(start.numerics, start.step, now)}
-        kept |= start.continues
+        kept |= start.taken_over
         with _fail_alone(attempt, start.state.config):
-            attempt.recorders[run] = _open_recorder(
+            recorder = attempt.recorders[run] = _open_recorder(
                 attempt, start, {**provenance, **kept}, {**kept, STACKED_WITH: stacked_with}
             )
-            states.append(start.state)
+            row = start.first_evaluation
+            states.append(recorder.first_evaluation(start.state, row) if row else start.state)
     if not states:
         return
     stopped = train(

@@ -21,6 +21,8 @@ CONTINUES = "continues"
 """Key, likewise, of the run that trained a run's first steps."""
 CONTINUES_FROM = "continues_from"
 """Key, likewise, of the steps that it took over."""
+FIRST_EVALUATION = "first_evaluation"
+"""Key, likewise, of the run whose evaluation before any step it took over."""
 PROGRAM, SHUFFLED = "program", "shuffled"
 """Keys, in a run's provenance, of the first run trained together with it, and of whether the programs of its study ran
 in shuffled order."""
@@ -54,13 +56,14 @@ NumericsRecord = Annotated[dict[str, str | int], AfterValidator(_from_a_step)]
 
 @with_config(extra="allow")
 class MetadataRecord(TypedDict):
-    """A checkpoint's metadata: extents of its rows, numerics, the runs it was stacked with, the run it continues."""
+    """A checkpoint's metadata: extents of its rows, numerics, the runs it was stacked with, and whose it took over."""
 
     rows: NotRequired[dict[str, ExtentRecord]]
     numerics: NotRequired[list[NumericsRecord]]
     stack: NotRequired[list[str]]
     continues: NotRequired[str]
     continues_from: NotRequired[Count]
+    first_evaluation: NotRequired[str]
 
 
 class ProgressRecord(TypedDict):
@@ -91,6 +94,7 @@ class RunProvenance(TypedDict):
     device: NotRequired[str]
     continues: NotRequired[str]
     continues_from: NotRequired[Count]
+    first_evaluation: NotRequired[str]
     peak: NotRequired[PeakRecord]
     numerics: NotRequired[list[NumericsRecord]]
 

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from isoloss.errors import ConfigError, StoreError
-from isoloss.files import path_exists, read_checksummed, read_record, write_bytes
+from isoloss.files import path_exists, read_checksummed, read_record, reading, write_bytes
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.opening import open_study
 from isoloss.store.outcome import curves, measure, measured, steps_to
@@ -85,9 +85,14 @@ class StudyResults:
 
     @cached_property
     def set_aside(self) -> list[RunConfig]:
-        """Runs on disk that have begun and that the study, having changed, no longer asks for."""
+        """Runs on disk that have begun and that the study, having changed, no longer asks for.
+
+        Raises UnreadableError.
+        """
         found: list[RunConfig] = []
-        for folder in sorted(self.paths.runs.glob("*")):
+        with reading(self.paths.runs):
+            folders = sorted(self.paths.runs.glob("*"))
+        for folder in folders:
             paths = RunPaths(folder)
             if folder.name not in self.configs_by_id and path_exists(paths.metrics):
                 with suppress(StoreError, ConfigError):  # what is damaged is no run that could be taken back

@@ -104,9 +104,14 @@ def resume(folder: Path, check: Check = lambda metadata: None) -> Resumed:
             link(folder, "previous", "last")
             problems.append(f"continuing from step {state.progress.step:,}")
         return Resumed(state, metadata, "; ".join(problems))
+    begin_anew(folder)
+    return Resumed(None, {}, "; ".join([*problems, "training it from the start"]) if problems else "")
+
+
+def begin_anew(folder: Path) -> None:
+    """Remove what a run would continue from. Raises StoreError."""
     for name in ("last", "previous"):
         remove(folder, name)
-    return Resumed(None, {}, "; ".join([*problems, "training it from the start"]) if problems else "")
 
 
 def step_back(folder: Path, step: int, check: Check) -> Resumed:

@@ -125,6 +125,14 @@ def train(
             stack = stack.keep([e for e in range(len(stack.members)) if e not in leaving])
 
 
+def after_evaluation(progress: Progress, row: EvalRow) -> Progress:
+    """A member's progress once it was evaluated at its step."""
+    progress = replace(progress, evaluated_step=row.step, eval_time_s=progress.eval_time_s + row.eval_time_s)
+    if row.val_loss is not None and (progress.best_val_loss is None or row.val_loss < progress.best_val_loss):
+        progress = replace(progress, best_val_loss=row.val_loss, best_step=row.step)
+    return progress
+
+
 def _goes_on(heartbeat: Callable[[], None], should_stop: Callable[[], bool], ranks: Ranks) -> bool:
     """Whether an evaluation goes on; several ranks have to agree on a stop, which they do between steps."""
     heartbeat()
@@ -156,12 +164,8 @@ def _evaluate(
     train_losses, val_losses = losses
     elapsed = time.perf_counter() - started
     for e in due:
-        progress = stack.progress[e]
-        progress = replace(progress, evaluated_step=progress.step, eval_time_s=progress.eval_time_s + elapsed)
-        if isfinite(val_losses[e]) and (progress.best_val_loss is None or val_losses[e] < progress.best_val_loss):
-            progress = replace(progress, best_val_loss=val_losses[e], best_step=progress.step)
-        stack.progress[e] = progress
-        row = EvalRow(progress.step, _finite(train_losses[e]), _finite(val_losses[e]), elapsed)
+        row = EvalRow(stack.step, _finite(train_losses[e]), _finite(val_losses[e]), elapsed)
+        stack.progress[e] = after_evaluation(stack.progress[e], row)
         observe(stack.members[e]).evaluation(row)
     return True
 

@@ -12,7 +12,7 @@ from isoloss.report.chapters.provenance import machine, states
 from isoloss.report.references import cited, references_in
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
-from isoloss.store.records import CONTINUES_FROM
+from isoloss.store.records import CONTINUES_FROM, FIRST_EVALUATION
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.schedules import decays
@@ -230,6 +230,12 @@ def _runs(snapshot: Snapshot) -> Iterator[str]:
         yield (
             f"{of_runs(len(taken), len(snapshot.statuses))} took over their first {steps} steps from another run, "
             "which trained them once for both: what the two curves have there is one observation."
+        )
+    if any(FIRST_EVALUATION in status.provenance for status in snapshot.statuses.values()):
+        first = [s for s in snapshot.statuses.values() if s.provenance.keys() & {FIRST_EVALUATION, CONTINUES_FROM}]
+        yield (
+            f"{of_runs(len(first), len(snapshot.statuses))} took over the evaluation before the first step from "
+            "another run, whose initial weights are equal."
         )
     yield f"{states(snapshot)}; results are drawn from those that are done."
 

@@ -226,7 +226,7 @@ def test_tables_hold_what_was_estimated(chapter: Chapter, convergence: Convergen
             run.best_loss, run.best_step, run.final_loss, run.final_gap, run.last_step
         )  # fmt: skip
         reached = run.to_target if run.to_target.reached else None
-        assert row["steps_to_target"] == (reached.step if reached else None)
+        assert row["target_evaluated_step"] == (reached.step if reached else None)
         assert (row["tokens_to_target"], row["flops_to_target"], row["seconds_to_target"]) == (
             (reached.tokens, reached.flops, reached.seconds) if reached else (None, None, None)
         )
@@ -235,7 +235,7 @@ def test_tables_hold_what_was_estimated(chapter: Chapter, convergence: Convergen
     assert by_run.cells()[0][3] == f"+{first.value:.4f} [+{first.low:.4f}, +{first.high:.4f}]"
     heads = [column.head for column in by_run.columns]
     assert heads[:4] == ["run", "levels", "state", "nats per doubling [95%]"]
-    assert heads[-4:] == [f"steps to {convergence.target:g}", "tokens", "FLOPs", "time"]
+    assert heads[-4:] == [f"evaluated at or below {convergence.target:g} at step", "tokens", "FLOPs", "time"]
     assert by_run.cells()[-1][-4:] == ["–"] * 4  # it never got there
 
 

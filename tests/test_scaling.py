@@ -696,7 +696,7 @@ def test_compute_is_held_against_six_n_d(change: pl.Expr, code: str | None, word
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ([pl.col("D") / 1e9], "D is 2e-08 times N in the median"),
+        ([pl.col("D") / 1e9], "D is 2e−08 times N in the median"),
         ([pl.col("N") / 1e6], "The median of N is 1"),
         ([pl.col("D") / 1e9, pl.col("N") / 1e9], "The median of N is 0.001"),
         ([pl.col("D")], None),

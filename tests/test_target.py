@@ -17,10 +17,6 @@ from isoloss.study.studyfile import dump_study, parse_study
 from tests.fake_studies import FACTS, fake_study
 
 
-def evals(*losses: float | None) -> list[Any]:
-    return [{"step": 10 * place, "train_loss": 9.0, "val_loss": loss} for place, loss in enumerate(losses)]
-
-
 @pytest.mark.parametrize(
     ("losses", "step"),
     [
@@ -33,7 +29,7 @@ def evals(*losses: float | None) -> list[Any]:
     ],
 )
 def test_a_target_is_reached_between_evaluations(losses: tuple[float | None, ...], step: float | None) -> None:
-    assert steps_to(2.5, evals(*losses)) == step
+    assert steps_to(2.5, ((10 * place, loss) for place, loss in enumerate(losses))) == step
 
 
 STUDY = """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -15,12 +18,16 @@ from isoloss.analysis.effects import Effects
 from isoloss.analysis.exploration import study_effects
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.analysis.tuned import at_best_values
+from isoloss.cli import run_command_line
 from isoloss.design.audit import audit
 from isoloss.design.seed_noise import SeedNoise, seeds_to_resolve
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
+from isoloss.report.chapters.comparison import compare_studies
 from isoloss.report.findings import find
 from isoloss.report.snapshot import take_snapshot
+from isoloss.store.merging import joined
+from isoloss.store.revisions import revise, revisions, stated_beforehand
 from isoloss.study.identity import run_id
 from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
@@ -111,6 +118,11 @@ def test_tuned_cells_share_a_budget() -> None:
         ("tuned: {dropout: [0.1, 0.1]}", "'dropout' repeats a level"),
         (f"factors: {{optimizer: [adamw]}}\n{OVER}", "optimizer has no level 'lion'; its levels are ['adamw']"),
         ("factors: {mlp: [gelu, relu2]}\ntuned: {dropout: {over: norm, rmsnorm: []}}", "'dropout' has no levels"),
+        ("tuned: {dropout: {over: dropout, 0.1: [0.1]}}", "s.yaml:2: tuned: dropout: over='dropout' is tuned itself"),
+        ("tuned: {dropout: {over: init_seed, 1: [0.1]}}", "over='init_seed' is a seed"),
+        ("base: {mlp: gelu}\ntuned: {dropout: {over: mlp, gelu: [0.1]}}", "s.yaml:3: tuned: dropout: mlp is no factor"),
+        ("tuned: {dropout: {over: n_layer, 2: [0.1], 2.0: [0.3]}}", "two of 2, 2.0 are the same level of n_layer"),
+        ("target: -1", "s.yaml:2: target=-1: Input should be greater than 0"),
         ("tuned: {dropout: {over: nrom, rmsnorm: [0.1]}}", "nrom is no factor of this study: did you mean 'norm'?"),
     ],
 )  # fmt: skip
@@ -184,7 +196,7 @@ def test_a_claim_compares_optima_and_says_so() -> None:
     assert tuned.estimate is not None and tuned.estimate.value == pytest.approx(1.91 - 2.01)
     assert "at optimizer lion minus that at adamw, each at its best learning_rate, is −0.1" in tuned.sentence
     assert tuned.estimate.n == len(tuned.run_ids) == 6
-    assert {caution.code for caution in tuned.cautions} == {"few_blocks", "tuned_at_edge"}
+    assert {caution.code for caution in tuned.cautions} == {"few_blocks", "tuned_at_edge", "tuned_values"}
     assert averaged.estimate is not None and averaged.estimate.value > 0.2
     ratio = claim(swept(SWEEPS), kind="ratio", factor="optimizer", response="final_val_loss", high=0.99)
     assert ratio.estimate is not None and ratio.estimate.value == pytest.approx(1.91 / 2.01, rel=1e-4)
@@ -198,6 +210,80 @@ def test_a_claim_about_the_tuned_setting_takes_all_runs() -> None:
         swept(SWEEPS), kind="optimum", factor="learning_rate", low=1.5e-3, high=1e-2, where={"optimizer": "lion"}
     )
     assert best.estimate is not None and best.estimate.n == 9
+
+
+def test_a_claim_about_one_tuned_setting_takes_the_best_of_the_others() -> None:
+    """Without weight decay 4e-3 is best; on average over both it is 2e-3. AdamW does not read muon_learning_rate."""
+    best = {0.0: 4e-3, 0.5: 1e-3}
+    rows = [
+        {"run_id": f"{rate}{decay}{seed}", "seed": seed, "optimizer": "adamw", "learning_rate": rate,
+         "weight_decay": decay, "muon_learning_rate": None,
+         "best_val_loss": 2 + 10 * decay + abs(np.log2(rate / best[decay])) + 0.001 * seed * rate}
+        for rate in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3) for decay in (0.0, 0.5) for seed in range(3)
+    ]  # fmt: skip
+    table = pl.DataFrame(rows, schema_overrides={"muon_learning_rate": pl.Float64()})
+    tuned = ("learning_rate", "weight_decay", "muon_learning_rate")
+    factors = {name: table[name].unique(maintain_order=True).to_list() for name in tuned[:2]}
+    factors["muon_learning_rate"] = [None, 0.01]  # of Muon's runs, which are no part of this table
+    found = Evidence(table, factors, _not_asked, _not_asked, table.head(0), tuned)
+    about = claim(found, kind="optimum", factor="learning_rate", low=3e-3, high=5e-3)
+    assert about.estimate is not None and about.estimate.value == pytest.approx(4e-3, rel=0.15)
+    assert about.estimate.n == 15
+    assert "each at its best weight_decay and muon_learning_rate, is lowest" in about.sentence
+
+
+def test_what_a_study_tunes_alone_is_told() -> None:
+    alone = {key: of for key, of in SWEEPS.items() if key[0] == "lion"}
+    told = study_effects(at_best_values(swept(alone).where([("optimizer", "lion")])))
+    assert isinstance(told, Diagnostic)
+    assert told.text.startswith("The study varies nothing but what it tunes, learning_rate. The best values, by the")
+
+
+def test_a_hypothesis_whose_comparison_changed_is_late(tmp_path: Path) -> None:
+    stated = "hypotheses: [{says: Lion is lower, kind: effect, factor: optimizer, direction: down, response: RESPONSE}]"
+    before = read(f"{BASE}\n{OVER}\ntarget: 2.0\n{stated.replace('RESPONSE', 'steps_to_target')}")
+    after = read(f"{BASE}\n{OVER}\ntarget: 1.5\n{stated.replace('RESPONSE', 'steps_to_target')}")
+    more = read(f"{BASE}\n{OVER.replace('8e-4', '8e-4, 16e-4')}\n{stated.replace('RESPONSE', 'best_val_loss')}")
+    less = read(f"{BASE}\n{OVER}\n{stated.replace('RESPONSE', 'best_val_loss')}")
+    for number, (old, new) in enumerate([(before, after), (less, more)]):
+        paths = fake_study(tmp_path / str(number), old, {}).paths
+        revise(paths, old, new, runs_ended=1, begun=True)
+        assert stated_beforehand(paths, new) == ()
+        assert stated_beforehand(paths, old) == old.hypotheses
+        assert revisions(paths)[0].changes
+
+
+def test_merged_studies_stay_tuned() -> None:
+    halves = [
+        read(f"{BASE.replace('n_embd: 16, ', '')}\nfactors: {{n_embd: [{width}]}}\n{OVER}\ntarget: 2.0")
+        for width in (16, 32)
+    ]
+    whole = joined(halves, [half.expand(FACTS) for half in halves])
+    assert (whole.size, whole.target, whole.tuned) == (10, 2.0, halves[0].tuned)
+    ids = {run_id(config) for half in halves for config in half.expand(FACTS)}
+    assert {run_id(config) for config in whole.expand(FACTS)} == ids
+    other = read(f"{BASE}\n{OVER.replace('8e-4', '9e-4')}\ntarget: 2.0")
+    with pytest.raises(ConfigError, match="tune different settings"):
+        joined([halves[0], other], [halves[0].expand(FACTS), other.expand(FACTS)])
+    with pytest.raises(ConfigError, match="targets differ: 2 and 3"):
+        joined([halves[0], replace(halves[1], target=3.0)], [half.expand(FACTS) for half in halves])
+
+
+def test_studies_are_compared_at_best_values(tmp_path: Path) -> None:
+    """GELU and ReLU² are best at different rates, where both have the same loss."""
+    tuned = "tuned: {learning_rate: [1e-3, 2e-3, 4e-3]}\nseeds: 3"
+
+    def curve(config: Any, _number: int, _step: int) -> float:
+        best = 1e-3 if config.mlp == "gelu" else 4e-3
+        return 2 + abs(np.log2(config.learning_rate / best)) * (2 if config.mlp == "gelu" else 1) + 1e-3 * config.seed
+
+    results = [
+        fake_study(tmp_path / mlp, read(f"{BASE.replace('base: {', f'base: {{mlp: {mlp}, ')}\n{tuned}"), {}, curve)
+        for mlp in ("gelu", "relu2")
+    ]
+    found = compare_studies(*results)
+    assert len(found.shared) == 3
+    assert (found.shared["second"] - found.shared["first"]).abs().max() < 1e-9  # type: ignore[operator]
 
 
 def test_effects_are_of_the_best_values_and_name_them() -> None:
@@ -241,6 +327,24 @@ def test_one_run_a_value_is_said_to_be_in_part_luck() -> None:
     ]  # fmt: skip
 
 
+def test_a_value_with_runs_missing_is_not_the_best() -> None:
+    """Two of three runs at 1e-3 are damaged or still to be trained, so in neither table, and the third is lucky."""
+    losses = {key: of for key, of in SWEEPS.items() if key[0] == "lion"} | {("lion", 1e-3): (1.0,)}
+    best = at_best_values(swept(losses))
+    assert best.table["learning_rate"].unique().to_list() == [2e-3]
+
+
+def test_one_value_against_several_is_a_caution() -> None:
+    alone = {key: of for key, of in SWEEPS.items() if key[0] == "lion" or key[1] == 1e-3}
+    (told,) = [each for each in at_best_values(swept(alone)).cautions if each.code == "tuned_unequally"]
+    assert told.text.startswith("One value was tried at optimizer adamw and up to 3 elsewhere")
+
+
+def test_nothing_lies_below_zero() -> None:
+    losses = {("adamw", rate): (2 + rate, 2.1 + rate) for rate in (0.0, 0.1, 0.2)}
+    assert "tuned_at_edge" not in {each.code for each in at_best_values(swept(losses)).cautions}
+
+
 def audited(text: str, code: str) -> list[Diagnostic]:
     study = read(f"{BASE}\n{text}")
     return [found for found in audit(study, study.expand(FACTS)) if found.code == code]
@@ -255,8 +359,12 @@ def test_the_audit_asks_for_rates_that_are_tuned() -> None:
     assert audited(snippet.removesuffix("."), "untuned_rates") == []
     (some,) = audited(f"factors: {{optimizer: [adamw, lion, sgd]}}\n{OVER}", "untuned_rates")
     assert some.severity == "note" and "tuned for sgd (" in some.text
-    crossed = audited("factors: {optimizer: [adamw, lion], learning_rate: [1e-4, 1e-3]}", "untuned_rates")
-    assert "tuned for adamw and lion (trained at 0.0001 and 0.001 and 0.0001 and 0.001)" in crossed[0].text
+    (crossed,) = audited("factors: {optimizer: [adamw, lion], learning_rate: [1e-4, 1e-3]}", "untuned_rates")
+    assert "on average over all levels of learning_rate, not each at its best" in crossed.text
+    assert crossed.remedy is not None and crossed.remedy.startswith("Move learning_rate to tuned")
+    adamw_alone = "tuned: {learning_rate: {over: optimizer, adamw: [1e-3, 2e-3], muon: [1e-3, 2e-3]}}"
+    (muon,) = audited(adamw_alone, "untuned_rates")
+    assert "tuned for muon (trained at 0.02)" in muon.text
 
 
 def test_the_audit_counts_the_runs_that_are_compared() -> None:
@@ -273,3 +381,48 @@ def test_the_audit_counts_the_runs_that_are_compared() -> None:
     )
     assert "compares 3 runs at learning_rate 0.0001 with as many at 0.0004" in within.text
     assert audited(f"{OVER}\n{stated}", "runs_without_level") == []
+
+
+def test_the_effects_of_any_table_are_taken_at_best_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"optimizer": optimizer, "lr": rate, "seed": seed, "loss": loss, "accuracy": None if loss is None else -loss}
+        for (optimizer, rate), of in SWEEPS.items()
+        for seed, loss in enumerate(of)
+    ]
+    pl.DataFrame(rows).write_csv(table := tmp_path / "runs.csv")
+
+    def found(*more: str) -> Any:
+        verb = ["effects", str(table), "--factors", "optimizer", "--block", "seed", "--json", *more]
+        assert run_command_line(verb) == 0
+        return json.loads(capsys.readouterr().out)
+
+    tuned = found("--response", "loss", "--tuned", "lr")
+    assert (tuned["n"], tuned["tuned"]) == (6, ["lr"])
+    assert tuned["effects"][0]["estimate"]["value"] == pytest.approx(1.91 - 2.01)
+    higher = found("--response", "accuracy", "--tuned", "lr")
+    assert higher["effects"][0]["estimate"]["value"] == pytest.approx(2.01 - 1.91)
+    assert (
+        run_command_line(["effects", str(table), "--response", "loss", "--factors", "optimizer", "--tuned", "rl"]) == 2
+    )
+    assert "no column 'rl'" in capsys.readouterr().err
+
+
+def test_a_study_is_compared_at_best_values_in_the_terminal_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = read(f"{BASE}\n{OVER}\nseeds: 3")
+
+    def curve(config: Any, number: int, step: int) -> float:
+        worse = {1e-3: 0.5, 4e-3: 0.0, 1e-4: 2.0, 4e-4: 0.2, 8e-4: 1.0}[config.learning_rate]
+        return 2 + worse + 1 / (1 + step) + 1e-3 * (number % 3) * number
+
+    fake_study(tmp_path, study, {}, curve)
+    verb = ["effects", str(tmp_path), "--response", "best_val_loss", "--factors", "optimizer", "--json"]
+    assert run_command_line(verb) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert (found["n"], found["tuned"]) == (6, ["learning_rate"])
+    assert found["effects"][0]["estimate"]["value"] == pytest.approx(0.2, abs=0.01)
+    assert "learning_rate varies too" not in captured.err
+    assert run_command_line([*verb[:-2], "optimizer,learning_rate", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 15

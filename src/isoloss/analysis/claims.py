@@ -84,17 +84,16 @@ def _draft(hypothesis: Hypothesis, evidence: Evidence, family: Family) -> Claim:
             draft = _timed(hypothesis, evidence, family)
         else:
             draft = judged(hypothesis, evidence, family)
-        limits = (caution for caution in evidence.cautions if caution.severity != "note")
-        return replace(draft, cautions=(*draft.cautions, *limits))
+        return replace(draft, cautions=(*draft.cautions, *evidence.cautions))
     except ConfigError as error:  # too few runs, a missing column: the message says which
         return unresolved(hypothesis, f"It cannot be judged: {error}.", evidence.run_ids)
 
 
 def _compared(hypothesis: Hypothesis, evidence: Evidence) -> Evidence:
-    """What a hypothesis is judged by: levels each at their best values of tuned settings, unless it is about those."""
-    about = {getattr(hypothesis, "factor", None), getattr(hypothesis, "moved_by", None)}
-    of_all_runs = isinstance(hypothesis, PlateauStated | SpikesStated)
-    return evidence if of_all_runs or about & {*evidence.tuned} else at_best_values(evidence)
+    """What a hypothesis is judged by: levels each at their best values of the tuned settings that it is not about."""
+    if isinstance(hypothesis, PlateauStated | SpikesStated):
+        return evidence
+    return at_best_values(evidence, {getattr(hypothesis, name, None) for name in ("factor", "moved_by")})
 
 
 def _timed(stated: TimedStated, evidence: Evidence, family: Family) -> Claim:

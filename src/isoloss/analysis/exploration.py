@@ -10,7 +10,7 @@ from isoloss.analysis.effects import Effect, Effects, analyse_effects
 from isoloss.analysis.estimate import in_words, p_in_words
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
-from isoloss.wording import counted
+from isoloss.wording import counted, listed
 
 EXPLORED = "best_val_loss"
 """The response that is explored."""
@@ -19,7 +19,11 @@ EXPLORED = "best_val_loss"
 def study_effects(evidence: Evidence) -> Effects | Diagnostic:
     """All effects on the best validation loss, or why there are none."""
     if not evidence.factors:
-        return Diagnostic("no_factor", "blocks", "The study varies no factor, so there is no effect to estimate.")
+        text = "The study varies no factor, so there is no effect to estimate."
+        if evidence.at_best:
+            tuned = " ".join(caution.text for caution in evidence.cautions)
+            text = f"The study varies nothing but what it tunes, {listed(evidence.at_best)}. {tuned}"
+        return Diagnostic("no_factor", "blocks", text)
     if len(evidence.table) < 2:
         done = counted(len(evidence.table), "run")
         return Diagnostic("too_few_runs", "blocks", f"{done} done: an effect is a difference and needs two or more.")

@@ -162,7 +162,7 @@ def _range(stated: RangeStated, evidence: Evidence, family: Family) -> Claim:
         return Estimate(mean, mean - half, mean + half, level, n, method)
 
     shown = interval(LEVEL)
-    sentence = f"{stated.response} is {in_words(shown)}."
+    sentence = f"{stated.response}{_at_best(evidence)} is {in_words(shown)}."
     return _against_range(stated, (shown, interval(family.level)), stated.low, stated.high, sentence, run_ids)
 
 
@@ -198,7 +198,7 @@ def _optimum(stated: OptimumStated, evidence: Evidence, family: Family) -> Claim
         evidence.table, stated.response, stated.factor, list(evidence.factors), evidence.block, family.level
     )
     estimate = Estimate(shown.value, shown.low, shown.high, LEVEL, shown.n, shown.method)
-    sentence = f"{stated.response} is {shown.sought} at {stated.factor} {in_words(estimate)}."
+    sentence = f"{stated.response}{_at_best(evidence)} is {shown.sought} at {stated.factor} {in_words(estimate)}."
     low, high = -inf if stated.low is None else stated.low, inf if stated.high is None else stated.high
     claim = _against_range(
         stated, (estimate, _bounded(held, family.level)), low, high, sentence, _runs(stated, evidence)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from isoloss.cli.arguments import Flag, OptionalFloat, OptionalText, OutFolder, Repeated, Table, named
 from isoloss.terminal import say, show
+from isoloss.wording import listed
 
 if TYPE_CHECKING:
     from isoloss.report.chapter import Chapter
@@ -30,6 +31,7 @@ def effects(
     factors: Annotated[str, named("COLUMN,...")],
     block: OptionalColumn = None,
     target: Loss = None,
+    tuned: OptionalColumns = None,
     run: OptionalColumns = None,
     reduce: Literal["none", "last", "min", "max"] = "none",
     step: OptionalColumn = None,
@@ -49,7 +51,9 @@ def effects(
         response: Column of what was measured; of a study such as best_val_loss or tokens_per_s.
         factors: Columns of what was varied, separated by commas.
         block: Column of the seed, or of another block in which each cell was run once.
-        target: A loss; gives the runs of a study the response steps_to_target, the first step at or below it.
+        target: A loss; gives the runs of a study the response steps_to_target, at which a run first gets to it.
+        tuned: Columns of settings that were tried at several values: levels are compared each at the best one, by the
+            mean response. Of a study those that it tunes and that are no factors here, by best_val_loss.
         run: Columns that together name a run, where rows are evaluations of runs; used with --reduce.
         reduce: Which evaluation stands for its run: the last, or that with the lowest or highest response.
         step: Column of the step, by which an evaluation is the last; else one called step, else the rows' order.
@@ -68,6 +72,7 @@ def effects(
     from isoloss.analysis.where import rows_where
     from isoloss.cli.tables import (
         STEPS_TO_TARGET,
+        at_best,
         one_row_a_run,
         read_runs,
         varied_factors,
@@ -85,8 +90,11 @@ def effects(
     runs = one_row_a_run(rows, response, run, None if reduce == "none" else reduce, step)
     if len(runs) < len(rows):
         say(f"{len(rows):,} rows are reduced to {len(runs):,} runs, each by its {reduce} {response}")
+    runs, tried, of_best = at_best(table, runs, names, tuned, response)
+    if tried:
+        say(f"{len(runs):,} runs are those at the best {listed(tried)}")
     for factor in varied_factors(table, runs):
-        if factor not in names:
+        if factor not in names and factor not in tried:
             say(f"{factor} varies too and is not among --factors: what it changes counts as noise")
     if target is not None and response == STEPS_TO_TARGET and (missed := runs[STEPS_TO_TARGET].null_count()):
         say(f"{missed} of {len(runs)} runs never reached {target:g} and are left out, which flatters slow levels")
@@ -96,10 +104,10 @@ def effects(
     runs, response = on_scale(runs, response, scale)
     if surfaces:
         surface = analyse_surface(runs, response, names)
-        surface = replace(surface, scale=scale, cautions=(*surface.cautions, *said))
+        surface = replace(surface, scale=scale, cautions=(*surface.cautions, *said, *of_best))
         return conclude(lambda: surface_chapter(surface), surface_as_json(surface) if json else None, out, table)
     found = analyse_effects(runs, response, names, block)
-    found = replace(found, scale=scale, cautions=(*found.cautions, *said))
+    found = replace(found, scale=scale, tuned=tuple(tried), cautions=(*found.cautions, *said, *of_best))
     pairs = paired_effects(runs, response, [*dict.fromkeys(names)], block)
     text = effects_as_json(found, pairs) if json else None
     return conclude(lambda: effects_chapter(found, runs, pairs=pairs, figures=out is not None), text, out, table)
@@ -168,7 +176,7 @@ def fit(
     from isoloss.analysis.solve import make_objective
     from isoloss.analysis.where import rows_where
     from isoloss.cli.fit import choose_columns, parse_point, parse_restrictions, scaling_as_json
-    from isoloss.cli.tables import is_study, read_runs
+    from isoloss.cli.tables import at_best, is_study, read_runs
     from isoloss.errors import ConfigError
     from isoloss.report.chapters.scaling import scaling_chapter
 
@@ -183,6 +191,9 @@ def fit(
     runs = rows if where is None else rows_where(rows, where)
     if len(runs) < len(rows):
         say(f"{len(runs):,} of {len(rows):,} rows meet --where {where}")
+    runs, tried, of_best = at_best(table, runs, [], None, "")
+    if tried:
+        say(f"{len(runs):,} runs are those at the best {listed(tried)}")
     found = analyse_scaling(
         runs,
         form,
@@ -197,6 +208,7 @@ def fit(
         restrictions=parse_restrictions(fix, tie),
         holdout=None if holdout == "auto" else holdout == "largest",
     )
+    found = replace(found, cautions=[*found.cautions, *of_best])
     return conclude(lambda: scaling_chapter(found), scaling_as_json(found) if json else None, out, table)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from isoloss.analysis.convergence import Rates, analyse_convergence
+from isoloss.analysis.convergence import Rates
 from isoloss.analysis.roles import names_seeds
+from isoloss.analysis.tuned import CHOSEN_BY, best_rows
 from isoloss.cli.tables import STUDY_FILE, is_study
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.report import evidence
 from isoloss.report.snapshot import Snapshot, take_snapshot
+from isoloss.store.outcome import steps_to
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.study.hypotheses import RESPONSES
 
@@ -51,10 +54,22 @@ def read_snapshot(path: Path) -> Snapshot:
 
 
 def steps_to_target(path: Path, runs: pl.DataFrame, target: float) -> list[float | None]:
-    """The first evaluated step at or below a loss, of each run that is done; None where none is."""
-    analysed = analyse_convergence(read_study_curves(path, lambda line: None), target=target).runs
-    reached = {run.run: run.to_target.step for run in analysed if run.to_target and run.to_target.reached}
-    return [reached.get(run) for run in runs["run_id"]]
+    """Where the loss of each run first gets to a target, as of a study that states it; None where it never does."""
+    results = _study(path)
+    return [steps_to(target, results.evals(run).select("step", "val_loss").iter_rows()) for run in runs["run_id"]]
+
+
+def best_runs(
+    path: Path, runs: pl.DataFrame, factors: Sequence[str]
+) -> tuple[pl.DataFrame, list[str], tuple[Diagnostic, ...]]:
+    """The runs of a study at the best values of what it tunes, but `factors`, in each cell; as `cli.tables.at_best`."""
+    study = _study(path).study
+    names = [name for name in study.tuned if name not in factors]
+    if not names:
+        return runs, [], ()
+    compared = {name: levels for name, levels in study.varied.items() if name not in names and len(levels) > 1}
+    best, cautions = best_rows(runs, compared, names, CHOSEN_BY, equally_many=True)
+    return best, names, cautions
 
 
 def varied_in_study(path: Path, runs: pl.DataFrame) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from isoloss.analysis.curve_tables import CurveTable, curve_table, mixed_runs
 from isoloss.analysis.evaluations import Reduction, reduced
 from isoloss.analysis.reading import read_table
 from isoloss.analysis.roles import check_columns, names_runs
+from isoloss.analysis.tuned import best_rows
+from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
 STUDY_FILE = "study.yaml"
@@ -66,7 +68,7 @@ def one_row_a_run(
 
 
 def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -> pl.DataFrame:
-    """Runs of a study with the column STEPS_TO_TARGET: the first evaluated step at or below a loss, null where none is.
+    """Runs of a study with the column STEPS_TO_TARGET: where a run first gets to a loss, null where none does.
 
     Without a target the table is returned as it is. Raises ConfigError for a table that is no study directory.
     """
@@ -78,6 +80,27 @@ def with_steps_to_target(runs: pl.DataFrame, path: Path, target: float | None) -
 
     runs = runs.filter(pl.col("status") == "done")  # how far the others would have come is not known
     return runs.with_columns(pl.Series(STEPS_TO_TARGET, steps_to_target(path, runs, target), dtype=pl.Float64()))
+
+
+def at_best(
+    path: Path, runs: pl.DataFrame, factors: Sequence[str], tuned: str | None, response: str
+) -> tuple[pl.DataFrame, list[str], tuple[Diagnostic, ...]]:
+    """The runs at the best values of tuned settings, which settings these are, and what to know of them.
+
+    `tuned` names columns, separated by commas. Without it they are those that a study tunes and that are no factors,
+    whose best values its report takes, in each of its cells. Raises ConfigError for a column that is missing.
+    """
+    if tuned is None:
+        if not is_study(path):
+            return runs, [], ()
+        from isoloss.cli.study_tables import best_runs
+
+        return best_runs(path, runs, factors)
+    names = [name for name in map(str.strip, tuned.split(",")) if name and name not in factors]
+    check_columns([*names, *factors, response], runs.columns)
+    compared = {name: runs[name].unique().sort().to_list() for name in factors}
+    best, cautions = best_rows(runs, compared, names, response)
+    return best, names, cautions
 
 
 def varied_factors(path: Path, runs: pl.DataFrame) -> list[str]:

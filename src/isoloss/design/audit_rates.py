@@ -41,26 +41,36 @@ def _untuned_optimizers(study: Study, configs: Sequence[RunConfig]) -> Iterator[
     untuned = [name for name in optimizers if not _is_tuned(study, name)]
     if len(optimizers) < 2 or not untuned:
         return
-    own = {name: "muon_learning_rate" if name == "muon" else "learning_rate" for name in untuned}
+    own = {name: _own_rate(name) for name in untuned}
     rates = {name: sorted({getattr(c, own[name]) for c in configs if c.optimizer == name}) for name in untuned}
     lists = {name: f"{name}: [{rate / 2:g}, {rate:g}, {2 * rate:g}]" for name, (rate, *_) in rates.items()}
     tuned = [
         f"{setting}: {{over: optimizer, {', '.join(lists[name] for name in untuned if own[name] == setting)}}}"
         for setting in dict.fromkeys(own.values())
     ]
+    averaged = [
+        name for name in dict.fromkeys(own.values()) if len(study.varied.get(name, ())) > 1 and name not in study.tuned
+    ]
+    remedy = f"Compare each at its best rate: tuned: {{{', '.join(tuned)}}}."
+    text = f"No learning rate is tuned for {listed(untuned)} (trained at {listed(map(listed, rates.values()))})"
+    if averaged:
+        text = f"Optimizers are compared on average over all levels of {listed(averaged)}, not each at its best"
+        remedy = f"Move {listed(averaged)} to tuned: each optimizer is then compared at its best."
     yield Diagnostic(
         "untuned_rates",
         "limits"
         if any(isinstance(h, EffectStated | RatioStated) and h.factor == "optimizer" for h in study.hypotheses)
         else "note",
-        f"No learning rate is tuned for {listed(untuned)} (trained at {listed(map(listed, rates.values()))}): a "
-        "difference between optimizers is in part one of how well the rates suit them.",
-        f"Compare each at its best rate: tuned: {{{', '.join(tuned)}}}.",
+        f"{text}: a difference between them is in part one of how well the rates suit them.",
+        remedy,
     )
 
 
 def _is_tuned(study: Study, optimizer: str) -> bool:
-    """Whether several values of a rate that the optimizer reads are tried, of which it has the best."""
-    read = ("learning_rate", "muon_learning_rate") if optimizer == "muon" else ("learning_rate",)
-    found = (study.tuned[name].at({"optimizer": optimizer}).of({}) for name in read if name in study.tuned)
-    return any(len(values) > 1 for values in found)
+    """Whether several values of the optimizer's own rate are tried, of which it has the best."""
+    tuned = study.tuned.get(_own_rate(optimizer))
+    return tuned is not None and len(tuned.at({"optimizer": optimizer}).of({})) > 1
+
+
+def _own_rate(optimizer: str) -> str:
+    return "muon_learning_rate" if optimizer == "muon" else "learning_rate"

@@ -20,6 +20,7 @@ from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
+from isoloss.wording import listed
 
 ENDED = ("done", "diverged", "failed")
 """States of a run that has ended, the best first."""
@@ -120,16 +121,23 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
     first = studies[0]
     seeds = tuple(dict.fromkeys(seed for study in studies for seed in study.seeds))
     hypotheses = tuple(dict.fromkeys(stated for study in studies for stated in study.hypotheses))
+    if any(study.target != first.target for study in studies):
+        raise ConfigError(f"the studies' targets differ: {listed(study.target for study in studies)}; state one in all")
     every = [config for of_one in configs for config in of_one]
     known = dict.fromkeys(run_id(config.model_copy(update={"seed": seeds[0]})) for config in configs[0])
     cells = {run_id(config.model_copy(update={"seed": seeds[0]})): config for config in every}
     if len(cells) == len(known):
         return replace(first, seeds=seeds, hypotheses=hypotheses, disk=None)  # a cap was for one machine
-    values = {name: [getattr(config, name) for config in cells.values()] for name in SETTINGS}
-    varied = [name for name in SETTINGS if len(set(values[name])) > 1]
-    runs: tuple[Cell, ...] = tuple({name: getattr(config, name) for name in varied} for config in cells.values())
+    if any(study.tuned != first.tuned for study in studies):
+        raise ConfigError("the studies tune different settings, or at different values, so that no cell is theirs all")
+    values = {
+        name: [getattr(config, name) for config in cells.values()] for name in SETTINGS if name not in first.tuned
+    }
+    varied = [name for name in values if len(set(values[name])) > 1]
+    runs: list[Cell] = [{name: getattr(config, name) for name in varied} for config in cells.values()]
+    runs = [dict(items) for items in dict.fromkeys(tuple(run.items()) for run in runs)]
     base = {name: given[0] for name, given in values.items() if name not in varied}
-    return Study(
+    merged = Study(
         name=first.name,
         corpus=first.corpus,
         val_corpus=first.val_corpus,
@@ -139,8 +147,13 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
         base=base,
         seeds=seeds,
         hypotheses=hypotheses,
-        runs=runs,
+        runs=tuple(runs),
+        tuned=first.tuned,
+        target=first.target,
     )
+    if merged.size != len(cells) * len(seeds):
+        raise ConfigError("the studies' tuned settings were not tried at all of their values in every cell")
+    return merged
 
 
 def _held(opened: Sequence[StudyResults], run: str) -> tuple[RunPaths | None, list[str]]:

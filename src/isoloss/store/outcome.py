@@ -6,7 +6,7 @@ is missing (earlier versions did not write them), of other rows, or damaged, it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import accumulate, pairwise
 from math import isfinite, sqrt
@@ -90,9 +90,9 @@ def measure(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> Measure
     }
 
 
-def steps_to(target: float, evals: Sequence[EvalRecord]) -> float | None:
-    """Where a run's validation loss first gets to a target, on lines between evaluations; else None."""
-    seen = [(row["step"], loss) for row in evals if (loss := row["val_loss"]) is not None]
+def steps_to(target: float, curve: Iterable[tuple[int, float | None]]) -> float | None:
+    """The step at which a curve of losses first gets to a target, on lines between its points; else None."""
+    seen = [(step, loss) for step, loss in curve if loss is not None]
     if seen and seen[0][1] <= target:
         return float(seen[0][0])
     for (step, loss), (after, lower) in pairwise(seen):

@@ -73,8 +73,10 @@ def stated_beforehand(paths: StudyPaths, study: Study) -> tuple[Hypothesis, ...]
 
 
 def _compared(hypothesis: Hypothesis, study: Study) -> object:
-    """The levels that a hypothesis compares: where it states none, they follow from the study's."""
-    return hypothesis.between(study.varied) if isinstance(hypothesis, EffectStated | RatioStated) else None
+    """What a hypothesis compares where that follows from the study's: levels, values tried in tuning, the target."""
+    levels = hypothesis.between(study.varied) if isinstance(hypothesis, EffectStated | RatioStated) else None
+    target = study.target if getattr(hypothesis, "response", None) == "steps_to_target" else None
+    return levels, target, dict(study.tuned)
 
 
 def changes_between(before: Study, after: Study) -> Iterator[str]:
@@ -85,7 +87,7 @@ def changes_between(before: Study, after: Study) -> Iterator[str]:
     yield from _gained_and_lost("seeds", before.seeds, after.seeds)
     old, new = (cells_values(study.cells) | {"factors": None} for study in (before, after))
     yield from (f"{part} changed" for part in {**old, **new} if old.get(part) != new.get(part))
-    for part in ("description", "tokenizer", "order", "hypotheses"):
+    for part in ("description", "tokenizer", "target", "order", "hypotheses"):
         if getattr(before, part) != getattr(after, part):
             yield f"{part} changed"
 

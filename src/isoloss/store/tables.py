@@ -16,7 +16,7 @@ from isoloss.errors import ConfigError, StoreError
 from isoloss.files import path_exists, read_checksummed, read_record, reading, write_bytes
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.opening import open_study
-from isoloss.store.outcome import curves, measure, measured, steps_to
+from isoloss.store.outcome import MAX_POINTS, curves, measure, measured, steps_to
 from isoloss.store.records import START, TOKENIZER, EvalRecord, ThinnedEvals, ThinnedSteps, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
@@ -172,6 +172,15 @@ class StudyResults:
                 with suppress(StoreError):
                     yield run, curves(self.paths.run(run), status)
 
+    def _val_curve(self, run: str, config: RunConfig, status: RunStatus) -> Iterator[tuple[int, float | None]]:
+        """Step and validation loss of every evaluation, from the curves that a run keeps where these are whole."""
+        paths = self.paths.run(run)
+        if compute.evaluations(config) <= MAX_POINTS:
+            _, evals = curves(paths, status)
+            yield from zip(evals["step"], evals["val_loss"], strict=True)
+        else:
+            yield from ((row["step"], row["val_loss"]) for row in eval_rows(paths))
+
     def _summary_row(self, run: str, config: RunConfig, status: RunStatus) -> dict[str, Any]:
         state, times = status.state, status.times_s
         columns: Mapping[str, Any] = NOTHING_MEASURED
@@ -180,7 +189,7 @@ class StudyResults:
             if state != "damaged":
                 columns = measured(self.paths.run(run), status)
                 if self.study.target is not None:
-                    target = {"steps_to_target": steps_to(self.study.target, eval_rows(self.paths.run(run)))}
+                    target = {"steps_to_target": steps_to(self.study.target, self._val_curve(run, config, status))}
         except StoreError:
             state = "damaged"
         return {

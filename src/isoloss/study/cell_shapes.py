@@ -206,7 +206,10 @@ def _tuned(value: Any) -> Tuned:
     if not isinstance(over, str) or not lines:
         raise ConfigError(expected)
     values = _each(lines, _levels, "{}")
-    return Tuned({read_yaml(level, "tuned")[0]: each for level, each in values.items()}, over)
+    by_level = {None if text == "None" else read_yaml(text, "tuned")[0]: each for text, each in values.items()}
+    if len(by_level) < len(values):
+        raise ConfigError(f"two of {', '.join(values)} are the same level of {over}")
+    return Tuned(by_level, over)
 
 
 def _faults(error: ValidationError, expected: str) -> list[ConfigError]:

@@ -189,6 +189,7 @@ class StudyFile(BaseModel):
     )
     target: float | None = Field(
         None,
+        gt=0,
         allow_inf_nan=False,
         description="Validation loss in nats per token; steps_to_target is where a run's loss first gets there.",
     )

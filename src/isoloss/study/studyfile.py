@@ -111,7 +111,7 @@ def _study_of(stated: StudyFile, errors: list[ConfigError]) -> Study:
     elif stated.centre:
         errors.append(ConfigError("centre: only design: one_at_a_time has a centre", ("centre",)))
     factors = {**stated.factors, **sizes}
-    known = {*factors, *(key for group in (*stated.paired, *stated.runs) for key in group)}
+    known = {*factors, *stated.tuned, *stated.base, *(key for group in (*stated.paired, *stated.runs) for key in group)}
     implied: dict[str, tuple[Scalar, ...]] = {}  # levels that tuned settings have lists for
     for each in stated.tuned.values():
         if each.over in SETTINGS and each.over not in known:

@@ -13,6 +13,7 @@ import polars as pl
 
 from isoloss.analysis.estimate import p_in_words
 from isoloss.analysis.pairs import PairedDifference, paired_difference
+from isoloss.analysis.tuned import best_rows
 from isoloss.report.chapter import Chapter
 from isoloss.report.format import spelled_interval
 from isoloss.report.table import Column, Table
@@ -42,13 +43,14 @@ def compare_studies(first: StudyResults, second: StudyResults) -> Comparison:
     """Compare the best validation losses of two studies over the cells and seeds they share.
 
     Settings of which they share no value are what is compared; all others have to agree, and runs that then agree
-    within a study are averaged. With two shared seeds or more the pairs of a seed are averaged to one. Raises
-    ConfigError for studies of different texts or tokenizers.
+    within a study are averaged; of a study that tunes settings, the runs at their best values. With two shared seeds or
+    more the pairs of a seed are averaged to one. Raises ConfigError for studies of different texts or tokenizers.
     """
     check_same_text(first, second)
     values = {name: tuple(_values(each, name) for each in (first, second)) for name in SETTINGS}
     differing = {name: (a, b) for name, (a, b) in values.items() if set(a) != set(b)}
-    keys = [name for name, (a, b) in values.items() if set(a) & set(b)]
+    tuned = {*first.study.tuned, *second.study.tuned}
+    keys = [name for name, (a, b) in values.items() if set(a) & set(b) and name not in tuned]
     of_first, of_second = (_means(each, keys) for each in (first, second))
     rows = [
         {**dict(zip((*keys, "seed"), key, strict=True)), "first": of_first[key], "second": of_second[key]}
@@ -127,6 +129,9 @@ def _values(results: StudyResults, setting: str) -> tuple[Any, ...]:
 def _means(results: StudyResults, keys: Sequence[str]) -> dict[tuple[Any, ...], float]:
     """The mean loss of the done runs that agree in some settings and the seed."""
     done = results.summary().filter(pl.col("status") == "done").drop_nulls(RESPONSE)
+    if tuned := results.study.tuned:
+        compared = {name: levels for name, levels in results.study.varied.items() if name not in tuned}
+        done, _ = best_rows(done, compared, [*tuned], RESPONSE, equally_many=True)
     losses: dict[tuple[Any, ...], list[float]] = {}
     for run, loss in done.select("run_id", RESPONSE).iter_rows():
         config = results.configs_by_id[run]

@@ -188,10 +188,11 @@ def _by_run(convergence: Convergence, names: Names) -> Table:
     if convergence.target is not None:
         title += f". Costs of reaching {target_words(convergence)}: a dash where the run ended before"
         costs: tuple[tuple[str, str, Kind], ...] = (
-            ("steps", f"steps to {convergence.target:g}", steps), ("tokens", "tokens", "si"), ("flops", "FLOPs", "si"),
-            ("seconds", "time", "duration")
+            ("target_evaluated_step", f"evaluated at or below {convergence.target:g} at step", steps),
+            ("tokens_to_target", "tokens", "si"), ("flops_to_target", "FLOPs", "si"),
+            ("seconds_to_target", "time", "duration")
         )  # fmt: skip
-        columns += [Column(f"{c}_to_target", head, kind) for c, head, kind in costs if frame[f"{c}_to_target"].count()]
+        columns += [Column(name, head, kind) for name, head, kind in costs if frame[name].count()]
     return Table("convergence_by_run", title, frame, columns)
 
 
@@ -208,7 +209,8 @@ def _row(run: RunConvergence, names: Names) -> dict[str, Any]:
     reached = run.to_target if is_reached(run) else None
     row |= {"target_reached": None if run.to_target is None else is_reached(run)}
     row |= {"target_after_step": reached.after if reached else None}
-    for name, cost in (("steps", "step"), ("tokens", "tokens"), ("flops", "flops"), ("seconds", "seconds")):
+    row |= {"target_evaluated_step": reached.step if reached else None}
+    for name, cost in (("tokens", "tokens"), ("flops", "flops"), ("seconds", "seconds")):
         row[f"{name}_to_target"] = getattr(reached, cost) if reached else None
     return row
 

@@ -74,7 +74,7 @@ def best_rows(
     order = [False, sought(chosen_by) == "highest"]
     ranked = tried.sort("lost", "mean", descending=order, nulls_last=True, maintain_order=True)
     best = ranked.unique(cell, keep="first", maintain_order=True) if cell else ranked.head(1)
-    best = best.sort(_place(name, compared[name]) for name in cell) if cell else best
+    best = best[_order(best.select(cell).rows(), [compared[name] for name in cell])] if cell else best
     kept = rows.join(best, on=[*cell, *tuned], how="semi", nulls_equal=True, maintain_order="left")
     told = (*_edges(best, cell, tuned), *_luck(best, cell, tuned), _chosen(best, cell, tuned, chosen_by))
     return kept, told
@@ -125,12 +125,14 @@ def _where(rows: pl.DataFrame, cell: Sequence[str]) -> str:
     return f"at {listed(named)}{more} " if cell else ""
 
 
-def _place(name: str, levels: Sequence[Any]) -> pl.Expr:
-    """That of a factor's level among its levels."""
-    found = pl.lit(len(levels))
-    for place, each in enumerate(levels):
-        found = pl.when(pl.col(name).eq_missing(pl.lit(each))).then(place).otherwise(found)
-    return found
+def _order(cells: Sequence[tuple[Any, ...]], levels: Sequence[Sequence[Any]]) -> list[int]:
+    """The places of cells in the order of their factors' levels, the last factor varying fastest."""
+    places = [{level: place for place, level in enumerate(of_one)} for of_one in levels]
+
+    def key(cell: int) -> list[int]:
+        return [known.get(value, len(known)) for known, value in zip(places, cells[cell], strict=True)]
+
+    return sorted(range(len(cells)), key=key)
 
 
 def _values(row: dict[str, Any], tuned: Sequence[str]) -> str:

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from scipy import interpolate, optimize
 
 from isoloss.analysis.effects import Effects, analyse_effects
 from isoloss.analysis.level_difference import level_difference
 from isoloss.analysis.optimum import Optimum, on_log_scale
-from isoloss.analysis.spline import spline
-from isoloss.analysis.valley import Means, Noise, root_of, valley
+from isoloss.analysis.valley import Means, Noise, valley
 from isoloss.report.chapter import chapter_as_text
 from isoloss.report.chapters.effects import effects_as_json, effects_chapter
 
@@ -188,24 +186,6 @@ def test_the_optimum_is_not_said_to_stay_where_the_factor_was_not_swept() -> Non
         table.filter((pl.col("width") < 256) | (pl.col("lr") == 3e-3)), "loss", ["lr", "width"], "seed"
     )
     assert two.shifts[0].estimate is not None and two.shifts[0].estimate.n == 42 and not two.shifts[0].cautions
-
-
-def test_splines_and_roots_are_those_of_scipy() -> None:
-    draws = np.random.default_rng(3)
-    for points in (4, 5, 61):
-        x_p = np.cumsum(draws.uniform(0.01, 2, points))
-        y_p = draws.normal(size=points)
-        at = np.linspace(x_p[0], x_p[-1], 500)
-        expected = interpolate.CubicSpline(x_p, y_p)(at)
-        assert np.allclose(spline(x_p, y_p)(at), expected, rtol=1e-9, atol=1e-9)
-        assert np.isinf(spline(x_p, y_p)(np.array([x_p[0] - 1e-6, x_p[-1] + 1e-6]))).all()
-
-    def falling(at: Any) -> Any:
-        return np.exp(-3 * at) - 0.01 * at
-
-    exact = float(optimize.brentq(falling, 1.4, 1.45))
-    assert root_of(lambda at_p: -falling(at_p), 1.4, 1.45) == pytest.approx(exact, rel=1e-10)
-    assert root_of(falling, 1.45, 1.4) == pytest.approx(exact, rel=1e-10)  # also from above
 
 
 def test_rounding_is_no_noise_that_a_shift_is_held_against() -> None:

@@ -9,13 +9,13 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import interpolate
 
 from isoloss.analysis.error_term import FitWithError
 from isoloss.analysis.estimate import LEVEL, Estimate
 from isoloss.analysis.factorial import Floats, t_quantile, t_two_sided
 from isoloss.analysis.optimum import level_error, on_log_scale, sought_means
-from isoloss.analysis.spline import spline
-from isoloss.analysis.valley import FINE, ROUNDS, Means, Noise, fit_curves, least_between, least_of
+from isoloss.analysis.valley import FINE, ROUNDS, CurveFit, Means, Noise, fit_curves, least_between, least_of
 from isoloss.diagnostic import Diagnostic
 
 SHIFTS, PLACES = 41, 65
@@ -159,12 +159,23 @@ def _valleys(z_l: Floats, means: Sequence[Means], noise: Noise | None) -> Iterat
         fits = [each[kind] for each in by_level]
         yield _Valleys(
             z_l - z_l.mean(),
-            tuple(spline(fit.place_p, fit.misfit_p) for fit in fits),
+            tuple(_misfit(fit) for fit in fits),
             min(float(fit.place_p[0]) for fit in fits),
             max(float(fit.place_p[-1]) for fit in fits),
             noise,
             sum(len(fit.means.x_l) - (3 if len(fit.means.x_l) > 3 else 2) for fit in fits) - 2,
         )
+
+
+def _misfit(fit: CurveFit) -> Callable[[Floats], Floats]:
+    """What a curve misses by the place of its minimum; no number outside of its window."""
+    spline = interpolate.CubicSpline(fit.place_p, fit.misfit_p, extrapolate=False)
+
+    def missed(place_p: Floats) -> Floats:
+        misfit_p = np.asarray(spline(place_p), dtype=np.float64)
+        return np.where(np.isnan(misfit_p), np.inf, misfit_p)
+
+    return missed
 
 
 def _slope(valleys: _Valleys, interval: float, rounding: float) -> _Slope:

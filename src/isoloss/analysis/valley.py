@@ -16,6 +16,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize
 
 from isoloss.analysis.estimate import LEVEL
 from isoloss.analysis.factorial import Floats, f_upper, t_quantile
@@ -135,9 +136,9 @@ class CurveFit:
         """Levels beyond parameters."""
         return len(self.means.x_l) - PARAMETERS
 
-    def missed(self, place_p: Floats) -> Floats:
-        """What the curve misses with its minimum at some places."""
-        return _misfits(self.means, self.curve, place_p)[0]
+    def missed(self, place: float) -> float:
+        """What the curve misses with its minimum at a place."""
+        return float(_misfits(self.means, self.curve, np.array([place]))[0][0])
 
     def limit(self, tail: float) -> float | None:
         """The misfit up to which a place is in the interval with this probability of t beyond it on either side."""
@@ -288,21 +289,9 @@ def _ends(fit: CurveFit, limit: float) -> tuple[float, float]:
         inside = fit.place
         while 0 <= p <= last and fit.misfit_p[p] <= limit:
             inside, p = float(place_p[p]), p + step
-        if not 0 <= p <= last or fit.missed(np.array([inside]))[0] >= limit:
+        if not 0 <= p <= last or fit.missed(inside) >= limit:
             return inside
-        return root_of(lambda at_p: fit.missed(at_p) - limit, inside, float(place_p[p]))
+        return float(optimize.brentq(lambda at: fit.missed(at) - limit, inside, float(place_p[p])))
 
     above = int(np.searchsorted(place_p, fit.place, side="right"))
     return end(above - 1 if above and place_p[above - 1] < fit.place else above - 2, -1), end(above, 1)
-
-
-def root_of(function: Callable[[Floats], Floats], below: float, above: float) -> float:
-    """Where a smooth function that is negative at one place and not at another one is zero, to rounding."""
-    first, last = function(np.array([below, above])).tolist()
-    for _ in range(ROUNDS - 1):
-        at_p = np.linspace(below, above, FINE)
-        value_p = np.array([first, *function(at_p[1:-1]), last])
-        p = int(np.argmax(np.append(value_p[1:-1] >= 0, True))) + 1
-        below, above, first, last = float(at_p[p - 1]), float(at_p[p]), float(value_p[p - 1]), float(value_p[p])
-    # Of what is left the function is a straight line.
-    return below + (above - below) * min(max(first / (first - last), 0.0), 1.0) if last > first else below

@@ -102,17 +102,14 @@ def check_ratio(seed_by_factor: float) -> None:
 def _noncentrality(df: float, power: float, level: float) -> float:
     """Noncentrality at which |t| exceeds its two-sided critical value with probability `power`."""
     # Imported here: reading a study does not need scipy, and scipy takes longer to load than a study to read.
-    special = cast("Any", import_module("scipy.special"))
+    special, optimize = cast("Any", import_module("scipy.special")), cast("Any", import_module("scipy.optimize"))
     critical = float(special.stdtrit(df, (1 + level) / 2))
 
     def shortfall(noncentrality: float) -> float:
         # t² is noncentral F: both tails at once, and finite where scipy's noncentral t is not (far lower tail).
         return float(special.ncfdtr(1, df, noncentrality**2, critical**2)) - (1 - power)
 
-    below, above = 0.0, 1.0
+    above = 1.0
     while shortfall(above) > 0:
-        below, above = above, 2 * above
-    while above - below > 1e-12 * above:  # by halves: to load a solver takes longer
-        middle = (below + above) / 2
-        below, above = (middle, above) if shortfall(middle) > 0 else (below, middle)
-    return (below + above) / 2
+        above *= 2
+    return float(optimize.brentq(shortfall, 0.0, above, xtol=1e-10))

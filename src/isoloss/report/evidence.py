@@ -115,9 +115,7 @@ def _convergence(snapshot: Snapshot) -> Callable[[float], Convergence]:
             rates=rates(snapshot.results, snapshot.done),
             rate_falling=rates_falling(snapshot.configs),
         )
-        if found.target is None:
-            return found
-        if snapshot.study.target is not None:
+        if found.target is None or snapshot.study.target is not None:
             return found
         # No mean is tested against a target that was chosen from the same runs.
         return replace(found, cautions=(*found.cautions, CHOSEN_TARGET), crossing=())

@@ -64,7 +64,14 @@ def test_steps_to_the_target_are_a_response(tmp_path: Path) -> None:
     assert [c.title for c in runs_table(snapshot).columns if c.name == "steps_to_target"] == ["steps to 2.8000"]
 
 
-def test_a_run_that_diverged_before_it_has_no_steps(tmp_path: Path) -> None:
+def test_a_long_curve_is_read_whole(tmp_path: Path) -> None:
+    """Of 101 evaluations 64 points are kept for charts; the loss gets to 2.8 between two that are not both kept."""
+    study = parse_study(STUDY.replace("max_iters: 40, eval_interval: 10", "max_iters: 100, eval_interval: 1"), "s.yaml")
+    snapshot = take_snapshot(fake_study(tmp_path, study, {}, lambda _config, _number, step: 3.0 if step < 77 else 2.6))
+    assert snapshot.summary["steps_to_target"].to_list() == pytest.approx([76.5] * 6)
+
+
+def test_a_run_that_never_gets_there_has_no_steps(tmp_path: Path) -> None:
     study = parse_study(STUDY, "s.yaml")
     snapshot = take_snapshot(fake_study(tmp_path, study, {}, lambda config, number, step: 3 - number / 10))
     assert snapshot.summary["steps_to_target"].to_list() == [None, None, 0, 0, 0, 0]

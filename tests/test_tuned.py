@@ -262,6 +262,9 @@ def test_merged_studies_stay_tuned() -> None:
     assert (whole.size, whole.target, whole.tuned) == (10, 2.0, halves[0].tuned)
     ids = {run_id(config) for half in halves for config in half.expand(FACTS)}
     assert {run_id(config) for config in whole.expand(FACTS)} == ids
+    part = replace(halves[1], exclude=({"learning_rate": 8e-4},))
+    with pytest.raises(ConfigError, match="not tried at all of their values in every cell"):
+        joined([halves[0], part], [halves[0].expand(FACTS), part.expand(FACTS)])
     other = read(f"{BASE}\n{OVER.replace('8e-4', '9e-4')}\ntarget: 2.0")
     with pytest.raises(ConfigError, match="tune different settings"):
         joined([halves[0], other], [halves[0].expand(FACTS), other.expand(FACTS)])
@@ -426,3 +429,20 @@ def test_a_study_is_compared_at_best_values_in_the_terminal_too(
     assert "learning_rate varies too" not in captured.err
     assert run_command_line([*verb[:-2], "optimizer,learning_rate", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 15
+
+
+def test_the_best_values_of_a_study_are_those_of_each_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The best rate differs by dropout, which is not among the factors asked about."""
+    text = "factors: {mlp: [gelu, relu2], dropout: [0.0, 0.2]}\ntuned: {learning_rate: [1e-3, 2e-3]}\nseeds: 3"
+
+    def curve(config: Any, number: int, _step: int) -> float:
+        best = 1e-3 if config.dropout else 2e-3
+        return 2 + (config.mlp == "relu2") * 0.1 + (config.learning_rate != best) + 1e-4 * (number % 3) ** 2
+
+    fake_study(tmp_path, read(f"{BASE}\n{text}"), {}, curve)
+    assert (
+        run_command_line(["effects", str(tmp_path), "--response", "best_val_loss", "--factors", "mlp", "--json"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert found["n"] == 12
+    assert found["effects"][0]["estimate"]["value"] == pytest.approx(0.1, abs=1e-3)

@@ -129,7 +129,9 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
     if len(cells) == len(known):
         return replace(first, seeds=seeds, hypotheses=hypotheses, disk=None)  # a cap was for one machine
     if any(study.tuned != first.tuned for study in studies):
-        raise ConfigError("the studies tune different settings, or at different values, so that no cell is theirs all")
+        raise ConfigError(
+            "the studies tune different settings or try other values of them; state the same under tuned in all"
+        )
     values = {
         name: [getattr(config, name) for config in cells.values()] for name in SETTINGS if name not in first.tuned
     }
@@ -152,7 +154,9 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
         target=first.target,
     )
     if merged.size != len(cells) * len(seeds):
-        raise ConfigError("the studies' tuned settings were not tried at all of their values in every cell")
+        raise ConfigError(
+            "a study leaves out some values that it tunes; run it without those entries of exclude, then join"
+        )
     return merged
 
 

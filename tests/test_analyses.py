@@ -140,7 +140,7 @@ def test_effects_of_a_table_as_text_load_neither_a_drawing_library_nor_the_store
     rows = [f"{lr},{seed},{2 + (lr - 3) ** 2 / 10 + seed * lr % 5 / 97}" for lr in range(1, 7) for seed in range(3)]
     table = tmp_path / "runs.csv"
     table.write_text("\n".join(["lr,seed,loss", *rows]))
-    heavy = ["altair", "isoloss.store.tables", "isoloss.study.study", "jinja2", "scipy.interpolate", "scipy.optimize"]
+    heavy = ["altair", "isoloss.store.tables", "isoloss.study.study", "jinja2"]
     program = f"""
 import os, sys
 from isoloss.cli import run_command_line

@@ -16,7 +16,8 @@ from isoloss.errors import CompilerError
 from isoloss.model import gpt, library
 from isoloss.model.dropout import Dropout, Mask
 from isoloss.model.functions import Kernels
-from isoloss.model.native import AddNorm, Attend, Gelu, Native, Softmax
+from isoloss.model.native import AddNorm, Gelu, Native
+from isoloss.model.native_attention import Attend, Softmax
 from isoloss.model.parameters import Gradients, Parameters, init_flat, layout_of
 from isoloss.randomness import keyed_bits, mix
 from isoloss.study.config import RunConfig
@@ -51,11 +52,21 @@ def losses_and_gradients(members: list[RunConfig], kernels: Kernels, tokens: Tok
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("settings", [{}, {"bias": True, "block_size": 24}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bias": True, "block_size": 24},
+        {"position": "rope", "mlp": "swiglu"},
+        {"position": "rope", "qk_norm": True},
+    ],
+)
 def test_fused_operations_and_plain_torch_give_the_same_losses_and_gradients(
     make: Make, tokens: Tokens, dtype: torch.dtype, tolerance: float, settings: dict[str, object]
 ) -> None:
     members = mixed_stack(make, **settings)
+    if "mlp" in settings and dtype == torch.bfloat16:
+        tolerance *= 2.5  # a product of two channels: plain torch in bf16 is 5% from fp32 at these weights
     loss_E, gradients = losses_and_gradients(members, Kernels(dtype), tokens)
     compiled_loss_E, compiled = losses_and_gradients(members, Kernels(dtype, Native(dtype)), tokens)
     assert compiled_loss_E.tolist() == pytest.approx(loss_E.tolist(), rel=tolerance / 10)

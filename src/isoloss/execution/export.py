@@ -23,7 +23,8 @@ from isoloss.execution.foreign_tokenizers import (
 from isoloss.files import make_folder, write_bytes, write_json
 from isoloss.model.interop import is_llama, nanogpt_order, to_gpt2, to_llama, to_nanogpt
 from isoloss.model.parameters import layout_of
-from isoloss.model.parts import norm, position
+from isoloss.model.parts import norm
+from isoloss.model.parts.rotation import ROPE_BASE
 from isoloss.store.layout import RunPaths
 from isoloss.store.run import FINISHED, read_status
 from isoloss.store.tables import StudyResults
@@ -158,7 +159,7 @@ def llama_config(config: RunConfig) -> dict[str, Any]:
         "intermediate_size": hidden_width(config),
         "hidden_act": "silu",
         "rms_norm_eps": norm.EPS,
-        "rope_theta": position.ROPE_BASE,
+        "rope_theta": ROPE_BASE,
         "initializer_range": INIT_STD,
         "attention_bias": False,
         "mlp_bias": False,

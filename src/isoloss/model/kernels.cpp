@@ -40,6 +40,11 @@ inline float exp_nonpositive(float x) {
     return (p * r * r + r + 1.0f) * as_float((as_bits(shifted) << 23) + 0x3f800000u);
 }
 
+inline float sigmoid(float x) {
+    const float e = exp_nonpositive(-std::fabs(x));
+    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+}
+
 // Standard normal distribution and density at x; erf after Abramowitz & Stegun 7.1.26, to 1.5e-7.
 inline void normal(float x, float& below, float& density) {
     const float gauss = exp_nonpositive(-0.5f * x * x), t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * std::fabs(x));
@@ -190,6 +195,65 @@ void split_heads(i64 B, i64 T_, i64 S, i64 H, i64 D, const T* from, T* to, bool 
                 }
 }
 
+// The first `heads` heads of each of N rows, `width` long, in place: each divided by its root mean square where `rstd` is
+// given, to keep the inverses, then rotated where `turn` is, which holds cosines and then sines, [T, D/2] each.
+template <class T>
+void norm_rotate(i64 N, i64 T_, i64 heads, i64 D, i64 width, const float* turn, T* x, float* rstd) {
+    const i64 half = D / 2;
+    for (i64 n = 0; n < N; n++) {
+        const float *cosine = turn ? turn + n % T_ * half : nullptr, *sine = turn ? cosine + T_ * half : nullptr;
+        for (i64 h = 0; h < heads; h++) {
+            T* io = x + n * width + h * D;
+            if (rstd) {
+                float squares = 0;
+#pragma omp simd reduction(+ : squares)
+                for (i64 d = 0; d < D; d++) squares += load(io[d]) * load(io[d]);
+                const float r = 1.0f / std::sqrt(squares / D + 1e-5f);
+                rstd[n * heads + h] = r;
+#pragma omp simd
+                for (i64 d = 0; d < D; d++) store(io[d], load(io[d]) * r);
+            }
+            if (!turn) continue;
+#pragma omp simd
+            for (i64 d = 0; d < half; d++) {
+                const float a = load(io[d]), b = load(io[half + d]);
+                store(io[d], a * cosine[d] - b * sine[d]);
+                store(io[half + d], b * cosine[d] + a * sine[d]);
+            }
+        }
+    }
+}
+
+// `grad`, of the same shape, becomes the gradient of norm_rotate's argument, of which y is the result. A rotation keeps
+// products, so that the norm's gradient can be taken among rotated heads and turned back.
+template <class T>
+void norm_rotate_backward(i64 N, i64 T_, i64 heads, i64 D, i64 width, const float* turn, const T* y, const float* rstd, T* grad) {
+    const i64 half = D / 2;
+    for (i64 n = 0; n < N; n++) {
+        const float *cosine = turn ? turn + n % T_ * half : nullptr, *sine = turn ? cosine + T_ * half : nullptr;
+        for (i64 h = 0; h < heads; h++) {
+            T* g = grad + n * width + h * D;
+            if (rstd) {
+                const T* normed = y + n * width + h * D;
+                const float r = rstd[n * heads + h];
+                float product = 0;
+#pragma omp simd reduction(+ : product)
+                for (i64 d = 0; d < D; d++) product += load(g[d]) * load(normed[d]);
+                product /= D;
+#pragma omp simd
+                for (i64 d = 0; d < D; d++) store(g[d], r * (load(g[d]) - load(normed[d]) * product));
+            }
+            if (!turn) continue;
+#pragma omp simd
+            for (i64 d = 0; d < half; d++) {
+                const float a = load(g[d]), b = load(g[half + d]);
+                store(g[d], a * cosine[d] + b * sine[d]);
+                store(g[half + d], b * cosine[d] - a * sine[d]);
+            }
+        }
+    }
+}
+
 // Causal softmax of scores_GxTxT over the last `window` columns up to the diagonal; `dropped` is probs times the mask.
 // Elsewhere both are 0. L is T where the compiler knows it, which then keeps a row in registers, else 0.
 template <class T, i64 L>
@@ -288,6 +352,33 @@ void multiply(i64 n, const T* slope, T* grad) {
     for (i64 i = 0; i < n; i++) store(grad[i], load(grad[i]) * load(slope[i]));
 }
 
+// y = SiLU(gate) * hidden of N rows, each the gate's F channels and then the hidden ones.
+template <class T>
+void swiglu(i64 N, i64 F, const T* x, T* y) {
+    for (i64 n = 0; n < N; n++) {
+        const T *gate = x + 2 * n * F, *hidden = gate + F;
+#pragma omp simd
+        for (i64 f = 0; f < F; f++) {
+            const float at = load(gate[f]);
+            store(y[n * F + f], at * sigmoid(at) * load(hidden[f]));
+        }
+    }
+}
+
+// x becomes the gradient of itself, from that of y.
+template <class T>
+void swiglu_backward(i64 N, i64 F, const T* grad, T* x) {
+    for (i64 n = 0; n < N; n++) {
+        T *gate = x + 2 * n * F, *hidden = gate + F;
+#pragma omp simd
+        for (i64 f = 0; f < F; f++) {
+            const float at = load(gate[f]), share = sigmoid(at), g = load(grad[n * F + f]);
+            store(gate[f], g * load(hidden[f]) * share * (1.0f + at * (1.0f - share)));
+            store(hidden[f], g * at * share);
+        }
+    }
+}
+
 // Sum of the losses of N rows of logits_NxW, of which the first V count; with `scale` logits become its gradient.
 template <class T>
 double cross_entropy(i64 N, i64 W, i64 V, T* logits, const i64* targets, const float* scale) {
@@ -364,6 +455,15 @@ void embed_backward_fp32(i64 B, i64 T, i64 C, const i64* tokens, const float* gr
     void split_heads_##SUFFIX(i64 B, i64 T_, i64 S, i64 H, i64 D, const T* from, T* to, int back) {                        \
         split_heads<T>(B, T_, S, H, D, from, to, back);                                                                    \
     }                                                                                                                      \
+    void norm_rotate_##SUFFIX(i64 N, i64 T_, i64 heads, i64 D, i64 width, const float* turn, T* x, float* rstd) {          \
+        norm_rotate<T>(N, T_, heads, D, width, turn, x, rstd);                                                             \
+    }                                                                                                                      \
+    void norm_rotate_backward_##SUFFIX(i64 N, i64 T_, i64 heads, i64 D, i64 width, const float* turn, const T* y,          \
+                                       const float* rstd, T* grad) {                                                       \
+        norm_rotate_backward<T>(N, T_, heads, D, width, turn, y, rstd, grad);                                              \
+    }                                                                                                                      \
+    void swiglu_##SUFFIX(i64 N, i64 F, const T* x, T* y) { swiglu<T>(N, F, x, y); }                                        \
+    void swiglu_backward_##SUFFIX(i64 N, i64 F, const T* grad, T* x) { swiglu_backward<T>(N, F, grad, x); }                \
     void softmax_##SUFFIX(i64 G, i64 T_, i64 window, const T* scores, float scale, T* probs, T* dropped, MASK) {           \
         const auto run = T_ == 64 ? softmax<T, 64> : softmax<T, 0>;                                                        \
         run(G, T_, window, scores, scale, probs, dropped, key, limit, keep_scale, first);                                  \

@@ -17,6 +17,7 @@ from torch import Tensor
 from isoloss.model.dropout import Mask
 from isoloss.model.functions import Kernels
 from isoloss.model.operations import Linear
+from isoloss.model.parts.rotation import rotation
 from isoloss.study.config import RunConfig
 from isoloss.study.parametrization import Scales, scales
 
@@ -60,6 +61,12 @@ class ForwardPass:
         members = self.members
         starts = [i for i, config in enumerate(members) if i == 0 or config.n_head != members[i - 1].n_head]
         return [(slice(a, b), members[a], scales(members[a]).attention) for a, b in pairwise([*starts, len(members)])]
+
+    @cached_property
+    def rotations(self) -> dict[int, Tensor]:
+        """By the size of a head, what queries and keys are rotated by; none where they are not."""
+        sizes = {config.n_embd // config.n_head for config in self.members if config.position == "rope"}
+        return {size: rotation(self.positions, size, self.tokens_ExBxT.device) for size in sizes}
 
     @property
     def n_rows(self) -> int:

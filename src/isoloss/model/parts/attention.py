@@ -7,10 +7,11 @@ from torch import Tensor
 
 from isoloss.model.dropout import Mask
 from isoloss.model.functions import Step, dropped
-from isoloss.model.native import Attend, AttendPrepared, Native, Softmax
+from isoloss.model.native import Native
+from isoloss.model.native_attention import Attend, AttendPrepared, NormRotate, Softmax
 from isoloss.model.parts import ForwardPass
 from isoloss.model.parts.norm import rms_norm
-from isoloss.model.parts.position import rotated
+from isoloss.model.parts.rotation import rotated
 from isoloss.study.compute import attended_length
 from isoloss.study.config import RunConfig
 
@@ -19,12 +20,13 @@ def attention(run: ForwardPass, block: int) -> list[Step]:
     """Queries, keys and values, attention among them, and its projection."""
     enter, leave = run.linear(f"h.{block}.attn.c_attn"), run.linear(f"h.{block}.attn.c_proj")
     mask, groups, config = run.mask(3 * block + 1), run.head_groups, run.config
-    if run.kernels.native and config.position != "rope" and not config.qk_norm and config.n_kv_head is None:
+    prepare = _norm_rotate(run, run.kernels.native) if run.kernels.native else []
+    if run.kernels.native and config.n_kv_head is None:
         fused = [
             (members, first.n_head, _softmax(run, run.kernels.native, mask and mask.of(members), scale))
             for members, first, scale in groups
         ]
-        return [enter, Attend(fused), leave]
+        return [enter, *prepare, Attend(fused), leave]
 
     def plain(stream: Tensor, qkv_ExNxR: Tensor) -> tuple[Tensor, Tensor]:
         parts = qkv_ExNxR.split([members.stop - members.start for members, *_ in groups])
@@ -34,7 +36,19 @@ def attention(run: ForwardPass, block: int) -> list[Step]:
         ]
         return stream, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    return [enter, plain, leave]
+    return [enter, *prepare, plain, leave]
+
+
+def _norm_rotate(run: ForwardPass, native: Native) -> list[Step]:
+    """What becomes of queries and keys before their products; no step where nothing does."""
+    if not run.rotations and not run.config.qk_norm:
+        return []
+    groups = [
+        (members, first.n_head + (first.n_kv_head or first.n_head), D, run.rotations.get(D))
+        for members, first, _ in run.head_groups
+        for D in [first.n_embd // first.n_head]
+    ]
+    return [NormRotate(native, groups, norm=run.config.qk_norm)]
 
 
 def _attended(
@@ -46,10 +60,10 @@ def _attended(
     heads_ExBxHxTxD = qkv_ExNxR.view(E, run.n_rows, -1, n_head + 2 * n_kv_head, D).transpose(2, 3)
     queries_keys_values = heads_ExBxHxTxD.split((n_head, n_kv_head, n_kv_head), dim=2)
     q_GxTxD, k_GxTxD, v_GxTxD = (part.reshape(-1, *part.shape[3:]) for part in queries_keys_values)
-    if config.qk_norm:
+    if config.qk_norm and not run.kernels.native:
         q_GxTxD, k_GxTxD = (rms_norm(each.float()).to(each.dtype) for each in (q_GxTxD, k_GxTxD))
-    if config.position == "rope":
-        q_GxTxD, k_GxTxD = rotated(run, q_GxTxD), rotated(run, k_GxTxD)
+    if run.rotations and not run.kernels.native:
+        q_GxTxD, k_GxTxD = (rotated(each, run.rotations[D]) for each in (q_GxTxD, k_GxTxD))
     if run.read_before:
         k_GxTxD, v_GxTxD = run.read_before.extended(block, k_GxTxD, v_GxTxD)
     if n_kv_head != n_head:

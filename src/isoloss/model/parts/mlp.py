@@ -6,15 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isoloss.model.functions import Step
-from isoloss.model.native import Gelu
+from isoloss.model.native import Gelu, SwiGlu
 from isoloss.model.parts import ForwardPass
 
 
 def mlp(run: ForwardPass, block: int) -> list[Step]:
     """Two projections with the activation between them."""
     enter, leave = run.linear(f"h.{block}.mlp.c_fc"), run.linear(f"h.{block}.mlp.c_proj")
-    if run.config.mlp == "gelu" and run.kernels.native:
-        return [enter, Gelu(run.kernels.native), leave]
+    fused = {"gelu": Gelu, "swiglu": SwiGlu}.get(run.config.mlp)
+    if fused and run.kernels.native:
+        return [enter, fused(run.kernels.native), leave]
     activated = {"gelu": F.gelu, "relu2": _relu2, "swiglu": _swiglu}[run.config.mlp]
     return [enter, lambda stream, hidden_ExNxF: (stream, activated(hidden_ExNxF)), leave]
 

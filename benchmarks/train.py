@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import heapq
 import json
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ours import Workers
+from benchmarks.outright import outright, startup_s
 from benchmarks.peer import Peer, PeerTimes, peers
 from benchmarks.timing import Samples, machine, samples, table
 from isoloss.data.tokens import prepare
+from isoloss.execution.estimate import own_work
 from isoloss.execution.options import Device
 from isoloss.execution.study import RunOptions, resolve_study
-from isoloss.study.compute import evaluation_steps, flops_per_token, tokens_per_step
+from isoloss.study.compute import evaluations, flops_per_token, tokens_per_step
 from isoloss.study.config import RunConfig
 from isoloss.study.studyfile import find_study
 from isoloss.training.device import available_cores, resolve_device
@@ -65,7 +64,8 @@ def run(
     Args:
         nanogpt: A nanoGPT checkout with data/shakespeare_char prepared.
         rounds: Turns each side takes.
-        full: Also train the whole study with both, from start to end (hours on a CPU).
+        full: Also train the whole study with both, from start to end (hours on a CPU); what an interrupted try has
+            measured stands beside `out` and is not measured again.
         device: cpu or cuda.
         out: Where the JSON goes; the table goes to stdout.
     """
@@ -82,21 +82,22 @@ def run(
             _measure_ours(workers, shape)
             _measure_peer(modes, shape)
             print(f"round {turn + 1} of {rounds}: {_name(shape)} done", file=sys.stderr)
-    startup_s = samples([_our_startup_s(device) for _ in range(rounds)])
+    idle_s = samples([startup_s(device) for _ in range(rounds)])
     n_workers = available_cores() if place.type == "cpu" else 1
     result: dict[str, Any] = {
         "machine": machine(place),
         "rounds": rounds,
         "precision": configs[0].precision,
         "gemm_peak_flops": samples(peak).as_dict(),
-        "startup_s": startup_s.as_dict(),
+        "startup_s": idle_s.as_dict(),
         "shapes": [_figures(shape, samples(peak), n_workers) for shape in shapes],
         "samples": [asdict(shape) | {"config": _name(shape), "stack": len(shape.stack)} for shape in shapes],
     }
     if place.type == "cpu":
-        result["study"] = _extrapolated(configs, shapes, n_workers, startup_s.median)
+        result["study"] = _extrapolated(configs, shapes, n_workers, idle_s.median)
     if full:
-        result["full"] = _outright(configs, modes, shapes, device)
+        faster = {(shape.config.n_embd, shape.config.batch_size): shape.faster_mode for shape in shapes}
+        result["full"] = outright(STUDY, configs, modes, faster, device, out.with_suffix(".full.json"))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2, default=str))
     print(as_text(result))
@@ -154,11 +155,11 @@ def _extrapolated(
     ours: list[float] = []
     theirs = dict.fromkeys(("its faster mode", *(mode for mode in shapes[0].peer if "processes" in mode)), 0.0)
     evaluating = 0.0
-    for config in configs:
-        shape, n = by_shape[config.n_embd, config.batch_size], len(evaluation_steps(config))
-        kept = n * (samples(shape.evaluation_s).median + samples(shape.checkpoint_s).median)
-        ours.append(config.max_iters * samples(shape.step_s).median + kept)
-        evaluating += n * samples(shape.evaluation_s).median
+    for config, own in zip(configs, own_work(configs, len(shapes[0].stack), n_workers), strict=True):
+        shape, n = by_shape[config.n_embd, config.batch_size], evaluations(config)
+        evaluated_s = own.evaluations * samples(shape.evaluation_s).median
+        ours.append(own.steps * samples(shape.step_s).median + evaluated_s + n * samples(shape.checkpoint_s).median)
+        evaluating += evaluated_s
         for mode in theirs:
             times = shape.peer_times(shape.faster_mode if mode == "its faster mode" else mode)
             theirs[mode] += times.startup_s + (config.max_iters + 1) * times.step_s + n * times.evaluation_s
@@ -168,37 +169,6 @@ def _extrapolated(
     total = max(ends) + startup_s
     against = {mode: {"peer_s": seconds, "ratio": seconds / total} for mode, seconds in theirs.items()}
     return {"ours_s": total, "ours_evaluation_share": evaluating / sum(ours), "against": against}
-
-
-def _our_startup_s(device: str) -> float:
-    """Wall time of a study in which there is nothing to train: start, workers, summary, report, samples."""
-    settings = ("max_iters=1", "n_embd=16", "eval_train_tokens=64", "n_layer=1", "batch_size=1")
-    overrides = [part for setting in settings for part in ("--set", setting)]
-    with tempfile.TemporaryDirectory() as folder:
-        return _isoloss_run("quickstart", Path(folder), device, overrides)
-
-
-def _isoloss_run(study: str, out: Path, device: str, overrides: Sequence[str] = ()) -> float:
-    command = [sys.executable, "-m", "isoloss", "run", study, "--device", device, "--compile", "on", *overrides]
-    started = time.perf_counter()
-    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
-    return time.perf_counter() - started
-
-
-def _outright(
-    configs: Sequence[RunConfig], modes: Sequence[Peer], shapes: Sequence[Shape], device: str
-) -> dict[str, Any]:
-    """Both sides' time for the whole study, start to end, on the clock; the peer in each shape's faster mode."""
-    faster = {(shape.config.n_embd, shape.config.batch_size): shape.faster_mode for shape in shapes}
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        ours_s = _isoloss_run(STUDY, Path(folder) / "study", device)
-        started = time.perf_counter()
-        for config in configs:
-            mode = next(mode for mode in modes if mode.name == faster[config.n_embd, config.batch_size])
-            mode.train(config, Path(folder))
-        theirs_s = time.perf_counter() - started
-    against = {"its faster mode": {"peer_s": theirs_s, "ratio": theirs_s / ours_s}}
-    return {"ours_s": ours_s, "against": against}
 
 
 def as_text(result: dict[str, Any]) -> str:

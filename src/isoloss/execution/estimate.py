@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isoloss.data.tokens import check_length, corpus_facts
@@ -63,6 +64,14 @@ class Plan:
     """Of all runs together, without those that one takes over from another."""
 
 
+@dataclass(frozen=True)
+class OwnWork:
+    """Steps and evaluations that a run makes itself: all but those that it takes over from another."""
+
+    steps: int
+    evaluations: int
+
+
 def plan_study(study: Study, options: RunOptions) -> Plan:
     """Expand a study and time a few steps of each of its shapes; writes nothing but compiled kernels into the cache.
 
@@ -78,13 +87,15 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     check_cap(study, configs, configs, runs_at_once(options, configs, device))
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
     times_s = {run_id(config): step_times(config) for config in configs}
-    begun_at = {run: fork.step for run, fork in forks(configs).items()}
-    training = sum(times_s[run_id(config)] * (config.max_iters - begun_at.get(run_id(config), 0)) for config in configs)
-    takers = expected_takers(configs, stack_width(options, configs, device), workers)
-    made = [_evaluations_made(config, begun_at.get(run_id(config)), run_id(config) in takers) for config in configs]
+    work = own_work(configs, stack_width(options, configs, device), workers)
+    training = sum(times_s[run_id(config)] * own.steps for config, own in zip(configs, work, strict=True))
     evaluation = sum(
-        n * FORWARD_SHARE * times_s[run_id(config)] * _evaluated_tokens(config, data) / tokens_per_step(config)
-        for config, n in zip(configs, made, strict=True)
+        own.evaluations
+        * FORWARD_SHARE
+        * times_s[run_id(config)]
+        * _evaluated_tokens(config, data)
+        / tokens_per_step(config)
+        for config, own in zip(configs, work, strict=True)
     )
     saved = sum(evaluations(config) * (checkpoint_bytes(config) / SAVED_BYTES_PER_S + SAVE_S) for config in configs)
     eta = Eta(training / workers, evaluation / workers, saved / workers, START_S)
@@ -98,13 +109,20 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
         data=data,
         eta=eta,
         disk_bytes=all_kept_bytes(configs),
-        evaluations=sum(made),
+        evaluations=sum(own.evaluations for own in work),
     )
 
 
-def _evaluations_made(config: RunConfig, begun_at: int | None, takes_first: bool) -> int:
-    """Evaluations of a run but those that it takes over, with its first steps or the one before them."""
-    return evaluations(config) - (takes_first if begun_at is None else begun_at // config.eval_interval + 1)
+def own_work(configs: Sequence[RunConfig], width: int, workers: int) -> list[OwnWork]:
+    """Of each run of a study, in stacks of at most `width`, by so many workers."""
+    begun_at = {run: fork.step for run, fork in forks(configs).items()}
+    takers = expected_takers(configs, width, workers)
+    return [_own_work(config, begun_at.get(run_id(config)), run_id(config) in takers) for config in configs]
+
+
+def _own_work(config: RunConfig, begun_at: int | None, takes_first: bool) -> OwnWork:
+    taken_over = takes_first if begun_at is None else begun_at // config.eval_interval + 1
+    return OwnWork(config.max_iters - (begun_at or 0), evaluations(config) - taken_over)
 
 
 def _evaluated_tokens(config: RunConfig, data: DataFacts) -> int:

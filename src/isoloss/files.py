@@ -1,4 +1,4 @@
-"""Atomic writes, so that a reader sees the old content or the new, never a part; checksums that reveal damage; locks.
+"""Atomic writes, so that a reader sees the old content or the new, never a part; checksums that reveal damage.
 
 A file is replaced by writing a temporary file in the same folder, fsync, rename and fsync of the folder: after a crash
 or power cut either the old or the new content is complete.
@@ -19,10 +19,9 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-import filelock
 import platformdirs
 
-from isoloss.errors import InUseError, StoreError, UnreadableError
+from isoloss.errors import StoreError, UnreadableError
 
 DIGEST = "digest"
 """Key of a record's own SHA-256, computed with zeros as its value."""
@@ -120,25 +119,6 @@ def _free_space(path: Path) -> str:
         return f" ({shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are left in {path.parent})"
     except OSError:
         return ""
-
-
-@contextmanager
-def locked(path: Path, timeout_s: float, message: Callable[[], str]) -> Iterator[None]:
-    """Hold the lock file at `path`, which the system releases if the process dies. Reentrant.
-
-    Raises InUseError with the message when another process still holds it after `timeout_s`.
-    """
-    lock = filelock.FileLock(path, is_singleton=True)
-    with writing(path.parent):
-        make_folder(path.parent)
-        try:
-            lock.acquire(timeout=timeout_s)
-        except filelock.Timeout as error:
-            raise InUseError(message()) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -110,14 +110,19 @@ class Trials:
         return outcome
 
 
+def compiled_shim(folder: Path) -> Path:
+    """The shim as a library that can be preloaded."""
+    shim, source = folder / "shim.so", Path(__file__).with_name("shim.c")
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    assert compiler, "the fault tests need a C compiler"
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(shim), str(source), "-ldl"], check=True)
+    return shim
+
+
 @contextmanager
 def serving(study: Path, folders: pytest.TempPathFactory, stack: int = 1) -> Iterator[Trials]:
     """A server of trials of a study file, with so many runs a stack and a cache shared by all trials."""
-    shim = folders.mktemp("shim") / "shim.so"
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    assert compiler, "the fault tests need a C compiler"
-    source = Path(__file__).with_name("shim.c")
-    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(shim), str(source), "-ldl"], check=True)
+    shim = compiled_shim(folders.mktemp("shim"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ISOLOSS_CACHE", str(folders.mktemp("cache")))
         with subprocess.Popen(

@@ -5,7 +5,7 @@
  * requested one the process is killed before it or halfway through a write, or an error is returned, from there on as
  * often as asked. Reads (open to read, stat, read, listing a folder) are counted apart and may return an error likewise.
  * Operations may be recorded: a line `name, path, other path, offset, size`, separated by tabs, and what was written.
- * The time of day may be shifted.
+ * The time of day may be shifted. Below the folder that FAULT_NO_LOCKS names, files have no locks.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -16,8 +16,10 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <stdarg.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -269,4 +271,15 @@ int gettimeofday(struct timeval *restrict now, void *restrict zone) {
     int answer = NEXT(gettimeofday)(now, zone);
     now->tv_sec += atomic_load(&clock_jump_s);
     return answer;
+}
+
+int flock(int fd, int operation) {
+    char link[64], path[PATH_MAX] = "";
+    const char *without = getenv("FAULT_NO_LOCKS");
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (without && readlink(link, path, PATH_MAX - 1) > 0 && strncmp(path, without, strlen(without)) == 0) {
+        errno = ENOSYS;
+        return -1;
+    }
+    return NEXT(flock)(fd, operation);
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 from re import fullmatch
@@ -24,7 +25,7 @@ from isoloss.cli.arguments import (
     named,
 )
 from isoloss.design.power import SEED_BY_FACTOR
-from isoloss.errors import ConfigError
+from isoloss.errors import ConfigError, StoreError
 from isoloss.terminal import say, show
 
 if TYPE_CHECKING:
@@ -158,14 +159,28 @@ def schema() -> int:
     return 0
 
 
-def doctor(*, json: Flag = False) -> int:
-    """Show what this machine offers: devices, precisions, measured peaks, versions, caches.
+def doctor(
+    folder: Annotated[OptionalPath, tyro.conf.Positional, named("DIR", "this machine")] = None, /, *, json: Flag = False
+) -> int:
+    """Show what this machine offers: devices, precisions, measured peaks, versions, caches; or what a folder does.
 
-    Example: isoloss doctor
+    Of a folder it tries what a study relies on, as on a network's file system: locks, renames, syncs, links, appends.
+
+    Examples:
+        isoloss doctor
+        isoloss doctor /scratch/results
 
     Args:
+        folder: Where results are to be kept; it must exist.
         json: Print one JSON object in place of text.
     """
+    if folder is not None:
+        from isoloss.store.folder_check import check_folder
+
+        tried = check_folder(folder)
+        lines = [f"{each.tried}: {'' if each.holds else 'NO, '}{each.text}" for each in tried]
+        show(dumps([asdict(each) for each in tried], indent=2) if json else "\n".join(lines))
+        return 0 if all(each.holds for each in tried) else StoreError.exit_code
     from isoloss.cli.doctor import examine, findings_as_text
 
     findings = examine()

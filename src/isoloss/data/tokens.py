@@ -17,7 +17,8 @@ from isoloss.data.corpus import CORPORA, PIECE_BYTES
 from isoloss.data.survey import TextReader, split_lengths, survey
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict
 from isoloss.errors import CorpusError, StoreError
-from isoloss.files import cache_dir, locked, read_record, reading, sha256_file, write_record, writing
+from isoloss.files import cache_dir, read_record, reading, sha256_file, write_record, writing
+from isoloss.locks import locked
 from isoloss.study.config import RunConfig, TokenizerName
 from isoloss.study.texts import DataFacts, Text
 

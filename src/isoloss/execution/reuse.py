@@ -10,7 +10,8 @@ from isoloss.design.trunks import Fork, forks
 from isoloss.errors import IsolossError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.worker import record_state
-from isoloss.files import locked, path_exists, read_bytes, write_bytes
+from isoloss.files import path_exists, read_bytes, write_bytes
+from isoloss.locks import locked
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import CONTINUES, CONTINUES_FROM, NUMERICS
 from isoloss.store.run import FINISHED, MAX_ROWS_BYTES, NOTHING, ROWS, create_run, extents, read_status

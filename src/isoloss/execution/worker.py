@@ -18,7 +18,8 @@ from isoloss.execution.first_evaluation import taking_over
 from isoloss.execution.plan import STACKED_WITH, Stack
 from isoloss.execution.recorder import Emit, Event, NullObserver, RunRecorder
 from isoloss.execution.resuming import StartingPoint, extend_numerics, starting_point, step_back_to
-from isoloss.files import locked, remove_temporary_files, writing
+from isoloss.files import remove_temporary_files, writing
+from isoloss.locks import locked
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import NUMERICS, PROGRAM, SHUFFLED
 from isoloss.store.run import create_run, read_status, whole_status, write_status

@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isoloss.errors import ConfigError, StoreError
-from isoloss.files import locked, read_record, user_path, write_record
+from isoloss.files import read_record, user_path, write_record
+from isoloss.locks import locked
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.run import now

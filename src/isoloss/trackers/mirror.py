@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoloss.errors import IsolossError, StoreError, TrackerError
-from isoloss.files import locked, path_exists, write_record
+from isoloss.files import path_exists, write_record
+from isoloss.locks import locked
 from isoloss.store.layout import StudyPaths
 from isoloss.store.opening import OpenStudy, open_study
 from isoloss.store.records import MIRRORED, read_checked

@@ -1,0 +1,87 @@
+"""Locks: the system's where the file system has them, else leases, which expire when their holder is gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from isoloss.errors import InUseError, StoreError
+from isoloss.files import make_folder, writing
+
+LEASE_S = 60.0
+"""How long after its holder's last sign of life a lease is taken over; it gives one every third of that."""
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def locked(path: Path, timeout_s: float, message: Callable[[], str]) -> Iterator[None]:
+    """Hold the lock file at `path`, which the system releases if the process dies. Reentrant.
+
+    Where the file system has no locks (some NFS and Lustre mounts) it is a lease beside it. A process that loses one,
+    as after it was suspended for longer than LEASE_S, ends at once. Raises InUseError with the message when another
+    process still holds it after `timeout_s`; a lease is waited for until its holder gives a sign of life.
+    """
+    with writing(path.parent):
+        make_folder(path.parent)
+        try:
+            lock = _acquired(path, timeout_s)
+        except filelock.Timeout as error:
+            raise InUseError(message()) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def has_locks(path: Path) -> bool:
+    """Whether the file system of a file that may be made has locks of the system's. Raises OSError."""
+    try:
+        with filelock.FileLock(path, fallback_to_soft=False):
+            return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+
+
+def _acquired(path: Path, timeout_s: float) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(path, is_singleton=True, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=timeout_s)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return _leased(path.with_name(f"{path.name}.lease"), timeout_s)
+    return lock
+
+
+def _leased(marker: Path, timeout_s: float) -> filelock.BaseFileLock:
+    first, until = _changed_at(marker), time.monotonic() + timeout_s
+
+    def is_refreshed() -> bool:
+        return time.monotonic() >= until and _changed_at(marker) != first
+
+    lease = filelock.SoftFileLease(marker, is_singleton=True, lease_duration=LEASE_S, on_compromise=_end)
+    lease.acquire(timeout=timeout_s + 2 * LEASE_S, cancel_check=is_refreshed)
+    return lease
+
+
+def _changed_at(marker: Path) -> int | None:
+    try:
+        return marker.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _end(lost: filelock.LeaseCompromise) -> None:
+    """End this process before it writes what another may be writing by now."""
+    sys.stderr.write(f"{lost.lock_file} was lost ({lost.reason}): another process may have gone on; this one ends\n")
+    sys.stderr.flush()
+    os._exit(StoreError.exit_code)

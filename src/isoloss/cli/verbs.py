@@ -166,9 +166,7 @@ def doctor(
 
     Of a folder it tries what a study relies on, as on a network's file system: locks, renames, syncs, links, appends.
 
-    Examples:
-        isoloss doctor
-        isoloss doctor /scratch/results
+    Example: isoloss doctor /scratch/results
 
     Args:
         folder: Where results are to be kept; it must exist.

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 from scipy import optimize, stats
 
+from isoloss.analysis.cost import Cost
 from isoloss.analysis.frontier import FRONTIER_FORMS, data_compute, frontier, predict
-from isoloss.analysis.laws import AXES, Cost, Restrictions
+from isoloss.analysis.laws import AXES, Restrictions
 from isoloss.analysis.scaling import Fit, fit_law
 
 COLUMNS = {"N": "N", "D": "D", "loss": "loss"}

@@ -12,11 +12,11 @@ import pytest
 from scipy import optimize, stats
 
 from isoloss.analysis.compute_column import cost_of
+from isoloss.analysis.cost import SIX_ND
 from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.isoflop import Profile, isoflop_profiles
 from isoloss.analysis.isoflop_law import isoflop_law
 from isoloss.analysis.isoflop_minima import Minimum, alike, each_alone, minimum_of
-from isoloss.analysis.laws import SIX_ND
 from isoloss.analysis.scaling_results import analyse_scaling
 from isoloss.report.chapters.scaling import scaling_chapter
 

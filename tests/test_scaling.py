@@ -333,9 +333,15 @@ def of_form(form: Form) -> tuple[pl.DataFrame, dict[str, float]]:
     n, d = table["N"].to_numpy(), table["D"].to_numpy()
     unique = np.where(np.arange(25) % 2, d, np.minimum(d, 1e6))
     seen = unique * (1 + 12 * (1 - np.exp(-(d / unique - 1) / 12)))
+    optimal = (TRUTH["alpha"] * TRUTH["A"] / TRUTH["beta"] / TRUTH["B"] * unique ** TRUTH["beta"]) ** (
+        1 / TRUTH["alpha"]
+    )
+    base = np.minimum(n, optimal)
+    useful = base * (1 + 5 * (1 - np.exp(-(n / base - 1) / 5)))
     losses, truth = {
         "LNDX": (surface(n, d) + 2e3 / (n**0.38 * d**0.39), {**TRUTH, "G": 2e3}),
         "LNDU": (surface(n, seen), {**TRUTH, "R": 12.0}),
+        "LNDUN": (surface(useful, seen), {**TRUTH, "R": 12.0, "RN": 5.0}),
         "LNDK": (((8.8e5 / n) ** 0.8 + 5.4e6 / d) ** 0.095,
                  {"Nc": 8.8e5, "Dc": 5.4e6, "alpha": 0.076, "beta": 0.095}),
     }[form]  # fmt: skip
@@ -343,7 +349,7 @@ def of_form(form: Form) -> tuple[pl.DataFrame, dict[str, float]]:
 
 
 @pytest.mark.usefixtures("few_starts")
-@pytest.mark.parametrize("form", ["LNDX", "LNDU", "LNDK"])
+@pytest.mark.parametrize("form", ["LNDX", "LNDU", "LNDUN", "LNDK"])
 def test_other_laws_come_back_and_have_the_derivatives_of_finite_differences(form: Form) -> None:
     table, truth = of_form(form)
     fit = fit_law(table, form, {**COLUMNS, "U": "U"})
@@ -375,6 +381,22 @@ def test_tokens_seen_again_are_worth_less_than_new_ones() -> None:
     assert again.value == pytest.approx(surface(1e6, 1e6 * (1 + 12 * (1 - math.exp(-9 / 12)))), rel=1e-6)
     with pytest.raises(ConfigError, match="--unique"):
         fitted(grid(), "LNDU")
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_rates_of_repetition_come_from_few_sizes_where_the_rest_is_published() -> None:
+    """Muennighoff et al.'s own way: the law's other parameters are those of runs on new tokens."""
+    table = of_form("LNDUN")[0].filter(pl.col("N").is_in(grid(5, 5)["N"].unique().sort()[[3, 4]].to_list()))
+    columns = {**COLUMNS, "U": "U"}
+    fit = fit_law(table, "LNDUN", columns, restrictions=Restrictions(TRUTH, {}))
+    assert values(fit) == pytest.approx({**TRUTH, "R": 12.0, "RN": 5.0}, rel=1e-4)
+    assert "few_levels" in codes(fit_law(table, "LNDUN", columns))
+    new = table.with_columns(U=pl.col("D"), loss=pl.Series(surface(table["N"].to_numpy(), table["D"].to_numpy())))
+    held = fit_law(new, "LNDU", columns, restrictions=Restrictions(TRUTH, {}))  # nothing is repeated
+    assert held.status == "unidentified" and not held.determined
+    (best,) = frontier(fit_law(of_form("LNDUN")[0], "LNDUN", columns), [1e14]).optima
+    (plain,) = frontier(fitted(grid(5, 5)), [1e14]).optima
+    assert best.n_params.value == pytest.approx(plain.n_params.value, rel=1e-3)
 
 
 @pytest.mark.usefixtures("few_starts")

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from isoloss.analysis.columns import number_column
-from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, SIX_ND, Cost, Floats, Form
+from isoloss.analysis.cost import FLOPS_PER_PARAMETER_TOKEN, SIX_ND, Cost
+from isoloss.analysis.laws import AXES, Floats, Form
 from isoloss.diagnostic import Diagnostic
 from isoloss.wording import number
 

@@ -40,7 +40,7 @@ def determined(law: Law, objective: Objective, solution: Solution) -> dict[str, 
     cell_n, n_cells = cells(law)
     df = n_cells - len(kept)
     width_p = np.linalg.norm(jacobian_nxp[:, kept], axis=0)
-    if df < 1 or not np.all(width_p > 0):
+    if not kept or df < 1 or not np.all(width_p > 0):
         return {}
     sums_c = np.bincount(cell_n, residuals_n)
     noise = sqrt(float(np.sum(sums_c**2 / np.bincount(cell_n))) / df)

@@ -20,16 +20,17 @@ from isoloss.analysis.best_size import log_best_size
 from isoloss.analysis.cells import close_groups
 from isoloss.analysis.clusters import FEWEST_CLUSTERS
 from isoloss.analysis.columns import MAX_MAGNITUDE
+from isoloss.analysis.cost import SIX_ND, Cost
 from isoloss.analysis.estimate import Estimate
-from isoloss.analysis.laws import AXES, SIX_ND, VARIABLES, Cost, Floats, Form
+from isoloss.analysis.laws import AXES, VARIABLES, Floats, Form
 from isoloss.analysis.scaling import Fit, fit_law, rows_of_law
 from isoloss.analysis.uncertainty import Uncertainty
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 from isoloss.wording import counted
 
-FRONTIER_FORMS: tuple[Form, ...] = ("LND", "LNDX", "LNDU", "LNDK")
-"""Forms in N and D, which have an optimum at each compute; of LNDU with tokens that are all new."""
+FRONTIER_FORMS: tuple[Form, ...] = ("LND", "LNDX", "LNDU", "LNDUN", "LNDK")
+"""Forms in N and D, which have an optimum at each compute; of LNDU and LNDUN with tokens that are all new."""
 FAR = 3.0
 """Predictions at more than this many times the data's largest compute are said to extrapolate."""
 

@@ -9,10 +9,11 @@ from math import exp, hypot, log, sqrt
 import numpy as np
 from scipy import special
 
+from isoloss.analysis.cost import SIX_ND, Cost
 from isoloss.analysis.estimate import LEVEL, Estimate, in_words
 from isoloss.analysis.frontier import frontier
 from isoloss.analysis.isoflop import Profile
-from isoloss.analysis.laws import SIX_ND, Cost, Floats
+from isoloss.analysis.laws import Floats
 from isoloss.analysis.scaling import Fit
 from isoloss.diagnostic import Diagnostic
 from isoloss.wording import si

@@ -10,7 +10,7 @@ from scipy import special
 
 from isoloss.analysis.cells import close_groups
 from isoloss.analysis.estimate import LEVEL, Estimate
-from isoloss.analysis.laws import AXES, EXPONENTS, Floats, Form, Law
+from isoloss.analysis.laws import AXES, EXPONENT_OF, EXPONENTS, Floats, Form, Law
 from isoloss.analysis.solve import Objective, Solution
 from isoloss.analysis.uncertainty import Uncertainty, cells
 from isoloss.design.audit_scaling import FEWEST_LEVELS, MOST_CORRELATION
@@ -38,12 +38,14 @@ def of_design(law: Law) -> list[Diagnostic]:
         text = f"{n_cells} different points cannot determine {law.n_parameters} parameters with an error of their own."
         found.append(Diagnostic("too_few_rows", "blocks", text, _smaller(law, levels, n_cells)))
     undetermined = min(levels) < 2 or (min(levels) < FEWEST_LEVELS and (law.floor or max(levels) < FEWEST_LEVELS))
+    fixed = {axis for axis in axes if EXPONENT_OF[axis] in law.restrictions.fixed}
+    undetermined = undetermined and fixed < {*axes}
     for axis, count in zip(axes, levels, strict=True):
-        if count < FEWEST_LEVELS:
+        if count < FEWEST_LEVELS and axis not in fixed:
             text = f"{axis} takes {counted(count, 'value')}; an exponent and a floor need at least {FEWEST_LEVELS}."
             remedy = f"Train at {FEWEST_LEVELS} values of {axis} or more."
             found.append(Diagnostic("few_levels", "blocks" if undetermined else "limits", text, remedy))
-    if len(axes) == 2 and min(levels) > 1:
+    if len(axes) == 2 and min(levels) > 1 and fixed < {*axes}:
         correlation = float(np.corrcoef(law.x_Kxn[0], law.x_Kxn[1]).item(1))
         if abs(correlation) > MOST_CORRELATION:
             text = f"log N and log D are correlated at {correlation:.3f}: the data hardly tell their exponents apart."

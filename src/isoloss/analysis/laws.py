@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import log
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isoloss.analysis.repetition import optimal_size, worth
+
 Floats = NDArray[np.float64]
-Form = Literal["LND", "LN", "LD", "LC", "LNDX", "LNDU", "LNDK"]
+Form = Literal["LND", "LN", "LD", "LC", "LNDX", "LNDU", "LNDUN", "LNDK"]
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,16 @@ class Term:
 
 @dataclass(frozen=True)
 class Shape:
-    """A form: its formula in words, its terms, the exponent of their sum if it has one, and whether tokens repeat."""
+    """A form: its formula in words, its terms, the exponent of their sum if it has one, and rates of repetition.
+
+    With R, D is replaced by what repeated tokens are worth beside the unique ones, U. With RN besides, N is replaced by
+    what parameters are worth beside those that are compute-optimal for U. See repetition.py.
+    """
 
     formula: str
     terms: tuple[Term, ...]
     power: str | None = None
-    repeats: bool = False
-    """D is replaced by D' = U·(1 + R·(1 − exp(−(D/U − 1)/R))) where D exceeds the unique tokens U."""
+    repeats: tuple[str, ...] = ()
 
 
 _IN_N, _IN_D = Term("A", {"N": "alpha"}), Term("B", {"D": "beta"})
@@ -46,11 +50,16 @@ SHAPES: dict[Form, Shape] = {
     "LD": Shape("L = E + B/D^β", (_IN_D,)),
     "LC": Shape("L = E + A/C^α", (Term("A", {"C": "alpha"}),)),
     "LNDX": Shape("L = E + A/N^α + B/D^β + G/(N^α·D^β)", (_IN_N, _IN_D, Term("G", {"N": "alpha", "D": "beta"}))),
-    "LNDU": Shape("L = E + A/N^α + B/D'^β, D' = U·(1 + R·(1 − e^(−(D/U − 1)/R)))", (_IN_N, _IN_D), repeats=True),
+    "LNDU": Shape("L = E + A/N^α + B/D'^β, D' = U·(1 + R·(1 − e^(−(D/U − 1)/R)))", (_IN_N, _IN_D), repeats=("R",)),
+    "LNDUN": Shape(
+        "L = E + A/N'^α + B/D'^β, D' as in LNDU, N' = n·(1 + RN·(1 − e^(−(N/n − 1)/RN))), n optimal for U",
+        (_IN_N, _IN_D),
+        repeats=("R", "RN"),
+    ),
     "LNDK": Shape("L = ((Nc/N)^(α/β) + Dc/D)^β", (Term("Nc", {"N": "alpha"}), Term("Dc", {"D": "beta"})), "beta"),
 }
-"""LND: Hoffmann et al. (2022); LNDU: Muennighoff et al. (2023), whose N term it leaves as it is; LNDK: Kaplan et al.
-(2020, equation 1.5)."""
+"""LND: Hoffmann et al. (2022); LNDUN: Muennighoff et al. (2023), of which LNDU leaves the N term as it is; LNDK: Kaplan
+et al. (2020, equation 1.5)."""
 
 AXES: dict[Form, tuple[str, ...]] = {
     form: tuple(dict.fromkeys(variable for term in shape.terms for variable in term.exponents))
@@ -68,38 +77,13 @@ SUMMARY_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train
 EXPONENT_OF: dict[str, str] = {"N": "alpha", "D": "beta", "C": "alpha"}
 """The exponent of each variable, as published."""
 
-FLOPS_PER_PARAMETER_TOKEN = 6.0
-"""k in C = k·N·D, forward and backward (Kaplan et al. 2020)."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What compute a run takes: C = `per` · N^`size_power` · D. Embeddings and attention make small models dearer."""
-
-    per: float = FLOPS_PER_PARAMETER_TOKEN
-    size_power: float = 1.0
-
-    def log_product(self, flops: float) -> float:
-        """log N^size_power · D at a compute."""
-        return log(flops / self.per)
-
-    def tokens(self, flops: float, size: float) -> float:
-        """D of a model of this size at a compute."""
-        return flops / self.per / size**self.size_power
-
-    def size(self, flops: float, tokens: float) -> float:
-        """N of a model that sees so many tokens at a compute."""
-        return (flops / self.per / tokens) ** (1 / self.size_power)
-
-
-SIX_ND = Cost()
 EXPONENTS = ("alpha", "beta")
-ORDER = ("E", "A", "B", "G", "Nc", "Dc", "R", "alpha", "beta")
+ORDER = ("E", "A", "B", "G", "Nc", "Dc", "R", "RN", "alpha", "beta")
 MIN_EXPONENT, MAX_EXPONENT = 0.01, 3.0
 MIN_FLOOR_SHARE = 1e-3
 """The floor's lower bound, as a share of the lowest loss: below it, the data show no floor."""
 START_REPEATS = 10.0
-"""R to start from; Muennighoff et al. (2023) find 15."""
+"""R and RN to start from; Muennighoff et al. (2023) find 15 and 5."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +141,7 @@ class Law:
         """Published names of all parameters, in order."""
         exponents = [EXPONENT_OF[axis] for axis in AXES[self.form]]
         scales = [term.scale for term in self.shape.terms]
-        return [*scales, *exponents, *(["R"] if self.shape.repeats else []), *(["E"] if self.floor else [])]
+        return [*scales, *exponents, *self.shape.repeats, *(["E"] if self.floor else [])]
 
     @cached_property
     def free_names(self) -> list[str]:
@@ -207,7 +191,7 @@ class Law:
         low_size, high_size = np.log(1e-6) + self.y_n.min(), np.log(10.0) + self.y_n.max()
         if self.shape.power is not None:  # sizes of what is raised to a small power
             low_size, high_size = -300.0, 300.0
-        repeats = [(np.log(1e-2), np.log(1e4))] if self.shape.repeats else []
+        repeats = [(np.log(1e-2), np.log(1e4))] * len(self.shape.repeats)
         floor = [(np.log(MIN_FLOOR_SHARE) + self.y_n.min(), self.y_n.max())] if self.floor else []
         every = [(low_size, high_size)] * t + [(MIN_EXPONENT, MAX_EXPONENT)] * k + repeats + floor
         low_a, high_a = np.array(every).T
@@ -222,10 +206,9 @@ class Law:
         value_a, shape, t = self.parameters(theta_p), self.shape, self.n_terms
         axes = AXES[self.form]
         exponent_k = value_a[..., t : t + len(axes)]
-        seen_Kxn, by_repeats_n = x_Kxn[: len(axes)], np.zeros(x_Kxn.shape[1])
+        seen_Kxn, by_parameter_kxaxn = x_Kxn[: len(axes)], None
         if shape.repeats:
-            seen_n, by_repeats_n = self._seen(value_a[..., t + len(axes), None], x_Kxn)
-            seen_Kxn = np.stack([np.broadcast_to(x_Kxn[0], seen_n.shape), seen_n], axis=-2)
+            seen_Kxn, by_parameter_kxaxn = self._worth(value_a, x_Kxn)
         powered = [i for i, axis in enumerate(axes) if EXPONENT_OF[axis] == shape.power]
         power_1x1 = exponent_k[..., powered, None] if powered else 1.0
         uses_Txk = self._uses
@@ -243,22 +226,31 @@ class Law:
         if powered:
             own_1xn = log_1xn + (shares_Txn[..., :t, :] * falls_Txn).sum(axis=-2, keepdims=True) / power_1x1
             by_exponent_kxn[..., powered, :] += own_1xn
-        rows = [power_1x1 * shares_Txn[..., :t, :], by_exponent_kxn]
-        if shape.repeats:
-            by_worth_n = -exponent_k[..., 1, None] * (uses_Txk[:, 1] @ shares_Txn[..., :t, :])
-            rows.append((by_worth_n * by_repeats_n)[..., None, :])
-        jacobian_nxa = np.concatenate([*rows, shares_Txn[..., t:, :]], axis=-2).swapaxes(-1, -2)
+        rates_rxn = np.zeros((*log_1xn.shape[:-2], len(shape.repeats), log_1xn.shape[-1]))
+        rows = [power_1x1 * shares_Txn[..., :t, :], by_exponent_kxn, rates_rxn, shares_Txn[..., t:, :]]
+        jacobian_axn = np.concatenate(rows, axis=-2)
+        if by_parameter_kxaxn is not None:
+            by_seen_kxn = -exponent_k[..., None] * (uses_Txk.T @ shares_Txn[..., :t, :])
+            jacobian_axn += (by_seen_kxn[..., None, :] * by_parameter_kxaxn).sum(axis=-3)
+        jacobian_nxa = jacobian_axn.swapaxes(-1, -2)
         log_n = (power_1x1 * log_1xn)[..., 0, :]
         return log_n, jacobian_nxa if self._all_free else jacobian_nxa @ self._free[1]
 
-    def _seen(self, log_repeats: Floats, x_Kxn: Floats) -> tuple[Floats, Floats]:
-        """Centred log of the tokens that repeated ones are worth, shape [n], and its derivative by log R, shape [1]."""
-        d_n, u_n = np.exp(x_Kxn[1] + self.centre_k[1]), np.exp(x_Kxn[2] + self.centre_k[2])
-        repeats, unique_n = np.exp(log_repeats), np.minimum(d_n, u_n)
-        share_n = (d_n / unique_n - 1) / repeats
-        worth_n = 1 - repeats * np.expm1(-share_n)
-        slope_n = repeats * (-np.expm1(-share_n) - share_n * np.exp(-share_n)) / worth_n
-        return np.log(unique_n * worth_n) - self.centre_k[1], slope_n
+    def _worth(self, value_a: Floats, x_Kxn: Floats) -> tuple[Floats, Floats]:
+        """Centred logs of what N and D are worth, [2, n], and their derivatives by all parameters, [2, a, n]."""
+        named = {name: value_a[..., i, None] for i, name in enumerate(self.names)}
+        unique_n = np.minimum(x_Kxn[2] + self.centre_k[2] - self.centre_k[1], x_Kxn[1])
+        tokens_n, by_rate_n, _ = worth(x_Kxn[1], unique_n, np.exp(named["R"]))
+        size_n = np.broadcast_to(x_Kxn[0], tokens_n.shape)
+        derivative_kxaxn = np.zeros((*value_a.shape[:-1], 2, len(self.names), x_Kxn.shape[1]))
+        derivative_kxaxn[..., 1, self.names.index("R"), :] = by_rate_n
+        if "RN" in self.shape.repeats:
+            optimal_n, by_optimal = optimal_size(named, unique_n)
+            size_n, by_rate_n, by_base_n = worth(x_Kxn[0], np.minimum(x_Kxn[0], optimal_n), np.exp(named["RN"]))
+            derivative_kxaxn[..., 0, self.names.index("RN"), :] = by_rate_n
+            for name, slope_n in by_optimal.items():
+                derivative_kxaxn[..., 0, self.names.index(name), :] = by_base_n * slope_n
+        return np.stack([size_n, tokens_n], axis=-2), derivative_kxaxn
 
     def centred(self, point_k: Floats) -> Floats:
         """A point's variables as centred logarithms, shape [k, 1]."""
@@ -292,7 +284,7 @@ class Law:
             known |= {"Nc": known["A"] / power, "Dc": known["B"] / power}
         if "G" in self.names:
             known["G"] = min(known["A"], known["B"]) - np.log(10.0)
-        known["R"] = np.log(START_REPEATS)
+        known |= dict.fromkeys(self.shape.repeats, np.log(START_REPEATS))
         return np.array([known[name] for name in self.free_names])
 
 

@@ -198,7 +198,7 @@ def checked(form: Form, floor: bool, restrictions: Restrictions) -> tuple[bool, 
     fixed = {name: value for name, value in restrictions.fixed.items() if name != "E" or value != 0}
     names = {term.scale for term in shape.terms} if not shape.power else set[str]()
     names |= {name for term in shape.terms for name in term.exponents.values()} | ({"E"} if floor else set())
-    names |= {"R"} if shape.repeats else set()
+    names |= {*shape.repeats}
     for name, value in fixed.items():
         if name not in names:
             raise ConfigError(f"--fix {name}: {form} has no {name} to fix; it has {', '.join(sorted(names))}", ("fix",))

@@ -15,6 +15,7 @@ from isoloss.analysis.cells import SAME, close_groups
 from isoloss.analysis.clusters import cluster_doubts
 from isoloss.analysis.columns import number_column
 from isoloss.analysis.compute_column import compute_doubts, cost_of, unit_doubts, with_tokens
+from isoloss.analysis.cost import Cost
 from isoloss.analysis.frontier import (
     FRONTIER_FORMS,
     Frontier,
@@ -28,7 +29,7 @@ from isoloss.analysis.frontier import (
 )  # fmt: skip
 from isoloss.analysis.isoflop import TOLERANCE, Curve, Profile, isoflop_profiles
 from isoloss.analysis.isoflop_law import IsoflopLaw, disagreement, isoflop_law
-from isoloss.analysis.laws import FREE, SUMMARY_COLUMNS, VARIABLES, Cost, Form, Restrictions
+from isoloss.analysis.laws import FREE, SHAPES, SUMMARY_COLUMNS, VARIABLES, Form, Restrictions
 from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives, rows_of_law
 from isoloss.analysis.solve import Objective
@@ -162,7 +163,7 @@ def analyse_scaling(
 def repeated_data(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -> list[Diagnostic]:
     """A caution where D exceeds the unique tokens of the column U by more than 1%."""
     tokens, unique = columns.get("D", "D"), columns.get("U")
-    if form == "LNDU" or unique is None or tokens not in table.columns:
+    if SHAPES[form].repeats or unique is None or tokens not in table.columns:
         return []
     check_columns([unique], table.columns)
     epochs = (number_column(table[tokens]) / number_column(table[unique])).drop_nulls().drop_nans()
@@ -173,7 +174,7 @@ def repeated_data(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -
         f"In {len(repeated):,} of {counted(len(table), 'row')} {tokens} exceeds {unique}, by up to {max(repeated):.3g} "
         "epochs: the law takes repeated tokens for new ones."
     )
-    return [Diagnostic("repeated_data", "limits", text, "Fit the data-constrained form (--form LNDU).")]
+    return [Diagnostic("repeated_data", "limits", text, "Fit a data-constrained form (--form LNDU or LNDUN).")]
 
 
 def _one_at_a_time(columns: Sequence[str]) -> str:

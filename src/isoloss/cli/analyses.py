@@ -117,7 +117,7 @@ def fit(
     table: Table,
     /,
     *,
-    form: Literal["LND", "LN", "LD", "LC", "LNDX", "LNDU", "LNDK"] = "LND",
+    form: Literal["LND", "LN", "LD", "LC", "LNDX", "LNDU", "LNDUN", "LNDK"] = "LND",
     floor: Flag = True,
     params: Annotated[OptionalText, named("COLUMN", "N; of a study params_non_embedding")] = None,
     tokens: Annotated[OptionalText, named("COLUMN", "D; of a study train_tokens")] = None,
@@ -147,7 +147,8 @@ def fit(
     Args:
         table: A study directory, a file (CSV, JSON lines, Parquet, or one of them gzipped), or - for standard input.
         form: LND: L = E + A/N^alpha + B/D^beta; LN, LD and LC: the power law in one variable; LNDX: LND with a term
-            G/(N^alpha D^beta); LNDU: LND with repeated tokens worth less (--unique); LNDK: Kaplan's.
+            G/(N^alpha D^beta); LNDU: LND with repeated tokens worth less (--unique); LNDUN: and
+            parameters beyond the best number for those; LNDK: Kaplan's.
         floor: Fit the law without its floor E.
         params: Column of N, parameters.
         tokens: Column of D, training tokens.

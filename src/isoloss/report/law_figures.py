@@ -11,8 +11,9 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from isoloss.analysis.cost import SIX_ND
 from isoloss.analysis.frontier import Frontier, HoldOut, frontier, predict
-from isoloss.analysis.laws import AXES, EXPONENT_OF, SIX_ND, VARIABLES
+from isoloss.analysis.laws import AXES, EXPONENT_OF, VARIABLES
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.report import law_plane

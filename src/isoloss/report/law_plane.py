@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from isoloss.analysis.cost import FLOPS_PER_PARAMETER_TOKEN, SIX_ND, Cost
 from isoloss.analysis.frontier import Optimum, data_compute, frontier, predict
-from isoloss.analysis.laws import AXES, FLOPS_PER_PARAMETER_TOKEN, SIX_ND, Cost, Floats
+from isoloss.analysis.laws import AXES, Floats
 from isoloss.analysis.scaling import Fit
 from isoloss.report.chart import log_ticks
 

@@ -36,7 +36,7 @@ from isoloss.report.table import Column, Table
 from isoloss.wording import counted, listed, number
 
 SYMBOLS = {"alpha": "α", "beta": "β"}
-SOURCES = {"LND": "hoffmann2022", "LNDX": "hoffmann2022", "LNDU": "muennighoff2023"}
+SOURCES = {"LND": "hoffmann2022", "LNDX": "hoffmann2022", "LNDU": "muennighoff2023", "LNDUN": "muennighoff2023"}
 UNITS = {"N": "parameters", "D": "tokens", "C": "FLOPs"}
 POWERS = {"N": "model size", "D": "the number of tokens", "C": "compute"}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 MISSING = "–"
-_SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_SI = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:

@@ -34,9 +34,12 @@ def spelled(value: Any, kind: Kind) -> str:
 
 
 def spelled_interval(value: Any, low: Any, high: Any, kind: Kind) -> str:
-    """A value with the ends of its interval in brackets, '−0.2110 [−0.2240, −0.1970]'; without them the value alone."""
+    """A value with the ends of its interval in brackets, '−0.2110 [−0.2240, −0.1970]'; without them the value alone.
+
+    So is a value that is known, as one that follows from parameters that are given.
+    """
     alone = spelled(value, kind)
-    if value is None or low is None or high is None:
+    if value is None or low is None or high is None or low == high:
         return alone
     return f"{alone} [{spelled(low, kind)}, {spelled(high, kind)}]"
 

@@ -75,7 +75,8 @@ def _answer(found: ScalingResults) -> Iterator[str]:
         gains = [f"with enough data, {gains[0]}", f"with a large enough model, {gains[1]}"]
     rest = "The data show no floor" if floor else "The law is fitted without a floor"
     if floor and floor.value > 0:
-        rest = f"The floor is {spelled_estimate(floor)}{' as given' if floor.method == FIXED else ''}"
+        given = floor.method == FIXED
+        rest = f"The floor is {f'{number(floor.value)}, as given' if given else spelled_estimate(floor)}"
     powers = listed(f"a power of {POWERS[axis]}" for axis in AXES[fit.form])
     yield f"Loss falls as {powers}: {'; '.join(gains)}. {rest}."
     if found.frontier:

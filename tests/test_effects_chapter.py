@@ -23,6 +23,7 @@ from isoloss.diagnostic import Diagnostic
 from isoloss.report.chapter import Chapter, chapter_as_text
 from isoloss.report.chapters.effects import effects_chapter
 from isoloss.report.chart import NARROW, WIDE, Figure
+from isoloss.report.effects_words import effects_view, leading
 from isoloss.report.findings import find
 from isoloss.report.response import response_of, short
 from isoloss.report.snapshot import take_snapshot
@@ -151,6 +152,14 @@ def test_a_best_level_at_the_edge_is_said(slope: float, beyond: str) -> None:
     assert said in chapter.answer[0] and figure(chapter, "levels").title == said
     words = table.with_columns(pl.col("learning_rate").cast(pl.String()))
     assert "edge" not in " ".join(analysed(words, ["learning_rate", "n_embd"])[1].answer)
+
+
+def test_a_factor_does_not_matter_most_beside_a_larger_difference(cubed: tuple[Effects, Chapter]) -> None:
+    """A stated effect may be shown where a larger one, looked at among many, is not."""
+    adjusted = {"n_embd": AdjustedP(0.19, stated=False), "dropout": AdjustedP(0.03, stated=True)}
+    said = leading(effects_view(cubed[0], CUBE, adjusted, None))
+    assert said.startswith("dropout is shown to matter: 0.0 instead of 0.2 lowers")
+    assert said.endswith("; n_embd has a larger difference, which chance may explain")
 
 
 def test_nothing_shown_is_said_with_what_could_have_been() -> None:

@@ -166,6 +166,9 @@ def error_in_words(view: EffectsView) -> str:
 def leading(view: EffectsView) -> str:
     """The factor that matters most and what it does, or that none is shown to matter."""
     first = next((effect for effect in view.mains if view.clear(effect)), None)
+    if first is not None and first is not view.mains[0]:
+        larger = f"{view.mains[0].term} has a larger difference, which chance may explain"
+        return f"{first.term} is shown to matter: {moved(view, first)}; {larger}"
     if first is not None:
         return f"{first.term} matters most: {moved(view, first)}"
     if not view.mains:

@@ -50,7 +50,7 @@ def _best(snapshot: Snapshot) -> Iterator[str]:
     told = (
         "every other configuration is worse by more than chance explains"
         if len(close) == 1
-        else f"{others} {'is' if len(close) == 2 else 'are'} too close to it to be told apart"
+        else f"{others} cannot be told from it by {counted(best['n'], 'seed')}"
     )
     yield f"{text}; {told}."
 

@@ -24,6 +24,7 @@ from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.terminal import say
 from isoloss.wording import duration
+from tests.fake_studies import fake_study
 
 SMALL = ("--n_layer=1", "--n_embd=16", "--n_head=2", "--block_size=16", "--batch_size=4", "--max_iters=12")
 SMALL += ("--eval_interval=6",)
@@ -74,6 +75,22 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
+
+
+def wider_is_better(config: RunConfig, number: int, step: int) -> float:
+    return 64 / config.n_embd + number / 97 + 1 / (1 + step)
+
+
+def test_effects_of_a_study_are_those_of_its_factors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    study = Study("wide", "x", factors={"n_embd": (32, 64)}, seeds=(1, 2, 3), base={"n_head": 2})
+    paths = fake_study(tmp_path / "wide", study, {}, wider_is_better).paths
+    own = run(capsys, "effects", str(paths.folder), "--json")
+    stated = "--response=best_val_loss --factors=n_embd --block=seed"
+    assert own == run(capsys, "effects", str(paths.folder), *stated.split(), "--json") and own[0] == 0
+    assert json.loads(run(capsys, "effects", str(paths.folder), "--response=mfu", "--json")[1])["response"] == "mfu"
+    (tmp_path / "runs.csv").write_text("n_embd,loss\n32,2\n64,1\n")
+    code, _, said = run(capsys, "effects", str(tmp_path / "runs.csv"))
+    assert code == 2 and "name what was measured by --response, what was varied by --factors" in said
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

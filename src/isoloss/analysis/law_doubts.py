@@ -35,7 +35,8 @@ def of_design(law: Law) -> list[Diagnostic]:
     axes, (_, n_cells) = AXES[law.form], cells(law)
     levels = [int(close_groups(x_n).max()) + 1 for x_n in law.x_Kxn[: len(axes)]]
     if n_cells <= law.n_parameters:
-        text = f"{n_cells} different points cannot determine {law.n_parameters} parameters with an error of their own."
+        points, parameters = counted(n_cells, "different point"), counted(law.n_parameters, "parameter")
+        text = f"{points} cannot determine {parameters} with an error of their own."
         found.append(Diagnostic("too_few_rows", "blocks", text, _smaller(law, levels, n_cells)))
     undetermined = min(levels) < 2 or (min(levels) < FEWEST_LEVELS and (law.floor or max(levels) < FEWEST_LEVELS))
     fixed = {axis for axis in axes if EXPONENT_OF[axis] in law.restrictions.fixed}

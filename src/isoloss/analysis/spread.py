@@ -50,7 +50,7 @@ def varies_within_cells(table: pl.DataFrame, law: Law, columns: Mapping[str, str
     )
     text = f"Runs of equal {axes} differ by more than noise: by a factor of {ratio_c[most]:.4g} at {where}."
     if column is None:
-        text += " No column of the table explains it."
+        text += " No single column of the table explains most of it."
         return [Diagnostic("varies_within_cells", "limits", text, "Fit runs that differ in these and in nothing else.")]
     text += f" {column} explains it; one law for all its values describes none of them."
     remedy = f"Fit each value of {column} by itself (--by {column}, or --where \"{column} = '...'\")."

@@ -27,8 +27,8 @@ def effects(
     table: Table,
     /,
     *,
-    response: Column,
-    factors: Annotated[str, named("COLUMN,...")],
+    response: OptionalColumn = None,
+    factors: OptionalColumns = None,
     block: OptionalColumn = None,
     target: Loss = None,
     tuned: OptionalColumns = None,
@@ -48,9 +48,9 @@ def effects(
 
     Args:
         table: A study directory, a file (CSV, JSON lines, Parquet, or one of them gzipped), or - for standard input.
-        response: Column of what was measured; of a study such as best_val_loss or tokens_per_s.
-        factors: Columns of what was varied, separated by commas.
-        block: Column of the seed, or of another block in which each cell was run once.
+        response: Column of what was measured; of a study such as tokens_per_s, by default best_val_loss.
+        factors: Columns of what was varied, separated by commas; of a study by default its factors.
+        block: Column of the seed, or of another block in which each cell was run once; of a study's factors seed.
         target: A loss; gives the runs of a study the response steps_to_target, at which a run first gets to it.
         tuned: Columns of settings that were tried at several values: levels are compared each at the best one, by the
             mean response. Of a study those that it tunes and that are no factors here, by best_val_loss.
@@ -75,6 +75,7 @@ def effects(
         at_best,
         one_row_a_run,
         read_runs,
+        roles,
         varied_factors,
         with_steps_to_target,
     )
@@ -82,8 +83,8 @@ def effects(
     from isoloss.report.chapters.surface import surface_as_json, surface_chapter
 
     check_out(out)
-    names = [name.strip() for name in factors.split(",") if name.strip()]
     every = with_steps_to_target(read_runs(table, say), table, target)
+    response, names, block = roles(table, every, response, factors, block)
     rows = every if where is None else rows_where(every, where)
     if len(rows) < len(every):
         say(f"{len(rows):,} of {len(every):,} rows meet --where {where}")

@@ -78,6 +78,12 @@ def varied_in_study(path: Path, runs: pl.DataFrame) -> list[str]:
     return [name for name in names if runs[name].n_unique() > 1]
 
 
+def compared_in_study(path: Path, runs: pl.DataFrame) -> list[str]:
+    """Those of them that are no settings which the study tunes."""
+    tuned = _study(path).study.tuned
+    return [name for name in varied_in_study(path, runs) if name not in tuned]
+
+
 def _study(path: Path) -> StudyResults:
     if not is_study(path):
         raise ConfigError(f"{path} is a folder without {STUDY_FILE}; give a study directory or a table")

@@ -103,6 +103,28 @@ def at_best(
     return best, names, cautions
 
 
+def roles(
+    path: Path, runs: pl.DataFrame, response: str | None, factors: str | None, block: str | None
+) -> tuple[str, list[str], str | None]:
+    """Response, factors and block as given, `factors` separated by commas; what a study is not told are its own.
+
+    Raises ConfigError for a table without a response or factors.
+    """
+    if is_study(path):
+        from isoloss.cli.study_tables import compared_in_study
+
+        own = [] if factors else compared_in_study(path, runs)
+        response, block = (
+            response or "best_val_loss",
+            block or ("seed" if own and runs["seed"].n_unique() > 1 else None),
+        )
+    elif response is None or factors is None:
+        raise ConfigError(f"{path} is a table: name what was measured by --response, what was varied by --factors")
+    else:
+        own = []
+    return response, [name for name in map(str.strip, factors.split(",")) if name] if factors else own, block
+
+
 def varied_factors(path: Path, runs: pl.DataFrame) -> list[str]:
     """The factors of a study, but seeds, with several levels among its runs; of a file none are known."""
     if not is_study(path):

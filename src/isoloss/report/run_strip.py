@@ -87,7 +87,7 @@ def strip(
             (base.transform_filter("datum.named"), label_look | halo, alt.value(INK)),
         )
     ]
-    lines = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1 if small else 2, clip=True)
+    lines = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1 if small else 2)
     points = base.mark_point(filled=True, size=14 if small else 45, opacity=1)
     shape = alt.when("datum.group == 'missed'").then(alt.value("triangle-right")).otherwise(alt.value("circle"))
     return sized(

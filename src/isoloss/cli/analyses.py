@@ -287,7 +287,7 @@ def spare_the_processor() -> None:
     """Let numpy, not yet loaded, multiply in one thread unless the user has set how many; and collect no garbage.
 
     The matrices are small: a second thread mostly waits, and beside other programs takes twice the processor time. To
-    look for cycles takes a tenth of the time, and a verb that reads and ends leaves few.
+    look for cycles takes a twentieth of the time, and a verb that reads and ends leaves few.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.disable()

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import altair as alt
@@ -18,6 +20,7 @@ from isoloss.report import pdf as pdf_module
 from isoloss.report.chapter import Chapter
 from isoloss.report.chapters.method import method_chapter, references_chapter
 from isoloss.report.chart import MAX_MARKS, NARROW, WIDE, Figure, inline, sized, some, some_in_words
+from isoloss.report.fonts import FOLDERS, VARIABLE, keep_font_in_memory
 from isoloss.report.latex import as_latex, escaped
 from isoloss.report.page import render_section
 from isoloss.report.paper import MAX_ROWS, write_paper
@@ -436,3 +439,23 @@ def test_a_verb_writes_its_chapter_as_a_folder(verb: str, tmp_path: Path, capsys
     (out / "main.tex").unlink()
     assert run_command_line([*words, "--json"]) == 0
     json.loads(capsys.readouterr().out)
+
+
+def test_system_fonts_come_after_the_font_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vl_convert looks for fonts at the first picture, where none are, and is given the system's after that."""
+    seen: list[str] = []
+
+    def first_picture(_: str) -> None:
+        seen.extend(entry.name for entry in Path(os.environ[VARIABLE]).parent.iterdir())
+        assert str(Path(os.environ[VARIABLE]).parent) in Path(os.environ[VARIABLE]).read_text()
+
+    keep = keep_font_in_memory.__wrapped__
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("vl_convert.svg_to_pdf", first_picture)
+    monkeypatch.setattr("vl_convert.register_font_directory", seen.append)
+    keep()
+    assert seen[:2] == ["fonts.conf", "/usr/share/fonts"] and VARIABLE not in os.environ
+    monkeypatch.setenv(VARIABLE, "own.conf")
+    keep()
+    assert len(seen) == 1 + len(FOLDERS) and os.environ[VARIABLE] == "own.conf"

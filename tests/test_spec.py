@@ -17,7 +17,7 @@ from isoloss.model.parameters import layout_of
 from isoloss.study import compute
 from isoloss.study.config import ADDED_SETTINGS, SETTINGS, RunConfig, make_config, shape_key
 from isoloss.study.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated
-from isoloss.study.identity import canonical, run_id
+from isoloss.study.identity import by_run_id, canonical, run_id
 from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
 from isoloss.study.studyfile import KEYS, builtin_studies, dump_study, find_study, parse_study
@@ -112,6 +112,13 @@ def test_a_run_is_named_by_the_seeds_that_decide_it() -> None:
     assert run_id(config(seed=7, init_seed=3)) == run_id(config(seed=3, data_seed=7))
     pairs = [config(init_seed=i, data_seed=d) for i in (1, 2, 3) for d in (1, 2, 3)]
     assert len({*map(run_id, pairs)}) == 9
+
+
+def test_runs_that_are_named_together_have_the_names_they_have_alone() -> None:
+    stated = ({}, {"dropout": 0.1}, {"init_seed": 7}, {"data_seed": 8}, {"init_seed": 7, "data_seed": 8})
+    runs = [config(seed=seed, **settings) for settings in stated for seed in (7, 8, 2**63 - 1)]
+    assert [*by_run_id(runs).items()] == [*{run_id(run): run for run in runs}.items()]
+    assert [*by_run_id(reversed(runs))] == [*{run_id(run): run for run in reversed(runs)}]
 
 
 def test_init_seed_and_data_seed_are_settings_like_others() -> None:

@@ -260,7 +260,7 @@ def _run_convergence(
 def _plateau_step(windows: Windows, tolerance: float) -> float:
     """First step of the earliest window since which every window's improvement is below the tolerance."""
     above = np.flatnonzero(windows.improvement_w + windows.half_w >= tolerance)
-    return float(windows.first_step_w[min(int(above[-1]) + 1, len(windows) - 1) if len(above) else 0])
+    return windows[min(int(above[-1]) + 1, len(windows) - 1) if len(above) else 0].first_step
 
 
 def _time_to(target: float, curve: Curve, rates: Rates) -> TimeToTarget:

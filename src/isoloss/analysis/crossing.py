@@ -111,15 +111,16 @@ def _at_equal_steps(runs: Sequence[Curve]) -> tuple[Floats, Floats, str]:
     The steps at which every run is evaluated; where these are fewer than half of the evaluations of a run within the
     steps that all have, every step of any run there, each run on straight lines between its own evaluations.
     """
-    start, end = max(run.step_n[0] for run in runs), min(run.step_n[-1] for run in runs)
-    within = [run.step_n[(run.step_n >= start) & (run.step_n <= end)] for run in runs]
+    grids = list({run.step_n.tobytes(): run.step_n for run in runs}.values())  # mostly one, whatever the runs
+    start, end = max(step_n[0] for step_n in grids), min(step_n[-1] for step_n in grids)
+    within = [step_n[(step_n >= start) & (step_n <= end)] for step_n in grids]
     common_j = within[0]
     for step_n in within[1:]:
         common_j = np.intersect1d(common_j, step_n)
     every_j = np.unique(np.concatenate(within))
     if not len(every_j):
         return every_j, np.empty((len(runs), 0)), "the runs have no steps in common"
-    ends = {float(run.step_n[-1]) for run in runs}
+    ends = {float(step_n[-1]) for step_n in grids}
     until = f", up to step {end:g}, where the first of them ends" if len(ends) > 1 else ""
     if 2 * len(common_j) >= max(map(len, within)):
         places = [np.searchsorted(run.step_n, common_j) for run in runs]

@@ -89,16 +89,16 @@ class Window:
 class Windows(Sequence[Window]):
     """All w windows of a run in the order of their first step, each made when asked for: a table has many."""
 
-    first_step_w: Floats
-    last_step_w: Floats
+    points: Points
+    start_w: NDArray[np.int64]
+    end_w: NDArray[np.int64]
     improvement_w: Floats
     half_w: Floats
     """Half the width of each improvement's interval."""
-    evaluations_w: NDArray[np.int64]
     method: str
 
     def __len__(self) -> int:
-        return len(self.first_step_w)
+        return len(self.improvement_w)
 
     @overload
     def __getitem__(self, w: int) -> Window: ...
@@ -108,8 +108,10 @@ class Windows(Sequence[Window]):
         if isinstance(w, slice):
             return [self[i] for i in range(*w.indices(len(self)))]
         value, half = float(self.improvement_w[w]), float(self.half_w[w])
-        improvement = Estimate(value, value - half, value + half, LEVEL, int(self.evaluations_w[w]), self.method)
-        return Window(float(self.first_step_w[w]), float(self.last_step_w[w]), improvement)
+        start, end = int(self.start_w[w]), int(self.end_w[w])
+        n = int(self.points.count_j[start : end + 1].sum())
+        improvement = Estimate(value, value - half, value + half, LEVEL, n, self.method)
+        return Window(float(self.points.first_step_j[start]), float(self.points.last_step_j[end]), improvement)
 
 
 def condense(step_n: Floats, loss_n: Floats) -> Points:
@@ -149,17 +151,13 @@ def judge_noise(runs: Sequence[Points], jumps: Sequence[Jump | None] = ()) -> li
 
 def windows_of(points: Points, noise: RunNoise) -> Windows:
     """The windows of a run, in the order of their first step; the last one ends with the run."""
-    starts, ends = _window_places(points.x_j.tobytes())
-    x_j, y_j = points.x_j - points.x_j.mean(), points.y_j - points.y_j.mean()
-    n_w = ends - starts + 1
-    sum_x_w, sum_y_w, sum_xx_w, sum_xy_w = (_sums(each, starts, ends) for each in (x_j, y_j, x_j * x_j, x_j * y_j))
-    spread_w = sum_xx_w - sum_x_w**2 / n_w
+    start_w, end_w, x_j, sum_x_w, spread_w = _window_places(points.x_j.tobytes())
+    y_j, n_w = points.y_j - points.y_j.mean(), end_w - start_w + 1
+    sum_y_w, sum_xy_w = _sums(y_j, start_w, end_w), _sums(x_j * y_j, start_w, end_w)
     improvement_w = -(sum_xy_w - sum_x_w * sum_y_w / n_w) / spread_w
     half_w = float(special.stdtrit(noise.df, (1 + LEVEL) / 2)) * noise.sd / np.sqrt(spread_w)
-    evaluations_w = _sums(points.count_j.astype(np.float64), starts, ends).astype(np.int64)
     method = f"least squares of loss on log2(step), {noise.source}"
-    steps = points.first_step_j[starts], points.last_step_j[ends]
-    return Windows(*steps, improvement_w, half_w, evaluations_w, method)
+    return Windows(points, start_w, end_w, improvement_w, half_w, method)
 
 
 def rise_at_end(points: Points, noise: RunNoise) -> Estimate | None:
@@ -185,17 +183,17 @@ def fall_at_end(points: Points, noise: RunNoise) -> Estimate | None:
 
     Both are stated beforehand, so one t interval serves. None where there is no window.
     """
-    starts, _ = _window_places(points.x_j.tobytes())
+    start_w = _window_places(points.x_j.tobytes())[0]
     stretch = _stretch(points)
-    if not len(starts) or len(points.y_j) - starts[-1] < stretch + 2:
+    if not len(start_w) or len(points.y_j) - start_w[-1] < stretch + 2:
         return None
-    before_j = points.y_j[starts[-1] : starts[-1] + (len(points.y_j) - starts[-1]) // 2]
+    before_j = points.y_j[start_w[-1] : start_w[-1] + (len(points.y_j) - start_w[-1]) // 2]
     value = float(before_j.mean() - points.y_j[-stretch:].mean())
     half = (
         float(special.stdtrit(noise.df, (1 + FALL_LEVEL) / 2)) * noise.sd * math.sqrt(1 / stretch + 1 / len(before_j))
     )
     method = f"first half of the last window minus the last stretch, {noise.source}"
-    return Estimate(value, value - half, value + half, FALL_LEVEL, int(points.count_j[starts[-1] :].sum()), method)
+    return Estimate(value, value - half, value + half, FALL_LEVEL, int(points.count_j[start_w[-1] :].sum()), method)
 
 
 def _stretch(points: Points) -> int:
@@ -279,23 +277,27 @@ def _rounding(run: Points) -> float:
 
 
 @lru_cache(GRIDS)
-def _window_places(x: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _window_places(x: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats, Floats]:
     """First and last places of the windows: from each point the shortest one, and the shortest that ends at the end.
 
-    Of x_j, as bytes.
+    Of x_j, as bytes; with x_j from its mean, its sums over the windows, and its squares around the mean of each.
     """
     x_j = np.frombuffer(x)
     points = len(x_j)
     if points < LEAST:
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        none = np.zeros(0, dtype=np.int64)
+        return none, none, x_j, np.zeros(0), np.zeros(0)
     # A doubling to within rounding: 500 to 1,000 must count as one.
     ends = np.maximum(np.searchsorted(x_j, x_j + 1 - 1e-9), np.arange(points) + LEAST - 1)
     last = max(min(int((x_j <= x_j[-1] - 1 + 1e-9).sum()) - 1, points - LEAST), 0)
-    starts = np.arange(last + 1)
-    return starts, np.minimum(np.where(starts == last, points - 1, ends[: last + 1]), points - 1)
+    start_w = np.arange(last + 1)
+    end_w = np.minimum(np.where(start_w == last, points - 1, ends[: last + 1]), points - 1)
+    x_j = x_j - x_j.mean()
+    sum_x_w = _sums(x_j, start_w, end_w)
+    return start_w, end_w, x_j, sum_x_w, _sums(x_j * x_j, start_w, end_w) - sum_x_w**2 / (end_w - start_w + 1)
 
 
-def _sums(value_j: Floats, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Floats:
+def _sums(value_j: Floats, start_w: NDArray[np.int64], end_w: NDArray[np.int64]) -> Floats:
     """Sums of a column over each window."""
     running_j = np.cumsum(value_j)
-    return running_j[ends] - running_j[starts] + value_j[starts]
+    return running_j[end_w] - running_j[start_w] + value_j[start_w]

@@ -9,7 +9,7 @@ from isoloss.errors import printable
 from isoloss.store.opening import OpenStudy
 from isoloss.store.progress import Best, StudyProgress, study_progress
 from isoloss.study.config import RunConfig
-from isoloss.study.identity import run_id
+from isoloss.study.identity import by_run_id
 from isoloss.wording import duration, level, loss
 
 MAX_LISTED = 20
@@ -69,7 +69,7 @@ def status_as_text(opened: OpenStudy) -> str:
 
 
 def _progress(opened: OpenStudy) -> StudyProgress:
-    return study_progress(opened.paths, {run_id(config): config for config in opened.study.expand(opened.facts)})
+    return study_progress(opened.paths, by_run_id(opened.study.expand(opened.facts)))
 
 
 def _levels(opened: OpenStudy, config: RunConfig) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from altair.utils import schemapi
 from isoloss.errors import StoreError
 from isoloss.files import cache_dir, read_checksummed, sha256_bytes, write_checksummed
 from isoloss.report.colours import CATEGORIES, SEQUENCE
+from isoloss.report.fonts import keep_font_in_memory
 
 WIDE, NARROW = 648, 317
 """Pixels of 1/96 inch: 6.75 and 3.3 inches."""
@@ -88,6 +89,7 @@ class Figure:
     def svg(self, width: int) -> str:
         """The figure drawn at a width, once for all formats; its ids are its own. Raises StoreError."""
         if width not in self._drawn:
+            keep_font_in_memory()
             try:
                 svg = vl_convert.vegalite_to_svg(self.spec(width, validate=False), vl_version=VEGA_LITE_VERSION)
             except ValueError as error:
@@ -143,11 +145,14 @@ def rows_axis(order: Sequence[str], **axis: Any) -> alt.Y:
     return alt.Y("label:N", title=None, scale=alt.Scale(domain=list(order)), axis=alt.Axis(labelOverlap=False, **axis))
 
 
-def near_data(*columns: pl.Series, right: float = 0.06) -> alt.Scale:
-    """A linear scale that begins where the data is; `right` is the share of its range left free at the far end."""
+def near_data(*columns: pl.Series, right: float = 0.06, clamp: bool = False) -> alt.Scale:
+    """A linear scale that begins where the data is; `right` is the share of its range left free at the far end.
+
+    With `clamp` marks end at the edge that reach beyond it, which takes less to draw than to clip them.
+    """
     low, high = _range(*columns)
     span = (high - low) or 0.3 * abs(high) or 1.0
-    return alt.Scale(domain=[low - 0.06 * span, high + right * span], zero=False, nice=False)
+    return alt.Scale(domain=[low - 0.06 * span, high + right * span], zero=False, nice=False, clamp=clamp)
 
 
 def log_axis(values: pl.Series, fmt: str = "~s", ticks: int = 7) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _sizes(view: EffectsView) -> Figure:
         x = alt.X("value:Q", title=f"effect on {view.response.title}", scale=scale, axis=alt.Axis(grid=True))
         fill = alt.condition(alt.datum.clear, alt.value(ACCENT), alt.value(PAPER))
         layers = [
-            alt.Chart().mark_rule(color=INK).encode(x=alt.datum(0)),
+            alt.Chart().mark_rule(color=INK).encode(x=alt.XDatum(0)),
             base.mark_rule(strokeWidth=2, color=ACCENT).encode(x=alt.X("low:Q", scale=scale), x2=alt.X2("high:Q")),
             base.mark_point(size=60, opacity=1, stroke=ACCENT, strokeWidth=1.8).encode(x=x, fill=fill),
             base.mark_text(align="left", dx=8).encode(x=alt.X("end:Q", scale=scale), text=alt.Text("text:N")),
@@ -189,7 +189,7 @@ def _spreads(view: EffectsView, replicates: str) -> Iterator[Figure]:
         dots = base.mark_point(filled=True, size=45, opacity=1)
         layers = [
             base.mark_area(color=LIGHT, opacity=0.5).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
-            alt.Chart().mark_rule(color=GREY).encode(y=alt.datum(pooled)),
+            alt.Chart().mark_rule(color=GREY).encode(y=alt.YDatum(pooled)),
             dots.encode(y=y, color=colour, description=alt.Description("cell:N")),
         ]
         return sized(alt.layer(*layers), width, 220)

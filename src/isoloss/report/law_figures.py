@@ -146,7 +146,7 @@ def _draw_lines(fit: Fit, axis: str, frame: pl.DataFrame, width: int) -> alt.Lay
         alt.Y(f"{field}:Q", title=loss_title(fit), scale=alt.Scale(domain=list(domain), zero=False, nice=False))
         for field in ("loss", "low")
     )
-    colour: Any = alt.value(ACCENT)
+    colour: Any = alt.ColorValue(ACCENT)
     if several:
         order = curves["line"].unique(maintain_order=True).to_list()
         colour = alt.Color("line:N", legend=None, scale=alt.Scale(domain=order, range=sequence_colours(len(order))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -52,7 +52,8 @@ def level_panels(view: EffectsView, name: str, title: str, pairs: Sequence[tuple
             _panel(view, rows, pair, scale, inner, first=i % columns == 0)
             for i, (rows, pair) in enumerate(zip(frames, pairs, strict=True))
         ]
-        return cast(Any, alt.concat(*panels, columns=columns, spacing=GAP)).resolve_scale(color="independent")
+        own_colours = alt.Resolve(scale=alt.ScaleResolveMap(color="independent"))
+        return alt.concat(*panels, columns=columns, spacing=GAP, resolve=own_colours)
 
     return Figure(name, title, subtitle, frame, draw)
 
@@ -103,7 +104,7 @@ def _panel(
         base.mark_line().encode(y=y["value"]),
         base.mark_rule(strokeWidth=2).encode(y=y["low"], y2=alt.Y2("high:Q")),
         base.mark_point(filled=True, size=45, opacity=1).encode(y=y["value"]),
-        best.encode(y=y["value"], color=alt.value(INK)),
+        best.encode(y=y["value"], color=alt.ColorValue(INK)),
     ]
     if by is not None:
         low, high = scale.to_dict()["domain"]
@@ -112,8 +113,8 @@ def _panel(
         top = ends.sort("label_y").tail(1).with_columns(label_y=pl.col("label_y") + gap)
         for table, text, colour in ((ends, "line:N", INK), (top, "by:N", GREY)):
             labels = alt.Chart(inline(table)).mark_text(align="left", limit=inner - right - 10, color=colour)
-            layers.append(labels.encode(x=alt.value(right + 8), y=y["label_y"], text=text))
-    return alt.layer(*layers).properties(width=inner, height=HEIGHT)
+            layers.append(labels.encode(x=alt.XValue(right + 8), y=y["label_y"], text=alt.Text(text)))
+    return alt.layer(*layers, width=inner, height=HEIGHT)
 
 
 def _levels_axis(view: EffectsView, over: str, right: int) -> alt.X:

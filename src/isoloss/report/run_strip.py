@@ -79,20 +79,20 @@ def strip(
     label_look: dict[str, Any] = {"dy": -4}
     texts = [
         chart.mark_text(align="left", baseline="bottom", limit=width - 20, **look).encode(
-            x=alt.value(0), text=alt.Text("text:N"), color=own
+            x=alt.XValue(0), text=alt.Text("text:N"), color=own
         )
         for halo in HALOS
         for chart, look, own in (
             (of_group, head_look | halo, colour),
-            (base.transform_filter("datum.named"), label_look | halo, alt.value(INK)),
+            (base.transform_filter("datum.named"), label_look | halo, alt.ColorValue(INK)),
         )
     ]
-    lines = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1 if small else 2, clip=True)
+    lines = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1 if small else 2)
     points = base.mark_point(filled=True, size=14 if small else 45, opacity=1)
     shape = alt.when("datum.group == 'missed'").then(alt.value("triangle-right")).otherwise(alt.value("circle"))
     return sized(
         alt.layer(
-            *(alt.Chart().mark_rule(color=INK, strokeDash=dash).encode(x=alt.datum(at)) for at, dash in rules),
+            *(alt.Chart().mark_rule(color=INK, strokeDash=dash).encode(x=alt.XDatum(at)) for at, dash in rules),
             lines.encode(
                 x=alt.X("low:Q", **axis), x2=alt.X2("high:Q"), color=colour, description=alt.Description("mark:N")
             ),

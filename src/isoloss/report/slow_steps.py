@@ -63,7 +63,7 @@ def slow_figure(snapshot: Snapshot, slow: pl.DataFrame) -> Iterator[Figure]:
             color=colour_by("after", {AFTER: WARNING, "other steps": GREY}),
             description=alt.Description("mark:N"),
         )  # fmt: skip
-        rule = alt.Chart().mark_rule(color=INK, strokeDash=[4, 3]).encode(y=alt.datum(median))
+        rule = alt.Chart().mark_rule(color=INK, strokeDash=[4, 3]).encode(y=alt.YDatum(median))
         return sized(alt.layer(rule, points), width, HEIGHT)
 
     subtitle = (

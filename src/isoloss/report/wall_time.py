@@ -80,7 +80,7 @@ def time_figure(times: pl.DataFrame) -> Iterator[Figure]:
         stacks = alt.Chart(inline(frame)).mark_bar(size=10, orient="horizontal")
         stacks = stacks.encode(x=x, y=y, color=colour_by("part", PART_COLOURS), order=alt.Order("order:Q"))
         words = alt.Chart(inline(bars.select("head", "place"))).mark_text(align="left", dy=-13, limit=width - 20)
-        return sized(alt.layer(stacks, words.encode(x=alt.value(0), y=y, text=alt.Text("head:N"))), width, height)
+        return sized(alt.layer(stacks, words.encode(x=alt.XValue(0), y=y, text=alt.Text("head:N"))), width, height)
 
     n = say.counted(sum(times["runs"]), "run")
     subtitle = f"Wall time of all runs of a shape, whatever became of them; n = {n}."

@@ -37,6 +37,4 @@ def open_study(folder: str | Path) -> OpenStudy:
 
 def read_study(path: Path) -> Study:
     """A study as its directory has it, in which settings may be missing that were added since. Raises StoreError."""
-    study = parse_study(read_checksummed(path), str(path))
-    unstated = {name: value for name, value in BEFORE_THEY_WERE_SETTINGS.items() if not study.states(name)}
-    return study.with_settings(unstated) if unstated else study
+    return parse_study(read_checksummed(path), str(path), BEFORE_THEY_WERE_SETTINGS)

@@ -22,7 +22,7 @@ from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig, recorded_config
-from isoloss.study.identity import run_id
+from isoloss.study.identity import by_run_id, run_id
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts
 
@@ -81,7 +81,7 @@ class StudyResults:
     @cached_property
     def configs_by_id(self) -> dict[str, RunConfig]:
         """The same by run id, which takes a hash each."""
-        return {run_id(config): config for config in self.configs}
+        return by_run_id(self.configs)
 
     @cached_property
     def set_aside(self) -> list[RunConfig]:
@@ -114,7 +114,7 @@ class StudyResults:
 
     def summary_of_set_aside(self) -> pl.DataFrame:
         """The same of the runs that the study no longer asks for."""
-        configs = {run_id(config): config for config in self.set_aside}
+        configs = by_run_id(self.set_aside)
         return self._table(configs, {run: self.status(run) for run in configs})
 
     def _table(self, configs: Mapping[str, RunConfig], statuses: Mapping[str, RunStatus]) -> pl.DataFrame:

@@ -7,14 +7,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, cast
+from typing import Any, Literal, cast
 from zlib import crc32
 
-import numpy as np
-from numpy.typing import NDArray
-
 from isoloss.errors import ConfigError
-from isoloss.randomness import Purpose, generator
 from isoloss.study.config import is_whole
 from isoloss.study.fractions import generators
 
@@ -268,15 +264,17 @@ def _uniform(design: Sampled, names: Sequence[str]) -> list[list[float]]:
     columns = len(names)
     if not columns:
         return [[]]
+    import numpy as np  # a tenth of a second, which studies that draw nothing need not wait for
+
+    from isoloss.randomness import Purpose, generator
+
     if design.method == "random":  # a stream for each, so that a factor that goes leaves the others as they are
         streams = [generator(design.seed, Purpose.DESIGN, crc32(name.encode())) for name in names]
         return np.stack([stream.random(design.n) for stream in streams], axis=1).tolist()
     draws = generator(design.seed, Purpose.DESIGN)
-    from scipy.stats import qmc  # a second, which other studies need not wait for
+    from scipy.stats import qmc  # a second, likewise
 
-    points = cast(
-        "NDArray[np.float64]", qmc.Sobol(columns, scramble=False).random_base2(math.ceil(math.log2(design.n)))
-    )
+    points = cast("Any", qmc.Sobol(columns, scramble=False).random_base2(math.ceil(math.log2(design.n))))
     return ((points[: design.n] + draws.random(columns)) % 1.0).tolist()
 
 

@@ -6,6 +6,8 @@ Device, worker count and stack packing are provenance; they are recorded with a 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from typing import Any
 
 from isoloss.files import sha256_bytes
 from isoloss.study.compute import attended_length
@@ -56,4 +58,25 @@ def canonical(config: RunConfig) -> str:
 
 def run_id(config: RunConfig) -> str:
     """Twelve hexadecimal digits naming a run by what it computes."""
-    return sha256_bytes(canonical(config).encode())[:12]
+    return _name(canonical(config))
+
+
+def by_run_id(runs: Iterable[RunConfig]) -> dict[str, RunConfig]:
+    """Runs by their names, in their order.
+
+    Of neighbours that differ in `seed` alone, as a study lists them, the canonical form is made once: most of a name's
+    time. None has a seed below 0, and no text within the form can hold plain quotation marks.
+    """
+    named: dict[str, RunConfig] = {}
+    settings, form, seed = dict[str, Any](), "", '"seed":-1'
+    for run in runs:
+        if (own := {**vars(run), "seed": -1}) != settings:
+            settings, form = own, canonical(run.model_copy(update={"seed": -1}))
+        follows = run.init_seed is None and run.data_seed is None
+        spelled = form.replace(seed, f'"seed":{run.seed}') if follows else canonical(run)
+        named[_name(spelled)] = run
+    return named
+
+
+def _name(form: str) -> str:
+    return sha256_bytes(form.encode())[:12]

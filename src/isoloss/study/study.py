@@ -105,8 +105,11 @@ class Study:
         errors: list[ConfigError] = []
         if any(place.split()[0] in ("paired", "runs", "exclude", "design", "centre", "tuned") for place in places):
             return
-        cells = collect(errors, replace(self.cells, factors=factors).expand, [])
-        collect(errors, lambda: self._configs({**ANY_TEXT, **base}, cells), [])
+        if not places:
+            collect(errors, lambda: self._of_any_text(ANY_DATA.vocab_size), ())
+        else:
+            cells = collect(errors, replace(self.cells, factors=factors).expand, [])
+            collect(errors, lambda: self._configs({**ANY_TEXT, **base}, cells), [])
         yield from (error for error in errors if not unsettled.intersection(error.fields))
 
     @property
@@ -167,14 +170,15 @@ class Study:
 
         Horizons of budgets of seconds follow from `step_s`; without it they stand for something.
         """
-        resolved = {
-            "corpus": self.text.name,
-            "corpus_sha256": data.sha256,
-            "tokenizer": self.tokenizer,
-            "vocab_size": data.vocab_size,
-        }
+        # What holds for a cell's first seed and for a seed in the first cell holds for both: no run is checked twice.
+        cells, (_, *others) = self.first_runs(data, step_s), self.seeds
+        return [run for cell in cells for run in (cell, *(cell.model_copy(update={"seed": s}) for s in others))]
+
+    def first_runs(self, data: DataFacts, step_s: StepTime | None = None) -> list[RunConfig]:
+        """The runs of the first seed, a cell each. Raises ConfigError as `expand` does."""
+        text = {"corpus": self.text.name, "corpus_sha256": data.sha256, "tokenizer": self.tokenizer}
         first, *others = self.seeds
-        cells = self._configs({**resolved, **self.base, "seed": first}, self.cells.expand())
+        cells = [cell.model_copy(update={**text, "seed": first}) for cell in self._of_any_text(data.vocab_size)]
         if self.budgets is not None:
             cells = [
                 self._at(config, steps)
@@ -186,18 +190,18 @@ class Study:
             raise too_large(max(cells, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
         if len(set(map(run_id, cells))) < len(cells):
             raise ConfigError("two cells of the study define the same run; take the repeated level out", ("factors",))
-        for seed in others:
+        for seed in self.seeds:
             make_config({**dict(cells[0]), "seed": seed})
-        # What holds for a cell's first seed and for a seed in the first cell holds for both: no run is checked twice.
-        runs = [run for cell in cells for run in (cell, *(cell.model_copy(update={"seed": s}) for s in others))]
-        if others and self.stated_seeds and len(set(map(run_id, runs))) < len(runs):
-            settings = " and ".join(self.stated_seeds)
-            raise ConfigError(
-                f"seeds: two of {list(self.seeds)} define the same run, with {settings} stated in place of what a seed "
-                "decides; leave one unset, or list one seed",
-                ("seeds",),
-            )
-        return runs
+        if others and self.stated_seeds:
+            names = {run_id(cell.model_copy(update={"seed": seed})) for cell in cells for seed in self.seeds}
+            if len(names) < len(cells) * len(self.seeds):
+                settings = " and ".join(self.stated_seeds)
+                raise ConfigError(
+                    f"seeds: two of {list(self.seeds)} define the same run, with {settings} stated in place of what a "
+                    "seed decides; leave one unset, or list one seed",
+                    ("seeds",),
+                )
+        return cells
 
     def resolved(self, data: DataFacts, step_s: StepTime | None = None) -> Study:
         """The study with each cell's horizons stated in place of its budgets. Raises ConfigError as `expand` does."""
@@ -221,6 +225,17 @@ class Study:
         """A cell at a horizon, from which formulas of its settings may follow."""
         cell = {name: value for name, value in config if name not in self.base}
         return make_config(with_formulas_computed({**cell, **self.base, "max_iters": steps}))
+
+    def _of_any_text(self, vocab_size: int) -> Sequence[RunConfig]:
+        """A run a cell of some text, checked once for each size of a vocabulary. Raises what is wrong in cells."""
+        if vocab_size not in self._checked:
+            fixed = {**ANY_TEXT, "vocab_size": vocab_size, **self.base}
+            self._checked[vocab_size] = self._configs(fixed, self.cells.expand())
+        return self._checked[vocab_size]
+
+    @cached_property
+    def _checked(self) -> dict[int, list[RunConfig]]:
+        return {}
 
     def _configs(self, fixed: Mapping[str, Any], cells: Sequence[Cell]) -> list[RunConfig]:
         """A run for each cell. Raises what is wrong in cells."""

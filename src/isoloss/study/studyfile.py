@@ -75,8 +75,8 @@ def find_study(reference: str) -> Study:
     return study if beside == study.text else replace(study, corpus=beside.corpus, val_corpus=beside.val_corpus)
 
 
-def parse_study(text: str, source: str) -> Study:
-    """The study a YAML text states; `source` names it in errors.
+def parse_study(text: str, source: str, unstated: Mapping[str, Scalar] | None = None) -> Study:
+    """The study a YAML text states; `source` names it in errors, `unstated` what settings are that it does not state.
 
     Raises ConfigError with source:line, or ConfigErrors with everything that is wrong; of text that is not plain YAML
     the first fault alone.
@@ -87,8 +87,8 @@ def parse_study(text: str, source: str) -> Study:
     more: list[ConfigError] = []
 
     def study() -> Study:
-        made = _study_of(stated, more)
-        made.expand(ANY_DATA)
+        made = _study_of(stated, more, unstated or {})
+        made.first_runs(ANY_DATA)
         return made
 
     made = collect(more, study, None)
@@ -97,7 +97,7 @@ def parse_study(text: str, source: str) -> Study:
     return cast("Study", made)
 
 
-def _study_of(stated: StudyFile, errors: list[ConfigError]) -> Study:
+def _study_of(stated: StudyFile, errors: list[ConfigError], unstated: Mapping[str, Scalar]) -> Study:
     """The study that a file states; `errors` grows by keys that contradict each other. Raises ConfigError."""
     sizes = {key: levels for key, levels in stated.budgets.items() if key not in KINDS}
     budgets = [
@@ -117,7 +117,8 @@ def _study_of(stated: StudyFile, errors: list[ConfigError]) -> Study:
         if each.over in SETTINGS and each.over not in known:
             implied[each.over] = tuple(dict.fromkeys((*implied.get(each.over, ()), *each.values)))
     same: dict[str, Any] = {key: getattr(stated, key) for key in KEYS if key not in ("factors", "budgets", "centre")}
-    same |= {"design": design, "factors": {**implied, **factors}, "budgets": next(iter(budgets), None)}
+    base = {**stated.base, **{key: value for key, value in unstated.items() if key not in known}}
+    same |= {"design": design, "factors": {**implied, **factors}, "budgets": next(iter(budgets), None), "base": base}
     return Study(**same)
 
 

@@ -245,7 +245,7 @@ def _improvements(convergence: Convergence, names: Names) -> Iterator[Figure]:
         f"n = {who}{thinned}. Dashed: ±{tolerance:g}, between which the interval of a plateau lies"
         f"{'; long intervals are cut at the edge' if cut else ''}."
     )
-    axis = {"title": "improvement (nats per doubling of steps)", "scale": near_data(pl.Series(domain))}
+    axis = {"title": "improvement (nats per doubling of steps)", "scale": near_data(pl.Series(domain), clamp=True)}
     rules = [(-tolerance, [4, 3]), (tolerance, [4, 3]), (0.0, [1, 0])]
     yield Figure("improvement", title, subtitle, frame, lambda width: strip(frame, heads, COLOURS, axis, width, rules))
 

@@ -128,7 +128,7 @@ def _against_size(
     frame = some(speeds)
     marks = [f"{key} · {label}: {spell(of)} {unit}" for key, label, of in frame.select("key", "label", value).rows()]
     frame = frame.with_columns(mark=pl.Series(marks, dtype=pl.String()))
-    colour: Any = alt.value(ACCENT)
+    colour: Any = alt.ColorValue(ACCENT)
     if factor:
         frame = frame.with_columns(level=pl.Series([say.level(level) for level in frame[factor]]))
         colour = colour_by(

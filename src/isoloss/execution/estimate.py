@@ -14,9 +14,9 @@ from isoloss.execution.study import (
     available_cores,
     resolve_study,
     runs_at_once,
-    stack_width,
     uses_compiled_kernels,
 )
+from isoloss.execution.width import stack_width
 from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
@@ -75,12 +75,13 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     configs = study.expand(data)
     for config in configs:
         check_length(config, data.train_tokens or 0, data.val_tokens or 0)
-    check_cap(study, configs, configs, runs_at_once(options, configs, device))
+    width = stack_width(options, configs, device, data)
+    check_cap(study, configs, configs, runs_at_once(options, configs, device, width))
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
     times_s = {run_id(config): step_times(config) for config in configs}
     begun_at = {run: fork.step for run, fork in forks(configs).items()}
     training = sum(times_s[run_id(config)] * (config.max_iters - begun_at.get(run_id(config), 0)) for config in configs)
-    takers = expected_takers(configs, stack_width(options, configs, device), workers)
+    takers = expected_takers(configs, width, workers)
     made = [_evaluations_made(config, begun_at.get(run_id(config)), run_id(config) in takers) for config in configs]
     evaluation = sum(
         n * FORWARD_SHARE * times_s[run_id(config)] * _evaluated_tokens(config, data) / tokens_per_step(config)

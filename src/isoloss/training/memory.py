@@ -35,6 +35,9 @@ ALLOCATION_BYTES = 512
 CONTEXT_BYTES = 1 << 30
 """What CUDA takes beside tensors, for kernels as they load and workspaces of matrix products: not measured."""
 
+WITHOUT_SHAPES = (torch.ops.aten._fused_adamw_.tensor_lr,)
+"""Operations that work in place, return nothing and have no kernel for tensors without data."""
+
 
 @dataclass(frozen=True)
 class StackMemory:
@@ -95,9 +98,7 @@ class _Allocations(TorchDispatchMode):
         return self._now
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._fused_adamw_.tensor_lr:  # in place, without a kernel for shapes
-            return None
-        result = func(*args, **(kwargs or {}))
+        result = None if func in WITHOUT_SHAPES else func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.device.type != "cpu":
                 self._count(tensor.untyped_storage())

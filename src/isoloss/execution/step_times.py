@@ -19,6 +19,7 @@ from isoloss.store.records import STEP_TIMES, read_checked
 from isoloss.study.config import RunConfig
 from isoloss.study.study import too_large
 from isoloss.training.backend import kernels_for
+from isoloss.training.device import is_out_of_memory
 from isoloss.training.loop import EvalRow, StepRow, train
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, initial_state, stack
 
@@ -93,6 +94,8 @@ def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool) -> f
     kernels = kernels_for(COMPUTE_DTYPES[config.precision], device, compiled=compiled)
     try:
         train(stack([initial_state(short)], device, kernels), tokens, lambda config: stopwatch)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise too_large(config, f"needs more memory than {device.type} has left") from error
     return statistics.median(stopwatch.times_s[1:])

@@ -7,6 +7,7 @@ tables on the device, batches are gathered there, and losses are written to a ta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -76,8 +77,10 @@ class Stepper:
         if self._slot == 0:
             self.fill_tables()
         first, self._slot = self._slot, min(self._slot + n, TABLE_STEPS)
-        for _ in range(first, self._slot):
-            self._take_one()
+        device = self._stack.device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # graphs are of the current device
+            for _ in range(first, self._slot):
+                self._take_one()
         losses_and_norms = self._results_Rx2xE[first : self._slot].transpose(0, 1).tolist()
         if self._slot == TABLE_STEPS:
             self._slot = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from isoloss.study.study import Study
 from isoloss.training.device import is_lost, is_out_of_memory, nominal_peaks, resolve_device
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens
+from isoloss.training.numerics import differences, numerics_here
 from isoloss.training.state import StackState, initial_state, stack
 from isoloss.training.step import Stepper
 
@@ -88,6 +90,22 @@ def test_a_process_has_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ConfigError, match=f"LOCAL_RANK={wrong}: .* of which this machine has 2"):
             resolve_device("cuda")
         assert resolve_device("cpu") == CPU
+
+
+def test_how_products_round_on_cuda_is_part_of_the_numerics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
+    devices = torch.device("cuda", 0), CPU
+    before = [numerics_here(device, "", threads=1, stack=4, ranks=1) for device in devices]
+    assert before[0].instructions == "sums in bf16 and fp16, fp32 products highest"
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        on_cuda, on_cpu = (numerics_here(device, "", threads=1, stack=4, ranks=1) for device in devices)
+    finally:
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
+    assert on_cpu == before[1]
+    assert differences(asdict(before[0]), on_cuda) == [
+        f"instructions was {before[0].instructions}, is now sums in fp16, fp32 products highest"
+    ]
 
 
 def test_lack_of_memory_is_told_from_other_errors() -> None:

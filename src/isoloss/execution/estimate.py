@@ -16,7 +16,7 @@ from isoloss.execution.study import (
     runs_at_once,
     uses_compiled_kernels,
 )
-from isoloss.execution.width import stack_width
+from isoloss.execution.width import planned_widths, stack_width
 from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
@@ -48,7 +48,7 @@ class Eta:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study would cost on this machine. `step_times_s` is by run id, at one thread a worker on a CPU."""
+    """What a study would cost on this machine. `step_times_s` is by run id, as StepTimes gives them."""
 
     study: Study
     configs: list[RunConfig]
@@ -70,7 +70,9 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     """
     study, device = resolve_study(study, options)
     data = corpus_facts(study.text, study.tokenizer)
-    step_times = StepTimes(device, uses_compiled_kernels(options, study.expand(data), device))
+    expanded = study.expand(data)
+    compiled = uses_compiled_kernels(options, expanded, device)
+    step_times = StepTimes(device, compiled, planned_widths(options, expanded, device, data))
     study = study.resolved(data, step_times)
     configs = study.expand(data)
     for config in configs:

@@ -27,7 +27,7 @@ from isoloss.execution.resuming import refuse_changed_numerics
 from isoloss.execution.reuse import drop_kept, kept_steps, start_from_forks
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.step_times import StepTimes
-from isoloss.execution.width import stack_width
+from isoloss.execution.width import planned_widths, stack_width
 from isoloss.files import bytes_in, path_exists, reading
 from isoloss.store.layout import StudyPaths
 from isoloss.store.owner import owned, study_paths
@@ -106,8 +106,10 @@ def _run_study(
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
     tokens = prepare(study.text, study.tokenizer, offline=options.offline, say=listener.say)
-    compiled = uses_compiled_kernels(options, study.expand(tokens.facts), device, listener.say)
-    step_times = _step_times(paths, study, ranks, StepTimes(device, compiled))
+    expanded = study.expand(tokens.facts)
+    compiled = uses_compiled_kernels(options, expanded, device, listener.say)
+    widths = planned_widths(options, expanded, device, tokens.facts)
+    step_times = _step_times(paths, study, ranks, StepTimes(device, compiled, widths))
     study = study.resolved(tokens.facts, step_times)
     results = StudyResults(paths, study, tokens.facts)
     for config in results.configs:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -41,6 +41,15 @@ def stack_width(
     settled = None if begun is None else _width_begun_with(begun)
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return settled or widest(configs, data, int(free_bytes * MAX_MEMORY_SHARE))
+
+
+def planned_widths(
+    options: RunOptions, configs: Sequence[RunConfig], device: torch.device, data: DataFacts
+) -> Callable[[RunConfig], int]:
+    """Of a run, how many train in one program with it, at most: settled when first asked for."""
+    alike = Counter(map(shape_key, configs))
+    width = cache(lambda: stack_width(options, configs, device, data))
+    return lambda config: max(1, min(width(), alike[shape_key(config)]))
 
 
 def _width_begun_with(results: StudyResults) -> int | None:

@@ -51,6 +51,15 @@ STACKS: dict[str, dict[str, Any]] = {
 }
 EVALUATED = ("adamw, fp32, bias", "lion, shared keys")
 """Stacks that are evaluated and sampled from too, which optimizers make no different."""
+
+
+def assigned(x: Tensor) -> Tensor:
+    """A number assigned to a slice is a tensor of the CPU first."""
+    x = x.clone()
+    x[..., :1] = 0.0
+    return x
+
+
 MUTANTS: dict[str, Callable[[Tensor], Tensor]] = {
     "item": lambda x: x * x.sum().item(),
     "float": lambda x: x * float(x.detach().mean()),
@@ -63,6 +72,7 @@ MUTANTS: dict[str, Callable[[Tensor], Tensor]] = {
     "tensor on the CPU": lambda x: x + torch.zeros(x.shape[-1]),
     "tensor from the CPU": lambda x: x + torch.zeros(x.shape[-1]).to(x.device, non_blocking=True),
     "number made a tensor of the CPU": lambda x: x * torch.tensor(2.0),
+    "number assigned to a slice": assigned,
     "number copied to the device": lambda x: x * torch.tensor(2.0, device=x.device),
     "numpy array copied to the device": lambda x: x * torch.from_numpy(np.ones(1, np.float32)).to(x.device),
     "mask as an index": lambda x: x + x[x > 0].sum(),

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What fake_cuda.py prints: a process of its own, for torch asks once whether there is CUDA."""
-    if torch.version.cuda:
-        pytest.skip("torch has CUDA of its own")
+    if torch.version.cuda or sys.platform != "linux":
+        pytest.skip("this is shown with the CPU build of torch on Linux")
     try:
         compiler = cxx_compiler()
     except CompilerError as error:
@@ -50,7 +50,7 @@ def test_a_longer_evaluation_has_no_more_transfers(found: dict[str, Any]) -> Non
 
 
 def test_every_mistake_is_found(found: dict[str, Any]) -> None:
-    assert len(found["mutants"]) == 28
+    assert len(found["mutants"]) == 29
     assert [name for name, fault in found["mutants"].items() if not fault] == []
 
 

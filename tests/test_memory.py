@@ -17,7 +17,7 @@ from isoloss.data.tokenizer import Tokenizer
 from isoloss.data.tokens import Tokens
 from isoloss.execution import width
 from isoloss.execution.options import RunOptions
-from isoloss.execution.width import MAX_MEMORY_SHARE, stack_width, widest
+from isoloss.execution.width import MAX_MEMORY_SHARE, stack_width, widest, widths
 from isoloss.store.run import RunStatus, write_status
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
@@ -89,6 +89,12 @@ def test_the_widest_stack_fits_and_the_next_does_not(make: Make) -> None:
     assert widest([*configs, larger[0]], DATA, between) == 4  # a lone run of another shape is no stack
     assert widest([*configs, *larger], DATA, between) < 4
     assert widest([make(n_layer=1, n_head=8), *configs], DATA, between) < 4  # more heads, more scores
+
+
+def test_a_run_trains_with_as_many_as_there_are_of_its_shape(make: Make) -> None:
+    configs = [*(make(seed=seed) for seed in range(5)), make(n_embd=64)]
+    assert [widths(configs, 3)(config) for config in configs] == [3] * 5 + [1]
+    assert [widths(configs, 1)(config) for config in configs] == [1] * 6
 
 
 def test_free_memory_is_asked_on_an_accelerator_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_on_cuda_replays_are_timed_at_the_planned_width(monkeypatch: pytest.Monk
     monkeypatch.setattr(step_times.Stepper, "take", take)
     monkeypatch.setattr(step_times.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(step_times, "stack", lambda members, device, kernels: stack(members, torch.device("cpu")))
-    config = RunConfig(**VALUES, block_size=16)  # pyright: ignore[reportArgumentType]
+    config = RunConfig(**VALUES, block_size=16, init_seed=1, data_seed=2)  # pyright: ignore[reportArgumentType]
     times = step_times.StepTimes(torch.device("cuda", 0), False, lambda config: 3)
     assert times(config) == pytest.approx(0.02)
     assert taken == [(3, 4), *[(3, 20)] * 5]

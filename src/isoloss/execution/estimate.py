@@ -16,7 +16,7 @@ from isoloss.execution.study import (
     runs_at_once,
     uses_compiled_kernels,
 )
-from isoloss.execution.width import planned_widths, stack_width
+from isoloss.execution.width import stack_width, widths
 from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
@@ -72,12 +72,12 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     data = corpus_facts(study.text, study.tokenizer)
     expanded = study.expand(data)
     compiled = uses_compiled_kernels(options, expanded, device)
-    step_times = StepTimes(device, compiled, planned_widths(options, expanded, device, data))
+    width = stack_width(options, expanded, device, data)
+    step_times = StepTimes(device, compiled, widths(expanded, width))
     study = study.resolved(data, step_times)
     configs = study.expand(data)
     for config in configs:
         check_length(config, data.train_tokens or 0, data.val_tokens or 0)
-    width = stack_width(options, configs, device, data)
     check_cap(study, configs, configs, runs_at_once(options, configs, device, width))
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
     times_s = {run_id(config): step_times(config) for config in configs}

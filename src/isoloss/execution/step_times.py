@@ -56,8 +56,7 @@ class StepTimes:
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
-                on_cuda = self.device.type == "cuda"
-                width = self.width(config) if on_cuda else 1
+                width = self.width(config)
                 self.measured[key] = step_time_s(config, self.device, compiled=self.compiled, width=width)
             finally:
                 torch.set_num_threads(threads)
@@ -107,14 +106,20 @@ def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool, widt
     kernels = kernels_for(COMPUTE_DTYPES[config.precision], device, compiled=compiled)
     try:
         if device.type == "cuda":
-            members = [initial_state(config.model_copy(update={"seed": seed})) for seed in range(width)]
-            return _replay_s(stack(members, device, kernels), tokens) / width
+            return _replay_s(stack(_replicates(config, width), device, kernels), tokens) / width
         train(stack([initial_state(short)], device, kernels), tokens, lambda config: stopwatch)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         raise too_large(config, f"needs more memory than {device.type} has left") from error
     return statistics.median(stopwatch.times_s[1:])
+
+
+def _replicates(config: RunConfig, n: int) -> list[MemberState]:
+    """Runs that differ in their seeds alone."""
+    return [
+        initial_state(config.model_copy(update={"seed": i, "init_seed": None, "data_seed": None})) for i in range(n)
+    ]
 
 
 def _replay_s(stacked: StackState, tokens: Tokens) -> float:

@@ -27,7 +27,7 @@ from isoloss.execution.resuming import refuse_changed_numerics
 from isoloss.execution.reuse import drop_kept, kept_steps, start_from_forks
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.step_times import StepTimes
-from isoloss.execution.width import planned_widths, stack_width
+from isoloss.execution.width import stack_width, widths
 from isoloss.files import bytes_in, path_exists, reading
 from isoloss.store.layout import StudyPaths
 from isoloss.store.owner import owned, study_paths
@@ -108,8 +108,12 @@ def _run_study(
     tokens = prepare(study.text, study.tokenizer, offline=options.offline, say=listener.say)
     expanded = study.expand(tokens.facts)
     compiled = uses_compiled_kernels(options, expanded, device, listener.say)
-    widths = planned_widths(options, expanded, device, tokens.facts)
-    step_times = _step_times(paths, study, ranks, StepTimes(device, compiled, widths))
+    step_times = _step_times(
+        paths,
+        study,
+        ranks,
+        lambda: StepTimes(device, compiled, widths(expanded, stack_width(options, expanded, device, tokens.facts))),
+    )
     study = study.resolved(tokens.facts, step_times)
     results = StudyResults(paths, study, tokens.facts)
     for config in results.configs:
@@ -179,7 +183,7 @@ def _run_study(
     return results
 
 
-def _step_times(paths: StudyPaths, study: Study, ranks: Ranks, step_times: StepTimes) -> StepTimes | None:
+def _step_times(paths: StudyPaths, study: Study, ranks: Ranks, make: Callable[[], StepTimes]) -> StepTimes | None:
     """What horizons in seconds follow from, as it was when the study began; None where budgets are others.
 
     Raises ConfigError for several ranks, which would each measure their own.
@@ -188,6 +192,7 @@ def _step_times(paths: StudyPaths, study: Study, ranks: Ranks, step_times: StepT
         return None
     if ranks.world > 1:
         raise ConfigError("budgets: seconds are those of one process; state max_iters to train over several ranks")
+    step_times = make()
     step_times.recall(paths)
     return step_times
 

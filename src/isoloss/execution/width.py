@@ -43,13 +43,10 @@ def stack_width(
     return settled or widest(configs, data, int(free_bytes * MAX_MEMORY_SHARE))
 
 
-def planned_widths(
-    options: RunOptions, configs: Sequence[RunConfig], device: torch.device, data: DataFacts
-) -> Callable[[RunConfig], int]:
-    """Of a run, how many train in one program with it, at most: settled when first asked for."""
-    alike = Counter(map(shape_key, configs))
-    width = cache(lambda: stack_width(options, configs, device, data))
-    return lambda config: max(1, min(width(), alike[shape_key(config)]))
+def widths(configs: Sequence[RunConfig], width: int) -> Callable[[RunConfig], int]:
+    """How many of these runs train in one program with a given one, at most, itself among them."""
+    alike = Counter(map(shape_key, configs)) if width > 1 else Counter[object]()
+    return lambda config: max(1, min(width, alike[shape_key(config)]))
 
 
 def _width_begun_with(results: StudyResults) -> int | None:

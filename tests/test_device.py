@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,16 @@ from isoloss.store.tables import load_study
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
-from isoloss.training.device import is_lost, is_out_of_memory, nominal_peaks, resolve_device
+from isoloss.training import device
+from isoloss.training.device import (
+    Peak,
+    is_lost,
+    is_out_of_memory,
+    measured_gemm_on_cuda,
+    nominal_peaks,
+    peak,
+    resolve_device,
+)
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens
 from isoloss.training.numerics import differences, numerics_here
@@ -71,6 +80,26 @@ def raising(error: Exception) -> Callable[..., Any]:
 def test_a_name_says_its_peak_in_whole_words_alone(name: str, half: float | None) -> None:
     peaks = nominal_peaks(name)
     assert (peaks and peaks[0]) == half
+
+
+def test_an_unknown_gpu_is_measured_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None: ...
+        def synchronize(self) -> None: ...
+        def elapsed_time(self, _: Any) -> float:
+            return 2.0  # milliseconds
+
+    for name, fake in (("Event", Event), ("device", lambda device: nullcontext())):
+        monkeypatch.setattr(torch.cuda, name, fake)
+    rate = measured_gemm_on_cuda(CPU, torch.float32, size=8, seconds=0)
+    assert rate == pytest.approx(10 * 2 * 8**3 / 2e-3)
+    monkeypatch.setattr(device, "measured_gemm_on_cuda", lambda *_: 7.0)
+    for gpu, expected in (("NVIDIA L4", Peak(30.3e12, "nominal")), ("NVIDIA A10G", Peak(7.0, "measured GEMM"))):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, gpu=gpu: gpu)
+        assert peak.__wrapped__(torch.device("cuda", 0), "fp32", 1) == expected
 
 
 @pytest.fixture
@@ -166,7 +195,7 @@ def test_a_step_is_captured_and_replayed_on_its_own_gpu(
     stepper.take(1)
 
     @contextmanager
-    def device(chosen: torch.device) -> Iterator[None]:
+    def entered(chosen: torch.device) -> Iterator[None]:
         before, current[0] = current[0], chosen.index
         yield
         current[0] = before
@@ -182,7 +211,7 @@ def test_a_step_is_captured_and_replayed_on_its_own_gpu(
 
     monkeypatch.setattr(StackState, "device", property(lambda self: torch.device("cuda", 3)))
     monkeypatch.setattr(Stepper, "step", lambda self: done.append(("step", current[0])))
-    for name, fake in (("device", device), ("CUDAGraph", Graph), ("graph", capture)):
+    for name, fake in (("device", entered), ("CUDAGraph", Graph), ("graph", capture)):
         monkeypatch.setattr(torch.cuda, name, fake)
     stepper.take(4)
     assert [what for what, _ in done] == ["step", "step", "capture", "step", "replay", "replay"]

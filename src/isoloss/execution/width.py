@@ -38,9 +38,10 @@ def stack_width(
         return options.stack
     if device.type != "cuda":
         return 1
-    settled = None if begun is None else _width_begun_with(begun)
+    if begun is not None and (settled := _width_begun_with(begun)) is not None:
+        return settled
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    return settled or widest(configs, data, int(free_bytes * MAX_MEMORY_SHARE))
+    return widest(configs, data, int(free_bytes * MAX_MEMORY_SHARE))
 
 
 def widths(configs: Sequence[RunConfig], width: int) -> Callable[[RunConfig], int]:
@@ -52,9 +53,9 @@ def widths(configs: Sequence[RunConfig], width: int) -> Callable[[RunConfig], in
 def _width_begun_with(results: StudyResults) -> int | None:
     """The width that a directory's runs were planned with on an accelerator, if any has begun there."""
     for config in results.configs:
-        *_, last = [{}, *read_status(results.paths.run(run_id(config))).provenance.get(NUMERICS, ())]
-        if last.get("device") != "cpu" and isinstance(last.get("stack"), int):
-            return last["stack"]
+        for numerics in read_status(results.paths.run(run_id(config))).provenance.get(NUMERICS, ())[-1:]:
+            if numerics.get("device") != "cpu" and isinstance(numerics.get("stack"), int):
+                return numerics["stack"]
     return None
 
 

@@ -26,7 +26,7 @@ from isoloss.study.texts import DataFacts
 from isoloss.training import evaluate
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, split_loss
-from isoloss.training.memory import stack_memory
+from isoloss.training.memory import CONTEXT_BYTES, StackMemory, stack_memory
 from isoloss.training.numerics import numerics_here
 from isoloss.training.state import initial_state, stack
 from isoloss.training.step import Stepper
@@ -78,11 +78,16 @@ def test_memory_is_what_torch_allocates(make: Make, monkeypatch: pytest.MonkeyPa
     assert computed.held > (3 + len(stacked.moments)) * flat  # weights, moments, gradients of a micro-batch and a step
 
 
+def test_a_graph_keeps_its_memory_in_evaluations_and_not_while_a_stack_is_copied() -> None:
+    assert StackMemory(held=10, step=8, evaluation=7).peak == CONTEXT_BYTES + 25
+    assert StackMemory(held=100, step=8, evaluation=7).peak == CONTEXT_BYTES + 200
+
+
 def test_the_widest_stack_fits_and_the_next_does_not(make: Make) -> None:
     configs = [make(n_layer=1, dropout=dropout, seed=seed) for seed in range(3) for dropout in (0.0, 0.1)]
     peaks = [stack_memory([make(n_layer=1, dropout=0.1)] * n, DATA).peak for n in (4, 5)]
     between = sum(peaks) // 2
-    assert widest(configs, DATA, between) == 4
+    assert (widest(configs, DATA, between), widest(configs, DATA, peaks[0] - 1)) == (4, 3)
     assert widest(configs, DATA, 1 << 40) == 6  # no wider than the runs of a shape
     assert widest(configs, DATA, 1) == 1
     larger = [make(n_layer=1, n_embd=64, seed=seed) for seed in range(4)]

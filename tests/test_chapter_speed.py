@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from isoloss.errors import ConfigError
 from isoloss.report import wall_time
 from isoloss.report.chapter import Chapter, chapter_as_text
 from isoloss.report.chapters import speed
 from isoloss.report.chapters.speed import speed_chapter
 from isoloss.report.chart import ACCENT, GREY, NARROW, WIDE, Figure, as_image
+from isoloss.report.evidence import evidence
+from isoloss.report.slow_steps import slow_steps
 from isoloss.report.snapshot import Snapshot, take_snapshot
 from isoloss.store.run import State
 from isoloss.study.compute import flops_per_token
@@ -197,6 +201,16 @@ def test_slow_steps_are_drawn_where_they_cost_time(tmp_path: Path) -> None:
     rule, points = figure.spec(WIDE)["layer"]
     assert {"x": "step", "y": "ms", "color": "after"}.items() <= fields(points).items()
     assert rule["encoding"]["y"]["datum"] == pytest.approx(20)
+
+
+def test_slow_steps_on_cuda_are_not_known(snapshot: Snapshot) -> None:
+    """Blocks of steps are timed there, and each row has its block's mean."""
+    assert not slow_steps(snapshot).is_empty() and evidence(snapshot).spikes(2.0).spikes
+    on_cuda = {run: replace(each, provenance={"device": "cuda"}) for run, each in snapshot.statuses.items()}
+    taken = Snapshot(**{**vars(snapshot), "statuses": on_cuda})
+    assert slow_steps(taken).is_empty()
+    with pytest.raises(ConfigError, match="on CUDA blocks of steps are timed"):
+        evidence(taken).spikes(2.0)
 
 
 def test_a_run_without_slow_steps_has_no_figure_of_them(tmp_path: Path) -> None:

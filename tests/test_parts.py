@@ -18,6 +18,8 @@ from isoloss.model.functions import Kernels
 from isoloss.model.generate import Sampling, generate
 from isoloss.model.interop import is_llama, to_gpt2, to_llama
 from isoloss.model.parameters import Parameters, init_flat, layout_of
+from isoloss.model.parts import ForwardPass
+from isoloss.model.parts.attention import _attend
 from isoloss.study import compute
 from isoloss.study.config import RunConfig, make_config
 from isoloss.study.identity import run_id
@@ -180,3 +182,36 @@ def test_the_plain_model_has_the_parameters_counted(make: Make) -> None:
     for row in ROWS:
         config = make_config({**dict(make(**SHAPE)), **row})
         assert sum(each.numel() for each in ReferenceGPT(config).parameters()) == compute.params_total(config)
+
+
+def test_scores_in_fp16_are_scaled_before_they_overflow(make: Make) -> None:
+    config = make(n_layer=1, n_embd=64, n_head=1, block_size=8, precision="fp16")
+    flat_1xP = init_flat(config)[None]
+    queries_and_keys = layout_of(config).split(flat_1xP[0])["h.0.attn.c_attn.weight"][: 2 * config.n_embd]
+    queries_and_keys.mul_(16 / queries_and_keys.std())  # products reach some 4e5, 65,504 is the largest of fp16
+    tokens_1x1xT = torch.arange(8)[None, None]
+    half, single = (
+        gpt.logits(Parameters(layout_of(config), flat_1xP, Kernels(dtype)), [config], tokens_1x1xT)
+        for dtype in (torch.float16, torch.float32)
+    )
+    assert half.isfinite().all() and torch.allclose(half, single, atol=0.05)
+
+
+@pytest.mark.parametrize("size", [16, 24])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scaling_in_two_factors_changes_no_bit(make: Make, dtype: torch.dtype, size: int) -> None:
+    """Of outputs and gradients, where the scale is a power of two and where it is not."""
+    run = ForwardPass([make()], {}, Kernels(dtype), torch.zeros(1, 2, 16))
+    torch.manual_seed(0)
+    leaves = [torch.randn(4, 16, size).to(dtype).requires_grad_() for _ in range(3)]
+    q_GxTxD, k_GxTxD, v_GxTxD = leaves
+    ahead_TxT = torch.full((16, 16), float("-inf")).triu(1)
+    scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2)) * size**-0.5 + ahead_TxT
+    plain_GxTxD = torch.bmm(torch.softmax(scores_GxTxT, dim=-1, dtype=torch.float32).to(dtype), v_GxTxD)
+    found_GxTxD = _attend(run, q_GxTxD, k_GxTxD, v_GxTxD, None, 2, size**-0.5)
+    assert torch.equal(found_GxTxD, plain_GxTxD)
+    weight_GxTxD = torch.randn(4, 16, size)
+    expected, found = (
+        torch.autograd.grad((y_GxTxD * weight_GxTxD).sum(), leaves) for y_GxTxD in (plain_GxTxD, found_GxTxD)
+    )
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))

@@ -21,7 +21,9 @@ from isoloss.study.study import Study
 from isoloss.study.studyfile import parse_study
 from isoloss.training.distributed import Ranks
 from isoloss.training.loop import StepRow
+from isoloss.training.state import stack
 
+VALUES = {"corpus": "", "corpus_sha256": "", "vocab_size": 65, "n_layer": 1, "n_embd": 16, "n_head": 2}
 OPTIONS = RunOptions(device="cpu", precision="fp32", compile="off")
 FILE = """
 name: timed
@@ -42,9 +44,25 @@ def test_what_other_programs_take_of_a_cpu_does_not_lengthen_a_step() -> None:
 
 
 def test_a_step_is_timed_after_a_warm_up() -> None:
-    values = {"corpus": "", "corpus_sha256": "", "vocab_size": 65, "n_layer": 1, "n_embd": 16, "n_head": 2}
-    config = RunConfig(**values, block_size=16)  # pyright: ignore[reportArgumentType]
+    config = RunConfig(**VALUES, block_size=16)  # pyright: ignore[reportArgumentType]
     assert 1e-5 < step_times.step_time_s(config, torch.device("cpu"), compiled=False) < 1
+
+
+def test_on_cuda_replays_are_timed_at_the_planned_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-up and capture are not; a run's step is its share. Here of a CPU, whose steps are not captured."""
+    taken, clock = list[tuple[int, int]](), [0.0]
+
+    def take(stepper: Any, n: int) -> None:
+        taken.append((len(stepper._stack.members), n))
+        clock[0] += 100.0 if len(taken) == 1 else 0.06 * n
+
+    monkeypatch.setattr(step_times.Stepper, "take", take)
+    monkeypatch.setattr(step_times.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(step_times, "stack", lambda members, device, kernels: stack(members, torch.device("cpu")))
+    config = RunConfig(**VALUES, block_size=16, init_seed=1, data_seed=2)  # pyright: ignore[reportArgumentType]
+    times = step_times.StepTimes(torch.device("cuda", 0), False, lambda config: 3)
+    assert times(config) == pytest.approx(0.02)
+    assert taken == [(3, 4), *[(3, 20)] * 5]
 
 
 @pytest.fixture
@@ -52,8 +70,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Widths whose step was measured; a step takes 0.01 seconds at 16 wide, and in proportion."""
     widths: list[int] = []
 
-    def measure(config: RunConfig, device: torch.device, *, compiled: bool) -> float:
-        del device, compiled
+    def measure(config: RunConfig, *_: Any, **__: Any) -> float:
         widths.append(config.n_embd)
         return 0.01 * config.n_embd / 16
 

@@ -158,7 +158,9 @@ def test_a_stack_too_large_for_the_memory_is_split_and_a_run_too_large_fails(
 
     def train(stacked: StackState, *arguments: Any, **options: Any) -> StackState | None:
         if len(stacked.members) > room:
-            raise torch.OutOfMemoryError("out of memory")
+            raise (
+                RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED") if room else torch.OutOfMemoryError("no memory")
+            )
         return trained(stacked, *arguments, **options)
 
     monkeypatch.setattr(worker, "train", train)
@@ -170,7 +172,7 @@ def test_a_stack_too_large_for_the_memory_is_split_and_a_run_too_large_fails(
     assert table["status"].to_list() == ["done" if room else "failed"] * 5
     if not room:
         [reason] = {read_status(results.paths.run(run)).reason for run in table["run_id"]}
-        assert reason == "OutOfMemoryError: out of memory"
+        assert reason == "OutOfMemoryError: no memory"
 
 
 STUDY_FILE = """

@@ -9,6 +9,7 @@ IsolossError (2)
 │   └── UnreadableError    a file the system cannot read now, and that may be undamaged
 ├── NumericsError      a checkpoint that does not belong to this run or is damaged
 ├── TrackerError       an experiment tracker that cannot be reached, or refuses what it is sent
+├── DeviceLostError    a GPU that does no more work for this process
 └── AllFailedError (1) a study of which every run failed
 CompilerError          fast kernels that cannot be compiled here: never ends the program, torch's are used
 Interrupted (130)      stopped on request; everything finished so far is on disk
@@ -133,6 +134,10 @@ class NumericsError(IsolossError):
 
 class TrackerError(IsolossError):
     """An experiment tracker that cannot be reached, or refuses what it is sent."""
+
+
+class DeviceLostError(IsolossError):
+    """A GPU that does no more work for this process, as after an illegal memory access; a new process may use it."""
 
 
 class AllFailedError(IsolossError):

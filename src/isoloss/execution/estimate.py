@@ -15,9 +15,9 @@ from isoloss.execution.study import (
     available_cores,
     resolve_study,
     runs_at_once,
-    stack_width,
     uses_compiled_kernels,
 )
+from isoloss.execution.width import stack_width, widths
 from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
@@ -49,7 +49,7 @@ class Eta:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study would cost on this machine. `step_times_s` is by run id, at one thread a worker on a CPU."""
+    """What a study would cost on this machine. `step_times_s` is by run id, as StepTimes gives them."""
 
     study: Study
     configs: list[RunConfig]
@@ -79,15 +79,18 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     """
     study, device = resolve_study(study, options)
     data = corpus_facts(study.text, study.tokenizer)
-    step_times = StepTimes(device, uses_compiled_kernels(options, study.expand(data), device))
+    expanded = study.expand(data)
+    compiled = uses_compiled_kernels(options, expanded, device)
+    width = stack_width(options, expanded, device, data)
+    step_times = StepTimes(device, compiled, widths(expanded, width))
     study = study.resolved(data, step_times)
     configs = study.expand(data)
     for config in configs:
         check_length(config, data.train_tokens or 0, data.val_tokens or 0)
-    check_cap(study, configs, configs, runs_at_once(options, configs, device))
+    check_cap(study, configs, configs, runs_at_once(options, configs, device, width))
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
     times_s = {run_id(config): step_times(config) for config in configs}
-    work = own_work(configs, stack_width(options, configs, device), workers)
+    work = own_work(configs, width, workers)
     training = sum(times_s[run_id(config)] * own.steps for config, own in zip(configs, work, strict=True))
     evaluation = sum(
         own.evaluations

@@ -22,7 +22,7 @@ from typing import cast
 
 import torch
 
-from isoloss.errors import StoreError
+from isoloss.errors import DeviceLostError, StoreError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.interrupts import block_signals
 from isoloss.execution.plan import Stack
@@ -264,7 +264,7 @@ def _stop_workers(pool: Sequence[_Worker], context: TrainingContext, emit: Emit)
 
 
 def _worker_main(pipe: Connection, context: TrainingContext) -> None:
-    """Train stacks as they come; return on None or when the coordinator is gone."""
+    """Train stacks as they come; return on None, when the coordinator is gone, or for a new process to go on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(THREADS_PER_WORKER)
@@ -274,7 +274,7 @@ def _worker_main(pipe: Connection, context: TrainingContext) -> None:
             # A message while a stack trains, or the end of the coordinator, means: save and stop.
             train_stack(context, configs, lambda event: _send(pipe, event), should_stop=pipe.poll)
             _send(pipe, None)
-    except (EOFError, ConnectionResetError):  # the latter when it exits with unread events
+    except (EOFError, ConnectionResetError, DeviceLostError):  # the second when it exits with unread events
         return
 
 

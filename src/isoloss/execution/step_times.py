@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +20,16 @@ from isoloss.store.records import STEP_TIMES, read_checked
 from isoloss.study.config import RunConfig
 from isoloss.study.study import too_large
 from isoloss.training.backend import kernels_for
+from isoloss.training.device import is_out_of_memory
+from isoloss.training.distributed import Ranks
+from isoloss.training.evaluate import DeviceTokens
 from isoloss.training.loop import EvalRow, StepRow, train
-from isoloss.training.state import COMPUTE_DTYPES, MemberState, initial_state, stack
+from isoloss.training.state import COMPUTE_DTYPES, MemberState, StackState, initial_state, stack
+from isoloss.training.step import WARM_UP_STEPS, Stepper
 
 TIMED_STEPS = 5
+TIMED_REPLAYS = 20
+"""Steps of each of TIMED_STEPS blocks on CUDA, where a look at the losses takes longer than a small step."""
 COSTLY_FIELDS = (
     "vocab_size", "n_layer", "n_head", "n_embd", "block_size", "bias", "norm", "position", "mlp", "n_kv_head",
     "qk_norm", "tie_embeddings", "window", "batch_size", "gradient_accumulation_steps", "precision", "optimizer",
@@ -32,10 +39,14 @@ COSTLY_FIELDS = (
 
 @dataclass
 class StepTimes:
-    """Seconds a step of a run takes on one thread of this machine, measured once for runs that cost the same."""
+    """Seconds a step of a run takes here, measured once for runs that cost the same.
+
+    On a CPU on one thread; on CUDA its share of a step of as many runs as `width` says.
+    """
 
     device: torch.device
     compiled: bool
+    width: Callable[[RunConfig], int] = lambda config: 1
     measured: dict[str, float] = field(default_factory=dict[str, float])
 
     def __call__(self, config: RunConfig) -> float:
@@ -45,7 +56,8 @@ class StepTimes:
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
-                self.measured[key] = step_time_s(config, self.device, compiled=self.compiled)
+                width = self.width(config)
+                self.measured[key] = step_time_s(config, self.device, compiled=self.compiled, width=width)
             finally:
                 torch.set_num_threads(threads)
         return self.measured[key]
@@ -81,10 +93,11 @@ class _Stopwatch:
     def end(self, progress: object, outcome: str, reason: str) -> None: ...
 
 
-def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool) -> float:
-    """Median seconds a step of a run takes here, on one thread of a CPU, on random tokens, after one to warm up.
+def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool, width: int = 1) -> float:
+    """Median seconds a step of a run takes here on random tokens, after some to warm up.
 
-    Raises ConfigError where an accelerator has too little memory for it.
+    On one thread of a CPU; on CUDA in a stack of `width` runs, by replays of its captured step, divided by their
+    number. Raises ConfigError where an accelerator has too little memory for it.
     """
     data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size).astype(np.uint16)
     tokens = Tokens("", Tokenizer("byte"), data_N, data_N, folder=Path())
@@ -92,7 +105,30 @@ def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool) -> f
     stopwatch = _Stopwatch(device)
     kernels = kernels_for(COMPUTE_DTYPES[config.precision], device, compiled=compiled)
     try:
+        if device.type == "cuda":
+            return _replay_s(stack(_replicates(config, width), device, kernels), tokens) / width
         train(stack([initial_state(short)], device, kernels), tokens, lambda config: stopwatch)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise too_large(config, f"needs more memory than {device.type} has left") from error
     return statistics.median(stopwatch.times_s[1:])
+
+
+def _replicates(config: RunConfig, n: int) -> list[MemberState]:
+    """Runs that differ in their seeds alone."""
+    return [
+        initial_state(config.model_copy(update={"seed": i, "init_seed": None, "data_seed": None})) for i in range(n)
+    ]
+
+
+def _replay_s(stacked: StackState, tokens: Tokens) -> float:
+    """Median seconds of a captured step of a stack, over blocks of which the losses are read once."""
+    stepper = Stepper(stacked, DeviceTokens(tokens, stacked.device).train_N, Ranks())
+    stepper.take(WARM_UP_STEPS + 1)  # with the one that is captured
+    times_s: list[float] = []
+    for _ in range(TIMED_STEPS):
+        started = time.perf_counter()
+        stepper.take(TIMED_REPLAYS)
+        times_s.append((time.perf_counter() - started) / TIMED_REPLAYS)
+    return statistics.median(times_s)

@@ -27,6 +27,7 @@ from isoloss.execution.resuming import refuse_changed_numerics
 from isoloss.execution.reuse import drop_kept, kept_steps, start_from_forks
 from isoloss.execution.samples import REPORT_RUNS, write_report_samples
 from isoloss.execution.step_times import StepTimes
+from isoloss.execution.width import stack_width, widths
 from isoloss.files import bytes_in, path_exists, reading
 from isoloss.store.layout import StudyPaths
 from isoloss.store.owner import owned, study_paths
@@ -43,9 +44,6 @@ from isoloss.wording import counted
 
 MIN_COMPILE_FLOPS = 1e12
 """Compiling kernels takes some two seconds; below these training FLOPs, ten seconds of one core, it is not worth it."""
-
-MAX_STACK_MEMORY_SHARE = 0.6
-"""Largest share of an accelerator's memory that the members of one stack may take, by estimate."""
 
 
 def resolve_study(study: Study, options: RunOptions) -> tuple[Study, torch.device]:
@@ -108,14 +106,20 @@ def _run_study(
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
     tokens = prepare(study.text, study.tokenizer, offline=options.offline, say=listener.say)
-    compiled = uses_compiled_kernels(options, study.expand(tokens.facts), device, listener.say)
-    step_times = _step_times(paths, study, ranks, StepTimes(device, compiled))
+    expanded = study.expand(tokens.facts)
+    compiled = uses_compiled_kernels(options, expanded, device, listener.say)
+    step_times = _step_times(
+        paths,
+        study,
+        ranks,
+        lambda: StepTimes(device, compiled, widths(expanded, stack_width(options, expanded, device, tokens.facts))),
+    )
     study = study.resolved(tokens.facts, step_times)
     results = StudyResults(paths, study, tokens.facts)
     for config in results.configs:
         check_length(config, len(tokens.train_N), len(tokens.val_N))
         ranks.rows(config)
-    width = 1 if ranks.world > 1 else stack_width(options, results.configs, device)
+    width = 1 if ranks.world > 1 else stack_width(options, results.configs, device, tokens.facts, results)
     executor = executor or _executor(options, study.size, device, ranks, listener.say)
     context = TrainingContext(
         paths,
@@ -140,7 +144,7 @@ def _run_study(
         return results
     with owned(paths):
         missing = [config for config in results.configs if is_missing(results, config)]
-        cap = DiskCap(results, missing, runs_at_once(options, results.configs, device), listener)
+        cap = DiskCap(results, missing, runs_at_once(options, results.configs, device, width), listener)
         _check_space(paths, missing, study.disk)
         if not options.accept_other_numerics:
             refuse_changed_numerics(context, missing)
@@ -179,7 +183,7 @@ def _run_study(
     return results
 
 
-def _step_times(paths: StudyPaths, study: Study, ranks: Ranks, step_times: StepTimes) -> StepTimes | None:
+def _step_times(paths: StudyPaths, study: Study, ranks: Ranks, make: Callable[[], StepTimes]) -> StepTimes | None:
     """What horizons in seconds follow from, as it was when the study began; None where budgets are others.
 
     Raises ConfigError for several ranks, which would each measure their own.
@@ -188,6 +192,7 @@ def _step_times(paths: StudyPaths, study: Study, ranks: Ranks, step_times: StepT
         return None
     if ranks.world > 1:
         raise ConfigError("budgets: seconds are those of one process; state max_iters to train over several ranks")
+    step_times = make()
     step_times.recall(paths)
     return step_times
 
@@ -212,20 +217,10 @@ def _check_space(paths: StudyPaths, missing: Sequence[RunConfig], cap: int | Non
         )
 
 
-def runs_at_once(options: RunOptions, configs: Sequence[RunConfig], device: torch.device) -> int:
+def runs_at_once(options: RunOptions, configs: Sequence[RunConfig], device: torch.device, width: int) -> int:
     """How many runs are trained at the same time, at most."""
     workers = options.workers or (available_cores() if device.type == "cpu" else 1)
-    return min(len(configs), workers * stack_width(options, configs, device))
-
-
-def stack_width(options: RunOptions, configs: Sequence[RunConfig], device: torch.device) -> int:
-    """How many runs are trained in one program, at most."""
-    if options.stack is not None:
-        return options.stack
-    if device.type != "cuda":
-        return 1
-    memory = torch.cuda.get_device_properties(device).total_memory * MAX_STACK_MEMORY_SHARE
-    return min(len(configs), max(1, int(memory // max(training_memory_bytes(config) for config in configs))))
+    return min(len(configs), workers * width)
 
 
 def uses_compiled_kernels(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from isoloss.data.tokens import Tokens, open_tokens
-from isoloss.errors import InUseError, IsolossError, StoreError, UnreadableError
+from isoloss.errors import DeviceLostError, InUseError, IsolossError, StoreError, UnreadableError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.first_evaluation import taking_over
 from isoloss.execution.plan import STACKED_WITH, Stack
@@ -26,10 +26,11 @@ from isoloss.store.run import create_run, read_status, whole_status, write_statu
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
-from isoloss.training.device import describe, peak
+from isoloss.training.device import describe, is_lost, is_out_of_memory, peak
 from isoloss.training.distributed import Ranks
 from isoloss.training.loop import train
 from isoloss.training.state import MemberState, stack
+from isoloss.wording import counted
 
 LOCK_POLL_INTERVAL_S = 2.0
 """Between two looks at should_stop() while a lock is awaited."""
@@ -65,7 +66,8 @@ def train_stack(
     """Train runs to their ends, or until should_stop(); the results are their files and statuses.
 
     An error is recorded as the reason why these runs failed, and not raised; a run whose files cannot be read or locked
-    fails alone. A stack that needs more memory than there is is split in two.
+    fails alone. A stack that needs more memory than there is is split in two. Raises DeviceLostError, once that is
+    recorded, where no other stack can be trained in this process.
     """
     attempt = _Attempt(context, emit, should_stop, ranks or Ranks())
     failure = _train_under_locks(attempt, configs)
@@ -73,8 +75,8 @@ def train_stack(
         return
     if attempt.ranks.world > 1:
         raise failure
-    unfinished = tuple(filter(attempt.is_unfinished, configs))
-    if len(unfinished) > 1 and _out_of_memory(failure):
+    unfinished, lost = tuple(filter(attempt.is_unfinished, configs)), is_lost(context.device)
+    if len(unfinished) > 1 and not lost and _out_of_memory(failure):
         gc.collect()
         if context.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -86,6 +88,11 @@ def train_stack(
     else:
         for config in unfinished:
             _fail(attempt, config, failure)
+    if lost:
+        raise DeviceLostError(
+            f"{context.device} does no more work for this process: {_first_line(failure)}; "
+            f"{counted(len(unfinished), 'run')} failed by it, and the same command trains what is left"
+        ) from failure
 
 
 def _train_under_locks(attempt: _Attempt, configs: Stack) -> Exception | None:
@@ -186,7 +193,7 @@ def _out_of_memory(failure: BaseException | None) -> bool:
     found = False
     while failure is not None:
         failure.__traceback__ = None
-        found = found or isinstance(failure, torch.OutOfMemoryError)
+        found = found or is_out_of_memory(failure)
         failure = failure.__cause__ or failure.__context__
     return found
 
@@ -261,10 +268,14 @@ def _open_recorder(
 
 
 def _fail(attempt: _Attempt, config: RunConfig, error: BaseException) -> None:
-    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    reason = f"{type(error).__name__}: {_first_line(error)}"
     attempt.closed.add(run_id(config))
     record_state(attempt.context.study.run(run_id(config)), "failed", reason)
     attempt.emit(Event(run_id(config), "failed", 0, reason=reason))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else "no message"
 
 
 def record_state(paths: RunPaths, state: Literal["failed", "pending"], reason: str) -> None:

@@ -133,7 +133,7 @@ def cross_entropy(
         logits_ExNxW = logits_ExNxW.detach()
         return native.cross_entropy(kernels.native, logits_ExNxW, targets_ExN, vocab_size, scale_E), logits_ExNxW
     logits = logits_ExNxW.detach().to(torch.float32, copy=True)
-    logits[..., vocab_size:] = float("-inf")
+    logits[..., vocab_size:].fill_(float("-inf"))  # assigned, it would be a tensor of the CPU first
     log_probs = torch.log_softmax(logits, dim=-1)
     targets_ExNx1 = targets_ExN[..., None]
     loss_E = -log_probs.gather(2, targets_ExNx1).sum(dim=(1, 2))

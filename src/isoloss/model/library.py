@@ -72,6 +72,14 @@ def library() -> ctypes.CDLL:
         raise CompilerError(f"cannot load {path}: {str(error).splitlines()[0]}") from error
 
 
+def cxx_compiler() -> str:
+    """Path of the system's C++ compiler. Raises CompilerError."""
+    found = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
+    if found is None:
+        raise CompilerError("no C++ compiler (c++, g++ or clang++)")
+    return found
+
+
 def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     for name, arguments in SIGNATURES.items():
@@ -84,9 +92,7 @@ def _load(path: Path) -> ctypes.CDLL:
 
 def _compiled() -> Path:
     """The library's path, compiled if need be."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
-    if compiler is None:
-        raise CompilerError("no C++ compiler (c++, g++ or clang++)")
+    compiler = cxx_compiler()
     flags = (*FLAGS, *_wide_vectors())
     identity = [SOURCE.read_bytes(), " ".join(flags).encode(), _run([compiler, "--version"]).encode(), _processor()]
     path = cache_dir() / "kernels" / f"{sha256_bytes(bytes(1).join(identity))[:16]}.so"

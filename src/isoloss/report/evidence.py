@@ -127,10 +127,12 @@ def timed_programs(snapshot: Snapshot, runs: Iterable[str]) -> dict[str, tuple[F
     """Seconds of each step, NaN where unknown, and steps of the evaluations, of every program that trained these runs.
 
     Members of a stack share their steps: the one that went on longest, whose id is the key, stands for all. Without
-    runs that have a timed step after their first.
+    runs that have a timed step after their first, and those on CUDA, where a time is the mean of a block of steps.
     """
     timed: dict[bytes, tuple[str, Floats]] = {}
     for run in runs:
+        if snapshot.statuses[run].provenance.get("device") == "cuda":
+            continue
         seconds = snapshot.results.metrics(run).sort("step")["step_time_s"].fill_null(math.nan).to_numpy()
         program = seconds[:TELLING_STEPS].tobytes()
         if np.isfinite(seconds[1:]).any() and (program not in timed or len(seconds) > len(timed[program][1])):
@@ -148,7 +150,10 @@ def _spikes(snapshot: Snapshot) -> Callable[[float], Spikes]:
     @cache
     def spikes(times: float) -> Spikes:
         if not step_times():
-            raise ConfigError("no run that is done has a timed step after its first")
+            raise ConfigError(
+                "no run that is done has a timed step after its first (on CUDA blocks of steps are timed, whose mean "
+                "hides a slow step)"
+            )
         return pooled([spike_report(seconds, steps, times) for seconds, steps in step_times()])
 
     return spikes

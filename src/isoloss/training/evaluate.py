@@ -43,13 +43,21 @@ def evaluate(
     `goes_on` is asked after each chunk; where it says no, the evaluation is given up and there are no losses.
     """
     losses: list[list[float]] = []
-    for split, text_N in enumerate((texts.train_N, texts.val_N)):
-        starts = [_starts(config, stack.step, split, len(text_N)) for config in stack.members]
-        loss_E = _mean_loss(stack, text_N, np.stack(starts), ranks, goes_on)
+    for split in range(2):
+        loss_E = split_loss(stack, texts, split, ranks, goes_on)
         if loss_E is None:
             return None
         losses.append(loss_E.tolist())
     return losses[0], losses[1]
+
+
+def split_loss(
+    stack: StackState, texts: DeviceTokens, split: int, ranks: Ranks, goes_on: Callable[[], bool]
+) -> Tensor | None:
+    """Every member's loss on the training split, 0, or that of validation, 1: fp64 of shape [E]. None if given up."""
+    text_N = texts.val_N if split else texts.train_N
+    starts = [_starts(config, stack.step, split, len(text_N)) for config in stack.members]
+    return _mean_loss(stack, text_N, np.stack(starts), ranks, goes_on)
 
 
 def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ NUMERICS_VERSION = 1
 class Numerics:
     """Everything outside a configuration that a rounding may depend on. `stack` is the width planned with.
 
-    On an accelerator the processor and its threads do not count.
+    On an accelerator the processor and its threads do not count; `instructions` are how CUDA's products may round.
     """
 
     isoloss: int
@@ -33,12 +33,12 @@ class Numerics:
 
 def numerics_here(device: torch.device, kernels: str, *, threads: int, stack: int, ranks: int) -> Numerics:
     """The numerics of training on a device of this machine."""
-    on_cpu = device.type == "cpu"
+    on_cpu, on_cuda = device.type == "cpu", device.type == "cuda"
     return Numerics(
         isoloss=NUMERICS_VERSION,
         torch=f"{torch.__version__} ({str(torch.version.git_version)[:8]})",
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        instructions=_instructions() if on_cpu else "",
+        device=torch.cuda.get_device_name(device) if on_cuda else device.type,
+        instructions=_instructions() if on_cpu else _reductions() if on_cuda else "",
         threads=threads if on_cpu else 0,
         kernels=kernels,
         stack=stack,
@@ -57,3 +57,14 @@ def _instructions() -> str:
     flags = cpu_flags()
     unit = next((flag for flag in BF16_UNITS if flag in flags), "no bf16")
     return f"{torch.backends.cpu.get_cpu_capability()} {unit}, {cpu_name().partition(' ')[0]}"
+
+
+def _reductions() -> str:
+    """What torch allows of products on CUDA: sums of partial results in 16 bits, and TF32 for fp32."""
+    matmul = torch.backends.cuda.matmul
+    of_16_bits = {
+        "bf16": matmul.allow_bf16_reduced_precision_reduction,
+        "fp16": matmul.allow_fp16_reduced_precision_reduction,
+    }
+    reduced = [name for name, allowed in of_16_bits.items() if allowed]
+    return f"sums in {' and '.join(reduced) or 'fp32 alone'}, fp32 products {torch.get_float32_matmul_precision()}"

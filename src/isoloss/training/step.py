@@ -7,6 +7,7 @@ tables on the device, batches are gathered there, and losses are written to a ta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -74,17 +75,19 @@ class Stepper:
     def take(self, n: int) -> tuple[list[list[float]], list[list[float]]]:
         """Take n steps, or fewer if the tables end before; the losses and gradient norms, [step][member]."""
         if self._slot == 0:
-            self._fill_tables()
+            self.fill_tables()
         first, self._slot = self._slot, min(self._slot + n, TABLE_STEPS)
-        for _ in range(first, self._slot):
-            self._take_one()
+        device = self._stack.device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # graphs are of the current device
+            for _ in range(first, self._slot):
+                self._take_one()
         losses_and_norms = self._results_Rx2xE[first : self._slot].transpose(0, 1).tolist()
         if self._slot == TABLE_STEPS:
             self._slot = 0
             self._slot_1.zero_()
         return losses_and_norms[0], losses_and_norms[1]
 
-    def _fill_tables(self) -> None:
+    def fill_tables(self) -> None:
         """Fill the tables for the next TABLE_STEPS steps from the stack's step on, in the same memory."""
         members, step, device = self._stack.members, self._stack.step, self._stack.device
         config = members[0]
@@ -107,15 +110,18 @@ class Stepper:
             self._graph.replay()
         elif self._uncaptured_steps < WARM_UP_STEPS or self._stack.device.type != "cuda" or self._ranks.world > 1:
             self._uncaptured_steps += 1
-            self._step()
+            self.step()
         else:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                self._step()
+                self.step()
             self._graph.replay()  # capturing only records
 
-    def _step(self) -> None:
-        """One step of every member. A member whose gradient is not finite keeps its weights."""
+    def step(self) -> None:
+        """One step of every member, in which nothing waits for the host: what is captured.
+
+        A member whose gradient is not finite keeps its weights.
+        """
         stack, scale_E, total_ExP = self._stack, self._stack.loss_scale_E, self._stack.gradients.total_ExP
         loss_E = self._gradients(scale_E)
         norm_E = torch.linalg.vector_norm(total_ExP, dim=1) / scale_E

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import frexp, ldexp
+
 import torch
 from torch import Tensor
 
@@ -89,7 +91,11 @@ def _attend(
     ahead_TxT = torch.full((n_new, n_all), float("-inf"), device=q_GxTxD.device).triu(1 + n_all - n_new)
     if window < n_all:
         ahead_TxT = ahead_TxT + torch.full_like(ahead_TxT, float("-inf")).tril(n_all - n_new - window)
-    scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2)) * scale + ahead_TxT
+    mantissa, exponent = frexp(scale)  # the power of two comes first, and changes no rounding: else fp16 overflows
+    scores_GxTxT = torch.bmm(q_GxTxD * ldexp(1, exponent - 1), k_GxTxD.transpose(1, 2))
+    if mantissa != 0.5:
+        scores_GxTxT = scores_GxTxT * (2 * mantissa)
+    scores_GxTxT = scores_GxTxT + ahead_TxT
     probs_GxTxT = torch.softmax(scores_GxTxT, dim=-1, dtype=torch.float32)
     probs_GxTxT = dropped(probs_GxTxT, mask, (run.n_rows, n_head, n_new, n_all))
     return torch.bmm(probs_GxTxT.to(run.kernels.dtype), v_GxTxD)

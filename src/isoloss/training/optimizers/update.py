@@ -39,8 +39,8 @@ class Update:
     def decay_ExP(self) -> Tensor:
         """Each parameter's weight decay: that of its member up to the layout's decay_end, 0 after it."""
         layout, decay_ExP = self.parameters.layout, torch.zeros_like(self.grad_ExP)
-        for decay_P, config in zip(decay_ExP, self.members, strict=True):  # a number needs no copy to the device
-            decay_P[: layout.decay_end] = config.weight_decay
+        for decay_P, config in zip(decay_ExP, self.members, strict=True):
+            decay_P[: layout.decay_end].fill_(config.weight_decay)  # a number needs no copy to the device
         decay_ExP[:, : layout.matrix_end] *= scales(self.members[0]).matrix_decay
         return decay_ExP
 

@@ -117,6 +117,12 @@ def test_seeds_that_are_factors_are_no_axis(tmp_path: Path) -> None:
     assert "here init_seed {1, 2, 3} and data_seed {1, 2}" in said
 
 
+def test_whole_levels_of_a_setting_that_is_none_are_those_of_its_runs(tmp_path: Path) -> None:
+    data = unpacked(data_of(take_snapshot(fake_study(tmp_path, three_seeds(dropout=(0, 0.1)), {}, curve))))
+    [dropout] = data["factors"]
+    assert dropout["levels"] == ["0.0", "0.1"] and sorted(dropout["level"]) == [0, 1]
+
+
 def test_configurations_are_ranked_by_the_mean_over_seeds_with_its_t_interval(snapshot: Snapshot) -> None:
     table = runs_chapter(snapshot).tables[0]
     assert table.frame["mean"].drop_nulls().is_sorted()

@@ -13,7 +13,7 @@ from isoloss.study.budgets import Budgets, StepTime
 from isoloss.study.cell_faults import cell_faults, setting_faults
 from isoloss.study.cells import Cell, Cells, Design, Range, Scalar, Tuned
 from isoloss.study.compute import training_memory_bytes
-from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, TokenizerName, make_config
+from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, TokenizerName, is_whole, make_config
 from isoloss.study.formula import with_formulas_computed
 from isoloss.study.hypotheses import Hypothesis
 from isoloss.study.identity import run_id
@@ -126,12 +126,19 @@ class Study:
 
     @cached_property
     def varied(self) -> dict[str, tuple[Scalar, ...]]:
-        """Every setting that has levels, with those that cells have, in the order stated, drawn ones ascending."""
+        """Every setting that has levels, with those that cells have, in the order stated, drawn ones ascending.
+
+        They are spelled as runs have them: the 0 of `dropout: [0, 0.1]` is 0.0.
+        """
         cells = self.cells.expand()
         used = {key: dict.fromkeys(cell[key] for cell in cells if key in cell) for key in self.stated}
-        return {
+        found = {
             key: tuple(level for level in dict.fromkeys(levels) if level in used[key]) or tuple(sorted(used[key]))  # type: ignore[type-var]
             for key, levels in self.stated.items()
+        }
+        return {
+            key: tuple(float(level) if type(level) is int and not is_whole(key) else level for level in levels)
+            for key, levels in found.items()
         }
 
     @cached_property

@@ -49,6 +49,7 @@ OTHERS: dict[str, Any] = {
     "beta1": 0.5,
     "beta2": 0.5,
     "grad_clip": 0.1,
+    "ema": 0.9,
     "eval_interval": 2,
     "batch_size": 8,
     "data_seed": 7,

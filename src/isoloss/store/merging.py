@@ -180,4 +180,4 @@ def _held(opened: Sequence[StudyResults], run: str) -> tuple[RunPaths | None, li
 def _losses(paths: RunPaths) -> list[tuple[object, ...]]:
     """Every loss that a run recorded: those of equal runs are equal to the bit."""
     rows = (row for name in ROWS for row in read_rows(paths.rows(name)))
-    return [tuple(row.get(key) for key in ("step", "loss", "train_loss", "val_loss")) for row in rows]
+    return [tuple(row.get(key) for key in ("step", "loss", "train_loss", "val_loss", "ema_val_loss")) for row in rows]

@@ -100,10 +100,12 @@ class RunProvenance(TypedDict):
 
 
 class MeasuredRecord(TypedDict):
-    """The columns of the summary that are computed from a run's rows."""
+    """The columns of the summary that are computed from a run's rows; earlier versions knew no averages of weights."""
 
     best_val_loss: FiniteFloat | None
     best_step: Count | None
+    best_ema_val_loss: NotRequired[FiniteFloat | None]
+    final_ema_val_loss: NotRequired[FiniteFloat | None]
     final_val_loss: FiniteFloat | None
     final_train_loss: FiniteFloat | None
     train_val_gap: FiniteFloat | None
@@ -168,12 +170,14 @@ class StepRecord(TypedDict):
 
 
 class EvalRecord(TypedDict):
-    """A row of evals.jsonl."""
+    """A row of evals.jsonl; losses of an average of the weights where the run has one."""
 
     step: Count
     train_loss: FiniteFloat | None
     val_loss: FiniteFloat | None
     eval_time_s: FiniteFloat
+    ema_train_loss: NotRequired[FiniteFloat | None]
+    ema_val_loss: NotRequired[FiniteFloat | None]
 
 
 class ThinnedSteps(TypedDict):
@@ -192,6 +196,7 @@ class ThinnedEvals(TypedDict):
     step: list[Count]
     train_loss: list[FiniteFloat | None]
     val_loss: list[FiniteFloat | None]
+    ema_val_loss: NotRequired[list[FiniteFloat | None]]
 
 
 def _of_one_length(columns: Any) -> Any:

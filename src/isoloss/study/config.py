@@ -115,6 +115,10 @@ class RunConfig(BaseModel):
         0.99, description="Decay of the mean squared gradient, per step; of lion that of its momentum."
     )
     grad_clip: RateFloat = Field(1.0, description="Norm that the gradient is clipped to; 0: no clipping.")
+    ema: FractionFloat = Field(
+        0.0,
+        description="Decay, per step, of an exponential moving average of the weights, evaluated beside them; 0: none.",
+    )
 
     eval: EvalMode = Field(
         "exact",
@@ -241,6 +245,7 @@ MEMBER_FIELDS = frozenset(
         "min_lr",
         "weight_decay",
         "grad_clip",
+        "ema",
         *SEED_SETTINGS,
         "seed",
     }
@@ -263,6 +268,7 @@ def spelled_seeds(config: RunConfig) -> dict[str, int]:
 ADDED_SETTINGS = (
     "norm", "position", "mlp", "n_kv_head", "qk_norm", "tie_embeddings", "window", "schedule", "decay_share",
     "decay_shape", "optimizer", "muon_learning_rate", "parametrization", "base_n_embd", "base_n_layer",
+    "ema",
 )  # fmt: skip
 """Settings that runs had not when they were first named: at their defaults they are no part of a run's name."""
 

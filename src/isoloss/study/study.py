@@ -132,13 +132,10 @@ class Study:
         """
         cells = self.cells.expand()
         used = {key: dict.fromkeys(cell[key] for cell in cells if key in cell) for key in self.stated}
-        found = {
-            key: tuple(level for level in dict.fromkeys(levels) if level in used[key]) or tuple(sorted(used[key]))  # type: ignore[type-var]
-            for key, levels in self.stated.items()
-        }
         return {
-            key: tuple(float(level) if type(level) is int and not is_whole(key) else level for level in levels)
-            for key, levels in found.items()
+            key: tuple(_as_in_runs(key, level) for level in dict.fromkeys(levels) if level in used[key])
+            or tuple(sorted(used[key]))  # type: ignore[type-var]
+            for key, levels in self.stated.items()
         }
 
     @cached_property
@@ -279,6 +276,11 @@ def _within_split(config: RunConfig, val_tokens: int | None) -> RunConfig:
     """The run with eval_val_tokens 0, all, where it covers the validation split: these are the same run."""
     covers = val_tokens is not None and config.eval_val_tokens >= val_tokens - 1  # the last token is a target alone
     return config.model_copy(update={"eval_val_tokens": 0}) if covers else config
+
+
+def _as_in_runs(setting: str, level: Scalar) -> Scalar:
+    """A level of a setting as a run's configuration has it."""
+    return float(level) if type(level) is int and not is_whole(setting) else level
 
 
 def too_large(config: RunConfig, why: str) -> ConfigError:

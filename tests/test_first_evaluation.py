@@ -137,6 +137,16 @@ def test_one_run_is_evaluated_for_all(text_file: Path, tokens: Tokens, tmp_path:
             assert read_record(run.folder / "last.json")["beside"]["first_evaluation"] == source
 
 
+def test_an_average_begins_with_the_losses_that_are_taken_over(text_file: Path, tokens: Tokens, tmp_path: Path) -> None:
+    study = Study("s", str(text_file), base=TINY, factors={"ema": (0.0, 0.5, 0.9)})
+    results = run_study(study, tmp_path, OPTIONS, executor=Inline())
+    assert [source_of(results, config) is None for config in results.configs].count(True) == 1
+    for config in results.configs:
+        row, [alone] = first_row(results, config), recorded([config], tokens)
+        assert row.get("ema_val_loss") == alone.evals[0].ema_val_loss == (row["val_loss"] if config.ema else None)
+        assert row.get("ema_train_loss") == alone.evals[0].ema_train_loss
+
+
 def test_the_report_counts_what_was_taken_over(text_file: Path, tmp_path: Path) -> None:
     from isoloss.report.chapters.method import method_chapter
     from isoloss.report.snapshot import take_snapshot

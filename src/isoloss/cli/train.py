@@ -73,9 +73,9 @@ def _option(name: str, field: Any) -> tuple[str, Any, Any]:
 
     One whose default is the optimizer's is None until it is stated.
     """
-    from isoloss.study.optimizers import DEFAULTS
+    from isoloss.study.parts import OPTIMIZERS
 
-    own = field.default is not None and any(name in settings for settings in DEFAULTS.values())
+    own = field.default is not None and any(name in each.defaults for each in OPTIMIZERS.values())
     hint = f"(default: {field.default:g}, or the optimizer's own)" if own else "" if field.default is None else None
     shown = tyro.conf.arg(help=field.description, help_behavior_hint=hint)  # the description tells what stands for None
     kind, default = (Optional[field.annotation], None) if own else (field.annotation, field.default)  # noqa: UP045

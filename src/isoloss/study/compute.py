@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isoloss.study.config import RunConfig
-from isoloss.study.optimizers import MOMENTS
+from isoloss.study.parts import optimizer_of
 from isoloss.study.shapes import count, embeddings, head, matrices_of_a_block
 
 ROW_BYTES = 250
@@ -77,7 +77,7 @@ def evaluations(config: RunConfig) -> int:
 
 def checkpoint_bytes(config: RunConfig) -> int:
     """Size of one checkpoint: weights, what the optimizer keeps and, where a run has one, their average, in fp32."""
-    return (1 + len(MOMENTS[config.optimizer]) + bool(config.ema)) * weights_bytes(config)
+    return (1 + len(optimizer_of(config.optimizer).moments) + bool(config.ema)) * weights_bytes(config)
 
 
 def weights_bytes(config: RunConfig) -> int:

@@ -10,13 +10,14 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from isoloss.errors import ConfigError, raise_all
 from isoloss.study.numbers import number_hint
-from isoloss.study.optimizers import Optimizer, defaults_of
+from isoloss.study.parts import defaults_of
 from isoloss.study.synonyms import did_you_mean
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Norm = Literal["layernorm", "rmsnorm"]
 Position = Literal["learned", "rope", "none"]
 Mlp = Literal["gelu", "relu2", "swiglu"]
+Optimizer = Literal["adamw", "muon", "lion", "sgd"]
 Schedule = Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"]
 DecayShape = Literal["linear", "1-sqrt", "cosine"]
 Parametrization = Literal["standard", "mup", "completep"]

@@ -35,7 +35,7 @@ from isoloss.model.parameters import Layout, layout_of
 from isoloss.study.compute import checkpoint_bytes
 from isoloss.study.config import RunConfig, recorded_config
 from isoloss.study.identity import run_id
-from isoloss.study.optimizers import MOMENTS
+from isoloss.study.parts import optimizer_of
 from isoloss.training.state import MemberState, Progress, Weights
 
 Metadata = Mapping[str, Any]
@@ -154,7 +154,7 @@ def load_weights(folder: Path, name: str) -> Weights:
         if sidecar["run_id"] != run_id(config):
             raise ValueError(f"it says run {sidecar['run_id']}, its configuration is that of run {run_id(config)}")
         progress, layout = _progress(sidecar["progress"], config), layout_of(config)
-        names = (WEIGHTS, *MOMENTS[config.optimizer], *([AVERAGE] if config.ema else []))
+        names = (WEIGHTS, *optimizer_of(config.optimizer).moments, *([AVERAGE] if config.ema else []))
         content = read_bytes(tensors_path, checkpoint_bytes(config) + MAX_HEADER_BYTES * len(names) * len(layout.slots))
         digest, compacted = sha256_bytes(content), WEIGHTS_KEY in sidecar
         if digest not in (sidecar.get("sha256"), sidecar.get(WEIGHTS_KEY)):

@@ -14,7 +14,7 @@ from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Gradients, Layout, Parameters, init_flat, layout_of
 from isoloss.study.config import CountInt, PositiveFloat, RateFloat, RunConfig, shape_key
 from isoloss.study.identity import run_id
-from isoloss.study.optimizers import MOMENTS
+from isoloss.study.parts import optimizer_of
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INITIAL_LOSS_SCALE = 65536.0
@@ -131,7 +131,7 @@ def initial_state(config: RunConfig) -> MemberState:
     """The state of a run before its first step."""
     flat_P = init_flat(config)
     scale = INITIAL_LOSS_SCALE if config.precision == "fp16" else 1.0
-    moments = {name: torch.zeros_like(flat_P) for name in MOMENTS[config.optimizer]}
+    moments = {name: torch.zeros_like(flat_P) for name in optimizer_of(config.optimizer).moments}
     return MemberState(config, Progress(loss_scale=scale), flat_P, moments, flat_P.clone() if config.ema else None)
 
 
@@ -152,6 +152,6 @@ def stack(states: Sequence[MemberState], device: torch.device, kernels: Kernels 
         [state.config for state in states],
         [state.progress for state in states],
         Parameters(layout_of(config), flat_ExP, kernels or Kernels(dtype)),
-        {name: torch.stack([s.moments[name] for s in states]).to(device) for name in MOMENTS[config.optimizer]},
+        {name: torch.stack([state.moments[name] for state in states]).to(device) for name in states[0].moments},
         (torch.stack(averages) if averages else torch.empty(0, flat_ExP.shape[1])).to(device),
     )

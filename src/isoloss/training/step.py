@@ -18,9 +18,10 @@ from isoloss.model import gpt
 from isoloss.model.dropout import Dropout
 from isoloss.randomness import Purpose, keyed_bits, mix, stream_key
 from isoloss.study.config import RunConfig
+from isoloss.study.parts import function_of, optimizer_of
 from isoloss.study.schedules import learning_rate
 from isoloss.training.distributed import Ranks
-from isoloss.training.optimizers import STEPS, Update
+from isoloss.training.optimizers.update import Update
 from isoloss.training.state import StackState
 
 TABLE_STEPS = 128
@@ -68,7 +69,7 @@ class Stepper:
         self._rates_RxE = torch.zeros(TABLE_STEPS, len(members), device=device)
         self._results_Rx2xE = torch.zeros(TABLE_STEPS, 2, len(members), device=device)
         self._slot = 0
-        self._update = STEPS[config.optimizer]
+        self._update = function_of(optimizer_of(config.optimizer).step)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._uncaptured_steps = 0
 

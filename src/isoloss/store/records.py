@@ -213,6 +213,21 @@ class CurvesRecord(TypedDict):
     evals: Annotated[ThinnedEvals, AfterValidator(_of_one_length)]
 
 
+class PartRecord(TypedDict):
+    """What is known of a norm, an MLP or an optimizer of a study's own."""
+
+    setting: Literal["norm", "mlp", "optimizer"]
+    gated: NotRequired[bool]
+    moments: NotRequired[list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]]]
+    defaults: NotRequired[dict[str, str | int | FiniteFloat | bool | None]]
+
+
+class PartsRecord(TypedDict):
+    """parts.json: parts by what configurations call them."""
+
+    parts: dict[Annotated[str, Field(pattern="^[A-Z][A-Za-z0-9_]*@[0-9a-f]{12}$")], PartRecord]
+
+
 class StepTimesRecord(TypedDict):
     """Seconds that a step took where a study began, by the settings on which they depend."""
 
@@ -223,6 +238,7 @@ STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), 
 METADATA, SIDECAR = TypeAdapter(MetadataRecord), TypeAdapter(SidecarRecord)
 CURVES, MIRRORED = TypeAdapter(CurvesRecord), TypeAdapter(MirroredRecord)
 STEP_TIMES = TypeAdapter(StepTimesRecord)
+PARTS = TypeAdapter(PartsRecord)
 STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
 
 

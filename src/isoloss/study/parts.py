@@ -6,11 +6,17 @@ imported when something computes with it, so that studies can be read without to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pkgutil import resolve_name
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import AfterValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from isoloss.errors import ConfigError
+from isoloss.study.synonyms import did_you_mean
 
 Code = Callable[..., Any] | str
 """A function, or 'module:name' of one."""
@@ -52,6 +58,7 @@ class Optimizer:
 
 
 Part = Norm | Mlp | Optimizer
+P = TypeVar("P", Norm, Mlp, Optimizer)
 
 NORMS: Mapping[str, Norm] = {
     "layernorm": Norm("isoloss.model.parts.norm:layer_norm"),
@@ -74,19 +81,45 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
 """Defaults are those of Keller Jordan's Muon, of lion-pytorch and of torch's SGD."""
 
 
+_OWN: dict[str, Part] = {}
+"""Parts of one's own, by what configurations call them: those of study/plugins.py, and what directories say of such."""
+
+
+def know(value: str, part: Part) -> None:
+    """Let configurations name a part of one's own by this value."""
+    _OWN[value] = part
+
+
+def known(value: str) -> Part | None:
+    """The part of one's own that a value stands for, if any."""
+    return _OWN.get(value)
+
+
 def norm_of(name: str) -> Norm:
-    """The norm of this name."""
-    return NORMS[name]
+    """The norm of this name. Raises ConfigError."""
+    return _of(Norm, NORMS, name)
 
 
 def mlp_of(name: str) -> Mlp:
-    """The MLP of this name."""
-    return MLPS[name]
+    """The MLP of this name. Raises ConfigError."""
+    return _of(Mlp, MLPS, name)
 
 
 def optimizer_of(name: str) -> Optimizer:
-    """The optimizer of this name."""
-    return OPTIMIZERS[name]
+    """The optimizer of this name. Raises ConfigError."""
+    return _of(Optimizer, OPTIMIZERS, name)
+
+
+def _of(kind: type[P], built_in: Mapping[str, P], name: str) -> P:
+    part = built_in.get(name) or _OWN.get(name)
+    if isinstance(part, kind):
+        return part
+    bare, _, digest = name.partition("@")
+    others = [value for value in _OWN if value.startswith(f"{bare}@")]
+    if digest and others:
+        raise ConfigError(f"its source is another than that of {others[-1]}", (kind.setting,))
+    own = f"; one of your own takes --plugin FILE.py:{bare}" if bare[:1].isupper() else ""
+    raise ConfigError(f"{did_you_mean(name, built_in)}{own}", (kind.setting,))
 
 
 @cache
@@ -97,4 +130,27 @@ def function_of(code: Code) -> Callable[..., Any]:
 
 def defaults_of(optimizer: object) -> Mapping[str, Any]:
     """What settings are that a run with this optimizer does not state, where that differs from AdamW's."""
-    return OPTIMIZERS[optimizer].defaults if isinstance(optimizer, str) and optimizer in OPTIMIZERS else {}
+    part = OPTIMIZERS.get(optimizer) or _OWN.get(optimizer) if isinstance(optimizer, str) else None
+    return part.defaults if isinstance(part, Optimizer) else {}
+
+
+def _levels(built_in: Iterable[str]) -> WithJsonSchema:
+    """What an editor takes for a level of a setting: a part that is built in, or a name such as one's own have."""
+    own = {"type": "string", "pattern": "^[A-Z][A-Za-z0-9_]*(@[0-9a-f]{12})?$"}
+    return WithJsonSchema({"anyOf": [{"enum": [*built_in]}, own]})
+
+
+def _names(find: Callable[[str], object]) -> AfterValidator:
+    def checked(name: str) -> str:
+        try:
+            find(name)
+        except ConfigError as error:
+            raise PydanticCustomError("part", "{why}", {"why": str(error)}) from error
+        return name
+
+    return AfterValidator(checked)
+
+
+NormName = Annotated[str, _names(norm_of), _levels(NORMS)]
+MlpName = Annotated[str, _names(mlp_of), _levels(MLPS)]
+OptimizerName = Annotated[str, _names(optimizer_of), _levels(OPTIMIZERS)]

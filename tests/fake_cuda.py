@@ -160,7 +160,9 @@ class Work:
     def transfers(self, chunk_bytes: int) -> int:
         """Operations of a whole evaluation of one split that touch the host."""
         with patch.object(evaluate, "MAX_ACCELERATOR_CHUNK_BYTES", chunk_bytes), Recorder(counts=True) as recorder:
-            evaluate.split_loss(self.stack, self.texts, 1, Ranks(), lambda: True)
+            evaluate.split_loss(
+                self.stack.parameters, self.stack.members, self.stack.step, self.texts, 1, Ranks(), lambda: True
+            )
         return recorder.n_faults
 
 

@@ -32,7 +32,8 @@ class Recording:
 
     def checkpoint(self, state: MemberState) -> None:
         moments = {name: moment_P.clone() for name, moment_P in state.moments.items()}
-        self.kept.append(MemberState(state.config, state.progress, state.flat_P.clone(), moments))
+        average_P = None if state.average_P is None else state.average_P.clone()
+        self.kept.append(MemberState(state.config, state.progress, state.flat_P.clone(), moments, average_P))
 
     def keep(self, state: MemberState) -> None: ...
 

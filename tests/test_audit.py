@@ -314,6 +314,7 @@ def test_a_factor_with_one_level_is_constant() -> None:
             {},
             "eval (exact and sampled) changes nothing in 8 of 8 runs",
         ),
+        ({"ema": [0.0, 0.99]}, {}, "ema (0 and 0.99) changes nothing in 4 of 4 runs: weights are averaged beside"),
         ({"min_lr": [0.0, 1e-4]}, {"decay_lr": False}, "min_lr (0 and 0.0001) changes nothing in 4 of 4 runs"),
         (
             {"warmup_iters": [0, 9], "decay_lr": [False, True]},
@@ -326,6 +327,22 @@ def test_a_factor_that_training_does_not_read_is_empty(
     factors: dict[str, Any], base: dict[str, Any], expected: str
 ) -> None:
     assert sentence("empty_factor", study(base=base, **factors)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("compared", "told"),
+    [
+        ({"ema": [0, 0.9, 0.99]}, True),
+        ({"ema": [0.9, 0.99]}, False),
+        ({"n_embd": [32, 64]}, True),
+        ({"n_embd": [32, 64], "ema": [0, 0.9]}, False),
+    ],
+)
+def test_averages_are_compared_where_both_levels_have_some(compared: dict[str, Any], told: bool) -> None:
+    factor = next(iter(compared))
+    lower = stated(says="lower", kind="effect", factor=factor, direction="down", response="best_ema_val_loss")
+    found = finding("hypothesis_untestable", study(lower, **compared))
+    assert (found is not None and "averaged weights" in found.text) == told
 
 
 @pytest.mark.parametrize("factors", [{"min_lr": [0.0, 1e-4]}, {"warmup_iters": [0, 9]}, {"lr_decay_iters": [500, 900]}])
@@ -412,7 +429,7 @@ def test_equal_training_keys_mean_equal_training() -> None:
     def key(**settings: Any) -> object:
         return training_key(RunConfig(corpus="x", corpus_sha256="1", vocab_size=65, **settings))
 
-    assert key() == key(eval_interval=7) == key(eval="sampled") == key(lr_decay_iters=2000)
+    assert key() == key(eval_interval=7) == key(eval="sampled") == key(lr_decay_iters=2000) == key(ema=0.9)
     assert key(decay_lr=False) == key(decay_lr=False, min_lr=0.0) == key(decay_lr=False, warmup_iters=0)
     assert len({key(), key(seed=1), key(min_lr=0.0), key(max_iters=1000), key(decay_lr=False), key(dropout=0.1)}) == 6
 

@@ -49,6 +49,7 @@ OTHERS: dict[str, Any] = {
     "beta1": 0.5,
     "beta2": 0.5,
     "grad_clip": 0.1,
+    "ema": 0.9,
     "eval_interval": 2,
     "batch_size": 8,
     "data_seed": 7,
@@ -134,6 +135,16 @@ def test_one_run_is_evaluated_for_all(text_file: Path, tokens: Tokens, tmp_path:
             origin = next(c for c in results.configs if run_id(c) == source)
             assert first_row(results, config) == first_row(results, origin) and source_of(results, origin) is None
             assert read_record(run.folder / "last.json")["beside"]["first_evaluation"] == source
+
+
+def test_an_average_begins_with_the_losses_that_are_taken_over(text_file: Path, tokens: Tokens, tmp_path: Path) -> None:
+    study = Study("s", str(text_file), base=TINY, factors={"ema": (0.0, 0.5, 0.9)})
+    results = run_study(study, tmp_path, OPTIONS, executor=Inline())
+    assert [source_of(results, config) is None for config in results.configs].count(True) == 1
+    for config in results.configs:
+        row, [alone] = first_row(results, config), recorded([config], tokens)
+        assert row.get("ema_val_loss") == alone.evals[0].ema_val_loss == (row["val_loss"] if config.ema else None)
+        assert row.get("ema_train_loss") == alone.evals[0].ema_train_loss
 
 
 def test_the_report_counts_what_was_taken_over(text_file: Path, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ from isoloss.study.identity import run_id
 from isoloss.study.schedules import learning_rate
 from isoloss.study.study import Study
 from isoloss.training.checkpoint import save_last
-from isoloss.training.optimizers import Update, adamw
+from isoloss.training.optimizers import adamw
+from isoloss.training.optimizers.update import Update
 from isoloss.training.state import MemberState, Progress, stack
 from tests.recording import recorded
 from tests.reference import ReferenceGPT, reference_rate

@@ -62,7 +62,7 @@ def allocated(work: Callable[[], object]) -> int:
 )
 def test_memory_is_what_torch_allocates(make: Make, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
     """A step and an evaluation on a CPU, where a chunk of the evaluation is made as long as on an accelerator."""
-    monkeypatch.setattr(evaluate, "_chunk_tokens", lambda stack: 1024)
+    monkeypatch.setattr(evaluate, "_chunk_tokens", lambda members, device: 1024)
     members = [make(n_embd=64, batch_size=16, block_size=32, seed=seed, **settings) for seed in range(3)]
     computed = stack_memory(members, DATA)
     stacked = stack([initial_state(config) for config in members], CPU)
@@ -72,7 +72,9 @@ def test_memory_is_what_torch_allocates(make: Make, monkeypatch: pytest.MonkeyPa
     with torch.no_grad():
         stepper.fill_tables()
         assert computed.step == pytest.approx(allocated(stepper.step), rel=0.01)
-    evaluated = allocated(lambda: split_loss(stacked, texts, 1, Ranks(), lambda: False))
+    evaluated = allocated(
+        lambda: split_loss(stacked.parameters, stacked.members, stacked.step, texts, 1, Ranks(), lambda: False)
+    )
     assert computed.evaluation == pytest.approx(evaluated, rel=0.01)
     flat = 4 * stacked.parameters.flat_ExP.numel()
     assert computed.held > (3 + len(stacked.moments)) * flat  # weights, moments, gradients of a micro-batch and a step

@@ -16,10 +16,11 @@ from isoloss.model.native import Native
 from isoloss.model.parameters import Parameters, init_flat, layout_of
 from isoloss.study.config import RunConfig, make_config
 from isoloss.study.identity import run_id
-from isoloss.study.optimizers import MOMENTS
+from isoloss.study.parts import OPTIMIZERS, function_of
 from isoloss.training import checkpoint
-from isoloss.training.optimizers import STEPS, Update
+from isoloss.training.optimizers import muon
 from isoloss.training.optimizers.muon import orthogonalised
+from isoloss.training.optimizers.update import Update
 from tests.recording import recorded
 
 Make = Callable[..., RunConfig]
@@ -34,11 +35,11 @@ def stepped(members: list[RunConfig], native: bool, skipped: bool = False) -> tu
     grads_NxExP = torch.randn(N_STEPS, E, layout.size, generator=torch.Generator().manual_seed(3)) * 0.1
     kernels = Kernels(torch.float32, Native(torch.float32) if native else None)
     parameters = Parameters(layout, flat_ExP, kernels)
-    moments = {name: torch.zeros_like(flat_ExP) for name in MOMENTS[members[0].optimizer]}
+    moments = {name: torch.zeros_like(flat_ExP) for name in OPTIMIZERS[members[0].optimizer].moments}
     counts_Ex2, lr_E = torch.zeros(E, 2), torch.tensor([config.learning_rate for config in members])
     for grad_ExP in grads_NxExP:
         factors = counts_Ex2, lr_E, torch.full((E,), 2.0), torch.full((E,), float(skipped))
-        STEPS[members[0].optimizer](Update(members, parameters, grad_ExP * 2, moments, *factors))
+        function_of(OPTIMIZERS[members[0].optimizer].step)(Update(members, parameters, grad_ExP * 2, moments, *factors))
     return flat_ExP, grads_NxExP
 
 
@@ -122,7 +123,7 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
         assert 0.6 < singular.median() < 1.3 and singular.max() < 1.4
 
 
-@pytest.mark.parametrize("optimizer", list(MOMENTS))
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 @pytest.mark.parametrize("native", [False, True])
 def test_a_member_whose_gradient_is_not_finite_stays(make: Make, optimizer: str, native: bool) -> None:
     config = make(**SHAPE, optimizer=optimizer)
@@ -130,7 +131,7 @@ def test_a_member_whose_gradient_is_not_finite_stays(make: Make, optimizer: str,
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("optimizer", list(MOMENTS))
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_training_learns_stacks_and_resumes_to_the_bit(
     make: Make, tokens: Tokens, tmp_path: Any, optimizer: str, compiled: bool
 ) -> None:
@@ -160,10 +161,10 @@ def test_muons_matrices_decay_alike_in_every_parametrization(make: Make) -> None
     for parametrization in ("standard", "mup", "completep"):
         config = make(**SHAPE, **scaled, parametrization=parametrization)
         flat_ExP = torch.ones(1, layout_of(config).size)
-        moments = {name: torch.zeros_like(flat_ExP) for name in MOMENTS["muon"]}
+        moments = {name: torch.zeros_like(flat_ExP) for name in OPTIMIZERS["muon"].moments}
         parameters = Parameters(layout_of(config), flat_ExP, Kernels(torch.float32))
         factors = torch.zeros(1, 2), torch.tensor([config.learning_rate]), torch.ones(1), torch.zeros(1)
-        STEPS["muon"](Update([config], parameters, torch.zeros_like(flat_ExP), moments, *factors))
+        muon.step(Update([config], parameters, torch.zeros_like(flat_ExP), moments, *factors))
         assert flat_ExP[0, 0].item() == pytest.approx(1 - 0.1 * 0.5), parametrization
 
 

@@ -169,7 +169,7 @@ def test_a_part_at_its_default_is_no_part_of_a_runs_name(make: Make) -> None:
     [
         ({"n_head": 4, "n_kv_head": 3}, "n_head=4 is not divisible by n_kv_head=3"),
         ({"n_embd": 12, "n_head": 4, "position": "rope"}, "position=rope rotates pairs of channels, and n_embd=12"),
-        ({"norm": "batchnorm"}, "norm='batchnorm': Input should be 'layernorm' or 'rmsnorm'"),
+        ({"norm": "batchnorm"}, "norm='batchnorm': known: layernorm, rmsnorm"),
         ({"window": 0}, "window=0"),
     ],
 )

@@ -83,6 +83,7 @@ def random_study(draw: random.Random) -> list[dict[str, Any]]:
                 "decay_share": draw.choice([0.2, 0.5]),
                 "dropout": draw.choice([0.0, 0.0, 0.1]),
                 "eval_interval": draw.choice([5, 5, 4]),
+                "ema": draw.choice([0.0, 0.0, 0.9]),
             }
         )
     return list({run_id(config): cell for cell in cells if (config := _tiny(cell))}.values())
@@ -117,12 +118,14 @@ class StopAfter(NullListener):
 def rows_of(results: StudyResults, config: RunConfig) -> tuple[list[Any], list[Any]]:
     run = results.paths.run(run_id(config))
     steps = [(row["step"], row["loss"], row["lr"], row["grad_norm"]) for row in read_rows(run.metrics)]
-    return steps, [(row["step"], row["train_loss"], row["val_loss"]) for row in read_rows(run.evals)]
+    losses = ("step", "train_loss", "val_loss", "ema_train_loss", "ema_val_loss")
+    return steps, [tuple(map(row.get, losses)) for row in read_rows(run.evals)]
 
 
 def rows_alone(recording: Recording) -> tuple[list[Any], list[Any]]:
     steps = [(row.step, row.loss, row.lr, row.grad_norm) for row in recording.steps]
-    return steps, [(row.step, row.train_loss, row.val_loss) for row in recording.evals]
+    losses = ("step", "train_loss", "val_loss", "ema_train_loss", "ema_val_loss")
+    return steps, [tuple(getattr(row, name) for name in losses) for row in recording.evals]
 
 
 @pytest.mark.parametrize("number", range(50))
@@ -160,6 +163,7 @@ def test_a_fork_is_where_rates_and_everything_else_agree() -> None:
             fork: Fork | None = forks(configs).get(run_id(config))
             if fork is not None:
                 assert shape_key(config) == shape_key(fork.source) and config.dropout == fork.source.dropout
+                assert config.ema == fork.source.ema
                 assert all(learning_rate(config, s) == learning_rate(fork.source, s) for s in range(fork.step))
                 assert fork.step <= min(config.max_iters, fork.source.max_iters)
 

@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     from isoloss.execution.study import RunOptions, run_study
     from isoloss.store.tables import StudyResults, load_study
     from isoloss.study.config import RunConfig
+    from isoloss.study.parts import Mlp, Norm, Optimizer
+    from isoloss.study.plugins import use_plugin
     from isoloss.study.study import Study
     from isoloss.study.studyfile import find_study
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Mlp",
+    "Norm",
+    "Optimizer",
     "RunConfig",
     "RunOptions",
     "Study",
@@ -34,9 +39,13 @@ __all__ = [
     "fit_law",
     "load_study",
     "run_study",
+    "use_plugin",
 ]
 
 _HOMES = {
+    "Mlp": "isoloss.study.parts",
+    "Norm": "isoloss.study.parts",
+    "Optimizer": "isoloss.study.parts",
     "RunConfig": "isoloss.study.config",
     "RunOptions": "isoloss.execution.study",
     "Study": "isoloss.study.study",
@@ -48,6 +57,7 @@ _HOMES = {
     "fit_law": "isoloss.analysis.scaling",
     "load_study": "isoloss.store.tables",
     "run_study": "isoloss.execution.study",
+    "use_plugin": "isoloss.study.plugins",
 }
 
 

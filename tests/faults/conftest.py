@@ -16,7 +16,7 @@ STUDY = """\
 name: faulty
 corpus: {corpus}
 base: {{n_layer: 1, n_embd: 8, n_head: 2, block_size: 8, batch_size: 2, dropout: 0.1, max_iters: 8, eval_interval: 3,
-  warmup_iters: 2, eval_train_tokens: 64, precision: fp32}}
+  warmup_iters: 2, eval_train_tokens: 64, precision: fp32, ema: 0.5}}
 """
 TALLY = pytest.StashKey[Tally]()
 COUNTED = "counted"

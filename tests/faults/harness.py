@@ -187,7 +187,8 @@ def results_of(folder: Path) -> dict[str, Any]:
         paths, state = results.paths.run(run), status.state
         assert status.measured in (None, measure(step_rows(paths), eval_rows(paths))), run
         steps = [(row["step"], row["loss"], row["lr"], row["grad_norm"]) for row in read_rows(paths.metrics)]
-        evals = [(row["step"], row["train_loss"], row["val_loss"]) for row in read_rows(paths.evals)]
+        losses = ("step", "train_loss", "val_loss", "ema_train_loss", "ema_val_loss")
+        evals = [tuple(map(row.get, losses)) for row in read_rows(paths.evals)]
         weights = [sha256_file(paths.folder / f"{name}.safetensors") for name in ("last", "best")]
         found[run] = (state, steps, evals, weights)
     return found

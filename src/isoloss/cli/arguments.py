@@ -35,6 +35,8 @@ CorpusName = Annotated[str, named("CORPUS")]
 RunName = Annotated[OptionalText, named("RUN", "the run with the lowest validation loss")]
 Repeated = Annotated[tuple, tyro.conf.UseAppendAction]  # of text; tuple[str, ...] costs as much
 
+Plugins = Annotated[Repeated, named("FILE.py:NAME", "")]
+
 
 def _options_type() -> Any:
     """RunOptions with what help shows of its fields."""
@@ -100,7 +102,7 @@ OF_NANOGPT = {
     "backend": "it follows from the device; leave it out",
 }
 """What to do in place of options of nanoGPT's train.py that have no counterpart of the same meaning here."""
-TEXTS = "--corpus", "--val_corpus"
+TEXTS = "--corpus", "--val_corpus", "--plugin"
 COMPILE = {"True": "on", "False": "off"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from isoloss.cli.arguments import Flag, OptionalInt, OutFolder, Repeated, StudyName, named
+from isoloss.cli.arguments import Flag, OptionalInt, OutFolder, Plugins, Repeated, StudyName, named
 from isoloss.terminal import say
 
 
@@ -14,6 +14,7 @@ def coordcheck(
     *,
     set: Annotated[Repeated, named("SETTING=VALUE", "")] = (),
     seeds: Annotated[OptionalInt, named("N", "as the study says")] = None,
+    plugin: Plugins = (),
     steps: int = 10,
     offline: Flag = False,
     json: Flag = False,
@@ -28,6 +29,7 @@ def coordcheck(
             each parametrization and width is trained.
         set: Change a setting of the study, such as learning_rate=4e-3; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell.
+        plugin: A norm, an MLP or an optimizer of your own that the study names; its file is run. May be repeated.
         steps: Optimizer steps before activations are compared with those of the untrained model.
         offline: Fetch nothing; use what is in the cache.
         json: Print one JSON object at full precision in place of text.
@@ -44,7 +46,7 @@ def coordcheck(
     check_out(out)
     if steps < 1:
         raise ConfigError(f"--steps {steps}: at least 1 is needed", ("steps",))
-    found = study_of(study, seeds, set)
+    found = study_of(study, seeds, set, plugin)
     tokens = prepare(found.text, found.tokenizer, offline=offline, say=say)
     check = coordinate_check(activation_changes(found, tokens, steps, say), steps)
     return conclude(lambda: coordinates_chapter(check), coordinates_as_json(check) if json else None, out, found.name)

@@ -16,6 +16,7 @@ from isoloss.cli.arguments import (
     OptionalInt,
     OptionalText,
     OutFolder,
+    Plugins,
     RunName,
     named,
 )
@@ -174,6 +175,7 @@ def sample(
     top_k: Annotated[OptionalInt, named("N", "all tokens")] = None,
     seed: int = 1337,
     sliding: Flag = False,
+    plugin: Plugins = (),
 ) -> int:
     """Print text that a trained run generates.
 
@@ -189,6 +191,7 @@ def sample(
         top_k: Draw from this many most likely tokens only.
         seed: Seed of the random draws.
         sliding: Re-read the last block_size tokens for every token past the first block, as nanoGPT does; slower.
+        plugin: A norm or an MLP of your own that the run was trained with; its file is run. May be repeated.
     """
     import torch
 
@@ -196,7 +199,10 @@ def sample(
     from isoloss.execution.samples import first_prompt, sample_run
     from isoloss.model.generate import Sampling
     from isoloss.store.tables import find_run, load_study
+    from isoloss.study.plugins import use_plugin
 
+    for each in plugin:
+        use_plugin(each)
     sampling = Sampling(length, number, temperature, top_k, seed, sliding)
     results = load_study(directory)
     chosen = find_run(results, run)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import tyro
 
-from isoloss.cli.arguments import RUN_OPTIONS, Flag, OptionalFloat, Options, Repeated, named
+from isoloss.cli.arguments import RUN_OPTIONS, Flag, OptionalFloat, Options, Plugins, Repeated, named
 from isoloss.cli.verbs import TokenizerChoice, start
 
 
@@ -31,6 +31,7 @@ def train_verb() -> Callable[..., int]:
         val_corpus: Annotated[Repeated, named("CORPUS", "the end of corpus")] = (),
         val_share: Annotated[OptionalFloat, named("X", "0.1")] = None,
         tokenizer: TokenizerChoice = "char",
+        plugin: Plugins = (),
         execution: Options = RUN_OPTIONS,
         out: Annotated[Path, named("DIR")] = Path("results/train"),
         json: Flag = False,
@@ -46,18 +47,23 @@ def train_verb() -> Callable[..., int]:
             val_corpus: What the run is validated on, likewise; all of corpus is then for training.
             val_share: Share of corpus that is kept for validation, its end.
             tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
+            plugin: A norm, an MLP or an optimizer of your own that a setting names; its file is run. May be repeated.
             execution: How the run is trained; never what is computed, but for precision.
             out: The run's directory, laid out as a study of one run.
             json: Print one JSON object in place of text.
         """
+        from isoloss.study.plugins import use_plugin, with_plugins
         from isoloss.study.study import Study
         from isoloss.study.texts import as_corpus
 
+        for each in plugin:
+            use_plugin(each)
+        stated = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
         study = Study(
             "train",
             as_corpus(corpus) if corpus else "tinyshakespeare",
             tokenizer,
-            base={name: value for name, value in dataclasses.asdict(settings).items() if value is not None},
+            base=with_plugins(stated),
             seeds=(seed,),
             val_corpus=as_corpus(val_corpus) if val_corpus else None,
             val_share=val_share,
@@ -73,9 +79,9 @@ def _option(name: str, field: Any) -> tuple[str, Any, Any]:
 
     One whose default is the optimizer's is None until it is stated.
     """
-    from isoloss.study.optimizers import DEFAULTS
+    from isoloss.study.parts import OPTIMIZERS
 
-    own = field.default is not None and any(name in settings for settings in DEFAULTS.values())
+    own = field.default is not None and any(name in each.defaults for each in OPTIMIZERS.values())
     hint = f"(default: {field.default:g}, or the optimizer's own)" if own else "" if field.default is None else None
     shown = tyro.conf.arg(help=field.description, help_behavior_hint=hint)  # the description tells what stands for None
     kind, default = (Optional[field.annotation], None) if own else (field.annotation, field.default)  # noqa: UP045

@@ -20,6 +20,7 @@ from isoloss.cli.arguments import (
     OptionalInt,
     OptionalPath,
     Options,
+    Plugins,
     Repeated,
     StudyName,
     named,
@@ -80,6 +81,7 @@ def plan(
     *,
     set: Overrides = (),
     seeds: Seeds = None,
+    plugin: Plugins = (),
     execution: Options = RUN_OPTIONS,
     noise: Annotated[OptionalFloat, named("X", "0.007")] = None,
     seed_by_factor: Annotated[float, named("X")] = SEED_BY_FACTOR,
@@ -93,6 +95,7 @@ def plan(
         study: A study file (YAML), or a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell.
+        plugin: A norm, an MLP or an optimizer of your own that the study names; its file is run. May be repeated.
         execution: Those of `isoloss run`.
         noise: Standard deviation of the best validation loss from seed to seed to reckon with, in nats.
         seed_by_factor: How much the difference between two levels varies from seed to seed, over that of a run.
@@ -103,7 +106,7 @@ def plan(
     from isoloss.training.backend import keep_freed_memory
 
     keep_freed_memory()
-    planned = plan_study(study_of(study, seeds, set), execution)
+    planned = plan_study(study_of(study, seeds, set, plugin), execution)
     show((plan_as_json if json else plan_as_text)(planned, noise, seed_by_factor))
     return 0
 
@@ -114,6 +117,7 @@ def run(
     *,
     set: Overrides = (),
     seeds: Seeds = None,
+    plugin: Plugins = (),
     out: Annotated[OptionalPath, named("DIR", "results/ and the study's name")] = None,
     execution: Options = RUN_OPTIONS,
     json: Flag = False,
@@ -126,11 +130,12 @@ def run(
         study: A study file (YAML), or a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell; finished runs are kept.
+        plugin: A norm, an MLP or an optimizer of your own that the study names; its file is run. May be repeated.
         out: The study's directory.
         execution: How the runs are trained; never what is computed, but for precision.
         json: Print one JSON object in place of text.
     """
-    return start(study_of(study, seeds, set), out, execution, json=json)
+    return start(study_of(study, seeds, set, plugin), out, execution, json=json)
 
 
 def start(study: Study, out: Path | None, options: RunOptions, *, json: bool) -> int:
@@ -186,18 +191,21 @@ def doctor(
     return 0
 
 
-def study_of(reference: str, seeds: int | None, overrides: tuple[str, ...]) -> Study:
+def study_of(reference: str, seeds: int | None, overrides: tuple[str, ...], plugins: tuple[str, ...] = ()) -> Study:
     """A study by name or file, with the command line's changes. Raises ConfigError."""
+    from isoloss.study.plugins import use_plugin, with_plugins
     from isoloss.study.studyfile import find_study, parse_scalar
     from isoloss.study.texts import ANY_DATA
 
+    for plugin in plugins:
+        use_plugin(plugin)
     study = find_study(reference)
     settings: dict[str, Scalar] = {}
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"--set {override}: expected SETTING=VALUE")
-        settings[name] = parse_scalar(value, f"--set {override}")
+        settings[name] = with_plugins(parse_scalar(value, f"--set {override}"))
     study = study.with_settings(settings) if settings else study
     study = study.with_seeds(seeds) if seeds is not None else study
     study.expand(ANY_DATA)  # every cell is valid, before anything is written

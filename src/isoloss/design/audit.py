@@ -121,6 +121,15 @@ def _stated_seeds(study: Study) -> Iterator[Diagnostic]:
         )
 
 
+def _why_unread(factor: str) -> tuple[str, str]:
+    """Why training does not read a factor, and what to do."""
+    if factor == "ema":
+        return "weights are averaged beside their training", "Ask about best_ema_val_loss: other losses are equal."
+    if factor in EVALUATION_FIELDS:
+        return "it decides how the loss is measured, not what is trained", f"State one {factor} under base."
+    return "the schedule of the learning rate never reads it", f"State one {factor} under base."
+
+
 def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
     for factor, levels in study.varied.items():
         if len(levels) == 1:
@@ -133,17 +142,13 @@ def _factors(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic]
             continue
         same = changes_nothing(factor, configs)
         if same:
-            why = (
-                "it decides how the loss is measured, not what is trained"
-                if factor in EVALUATION_FIELDS
-                else "the schedule of the learning rate never reads it"
-            )
+            why, instead = _why_unread(factor)
             yield Diagnostic(
                 "empty_factor",
                 "limits",
                 f"{factor} ({listed(levels)}) changes nothing in {of_runs(len(same), len(configs))}: {why}, so "
                 f"{len(levels)} runs train the same weights each time.",
-                f"State one {factor} under base.",
+                instead,
             )
         if factor in TOKEN_FIELDS:
             yield from _confounded_with_tokens(study, configs, factor)

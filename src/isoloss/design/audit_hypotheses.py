@@ -25,6 +25,7 @@ from isoloss.diagnostic import Diagnostic
 from isoloss.study.compute import evaluations
 from isoloss.study.config import RunConfig
 from isoloss.study.hypotheses import (
+    OF_AVERAGES,
     EffectStated,
     Hypothesis,
     OptimumStated,
@@ -43,7 +44,7 @@ FEWEST_EVALUATIONS = 4
 ENOUGH_LEVELS = 4
 """Levels from which on more than a symmetric valley can be told."""
 
-NOISE_KNOWN_FOR = ("best_val_loss", "final_val_loss")
+NOISE_KNOWN_FOR = ("best_val_loss", "final_val_loss", *OF_AVERAGES)
 """Responses whose noise is a validation loss's, in nats."""
 
 
@@ -85,6 +86,9 @@ def _untestable(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnost
                 f"{_quoted(hypothesis)} can't be judged: no run has the levels that it is about.",
                 "List them under factors, or leave where out.",
             )
+        elif _lacks_averages(hypothesis, study, configs):
+            text = "can't be judged: it is about averaged weights, which runs with ema 0 have none of"
+            yield Diagnostic("hypothesis_untestable", "blocks", f"{_quoted(hypothesis)} {text}.", "State ema above 0.")
         elif isinstance(hypothesis, Compared) and hypothesis.between(study.varied) is None:
             factor = hypothesis.factor
             values = {getattr(config, factor) for config in configs}
@@ -122,6 +126,16 @@ def _going_along(study: Study, factor: str) -> list[str]:
         if len(pairs) == len(study.varied[factor]):
             found.append(other)
     return found
+
+
+def _lacks_averages(hypothesis: Hypothesis, study: Study, configs: Sequence[RunConfig]) -> bool:
+    """Whether a hypothesis is about averaged weights, and no run has one of all, or of a level that it compares."""
+    if getattr(hypothesis, "response", "") not in OF_AVERAGES:
+        return False
+    runs = [config for config in configs if _is_about_some(hypothesis, [config])]
+    levels = hypothesis.between(study.varied) if isinstance(hypothesis, Compared) else None
+    averaged = {getattr(config, getattr(hypothesis, "factor", ""), None) for config in runs if config.ema}
+    return not averaged or not averaged.issuperset(levels or ())
 
 
 def _is_about_some(hypothesis: Hypothesis, configs: Sequence[RunConfig]) -> bool:

@@ -16,7 +16,7 @@ EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens",
 
 TRAINING_FIELDS = (
     "dropout", "gradient_accumulation_steps", "max_iters", "learning_rate", "schedule", "decay_lr", *SCHEDULE_FIELDS,
-    "optimizer", "muon_learning_rate", "weight_decay", "beta1", "beta2", "grad_clip",
+    "optimizer", "muon_learning_rate", "weight_decay", "beta1", "beta2", "grad_clip", "ema",
 )  # fmt: skip
 """Settings that an evaluation before the first step does not depend on; nor on batch_size, where it is exact."""
 
@@ -25,7 +25,7 @@ Key = tuple[tuple[str, Any], ...]
 
 def training_key(config: RunConfig) -> Key:
     """What decides a run's weights at every step: runs of equal keys train the same, however they are evaluated."""
-    return _key(config, without=EVALUATION_FIELDS)
+    return _key(config, without=(*EVALUATION_FIELDS, "ema"))
 
 
 def family_key(config: RunConfig) -> Key:
@@ -68,7 +68,7 @@ def prefix_groups(configs: Sequence[RunConfig]) -> list[tuple[RunConfig, ...]]:
 
 def changes_nothing(factor: str, configs: Sequence[RunConfig]) -> list[RunConfig]:
     """The runs that train the same weights at every level of a factor."""
-    if factor not in (*EVALUATION_FIELDS, *SCHEDULE_FIELDS):  # what training reads always changes something
+    if factor not in (*EVALUATION_FIELDS, *SCHEDULE_FIELDS, "ema"):  # what training reads always changes something
         return []
     groups: dict[Key, list[RunConfig]] = defaultdict(list)
     for config in configs:

@@ -12,6 +12,7 @@ from isoloss.model.functions import Kernels
 from isoloss.store.layout import StudyPaths
 from isoloss.study.config import Precision, RunConfig
 from isoloss.study.identity import run_id
+from isoloss.study.plugins import Plugin, plugins_in_use
 from isoloss.training.backend import kernels_for
 from isoloss.training.numerics import Numerics, numerics_here
 from isoloss.training.state import COMPUTE_DTYPES
@@ -38,6 +39,9 @@ class TrainingContext:
     """By run id, the steps at which its state is kept for runs that leave it there."""
     alike_at_first: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """By run id, the runs that are evaluated alike before their first step, itself among them: first_evaluation.py."""
+
+    plugins: tuple[Plugin, ...] = field(default_factory=plugins_in_use)
+    """Parts of one's own that the study may name, for its worker processes."""
 
     def kept_at(self, config: RunConfig) -> frozenset[int]:
         """Those of one run."""

@@ -129,7 +129,9 @@ def _own_work(config: RunConfig, begun_at: int | None, takes_first: bool) -> Own
 
 
 def _evaluated_tokens(config: RunConfig, data: DataFacts) -> int:
-    """Tokens that one evaluation of a run reads, both splits together."""
+    """Tokens that one evaluation of a run reads, both splits together, and again for an average of the weights."""
     if config.eval == "sampled":
-        return 2 * config.eval_iters * config.batch_size * config.block_size
-    return (config.eval_val_tokens or data.val_tokens or 0) + min(config.eval_train_tokens, data.train_tokens or 0)
+        read = 2 * config.eval_iters * config.batch_size * config.block_size
+    else:
+        read = (config.eval_val_tokens or data.val_tokens or 0) + min(config.eval_train_tokens, data.train_tokens or 0)
+    return 2 * read if config.ema else read

@@ -51,6 +51,8 @@ def taking_over(context: TrainingContext, start: StartingPoint) -> StartingPoint
             with suppress(IsolossError):  # what cannot be read, or is damaged, is computed again
                 if found := _first_evaluation(context.study.run(other), now):
                     row, source = found
+                    losses = (row.train_loss, row.val_loss) if start.state.config.ema else (None, None)
+                    row = replace(row, ema_train_loss=losses[0], ema_val_loss=losses[1])  # the average is the weights
                     return replace(start, first_evaluation=row, taken_over={FIRST_EVALUATION: source})
     return start
 

@@ -16,6 +16,7 @@ from isoloss.execution.reuse import predecessors
 from isoloss.files import path_exists, write_checksummed, write_record
 from isoloss.store.layout import StudyPaths
 from isoloss.store.opening import read_study
+from isoloss.store.own_parts import keep_parts
 from isoloss.store.revisions import changes_between, revise
 from isoloss.store.run import create_run, read_status
 from isoloss.store.tables import StudyResults
@@ -98,6 +99,7 @@ def open_directory(results: StudyResults, tokens: Tokens, device: torch.device, 
                 "val_tokens": len(tokens.val_N),
             },
         )
+    keep_parts(paths.parts, results.configs)
     if recorded is None or dump_study(recorded) != dump_study(results.study):
         for config in results.configs:
             create_run(paths.run(run_id(config)), config)

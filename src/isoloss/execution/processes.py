@@ -30,6 +30,7 @@ from isoloss.execution.recorder import ENDED, Emit, Event
 from isoloss.execution.worker import record_state, train_stack
 from isoloss.store.run import FINISHED, read_status
 from isoloss.study.identity import run_id
+from isoloss.study.plugins import use_plugin
 from isoloss.training.backend import keep_freed_memory
 
 THREADS_PER_WORKER = 1
@@ -269,6 +270,8 @@ def _worker_main(pipe: Connection, context: TrainingContext) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(THREADS_PER_WORKER)
     keep_freed_memory()
+    for plugin in context.plugins:
+        use_plugin(plugin)
     try:
         while (configs := cast("Stack | None", pipe.recv())) is not None:
             # A message while a stack trains, or the end of the coordinator, means: save and stop.

@@ -62,6 +62,7 @@ class RunRecorder:
         self._metrics = RowWriter(paths.metrics, kept.get("metrics", NOTHING))
         self._evals = RowWriter(paths.evals, kept.get("evals", NOTHING))
         self._rows: dict[str, Extent] = {}
+        self._averages = bool(config.ema)
         self._tokens_per_step = tokens_per_step(config)
         self._emitted, self._unreported_steps = time.monotonic(), 0
         self._told, self._repeated = Event(self._id, "running", 0), time.monotonic()
@@ -93,8 +94,10 @@ class RunRecorder:
             self._repeated = time.monotonic()
 
     def evaluation(self, row: EvalRow) -> None:
-        """Append to evals.jsonl."""
-        self._evals.write(asdict(row))
+        """Append to evals.jsonl, without losses of an average where the run has none."""
+        self._evals.write(
+            {name: value for name, value in asdict(row).items() if self._averages or not name.startswith("ema_")}
+        )
 
     def checkpoint(self, state: MemberState) -> None:
         """Save the state, once the rows that led to it are on the disk."""

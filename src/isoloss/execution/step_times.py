@@ -34,7 +34,7 @@ COSTLY_FIELDS = (
     "vocab_size", "n_layer", "n_head", "n_embd", "block_size", "bias", "norm", "position", "mlp", "n_kv_head",
     "qk_norm", "tie_embeddings", "window", "batch_size", "gradient_accumulation_steps", "precision", "optimizer",
 )  # fmt: skip
-"""Settings on which a step's time depends; of dropout, whether there is any."""
+"""Settings on which a step's time depends; of dropout and an average, whether there is any."""
 
 
 @dataclass
@@ -51,7 +51,9 @@ class StepTimes:
 
     def __call__(self, config: RunConfig) -> float:
         """The seconds of a run. Raises ConfigError where an accelerator has too little memory for it."""
-        key = json.dumps({**{name: getattr(config, name) for name in COSTLY_FIELDS}, "dropout": config.dropout > 0})
+        average = {"ema": True} if config.ema else {}  # keys without one stand in files of older studies
+        costly = {name: getattr(config, name) for name in COSTLY_FIELDS}
+        key = json.dumps({**costly, "dropout": config.dropout > 0, **average})
         if key not in self.measured:
             threads = torch.get_num_threads()
             torch.set_num_threads(1)

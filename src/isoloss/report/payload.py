@@ -36,7 +36,8 @@ MAX_SAMPLE, MAX_SAMPLES = 4_000, 200_000
 """Characters of a run's samples, and of all samples together; those of the best runs come first."""
 
 EVALS, STEPS = ("train_loss", "val_loss"), ("loss", "lr", "grad_norm", "seconds")
-"""Columns of the two sets of curves."""
+AVERAGED_EVALS = (*EVALS, "ema_val_loss")
+"""Columns of the two sets of curves; of evaluations also the average's losses, where a run has them."""
 
 
 def payload(snapshot: Snapshot, configurations: Table, runs: Table) -> str:
@@ -45,8 +46,9 @@ def payload(snapshot: Snapshot, configurations: Table, runs: Table) -> str:
     number = {key: i for i, key in enumerate(keys)}
     configs = [snapshot.configs[run] for run in ids]
     points = min(MAX_POINTS, max(MIN_POINTS, ALL_POINTS // max(len(ids), 1)))
+    evals = snapshot.curves.evals
     sets = {
-        "evals": _curves(snapshot.curves.evals, ids, EVALS, points),
+        "evals": _curves(evals, ids, EVALS if evals["ema_val_loss"].is_null().all() else AVERAGED_EVALS, points),
         "steps": _curves(snapshot.curves.steps, ids, STEPS, points),
     }
     described = {

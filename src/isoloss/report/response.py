@@ -15,6 +15,8 @@ Better = Literal["lower", "higher"]
 _KNOWN: dict[str, tuple[str, str, Better | None]] = {
     "best_val_loss": ("best validation loss", "nats", "lower"),
     "final_val_loss": ("final validation loss", "nats", "lower"),
+    "best_ema_val_loss": ("best validation loss of the averaged weights", "nats", "lower"),
+    "final_ema_val_loss": ("final validation loss of the averaged weights", "nats", "lower"),
     "final_train_loss": ("final training loss", "nats", "lower"),
     "train_val_gap": ("train-val gap", "nats", None),
     "best_step": ("step of the lowest loss", "", None),

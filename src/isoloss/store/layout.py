@@ -101,6 +101,11 @@ class StudyPaths:
         return self.folder / "step_times.json"
 
     @property
+    def parts(self) -> Path:
+        """What is known of parts of the study's own, without their code."""
+        return self.folder / "parts.json"
+
+    @property
     def tokenizer(self) -> Path:
         """The vocabulary all runs share."""
         return self.folder / "tokenizer.json"

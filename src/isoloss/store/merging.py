@@ -11,6 +11,7 @@ from pathlib import Path
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import make_folder, path_exists, write_checksummed
 from isoloss.store.layout import RunPaths, StudyPaths
+from isoloss.store.own_parts import keep_parts
 from isoloss.store.owner import owned
 from isoloss.store.revisions import revise, revisions, stated_beforehand
 from isoloss.store.run import ROWS, create_run, read_rows, verified_status
@@ -102,6 +103,7 @@ def _record_changes(opened: Sequence[StudyResults], results: StudyResults) -> No
     late = [stated for each in opened for stated in each.study.hypotheses if stated not in beforehand]
     changes = [change for each in opened for revision in revisions(each.paths) for change in revision.changes]
     if not late and not changes:
+        keep_parts(results.paths.parts, results.configs)
         write_checksummed(results.paths.study, dump_study(results.study))
         return
     known = tuple(stated for stated in results.study.hypotheses if stated not in late)
@@ -180,4 +182,4 @@ def _held(opened: Sequence[StudyResults], run: str) -> tuple[RunPaths | None, li
 def _losses(paths: RunPaths) -> list[tuple[object, ...]]:
     """Every loss that a run recorded: those of equal runs are equal to the bit."""
     rows = (row for name in ROWS for row in read_rows(paths.rows(name)))
-    return [tuple(row.get(key) for key in ("step", "loss", "train_loss", "val_loss")) for row in rows]
+    return [tuple(row.get(key) for key in ("step", "loss", "train_loss", "val_loss", "ema_val_loss")) for row in rows]

@@ -9,6 +9,7 @@ from isoloss.errors import StoreError
 from isoloss.files import path_exists, read_checksummed, user_path
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
+from isoloss.store.own_parts import know_parts
 from isoloss.store.records import TOKENIZER, read_checked
 from isoloss.study.config import BEFORE_THEY_WERE_SETTINGS
 from isoloss.study.study import Study
@@ -37,4 +38,5 @@ def open_study(folder: str | Path) -> OpenStudy:
 
 def read_study(path: Path) -> Study:
     """A study as its directory has it, in which settings may be missing that were added since. Raises StoreError."""
+    know_parts(StudyPaths(path.parent).parts)
     return parse_study(read_checksummed(path), str(path), BEFORE_THEY_WERE_SETTINGS)

@@ -71,14 +71,17 @@ def curves(paths: RunPaths, status: RunStatus) -> tuple[ThinnedSteps, ThinnedEva
 def measure(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> MeasuredRecord:
     """The columns of the summary that a run's rows decide; None where they do not.
 
-    Best is the lowest validation loss, final the last evaluation. Speeds are medians, so that a slow first step or a
-    busy moment does not count.
+    Best is the lowest validation loss, of the weights and by itself of their average; final is the last evaluation.
+    Speeds are medians, so that a slow first step or a busy moment does not count.
     """
     best = min(((row["val_loss"], row["step"]) for row in evals if row["val_loss"] is not None), default=(None, None))
+    of_average = [row.get("ema_val_loss") for row in evals]
     final_val, final_train = (evals[-1]["val_loss"], evals[-1]["train_loss"]) if evals else (None, None)
     return {
         "best_val_loss": best[0],
         "best_step": best[1],
+        "best_ema_val_loss": min((loss for loss in of_average if loss is not None), default=None),
+        "final_ema_val_loss": of_average[-1] if of_average else None,
         "final_val_loss": final_val,
         "final_train_loss": final_train,
         "train_val_gap": None if final_val is None or final_train is None else final_val - final_train,
@@ -135,11 +138,19 @@ def thinned_evals(rows: Sequence[EvalRecord]) -> ThinnedEvals:
     losses = {place: row["val_loss"] for place, row in enumerate(rows) if row["val_loss"] is not None}
     kept = {first for first, _ in _buckets(len(rows), MAX_POINTS - 1)} if len(rows) > MAX_POINTS else range(len(rows))
     places = sorted({*kept, *sorted(losses, key=lambda place: (losses[place], place))[:1]})
-    return {
-        "step": [rows[place]["step"] for place in places],
-        "train_loss": [rows[place]["train_loss"] for place in places],
-        "val_loss": [rows[place]["val_loss"] for place in places],
+    return eval_columns([rows[place] for place in places])
+
+
+def eval_columns(rows: Sequence[EvalRecord]) -> ThinnedEvals:
+    """Evaluations by column, with the average's where the run has one."""
+    columns: ThinnedEvals = {
+        "step": [row["step"] for row in rows],
+        "train_loss": [row["train_loss"] for row in rows],
+        "val_loss": [row["val_loss"] for row in rows],
     }
+    if any("ema_val_loss" in row for row in rows):
+        columns["ema_val_loss"] = [row.get("ema_val_loss") for row in rows]
+    return columns
 
 
 def _buckets(rows: int, most: int) -> list[tuple[int, int]]:

@@ -100,10 +100,12 @@ class RunProvenance(TypedDict):
 
 
 class MeasuredRecord(TypedDict):
-    """The columns of the summary that are computed from a run's rows."""
+    """The columns of the summary that are computed from a run's rows; earlier versions knew no averages of weights."""
 
     best_val_loss: FiniteFloat | None
     best_step: Count | None
+    best_ema_val_loss: NotRequired[FiniteFloat | None]
+    final_ema_val_loss: NotRequired[FiniteFloat | None]
     final_val_loss: FiniteFloat | None
     final_train_loss: FiniteFloat | None
     train_val_gap: FiniteFloat | None
@@ -168,12 +170,14 @@ class StepRecord(TypedDict):
 
 
 class EvalRecord(TypedDict):
-    """A row of evals.jsonl."""
+    """A row of evals.jsonl; losses of an average of the weights where the run has one."""
 
     step: Count
     train_loss: FiniteFloat | None
     val_loss: FiniteFloat | None
     eval_time_s: FiniteFloat
+    ema_train_loss: NotRequired[FiniteFloat | None]
+    ema_val_loss: NotRequired[FiniteFloat | None]
 
 
 class ThinnedSteps(TypedDict):
@@ -192,6 +196,7 @@ class ThinnedEvals(TypedDict):
     step: list[Count]
     train_loss: list[FiniteFloat | None]
     val_loss: list[FiniteFloat | None]
+    ema_val_loss: NotRequired[list[FiniteFloat | None]]
 
 
 def _of_one_length(columns: Any) -> Any:
@@ -208,6 +213,21 @@ class CurvesRecord(TypedDict):
     evals: Annotated[ThinnedEvals, AfterValidator(_of_one_length)]
 
 
+class PartRecord(TypedDict):
+    """What is known of a norm, an MLP or an optimizer of a study's own."""
+
+    setting: Literal["norm", "mlp", "optimizer"]
+    gated: NotRequired[bool]
+    moments: NotRequired[list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]]]
+    defaults: NotRequired[dict[str, str | int | FiniteFloat | bool | None]]
+
+
+class PartsRecord(TypedDict):
+    """parts.json: parts by what configurations call them."""
+
+    parts: dict[Annotated[str, Field(pattern="^[A-Z][A-Za-z0-9_]*@[0-9a-f]{12}$")], PartRecord]
+
+
 class StepTimesRecord(TypedDict):
     """Seconds that a step took where a study began, by the settings on which they depend."""
 
@@ -218,6 +238,7 @@ STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), 
 METADATA, SIDECAR = TypeAdapter(MetadataRecord), TypeAdapter(SidecarRecord)
 CURVES, MIRRORED = TypeAdapter(CurvesRecord), TypeAdapter(MirroredRecord)
 STEP_TIMES = TypeAdapter(StepTimesRecord)
+PARTS = TypeAdapter(PartsRecord)
 STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
 
 

@@ -16,8 +16,8 @@ from isoloss.errors import ConfigError, StoreError
 from isoloss.files import path_exists, read_checksummed, read_record, reading, write_bytes
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.opening import open_study
-from isoloss.store.outcome import MAX_POINTS, curves, measure, measured, steps_to
-from isoloss.store.records import START, TOKENIZER, EvalRecord, ThinnedEvals, ThinnedSteps, checked
+from isoloss.store.outcome import MAX_POINTS, curves, eval_columns, measure, measured, steps_to
+from isoloss.store.records import START, TOKENIZER, ThinnedEvals, ThinnedSteps, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
 from isoloss.study import compute
@@ -41,12 +41,14 @@ EVALS_SCHEMA: dict[str, pl.DataType] = {
     "train_loss": pl.Float64(),
     "val_loss": pl.Float64(),
     "eval_time_s": pl.Float64(),
+    "ema_train_loss": pl.Float64(),
+    "ema_val_loss": pl.Float64(),
 }
 THINNED_STEPS_SCHEMA = {
     **{name: METRICS_SCHEMA[name] for name in ("step", "loss", "lr", "grad_norm")},
     "seconds": pl.Float64(),
 }
-THINNED_EVALS_SCHEMA = {name: EVALS_SCHEMA[name] for name in ("step", "train_loss", "val_loss")}
+THINNED_EVALS_SCHEMA = {name: EVALS_SCHEMA[name] for name in ("step", "train_loss", "val_loss", "ema_val_loss")}
 NOTHING_MEASURED = measure([], [])
 """What a damaged run contributes to the summary."""
 
@@ -57,8 +59,8 @@ class ThinnedCurves:
 
     `steps` has run_id, step, loss, lr, grad_norm, seconds: the first and the last step of a run and more, closer
     together at the beginning; `loss` and `grad_norm` are means over the steps a row stands for, `seconds` is the
-    training time before its step. `evals` has run_id, step, train_loss, val_loss: the first evaluation, the last, the
-    best and some between, exactly.
+    training time before its step. `evals` has run_id, step, train_loss, val_loss, ema_val_loss: the first evaluation,
+    the last, the best and some between, exactly.
     """
 
     steps: pl.DataFrame
@@ -131,8 +133,8 @@ class StudyResults:
         return pl.DataFrame(eval_rows(self.paths.run(run)), schema=EVALS_SCHEMA)
 
     def curves(self, runs: Iterable[str]) -> pl.DataFrame:
-        """The losses of several runs: run_id, step, train_loss, val_loss, one row an evaluation."""
-        return _curve_frame(THINNED_EVALS_SCHEMA, ((run, _columns(eval_rows(self.paths.run(run)))) for run in runs))
+        """The losses of several runs: run_id, step, train_loss, val_loss, ema_val_loss, one row an evaluation."""
+        return _curve_frame(THINNED_EVALS_SCHEMA, ((run, eval_columns(eval_rows(self.paths.run(run)))) for run in runs))
 
     def thinned_curves(self, statuses: Mapping[str, RunStatus] | None = None) -> ThinnedCurves:
         """The curves of all runs for charts. Runs without rows, or damaged, have none. `statuses` as for `summary`.
@@ -187,7 +189,7 @@ class StudyResults:
         target: dict[str, Any] = {} if self.study.target is None else {"steps_to_target": None}
         try:
             if state != "damaged":
-                columns = measured(self.paths.run(run), status)
+                columns = NOTHING_MEASURED | measured(self.paths.run(run), status)
                 if self.study.target is not None:
                     target = {"steps_to_target": steps_to(self.study.target, self._val_curve(run, config, status))}
         except StoreError:
@@ -258,14 +260,6 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in SETTINGS} | {"lr_decay_iters": config.decay_horizon}
 
 
-def _columns(rows: list[EvalRecord]) -> ThinnedEvals:
-    return {
-        "step": [row["step"] for row in rows],
-        "train_loss": [row["train_loss"] for row in rows],
-        "val_loss": [row["val_loss"] for row in rows],
-    }
-
-
 def _curve_frame(
     schema: Mapping[str, pl.DataType], curves: Iterable[tuple[str, ThinnedSteps | ThinnedEvals]]
 ) -> pl.DataFrame:
@@ -274,5 +268,5 @@ def _curve_frame(
     for run, columns in curves:
         frame["run_id"] += [run] * len(columns["step"])
         for name in schema:
-            frame[name] += columns[name]
+            frame[name] += columns.get(name) or [None] * len(columns["step"])
     return pl.DataFrame(frame, schema={"run_id": pl.String(), **schema})

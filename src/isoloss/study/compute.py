@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isoloss.study.config import RunConfig
-from isoloss.study.optimizers import MOMENTS
+from isoloss.study.parts import optimizer_of
 from isoloss.study.shapes import count, embeddings, head, matrices_of_a_block
 
 ROW_BYTES = 250
@@ -76,12 +76,12 @@ def evaluations(config: RunConfig) -> int:
 
 
 def checkpoint_bytes(config: RunConfig) -> int:
-    """Size of one checkpoint: weights and what the optimizer keeps, in fp32."""
-    return (1 + len(MOMENTS[config.optimizer])) * weights_bytes(config)
+    """Size of one checkpoint: weights, what the optimizer keeps and, where a run has one, their average, in fp32."""
+    return (1 + len(optimizer_of(config.optimizer).moments) + bool(config.ema)) * weights_bytes(config)
 
 
 def weights_bytes(config: RunConfig) -> int:
-    """Size of a checkpoint without moments, in fp32."""
+    """Size of a checkpoint of weights alone, in fp32."""
     return 4 * params_total(config)
 
 
@@ -96,10 +96,10 @@ def records_bytes(config: RunConfig) -> int:
 
 
 def training_memory_bytes(config: RunConfig) -> int:
-    """Rough memory one member takes in training: state, gradients, shadow weights and saved activations.
+    """Rough memory one member takes in training: state, gradients, shadow weights, an average and saved activations.
 
     Activations: per token and layer about 34·C + 5·H·T values (Korthikanti et al. 2022), at 4 bytes.
     """
     tokens = config.batch_size * config.block_size
     per_token = config.n_layer * (34 * config.n_embd + 5 * config.n_head * config.block_size) + 4 * config.vocab_size
-    return 6 * 4 * params_total(config) + 4 * tokens * per_token
+    return (6 + bool(config.ema)) * 4 * params_total(config) + 4 * tokens * per_token

@@ -10,13 +10,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from isoloss.errors import ConfigError, raise_all
 from isoloss.study.numbers import number_hint
-from isoloss.study.optimizers import Optimizer, defaults_of
+from isoloss.study.parts import MlpName, NormName, OptimizerName, defaults_of
 from isoloss.study.synonyms import did_you_mean
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Norm = Literal["layernorm", "rmsnorm"]
 Position = Literal["learned", "rope", "none"]
-Mlp = Literal["gelu", "relu2", "swiglu"]
 Schedule = Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"]
 DecayShape = Literal["linear", "1-sqrt", "cosine"]
 Parametrization = Literal["standard", "mup", "completep"]
@@ -57,11 +55,11 @@ class RunConfig(BaseModel):
     block_size: PositiveInt = Field(64, description="Context length, in tokens.")
     dropout: FractionFloat = Field(0.0, description="Probability of dropping an activation, 0 to below 1.")
     bias: bool = Field(False, description="Use biases in linear layers and layer norms.")
-    norm: Norm = Field("layernorm", description="layernorm; rmsnorm: without the mean (Zhang & Sennrich 2019).")
+    norm: NormName = Field("layernorm", description="layernorm; rmsnorm: without the mean (Zhang & Sennrich 2019).")
     position: Position = Field(
         "learned", description="learned: a table; rope: queries and keys are rotated (Su et al. 2021); none."
     )
-    mlp: Mlp = Field(
+    mlp: MlpName = Field(
         "gelu", description="gelu; relu2: its square (So et al. 2021); swiglu (Shazeer 2020), as many parameters."
     )
     n_kv_head: PositiveInt | None = Field(
@@ -101,7 +99,7 @@ class RunConfig(BaseModel):
         "linear", description="How it falls, if schedule is wsd: linear, 1-sqrt (of the part that is behind) or cosine."
     )
     min_lr: RateFloat = Field(1e-4, description="Learning rate at the end of its decay.")
-    optimizer: Optimizer = Field(
+    optimizer: OptimizerName = Field(
         "adamw", description="adamw; muon: for matrices of blocks, AdamW for the rest; lion; sgd: with momentum beta1."
     )
     muon_learning_rate: PositiveFloat | None = Field(
@@ -115,6 +113,10 @@ class RunConfig(BaseModel):
         0.99, description="Decay of the mean squared gradient, per step; of lion that of its momentum."
     )
     grad_clip: RateFloat = Field(1.0, description="Norm that the gradient is clipped to; 0: no clipping.")
+    ema: FractionFloat = Field(
+        0.0,
+        description="Decay, per step, of an exponential moving average of the weights, evaluated beside them; 0: none.",
+    )
 
     eval: EvalMode = Field(
         "exact",
@@ -241,6 +243,7 @@ MEMBER_FIELDS = frozenset(
         "min_lr",
         "weight_decay",
         "grad_clip",
+        "ema",
         *SEED_SETTINGS,
         "seed",
     }
@@ -263,6 +266,7 @@ def spelled_seeds(config: RunConfig) -> dict[str, int]:
 ADDED_SETTINGS = (
     "norm", "position", "mlp", "n_kv_head", "qk_norm", "tie_embeddings", "window", "schedule", "decay_share",
     "decay_shape", "optimizer", "muon_learning_rate", "parametrization", "base_n_embd", "base_n_layer",
+    "ema",
 )  # fmt: skip
 """Settings that runs had not when they were first named: at their defaults they are no part of a run's name."""
 

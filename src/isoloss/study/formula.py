@@ -12,7 +12,7 @@ from typing import Any, cast
 from isoloss.errors import ConfigError, collect, raise_all
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig, is_whole
-from isoloss.study.optimizers import defaults_of
+from isoloss.study.parts import defaults_of
 from isoloss.study.synonyms import did_you_mean
 
 QUANTITIES: dict[str, Callable[[RunConfig], int]] = {

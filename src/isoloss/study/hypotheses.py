@@ -24,6 +24,8 @@ OneLine = Annotated[
 RESPONSES = (
     "best_val_loss",
     "final_val_loss",
+    "best_ema_val_loss",
+    "final_ema_val_loss",
     "final_train_loss",
     "train_val_gap",
     "best_step",
@@ -39,6 +41,8 @@ RESPONSES = (
     "wall_time_s",
 )
 """What is measured of a run: the columns of summary.csv that a hypothesis may be about."""
+OF_AVERAGES = ("best_ema_val_loss", "final_ema_val_loss")
+"""Those that a run with `ema` alone has."""
 TIMED = RESPONSES[RESPONSES.index("median_step_time_s") :]
 """Those that depend on the machine's time."""
 

@@ -10,20 +10,21 @@ from collections.abc import Mapping
 from math import prod
 
 from isoloss.study.config import RunConfig
+from isoloss.study.parts import mlp_of
 
 Shapes = Mapping[str, tuple[int, ...]]
-SWIGLU_MULTIPLE = 8
-"""The hidden width of a SwiGLU is a multiple of this."""
+GATED_MULTIPLE = 8
+"""The hidden width of a gated MLP is a multiple of this."""
 
 
 def hidden_width(config: RunConfig) -> int:
-    """Hidden channels of the MLP: 4·n_embd, and of a SwiGLU's three matrices 8/3·n_embd to the nearest multiple of 8.
+    """Hidden channels of the MLP: 4·n_embd, and of a gated one's three matrices 8/3·n_embd to a multiple of 8.
 
     So their parameters match (Shazeer 2020), to 0.8% at 128 channels and 0.4% at 256.
     """
-    if config.mlp != "swiglu":
+    if not mlp_of(config.mlp).gated:
         return 4 * config.n_embd
-    return max(1, round(8 * config.n_embd / 3 / SWIGLU_MULTIPLE)) * SWIGLU_MULTIPLE
+    return max(1, round(8 * config.n_embd / 3 / GATED_MULTIPLE)) * GATED_MULTIPLE
 
 
 def qkv_rows(config: RunConfig) -> int:
@@ -38,7 +39,7 @@ def matrices_of_a_block(config: RunConfig) -> dict[str, tuple[int, int]]:
     return {
         "attn.c_attn.weight": (qkv_rows(config), width),
         "attn.c_proj.weight": (width, width),
-        "mlp.c_fc.weight": (2 * hidden if config.mlp == "swiglu" else hidden, width),
+        "mlp.c_fc.weight": (2 * hidden if mlp_of(config.mlp).gated else hidden, width),
         "mlp.c_proj.weight": (width, hidden),
     }
 

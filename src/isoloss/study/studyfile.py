@@ -14,11 +14,13 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
 from isoloss.files import user_path
+from isoloss.study import schema
 from isoloss.study.budgets import KINDS, Budgets
 from isoloss.study.cell_shapes import cells_values
 from isoloss.study.cells import OneAtATime
 from isoloss.study.config import SETTINGS
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
+from isoloss.study.plugins import with_plugins
 from isoloss.study.schema import StudyFile, read_study_file
 from isoloss.study.stated_hypotheses import hypothesis_values
 from isoloss.study.study import Scalar, Study
@@ -184,7 +186,8 @@ def _load(text: str, source: str) -> _Document:
     read, found = read_yaml(text, source)
     if not isinstance(read, dict):
         raise ConfigError(f"{source}: expected the keys {', '.join(KEYS)}")
-    values = cast("dict[str, Any]", read)
+    stated = cast("dict[str, Any]", read)
+    values = {key: with_plugins(value) if key in schema.SECTIONS else value for key, value in stated.items()}
     for typed in [key for key in values if key not in KEYS][:MAX_COUNTED]:
         known = None if meant(typed, SETTINGS) else nearest(typed, KEYS)
         if known is not None and known not in values:  # read as what it stands for, to find what else is wrong

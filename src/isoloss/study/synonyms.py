@@ -31,6 +31,7 @@ SYNONYMS = {
     "beta1": "b1 beta_1 adam_beta1",
     "beta2": "b2 beta_2 adam_beta2",
     "grad_clip": "clip clip_grad clip_norm clip_grad_norm grad_clip_norm gradient_clip gradient_clipping max_grad_norm",
+    "ema": "ema_decay ema_rate ema_beta ema_momentum ema_weights moving_average polyak weight_averaging",
     "eval_interval": "eval_every eval_freq eval_steps val_interval val_every val_check_interval",
     "eval_iters": "eval_batches val_iters val_steps",
     "precision": "dtype amp mixed_precision",
@@ -44,6 +45,7 @@ SYNONYMS = {
     "hypotheses": "hypothesis claims expectations",
     # what is measured
     "best_val_loss": "loss val_loss validation_loss eval_loss",
+    "best_ema_val_loss": "ema_loss ema_val_loss",
     "final_train_loss": "train_loss training_loss",
     "train_val_gap": "gap generalization_gap generalisation_gap",
     "median_step_time_s": "step_time step_time_s time_per_step",

@@ -35,7 +35,7 @@ from isoloss.model.parameters import Layout, layout_of
 from isoloss.study.compute import checkpoint_bytes
 from isoloss.study.config import RunConfig, recorded_config
 from isoloss.study.identity import run_id
-from isoloss.study.optimizers import MOMENTS
+from isoloss.study.parts import optimizer_of
 from isoloss.training.state import MemberState, Progress, Weights
 
 Metadata = Mapping[str, Any]
@@ -49,8 +49,8 @@ WEIGHTS_KEY = "weights_sha256"
 """Key, in the sidecar of a checkpoint without moments, of the SHA-256 of its weights' file."""
 MAX_HEADER_BYTES = 1024
 """More than a safetensors header takes for one tensor."""
-WEIGHTS = "model"
-"""Prefix of the names of weights in the file; those of moments have the moment's name."""
+WEIGHTS, AVERAGE = "model", "ema"
+"""Prefixes of the names of weights in the file and of their average; those of moments have the moment's name."""
 _PROGRESS = TypeAdapter(Progress)
 
 
@@ -154,7 +154,7 @@ def load_weights(folder: Path, name: str) -> Weights:
         if sidecar["run_id"] != run_id(config):
             raise ValueError(f"it says run {sidecar['run_id']}, its configuration is that of run {run_id(config)}")
         progress, layout = _progress(sidecar["progress"], config), layout_of(config)
-        names = (WEIGHTS, *MOMENTS[config.optimizer])
+        names = (WEIGHTS, *optimizer_of(config.optimizer).moments, *([AVERAGE] if config.ema else []))
         content = read_bytes(tensors_path, checkpoint_bytes(config) + MAX_HEADER_BYTES * len(names) * len(layout.slots))
         digest, compacted = sha256_bytes(content), WEIGHTS_KEY in sidecar
         if digest not in (sidecar.get("sha256"), sidecar.get(WEIGHTS_KEY)):
@@ -164,17 +164,16 @@ def load_weights(folder: Path, name: str) -> Weights:
         tensors = safetensors_torch.load(content)
         in_file = names if digest == sidecar.get("sha256") else (WEIGHTS,)
         _check_shapes(tensors, layout, in_file)  # before memory is taken for the configuration's size
-        flat_P, *moments = (
-            layout.join({slot.name: tensors[f"{name}.{slot.name}"] for slot in layout.slots})
+        flats = {
+            name: layout.join({slot.name: tensors[f"{name}.{slot.name}"] for slot in layout.slots})
             for name in ((WEIGHTS,) if compacted else names)
-        )
+        }
     except (ConfigError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise NumericsError(f"{tensors_path}: not a checkpoint of this format: {error}") from error
     except (MemoryError, RuntimeError) as error:  # the allocator's: the content has been checked
         raise unreadable(tensors_path, error) from error
-    if compacted:
-        return Weights(config, progress, flat_P)
-    return MemberState(config, progress, flat_P, dict(zip(MOMENTS[config.optimizer], moments, strict=True)))
+    flat_P, average_P = flats.pop(WEIGHTS), flats.pop(AVERAGE, None)
+    return Weights(config, progress, flat_P) if compacted else MemberState(config, progress, flat_P, flats, average_P)
 
 
 def _progress(value: Mapping[str, Any], config: RunConfig) -> Progress:
@@ -198,7 +197,8 @@ def _check_shapes(tensors: Mapping[str, torch.Tensor], layout: Layout, parts: It
 
 def save(folder: Path, name: str, state: MemberState, metadata: Metadata | None = None) -> None:
     """Write one checkpoint, tensors before their sidecar. Raises StoreError."""
-    content = _content(state.config, {WEIGHTS: state.flat_P, **state.moments})
+    average = {} if state.average_P is None else {AVERAGE: state.average_P}
+    content = _content(state.config, {WEIGHTS: state.flat_P, **state.moments, **average})
     write_bytes(folder / f"{name}.safetensors", content)
     sidecar = {
         "format_version": FORMAT_VERSION,

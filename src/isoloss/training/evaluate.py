@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from isoloss.data.batches import exact_eval_starts, sampled_eval_starts
 from isoloss.data.tokens import Tokens
 from isoloss.model import gpt
+from isoloss.model.parameters import Parameters
 from isoloss.study.config import RunConfig
 from isoloss.training.distributed import Ranks
 from isoloss.training.state import StackState
@@ -42,9 +43,28 @@ def evaluate(
 
     `goes_on` is asked after each chunk; where it says no, the evaluation is given up and there are no losses.
     """
+    return _losses(stack.parameters, stack.members, stack.step, texts, ranks, goes_on)
+
+
+def evaluate_averages(
+    stack: StackState, texts: DeviceTokens, ranks: Ranks, goes_on: Callable[[], bool] = lambda: True
+) -> tuple[list[float], list[float]] | None:
+    """The same of the averages of the stack's `averaged` members."""
+    parameters = Parameters(stack.layout, stack.averages_AxP, stack.parameters.kernels)
+    return _losses(parameters, [stack.members[e] for e in stack.averaged], stack.step, texts, ranks, goes_on)
+
+
+def _losses(
+    parameters: Parameters,
+    members: Sequence[RunConfig],
+    step: int,
+    texts: DeviceTokens,
+    ranks: Ranks,
+    goes_on: Callable[[], bool],
+) -> tuple[list[float], list[float]] | None:
     losses: list[list[float]] = []
     for split in range(2):
-        loss_E = split_loss(stack, texts, split, ranks, goes_on)
+        loss_E = split_loss(parameters, members, step, texts, split, ranks, goes_on)
         if loss_E is None:
             return None
         losses.append(loss_E.tolist())
@@ -52,12 +72,18 @@ def evaluate(
 
 
 def split_loss(
-    stack: StackState, texts: DeviceTokens, split: int, ranks: Ranks, goes_on: Callable[[], bool]
+    parameters: Parameters,
+    members: Sequence[RunConfig],
+    step: int,
+    texts: DeviceTokens,
+    split: int,
+    ranks: Ranks,
+    goes_on: Callable[[], bool],
 ) -> Tensor | None:
     """Every member's loss on the training split, 0, or that of validation, 1: fp64 of shape [E]. None if given up."""
     text_N = texts.val_N if split else texts.train_N
-    starts = [_starts(config, stack.step, split, len(text_N)) for config in stack.members]
-    return _mean_loss(stack, text_N, np.stack(starts), ranks, goes_on)
+    starts = [_starts(config, step, split, len(text_N)) for config in members]
+    return _mean_loss(parameters, members, text_N, np.stack(starts), ranks, goes_on)
 
 
 def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np.int64]:
@@ -68,28 +94,33 @@ def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np
     return exact_eval_starts(length, config.block_size, at_most or None)
 
 
-def _chunk_tokens(stack: StackState) -> int:
+def _chunk_tokens(members: Sequence[RunConfig], device: torch.device) -> int:
     """Tokens of each member in one forward pass; scores, logits and activations count at 4 bytes."""
-    if stack.device.type == "cpu":
+    if device.type == "cpu":
         return MAX_CPU_CHUNK_TOKENS
-    config = max(stack.members, key=lambda config: config.n_head)
+    config = max(members, key=lambda config: config.n_head)
     widths = 4 * config.n_head * config.block_size + 3 * config.vocab_size + 12 * config.n_embd
-    return MAX_ACCELERATOR_CHUNK_BYTES // (4 * widths * len(stack.members))
+    return MAX_ACCELERATOR_CHUNK_BYTES // (4 * widths * len(members))
 
 
 @torch.no_grad()
 def _mean_loss(
-    stack: StackState, text_N: Tensor, starts_ExB: NDArray[np.int64], ranks: Ranks, goes_on: Callable[[], bool]
+    parameters: Parameters,
+    members: Sequence[RunConfig],
+    text_N: Tensor,
+    starts_ExB: NDArray[np.int64],
+    ranks: Ranks,
+    goes_on: Callable[[], bool],
 ) -> Tensor | None:
     """Mean loss over windows, fp64 of shape [E]; the ranks share the windows between them. None if given up."""
-    n_windows, block_size = starts_ExB.shape[1], stack.members[0].block_size
-    chunk = max(1, _chunk_tokens(stack) // block_size)
-    mine_ExB = torch.from_numpy(starts_ExB[:, ranks.rank :: ranks.world]).to(stack.device)
-    sums = [torch.zeros(len(stack.members), device=stack.device)]
+    n_windows, block_size, device = starts_ExB.shape[1], members[0].block_size, text_N.device
+    chunk = max(1, _chunk_tokens(members, device) // block_size)
+    mine_ExB = torch.from_numpy(starts_ExB[:, ranks.rank :: ranks.world]).to(device)
+    sums = [torch.zeros(len(members), device=device)]
     for first in range(0, mine_ExB.shape[1], chunk):
         part_ExB = mine_ExB[:, first : first + chunk]
         blocks_ExBxT1 = gather_windows(text_N, part_ExB, block_size)
-        sums.append(gpt.loss(stack.parameters, stack.members, blocks_ExBxT1) * part_ExB.shape[1])
+        sums.append(gpt.loss(parameters, members, blocks_ExBxT1) * part_ExB.shape[1])
         if not goes_on():
             return None
     return ranks.sum(torch.stack(sums).cpu().double().sum(dim=0)) / n_windows

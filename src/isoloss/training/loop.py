@@ -17,7 +17,7 @@ from isoloss.study.config import RunConfig
 from isoloss.study.schedules import learning_rate
 from isoloss.training.device import A100_PEAK_FLOPS, peak
 from isoloss.training.distributed import Ranks
-from isoloss.training.evaluate import DeviceTokens, evaluate
+from isoloss.training.evaluate import DeviceTokens, evaluate, evaluate_averages
 from isoloss.training.loss_scale import after_step, overflow_is_fatal
 from isoloss.training.state import MemberState, Progress, StackState
 from isoloss.training.step import Stepper, block_length
@@ -42,12 +42,17 @@ class StepRow:
 
 @dataclass(frozen=True)
 class EvalRow:
-    """One evaluation after `step` steps; losses in nats a token, None where not finite."""
+    """One evaluation after `step` steps; losses in nats a token, None where not finite.
+
+    `ema_…` are losses of the average of the weights, None too where a run has none.
+    """
 
     step: int
     train_loss: float | None
     val_loss: float | None
     eval_time_s: float
+    ema_train_loss: float | None = None
+    ema_val_loss: float | None = None
 
 
 Outcome = Literal["done", "diverged"]
@@ -161,10 +166,20 @@ def _evaluate(
     losses = evaluate(stack, texts, ranks, goes_on)
     if losses is None:
         return False
-    train_losses, val_losses = losses
+    train_losses, val_losses = ([*map(_finite, of_split)] for of_split in losses)
+    of_averages: dict[int, tuple[float | None, float | None]] = {}
+    if stack.step == 0:  # the average is the weights
+        of_averages = {e: (train_losses[e], val_losses[e]) for e in stack.averaged}
+    elif any(e in stack.averaged for e in due):
+        losses = evaluate_averages(stack, texts, ranks, goes_on)
+        if losses is None:
+            return False
+        pairs = zip(*([*map(_finite, of_split)] for of_split in losses), strict=True)
+        of_averages = dict(zip(stack.averaged, pairs, strict=True))
     elapsed = time.perf_counter() - started
     for e in due:
-        row = EvalRow(stack.step, _finite(train_losses[e]), _finite(val_losses[e]), elapsed)
+        averages = of_averages.get(e, (None, None))
+        row = EvalRow(stack.step, train_losses[e], val_losses[e], elapsed, *averages)
         stack.progress[e] = after_evaluation(stack.progress[e], row)
         observe(stack.members[e]).evaluation(row)
     return True

@@ -23,7 +23,7 @@ from isoloss.data.tokens import Tokens
 from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Parameters, layout_of
 from isoloss.study.config import RunConfig
-from isoloss.study.optimizers import MOMENTS
+from isoloss.study.parts import optimizer_of
 from isoloss.study.texts import DataFacts
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, split_loss
@@ -66,13 +66,15 @@ def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.de
     train_N, val_N = (np.empty(n or 0, np.uint16) for n in (data.train_tokens, data.val_tokens))
     with _Allocations() as allocations, torch.no_grad():
         texts = DeviceTokens(Tokens("", Tokenizer("byte"), train_N, val_N, Path()), device)
-        flat_ExP, *moments = (
-            torch.empty(len(members), layout_of(config).size, device=device)
-            for _ in range(1 + len(MOMENTS[config.optimizer]))
-        )
+        size, averaged = layout_of(config).size, sum(member.ema > 0 for member in members)
+        names = optimizer_of(config.optimizer).moments
+        flat_ExP, *moments = (torch.empty(len(members), size, device=device) for _ in range(1 + len(names)))
+        averages_AxP = torch.empty(averaged, size, device=device)
         parameters = Parameters(layout_of(config), flat_ExP, Kernels(COMPUTE_DTYPES[config.precision]))
         progress = [Progress() for _ in members]
-        stack = StackState([*members], progress, parameters, dict(zip(MOMENTS[config.optimizer], moments, strict=True)))
+        stack = StackState(
+            [*members], progress, parameters, dict(zip(names, moments, strict=True)), averages_AxP=averages_AxP
+        )
         stepper = Stepper(stack, texts.train_N, Ranks())
         stepper.fill_tables()
         held = allocations.begin()
@@ -80,7 +82,7 @@ def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.de
         step = allocations.peak - held
         allocations.begin()
         for split in range(2):
-            split_loss(stack, texts, split, Ranks(), lambda: False)  # a chunk
+            split_loss(parameters, members, 0, texts, split, Ranks(), lambda: False)  # a chunk
         return StackMemory(held, step, allocations.peak - held)
 
 

@@ -14,7 +14,7 @@ from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Gradients, Layout, Parameters, init_flat, layout_of
 from isoloss.study.config import CountInt, PositiveFloat, RateFloat, RunConfig, shape_key
 from isoloss.study.identity import run_id
-from isoloss.study.optimizers import MOMENTS
+from isoloss.study.parts import optimizer_of
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INITIAL_LOSS_SCALE = 65536.0
@@ -52,9 +52,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class MemberState(Weights):
-    """The same with what the optimizer keeps, by its name and each of the weights' shape: all that training needs."""
+    """The same with what the optimizer keeps, by its name and each of the weights' shape: all that training needs.
+
+    `average_P` is the moving average of the weights of a run with `ema`.
+    """
 
     moments: Mapping[str, Tensor]
+    average_P: Tensor | None = None
 
 
 @dataclass
@@ -62,13 +66,14 @@ class StackState:
     """E runs of one shape at one step, those of equal n_head side by side.
 
     `progress` is on the host; `counts_Ex2` (updates, for parameters that decay and for the others) and `loss_scale_E`
-    are its part on the device.
+    are its part on the device. `averages_AxP` are the moving averages of the members that have one, in their order.
     """
 
     members: list[RunConfig]
     progress: list[Progress]
     parameters: Parameters
     moments: dict[str, Tensor]
+    averages_AxP: Tensor
     gradients: Gradients = field(init=False)
     counts_Ex2: Tensor = field(init=False)
     loss_scale_E: Tensor = field(init=False)
@@ -94,6 +99,11 @@ class StackState:
         """Steps taken, the same for every member."""
         return self.progress[0].step
 
+    @property
+    def averaged(self) -> list[int]:
+        """The members whose weights are averaged."""
+        return [e for e, config in enumerate(self.members) if config.ema]
+
     def member(self, e: int) -> MemberState:
         """A view of one member's state."""
         return MemberState(
@@ -101,6 +111,7 @@ class StackState:
             self.progress[e],
             self.parameters.flat_ExP[e],
             {name: moment_ExP[e] for name, moment_ExP in self.moments.items()},
+            self.averages_AxP[self.averaged.index(e)] if self.members[e].ema else None,
         )
 
     def keep(self, members: Sequence[int]) -> StackState:
@@ -112,6 +123,7 @@ class StackState:
             [self.progress[e] for e in members],
             Parameters(self.layout, flat_ExP, parameters.kernels),
             {name: moment_ExP[index] for name, moment_ExP in self.moments.items()},
+            self.averages_AxP[[self.averaged.index(e) for e in members if self.members[e].ema]],
         )
 
 
@@ -119,8 +131,8 @@ def initial_state(config: RunConfig) -> MemberState:
     """The state of a run before its first step."""
     flat_P = init_flat(config)
     scale = INITIAL_LOSS_SCALE if config.precision == "fp16" else 1.0
-    moments = {name: torch.zeros_like(flat_P) for name in MOMENTS[config.optimizer]}
-    return MemberState(config, Progress(loss_scale=scale), flat_P, moments)
+    moments = {name: torch.zeros_like(flat_P) for name in optimizer_of(config.optimizer).moments}
+    return MemberState(config, Progress(loss_scale=scale), flat_P, moments, flat_P.clone() if config.ema else None)
 
 
 def stack(states: Sequence[MemberState], device: torch.device, kernels: Kernels | None = None) -> StackState:
@@ -135,9 +147,11 @@ def stack(states: Sequence[MemberState], device: torch.device, kernels: Kernels 
     states = sorted(states, key=lambda state: state.config.n_head)
     config, dtype = states[0].config, COMPUTE_DTYPES[states[0].config.precision]
     flat_ExP = torch.stack([state.flat_P for state in states]).to(device)
+    averages = [state.average_P for state in states if state.average_P is not None]
     return StackState(
         [state.config for state in states],
         [state.progress for state in states],
         Parameters(layout_of(config), flat_ExP, kernels or Kernels(dtype)),
-        {name: torch.stack([s.moments[name] for s in states]).to(device) for name in MOMENTS[config.optimizer]},
+        {name: torch.stack([state.moments[name] for state in states]).to(device) for name in states[0].moments},
+        (torch.stack(averages) if averages else torch.empty(0, flat_ExP.shape[1])).to(device),
     )

@@ -19,9 +19,10 @@ from isoloss.model import gpt
 from isoloss.model.dropout import Dropout
 from isoloss.randomness import Purpose, keyed_bits, mix, stream_key
 from isoloss.study.config import RunConfig
+from isoloss.study.parts import function_of, optimizer_of
 from isoloss.study.schedules import learning_rate
 from isoloss.training.distributed import Ranks
-from isoloss.training.optimizers import STEPS, Update
+from isoloss.training.optimizers.update import Update
 from isoloss.training.state import StackState
 
 TABLE_STEPS = 128
@@ -60,6 +61,8 @@ class Stepper:
         self._batch_keys_Ex2 = torch.from_numpy(keys_Ex2).to(device)
         limits = [config.grad_clip or float("inf") for config in members]
         self._clip_E = torch.tensor(limits, device=device)
+        least = [[1 - members[e].ema] for e in stack.averaged]  # in doubles: 1 - 0.9999 has few digits in fp32
+        self._least_weight_Ax1 = torch.tensor(least, device=device)
         self._slot_1 = torch.zeros(1, dtype=torch.int64, device=device)
         shape = TABLE_STEPS * self._n_micro, len(members), self._rows.stop - self._rows.start
         self._starts_RKxExB = torch.zeros(shape, dtype=torch.int64, device=device)
@@ -67,7 +70,7 @@ class Stepper:
         self._rates_RxE = torch.zeros(TABLE_STEPS, len(members), device=device)
         self._results_Rx2xE = torch.zeros(TABLE_STEPS, 2, len(members), device=device)
         self._slot = 0
-        self._update = STEPS[config.optimizer]
+        self._update = function_of(optimizer_of(config.optimizer).step)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._uncaptured_steps = 0
 
@@ -130,8 +133,21 @@ class Stepper:
         lr_E = self._rates_RxE[self._slot_1][0]
         counts = stack.counts_Ex2, lr_E, divisor_E, skipped_E
         self._update(Update(stack.members, stack.parameters, total_ExP, stack.moments, *counts))
+        self._average(skipped_E)
         self._results_Rx2xE[self._slot_1] = torch.stack([loss_E, norm_E])
         self._slot_1 += 1
+
+    def _average(self, skipped_E: Tensor) -> None:
+        """Take the updated weights into the averages, by 1 - min(ema, (1 + t) / (10 + t)) after t updates.
+
+        Before the first update the average is the weights, and it forgets them fast, as TensorFlow's
+        ExponentialMovingAverage with `num_updates`, torch_ema and diffusers' EMAModel do.
+        """
+        stack = self._stack
+        for a, e in enumerate(stack.averaged):
+            warming_1 = 9 / (10 + stack.counts_Ex2[e, :1])
+            weight_1 = torch.maximum(self._least_weight_Ax1[a], warming_1) * (1 - skipped_E[e])
+            stack.averages_AxP[a].lerp_(stack.parameters.flat_ExP[e], weight_1)
 
     def _gradients(self, scale_E: Tensor) -> Tensor:
         """Fill the stack's gradients with those of the step's mean loss times `scale_E`; returns that loss, [E]."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from isoloss.model.functions import Step
 from isoloss.model.native import Gelu, SwiGlu
 from isoloss.model.parts import ForwardPass
+from isoloss.study.parts import function_of, mlp_of
 
 
 def mlp(run: ForwardPass, block: int) -> list[Step]:
@@ -16,15 +17,21 @@ def mlp(run: ForwardPass, block: int) -> list[Step]:
     fused = {"gelu": Gelu, "swiglu": SwiGlu}.get(run.config.mlp)
     if fused and run.kernels.native:
         return [enter, fused(run.kernels.native), leave]
-    activated = {"gelu": F.gelu, "relu2": _relu2, "swiglu": _swiglu}[run.config.mlp]
+    activated = function_of(mlp_of(run.config.mlp).activated)
     return [enter, lambda stream, hidden_ExNxF: (stream, activated(hidden_ExNxF)), leave]
 
 
-def _relu2(x_ExNxF: Tensor) -> Tensor:
+def gelu(x_ExNxF: Tensor) -> Tensor:
+    """Exact, by the error function."""
+    return F.gelu(x_ExNxF)
+
+
+def relu2(x_ExNxF: Tensor) -> Tensor:
+    """Squared."""
     return F.relu(x_ExNxF).square()
 
 
-def _swiglu(x_ExNx2F: Tensor) -> Tensor:
+def swiglu(x_ExNx2F: Tensor) -> Tensor:
     """From the gate's channels, then the hidden ones."""
     gate_ExNxF, hidden_ExNxF = x_ExNx2F.chunk(2, dim=-1)
     return F.silu(gate_ExNxF) * hidden_ExNxF

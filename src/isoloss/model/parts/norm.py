@@ -8,8 +8,11 @@ from torch import Tensor
 from isoloss.model.functions import Step, dropped, read
 from isoloss.model.native import AddNorm
 from isoloss.model.parts import ForwardPass
+from isoloss.study.parts import function_of, norm_of
 
 EPS = 1e-5
+FUSED = ("layernorm", "rmsnorm")
+"""Norms that the native library has; others are plain torch there too."""
 
 
 def add_norm(run: ForwardPass, place: int | None, name: str) -> Step:
@@ -19,16 +22,16 @@ def add_norm(run: ForwardPass, place: int | None, name: str) -> Step:
     """
     weight_ExC, bias_ExC = run.weights[f"{name}.weight"], run.weights.get(f"{name}.bias")
     mask = None if place is None else run.mask(place)
-    centred = run.config.norm == "layernorm"
-    if run.kernels.native:
-        vectors = weight_ExC, bias_ExC
-        return AddNorm(run.kernels.native, *vectors, mask, run.n_rows, adds=place is not None, centred=centred)
+    if run.kernels.native and run.config.norm in FUSED:
+        options = {"adds": place is not None, "centred": run.config.norm == "layernorm"}
+        return AddNorm(run.kernels.native, weight_ExC, bias_ExC, mask, run.n_rows, **options)
+    normed = function_of(norm_of(run.config.norm).normed)
 
     def plain(stream_ExNxC: Tensor, branch_ExNxC: Tensor) -> tuple[Tensor, Tensor]:
         if place is not None:
             shape = run.n_rows, stream_ExNxC.shape[1] // run.n_rows, stream_ExNxC.shape[2]
             stream_ExNxC = stream_ExNxC + dropped(branch_ExNxC.float(), mask, shape)
-        normed_ExNxC = _layer_norm(stream_ExNxC) if centred else rms_norm(stream_ExNxC)
+        normed_ExNxC = normed(stream_ExNxC)
         normed_ExNxC = normed_ExNxC * read(weight_ExC)[:, None]
         if bias_ExC is not None:
             normed_ExNxC = normed_ExNxC + read(bias_ExC)[:, None]
@@ -42,5 +45,6 @@ def rms_norm(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS)
 
 
-def _layer_norm(x: Tensor) -> Tensor:
+def layer_norm(x: Tensor) -> Tensor:
+    """x without the mean of its last axis, over its standard deviation."""
     return torch.native_layer_norm(x, x.shape[-1:], None, None, EPS)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -149,17 +149,24 @@ def _part(configs: Sequence[RunConfig], name: str) -> str:
     """What the model has of a part, in words: 'exact GELU or SwiGLU', in the order of its levels."""
     return " or ".join(
         f"{words} {cited(source)}" if source else words
-        for value, (words, source) in PARTS[name].items()
+        for value, (words, source) in {**PARTS[name], **_own_parts(configs, name, PARTS[name])}.items()
         if any(getattr(config, name) == value for config in configs)
     )
 
 
+def _own_parts(configs: Sequence[RunConfig], name: str, known: Mapping[Any, Any]) -> dict[Any, tuple[str, str]]:
+    """Words for parts of the author's own, which have a name and the digest of their source."""
+    values = sorted({getattr(config, name) for config in configs} - known.keys())
+    return {value: (f"{value} (a part of the study's own)", "") for value in values}
+
+
 def _training(snapshot: Snapshot) -> Iterator[str]:
     configs = list(snapshot.configs.values())
-    kinds = [kind for kind in OPTIMIZERS if any(config.optimizer == kind for config in configs)]
+    named = {**OPTIMIZERS, **{kind: words for kind, (words, _) in _own_parts(configs, "optimizer", OPTIMIZERS).items()}}
+    kinds = [kind for kind in named if any(config.optimizer == kind for config in configs)]
     rates = ["muon_learning_rate"] if "muon" in kinds else []
     yield (
-        f"The optimizer is {' or '.join(OPTIMIZERS[kind] for kind in kinds)} with "
+        f"The optimizer is {' or '.join(named[kind] for kind in kinds)} with "
         f"{_said(snapshot, 'beta1', 'beta2', 'weight_decay', *rates)}; matrices and embeddings decay."
     )
     if any(config.grad_clip for config in configs):

@@ -62,6 +62,7 @@ def runs_table(snapshot: Snapshot) -> Table:
         Column("status", "status"),
         Column("best_val_loss", "best val loss", "loss"),
         Column("best_step", "at step", "count"),
+        *_of_averages(snapshot),
         *_to_target(snapshot),
         Column("final_val_loss", "final val loss", "loss"),
         Column("final_train_loss", "final train loss", "loss"),
@@ -75,6 +76,11 @@ def runs_table(snapshot: Snapshot) -> Table:
         Column("reason", "reason", width=40),
     )
     return Table("runs", f"Runs by best validation loss; n = {counted(len(frame), 'run')}", frame, columns)
+
+
+def _of_averages(snapshot: Snapshot) -> list[Column]:
+    some = snapshot.table["best_ema_val_loss"].is_not_null().any()
+    return [Column("best_ema_val_loss", "best val loss of averaged weights", "loss")] if some else []
 
 
 def _to_target(snapshot: Snapshot) -> list[Column]:

@@ -3,6 +3,7 @@
 
 const QUANTITIES = {
   val_loss: ["evals", "validation loss"],
+  ema_val_loss: ["evals", "validation loss of the averaged weights"],
   train_loss: ["evals", "training loss at evaluations"],
   loss: ["steps", "training loss of each step's batch"],
   lr: ["steps", "learning rate"],

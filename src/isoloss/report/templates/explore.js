@@ -44,6 +44,7 @@ async function unpacked(text) {
     for (const column of header.columns) columns[column] = floats(bytes.subarray(place, (place += 3 * starts.at(-1))));
     parsed.curves[name] = {
       steps: (run) => header.grids[header.grid[run]],
+      has: (column) => column in columns,
       values: (run, column) => columns[column].subarray(starts[run], starts[run + 1]),
     };
   }
@@ -174,9 +175,10 @@ function chartTabs() {
 
 function setUpControls() {
   const options = (words) => Object.entries(words).map(([value, text]) => [value, Array.isArray(text) ? text[1] : text]);
+  const drawn = Object.entries(QUANTITIES).filter(([name, [set]]) => data.curves[set].has(name));
   const names = [...data.factors.map(({ name }) => name), "seed", "status"];
   curveControls.append(
-    menu("quantity", "Show", options(QUANTITIES), drawCurves),
+    menu("quantity", "Show", options(Object.fromEntries(drawn)), drawCurves),
     menu("against", "against", options(AGAINST), drawCurves),
     menu("colour", "colour", names.map((name) => [name, name]), () => { drawCurves(); drawChart(); }),
     box("logX", "log x", drawCurves),

@@ -1,6 +1,6 @@
 """Muon (Jordan et al. 2024): orthogonalised momentum for the matrices of blocks, AdamW for all else.
 
-Queries, keys and values are orthogonalised each by itself, and so are the gate and the hidden channels of a SwiGLU.
+Queries, keys and values are orthogonalised each by itself, and so are the gate and the hidden channels of a gated MLP.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from isoloss.model.parameters import Layout
 from isoloss.study.config import RunConfig
+from isoloss.study.parts import mlp_of
 from isoloss.study.shapes import hidden_width
 from isoloss.training.optimizers import adamw
 from isoloss.training.optimizers.update import Update
@@ -77,7 +78,7 @@ def _rows_of(name: str, rows: int, config: RunConfig) -> Iterator[int]:
     """Rows of the matrices that one of the layout holds."""
     if name.endswith("c_attn.weight"):
         yield from (config.n_embd, (rows - config.n_embd) // 2, (rows - config.n_embd) // 2)
-    elif name.endswith("c_fc.weight") and config.mlp == "swiglu":
+    elif name.endswith("c_fc.weight") and mlp_of(config.mlp).gated:
         yield from (hidden_width(config), hidden_width(config))
     else:
         yield rows

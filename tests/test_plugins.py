@@ -1,0 +1,183 @@
+"""Parts of one's own: what docs/plugins.md says is done, and they are what built-in parts are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from isoloss.cli import run_command_line
+from isoloss.cli.verbs import study_of
+from isoloss.data.tokens import Tokens
+from isoloss.errors import ConfigError
+from isoloss.execution.executor import NullListener
+from isoloss.execution.options import RunOptions
+from isoloss.execution.processes import Processes
+from isoloss.execution.study import run_study
+from isoloss.report.chapters.method import method_chapter
+from isoloss.report.snapshot import take_snapshot
+from isoloss.store.tables import load_study
+from isoloss.study import parts, plugins
+from isoloss.study.compute import params_total
+from isoloss.study.config import RunConfig
+from isoloss.study.identity import run_id
+from isoloss.study.plugins import use_plugin, with_plugins
+from isoloss.study.studyfile import parse_study
+from isoloss.training import checkpoint
+from tests.recording import recorded
+
+Make = Callable[..., RunConfig]
+PAGE = Path(__file__).parents[1] / "docs" / "plugins.md"
+COPIES = """
+import torch
+import torch.nn.functional as F
+from isoloss import Mlp, Norm, Optimizer
+from isoloss.training.optimizers import sgd
+
+def rms(x):
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
+
+def glu(x):
+    gate, hidden = x.chunk(2, dim=-1)
+    return F.silu(gate) * hidden
+
+Rms, Glu = Norm(rms), Mlp(glu, gated=True)
+Sgd = Optimizer(sgd.step, ("momentum_buffer",), {"learning_rate": 0.5, "weight_decay": 0.0})
+"""
+"""Built-in parts, written again."""
+
+
+@pytest.fixture(autouse=True)
+def _new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget(monkeypatch)
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that was given no part."""
+    monkeypatch.setattr(parts, "_OWN", {})
+    monkeypatch.setattr(plugins, "_GIVEN", {})
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Path:
+    path = tmp_path / "copies.py"
+    path.write_text(COPIES)
+    return path
+
+
+def block(language: str) -> str:
+    """The first block of the page in a language."""
+    found = re.search(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_page_is_done_as_it_says(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(block("python"))
+    tiny = "n_layer: 1, n_embd: 16, n_head: 2, block_size: 16, batch_size: 4, max_iters: 4, eval_interval: 4"
+    study = block("yaml").replace("seeds: 3", "seeds: 1")
+    Path("own.yaml").write_text(f"corpus: {text_file}\nbase: {{{tiny}, warmup_iters: 0, mlp: GeGLU}}\n{study}")
+    given = ["--plugin", "own.py:L1Norm", "--plugin", "own.py:GeGLU", "--plugin", "own.py:SignSGD"]
+    assert run_command_line(["plan", "own.yaml"]) == 2
+    assert "own.yaml:5: norm='L1Norm': known: layernorm, rmsnorm; one of your own takes --plugin FILE.py:L1Norm" in (
+        capsys.readouterr().err
+    )
+    named = study_of("own.yaml", None, ("optimizer=SignSGD",), tuple(given[1::2]))
+    options = RunOptions(device="cpu", compile="off", precision="fp32", workers=1)
+    run_study(named, "out", options, listener=NullListener(), executor=Processes(1))
+    forget(monkeypatch)
+    results = load_study("out")
+    assert [config.norm.partition("@")[0] for config in results.configs] == ["layernorm", "L1Norm"]
+    assert set(results.summary()["status"]) == {"done"}
+    assert {config.learning_rate for config in results.configs} == {1e-4}
+    assert "a part of the study's own" in " ".join(method_chapter(take_snapshot(results)).details)
+    assert run_command_line(["sample", "out", "--length", "3"]) == 2
+    assert re.search(r"\w+@\w{12} is not at hand: give the file .*--plugin FILE.py:\w+", capsys.readouterr().err)
+    assert run_command_line(["sample", "out", "--length", "3", *given]) == 0
+    with Path("own.py").open("a") as file:
+        file.write("# another file\n")
+    forget(monkeypatch)
+    assert run_command_line(["run", "own.yaml", "--set", "optimizer=SignSGD", "--out", "out", *given]) == 2
+    assert "no run is one of this study's: norm gained L1Norm@" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_copies_of_built_in_parts_train_as_these(
+    make: Make, tokens: Tokens, copies: Path, tmp_path: Path, compiled: bool
+) -> None:
+    built_in = make(norm="rmsnorm", mlp="swiglu", optimizer="sgd", learning_rate=0.5, bias=True, dropout=0.1)
+    norm, mlp, optimizer = (use_plugin(f"{copies}:{name}") for name in ("Rms", "Glu", "Sgd"))
+    own = make(norm=norm, mlp=mlp, optimizer=optimizer, bias=True, dropout=0.1)
+    assert params_total(own) == params_total(built_in) and own.learning_rate == 0.5 and own.weight_decay == 0
+    [expected], [whole], [half] = (
+        recorded([built_in], tokens, compiled=compiled),
+        recorded([own], tokens, compiled=compiled),
+        recorded([own], tokens, stop_at=10, compiled=compiled),
+    )
+    losses = [row.loss for row in whole.steps]
+    assert losses == pytest.approx([row.loss for row in expected.steps], rel=1e-5 if compiled else 0)
+    checkpoint.save(tmp_path, "last", half.kept[-1])
+    [rest] = recorded([own], tokens, [checkpoint.load(tmp_path, "last")], compiled=compiled)
+    assert torch.equal(rest.kept[-1].flat_P, whole.kept[-1].flat_P)
+
+
+def test_a_part_is_named_by_its_source(make: Make, copies: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    value = use_plugin(f"{copies}:Rms")
+    moved = tmp_path / "moved.py"
+    moved.write_text(COPIES)
+    forget(monkeypatch)
+    assert use_plugin(f"{moved}:Rms") == value
+    moved.write_text(COPIES + "\n# more")
+    with pytest.raises(ConfigError, match="Rms is also one of"):
+        use_plugin(f"{moved}:Rms")
+    first = make(norm=value)
+    forget(monkeypatch)
+    second = make(norm=use_plugin(f"{moved}:Rms"))
+    assert len({run_id(first), run_id(second), run_id(make())}) == 3
+    with pytest.raises(ConfigError, match="its source is another than that of Rms@"):
+        make(norm=value)
+    with pytest.raises(ConfigError, match="mlp='Rms@"):
+        make(mlp=second.norm)
+
+
+def test_studies_name_parts_where_settings_have_levels(copies: Path) -> None:
+    value = use_plugin(f"{copies}:Rms")
+    stated = "name: Rms\nfactors: {norm: [layernorm, Rms]}\n"
+    stated += "tuned: {learning_rate: {over: norm, layernorm: [1e-3, 2e-3], Rms: [4e-3]}}\n"
+    stated += "hypotheses: [{says: Rms, kind: effect, factor: norm, levels: [layernorm, Rms], direction: up}]\n"
+    study = parse_study(stated, "study")
+    [claim] = study.hypotheses
+    assert study.name == claim.says == "Rms"
+    assert study.varied["norm"] == ("layernorm", value) == getattr(claim, "levels", None)
+    assert with_plugins({"Rms": ["Rms", 1]}) == {value: [value, 1]}
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "told"),
+    [
+        (COPIES, "Other", "has nothing of this name"),
+        (COPIES, "rms", "expected FILE.py:NAME, of which the name begins with a capital"),
+        ("Part = 3", "Part", "is a int; a part is"),
+        ("Part = 1 / 0", "Part", "does not run: ZeroDivisionError"),
+        ("import beside_it", "Part", "does not run: ModuleNotFoundError"),
+        ("from isoloss import Norm\nPart = Norm(3)", "Part", "has no function"),
+        ("from isoloss import Optimizer\nPart = Optimizer(print, ('model',))", "Part", "can't be called 'model'"),
+    ],
+)
+def test_what_is_no_part_is_told_in_a_line(tmp_path: Path, source: str, name: str, told: str) -> None:
+    (tmp_path / "part.py").write_text(source)
+    (tmp_path / "beside_it.py").write_text("")
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        use_plugin(f"{tmp_path / 'part.py'}:{name}")
+
+
+def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        use_plugin(f"{tmp_path / 'none.py'}:Part")

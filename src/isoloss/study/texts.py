@@ -124,15 +124,23 @@ def corpus_of(value: Any) -> Corpus:
     stated = cast("Sequence[Any]", value)
     raise_all(
         [
-            ConfigError(f"{each!r} is no name or path of a text; a synthetic one stands alone", (f"{index}",))
+            ConfigError(f"{each!r} is {wrong}", (f"{index}",))
             for index, each in enumerate(stated)
-            if not isinstance(each, str) or not each.strip() or is_synthetic(each)
+            if (wrong := _wrong_in_list(each))
         ]
     )
     return as_corpus([each.strip() for each in stated])
 
 
+def _wrong_in_list(name: Any) -> str | None:
+    if is_synthetic(name):
+        return "a synthetic text, which stands in no list"
+    return None if isinstance(name, str) and name.strip() else "no name or path of a text"
+
+
 def _resolved(name: str) -> Path:
+    if is_synthetic(name):  # a longer one begins with the shorter
+        return Path(synthetic_named(name).model_copy(update={"tokens": 0}).name)
     with suppress(OSError, ValueError, RuntimeError):  # a name that no file can have
         return user_path(name).resolve()
     return Path(name)

@@ -40,7 +40,7 @@ def keep_true_losses(paths: StudyPaths, text: Text, configs: Sequence[RunConfig]
     Nothing for natural texts, random windows, and tokens that are not characters. Raises StoreError.
     """
     corpus = text.corpora[-1]
-    if not isinstance(corpus, str) or not is_synthetic(corpus):
+    if not is_synthetic(corpus):
         return
     known = read_true_losses(paths)
     losses = dict(known["true_val_loss"]) if known else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -35,7 +35,7 @@ class Synthetic(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     symbols: Annotated[Whole, Field(ge=2, le=MAX_SYMBOLS)]
-    concentration: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    concentration: Annotated[float, Field(ge=0.1, le=1000)] = 2.0
     """Of the random rows of probabilities: the smaller, the fewer symbols share a row."""
     seed: Annotated[Whole, Field(ge=0, le=MAX_INT)]
     tokens: Annotated[Whole, Field(ge=1000, le=MAX_INT)]
@@ -74,7 +74,7 @@ KINDS: Mapping[str, type[Markov | HiddenMarkov]] = {"markov": Markov, "hidden_ma
 SyntheticShape = Markov | HiddenMarkov
 
 
-def is_synthetic(corpus: object) -> bool:
+def is_synthetic(corpus: object) -> TypeGuard[str]:
     """Whether this names a text that is generated."""
     return isinstance(corpus, str) and corpus.startswith(PREFIX)
 

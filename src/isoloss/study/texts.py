@@ -113,10 +113,10 @@ def corpus_name(corpus: Corpus) -> str:
 
 def corpus_of(value: Any) -> Corpus:
     """The corpus that a study states: a text, or a list of them. Raises ConfigError."""
-    if isinstance(value, dict) and "synthetic" in value:
-        return synthetic_of(cast("dict[str, Any]", value)).name
     if is_synthetic(value):
         return synthetic_named(value).name
+    if isinstance(value, dict) and "synthetic" in value:
+        return synthetic_of(cast("dict[str, Any]", value)).name
     if isinstance(value, str) and value.strip():
         return value.strip()
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:

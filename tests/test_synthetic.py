@@ -271,7 +271,7 @@ def test_a_natural_text_has_no_true_loss(tmp_path: Path, text_file: Path) -> Non
     assert "true_val_loss" not in found.summary().columns and not found.paths.true_losses.exists()
 
 
-@pytest.mark.parametrize(("truth", "covered"), [(1.7, True), (1.5, False)])
+@pytest.mark.parametrize(("truth", "covered"), [(1.7, True), (1.5, False), (1.9, False)])
 def test_a_fit_says_whether_its_floor_covers_the_true_loss(truth: float, covered: bool) -> None:
     rng = np.random.default_rng(0)
     rows = [

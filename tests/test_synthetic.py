@@ -30,7 +30,7 @@ from isoloss.report.chapters.scaling import scaling_chapter
 from isoloss.report.chart import WIDE
 from isoloss.report.law_figures import law_figures
 from isoloss.store.merging import merge_studies
-from isoloss.store.tables import StudyResults
+from isoloss.store.tables import StudyResults, load_study
 from isoloss.store.true_losses import true_val_loss
 from isoloss.study.studyfile import dump_study, parse_study
 from isoloss.study.synthetic import HiddenMarkov, Markov, synthetic_of
@@ -260,6 +260,9 @@ def test_a_study_records_the_true_loss_of_every_choice_of_windows(tmp_path: Path
     by_size = dict(grown.select("block_size", "true_val_loss").iter_rows())
     assert by_size[16] == first.summary()["true_val_loss"][0] < by_size[8]  # shorter windows show less
     assert (grown["final_val_loss"] > grown["true_val_loss"]).all()
+    (tmp_path / "a/true_losses.json").write_text('{"entropy_rate": 0.1}')
+    assert "true_val_loss" not in load_study(tmp_path / "a").summary().columns  # damaged, so not used
+    assert trained(tmp_path / "a", "16, 8").summary().equals(grown)
     joined = merge_studies([tmp_path / "a", tmp_path / "b"], tmp_path / "c").results.summary()
     both = by_size | dict(other.select("block_size", "true_val_loss").iter_rows())
     assert dict(joined.select("block_size", "true_val_loss").iter_rows()) == both and len(both) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from isoloss.data.batches import exact_eval_starts, windows
 from isoloss.data.sources import Source
 from isoloss.data.synthetic import CHARACTERS, source_named
 from isoloss.data.tokens import Tokens
-from isoloss.errors import StoreError
+from isoloss.errors import StoreError, UnreadableError
 from isoloss.files import path_exists, write_record
 from isoloss.store.layout import StudyPaths
 from isoloss.store.records import TRUE_LOSSES, TrueLossesRecord, read_checked
@@ -28,10 +27,16 @@ def windows_scored(config: RunConfig) -> str:
 
 
 def read_true_losses(paths: StudyPaths) -> TrueLossesRecord | None:
-    """What was recorded; None for natural texts, and where it is damaged: the next start computes it again."""
-    with suppress(StoreError):
+    """What was recorded; None for natural texts, and where it is damaged: the next start computes it again.
+
+    Raises UnreadableError.
+    """
+    try:
         return read_checked(TRUE_LOSSES, paths.true_losses) if path_exists(paths.true_losses) else None
-    return None
+    except UnreadableError:
+        raise
+    except StoreError:
+        return None
 
 
 def keep_true_losses(paths: StudyPaths, text: Text, configs: Sequence[RunConfig], tokens: Tokens) -> None:

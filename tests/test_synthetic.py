@@ -26,14 +26,18 @@ from isoloss.execution.options import RunOptions
 from isoloss.execution.study import run_study
 from isoloss.files import sha256_bytes
 from isoloss.randomness import Purpose, stream_key
+from isoloss.report.chapters.method import method_chapter
 from isoloss.report.chapters.scaling import scaling_chapter
 from isoloss.report.chart import WIDE
 from isoloss.report.law_figures import law_figures
+from isoloss.report.snapshot import take_snapshot
+from isoloss.report.study_report import explorer_data
 from isoloss.store.merging import merge_studies
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.store.true_losses import true_val_loss
 from isoloss.study.studyfile import dump_study, parse_study
 from isoloss.study.synthetic import HiddenMarkov, Markov, synthetic_of
+from tests.test_explore import unpacked
 
 PAIRS = {"synthetic": "markov", "order": 2, "symbols": 8, "seed": 3, "tokens": 200_000}
 HIDDEN = {"synthetic": "hidden_markov", "states": 3, "symbols": 4, "seed": 3, "tokens": 5000}
@@ -260,6 +264,11 @@ def test_a_study_records_the_true_loss_of_every_choice_of_windows(tmp_path: Path
     by_size = dict(grown.select("block_size", "true_val_loss").iter_rows())
     assert by_size[16] == first.summary()["true_val_loss"][0] < by_size[8]  # shorter windows show less
     assert (grown["final_val_loss"] > grown["true_val_loss"]).all()
+    report = take_snapshot(load_study(tmp_path / "a"))
+    assert unpacked(explorer_data(report))["trueLosses"] == sorted(by_size.values())  # lines among the loss curves
+    assert any(
+        f"{by_size[8]:.4f} (block_size 8, eval_val_tokens 4096)" in text for text in method_chapter(report).texts
+    )
     (tmp_path / "a/true_losses.json").write_text('{"entropy_rate": 0.1}')
     assert "true_val_loss" not in load_study(tmp_path / "a").summary().columns  # damaged, so not used
     assert trained(tmp_path / "a", "16, 8").summary().equals(grown)

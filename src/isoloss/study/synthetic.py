@@ -45,7 +45,7 @@ class Synthetic(BaseModel):
         """The one spelling of these parameters: 'synthetic:markov,order=2,…'."""
         parameters = dict(self)
         kind = parameters.pop("synthetic")
-        return f"{PREFIX}{','.join([kind, *(f'{key}={value:.17g}' for key, value in parameters.items())])}"
+        return f"{PREFIX}{','.join([kind, *(f'{key}={value!r}' for key, value in parameters.items())])}"
 
 
 class Markov(Synthetic):

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from isoloss.analysis.scaling_results import analyse_scaling
+from isoloss.analysis.true_floor import TrueFloor
 from isoloss.cli.fit import scaling_as_json
 from isoloss.data import sources
 from isoloss.data.hidden_markov import HiddenMarkovSource
@@ -266,9 +267,7 @@ def test_a_study_records_the_true_loss_of_every_choice_of_windows(tmp_path: Path
     assert (grown["final_val_loss"] > grown["true_val_loss"]).all()
     report = take_snapshot(load_study(tmp_path / "a"))
     assert unpacked(explorer_data(report))["trueLosses"] == sorted(by_size.values())  # lines among the loss curves
-    assert any(
-        f"{by_size[8]:.4f} (block_size 8, eval_val_tokens 4096)" in text for text in method_chapter(report).texts
-    )
+    assert f"{by_size[8]:.4f} (block_size 8, eval_val_tokens 4096)" in " ".join(method_chapter(report).texts)
     (tmp_path / "a/true_losses.json").write_text('{"entropy_rate": 0.1}')
     assert "true_val_loss" not in load_study(tmp_path / "a").summary().columns  # damaged, so not used
     assert trained(tmp_path / "a", "16, 8").summary().equals(grown)
@@ -302,4 +301,6 @@ def test_a_fit_says_whether_its_floor_covers_the_true_loss(truth: float, covered
     assert [layer["encoding"]["y"]["field"] for layer in layers if layer["mark"]["type"] == "rule"] == ["loss"]
     assert all(layer["encoding"]["y"]["scale"]["domain"][0] < truth for layer in layers if "y" in layer["encoding"])
     unlike = pl.DataFrame([*rows, {**rows[0], "true_val_loss": 1.6}])
+    in_size = analyse_scaling(pl.DataFrame(rows[3::4]), "LN", {"N": "N", "loss": "loss"})
+    assert in_size.true_floor == TrueFloor(truth, None)  # its floor holds what these tokens leave
     assert analyse_scaling(unlike, "LND", {"N": "N", "D": "D", "loss": "loss"}).true_floor is None

@@ -94,7 +94,7 @@ def _answer(found: ScalingResults) -> Iterator[str]:
 
 
 def _true_floor(known: TrueFloor) -> str:
-    fitted = "the law has no floor with an interval to compare"
+    fitted = "this law has no floor to hold against that"
     if known.covered is not None:
         fitted = f"the interval of the fitted floor {'covers' if known.covered else 'does not cover'} that"
     return f"The source of this text loses {loss(known.loss)} nats/token, and no model can lose less: {fitted}."

@@ -57,6 +57,7 @@ def test_builtin_studies_are_valid_and_named_like_their_files() -> None:
         "group1",
         "horizons",
         "isoflop",
+        "known-floor",
         "ladder",
         "quickstart",
         "transfer",

@@ -30,6 +30,8 @@ class Purpose(enum.IntEnum):
     SAMPLED_EVAL = 4
     GENERATE = 5
     DESIGN = 6
+    SOURCE = 7
+    TEXT = 8
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -33,6 +33,7 @@ from isoloss.analysis.laws import FREE, SHAPES, SUMMARY_COLUMNS, VARIABLES, Form
 from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives, rows_of_law
 from isoloss.analysis.solve import Objective
+from isoloss.analysis.true_floor import TrueFloor, true_floor
 from isoloss.analysis.unlisted import unlisted_columns
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
@@ -74,6 +75,8 @@ class ScalingResults:
     holdout: HoldOut | None
     groups: Groups | None
     """A fit for each value of a column."""
+    true_floor: TrueFloor | None
+    """Of a synthetic text."""
     cautions: Sequence[Diagnostic]
 
 
@@ -156,6 +159,7 @@ def analyse_scaling(
         predictions,
         None if isinstance(held, Diagnostic) else held,
         fits_by_group(table, form, columns, by, intervals=intervals, **options) if by else None,
+        true_floor(fit, rows.table),
         [*cautions, *(caution for prediction in predictions for caution in prediction.cautions)],
     )
 

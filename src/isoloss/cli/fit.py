@@ -95,6 +95,7 @@ def scaling_as_json(found: ScalingResults) -> str:
         "predictions": [_prediction(prediction) for prediction in found.predictions],
         "holdout": _holdout(found.holdout) if found.holdout else None,
         "by": _groups(found.groups) if found.groups else None,
+        "true_floor": asdict(found.true_floor) if found.true_floor else None,
     }
     return json.dumps(document, indent=2, allow_nan=False)
 

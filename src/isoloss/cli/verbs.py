@@ -50,14 +50,18 @@ def prepare(
     Example: isoloss prepare tinyshakespeare
 
     Args:
-        corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them; or a folder of nanoGPT's data
-            (train.bin, val.bin, and input.txt or meta.json), for which the lines of a study file are printed.
+        corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them; a synthetic text
+            (synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7), of which the entropy is said; or a folder of
+            nanoGPT's data (train.bin, val.bin, and input.txt or meta.json), for which the lines of a study file are
+            printed.
         tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
         offline: Fetch nothing; use what is in the cache.
     """
     from isoloss.data.nanogpt import is_nanogpt_folder, text_of
+    from isoloss.data.synthetic import source_named
     from isoloss.data.tokens import prepare as prepare_tokens
     from isoloss.files import user_path
+    from isoloss.study.synthetic import is_synthetic
     from isoloss.study.texts import Text
 
     of_nanogpt = is_nanogpt_folder(user_path(corpus))
@@ -72,6 +76,9 @@ def prepare(
         f"{text.name}: {len(tokens.train_N):,} train and {len(tokens.val_N):,} val tokens, "
         f"vocabulary {tokens.tokenizer.vocab_size}, SHA-256 {tokens.sha256}"
     )
+    if is_synthetic(corpus):
+        rate = source_named(corpus).entropy_rate()
+        say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")
     return 0
 
 
@@ -92,7 +99,8 @@ def plan(
     Example: isoloss plan width.yaml --seeds 5
 
     Args:
-        study: A study file (YAML), or a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer.
+        study: A study file (YAML), or a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer,
+            known-floor.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell.
         plugin: A norm, an MLP or an optimizer of your own that the study names; its file is run. May be repeated.
@@ -127,7 +135,8 @@ def run(
     Example: isoloss run width.yaml --seeds 5
 
     Args:
-        study: A study file (YAML), or a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer.
+        study: A study file (YAML), or a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer,
+            known-floor.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell; finished runs are kept.
         plugin: A norm, an MLP or an optimizer of your own that the study names; its file is run. May be repeated.

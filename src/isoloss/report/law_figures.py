@@ -16,6 +16,7 @@ from isoloss.analysis.frontier import Frontier, HoldOut, frontier, predict
 from isoloss.analysis.laws import AXES, EXPONENT_OF, VARIABLES
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
+from isoloss.analysis.true_floor import TrueFloor
 from isoloss.report import law_plane
 from isoloss.report.chart import (
     ACCENT,
@@ -66,7 +67,7 @@ def law_figures(found: ScalingResults) -> Iterator[Figure]:
         *(pl.col(fit.columns[axis]).cast(pl.Float64()).alias(axis) for axis in VARIABLES[fit.form]),
         loss=pl.col(fit.columns["loss"]).cast(pl.Float64()),
     )
-    yield _law(fit, runs)
+    yield _law(fit, runs, found.true_floor)
     if found.frontier and fit.form == "LND":
         plane = law_plane.make_plane(fit, runs)
         yield _contours(fit, found.frontier, runs, plane)
@@ -75,7 +76,7 @@ def law_figures(found: ScalingResults) -> Iterator[Figure]:
         yield _held_out(found.holdout)
 
 
-def _law(fit: Fit, runs: pl.DataFrame) -> Figure:
+def _law(fit: Fit, runs: pl.DataFrame, known: TrueFloor | None) -> Figure:
     axis, *rest = AXES[fit.form]
     tokens = sorted(runs["D"].unique().to_list()) if rest else []
     if len(tokens) > MAX_LINES:
@@ -96,7 +97,10 @@ def _law(fit: Fit, runs: pl.DataFrame) -> Figure:
     )
     if tokens and len(tokens) < runs["D"].n_unique():
         subtitle += " Dots have the colour of the line nearest in tokens."
-    frame = _drawn({"run": some(runs), "law": curves})
+    if known:
+        subtitle += f" Dotted: the loss of the text's source, {number(known.loss)}."
+    floor_rows = {"true loss": pl.DataFrame({"loss": [known.loss]})} if known else {}
+    frame = _drawn({"run": some(runs), "law": curves, **floor_rows})
     return Figure("scaling_fit", title, subtitle, frame, partial(_draw_lines, fit, axis, frame))
 
 
@@ -138,9 +142,9 @@ def _isoflop(found: ScalingResults, runs: pl.DataFrame, plane: Plane) -> Figure:
 
 def _draw_lines(fit: Fit, axis: str, frame: pl.DataFrame, width: int) -> alt.LayerChart:
     """Loss against a variable: runs, the law in its band, the name of each line at its end, and minima if any."""
-    runs, curves, minima = (_part(frame, drawn) for drawn in ("run", "law", "minimum"))
+    runs, curves, minima, known = (_part(frame, drawn) for drawn in ("run", "law", "minimum", "true loss"))
     height, several = 380 if width == WIDE else 280, "line" in frame.columns
-    domain = _loss_domain(runs, curves)
+    domain = _loss_domain(pl.concat([runs["loss"], known["loss"]]), curves)
     x = _log(alt.X, fit, axis, law_plane.ends_of(curves[axis]), width, room=END_LABEL * several)
     y, low = (
         alt.Y(f"{field}:Q", title=loss_title(fit), scale=alt.Scale(domain=list(domain), zero=False, nice=False))
@@ -162,6 +166,8 @@ def _draw_lines(fit: Fit, axis: str, frame: pl.DataFrame, width: int) -> alt.Lay
         diamond = lowest.mark_point(shape="diamond", filled=True, size=90, opacity=1, stroke=INK, strokeWidth=0.8)
         layers += [lowest.mark_rule(strokeWidth=2, color=INK, clip=True).encode(x=bar, x2=alt.X2("N_high:Q")),
                    diamond.encode(x=x, color=colour)]  # fmt: skip
+    if len(known):
+        layers.append(alt.Chart(inline(known)).mark_rule(color=INK, strokeDash=[1, 3], strokeWidth=1.5).encode(y=y))
     dots = alt.Chart(inline(runs)).mark_point(filled=True, opacity=1, stroke=PAPER, strokeWidth=0.6)
     layers.append(dots.encode(x=x, y=y, color=colour))
     if several:
@@ -303,9 +309,9 @@ def _log(channel: Any, fit: Fit, axis: str, ends: Ends, width: int, room: float 
     )
 
 
-def _loss_domain(runs: pl.DataFrame, curves: pl.DataFrame) -> Ends:
-    """Around the runs and the law; its band may widen that by a fifth at either end, and is cut beyond."""
-    low, high = law_plane.ends_of(pl.concat([runs["loss"], curves["loss"]]))
+def _loss_domain(losses: pl.Series, curves: pl.DataFrame) -> Ends:
+    """Around the losses and the law; its band may widen that by a fifth at either end, and is cut beyond."""
+    low, high = law_plane.ends_of(pl.concat([losses, curves["loss"]]))
     span = high - low
     below, above = (law_plane.ends_of(curves[end])[i] for i, end in enumerate(("low", "high")))
     return max(low - 0.2 * span, min(low, below)) - 0.03 * span, min(high + 0.2 * span, max(high, above)) + 0.03 * span

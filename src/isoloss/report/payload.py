@@ -64,6 +64,7 @@ def payload(snapshot: Snapshot, configurations: Table, runs: Table) -> str:
             "flops": [compute.tokens_per_step(config) * compute.flops_per_token(config) for config in configs],
         },
         "samples": _samples(snapshot, ids),
+        "trueLosses": _true_losses(snapshot),
         "curves": {name: header for name, (header, _) in sets.items()},
     }
     text = json.dumps(described, separators=(",", ":"), allow_nan=False).encode()
@@ -144,6 +145,12 @@ def _samples(snapshot: Snapshot, ids: Sequence[str]) -> Mapping[str, str]:
             samples[str(number)] = text[: min(MAX_SAMPLE, room)]
             room -= len(samples[str(number)])
     return samples
+
+
+def _true_losses(snapshot: Snapshot) -> list[float]:
+    """What the source of a synthetic text loses on each choice of validation windows."""
+    known = snapshot.results.true_losses
+    return sorted(set(known["true_val_loss"].values())) if known else []
 
 
 def _curves(

@@ -106,6 +106,11 @@ class StudyPaths:
         return self.folder / "parts.json"
 
     @property
+    def true_losses(self) -> Path:
+        """What the source of a synthetic text loses on the windows that runs are validated on."""
+        return self.folder / "true_losses.json"
+
+    @property
     def tokenizer(self) -> Path:
         """The vocabulary all runs share."""
         return self.folder / "tokenizer.json"

@@ -16,6 +16,7 @@ from isoloss.store.owner import owned
 from isoloss.store.revisions import revise, revisions, stated_beforehand
 from isoloss.store.run import ROWS, create_run, read_rows, verified_status
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.store.true_losses import join_true_losses
 from isoloss.study.cells import Cell
 from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.identity import run_id
@@ -93,6 +94,7 @@ def _copied(opened: Sequence[StudyResults], results: StudyResults) -> Merged:
     for provenance in started[:1]:
         shutil.copyfile(provenance, paths.provenance)
     shutil.copyfile(first.paths.tokenizer, paths.tokenizer)
+    join_true_losses([each.paths for each in opened], paths)
     _record_changes(opened, results)
     return Merged(results, taken, tuple(conflicts))
 

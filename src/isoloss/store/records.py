@@ -205,6 +205,16 @@ def _of_one_length(columns: Any) -> Any:
     return columns
 
 
+class TrueLossesRecord(TypedDict):
+    """true_losses.json: the entropy rate of a synthetic text, and what its source loses on each choice of windows."""
+
+    entropy_rate: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+    method: str
+    true_val_loss: dict[str, FiniteFloat]
+
+
 class CurvesRecord(TypedDict):
     """curves.json: the thinned curves of a run that has ended, of the rows of these extents."""
 
@@ -237,7 +247,7 @@ class StepTimesRecord(TypedDict):
 STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), TypeAdapter(TokenizerRecord)
 METADATA, SIDECAR = TypeAdapter(MetadataRecord), TypeAdapter(SidecarRecord)
 CURVES, MIRRORED = TypeAdapter(CurvesRecord), TypeAdapter(MirroredRecord)
-STEP_TIMES = TypeAdapter(StepTimesRecord)
+STEP_TIMES, TRUE_LOSSES = TypeAdapter(StepTimesRecord), TypeAdapter(TrueLossesRecord)
 PARTS = TypeAdapter(PartsRecord)
 STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
 

@@ -17,9 +17,10 @@ from isoloss.files import path_exists, read_checksummed, read_record, reading, w
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.opening import open_study
 from isoloss.store.outcome import MAX_POINTS, curves, eval_columns, measure, measured, steps_to
-from isoloss.store.records import START, TOKENIZER, ThinnedEvals, ThinnedSteps, checked
+from isoloss.store.records import START, TOKENIZER, ThinnedEvals, ThinnedSteps, TrueLossesRecord, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
+from isoloss.store.true_losses import read_true_losses, windows_scored
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig, recorded_config
 from isoloss.study.identity import by_run_id, run_id
@@ -166,6 +167,19 @@ class StudyResults:
         """The vocabulary as written by the tokenizer, with the corpus's sizes."""
         return {**checked(TOKENIZER, read_record(self.paths.tokenizer), self.paths.tokenizer)}
 
+    @cached_property
+    def true_losses(self) -> TrueLossesRecord | None:
+        """What is known of a synthetic text's source."""
+        return read_true_losses(self.paths)
+
+    def _true_loss(self, config: RunConfig) -> dict[str, float | None]:
+        """The columns that only synthetic texts have; none of random windows."""
+        if self.true_losses is None:
+            return {}
+        scored = self.true_losses["true_val_loss"] if config.eval == "exact" else {}
+        rate = self.true_losses["entropy_rate"]
+        return {"entropy_rate": rate, "true_val_loss": scored.get(windows_scored(config))}
+
     def _thinned(
         self, statuses: Mapping[str, RunStatus] | None
     ) -> Iterator[tuple[str, tuple[ThinnedSteps, ThinnedEvals]]]:
@@ -207,6 +221,7 @@ class StudyResults:
             "train_flops": compute.train_flops(config),
             **columns,
             **target,
+            **self._true_loss(config),
             "train_time_s": times.get("train"),
             "eval_time_s": times.get("eval"),
             "checkpoint_time_s": times.get("checkpoint"),

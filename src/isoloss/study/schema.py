@@ -30,6 +30,7 @@ from isoloss.study.hypotheses import Hypothesis, SpikesStated
 from isoloss.study.numbers import BYTES_PATTERN, byte_count
 from isoloss.study.stated_hypotheses import hypotheses_of
 from isoloss.study.synonyms import did_you_mean, meant
+from isoloss.study.synthetic import SyntheticShape
 from isoloss.study.texts import Corpus, corpus_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -128,7 +129,7 @@ Levels = tuple[Scalar, ...]
 Count = Annotated[int, Field(ge=1)]
 CellShape = Annotated[dict[str, Any], _BySetting()]
 GroupShape = Annotated[dict[str, Any], _BySetting(_list_of)]
-CorpusShape = str | Annotated[list[str], Field(min_length=1)]
+CorpusShape = str | SyntheticShape | Annotated[list[str], Field(min_length=1)]
 Cells = Annotated[tuple[dict[str, Scalar], ...], _parsed(entries_of, Annotated[list[CellShape], Field(min_length=1)])]
 SECTIONS = ("base", "factors", "budgets", "centre", "paired", "runs", "exclude", "tuned", "hypotheses")
 """Keys that may stand empty: they state nothing."""
@@ -148,8 +149,8 @@ class StudyFile(BaseModel):
     description: str = Field("", description="The question it asks; the report opens with it.")
     corpus: Annotated[Corpus, _parsed(corpus_of, CorpusShape)] = Field(
         "tinyshakespeare",
-        description="A known name (tinyshakespeare), a UTF-8 text file or a folder of them, beside this file; or a "
-        "list.",
+        description="A known name (tinyshakespeare), a UTF-8 text file or a folder of them, beside this file; a list; "
+        "or the parameters of a synthetic text.",
     )
     val_corpus: Annotated[Corpus | None, _parsed(corpus_of, CorpusShape)] = Field(
         None, description="What runs are validated on, likewise; without it, the last val_share of corpus."

@@ -12,9 +12,10 @@ from typing import Any, cast
 from isoloss.errors import ConfigError, raise_all
 from isoloss.files import sha256_bytes, user_path
 from isoloss.study.config import ANY_TEXT
+from isoloss.study.synthetic import is_synthetic, synthetic_named, synthetic_of
 
 Corpus = str | tuple[str, ...]
-"""A known name, a text file or a folder of them; or several of these, read in this order."""
+"""A known name, a text file, a folder of them or a synthetic text; or several files, read in this order."""
 VAL_SHARE = 0.1
 
 
@@ -112,22 +113,34 @@ def corpus_name(corpus: Corpus) -> str:
 
 def corpus_of(value: Any) -> Corpus:
     """The corpus that a study states: a text, or a list of them. Raises ConfigError."""
+    if is_synthetic(value):
+        return synthetic_named(value).name
+    if isinstance(value, dict) and "synthetic" in value:
+        return synthetic_of(cast("dict[str, Any]", value)).name
     if isinstance(value, str) and value.strip():
         return value.strip()
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
-        raise ConfigError("expected a known name, a path, or a list of them")
+        raise ConfigError("expected a known name, a path, a list of them, or {synthetic: markov, …}")
     stated = cast("Sequence[Any]", value)
     raise_all(
         [
-            ConfigError(f"{each!r} is no name or path of a text", (f"{index}",))
+            ConfigError(f"{each!r} is {wrong}", (f"{index}",))
             for index, each in enumerate(stated)
-            if not isinstance(each, str) or not each.strip()
+            if (wrong := _wrong_in_list(each))
         ]
     )
     return as_corpus([each.strip() for each in stated])
 
 
+def _wrong_in_list(name: Any) -> str | None:
+    if is_synthetic(name):
+        return "a synthetic text, which stands in no list"
+    return None if isinstance(name, str) and name.strip() else "no name or path of a text"
+
+
 def _resolved(name: str) -> Path:
+    if is_synthetic(name):  # a longer one begins with the shorter
+        return Path(synthetic_named(name).model_copy(update={"tokens": 0}).name)
     with suppress(OSError, ValueError, RuntimeError):  # a name that no file can have
         return user_path(name).resolve()
     return Path(name)

@@ -17,7 +17,7 @@ from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.schedules import decays
 from isoloss.study.texts import corpus_names
-from isoloss.wording import between, count, counted, duration, level, listed, of_runs, percent, si
+from isoloss.wording import between, count, counted, duration, level, listed, loss, of_runs, percent, si
 
 SETTING_COLUMNS = (Column("setting", "setting"), Column("value", "value", width=50), Column("from", "stated as"))
 MAX_LEVELS = 12
@@ -75,6 +75,13 @@ def _data(snapshot: Snapshot) -> Iterator[str]:
         yield (
             f"The first {percent(train / (train + val))} of the text, {count(train)} tokens, is for training, and the "
             f"rest, {count(val)} tokens, for validation; there is no test split."
+        )
+    if true := snapshot.results.true_losses:
+        ends = "" if true["low"] == true["high"] else f", 95% interval {loss(true['low'])} to {loss(true['high'])}"
+        losses = listed(f"{loss(value)} ({windows})" for windows, value in true["true_val_loss"].items())
+        yield (
+            f"The entropy rate of the text's source is {loss(true['entropy_rate'])} nats a character "
+            f"({true['method']}{ends}); on validation windows, each alone, it loses {losses or 'an unknown amount'}."
         )
 
 

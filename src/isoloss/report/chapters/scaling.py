@@ -16,6 +16,7 @@ from isoloss.analysis.laws import AXES, EXPONENT_OF, VARIABLES
 from isoloss.analysis.scaling import FIXED, Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.analysis.solve import OBJECTIVES
+from isoloss.analysis.true_floor import TrueFloor
 from isoloss.diagnostic import Diagnostic
 from isoloss.report.chapter import Chapter
 from isoloss.report.format import Kind, spelled_estimate, spelled_interval
@@ -33,7 +34,7 @@ from isoloss.report.law_words import (
 )
 from isoloss.report.references import cited
 from isoloss.report.table import Column, Table
-from isoloss.wording import counted, listed, number
+from isoloss.wording import counted, listed, loss, number
 
 SYMBOLS = {"alpha": "α", "beta": "β"}
 SOURCES = {"LND": "hoffmann2022", "LNDX": "hoffmann2022", "LNDU": "muennighoff2023", "LNDUN": "muennighoff2023"}
@@ -79,6 +80,8 @@ def _answer(found: ScalingResults) -> Iterator[str]:
         rest = f"The floor is {f'{number(floor.value)}, as given' if given else spelled_estimate(floor)}"
     powers = listed(f"a power of {POWERS[axis]}" for axis in AXES[fit.form])
     yield f"Loss falls as {powers}: {'; '.join(gains)}. {rest}."
+    if found.true_floor:
+        yield _true_floor(found.true_floor)
     if found.frontier:
         best = found.frontier.optima[0]
         size, tokens = (spelled_estimate(estimate, "si") for estimate in (best.n_params, best.tokens))
@@ -89,6 +92,13 @@ def _answer(found: ScalingResults) -> Iterator[str]:
         )
     if held:
         yield f"Fitted without the largest {NOUNS[held.variable]}, the law predicts it: {held_out_in_words(held)}."
+
+
+def _true_floor(known: TrueFloor) -> str:
+    fitted = "this law has no floor to hold against that"
+    if known.covered is not None:
+        fitted = f"the interval of the fitted floor {'covers' if known.covered else 'does not cover'} that"
+    return f"The source of this text loses {loss(known.loss)} nats/token, and no model can lose less: {fitted}."
 
 
 def _in_words(estimate: Estimate) -> str:
@@ -105,8 +115,8 @@ def _data(fit: Fit) -> Iterator[str]:
     variables = [f"{axis} is {meaning_of(fit, axis)}" for axis in VARIABLES[fit.form]]
     cells = f" of equal {' and '.join(VARIABLES[fit.form])}" if fit.n_cells < fit.n else ""
     source = cited(SOURCES.get(fit.form, "kaplan2020"))
-    loss = f"L is the {meaning_of(fit, 'loss')} of {fitted_runs(fit)}{cells}"
-    yield f"{fit.law.formula} {source}, {loss}; {listed(variables)}."
+    response = f"L is the {meaning_of(fit, 'loss')} of {fitted_runs(fit)}{cells}"
+    yield f"{fit.law.formula} {source}, {response}; {listed(variables)}."
 
 
 def _method(found: ScalingResults) -> Iterator[str]:

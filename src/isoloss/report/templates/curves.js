@@ -124,14 +124,15 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
   frame.append(top);
   top.tabIndex = 0;
   top.setAttribute("role", "img");
-  let [lines, view, scales, size, hovered, whole, zoom] = [[], {}, {}, {}, null, null, null];
+  let [lines, view, scales, size, hovered, whole, zoom, floors] = [[], {}, {}, {}, null, null, null, []];
 
   function update(data, newView) {
     const axes = JSON.stringify([newView.quantity, newView.against, newView.logX, newView.logY]);
     if (axes !== view.axes) zoom = null;
     [view, hovered] = [{ ...newView, axes }, null];
     lines = makeLines(data, view).map((line) => ({ ...line, colour: colourOf(line) }));
-    whole = [extent(lines, "x", view.logX), extent(lines, "y", view.logY)];
+    floors = view.quantity === "val_loss" ? data.trueLosses : [];
+    whole = [extent(lines, "x", view.logX), extent([...lines, { y: floors }], "y", view.logY)];
     draw();
   }
 
@@ -231,6 +232,23 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
   function grid(pen) {
     pen.fillStyle = ink("--grid");
     for (const tick of scales.y.ticks(6)) pen.fillRect(size.left, Math.round(scales.y(tick)), size.width - size.left - size.right, 1);
+    floors.forEach((floor) => floorLine(pen, floor));
+  }
+
+  /** What the source of a synthetic text loses itself: no line can go below. */
+  function floorLine(pen, floor) {
+    const [y, right] = [scales.y(floor), size.width - size.right];
+    pen.save();
+    pen.clip(inside());
+    [pen.strokeStyle, pen.fillStyle] = [ink("--soft"), ink("--soft")];
+    pen.setLineDash([2, 4]);
+    pen.beginPath();
+    pen.moveTo(size.left, y);
+    pen.lineTo(right, y);
+    pen.stroke();
+    pen.textAlign = "left";
+    pen.fillText(`loss of the text's source: ${spell(floor)}`, size.left + 6, y - 5);
+    pen.restore();
   }
 
   function axes(pen) {

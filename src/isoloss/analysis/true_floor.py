@@ -1,0 +1,40 @@
+"""The floor that a law fits, beside the loss of the source itself where a synthetic text makes it known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from isoloss.analysis.columns import number_column
+from isoloss.analysis.scaling import FIXED, Fit
+
+TRUE_LOSS = "true_val_loss"
+"""Column of what the source of a text loses on the windows that its runs are validated on: no model loses less."""
+SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class TrueFloor:
+    """The least loss that any model can have, and whether the interval of the fitted floor covers it."""
+
+    loss: float
+    covered: bool | None
+    """None where the law has no floor with an interval, and for a law in size or tokens alone.
+
+    The floor of the latter holds what the other leaves.
+    """
+
+
+def true_floor(fit: Fit, runs: pl.DataFrame) -> TrueFloor | None:
+    """None where it is not known, or not the same for all runs. Raises ConfigError where it is no number."""
+    losses = number_column(runs[TRUE_LOSS]).to_list() if TRUE_LOSS in runs.columns else [None]
+    known = [loss for loss in losses if loss is not None]
+    if len(known) < len(losses) or max(known) - min(known) > SAME:
+        return None
+    loss = known[0]
+    floor = fit.parameters["E"].estimate if "E" in fit.parameters else None
+    alone = fit.form in ("LN", "LD")
+    if alone or floor is None or floor.method == FIXED or floor.low is None or floor.high is None:
+        return TrueFloor(loss, None)
+    return TrueFloor(loss, floor.low <= loss <= floor.high)

@@ -1,0 +1,76 @@
+"""A hidden Markov source: a chain of states that is not seen, each of which emits a symbol."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isoloss.data.sources import (
+    UNITS,
+    EntropyRate,
+    Floats,
+    Ints,
+    Source,
+    probabilities,
+    random_rows,
+    subkey,
+    text_of,
+    uniform_row,
+)
+from isoloss.randomness import Purpose, stream_key
+from isoloss.study.synthetic import HiddenMarkov
+
+SAMPLE, WINDOW = 1 << 19, 512
+"""Symbols from which the entropy rate is estimated, and how they are cut: the second half of each window counts."""
+
+
+class HiddenMarkovSource(Source):
+    """p(state | last state) and p(symbol | state), every row drawn around the uniform distribution."""
+
+    def __init__(self, stated: HiddenMarkov) -> None:
+        self.symbols, self._seed = stated.symbols, stated.seed
+        key = stream_key(stated.seed, Purpose.SOURCE)
+
+        transitions_SxU, emissions_SxU = (
+            random_rows(np.repeat(uniform_row(values), stated.states, 0), values, stated.concentration, subkey(key, n))
+            for n, values in enumerate((stated.states, stated.symbols))
+        )
+        self._transitions, self._emissions = transitions_SxU.reshape(-1), emissions_SxU.reshape(-1)
+        self._next_SxS = probabilities(transitions_SxU, stated.states)
+        self._symbol_SxV = probabilities(emissions_SxU, stated.symbols)
+
+    def advance(self, state_B: Ints, bits_B: Ints) -> Ints:
+        """The next hidden state of each copy."""
+        return self._transitions[state_B * UNITS + (bits_B >> 22)].astype(np.int64)
+
+    def emit(self, state_N: Ints, bits_N: Ints) -> NDArray[np.uint8]:
+        """A symbol of each state, by other bits than the state."""
+        return self._emissions[state_N * UNITS + (bits_N >> 12 & UNITS - 1)]
+
+    def stationary(self) -> Floats:
+        """The share of time that the chain spends in each state, [S]."""
+        share_S = np.full(len(self._next_SxS), 1 / len(self._next_SxS))
+        while True:
+            after_S = share_S @ self._next_SxS
+            if np.abs(after_S - share_S).sum() < 1e-13:
+                return after_S
+            share_S = after_S
+
+    def losses(self, blocks_BxT1: Ints) -> Floats:
+        """By the forward algorithm (Rabiner 1989) from the stationary distribution on."""
+        losses_BxT1 = np.empty(blocks_BxT1.shape)
+        belief_BxS = np.broadcast_to(self.stationary(), (len(blocks_BxT1), len(self._next_SxS)))
+        for place, symbol_B in enumerate(blocks_BxT1.T):
+            joint_BxS = belief_BxS * self._symbol_SxV[:, symbol_B].T
+            p_B = joint_BxS.sum(axis=1)
+            losses_BxT1[:, place] = -np.log(p_B)
+            belief_BxS = joint_BxS / p_B[:, None] @ self._next_SxS
+        return losses_BxT1[:, 1:]
+
+    def entropy_rate(self) -> EntropyRate:
+        """Mean loss of the forward algorithm over windows of the source's text, after half a window."""
+        text_N = np.concatenate([*text_of(self, self._seed, SAMPLE)])
+        losses_BxT = self.losses(text_N.astype(np.int64).reshape(-1, WINDOW))
+        late_B = losses_BxT[:, WINDOW // 2 :].mean(axis=1)
+        rate, half = float(late_B.mean()), 1.96 * float(late_B.std(ddof=1)) / len(late_B) ** 0.5
+        return EntropyRate(rate, rate - half, rate + half, f"forward algorithm on {SAMPLE // 2:,} symbols")

@@ -1,0 +1,89 @@
+"""What the source of a synthetic text loses itself, on the windows that runs are validated on: no model loses less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from isoloss.data.batches import exact_eval_starts, windows
+from isoloss.data.sources import Source
+from isoloss.data.synthetic import CHARACTERS, source_named
+from isoloss.data.tokens import Tokens
+from isoloss.errors import StoreError, UnreadableError
+from isoloss.files import path_exists, write_record
+from isoloss.store.layout import StudyPaths
+from isoloss.store.records import TRUE_LOSSES, TrueLossesRecord, read_checked
+from isoloss.study.config import RunConfig
+from isoloss.study.synthetic import is_synthetic
+from isoloss.study.texts import Text
+
+CHUNK_TOKENS = 1 << 18
+
+
+def windows_scored(config: RunConfig) -> str:
+    """The settings on which it depends what the validation loss of a run is computed on."""
+    return f"block_size {config.block_size}, eval_val_tokens {config.eval_val_tokens}"
+
+
+def read_true_losses(paths: StudyPaths) -> TrueLossesRecord | None:
+    """What was recorded; None for natural texts, and where it is damaged: the next start computes it again.
+
+    Raises UnreadableError.
+    """
+    try:
+        return read_checked(TRUE_LOSSES, paths.true_losses) if path_exists(paths.true_losses) else None
+    except UnreadableError:
+        raise
+    except StoreError:
+        return None
+
+
+def keep_true_losses(paths: StudyPaths, text: Text, configs: Sequence[RunConfig], tokens: Tokens) -> None:
+    """Record the entropy rate of the text that is validated on, and the true loss on every choice of windows.
+
+    Nothing for natural texts, random windows, and tokens that are not characters. Raises StoreError.
+    """
+    corpus = text.corpora[-1]
+    if not is_synthetic(corpus):
+        return
+    known = read_true_losses(paths)
+    losses = dict(known["true_val_loss"]) if known else {}
+    scored = {windows_scored(config): config for config in configs if config.eval == "exact"}
+    if known and losses.keys() >= scored.keys():
+        return
+    source = source_named(corpus)
+    for layout in scored.keys() - losses.keys():
+        if (loss := true_val_loss(source, tokens, scored[layout])) is not None:
+            losses[layout] = loss
+    rate = source.entropy_rate()
+    ends = {"entropy_rate": rate.value, "low": rate.low, "high": rate.high, "method": rate.method}
+    write_record(paths.true_losses, {**ends, "true_val_loss": losses})
+
+
+def join_true_losses(parts: Sequence[StudyPaths], joined: StudyPaths) -> None:
+    """Record all that studies of one text know. Raises StoreError."""
+    known = [record for paths in parts if (record := read_true_losses(paths))]
+    if known:
+        losses = {layout: loss for record in known for layout, loss in record["true_val_loss"].items()}
+        write_record(joined.true_losses, {**known[0], "true_val_loss": losses})
+
+
+def true_val_loss(source: Source, tokens: Tokens, config: RunConfig) -> float | None:
+    """Mean loss in nats of the source on a run's windows of the validation split, each symbol given its window alone.
+
+    None where tokens are not its symbols.
+    """
+    spelled = [tokens.tokenizer.decode(np.array([token])) for token in range(tokens.tokenizer.vocab_size)]
+    if any(len(text) != 1 for text in spelled):
+        return None
+    symbol_V = np.array([CHARACTERS.find(text) for text in spelled])
+    starts_B = exact_eval_starts(len(tokens.val_N), config.block_size, config.eval_val_tokens or None)
+
+    def sums() -> Iterator[float]:
+        chunk = max(1, CHUNK_TOKENS // config.block_size)
+        for first in range(0, len(starts_B), chunk):
+            blocks_BxT1 = windows(tokens.val_N, starts_B[first : first + chunk], config.block_size)
+            yield float(source.losses(symbol_V[blocks_BxT1]).sum())
+
+    return sum(sums()) / (len(starts_B) * config.block_size)

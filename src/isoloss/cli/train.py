@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 import tyro
 
 from isoloss.cli.arguments import RUN_OPTIONS, Flag, OptionalFloat, Options, Repeated, named
-from isoloss.cli.verbs import TokenizerChoice, start
+from isoloss.cli.verbs import start
 
 
 def train_verb() -> Callable[..., int]:
@@ -30,7 +30,6 @@ def train_verb() -> Callable[..., int]:
         corpus: Annotated[Repeated, named("CORPUS", "tinyshakespeare")] = (),
         val_corpus: Annotated[Repeated, named("CORPUS", "the end of corpus")] = (),
         val_share: Annotated[OptionalFloat, named("X", "0.1")] = None,
-        tokenizer: TokenizerChoice = "char",
         execution: Options = RUN_OPTIONS,
         out: Annotated[Path, named("DIR")] = Path("results/train"),
         json: Flag = False,
@@ -45,7 +44,6 @@ def train_verb() -> Callable[..., int]:
             corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them. May be repeated.
             val_corpus: What the run is validated on, likewise; all of corpus is then for training.
             val_share: Share of corpus that is kept for validation, its end.
-            tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
             execution: How the run is trained; never what is computed, but for precision.
             out: The run's directory, laid out as a study of one run.
             json: Print one JSON object in place of text.
@@ -53,11 +51,12 @@ def train_verb() -> Callable[..., int]:
         from isoloss.study.study import Study
         from isoloss.study.texts import as_corpus
 
+        base = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
         study = Study(
             "train",
             as_corpus(corpus) if corpus else "tinyshakespeare",
-            tokenizer,
-            base={name: value for name, value in dataclasses.asdict(settings).items() if value is not None},
+            base.pop("tokenizer"),
+            base=base,
             seeds=(seed,),
             val_corpus=as_corpus(val_corpus) if val_corpus else None,
             val_share=val_share,

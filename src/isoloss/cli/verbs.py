@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from json import dumps
 from pathlib import Path
 from re import fullmatch
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -24,14 +24,14 @@ from isoloss.cli.arguments import (
     named,
 )
 from isoloss.design.power import SEED_BY_FACTOR
-from isoloss.errors import ConfigError
+from isoloss.errors import ConfigError, raise_all
 from isoloss.terminal import say, show
 
 if TYPE_CHECKING:
     from isoloss.execution.options import RunOptions
     from isoloss.study.study import Scalar, Study
 
-TokenizerChoice = Literal["char", "byte"]
+TokenizerChoice = Annotated[str, named("NAME")]
 Overrides = Annotated[Repeated, named("SETTING=VALUE", "")]
 Seeds = Annotated[OptionalInt, named("N", "as the study says")]
 
@@ -50,14 +50,17 @@ def prepare(
     Args:
         corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them; or a folder of nanoGPT's data
             (train.bin, val.bin, and input.txt or meta.json), for which the lines of a study file are printed.
-        tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
+        tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes; bpe:N: a byte-level
+            BPE of N tokens, trained on the training split; gpt2; file:PATH: a tokenizer.json.
         offline: Fetch nothing; use what is in the cache.
     """
     from isoloss.data.nanogpt import is_nanogpt_folder, text_of
     from isoloss.data.tokens import prepare as prepare_tokens
     from isoloss.files import user_path
+    from isoloss.study.schema import stated_faults
     from isoloss.study.texts import Text
 
+    raise_all(stated_faults({"tokenizer": tokenizer}))
     of_nanogpt = is_nanogpt_folder(user_path(corpus))
     text = text_of(user_path(corpus).resolve()) if of_nanogpt else Text(corpus)
     tokens = prepare_tokens(text, tokenizer, offline=offline, say=say)
@@ -102,7 +105,7 @@ def plan(
     from isoloss.training.backend import keep_freed_memory
 
     keep_freed_memory()
-    planned = plan_study(study_of(study, seeds, set), execution)
+    planned = plan_study(study_of(study, seeds, set), execution, say)
     show((plan_as_json if json else plan_as_text)(planned, noise, seed_by_factor))
     return 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from isoloss.data.tokenizer import Tokenizer
+from isoloss.data.tokenizer import Tokenizer, token_dtype
 from isoloss.data.tokens import Tokens
 from isoloss.files import path_exists, write_record
 from isoloss.store.layout import StudyPaths
@@ -86,7 +86,8 @@ def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool) -> f
 
     Raises ConfigError where an accelerator has too little memory for it.
     """
-    data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size).astype(np.uint16)
+    data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size)
+    data_N = data_N.astype(token_dtype(config.vocab_size))
     tokens = Tokens("", Tokenizer("byte"), data_N, data_N, folder=Path())
     short = config.model_copy(update={"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1, "eval": "exact"})
     stopwatch = _Stopwatch(device)

@@ -135,17 +135,25 @@ class StartRecord(TypedDict):
 
 
 @with_config(extra="allow")
-class TokenizerRecord(TypedDict):
-    """tokenizer.json."""
+class OneTokenizerRecord(TypedDict):
+    """A tokenizer and what it makes of the text; what a byte-level BPE is lies in a file, by its SHA-256."""
 
     tokenizer: str
     characters: str
+    tokenizer_sha256: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     corpus: str
     corpus_sha256: str
     text_sha256: NotRequired[Annotated[list[str], Field(min_length=1)]]
     vocab_size: Count
     train_tokens: Count
     val_tokens: Count
+
+
+@with_config(extra="allow")
+class TokenizerRecord(OneTokenizerRecord):
+    """tokenizer.json; `others` of a study that has, or had, several tokenizers."""
+
+    others: NotRequired[list[OneTokenizerRecord]]
 
 
 class MirroredRecord(TypedDict):

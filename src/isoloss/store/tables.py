@@ -15,9 +15,9 @@ import polars as pl
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import path_exists, read_checksummed, read_record, reading, write_bytes
 from isoloss.store.layout import RunPaths, StudyPaths
-from isoloss.store.opening import open_study
+from isoloss.store.opening import open_study, recorded_tokenizers
 from isoloss.store.outcome import MAX_POINTS, curves, measure, measured, steps_to
-from isoloss.store.records import START, TOKENIZER, EvalRecord, ThinnedEvals, ThinnedSteps, checked
+from isoloss.store.records import START, EvalRecord, ThinnedEvals, ThinnedSteps, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
 from isoloss.study import compute
@@ -160,9 +160,9 @@ class StudyResults:
         """Versions and machine of the study's last start."""
         return {**checked(START, read_record(self.paths.provenance), self.paths.provenance)}
 
-    def tokenizer(self) -> dict[str, Any]:
-        """The vocabulary as written by the tokenizer, with the corpus's sizes."""
-        return {**checked(TOKENIZER, read_record(self.paths.tokenizer), self.paths.tokenizer)}
+    def tokenizer(self, name: str | None = None) -> dict[str, Any]:
+        """A vocabulary of the study, by default its first, as written by the tokenizer, with the corpus's sizes."""
+        return {**recorded_tokenizers(self.paths)[name or self.study.tokenizers[0]]}
 
     def _thinned(
         self, statuses: Mapping[str, RunStatus] | None

@@ -39,10 +39,11 @@ def recorded_study(results: StudyResults) -> Study | None:
     if not path_exists(paths.study):
         return None
     recorded = read_study(paths.study)
-    if results.tokenizer()["corpus_sha256"] != results.facts.sha256:
+    known = recorded_facts(recorded_tokenizers(paths))
+    if known.sha256 != results.facts.sha256:
         what = f"the text '{study.text.name}', or what of it is validation,"
         raise ConfigError(f"{what} changed since {paths.folder} was started; choose another --out")
-    before = _expanded(results, recorded)
+    before = recorded.expand(known)
     if has_begun(results, before) and not _goes_on(before, results.configs):
         changes = "; ".join([*changes_between(recorded, study)][:MAX_NAMED])
         raise ConfigError(
@@ -50,11 +51,6 @@ def recorded_study(results: StudyResults) -> Study | None:
             "choose another --out"
         )
     return recorded
-
-
-def _expanded(results: StudyResults, recorded: Study) -> list[RunConfig]:
-    """The runs of a study as its directory has it."""
-    return recorded.expand(recorded_facts(recorded_tokenizers(results.paths)))
 
 
 def _goes_on(before: Sequence[RunConfig], after: Sequence[RunConfig]) -> bool:
@@ -130,7 +126,7 @@ def _as_record(results: StudyResults, tokens: Tokens) -> dict[str, Any]:
 
 
 def _grow(results: StudyResults, recorded: Study, say: Callable[[str], None]) -> None:
-    before = _expanded(results, recorded)
+    before = recorded.expand(recorded_facts(recorded_tokenizers(results.paths)))
     states = [read_status(results.paths.run(run_id(config))).state for config in before]
     ended, begun = sum(state in ("done", "failed", "diverged") for state in states), has_begun(results, before)
     if begun:

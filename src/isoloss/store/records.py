@@ -106,6 +106,8 @@ class MeasuredRecord(TypedDict):
     best_step: Count | None
     final_val_loss: FiniteFloat | None
     final_train_loss: FiniteFloat | None
+    best_val_bpb: NotRequired[FiniteFloat | None]
+    final_val_bpb: NotRequired[FiniteFloat | None]
     train_val_gap: FiniteFloat | None
     loss_roughness: FiniteFloat | None
     median_step_time_s: FiniteFloat | None
@@ -182,6 +184,7 @@ class EvalRecord(TypedDict):
     train_loss: FiniteFloat | None
     val_loss: FiniteFloat | None
     eval_time_s: FiniteFloat
+    val_bpb: NotRequired[FiniteFloat | None]
 
 
 class ThinnedSteps(TypedDict):

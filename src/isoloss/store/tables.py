@@ -25,6 +25,7 @@ from isoloss.study.config import SETTINGS, RunConfig, recorded_config
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts
+from isoloss.study.tokenizer_names import compared_loss
 
 METRICS_SCHEMA: dict[str, pl.DataType] = {
     "step": pl.Int64(),
@@ -41,6 +42,7 @@ EVALS_SCHEMA: dict[str, pl.DataType] = {
     "train_loss": pl.Float64(),
     "val_loss": pl.Float64(),
     "eval_time_s": pl.Float64(),
+    "val_bpb": pl.Float64(),
 }
 THINNED_STEPS_SCHEMA = {
     **{name: METRICS_SCHEMA[name] for name in ("step", "loss", "lr", "grad_norm")},
@@ -187,7 +189,7 @@ class StudyResults:
         target: dict[str, Any] = {} if self.study.target is None else {"steps_to_target": None}
         try:
             if state != "damaged":
-                columns = measured(self.paths.run(run), status)
+                columns = {**NOTHING_MEASURED, **measured(self.paths.run(run), status)}
                 if self.study.target is not None:
                     target = {"steps_to_target": steps_to(self.study.target, self._val_curve(run, config, status))}
         except StoreError:
@@ -233,7 +235,8 @@ def write_summary(results: StudyResults, table: pl.DataFrame) -> None:
 
 def ranked_runs(table: pl.DataFrame) -> pl.DataFrame:
     """Rows of a summary by best validation loss; of done runs alone, where any are done."""
-    ranked = table.drop_nulls("best_val_loss").sort("best_val_loss", "run_id")
+    by = f"best_{compared_loss(table.get_column('tokenizer', default=pl.Series()))}"
+    ranked = table.drop_nulls(by).sort(by, "run_id")
     done = ranked.filter(pl.col("status") == "done")
     return done if len(done) else ranked
 

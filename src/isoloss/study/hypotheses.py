@@ -25,6 +25,8 @@ RESPONSES = (
     "best_val_loss",
     "final_val_loss",
     "final_train_loss",
+    "best_val_bpb",
+    "final_val_bpb",
     "train_val_gap",
     "best_step",
     "steps_to_target",

@@ -77,6 +77,9 @@ class Study:
         for key, value in self.base.items():
             yield from setting_faults("base", key, value, formula=True)
         yield from cell_faults(self.cells, self.base)
+        if self.target is not None and len({*self.stated.get("tokenizer", ())}) > 1:
+            text = "target is a loss per token, which does not compare between tokenizers; leave it out"
+            yield ConfigError(text, ("target",))
         if self.budgets is not None:
             yield from self.budgets.faults()
             if self.states("max_iters"):

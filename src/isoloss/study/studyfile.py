@@ -19,13 +19,14 @@ from isoloss.study.budgets import KINDS, Budgets
 from isoloss.study.cell_shapes import cells_values
 from isoloss.study.cells import OneAtATime
 from isoloss.study.config import SETTINGS
+from isoloss.study.hypotheses import Hypothesis
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
 from isoloss.study.schema import StudyFile, read_study_file
 from isoloss.study.stated_hypotheses import hypothesis_values
 from isoloss.study.study import Scalar, Study
 from isoloss.study.synonyms import did_you_mean, meant, nearest
 from isoloss.study.texts import ANY_DATA, Corpus, beside_folder
-from isoloss.study.tokenizer_names import FILE
+from isoloss.study.tokenizer_names import FILE, compared_loss
 
 KEYS = tuple(StudyFile.model_fields)
 SECTIONS = ("budgets", "factors", "base")
@@ -123,7 +124,17 @@ def _study_of(stated: StudyFile, errors: list[ConfigError]) -> Study:
         errors.append(ConfigError(text, ("tokenizer",)))
     same: dict[str, Any] = {key: getattr(stated, key) for key in KEYS if key not in ("factors", "budgets", "centre")}
     same |= {"design": design, "factors": {**implied, **factors}, "budgets": next(iter(budgets), None)}
-    return Study(**same)
+    study = Study(**same)
+    if (loss := compared_loss(study.tokenizers)) == "val_loss":
+        return study
+    return replace(study, hypotheses=tuple(_about(f"best_{loss}", each) for each in study.hypotheses))
+
+
+def _about(response: str, hypothesis: Hypothesis) -> Hypothesis:
+    """The hypothesis, about a response where it states none of its own."""
+    if "response" not in type(hypothesis).model_fields or "response" in hypothesis.model_fields_set:
+        return hypothesis
+    return hypothesis.model_copy(update={"response": response})
 
 
 def _unsettled(errors: Sequence[ConfigError]) -> set[str]:

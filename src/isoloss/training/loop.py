@@ -42,12 +42,16 @@ class StepRow:
 
 @dataclass(frozen=True)
 class EvalRow:
-    """One evaluation after `step` steps; losses in nats a token, None where not finite."""
+    """One evaluation after `step` steps; losses in nats a token, None where not finite.
+
+    `val_bpb` is the validation loss in bits a byte of text, None also where an earlier version evaluated.
+    """
 
     step: int
     train_loss: float | None
     val_loss: float | None
     eval_time_s: float
+    val_bpb: float | None = None
 
 
 Outcome = Literal["done", "diverged"]
@@ -158,13 +162,14 @@ def _evaluate(
 ) -> bool:
     """Whether the evaluation was completed, and its members told."""
     started = time.perf_counter()
-    losses = evaluate(stack, texts, ranks, goes_on)
-    if losses is None:
+    found = evaluate(stack, texts, ranks, goes_on)
+    if found is None:
         return False
-    train_losses, val_losses = losses
     elapsed = time.perf_counter() - started
     for e in due:
-        row = EvalRow(stack.step, _finite(train_losses[e]), _finite(val_losses[e]), elapsed)
+        of = found[e]
+        losses = _finite(of.train_loss), _finite(of.val_loss)
+        row = EvalRow(stack.step, *losses, elapsed, _finite(of.val_bpb))
         stack.progress[e] = after_evaluation(stack.progress[e], row)
         observe(stack.members[e]).evaluation(row)
     return True

@@ -25,8 +25,8 @@ def outcome(results: StudyResults, report: Report) -> dict[str, Any]:
     """What a script needs of a study that was run, as plain values: files, counts by state, the best run, claims."""
     table = results.summary()
     best = next(ranked_runs(table).iter_rows(named=True), None)
-    loss = f"best_{compared_loss(results.study.tokenizers)}"
-    shown = ("run_id", *results.study.varied, "seed", loss)
+    compared = f"best_{compared_loss(results.study.tokenizers)}"
+    shown = ("run_id", *results.study.varied, "seed", compared)
     return {
         "study": results.study.name,
         "directory": str(results.paths.folder),

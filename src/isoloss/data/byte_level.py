@@ -128,9 +128,9 @@ class ByteLevel:
         splitter = cast("Any", self._library.pre_tokenizer)
         return [word for word, _ in splitter.pre_tokenize_str(text)]
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens. Bytes that are no UTF-8 are shown as the replacement character."""
-        return b"".join(self.token_bytes[token] for token in tokens).decode(errors="replace")
+    def to_bytes(self, tokens: Iterable[int]) -> bytes:
+        """The bytes that tokens stand for."""
+        return b"".join(map(self.token_bytes.__getitem__, tokens))
 
     def check(self) -> None:
         """Raises ValueError with what keeps these tokens from standing for the bytes of any text."""
@@ -141,7 +141,7 @@ class ByteLevel:
         if not {*map(bytes, zip(range(BYTES)))} <= {*self.token_bytes}:
             raise ValueError("not every byte is a token")
         try:
-            same = self.decode(self.encode(_PROBE).tolist()) == _PROBE
+            same = self.to_bytes(self.encode(_PROBE).tolist()).decode() == _PROBE
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(" ".join(str(error).split())) from error
         if not same:

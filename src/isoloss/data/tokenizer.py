@@ -68,12 +68,16 @@ class Tokenizer:
         """Whether the vocabulary has all of a text."""
         return self.name != "char" or {*text} <= {*self.characters}
 
+    def to_bytes(self, tokens: NDArray[np.integer[Any]]) -> bytes:
+        """The bytes that tokens stand for, shape [n]."""
+        if self.byte_level:
+            return self.byte_level.to_bytes(tokens.tolist())
+        return tokens.astype(np.uint8).tobytes() if self.name == "byte" else self.decode(tokens).encode()
+
     def decode(self, tokens: NDArray[np.integer[Any]]) -> str:
         """Text of tokens, shape [n]. Bytes that are no UTF-8 are shown as the replacement character."""
-        if self.byte_level:
-            return self.byte_level.decode(tokens.tolist())
-        if self.name == "byte":
-            return tokens.astype(np.uint8).tobytes().decode(errors="replace")
+        if self.name != "char":
+            return self.to_bytes(tokens).decode(errors="replace")
         return code_points(self.characters)[tokens].tobytes().decode("utf-32-le", "surrogatepass")
 
     @property

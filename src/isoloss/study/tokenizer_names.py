@@ -57,6 +57,8 @@ TokenizerName = Annotated[
 
 COMPARED_IN = {"val_loss": "nats per token", "val_bpb": "bits per byte"}
 """Units in which validation losses compare."""
+PER_TOKEN = ("best_val_loss", "final_val_loss", "final_train_loss", "train_val_gap")
+"""Columns of a summary that do not compare between tokenizers."""
 PER_BYTE = "Losses per token of different tokenizers do not compare: losses here are in bits per byte of text."
 
 

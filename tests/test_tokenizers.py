@@ -32,12 +32,15 @@ from isoloss.errors import ConfigError, CorpusError
 from isoloss.execution.executor import Inline
 from isoloss.execution.export import export_run
 from isoloss.execution.options import RunOptions
+from isoloss.execution.samples import tokenizer_of
 from isoloss.execution.study import run_study
 from isoloss.report.chapters.answer import answer_chapter
 from isoloss.report.chapters.method import method_chapter
 from isoloss.report.findings import find
 from isoloss.report.snapshot import take_snapshot
+from isoloss.store.merging import check_same_text, merge_studies
 from isoloss.store.outcome import measure
+from isoloss.store.progress import study_progress
 from isoloss.store.tables import StudyResults, load_study, ranked_runs
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
@@ -107,7 +110,7 @@ def test_a_long_text_is_cut_into_many_parts_and_one_without_words_refused(
     assert len(parts) > 20 and "".join(parts) == VERSE * 50 and max(map(len, parts)) < 200
     monkeypatch.setattr(byte_level, "MAX_PART_CHARACTERS", 1000)
     with pytest.raises(CorpusError, match="without an end of a word; use tokenizer char or byte"):
-        [*bpe.parts(["x" * 2000])]
+        _ = [*bpe.parts(["x" * 2000])]
 
 
 def test_merges_are_those_of_the_training_split_however_it_is_read(verse: Path) -> None:
@@ -316,6 +319,24 @@ def test_a_run_is_exported_with_its_own_tokenizer(compared: StudyResults, tmp_pa
         ours = prepare(compared.study.text, config.tokenizer).tokenizer
         assert theirs.encode(VERSE).ids == ours.encode(VERSE).tolist()
         assert theirs.get_vocab_size() == config.vocab_size
+
+
+def test_joined_studies_have_the_tokenizers_of_their_parts(compared: StudyResults, tmp_path: Path) -> None:
+    shutil.copytree(compared.paths.folder, tmp_path / "copy")
+    joined = merge_studies([compared.paths.folder, tmp_path / "copy"], tmp_path / "out").results
+    opened = load_study(joined.paths.folder)
+    assert {*map(run_id, opened.configs)} == {*map(run_id, compared.configs)}
+    for name in compared.study.tokenizers:
+        assert tokenizer_of(opened, name) == tokenizer_of(compared, name)
+    one = replace(compared.study, factors={"tokenizer": ("char", "bpe:260")})
+    with pytest.raises(ConfigError, match="different texts, validation splits or tokenizers"):
+        check_same_text(compared, replace(compared, study=one))
+
+
+def test_no_loss_per_token_is_the_best_of_several_tokenizers(compared: StudyResults) -> None:
+    assert study_progress(compared.paths, compared.configs_by_id).best is None
+    chars = {run: config for run, config in compared.configs_by_id.items() if config.tokenizer == "char"}
+    assert study_progress(compared.paths, chars).best is not None
 
 
 def test_a_study_may_gain_a_tokenizer(compared: StudyResults, tmp_path: Path) -> None:

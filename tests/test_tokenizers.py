@@ -113,6 +113,17 @@ def test_a_long_text_is_cut_into_many_parts_and_one_without_words_refused(
         _ = [*bpe.parts(["x" * 2000])]
 
 
+def test_a_text_is_cut_only_where_its_own_pre_tokenizer_cuts(bpe: ByteLevel, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = {"type": "Split", "pattern": {"String": "\n"}, "behavior": "MergedWithNext", "invert": False}
+    letters = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    by_line = {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [lines, letters]}}
+    known = ByteLevel(json.dumps(json.loads(bpe.definition) | by_line))
+    monkeypatch.setattr(byte_level, "PART_CHARACTERS", 20)
+    parts = [*known.parts([VERSE * 20])]
+    assert len(parts) > 20 and all(part.startswith("\n") for part in parts[1:])
+    assert any(part.startswith(" ") for part in bpe.parts([VERSE * 20]))
+
+
 def test_merges_are_those_of_the_training_split_however_it_is_read(verse: Path) -> None:
     tokens, text = prepare(str(verse), "bpe:280"), verse.read_text()
     training, validation = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]

@@ -35,7 +35,9 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """Number of distinct tokens."""
-        return len(self.bytes_of_tokens())
+        if self.byte_level:
+            return len(self.byte_level.token_bytes)
+        return len(self.characters) if self.name == "char" else BYTES
 
     def bytes_of_tokens(self) -> NDArray[np.int64]:
         """How many bytes of UTF-8 each token stands for, shape [V]."""

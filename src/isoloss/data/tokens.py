@@ -193,11 +193,11 @@ def _tokenize(
             shutil.rmtree(leftover)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            lengths = {"train": 0, "val": 0}
+            lengths, dtype = {"train": 0, "val": 0}, token_dtype(tokenizer.vocab_size)
             for split, tokens in _tokens_of_splits(reader, tokenizer, facts, say):
                 with (temporary / f"{split}.bin").open("wb") as stream:
                     for tokens_N in tokens:
-                        stream.write(tokens_N.astype(token_dtype(tokenizer.vocab_size)).tobytes())
+                        stream.write(tokens_N.astype(dtype).tobytes())
                         lengths[split] += len(tokens_N)
             if not facts.sha256 == reader.sha256 == sha256:
                 raise CorpusError(f"'{reader.text.name}' changed while it was read; take a copy of it")

@@ -50,7 +50,7 @@ def write_tokenizer(paths: StudyPaths, study: Study, facts: DataFacts) -> None:
     characters = "".join(map(chr, range(ord("0"), ord("0") + facts.vocab_size)))
     sizes = {"vocab_size": facts.vocab_size, "train_tokens": 900_000, "val_tokens": 100_000}
     text = {"corpus": study.corpus, "corpus_sha256": facts.sha256}
-    write_record(paths.tokenizer, {"tokenizer": "char", "characters": characters, **text, **sizes})
+    write_record(paths.tokenizer, {"tokenizer": study.tokenizer, "characters": characters, **text, **sizes})
 
 
 def _fake_run(paths: StudyPaths, config: RunConfig, status: RunStatus, val_loss: Callable[[int], float]) -> None:

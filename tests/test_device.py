@@ -182,7 +182,7 @@ def test_a_worker_that_lost_its_gpu_ends(make: Make, tmp_path: Path, monkeypatch
     monkeypatch.setattr(processes, "keep_freed_memory", lambda: None)
     ours, theirs = multiprocessing.Pipe()
     ours.send((make(),))
-    processes._worker_main(theirs, TrainingContext(StudyPaths(tmp_path), tmp_path, CPU, threads=1))
+    processes._worker_main(theirs, TrainingContext(StudyPaths(tmp_path), {}, CPU, threads=1))
     assert not ours.poll()  # it did not say that the stack has ended
 
 

@@ -318,7 +318,10 @@ def test_bad_hypotheses_get_one_line_with_its_place(text: str, expected: str) ->
         ("name: s\nseeds: [one]", "s.yaml:2: seeds: 'one' is no whole number"),
         ("name: ../s", "s.yaml:1: name='../s'"),
         ("description: nothing", "s.yaml: the key 'name' is missing"),
-        ("name: s\ntokenizer: bpe", "s.yaml:2: tokenizer='bpe': Input should be 'char' or 'byte'"),
+        (
+            "name: s\ntokenizer: bpe",
+            "s.yaml:2: tokenizer='bpe': no tokenizer is called so; known: char, byte, bpe:1024",
+        ),
         ("name: s\n  bad: [", "s.yaml:2: not valid YAML"),
         ("name: s\nname: t", "s.yaml:2: not valid YAML"),
         ("- a list", "s.yaml: expected the keys"),

@@ -71,7 +71,7 @@ def study_of(folder: Path, text: str) -> StudyResults:
     states: dict[int, tuple[State, str]] = {1: ("failed", text), 3: ("diverged", text), 6: ("pending", "")}
     results = fake_study(folder, study, states)
     _amend(results.paths.provenance, {"started_at": text, "versions": {text: text}, "machine": {text: text}})
-    _amend(results.paths.tokenizer, {"corpus": text, "tokenizer": text})
+    _amend(results.paths.tokenizer, {"corpus": text})
     for config in results.configs:
         run = results.paths.run(run_id(config))
         if run.status.exists():

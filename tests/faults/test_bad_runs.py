@@ -200,7 +200,7 @@ def test_after_a_stop_no_process_is_started(
     make: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "_start_worker", lambda context: pytest.fail("started"))
-    context = TrainingContext(StudyPaths(tmp_path), tmp_path, torch.device("cpu"), threads=1)
+    context = TrainingContext(StudyPaths(tmp_path), {}, torch.device("cpu"), threads=1)
     Processes(2).run([(make(),)], context, NullListener().emit, should_stop=lambda: True)
 
 

@@ -89,7 +89,7 @@ def test_samples_reach_a_pipe_to_the_letter_and_a_terminal_as_signs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], study: StudyResults
 ) -> None:
     monkeypatch.setattr("isoloss.execution.samples.sample_run", lambda *_: ["\x1b[31mred\n", "two"])
-    monkeypatch.setattr("isoloss.data.tokenizer.tokenizer_from_dict", lambda _: Tokenizer("byte"))
+    monkeypatch.setattr("isoloss.execution.samples.tokenizer_of", lambda *_: Tokenizer("byte"))
     assert run_command_line(["sample", str(study.paths.folder)]) == 0
     assert capsys.readouterr().out == "\x1b[31mred\n\n---\ntwo\n"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)

@@ -10,10 +10,8 @@ from isoloss.analysis.effects import Effect, Effects, analyse_effects
 from isoloss.analysis.estimate import in_words, p_in_words
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
+from isoloss.study.tokenizer_names import PER_BYTE, compared_loss
 from isoloss.wording import counted, listed
-
-EXPLORED = "best_val_loss"
-"""The response that is explored."""
 
 
 def study_effects(evidence: Evidence) -> Effects | Diagnostic:
@@ -28,8 +26,10 @@ def study_effects(evidence: Evidence) -> Effects | Diagnostic:
         done = counted(len(evidence.table), "run")
         return Diagnostic("too_few_runs", "blocks", f"{done} done: an effect is a difference and needs two or more.")
     try:
-        found = analyse_effects(evidence.ended, EXPLORED, list(evidence.factors), evidence.block)
-        return replace(found, tuned=evidence.at_best, cautions=(*found.cautions, *evidence.cautions))
+        loss = compared_loss(evidence.factors.get("tokenizer", ()))
+        per_byte = [Diagnostic("bits_per_byte", "note", PER_BYTE)] if loss == "val_bpb" else []
+        found = analyse_effects(evidence.ended, f"best_{loss}", list(evidence.factors), evidence.block)
+        return replace(found, tuned=evidence.at_best, cautions=(*per_byte, *found.cautions, *evidence.cautions))
     except ConfigError as error:
         return Diagnostic("no_effects", "blocks", f"No effects: {error}.")
 
@@ -40,20 +40,22 @@ def exploratory_claims(
     """A claim for each effect that no hypothesis states and whose adjusted p (`claims.adjusted_p`) is below ALPHA."""
     if isinstance(effects, Diagnostic):
         return []
-    screening = effects.error is not None and effects.error.screening
     cautions = tuple(caution for caution in effects.cautions if caution.code in OF_RUNS)
     return [
-        replace(_exploratory(effect, found.p, len(adjusted), screening, run_ids), cautions=cautions)
+        replace(_exploratory(effects, effect, found.p, len(adjusted), run_ids), cautions=cautions)
         for effect in effects.effects
         if (found := adjusted.get(effect.term)) is not None and not found.stated and found.p < ALPHA
     ]
 
 
-def _exploratory(effect: Effect, p_adjusted: float, looked_at: int, screening: bool, run_ids: tuple[str, ...]) -> Claim:
+def _exploratory(
+    effects: Effects, effect: Effect, p_adjusted: float, looked_at: int, run_ids: tuple[str, ...]
+) -> Claim:
+    screening = effects.error is not None and effects.error.screening
     of = "interaction " if len(effect.factors) > 1 else ""
     said = f"{effect.contrast}: {in_words(effect.estimate, signed=True)}" if effect.estimate else "its size is unknown"
     if effect.others:
         said += f", one of {1 + len(effect.others)} contrasts, while the test is of all on {effect.df} df"
     sentence = f"{said}; p {p_in_words(effect.p)}, {p_in_words(p_adjusted)} adjusted for {looked_at} effects."
-    says = f"{EXPLORED} depends on {of}{effect.term}"
+    says = f"{effects.response} depends on {of}{effect.term}"
     return Claim(says, False, "exploratory", screening, sentence, effect.estimate, effect.p, p_adjusted, run_ids)

@@ -13,9 +13,11 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from isoloss.analysis.repetition import optimal_size, worth
+from isoloss.study.tokenizer_names import compared_loss
 
 Floats = NDArray[np.float64]
 Form = Literal["LND", "LN", "LD", "LC", "LNDX", "LNDU", "LNDUN", "LNDK"]
@@ -73,6 +75,12 @@ VARIABLES: dict[Form, tuple[str, ...]] = {
 
 SUMMARY_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train_flops", "loss": "final_val_loss"}
 """Where a study's summary has each variable and the loss."""
+
+
+def summary_columns(table: pl.DataFrame) -> dict[str, str]:
+    """The same for one summary: losses of several tokenizers compare by the byte."""
+    return {**SUMMARY_COLUMNS, "loss": f"final_{compared_loss(table.get_column('tokenizer', default=pl.Series()))}"}
+
 
 EXPONENT_OF: dict[str, str] = {"N": "alpha", "D": "beta", "C": "alpha"}
 """The exponent of each variable, as published."""

@@ -29,7 +29,7 @@ from isoloss.analysis.frontier import (
 )  # fmt: skip
 from isoloss.analysis.isoflop import TOLERANCE, Curve, Profile, isoflop_profiles
 from isoloss.analysis.isoflop_law import IsoflopLaw, disagreement, isoflop_law
-from isoloss.analysis.laws import FREE, SHAPES, SUMMARY_COLUMNS, VARIABLES, Form, Restrictions
+from isoloss.analysis.laws import FREE, SHAPES, SUMMARY_COLUMNS, VARIABLES, Form, Restrictions, summary_columns
 from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit, Intervals, fit_law, other_objectives, rows_of_law
 from isoloss.analysis.solve import Objective
@@ -202,7 +202,7 @@ def study_law(table: pl.DataFrame, done: pl.DataFrame, factors: Sequence[str]) -
     if done.is_empty():
         return Diagnostic("no_runs_done", "blocks", "No scaling law is fitted yet: no run is done.")
     try:
-        found = analyse_scaling(done, form, SUMMARY_COLUMNS, holdout=True, known_compute=True)
+        found = analyse_scaling(done, form, summary_columns(done), holdout=True, known_compute=True)
     except ConfigError as error:
         return Diagnostic("scaling_not_fitted", "blocks", f"No scaling law is fitted: {error}.")
     # Its factors are told of below, and a row is a run.

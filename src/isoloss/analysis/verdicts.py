@@ -14,7 +14,7 @@ from isoloss.analysis.columns import usable_rows
 from isoloss.analysis.curves import proportion
 from isoloss.analysis.effects import Effects, analyse_effects
 from isoloss.analysis.estimate import LEVEL, Estimate, in_words, p_in_words
-from isoloss.analysis.laws import SUMMARY_COLUMNS
+from isoloss.analysis.laws import summary_columns
 from isoloss.analysis.level_difference import LevelDifference, level_difference
 from isoloss.analysis.optimum import Optimum, best_at_edge
 from isoloss.analysis.plateau import plateaued_by
@@ -181,7 +181,7 @@ def _spikes(stated: SpikesStated, evidence: Evidence, family: Family) -> Claim:
 
 
 def _exponent(stated: ExponentStated, evidence: Evidence, family: Family) -> Claim:
-    fit = fit_law(evidence.table, stated.form, SUMMARY_COLUMNS)
+    fit = fit_law(evidence.table, stated.form, summary_columns(evidence.table))
     if fit.uncertainty is None:
         reasons = " ".join(caution.text for caution in fit.cautions)
         return unresolved(stated, f"The law {stated.form} is not identified by these runs. {reasons}", evidence.run_ids)

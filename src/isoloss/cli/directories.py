@@ -195,8 +195,7 @@ def sample(
     """
     import torch
 
-    from isoloss.data.tokenizer import tokenizer_from_dict
-    from isoloss.execution.samples import first_prompt, sample_run
+    from isoloss.execution.samples import first_prompt, sample_run, tokenizer_of
     from isoloss.model.generate import Sampling
     from isoloss.store.tables import find_run, load_study
     from isoloss.study.plugins import use_plugin
@@ -207,7 +206,7 @@ def sample(
     results = load_study(directory)
     chosen = find_run(results, run)
     say(f"run {chosen.folder.name}")
-    tokenizer = tokenizer_from_dict(results.tokenizer())
+    tokenizer = tokenizer_of(results, results.configs_by_id[chosen.folder.name].tokenizer)
     prompt = first_prompt(tokenizer) if prompt is None else prompt
     texts = sample_run(chosen, tokenizer, prompt, sampling, torch.device("cpu"))
     text = "\n---\n".join(texts)

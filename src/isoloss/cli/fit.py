@@ -11,7 +11,7 @@ import polars as pl
 
 from isoloss.analysis.by_group import Groups
 from isoloss.analysis.frontier import HoldOut, Prediction
-from isoloss.analysis.laws import SUMMARY_COLUMNS, Restrictions
+from isoloss.analysis.laws import Restrictions, summary_columns
 from isoloss.analysis.roles import check_columns
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
@@ -55,7 +55,8 @@ def choose_columns(given: Mapping[str, str | None], table: pl.DataFrame, *, stud
     Raises ConfigError when a given one is not in the table.
     """
     check_columns(filter(None, given.values()), table.columns)
-    chosen = {axis: column or (SUMMARY_COLUMNS.get(axis) if study else axis) for axis, column in given.items()}
+    known = summary_columns(table) if study else {axis: axis for axis in given}
+    chosen = {axis: column or known.get(axis) for axis, column in given.items()}
     return {
         axis: column
         for axis, column in chosen.items()

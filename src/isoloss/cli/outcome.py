@@ -9,6 +9,7 @@ from typing import Any
 
 from isoloss.report.study_report import Report
 from isoloss.store.tables import StudyResults, ranked_runs
+from isoloss.study.tokenizer_names import compared_loss
 from isoloss.terminal import show
 from isoloss.wording import level, loss, of_runs
 
@@ -24,7 +25,8 @@ def outcome(results: StudyResults, report: Report) -> dict[str, Any]:
     """What a script needs of a study that was run, as plain values: files, counts by state, the best run, claims."""
     table = results.summary()
     best = next(ranked_runs(table).iter_rows(named=True), None)
-    shown = ("run_id", *results.study.varied, "seed", "best_val_loss")
+    compared = f"best_{compared_loss(results.study.tokenizers)}"
+    shown = ("run_id", *results.study.varied, "seed", compared)
     return {
         "study": results.study.name,
         "directory": str(results.paths.folder),
@@ -57,9 +59,11 @@ def _as_text(found: dict[str, Any]) -> str:
         lines.insert(0, f"claims    {len(found['claims'])} stated: {counts}")
     if found["best_run"]:
         best = {**found["best_run"]}
-        run, reached = best.pop("run_id"), best.pop("best_val_loss")
+        per_byte = best.pop("best_val_bpb", None)
+        reached = f"{loss(per_byte)} bits per byte" if per_byte is not None else loss(best.pop("best_val_loss"))
+        run = best.pop("run_id")
         levels = " ".join(f"{name}={level(value)}" for name, value in best.items())
-        lines.insert(0, f"best run  {run}  val loss {loss(reached)}  ({levels})")
+        lines.insert(0, f"best run  {run}  val loss {reached}  ({levels})")
     lost = found["total"] - found["counts"].get("done", 0)
     return "\n".join(
         [*lines, f"{of_runs(lost, found['total'])} did not finish; the report says why"] if lost else lines

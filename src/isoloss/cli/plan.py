@@ -123,10 +123,15 @@ def _parts(eta: Eta) -> str:
 
 def _splits(plan: Plan) -> str:
     """How long the text is, and what of it an evaluation reads."""
-    exact = [config for config in plan.configs if config.eval == "exact"]
-    blocks = sorted({evaluated_blocks(config, plan.data.val_tokens or 0) for config in exact})
-    read = f", of which an evaluation reads {between(blocks)} blocks" if blocks else ""
-    return f"{plan.data.train_tokens or 0:,} training tokens, {plan.data.val_tokens or 0:,} of validation{read}"
+    lines: list[str] = []
+    for name in plan.study.tokenizers:
+        data = plan.data.of(name)
+        exact = [config for config in plan.configs if config.eval == "exact" and config.tokenizer == name]
+        blocks = sorted({evaluated_blocks(config, data.val_tokens or 0) for config in exact})
+        read = f", of which an evaluation reads {between(blocks)} blocks" if blocks else ""
+        of = f"{name}: " if plan.data.others else ""
+        lines.append(f"{of}{data.train_tokens or 0:,} training tokens, {data.val_tokens or 0:,} of validation{read}")
+    return "\n".join(lines)
 
 
 def _as_entry(found: Diagnostic) -> dict[str, str | None]:

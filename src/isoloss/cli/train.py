@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 import tyro
 
 from isoloss.cli.arguments import RUN_OPTIONS, Flag, OptionalFloat, Options, Plugins, Repeated, named
-from isoloss.cli.verbs import TokenizerChoice, start
+from isoloss.cli.verbs import start
 
 
 def train_verb() -> Callable[..., int]:
@@ -30,7 +30,6 @@ def train_verb() -> Callable[..., int]:
         corpus: Annotated[Repeated, named("CORPUS", "tinyshakespeare")] = (),
         val_corpus: Annotated[Repeated, named("CORPUS", "the end of corpus")] = (),
         val_share: Annotated[OptionalFloat, named("X", "0.1")] = None,
-        tokenizer: TokenizerChoice = "char",
         plugin: Plugins = (),
         execution: Options = RUN_OPTIONS,
         out: Annotated[Path, named("DIR")] = Path("results/train"),
@@ -47,7 +46,6 @@ def train_verb() -> Callable[..., int]:
                 known entropy, like synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7.
             val_corpus: What the run is validated on, likewise; all of corpus is then for training.
             val_share: Share of corpus that is kept for validation, its end.
-            tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
             plugin: A norm, an MLP or an optimizer of your own that a setting names; its file is run. May be repeated.
             execution: How the run is trained; never what is computed, but for precision.
             out: The run's directory, laid out as a study of one run.
@@ -59,12 +57,12 @@ def train_verb() -> Callable[..., int]:
 
         for each in plugin:
             use_plugin(each)
-        stated = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
+        base = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
         study = Study(
             "train",
             as_corpus(corpus) if corpus else "tinyshakespeare",
-            tokenizer,
-            base=with_plugins(stated),
+            base.pop("tokenizer"),
+            base=with_plugins(base),
             seeds=(seed,),
             val_corpus=as_corpus(val_corpus) if val_corpus else None,
             val_share=val_share,

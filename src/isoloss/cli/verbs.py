@@ -8,7 +8,7 @@ from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 from re import fullmatch
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -26,14 +26,14 @@ from isoloss.cli.arguments import (
     named,
 )
 from isoloss.design.power import SEED_BY_FACTOR
-from isoloss.errors import ConfigError, StoreError
+from isoloss.errors import ConfigError, StoreError, raise_all
 from isoloss.terminal import say, show
 
 if TYPE_CHECKING:
     from isoloss.execution.options import RunOptions
     from isoloss.study.study import Scalar, Study
 
-TokenizerChoice = Literal["char", "byte"]
+TokenizerChoice = Annotated[str, named("NAME")]
 Overrides = Annotated[Repeated, named("SETTING=VALUE", "")]
 Seeds = Annotated[OptionalInt, named("N", "as the study says")]
 
@@ -54,16 +54,21 @@ def prepare(
             (synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7), of which the entropy is said; or a folder of
             nanoGPT's data (train.bin, val.bin, and input.txt or meta.json), for which the lines of a study file are
             printed.
-        tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes.
+        tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes; bpe:N: a byte-level
+            BPE of N tokens, trained on the training split; gpt2; file:PATH: a tokenizer.json.
         offline: Fetch nothing; use what is in the cache.
     """
+    from isoloss.data.compressors import compressed_bits
     from isoloss.data.nanogpt import is_nanogpt_folder, text_of
     from isoloss.data.synthetic import source_named
     from isoloss.data.tokens import prepare as prepare_tokens
     from isoloss.files import user_path
+    from isoloss.study.schema import stated_faults
     from isoloss.study.synthetic import is_synthetic
     from isoloss.study.texts import Text
+    from isoloss.wording import listed
 
+    raise_all(stated_faults({"tokenizer": tokenizer}))
     of_nanogpt = is_nanogpt_folder(user_path(corpus))
     text = text_of(user_path(corpus).resolve()) if of_nanogpt else Text(corpus)
     tokens = prepare_tokens(text, tokenizer, offline=offline, say=say)
@@ -79,6 +84,9 @@ def prepare(
     if is_synthetic(corpus):
         rate = source_named(corpus).entropy_rate()
         say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")
+    if bits := compressed_bits(tokens):
+        told = listed(f"{name} {value:.3f}" for name, value in bits.items())
+        say(f"compressors that have read training take bits per byte of validation: {told} (bz2 looks back 900 kB)")
     return 0
 
 
@@ -114,7 +122,7 @@ def plan(
     from isoloss.training.backend import keep_freed_memory
 
     keep_freed_memory()
-    planned = plan_study(study_of(study, seeds, set, plugin), execution)
+    planned = plan_study(study_of(study, seeds, set, plugin), execution, say)
     show((plan_as_json if json else plan_as_text)(planned, noise, seed_by_factor))
     return 0
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from isoloss.randomness import Purpose, generator, keyed_bits, mix, stream_key
 
+if TYPE_CHECKING:
+    from isoloss.data.tokenizer import TokenArray
 
-def windows(data_N: NDArray[np.uint16], starts_B: NDArray[np.int64], block: int) -> NDArray[np.int64]:
+
+def windows(data_N: TokenArray, starts_B: NDArray[np.int64], block: int) -> NDArray[np.int64]:
     """Blocks of block + 1 tokens at the given starts, shape [B, T+1]: inputs are [:, :-1], targets [:, 1:]."""
     return data_N[starts_B[:, None] + np.arange(block + 1)].astype(np.int64)
 
 
 def train_batch(
-    data_N: NDArray[np.uint16], seed: int, step: int, micro: int, n_micro: int, batch_size: int, block: int
+    data_N: TokenArray, seed: int, step: int, micro: int, n_micro: int, batch_size: int, block: int
 ) -> NDArray[np.int64]:
     """One micro-batch of `n_micro` at a step, shape [B, T+1]: a pure function of its arguments.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -178,20 +178,38 @@ def _pieces(stream: BinaryIO, corpus: str) -> Iterator[Piece]:
 
 
 def _load_known(name: str, offline: bool, say: Callable[[str], None]) -> bytes:
-    known = CORPORA[name]
-    path = cache_dir() / "corpora" / f"{name}.txt"
+    known, path = CORPORA[name], cache_dir() / "corpora" / f"{name}.txt"
+    return load_verified(name, known.sha256, known.sources, path, name, offline=offline, say=say)
+
+
+def load_verified(
+    name: str,
+    sha256: str,
+    sources: Sequence[Source],
+    path: Path,
+    prepared_by: str,
+    *,
+    offline: bool,
+    say: Callable[[str], None],
+) -> bytes:
+    """The bytes of this SHA-256, from the cache at `path`, else from the first source that has them, then cached.
+
+    Raises CorpusError; offline it says what follows `isoloss prepare` to have them fetched.
+    """
     if path.is_file():
         try:
             content = path.read_bytes()
-            if sha256_bytes(content) == known.sha256:
+            if sha256_bytes(content) == sha256:
                 return content
-            say(f"{path}: does not have the expected SHA-256 {known.sha256}; fetching it again")
+            say(f"{path}: does not have the expected SHA-256 {sha256}; fetching it again")
         except OSError as error:
             say(f"{path}: {error.strerror}; fetching it again")
     if offline:
-        raise CorpusError(f"'{name}' is not in the cache {path.parent}; run `isoloss prepare {name}` while online")
+        raise CorpusError(
+            f"'{name}' is not in the cache {path.parent}; run `isoloss prepare {prepared_by}` while online"
+        )
     problems: list[str] = []
-    for source in known.sources:
+    for source in sources:
         say(f"fetching {name} from {source.label}")
         try:
             content = source.fetch()
@@ -200,9 +218,9 @@ def _load_known(name: str, offline: bool, say: Callable[[str], None]) -> bytes:
             say(f"  {source.label}: {error}")
             continue
         found = sha256_bytes(content)
-        if found == known.sha256:
+        if found == sha256:
             write_bytes(path, content)
             return content
-        problems.append(f"{source.label}: expected SHA-256 {known.sha256}, got {found} ({len(content):,} bytes)")
+        problems.append(f"{source.label}: expected SHA-256 {sha256}, got {found} ({len(content):,} bytes)")
         say(f"  {problems[-1]}")
     raise CorpusError(f"'{name}' could not be fetched. " + "; ".join(problems))

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from isoloss.data.corpus import Piece, read_corpus
 from isoloss.data.tokenizer import Tokenizer, code_points, train_tokenizer
 from isoloss.errors import CorpusError
-from isoloss.study.config import TokenizerName
 from isoloss.study.texts import DataFacts, Text
 
 CODE_POINTS = 0x110000
@@ -77,7 +76,7 @@ class _Characters:
         return int(self._counts[self._firsts >= place].sum())
 
 
-def survey(reader: TextReader, name: TokenizerName) -> tuple[Tokenizer, DataFacts]:
+def survey(reader: TextReader, name: str) -> tuple[Tokenizer, DataFacts]:
     """The tokenizer that a text defines, and what a study needs to know of it. Raises CorpusError."""
     characters, lengths = _Characters(), [0] * len(reader.text.corpora)
     first, line_ends, end = "", 0, b""

@@ -1,4 +1,4 @@
-"""Token files: memory-mapped uint16 `train.bin` and `val.bin` with a JSON sidecar, shared by all runs of a text."""
+"""Token files: memory-mapped `train.bin` and `val.bin` with a JSON sidecar, shared by runs of a text and tokenizer."""
 
 from __future__ import annotations
 
@@ -6,34 +6,48 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from isoloss.data.corpus import CORPORA, PIECE_BYTES
 from isoloss.data.survey import TextReader, split_lengths, survey
-from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict
+from isoloss.data.tokenizer import TokenArray, Tokenizer, token_dtype, tokenizer_from_dict
+from isoloss.data.vocabularies import TRAINING_RULE, read_vocabulary, vocabulary_of
 from isoloss.errors import CorpusError, StoreError
-from isoloss.files import cache_dir, read_record, reading, sha256_file, write_record, writing
+from isoloss.files import (
+    cache_dir,
+    read_record,
+    reading,
+    sha256_file,
+    user_path,
+    write_record,
+    write_text,
+    writing,
+)
 from isoloss.locks import locked
-from isoloss.study.config import RunConfig, TokenizerName
+from isoloss.study.config import RunConfig
 from isoloss.study.texts import DataFacts, Text
+from isoloss.study.tokenizer_names import BYTES, FILE, bpe_size, is_of_library
 
 FORMAT_VERSION = 1
-TOKENIZE_TIMEOUT_S = 600.0
+TOKENIZE_TIMEOUT_S = 1800.0
+TOLD_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenized text: train_N and val_N are uint16 memory maps, copy-on-write."""
+    """A tokenized text: train_N and val_N are memory maps, copy-on-write, of uint16 or of a large vocabulary uint32."""
 
     sha256: str
     tokenizer: Tokenizer
-    train_N: NDArray[np.uint16]
-    val_N: NDArray[np.uint16]
+    train_N: TokenArray
+    val_N: TokenArray
     folder: Path
     hashes: tuple[str, ...] = ()
     """SHA-256 of corpus and, where there is one, of val_corpus; `sha256` counts the split too."""
@@ -41,31 +55,46 @@ class Tokens:
     @property
     def facts(self) -> DataFacts:
         """What a study's expansion needs to know of this text."""
-        return DataFacts(self.sha256, self.tokenizer.vocab_size, len(self.val_N), len(self.train_N))
+        splits = len(self.val_N), len(self.train_N)
+        return DataFacts(self.sha256, self.tokenizer.vocab_size, *splits, tokenizer_sha256=self.tokenizer.sha256)
 
 
 def prepare(
     text: Text | str,
-    tokenizer: TokenizerName = "char",
+    tokenizer: str = "char",
     *,
     offline: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Tokens:
     """Fetch a text if need be, tokenize it once into the cache, and map the result. Example: prepare("notes.txt")
 
-    Raises CorpusError when the text cannot be fetched, verified, decoded or split.
+    Raises CorpusError when the text or the tokenizer cannot be fetched, verified, decoded or split.
     """
+    called = _name_in_cache(tokenizer)
     reader = TextReader(Text(text) if isinstance(text, str) else text, offline=offline, say=say)
     sha256, hashes = reader.read_through(), tuple(reader.hashes)
-    folder = cache_dir() / "tokens" / f"{sha256[:16]}-{tokenizer}"
+    folder = cache_dir() / "tokens" / f"{sha256[:16]}-{called}"
     in_use = f"{folder} is being written by another process"
     with locked(folder.with_suffix(".lock"), TOKENIZE_TIMEOUT_S, lambda: in_use):
         try:
             tokens = open_tokens(folder)
         except StoreError:
-            _tokenize(reader, tokenizer, sha256, folder)
+            _tokenize(reader, _made(reader, tokenizer, offline, say), sha256, folder, say)
             tokens = open_tokens(folder)
-    return replace(tokens, hashes=hashes)
+    return replace(tokens, tokenizer=replace(tokens.tokenizer, name=tokenizer), hashes=hashes)
+
+
+def _name_in_cache(tokenizer: str) -> str:
+    """What a tokenizer is called in names of folders, of a file by its content. Raises CorpusError for a wrong file."""
+    if tokenizer.startswith(FILE):
+        return f"file-{read_vocabulary(user_path(tokenizer.removeprefix(FILE))).sha256[:16]}"
+    size = bpe_size(tokenizer)
+    return f"bpe-{size}.{TRAINING_RULE}" if size else tokenizer
+
+
+def prepare_each(text: Text, tokenizers: Iterable[str], **options: Any) -> dict[str, Tokens]:
+    """The same for several tokenizers, by their names. Raises likewise."""
+    return {name: prepare(text, name, **options) for name in tokenizers}
 
 
 def open_tokens(folder: Path) -> Tokens:
@@ -73,18 +102,19 @@ def open_tokens(folder: Path) -> Tokens:
     meta = read_record(folder / "meta.json")
     if meta.get("format_version") != FORMAT_VERSION:
         raise StoreError(f"{folder}: token format {meta.get('format_version')}, this isoloss reads {FORMAT_VERSION}")
-    splits: dict[str, NDArray[np.uint16]] = {}
+    tokenizer = tokenizer_from_dict(meta, folder / "tokenizer.json")
+    dtype = token_dtype(tokenizer.vocab_size)
+    splits: dict[str, TokenArray] = {}
     largest: dict[str, int] = {}
     for split in ("train", "val"):
         path = folder / f"{split}.bin"
-        sha256, largest[split] = _read_through(path) if path.is_file() else ("", 0)
+        sha256, largest[split] = _read_through(path, dtype) if path.is_file() else ("", 0)
         if sha256 != meta.get(f"{split}_sha256"):
             raise StoreError(f"{path}: missing, or its SHA-256 is not the one in meta.json")
         size = path.stat().st_size
-        if size == 0 or size % 2 or size // 2 != meta.get(f"{split}_tokens"):
+        if size == 0 or size % dtype.itemsize or size // dtype.itemsize != meta.get(f"{split}_tokens"):
             raise StoreError(f"{path}: its size is not that of the tokens in meta.json")
-        splits[split] = np.memmap(path, dtype="<u2", mode="c")
-    tokenizer = tokenizer_from_dict(meta)
+        splits[split] = np.memmap(path, dtype=dtype, mode="c")
     sha256, vocab_size = str(meta.get("corpus_sha256")), meta.get("vocab_size")
     if not re.fullmatch("[0-9a-f]{64}", sha256) or vocab_size != tokenizer.vocab_size:
         raise StoreError(f"{folder}: its meta.json lacks the text's SHA-256, or vocab_size is not its vocabulary's")
@@ -93,33 +123,40 @@ def open_tokens(folder: Path) -> Tokens:
     return Tokens(sha256, tokenizer, splits["train"], splits["val"], folder)
 
 
-def _read_through(path: Path) -> tuple[str, int]:
+def _read_through(path: Path, dtype: np.dtype[Any]) -> tuple[str, int]:
     """SHA-256 of a file of tokens and its largest token, read in pieces: pages of a map would all stay in memory."""
     digest, largest = hashlib.sha256(), 0
     with reading(path), path.open("rb") as stream:
         while content := stream.read(PIECE_BYTES):
             digest.update(content)
-            largest = max(largest, int(np.frombuffer(content, "<u2", len(content) // 2).max(initial=0)))
+            largest = max(largest, int(np.frombuffer(content, dtype, len(content) // dtype.itemsize).max(initial=0)))
     return digest.hexdigest(), largest
 
 
-def corpus_facts(text: Text, tokenizer: TokenizerName) -> DataFacts:
-    """What a study needs to know of a text, without fetching or writing anything.
+def corpus_facts(
+    text: Text, tokenizer: str, *, offline: bool = True, say: Callable[[str], None] = lambda line: None
+) -> DataFacts:
+    """What a study needs to know of a text, without fetching or writing anything where characters or bytes are counted.
+
+    Tokens of a byte-level BPE are made for it, and fetched unless `offline`, as `prepare` does it.
 
     Raises CorpusError when a local text cannot be read, decoded or split, or a known one that is read with others is
     not in the cache.
     """
+    if is_of_library(tokenizer):
+        return prepare(text, tokenizer, offline=offline, say=say).facts
     known = CORPORA.get(text.corpus) if isinstance(text.corpus, str) and text.val_corpus is None else None
     if known is None:
         return survey(TextReader(text, offline=True), tokenizer)[1]
-    vocab_size = known.vocab_size if tokenizer == "char" else Tokenizer("byte").vocab_size
+    vocab_size = known.vocab_size if tokenizer == "char" else BYTES
     train_tokens, val_tokens = split_lengths(text, [known.characters])
     return DataFacts(text.identity([known.sha256]), vocab_size, val_tokens, train_tokens)
 
 
-def check_length(config: RunConfig, train_tokens: int, val_tokens: int) -> None:
+def check_length(config: RunConfig, data: DataFacts) -> None:
     """Refuse a text whose splits cannot fill one block and its target. Raises CorpusError."""
-    for split, length in (("train", train_tokens), ("val", val_tokens)):
+    of = data.of(config.tokenizer)
+    for split, length in (("train", of.train_tokens or 0), ("val", of.val_tokens or 0)):
         if length < config.block_size + 1:
             raise CorpusError(
                 f"the {split} split of '{config.corpus}' has {length:,} tokens, block_size={config.block_size} "
@@ -127,21 +164,41 @@ def check_length(config: RunConfig, train_tokens: int, val_tokens: int) -> None:
             )
 
 
-def _tokenize(reader: TextReader, name: TokenizerName, sha256: str, folder: Path) -> None:
-    tokenizer, facts = survey(reader, name)
+def _made(reader: TextReader, name: str, offline: bool, say: Callable[[str], None]) -> tuple[Tokenizer, DataFacts]:
+    """A tokenizer, and what is known of a text that it splits at: its tokens, of a byte-level BPE its characters."""
+    if not is_of_library(name):
+        return survey(reader, name)
+    _, facts = survey(reader, "char")
+
+    def training_text() -> Iterator[str]:
+        left = facts.train_tokens or 0
+        for _, piece in reader:
+            yield piece.text[:left]
+            left -= len(piece.text)
+            if left <= 0:
+                return
+
+    if bpe_size(name):
+        say(f"training {name} on the training split")
+    return Tokenizer(name, byte_level=vocabulary_of(name, training_text, offline=offline, say=say)), facts
+
+
+def _tokenize(
+    reader: TextReader, made: tuple[Tokenizer, DataFacts], sha256: str, folder: Path, say: Callable[[str], None]
+) -> None:
+    tokenizer, facts = made
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
             shutil.rmtree(leftover)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            left = facts.train_tokens or 0
-            with (temporary / "train.bin").open("wb") as train, (temporary / "val.bin").open("wb") as val:
-                for _, piece in reader:
-                    tokens_N = tokenizer.encode(piece.text).astype("<u2")
-                    train.write(tokens_N[:left].tobytes())
-                    val.write(tokens_N[left:].tobytes())
-                    left = max(0, left - len(tokens_N))
+            lengths, dtype = {"train": 0, "val": 0}, token_dtype(tokenizer.vocab_size)
+            for split, tokens in _tokens_of_splits(reader, tokenizer, facts, say):
+                with (temporary / f"{split}.bin").open("wb") as stream:
+                    for tokens_N in tokens:
+                        stream.write(tokens_N.astype(dtype).tobytes())
+                        lengths[split] += len(tokens_N)
             if not facts.sha256 == reader.sha256 == sha256:
                 raise CorpusError(f"'{reader.text.name}' changed while it was read; take a copy of it")
             meta = {
@@ -150,14 +207,36 @@ def _tokenize(reader: TextReader, name: TokenizerName, sha256: str, folder: Path
                 "corpus_sha256": sha256,
                 **tokenizer.as_dict(),
                 "vocab_size": tokenizer.vocab_size,
-                "train_tokens": facts.train_tokens,
-                "val_tokens": facts.val_tokens,
-                "train_sha256": sha256_file(temporary / "train.bin"),
-                "val_sha256": sha256_file(temporary / "val.bin"),
+                **{f"{split}_tokens": length for split, length in lengths.items()},
+                **{f"{split}_sha256": sha256_file(temporary / f"{split}.bin") for split in lengths},
             }
+            if tokenizer.byte_level:
+                write_text(temporary / "tokenizer.json", tokenizer.byte_level.definition)
             write_record(temporary / "meta.json", meta)
             if folder.exists():
                 shutil.rmtree(folder)
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _tokens_of_splits(
+    reader: TextReader, tokenizer: Tokenizer, facts: DataFacts, say: Callable[[str], None]
+) -> Iterator[tuple[str, Iterable[TokenArray]]]:
+    """Each split with its tokens, in arrays one after the other; `say` hears how far it is."""
+
+    def parts() -> Iterator[tuple[str, Any]]:
+        """Text of a byte-level BPE, else tokens, by the split that each belongs to."""
+        left, length = facts.train_tokens or 0, (facts.train_tokens or 0) + (facts.val_tokens or 0)
+        total, told = length, time.monotonic()
+        for _, piece in reader:
+            part = piece.text if tokenizer.byte_level else tokenizer.encode(piece.text)
+            yield from ((split, each) for split, each in (("train", part[:left]), ("val", part[left:])) if len(each))
+            left, length = max(0, left - len(part)), length - len(part)
+            if time.monotonic() - told > TOLD_EVERY_S:
+                say(f"tokenized {1 - length / total:.0%} of {reader.text.name}")
+                told = time.monotonic()
+
+    for split, group in groupby(parts(), key=lambda part: part[0]):
+        pieces = (part for _, part in group)
+        yield split, tokenizer.byte_level.encode_pieces(pieces) if tokenizer.byte_level else pieces

@@ -74,7 +74,7 @@ def audit(
         *rate_findings(study, configs),
         *_horizons(study, configs),
         *settings_findings(configs, data, evaluation_share, tuned=study.tuned),
-        *_epochs(configs, data.train_tokens if data else None),
+        *_epochs(configs, data),
         *_cost(study, configs, noise, hours),
     ]
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
@@ -232,16 +232,19 @@ def _horizons(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic
         )
 
 
-def _epochs(configs: Sequence[RunConfig], train_tokens_in_corpus: int | None) -> Iterator[Diagnostic]:
-    if train_tokens_in_corpus is None:
+def _epochs(configs: Sequence[RunConfig], data: DataFacts | None) -> Iterator[Diagnostic]:
+    there = [data and data.of(config.tokenizer).train_tokens for config in configs]
+    known = [tokens for tokens in there if tokens]
+    if len(known) < len(configs):
         return
-    epochs = [train_tokens(config) / train_tokens_in_corpus for config in configs]
+    epochs = [train_tokens(config) / tokens for config, tokens in zip(configs, known, strict=True)]
     many = sum(passes > MANY_EPOCHS for passes in epochs)
+    lengths = " to ".join(f"{tokens:,}" for tokens in sorted({min(known), max(known)}))
     seen = between(float(f"{passes:.2g}") for passes in epochs)
     yield Diagnostic(
         "epochs",
         "limits" if many else "note",
-        f"A run sees {seen} times the {train_tokens_in_corpus:,} tokens of the training split; "
+        f"A run sees {seen} times the {lengths} tokens of the training split; "
         f"{of_runs(many, len(configs)) + ' go' if many else 'none goes'} beyond {MANY_EPOCHS:g} times, where by a rule "
         "of thumb overfitting is to be expected.",
         "Shorten the horizon, take a longer text, or read the best validation loss in place of the final one."

@@ -65,7 +65,7 @@ def settings_findings(
         text = f"The text: {' '.join(data.oddities)}"
         yield Diagnostic("text_oddities", "note", text, "Convert it if that is not meant: dos2unix -r removes both.")
     if data is not None and data.val_tokens is not None:
-        yield from _validation(configs, data, data.val_tokens)
+        yield from _validation(configs, data)
     if evaluation_share is not None and evaluation_share > MAX_EVALUATION_SHARE:
         yield _dominating(configs, evaluation_share)
 
@@ -101,12 +101,14 @@ def _fast(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
         )
 
 
-def _validation(configs: Sequence[RunConfig], data: DataFacts, val_tokens: int) -> Iterator[Diagnostic]:
+def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:
     exact = [config for config in configs if config.eval == "exact"]
-    few = [config for config in exact if evaluated_blocks(config, val_tokens) < FEWEST_BLOCKS]
+    there = {config.tokenizer: data.of(config.tokenizer).val_tokens or 0 for config in exact}
+    few = [config for config in exact if evaluated_blocks(config, there[config.tokenizer]) < FEWEST_BLOCKS]
     if few:
-        fewest = min(few, key=lambda config: evaluated_blocks(config, val_tokens))
-        n, size = evaluated_blocks(fewest, val_tokens), fewest.block_size
+        fewest = min(few, key=lambda config: evaluated_blocks(config, there[config.tokenizer]))
+        val_tokens, size = there[fewest.tokenizer], fewest.block_size
+        n = evaluated_blocks(fewest, val_tokens)
         yield Diagnostic(
             "small_validation",
             "limits",

@@ -27,7 +27,8 @@ class TrainingContext:
     """
 
     study: StudyPaths
-    tokens_folder: Path
+    tokens_folders: Mapping[str, Path]
+    """Of each tokenizer's tokens, by its name."""
     device: torch.device
     threads: int
     compiled: bool = False

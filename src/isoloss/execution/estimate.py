@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from isoloss.data.tokens import check_length, corpus_facts
@@ -22,7 +22,7 @@ from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
-from isoloss.study.texts import DataFacts
+from isoloss.study.texts import DataFacts, joined_facts
 
 FORWARD_SHARE = 1 / 3
 """Of a training step's arithmetic, what a forward pass alone takes."""
@@ -72,13 +72,16 @@ class OwnWork:
     evaluations: int
 
 
-def plan_study(study: Study, options: RunOptions) -> Plan:
-    """Expand a study and time a few steps of each of its shapes; writes nothing but compiled kernels into the cache.
+def plan_study(study: Study, options: RunOptions, say: Callable[[str], None] = lambda line: None) -> Plan:
+    """Expand a study and time a few steps of each of its shapes.
+
+    Writes nothing but compiled kernels and tokens of a byte-level BPE, and these into the cache.
 
     Raises ConfigError or CorpusError as running it would.
     """
     study, device = resolve_study(study, options)
-    data = corpus_facts(study.text, study.tokenizer)
+    told = {"offline": options.offline, "say": say}
+    data = joined_facts({name: corpus_facts(study.text, name, **told) for name in study.tokenizers})
     expanded = study.expand(data)
     compiled = uses_compiled_kernels(options, expanded, device)
     width = stack_width(options, expanded, device, data)
@@ -86,7 +89,7 @@ def plan_study(study: Study, options: RunOptions) -> Plan:
     study = study.resolved(data, step_times)
     configs = study.expand(data)
     for config in configs:
-        check_length(config, data.train_tokens or 0, data.val_tokens or 0)
+        check_length(config, data)
     check_cap(study, configs, configs, runs_at_once(options, configs, device, width))
     workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
     times_s = {run_id(config): step_times(config) for config in configs}
@@ -133,5 +136,6 @@ def _evaluated_tokens(config: RunConfig, data: DataFacts) -> int:
     if config.eval == "sampled":
         read = 2 * config.eval_iters * config.batch_size * config.block_size
     else:
-        read = (config.eval_val_tokens or data.val_tokens or 0) + min(config.eval_train_tokens, data.train_tokens or 0)
+        of = data.of(config.tokenizer)
+        read = (config.eval_val_tokens or of.val_tokens or 0) + min(config.eval_train_tokens, of.train_tokens or 0)
     return 2 * read if config.ema else read

@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from isoloss.data.tokenizer import tokenizer_from_dict
 from isoloss.errors import ConfigError, StoreError
 from isoloss.execution.foreign_tokenizers import (
     nanogpt_meta,
@@ -20,6 +19,7 @@ from isoloss.execution.foreign_tokenizers import (
     transformers_tokenizer,
     transformers_tokenizer_config,
 )
+from isoloss.execution.samples import tokenizer_of
 from isoloss.files import make_folder, write_bytes, write_json
 from isoloss.model.interop import is_llama, nanogpt_order, to_gpt2, to_llama, to_nanogpt
 from isoloss.model.parameters import layout_of
@@ -32,6 +32,7 @@ from isoloss.study.config import RunConfig
 from isoloss.study.parametrization import INIT_STD
 from isoloss.study.schedules import learning_rate
 from isoloss.study.shapes import hidden_width
+from isoloss.study.tokenizer_names import FILE
 from isoloss.training.checkpoint import load_weights
 from isoloss.training.optimizers import adamw
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, Weights
@@ -64,7 +65,8 @@ def export_run(
         if checkpoint == "last" and read_status(run).state in FINISHED:
             why = "it was compacted: export its best one"
         raise StoreError(f"run {run.folder.name} has no {checkpoint} checkpoint; {why}")
-    state, tokenizer = load_weights(run.folder, checkpoint), tokenizer_from_dict(results.tokenizer())
+    state = load_weights(run.folder, checkpoint)
+    tokenizer = tokenizer_of(results, state.config.tokenizer)
     if to == "nanogpt":
         if why := _why_no_training(state):
             say(f"run {run.folder.name} {why}: nanoGPT can sample from {out}, and not go on training from it")
@@ -119,7 +121,8 @@ def nanogpt_checkpoint(state: Weights) -> dict[str, Any]:
 
 def nanogpt_dataset(config: RunConfig) -> str:
     """The folder under nanoGPT's data/ for the run's text, where sample.py looks for meta.pkl."""
-    fallback = f"{Path(config.corpus.partition(', ')[0]).stem}_{config.tokenizer}"
+    kind = "file" if config.tokenizer.startswith(FILE) else config.tokenizer.replace(":", "_")
+    fallback = f"{Path(config.corpus.partition(', ')[0]).stem}_{kind}"
     return NANOGPT_DATASETS.get((config.corpus, config.tokenizer), fallback)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
+from isoloss.data.byte_level import byte_letters
 from isoloss.data.tokenizer import Tokenizer
 
 ANY_CHARACTER = {"Regex": r"[\s\S]"}
 
 
 def transformers_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The tokenizer.json of the `tokenizers` library: a token a character, or a token a byte; no special tokens."""
+    """The tokenizer.json of the `tokenizers` library; characters and bytes have no special tokens."""
+    if tokenizer.byte_level:
+        return json.loads(tokenizer.byte_level.definition)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     if tokenizer.name == "byte":
-        model = {"type": "BPE", "vocab": {character: byte for byte, character in enumerate(_letters_of_bytes())},
+        model = {"type": "BPE", "vocab": {character: byte for byte, character in enumerate(byte_letters())},
                  "merges": []}  # fmt: skip
         split, join = byte_level, byte_level
     else:
@@ -39,11 +43,15 @@ def transformers_tokenizer_config(block_size: int) -> dict[str, Any]:
 def nanogpt_meta(tokenizer: Tokenizer) -> bytes:
     """The meta.pkl of nanoGPT's data folders, from which its sample.py takes the vocabulary.
 
-    Of bytes it has those that are characters by themselves, ASCII.
+    Of bytes it has those that are characters by themselves, ASCII. A prompt for a byte-level BPE is read character by
+    character, as sample.py does, and not merged.
     """
-    characters = tokenizer.characters or "".join(map(chr, range(256)))
-    itos = dict(enumerate(characters))
-    return pickle.dumps({"vocab_size": len(itos), "itos": itos, "stoi": {c: token for token, c in itos.items()}})
+    if tokenizer.byte_level:
+        spelled = [token.decode(errors="replace") for token in tokenizer.byte_level.token_bytes]
+    else:
+        spelled = [*(tokenizer.characters or map(chr, range(256)))]
+    stoi = {text: token for token, text in reversed([*enumerate(spelled)]) if len(text) == 1}
+    return pickle.dumps({"vocab_size": len(spelled), "itos": dict(enumerate(spelled)), "stoi": stoi})
 
 
 def nanogpt_meta_path(checkpoint: Path, dataset: str) -> Path:
@@ -51,10 +59,3 @@ def nanogpt_meta_path(checkpoint: Path, dataset: str) -> Path:
     checkout = checkpoint.parent.parent
     root = checkout if (checkout / "sample.py").is_file() else checkpoint.parent
     return root / "data" / dataset / "meta.pkl"
-
-
-def _letters_of_bytes() -> list[str]:
-    """A printable character for each byte, as GPT-2's tokenizer spells them: itself, or one from 256 on in order."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,9 +13,9 @@ from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError
 from isoloss.execution.options import RunOptions
 from isoloss.execution.reuse import predecessors
-from isoloss.files import path_exists, write_checksummed, write_record
+from isoloss.files import make_folder, path_exists, write_checksummed, write_record, write_text
 from isoloss.store.layout import StudyPaths
-from isoloss.store.opening import read_study
+from isoloss.store.opening import read_study, recorded_facts, recorded_tokenizers
 from isoloss.store.own_parts import keep_parts
 from isoloss.store.revisions import changes_between, revise
 from isoloss.store.run import create_run, read_status
@@ -41,11 +41,12 @@ def recorded_study(results: StudyResults) -> Study | None:
     if not path_exists(paths.study):
         return None
     recorded = read_study(paths.study)
-    if results.tokenizer()["corpus_sha256"] != results.facts.sha256:
+    known = recorded_facts(recorded_tokenizers(paths))
+    if known.sha256 != results.facts.sha256:
         what = f"the text '{study.text.name}', or what of it is validation,"
         raise ConfigError(f"{what} changed since {paths.folder} was started; choose another --out")
-    before = recorded.expand(results.facts)
-    if recorded.tokenizer != study.tokenizer or (has_begun(results, before) and not _goes_on(before, results.configs)):
+    before = recorded.expand(known)
+    if has_begun(results, before) and not _goes_on(before, results.configs):
         changes = "; ".join([*changes_between(recorded, study)][:MAX_NAMED])
         raise ConfigError(
             f"{paths.folder} was started with another study, of which no run is one of this study's: {changes}; "
@@ -84,22 +85,12 @@ def has_begun(results: StudyResults, configs: Sequence[RunConfig]) -> bool:
     return any(path_exists(results.paths.run(run_id(config)).metrics) for config in configs)
 
 
-def open_directory(results: StudyResults, tokens: Tokens, device: torch.device, say: Callable[[str], None]) -> None:
+def open_directory(
+    results: StudyResults, tokens: Mapping[str, Tokens], device: torch.device, say: Callable[[str], None]
+) -> None:
     """Write the files that describe the study, or bring them up to date where it has changed. Raises ConfigError."""
     paths, recorded = results.paths, recorded_study(results)
-    if recorded is None:
-        write_record(
-            paths.tokenizer,
-            {
-                **tokens.tokenizer.as_dict(),
-                "corpus": results.study.text.name,
-                "corpus_sha256": tokens.sha256,
-                "text_sha256": list(tokens.hashes),
-                "vocab_size": tokens.tokenizer.vocab_size,
-                "train_tokens": len(tokens.train_N),
-                "val_tokens": len(tokens.val_N),
-            },
-        )
+    _record_tokenizers(results, tokens, {} if recorded is None else recorded_tokenizers(paths))
     keep_parts(paths.parts, results.configs)
     if recorded is None or dump_study(recorded) != dump_study(results.study):
         for config in results.configs:
@@ -114,8 +105,32 @@ def open_directory(results: StudyResults, tokens: Tokens, device: torch.device, 
     write_record(paths.provenance, _provenance(device))
 
 
+def _record_tokenizers(results: StudyResults, tokens: Mapping[str, Tokens], known: Mapping[str, Any]) -> None:
+    """Write what is not known yet of the study's tokenizers; what is stays, as runs that are set aside have it."""
+    if tokens.keys() <= known.keys():
+        return
+    for each in tokens.values():
+        if each.tokenizer.byte_level:
+            make_folder(results.paths.definition(each.tokenizer.sha256).parent)
+            write_text(results.paths.definition(each.tokenizer.sha256), each.tokenizer.byte_level.definition)
+    first, *others = {**{name: _as_record(results, each) for name, each in tokens.items()}, **known}.values()
+    write_record(results.paths.tokenizer, {**first, **({"others": others} if others else {})})
+
+
+def _as_record(results: StudyResults, tokens: Tokens) -> dict[str, Any]:
+    return {
+        **tokens.tokenizer.as_dict(),
+        "corpus": results.study.text.name,
+        "corpus_sha256": tokens.sha256,
+        "text_sha256": list(tokens.hashes),
+        "vocab_size": tokens.tokenizer.vocab_size,
+        "train_tokens": len(tokens.train_N),
+        "val_tokens": len(tokens.val_N),
+    }
+
+
 def _grow(results: StudyResults, recorded: Study, say: Callable[[str], None]) -> None:
-    before = recorded.expand(results.facts)
+    before = recorded.expand(recorded_facts(recorded_tokenizers(results.paths)))
     states = [read_status(results.paths.run(run_id(config))).state for config in before]
     ended, begun = sum(state in ("done", "failed", "diverged") for state in states), has_begun(results, before)
     if begun:

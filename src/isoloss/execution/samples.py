@@ -31,15 +31,21 @@ def sample_run(run: RunPaths, tokenizer: Tokenizer, prompt: str, sampling: Sampl
 
 def first_prompt(tokenizer: Tokenizer) -> str:
     """What to begin with where nothing is given: the end of a line, else the first character there is."""
-    return "\n" if tokenizer.name == "byte" or "\n" in tokenizer.characters else tokenizer.characters[0]
+    return "\n" if tokenizer.spells("\n") else tokenizer.characters[0]
+
+
+def tokenizer_of(results: StudyResults, name: str) -> Tokenizer:
+    """One of a study's tokenizers. Raises StoreError where it cannot be read."""
+    record = results.tokenizer(name)
+    return tokenizer_from_dict(record, results.paths.definition(record.get("tokenizer_sha256", "")))
 
 
 def write_report_samples(results: StudyResults, run: RunPaths, device: torch.device) -> None:
     """Keep samples for the report with a run, of those prompts that its vocabulary can spell."""
-    tokenizer = tokenizer_from_dict(results.tokenizer())
+    tokenizer = tokenizer_of(results, results.configs_by_id[run.folder.name].tokenizer)
     texts: list[str] = []
     for prompt in REPORT_PROMPTS:
-        if tokenizer.name == "byte" or set(prompt) <= set(tokenizer.characters):
+        if tokenizer.spells(prompt):
             texts += sample_run(run, tokenizer, prompt, REPORT_SAMPLING, device)
     if texts:
         write_checksummed(run.samples, "\n\n---\n\n".join(texts) + "\n")

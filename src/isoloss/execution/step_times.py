@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from isoloss.data.tokenizer import Tokenizer
+from isoloss.data.tokenizer import Tokenizer, token_dtype
 from isoloss.data.tokens import Tokens
 from isoloss.files import path_exists, write_record
 from isoloss.store.layout import StudyPaths
@@ -101,8 +101,9 @@ def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool, widt
     On one thread of a CPU; on CUDA in a stack of `width` runs, by replays of its captured step, divided by their
     number. Raises ConfigError where an accelerator has too little memory for it.
     """
-    data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size).astype(np.uint16)
-    tokens = Tokens("", Tokenizer("byte"), data_N, data_N, folder=Path())
+    data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size)
+    data_N = data_N.astype(token_dtype(config.vocab_size))
+    tokens = Tokens("", Tokenizer("char", "".join(map(chr, range(config.vocab_size)))), data_N, data_N, folder=Path())
     short = config.model_copy(update={"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1, "eval": "exact"})
     stopwatch = _Stopwatch(device)
     kernels = kernels_for(COMPUTE_DTYPES[config.precision], device, compiled=compiled)

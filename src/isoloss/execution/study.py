@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from isoloss.data.tokens import check_length, prepare
+from isoloss.data.tokens import check_length, prepare_each
 from isoloss.design.trunks import dependency_levels
 from isoloss.errors import AllFailedError, ConfigError, Interrupted, IsolossError, StoreError
 from isoloss.execution.context import TrainingContext
@@ -36,7 +36,7 @@ from isoloss.study.compute import checkpoint_bytes, disk_bytes, train_flops, tra
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study, too_large
-from isoloss.study.texts import ANY_DATA
+from isoloss.study.texts import ANY_DATA, joined_facts
 from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import available_cores, machine_memory_bytes, resolve_device, resolve_precision
 from isoloss.training.distributed import Ranks
@@ -105,25 +105,26 @@ def _run_study(
     study, device = resolve_study(as_begun(paths, study, options), options)
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
-    tokens = prepare(study.text, study.tokenizer, offline=options.offline, say=listener.say)
-    expanded = study.expand(tokens.facts)
+    tokens = prepare_each(study.text, study.tokenizers, offline=options.offline, say=listener.say)
+    facts = joined_facts({name: each.facts for name, each in tokens.items()})
+    expanded = study.expand(facts)
     compiled = uses_compiled_kernels(options, expanded, device, listener.say)
     step_times = _step_times(
         paths,
         study,
         ranks,
-        lambda: StepTimes(device, compiled, widths(expanded, stack_width(options, expanded, device, tokens.facts))),
+        lambda: StepTimes(device, compiled, widths(expanded, stack_width(options, expanded, device, facts))),
     )
-    study = study.resolved(tokens.facts, step_times)
-    results = StudyResults(paths, study, tokens.facts)
+    study = study.resolved(facts, step_times)
+    results = StudyResults(paths, study, facts)
     for config in results.configs:
-        check_length(config, len(tokens.train_N), len(tokens.val_N))
+        check_length(config, facts)
         ranks.rows(config)
-    width = 1 if ranks.world > 1 else stack_width(options, results.configs, device, tokens.facts, results)
+    width = 1 if ranks.world > 1 else stack_width(options, results.configs, device, facts, results)
     executor = executor or _executor(options, study.size, device, ranks, listener.say)
     context = TrainingContext(
         paths,
-        tokens.folder,
+        {name: each.folder for name, each in tokens.items()},
         device,
         executor.threads,
         compiled,

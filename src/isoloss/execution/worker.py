@@ -99,7 +99,7 @@ def _train_under_locks(attempt: _Attempt, configs: Stack) -> Exception | None:
     """Train while holding the runs' locks; return the error, if any, after closing the runs' files."""
     with ExitStack() as held:
         try:
-            tokens = open_tokens(attempt.context.tokens_folder)
+            tokens = open_tokens(attempt.context.tokens_folders[configs[0].tokenizer])
             for starts in _group_by_step(attempt, _starting_points(attempt, configs, held)):
                 _train_group(attempt, starts, tokens)
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class _Cache:
 
 @torch.no_grad()
 def generate(
-    parameters: Parameters, config: RunConfig, prompt_N: NDArray[np.uint16], sampling: Sampling
+    parameters: Parameters, config: RunConfig, prompt_N: NDArray[np.unsignedinteger[Any]], sampling: Sampling
 ) -> NDArray[np.int64]:
     """New tokens after a prompt, shape [number, length]; `parameters` of one member, in fp32.
 

@@ -79,8 +79,10 @@ def rates_falling(configs: Mapping[str, RunConfig]) -> dict[str, bool]:
 def target_loss(snapshot: Snapshot) -> float | None:
     """The study's target, or the loss, rounded up to two decimals, that REACHED_BY of the done runs reach.
 
-    None while none is done.
+    None while none is done, and where tokenizers differ, whose losses per token do not compare.
     """
+    if snapshot.compared_loss != "val_loss":
+        return None
     if snapshot.study.target is not None:
         return snapshot.study.target
     best = sorted(snapshot.done["best_val_loss"].drop_nulls())

@@ -102,7 +102,7 @@ def _factors(snapshot: Snapshot, table: pl.DataFrame) -> list[dict[str, Any]]:
     for factor in snapshot.factors:
         levels = list(snapshot.study.varied[factor])
         number = {repr(value): i for i, value in enumerate(levels)}
-        difference = largest_difference(level_means(snapshot.done, factor, "best_val_loss")) or 0.0
+        difference = largest_difference(level_means(snapshot.done, factor, f"best_{snapshot.compared_loss}")) or 0.0
         described = {
             "name": factor,
             "levels": [level(value) for value in levels],

@@ -18,6 +18,8 @@ _KNOWN: dict[str, tuple[str, str, Better | None]] = {
     "best_ema_val_loss": ("best validation loss of the averaged weights", "nats", "lower"),
     "final_ema_val_loss": ("final validation loss of the averaged weights", "nats", "lower"),
     "final_train_loss": ("final training loss", "nats", "lower"),
+    "best_val_bpb": ("best validation loss per byte", "bits", "lower"),
+    "final_val_bpb": ("final validation loss per byte", "bits", "lower"),
     "train_val_gap": ("train-val gap", "nats", None),
     "best_step": ("step of the lowest loss", "", None),
     "loss_roughness": ("roughness of the training loss", "nats", None),

@@ -18,6 +18,7 @@ from isoloss.store.run import RunStatus
 from isoloss.store.tables import StudyResults, ThinnedCurves
 from isoloss.study.config import RunConfig
 from isoloss.study.study import Study
+from isoloss.study.tokenizer_names import COMPARED_IN, compared_loss
 from isoloss.wording import level
 
 DAMAGED_ROWS = "its files of rows do not hold what a run writes"
@@ -31,7 +32,7 @@ class Snapshot:
     seed) and the `reason` of its status. `configurations` has one row a combination of factor levels, in the study's
     order: its `key` (c1, c2, …), `label`, factor levels, number of `runs` and of those `done`, the `mean` best
     validation loss of the latter with the ends `low` and `high` of its 95% t interval over seeds, their `sd`, and the
-    means of other columns. Losses are in nats/token.
+    means of other columns. Losses are in `loss_unit`.
     """
 
     results: StudyResults
@@ -46,6 +47,16 @@ class Snapshot:
     def study(self) -> Study:
         """The study as it runs."""
         return self.results.study
+
+    @property
+    def compared_loss(self) -> str:
+        """The loss by which its runs compare: 'val_loss', of several tokenizers 'val_bpb'."""
+        return compared_loss(self.study.tokenizers)
+
+    @property
+    def loss_unit(self) -> str:
+        """Its unit: 'nats per token' or 'bits per byte'."""
+        return COMPARED_IN[self.compared_loss]
 
     @property
     def factors(self) -> list[str]:
@@ -113,7 +124,7 @@ def take_snapshot(results: StudyResults) -> Snapshot:
     return Snapshot(
         results=results,
         table=table,
-        configurations=_configurations(table, factors),
+        configurations=_configurations(table, factors, f"best_{compared_loss(results.study.tokenizers)}"),
         configs=results.configs_by_id,
         statuses=statuses,
         provenance=results.provenance(),
@@ -144,10 +155,10 @@ def _labelled(
     )
 
 
-def _configurations(table: pl.DataFrame, factors: Sequence[str]) -> pl.DataFrame:
+def _configurations(table: pl.DataFrame, factors: Sequence[str], response: str) -> pl.DataFrame:
     """A row for each combination of factor levels; means are over the runs that are done and have the value."""
     done = pl.col("status") == "done"
-    loss = pl.col("best_val_loss").filter(done)
+    loss = pl.col(response).filter(done)
     means = ("final_train_loss", "train_val_gap", "tokens_per_s", "mfu", "median_step_time_s", "wall_time_s")
     grouped = table.group_by("key", maintain_order=True).agg(
         pl.col("configuration").first().alias("label"),

@@ -112,8 +112,12 @@ class StudyPaths:
 
     @property
     def tokenizer(self) -> Path:
-        """The vocabulary all runs share."""
+        """The vocabularies of all runs, and what they make of the text."""
         return self.folder / "tokenizer.json"
+
+    def definition(self, sha256: str) -> Path:
+        """What a tokenizer of this SHA-256 is, in the format of the `tokenizers` library."""
+        return self.folder / "tokenizers" / f"{sha256[:16]}.json"
 
     @property
     def lock(self) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import make_folder, path_exists, write_checksummed
 from isoloss.store.layout import RunPaths, StudyPaths
+from isoloss.store.opening import recorded_tokenizers
 from isoloss.store.own_parts import keep_parts
 from isoloss.store.owner import owned
 from isoloss.store.revisions import revise, revisions, stated_beforehand
@@ -22,6 +23,7 @@ from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
+from isoloss.study.tokenizer_names import FILE
 from isoloss.wording import listed
 
 ENDED = ("done", "diverged", "failed")
@@ -39,11 +41,18 @@ class Merged:
 
 def check_same_text(first: StudyResults, second: StudyResults) -> None:
     """Raises ConfigError for studies of different texts, validation splits or tokenizers."""
-    if (first.facts.sha256, first.study.tokenizer) != (second.facts.sha256, second.study.tokenizer):
+    known = [(each.facts.sha256, _vocabularies(each)) for each in (first, second)]
+    if known[0] != known[1]:
         where = f"{first.paths.folder} and {second.paths.folder}"
         raise ConfigError(
             f"{where} are of different texts, validation splits or tokenizers: their losses do not compare"
         )
+
+
+def _vocabularies(results: StudyResults) -> set[tuple[str, str]]:
+    """The tokenizers of a study; those of files by what they are."""
+    facts = results.facts
+    return {(name.partition(FILE)[0], facts.of(name).tokenizer_sha256) for name in results.study.tokenizers}
 
 
 def merge_studies(folders: Sequence[Path], out: Path) -> Merged:
@@ -95,6 +104,10 @@ def _copied(opened: Sequence[StudyResults], results: StudyResults) -> Merged:
         shutil.copyfile(provenance, paths.provenance)
     shutil.copyfile(first.paths.tokenizer, paths.tokenizer)
     join_true_losses([each.paths for each in opened], paths)
+    for known in recorded_tokenizers(first.paths).values():
+        if sha256 := known.get("tokenizer_sha256"):
+            make_folder(paths.definition(sha256).parent)
+            shutil.copyfile(first.paths.definition(sha256), paths.definition(sha256))
     _record_changes(opened, results)
     return Merged(results, taken, tuple(conflicts))
 
@@ -142,13 +155,13 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
     varied = [name for name in values if len(set(values[name])) > 1]
     runs: list[Cell] = [{name: getattr(config, name) for name in varied} for config in cells.values()]
     runs = [dict(items) for items in dict.fromkeys(tuple(run.items()) for run in runs)]
-    base = {name: given[0] for name, given in values.items() if name not in varied}
+    base = {name: given[0] for name, given in values.items() if name not in (*varied, "tokenizer")}
     merged = Study(
         name=first.name,
         corpus=first.corpus,
         val_corpus=first.val_corpus,
         val_share=first.val_share,
-        tokenizer=first.tokenizer,
+        tokenizer=first.tokenizers[0],
         description=first.description,
         base=base,
         seeds=seeds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +11,11 @@ from isoloss.files import path_exists, read_checksummed, user_path
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.own_parts import know_parts
-from isoloss.store.records import TOKENIZER, read_checked
+from isoloss.store.records import TOKENIZER, OneTokenizerRecord, read_checked
 from isoloss.study.config import BEFORE_THEY_WERE_SETTINGS
 from isoloss.study.study import Study
 from isoloss.study.studyfile import parse_study
-from isoloss.study.texts import DataFacts
+from isoloss.study.texts import DataFacts, joined_facts
 
 
 class OpenStudy(NamedTuple):
@@ -31,9 +32,27 @@ def open_study(folder: str | Path) -> OpenStudy:
     check_enclosed(paths.folder)
     if not path_exists(paths.study):
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
-    study, tokenizer = read_study(paths.study), read_checked(TOKENIZER, paths.tokenizer)
-    splits = tokenizer["val_tokens"], tokenizer["train_tokens"]
-    return OpenStudy(paths, study, DataFacts(tokenizer["corpus_sha256"], tokenizer["vocab_size"], *splits))
+    study, known = read_study(paths.study), recorded_tokenizers(paths)
+    if missing := {*study.tokenizers} - known.keys():
+        raise StoreError(f"{paths.tokenizer}: lacks the study's tokenizer {min(missing)}; isoloss did not write this")
+    return OpenStudy(paths, study, recorded_facts(known))
+
+
+def recorded_tokenizers(paths: StudyPaths) -> dict[str, OneTokenizerRecord]:
+    """What tokenizer.json says of each tokenizer, by its name. Raises StoreError."""
+    first = read_checked(TOKENIZER, paths.tokenizer)
+    return {each["tokenizer"]: each for each in (first, *first.get("others", []))}
+
+
+def recorded_facts(known: Mapping[str, OneTokenizerRecord]) -> DataFacts:
+    """What is known of a study's text by such records."""
+
+    def facts(of: OneTokenizerRecord) -> DataFacts:
+        splits = of["val_tokens"], of["train_tokens"]
+        sha256 = of.get("tokenizer_sha256", "")
+        return DataFacts(of["corpus_sha256"], of["vocab_size"], *splits, tokenizer_sha256=sha256)
+
+    return joined_facts({name: facts(each) for name, each in known.items()})
 
 
 def read_study(path: Path) -> Study:

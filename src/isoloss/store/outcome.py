@@ -76,6 +76,7 @@ def measure(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> Measure
     """
     best = min(((row["val_loss"], row["step"]) for row in evals if row["val_loss"] is not None), default=(None, None))
     of_average = [row.get("ema_val_loss") for row in evals]
+    per_byte = [row.get("val_bpb") for row in evals]
     final_val, final_train = (evals[-1]["val_loss"], evals[-1]["train_loss"]) if evals else (None, None)
     return {
         "best_val_loss": best[0],
@@ -84,6 +85,8 @@ def measure(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> Measure
         "final_ema_val_loss": of_average[-1] if of_average else None,
         "final_val_loss": final_val,
         "final_train_loss": final_train,
+        "best_val_bpb": min((bits for bits in per_byte if bits is not None), default=None),
+        "final_val_bpb": per_byte[-1] if per_byte else None,
         "train_val_gap": None if final_val is None or final_train is None else final_val - final_train,
         "loss_roughness": loss_roughness([row["loss"] for row in steps]),
         "median_step_time_s": median(row["step_time_s"] for row in steps) if steps else None,

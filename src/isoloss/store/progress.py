@@ -18,6 +18,7 @@ from isoloss.store.owner import owner_is_gone
 from isoloss.store.run import RunStatus, eval_rows, last_sidecar, status_by_size, step_rows
 from isoloss.study.compute import train_flops
 from isoloss.study.config import RunConfig
+from isoloss.study.tokenizer_names import compared_loss
 
 
 class Best(NamedTuple):
@@ -63,7 +64,12 @@ class StudyProgress:
 
     @cached_property
     def best(self) -> tuple[str, Best] | None:
-        """The run with the lowest validation loss of those that are done, of all while none is; None without any."""
+        """The run with the lowest validation loss of those that are done, of all while none is.
+
+        None without any, and of several tokenizers, whose losses per token do not compare.
+        """
+        if compared_loss(run.config.tokenizer for run in self.runs.values()) != "val_loss":
+            return None
         found = [(run.best, name) for name, run in self.runs.items() if run.best]
         done = [(run.best, name) for name, run in self.runs.items() if run.best and run.state == "done"]
         best, name = min(done or found, default=(None, ""))

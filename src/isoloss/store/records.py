@@ -108,6 +108,8 @@ class MeasuredRecord(TypedDict):
     final_ema_val_loss: NotRequired[FiniteFloat | None]
     final_val_loss: FiniteFloat | None
     final_train_loss: FiniteFloat | None
+    best_val_bpb: NotRequired[FiniteFloat | None]
+    final_val_bpb: NotRequired[FiniteFloat | None]
     train_val_gap: FiniteFloat | None
     loss_roughness: FiniteFloat | None
     median_step_time_s: FiniteFloat | None
@@ -137,17 +139,25 @@ class StartRecord(TypedDict):
 
 
 @with_config(extra="allow")
-class TokenizerRecord(TypedDict):
-    """tokenizer.json."""
+class OneTokenizerRecord(TypedDict):
+    """A tokenizer and what it makes of the text; what a byte-level BPE is lies in a file, by its SHA-256."""
 
     tokenizer: str
     characters: str
+    tokenizer_sha256: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     corpus: str
     corpus_sha256: str
     text_sha256: NotRequired[Annotated[list[str], Field(min_length=1)]]
     vocab_size: Count
     train_tokens: Count
     val_tokens: Count
+
+
+@with_config(extra="allow")
+class TokenizerRecord(OneTokenizerRecord):
+    """tokenizer.json; `others` of a study that has, or had, several tokenizers."""
+
+    others: NotRequired[list[OneTokenizerRecord]]
 
 
 class MirroredRecord(TypedDict):
@@ -176,6 +186,7 @@ class EvalRecord(TypedDict):
     train_loss: FiniteFloat | None
     val_loss: FiniteFloat | None
     eval_time_s: FiniteFloat
+    val_bpb: NotRequired[FiniteFloat | None]
     ema_train_loss: NotRequired[FiniteFloat | None]
     ema_val_loss: NotRequired[FiniteFloat | None]
 

@@ -87,7 +87,7 @@ def changes_between(before: Study, after: Study) -> Iterator[str]:
     yield from _gained_and_lost("seeds", before.seeds, after.seeds)
     old, new = (cells_values(study.cells) | {"factors": None} for study in (before, after))
     yield from (f"{part} changed" for part in {**old, **new} if old.get(part) != new.get(part))
-    for part in ("description", "tokenizer", "target", "order", "hypotheses"):
+    for part in ("description", "target", "order", "hypotheses"):
         if getattr(before, part) != getattr(after, part):
             yield f"{part} changed"
 
@@ -107,5 +107,7 @@ def _gained_and_lost(name: str, were: tuple[Any, ...], are: tuple[Any, ...]) -> 
 
 def _values(study: Study, setting: str) -> tuple[Any, ...]:
     """A setting's levels, or its one value; a default that is stated equals one that is not."""
+    if setting == "tokenizer":
+        return study.tokenizers
     default = RunConfig.model_fields[setting].default
     return study.varied.get(setting, (study.base.get(setting, default),))

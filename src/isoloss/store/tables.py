@@ -15,9 +15,9 @@ import polars as pl
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import path_exists, read_checksummed, read_record, reading, write_bytes
 from isoloss.store.layout import RunPaths, StudyPaths
-from isoloss.store.opening import open_study
+from isoloss.store.opening import open_study, recorded_tokenizers
 from isoloss.store.outcome import MAX_POINTS, curves, eval_columns, measure, measured, steps_to
-from isoloss.store.records import START, TOKENIZER, ThinnedEvals, ThinnedSteps, TrueLossesRecord, checked
+from isoloss.store.records import START, ThinnedEvals, ThinnedSteps, TrueLossesRecord, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
 from isoloss.store.true_losses import read_true_losses, windows_scored
@@ -26,6 +26,7 @@ from isoloss.study.config import SETTINGS, RunConfig, recorded_config
 from isoloss.study.identity import by_run_id, run_id
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts
+from isoloss.study.tokenizer_names import compared_loss
 
 METRICS_SCHEMA: dict[str, pl.DataType] = {
     "step": pl.Int64(),
@@ -42,6 +43,7 @@ EVALS_SCHEMA: dict[str, pl.DataType] = {
     "train_loss": pl.Float64(),
     "val_loss": pl.Float64(),
     "eval_time_s": pl.Float64(),
+    "val_bpb": pl.Float64(),
     "ema_train_loss": pl.Float64(),
     "ema_val_loss": pl.Float64(),
 }
@@ -163,9 +165,9 @@ class StudyResults:
         """Versions and machine of the study's last start."""
         return {**checked(START, read_record(self.paths.provenance), self.paths.provenance)}
 
-    def tokenizer(self) -> dict[str, Any]:
-        """The vocabulary as written by the tokenizer, with the corpus's sizes."""
-        return {**checked(TOKENIZER, read_record(self.paths.tokenizer), self.paths.tokenizer)}
+    def tokenizer(self, name: str | None = None) -> dict[str, Any]:
+        """A vocabulary of the study, by default its first, as written by the tokenizer, with the corpus's sizes."""
+        return {**recorded_tokenizers(self.paths)[name or self.study.tokenizers[0]]}
 
     @cached_property
     def true_losses(self) -> TrueLossesRecord | None:
@@ -250,7 +252,8 @@ def write_summary(results: StudyResults, table: pl.DataFrame) -> None:
 
 def ranked_runs(table: pl.DataFrame) -> pl.DataFrame:
     """Rows of a summary by best validation loss; of done runs alone, where any are done."""
-    ranked = table.drop_nulls("best_val_loss").sort("best_val_loss", "run_id")
+    by = f"best_{compared_loss(table.get_column('tokenizer', default=pl.Series()))}"
+    ranked = table.drop_nulls(by).sort(by, "run_id")
     done = ranked.filter(pl.col("status") == "done")
     return done if len(done) else ranked
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +23,8 @@ CHUNK_TOKENS = 1 << 18
 
 def windows_scored(config: RunConfig) -> str:
     """The settings on which it depends what the validation loss of a run is computed on."""
-    return f"block_size {config.block_size}, eval_val_tokens {config.eval_val_tokens}"
+    of_tokens = "" if config.tokenizer == "char" else f", tokenizer {config.tokenizer}"
+    return f"block_size {config.block_size}, eval_val_tokens {config.eval_val_tokens}{of_tokens}"
 
 
 def read_true_losses(paths: StudyPaths) -> TrueLossesRecord | None:
@@ -39,7 +40,7 @@ def read_true_losses(paths: StudyPaths) -> TrueLossesRecord | None:
         return None
 
 
-def keep_true_losses(paths: StudyPaths, text: Text, configs: Sequence[RunConfig], tokens: Tokens) -> None:
+def keep_true_losses(paths: StudyPaths, text: Text, configs: Sequence[RunConfig], tokens: Mapping[str, Tokens]) -> None:
     """Record the entropy rate of the text that is validated on, and the true loss on every choice of windows.
 
     Nothing for natural texts, random windows, and tokens that are not characters. Raises StoreError.
@@ -54,7 +55,7 @@ def keep_true_losses(paths: StudyPaths, text: Text, configs: Sequence[RunConfig]
         return
     source = source_named(corpus)
     for layout in scored.keys() - losses.keys():
-        if (loss := true_val_loss(source, tokens, scored[layout])) is not None:
+        if (loss := true_val_loss(source, tokens[scored[layout].tokenizer], scored[layout])) is not None:
             losses[layout] = loss
     rate = source.entropy_rate()
     ends = {"entropy_rate": rate.value, "low": rate.low, "high": rate.high, "method": rate.method}

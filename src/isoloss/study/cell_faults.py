@@ -101,6 +101,10 @@ def _tuned_faults(key: str, tuned: Tuned, cells: Cells, factors: Collection[str]
     if key in SEED_SETTINGS:
         yield ConfigError(f"tuned: {key}: seeds are labels, of which none is best; list them under factors", (place,))
         return
+    if key == "tokenizer":
+        text = "tuned: tokenizer: losses per token of different tokenizers do not compare; list it under factors"
+        yield ConfigError(text, (place,))
+        return
     if over in (*SEED_SETTINGS, *cells.tuned):
         why = "tuned itself" if over in cells.tuned else "a seed, over which values are averaged"
         yield ConfigError(f"tuned: {key}: over={over!r} is {why}; name a factor", (f"{place} over", place))

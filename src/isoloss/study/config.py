@@ -12,6 +12,7 @@ from isoloss.errors import ConfigError, raise_all
 from isoloss.study.numbers import number_hint
 from isoloss.study.parts import MlpName, NormName, OptimizerName, defaults_of
 from isoloss.study.synonyms import did_you_mean
+from isoloss.study.tokenizer_names import MAX_VOCAB_SIZE, MEANING, TokenizerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Position = Literal["learned", "rope", "none"]
@@ -19,7 +20,6 @@ Schedule = Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"]
 DecayShape = Literal["linear", "1-sqrt", "cosine"]
 Parametrization = Literal["standard", "mup", "completep"]
 EvalMode = Literal["exact", "sampled"]
-TokenizerName = Literal["char", "byte"]
 
 MAX_INT = 2**31 - 1
 """Steps, sequences and lengths are counted in 32 bits where batches are drawn."""
@@ -46,8 +46,10 @@ class RunConfig(BaseModel):
 
     corpus: str
     corpus_sha256: str
-    tokenizer: TokenizerName = "char"
-    vocab_size: Annotated[int, Field(ge=1, le=65536, strict=True)]
+    tokenizer_sha256: str = ""
+    vocab_size: Annotated[int, Field(ge=1, le=MAX_VOCAB_SIZE, strict=True)]
+
+    tokenizer: TokenizerName = Field("char", description=MEANING)
 
     n_layer: Annotated[int, Field(ge=1, le=MAX_LAYERS, strict=True)] = Field(4, description="Transformer blocks.")
     n_head: PositiveInt = Field(4, description="Attention heads per block; n_embd must be a multiple of it.")
@@ -207,7 +209,7 @@ class RunConfig(BaseModel):
         return self.seed if self.data_seed is None else self.data_seed
 
 
-RESOLVED_FIELDS = frozenset({"corpus", "corpus_sha256", "tokenizer", "vocab_size", "seed"})
+RESOLVED_FIELDS = frozenset({"corpus", "corpus_sha256", "tokenizer_sha256", "vocab_size", "seed"})
 """Fields a study states elsewhere than among its settings (`base` and `factors`)."""
 
 _FIELDS = frozenset(RunConfig.model_fields)
@@ -267,6 +269,7 @@ ADDED_SETTINGS = (
     "norm", "position", "mlp", "n_kv_head", "qk_norm", "tie_embeddings", "window", "schedule", "decay_share",
     "decay_shape", "optimizer", "muon_learning_rate", "parametrization", "base_n_embd", "base_n_layer",
     "ema",
+    "tokenizer_sha256",
 )  # fmt: skip
 """Settings that runs had not when they were first named: at their defaults they are no part of a run's name."""
 

@@ -27,6 +27,8 @@ RESPONSES = (
     "best_ema_val_loss",
     "final_ema_val_loss",
     "final_train_loss",
+    "best_val_bpb",
+    "final_val_bpb",
     "train_val_gap",
     "best_step",
     "steps_to_target",

@@ -13,6 +13,7 @@ from isoloss.files import sha256_bytes
 from isoloss.study.compute import attended_length
 from isoloss.study.config import ADDED_SETTINGS, SEED_SETTINGS, RunConfig, spelled_seeds
 from isoloss.study.schedules import as_read
+from isoloss.study.tokenizer_names import FILE
 
 IDENTITY_VERSION = 2
 """Raised when the meaning of a configuration changes, so that old and new runs never share a name."""
@@ -37,12 +38,15 @@ def unread(config: RunConfig) -> dict[str, None]:
 def canonical(config: RunConfig) -> str:
     """The canonical form of a configuration: sorted JSON in which equal science is spelled equally.
 
-    The corpus counts by content, not by name, lr_decay_iters by the horizon it stands for, and seeds by what they
-    decide. What a run does not read does not count: settings of another evaluation mode or schedule, a window as
-    long as the block, that all of the validation split is read. Nor do settings added since, at their defaults.
+    The corpus and a tokenizer's file count by content, not by name, lr_decay_iters by the horizon it stands for, and
+    seeds by what they decide. What a run does not read does not count: settings of another evaluation mode or schedule,
+    a window as long as the block, that all of the validation split is read. Nor do settings added since, at their
+    defaults.
     """
     values = {name: value for name, value in vars(config).items() if name not in SEED_SETTINGS} | spelled_seeds(config)
     del values["corpus"]
+    if config.tokenizer.startswith(FILE):
+        values["tokenizer"] = FILE
     horizon = config.decay_horizon if config.decay_lr else None
     cosine = {"lr_decay_iters": horizon, "decay_share": None, "decay_shape": None}
     values |= as_read(config) if config.schedule != "cosine" else cosine

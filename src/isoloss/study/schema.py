@@ -24,7 +24,7 @@ from isoloss.study.cell_shapes import (
     tuned_of,
 )
 from isoloss.study.cells import Design, Range, Scalar, Tuned
-from isoloss.study.config import SETTINGS, RunConfig, Seed, TokenizerName, plain_message
+from isoloss.study.config import SETTINGS, RunConfig, Seed, plain_message
 from isoloss.study.formula import NAMES
 from isoloss.study.hypotheses import Hypothesis, SpikesStated
 from isoloss.study.numbers import BYTES_PATTERN, byte_count
@@ -32,6 +32,7 @@ from isoloss.study.stated_hypotheses import hypotheses_of
 from isoloss.study.synonyms import did_you_mean, meant
 from isoloss.study.synthetic import SyntheticShape
 from isoloss.study.texts import Corpus, corpus_of
+from isoloss.study.tokenizer_names import MEANING, TokenizerName
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -158,9 +159,7 @@ class StudyFile(BaseModel):
     val_share: float | None = Field(
         None, gt=0, lt=1, description="Share of corpus that is kept for validation, its end; None: 0.1."
     )
-    tokenizer: TokenizerName = Field(
-        "char", description="char: a token for each character of the text; byte: one for each of 256 bytes."
-    )
+    tokenizer: TokenizerName = Field("char", description=MEANING)
     base: Annotated[dict[str, Scalar], _parsed(section_of), _BySetting(_value)] = Field(
         {}, description="Settings of all runs; a text that begins with = is a formula."
     )

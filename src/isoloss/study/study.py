@@ -13,7 +13,7 @@ from isoloss.study.budgets import Budgets, StepTime
 from isoloss.study.cell_faults import cell_faults, setting_faults
 from isoloss.study.cells import Cell, Cells, Design, Range, Scalar, Tuned
 from isoloss.study.compute import training_memory_bytes
-from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, TokenizerName, is_whole, make_config
+from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, is_whole, make_config
 from isoloss.study.formula import with_formulas_computed
 from isoloss.study.hypotheses import Hypothesis
 from isoloss.study.identity import run_id
@@ -21,6 +21,7 @@ from isoloss.study.schema import FIRST_SEED, MAX_RUNS, Order, stated_faults
 from isoloss.study.stated_hypotheses import hypothesis_faults
 from isoloss.study.synonyms import nearest
 from isoloss.study.texts import ANY_DATA, Corpus, DataFacts, Text
+from isoloss.study.tokenizer_names import TokenizerName, bpe_size
 from isoloss.wording import listed
 
 MAX_RUN_BYTES = 1 << 40
@@ -76,6 +77,9 @@ class Study:
         for key, value in self.base.items():
             yield from setting_faults("base", key, value, formula=True)
         yield from cell_faults(self.cells, self.base)
+        if self.target is not None and len({*self.stated.get("tokenizer", ())}) > 1:
+            text = "target is a loss per token, which does not compare between tokenizers; leave it out"
+            yield ConfigError(text, ("target",))
         if self.budgets is not None:
             yield from self.budgets.faults()
             if self.states("max_iters"):
@@ -106,10 +110,10 @@ class Study:
         if any(place.split()[0] in ("paired", "runs", "exclude", "design", "centre", "tuned") for place in places):
             return
         if not places:
-            collect(errors, lambda: self._of_any_text(ANY_DATA.vocab_size), ())
+            collect(errors, lambda: self._of_any_text(ANY_DATA), ())
         else:
             cells = collect(errors, replace(self.cells, factors=factors).expand, [])
-            collect(errors, lambda: self._configs({**ANY_TEXT, **base}, cells), [])
+            collect(errors, lambda: self._configs({**ANY_TEXT, **base}, cells, ANY_DATA), [])
         yield from (error for error in errors if not unsettled.intersection(error.fields))
 
     @property
@@ -140,6 +144,12 @@ class Study:
             or tuple(sorted(used[key]))  # type: ignore[type-var]
             for key, levels in self.stated.items()
         }
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """Names of the tokenizers that its runs have."""
+        constant = str(self.base.get("tokenizer", self.tokenizer))
+        return tuple(map(str, self.varied.get("tokenizer", (constant,))))
 
     @cached_property
     def size(self) -> int:
@@ -173,16 +183,16 @@ class Study:
 
     def first_runs(self, data: DataFacts, step_s: StepTime | None = None) -> list[RunConfig]:
         """The runs of the first seed, a cell each. Raises ConfigError as `expand` does."""
-        text = {"corpus": self.text.name, "corpus_sha256": data.sha256, "tokenizer": self.tokenizer}
+        text = {"corpus": self.text.name, "corpus_sha256": data.sha256}
         first, *others = self.seeds
-        cells = [cell.model_copy(update={**text, "seed": first}) for cell in self._of_any_text(data.vocab_size)]
+        cells = [cell.model_copy(update={**text, "seed": first}) for cell in self._of_any_text(data)]
         if self.budgets is not None:
             cells = [
                 self._at(config, steps)
                 for config in cells
                 for steps in self.budgets.horizons(config, known=data is not ANY_DATA, step_s=step_s)
             ]
-        cells = [_within_split(cell, data.val_tokens) for cell in cells]
+        cells = [_within_split(cell, data.of(cell.tokenizer).val_tokens) for cell in cells]
         if max(map(training_memory_bytes, cells)) > MAX_RUN_BYTES:
             raise too_large(max(cells, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
         if len(set(map(run_id, cells))) < len(cells):
@@ -223,24 +233,29 @@ class Study:
         cell = {name: value for name, value in config if name not in self.base}
         return make_config(with_formulas_computed({**cell, **self.base, "max_iters": steps}))
 
-    def _of_any_text(self, vocab_size: int) -> Sequence[RunConfig]:
-        """A run a cell of some text, checked once for each size of a vocabulary. Raises what is wrong in cells."""
-        if vocab_size not in self._checked:
-            fixed = {**ANY_TEXT, "vocab_size": vocab_size, **self.base}
-            self._checked[vocab_size] = self._configs(fixed, self.cells.expand())
-        return self._checked[vocab_size]
+    def _of_any_text(self, data: DataFacts) -> Sequence[RunConfig]:
+        """A run a cell of some text, checked once for its vocabularies. Raises what is wrong in cells."""
+        vocabularies = tuple((of.vocab_size, of.tokenizer_sha256) for of in map(data.of, self.tokenizers))
+        if vocabularies not in self._checked:
+            fixed = {**ANY_TEXT, "tokenizer": self.tokenizer, **self.base}
+            self._checked[vocabularies] = self._configs(fixed, self.cells.expand(), data)
+        return self._checked[vocabularies]
 
     @cached_property
-    def _checked(self) -> dict[int, list[RunConfig]]:
+    def _checked(self) -> dict[tuple[tuple[int, str], ...], list[RunConfig]]:
         return {}
 
-    def _configs(self, fixed: Mapping[str, Any], cells: Sequence[Cell]) -> list[RunConfig]:
-        """A run for each cell. Raises what is wrong in cells."""
+    def _configs(self, fixed: Mapping[str, Any], cells: Sequence[Cell], data: DataFacts) -> list[RunConfig]:
+        """A run for each cell, with the vocabulary of its tokenizer. Raises what is wrong in cells."""
         configs: list[RunConfig] = []
         errors: list[ConfigError] = []
         for cell in cells:
             try:
-                configs.append(make_config(with_formulas_computed({**fixed, **cell})))
+                tokenizer = str(cell.get("tokenizer", fixed.get("tokenizer")))
+                of = data.of(tokenizer)
+                vocabulary = {"tokenizer_sha256": of.tokenizer_sha256}
+                vocabulary |= {"vocab_size": bpe_size(tokenizer) or of.vocab_size}
+                configs.append(make_config(with_formulas_computed({**fixed, **vocabulary, **cell})))
             except ConfigError as error:
                 errors += [self._located_in(cell, found) for found in error.each]
                 if len(errors) >= MAX_COUNTED:

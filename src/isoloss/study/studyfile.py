@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from pathlib import Path
 from typing import Any, cast
 
 from ruamel.yaml import YAML
@@ -19,13 +20,15 @@ from isoloss.study.budgets import KINDS, Budgets
 from isoloss.study.cell_shapes import cells_values
 from isoloss.study.cells import OneAtATime
 from isoloss.study.config import SETTINGS
+from isoloss.study.hypotheses import Hypothesis
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
 from isoloss.study.plugins import with_plugins
 from isoloss.study.schema import StudyFile, read_study_file
 from isoloss.study.stated_hypotheses import hypothesis_values
 from isoloss.study.study import Scalar, Study
 from isoloss.study.synonyms import did_you_mean, meant, nearest
-from isoloss.study.texts import ANY_DATA, Corpus
+from isoloss.study.texts import ANY_DATA, Corpus, beside_folder
+from isoloss.study.tokenizer_names import FILE, compared_loss
 
 KEYS = tuple(StudyFile.model_fields)
 SECTIONS = ("budgets", "factors", "base")
@@ -72,18 +75,22 @@ def find_study(reference: str) -> Study:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    study = parse_study(text, str(path))
+    study = parse_study(text, str(path), beside=path.parent)
     beside = study.text.beside(path.parent)
     return study if beside == study.text else replace(study, corpus=beside.corpus, val_corpus=beside.val_corpus)
 
 
-def parse_study(text: str, source: str, unstated: Mapping[str, Scalar] | None = None) -> Study:
+def parse_study(
+    text: str, source: str, unstated: Mapping[str, Scalar] | None = None, beside: Path | None = None
+) -> Study:
     """The study a YAML text states; `source` names it in errors, `unstated` what settings are that it does not state.
+
+    Tokenizers' files are looked for `beside` it first.
 
     Raises ConfigError with source:line, or ConfigErrors with everything that is wrong; of text that is not plain YAML
     the first fault alone.
     """
-    document = _load(text, source)
+    document = _load(text, source, beside)
     stated, errors = read_study_file(document.values)
     unsettled = _unsettled(errors)
     more: list[ConfigError] = []
@@ -118,10 +125,23 @@ def _study_of(stated: StudyFile, errors: list[ConfigError], unstated: Mapping[st
     for each in stated.tuned.values():
         if each.over in SETTINGS and each.over not in known:
             implied[each.over] = tuple(dict.fromkeys((*implied.get(each.over, ()), *each.values)))
+    if "tokenizer" in stated.model_fields_set and "tokenizer" in known:
+        text = "tokenizer is stated by itself and among the settings; keep one"
+        errors.append(ConfigError(text, ("tokenizer",)))
     same: dict[str, Any] = {key: getattr(stated, key) for key in KEYS if key not in ("factors", "budgets", "centre")}
     base = {**stated.base, **{key: value for key, value in unstated.items() if key not in known}}
     same |= {"design": design, "factors": {**implied, **factors}, "budgets": next(iter(budgets), None), "base": base}
-    return Study(**same)
+    study = Study(**same)
+    if (loss := compared_loss(study.tokenizers)) == "val_loss":
+        return study
+    return replace(study, hypotheses=tuple(_about(f"best_{loss}", each) for each in study.hypotheses))
+
+
+def _about(response: str, hypothesis: Hypothesis) -> Hypothesis:
+    """The hypothesis, about a response where it states none of its own."""
+    if "response" not in type(hypothesis).model_fields or "response" in hypothesis.model_fields_set:
+        return hypothesis
+    return hypothesis.model_copy(update={"response": response})
 
 
 def _unsettled(errors: Sequence[ConfigError]) -> set[str]:
@@ -146,7 +166,7 @@ def dump_study(study: Study) -> str:
         "corpus": _stated(study.corpus),
         **({"val_corpus": _stated(study.val_corpus)} if study.val_corpus is not None else {}),
         **({"val_share": study.val_share} if study.val_share is not None else {}),
-        "tokenizer": study.tokenizer,
+        **({} if study.states("tokenizer") else {"tokenizer": study.tokenizer}),
         "base": dict(study.base),
         **cells_values(study.cells),
         **({"budgets": {study.budgets.kind: list(study.budgets.levels)}} if study.budgets else {}),
@@ -168,6 +188,20 @@ def dump_study(study: Study) -> str:
     return stream.getvalue()
 
 
+def _found_beside(value: Any, folder: Path) -> Any:
+    """The value with every file of a tokenizer that exists from a folder on given from there."""
+    if isinstance(value, dict):
+        entries = cast("dict[str, Any]", value)
+        if isinstance(file := entries.get("file"), str):
+            return {**entries, "file": beside_folder(file, folder)}
+        return {key: _found_beside(entry, folder) for key, entry in entries.items()}
+    if isinstance(value, list):
+        return [_found_beside(item, folder) for item in cast("list[Any]", value)]
+    if not isinstance(value, str) or not value.startswith(FILE):
+        return value
+    return FILE + cast("str", beside_folder(value.removeprefix(FILE), folder))
+
+
 def _stated(corpus: Corpus) -> str | list[str]:
     return corpus if isinstance(corpus, str) else list(corpus)
 
@@ -182,8 +216,9 @@ def _quoted(value: Any) -> Any:
     return value if bare else DoubleQuotedScalarString(value)
 
 
-def _load(text: str, source: str) -> _Document:
+def _load(text: str, source: str, beside: Path | None) -> _Document:
     read, found = read_yaml(text, source)
+    read = _found_beside(read, beside) if beside else read
     if not isinstance(read, dict):
         raise ConfigError(f"{source}: expected the keys {', '.join(KEYS)}")
     stated = cast("dict[str, Any]", read)

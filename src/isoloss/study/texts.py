@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,13 +73,13 @@ class Text:
 
     def beside(self, folder: Path) -> Text:
         """The same with every path that exists from a folder on given from there."""
-        found = [_beside(corpus, folder) for corpus in self.corpora]
+        found = [beside_folder(corpus, folder) for corpus in self.corpora]
         return replace(self, corpus=found[0], val_corpus=found[1] if found[1:] else None)
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a run must know of its text: content hash, and what the study's tokenizer makes of it."""
+    """What a run must know of its text: content hash, and what its tokenizer makes of it."""
 
     sha256: str
     vocab_size: int
@@ -90,6 +90,20 @@ class DataFacts:
     """Of the validation split's characters, those that never occur in the training split."""
     oddities: tuple[str, ...] = ()
     """Sentences about what its author may not know of the text."""
+    tokenizer_sha256: str = ""
+    """Of a tokenizer that the text alone does not decide, what it is."""
+    others: Mapping[str, DataFacts] = field(default_factory=dict["str", "DataFacts"])
+    """Of a study of several tokenizers, the same by the name of each."""
+
+    def of(self, tokenizer: str) -> DataFacts:
+        """What one of the study's tokenizers makes of the text."""
+        return self.others[tokenizer] if self.others else self
+
+
+def joined_facts(facts: Mapping[str, DataFacts]) -> DataFacts:
+    """What is known of a text by several tokenizers, or by one; about what they share the first speaks."""
+    first, *more = facts.values()
+    return replace(first, others=facts) if more else first
 
 
 ANY_DATA = DataFacts(sha256="", vocab_size=ANY_TEXT["vocab_size"])
@@ -146,9 +160,10 @@ def _resolved(name: str) -> Path:
     return Path(name)
 
 
-def _beside(corpus: Corpus, folder: Path) -> Corpus:
+def beside_folder(corpus: Corpus, folder: Path) -> Corpus:
+    """Names or paths, of which those that exist from a folder on are given from there."""
     if isinstance(corpus, tuple):
-        return tuple(cast("str", _beside(each, folder)) for each in corpus)
+        return tuple(cast("str", beside_folder(each, folder)) for each in corpus)
     with suppress(OSError, ValueError):  # a name that no file can have
         path = os.path.normpath(folder / user_path(corpus))  # an absolute path replaces the folder
         return path if corpus and Path(path).exists() else corpus

@@ -17,7 +17,7 @@ from isoloss.study.config import RunConfig
 from isoloss.study.schedules import learning_rate
 from isoloss.training.device import A100_PEAK_FLOPS, peak
 from isoloss.training.distributed import Ranks
-from isoloss.training.evaluate import DeviceTokens, evaluate, evaluate_averages
+from isoloss.training.evaluate import DeviceTokens, Evaluated, evaluate, evaluate_averages
 from isoloss.training.loss_scale import after_step, overflow_is_fatal
 from isoloss.training.state import MemberState, Progress, StackState
 from isoloss.training.step import Stepper, block_length
@@ -44,6 +44,7 @@ class StepRow:
 class EvalRow:
     """One evaluation after `step` steps; losses in nats a token, None where not finite.
 
+    `val_bpb` is the validation loss in bits a byte of text, None also where an earlier version evaluated.
     `ema_…` are losses of the average of the weights, None too where a run has none.
     """
 
@@ -51,6 +52,7 @@ class EvalRow:
     train_loss: float | None
     val_loss: float | None
     eval_time_s: float
+    val_bpb: float | None = None
     ema_train_loss: float | None = None
     ema_val_loss: float | None = None
 
@@ -163,23 +165,29 @@ def _evaluate(
 ) -> bool:
     """Whether the evaluation was completed, and its members told."""
     started = time.perf_counter()
-    losses = evaluate(stack, texts, ranks, goes_on)
-    if losses is None:
+    found = evaluate(stack, texts, ranks, goes_on)
+    if found is None:
         return False
-    train_losses, val_losses = ([*map(_finite, of_split)] for of_split in losses)
-    of_averages: dict[int, tuple[float | None, float | None]] = {}
+    averages: dict[int, Evaluated] = {}
     if stack.step == 0:  # the average is the weights
-        of_averages = {e: (train_losses[e], val_losses[e]) for e in stack.averaged}
+        averages = {e: found[e] for e in stack.averaged}
     elif any(e in stack.averaged for e in due):
-        losses = evaluate_averages(stack, texts, ranks, goes_on)
-        if losses is None:
+        of_averages = evaluate_averages(stack, texts, ranks, goes_on)
+        if of_averages is None:
             return False
-        pairs = zip(*([*map(_finite, of_split)] for of_split in losses), strict=True)
-        of_averages = dict(zip(stack.averaged, pairs, strict=True))
+        averages = dict(zip(stack.averaged, of_averages, strict=True))
     elapsed = time.perf_counter() - started
     for e in due:
-        averages = of_averages.get(e, (None, None))
-        row = EvalRow(stack.step, train_losses[e], val_losses[e], elapsed, *averages)
+        of, average = found[e], averages.get(e)
+        row = EvalRow(
+            stack.step,
+            _finite(of.train_loss),
+            _finite(of.val_loss),
+            elapsed,
+            _finite(of.val_bpb),
+            average and _finite(average.train_loss),
+            average and _finite(average.val_loss),
+        )
         stack.progress[e] = after_evaluation(stack.progress[e], row)
         observe(stack.members[e]).evaluation(row)
     return True

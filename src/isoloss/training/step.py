@@ -11,10 +11,10 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from isoloss.data.batches import n_starts
+from isoloss.data.tokenizer import TokenArray
 from isoloss.model import gpt
 from isoloss.model.dropout import Dropout
 from isoloss.randomness import Purpose, keyed_bits, mix, stream_key
@@ -32,15 +32,15 @@ WARM_UP_STEPS = 3
 """Steps taken before one is captured, for libraries to allocate what they keep."""
 
 
-def on_device(data_N: NDArray[np.uint16], device: torch.device) -> Tensor:
-    """A text as an int16 tensor of the same bits, which torch can gather. On a CPU it stays a memory map."""
-    return torch.from_numpy(data_N.view(np.int16)).to(device)
+def on_device(data_N: TokenArray, device: torch.device) -> Tensor:
+    """A text as a tensor of signed numbers of the same bits, which torch can gather. On a CPU it stays a memory map."""
+    return torch.from_numpy(data_N.view(np.dtype(f"i{data_N.itemsize}"))).to(device)
 
 
 def gather_windows(text_N: Tensor, starts: Tensor, block: int) -> Tensor:
     """Blocks of block + 1 tokens at the given starts, int64 of shape [*starts, T+1]."""
     index = starts[..., None] + torch.arange(block + 1, device=starts.device)
-    return text_N[index].to(torch.int64) & 0xFFFF
+    return text_N[index].to(torch.int64) & (1 << 8 * text_N.itemsize) - 1
 
 
 class Stepper:

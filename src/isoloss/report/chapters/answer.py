@@ -27,22 +27,24 @@ def _nothing_yet(snapshot: Snapshot) -> Iterator[str]:
     counts = snapshot.counts
     states = [f"{counts[s]:,} {s}" for s in ("failed", "diverged", "damaged", "running", "pending") if counts[s]]
     yield f"There is no result yet: of {counted(snapshot.study.size, 'run')}, {listed(states)} and none is done."
-    evaluated = snapshot.table.drop_nulls("best_val_loss").sort("best_val_loss", "run_id")
+    by = f"best_{snapshot.compared_loss}"
+    evaluated = snapshot.table.drop_nulls(by).sort(by, "run_id")
     if len(evaluated):
         best = evaluated.row(0, named=True)
-        yield f"The lowest validation loss so far is {loss(best['best_val_loss'])} nats per token ({best['label']})."
+        yield f"The lowest validation loss so far is {loss(best[by])} {snapshot.loss_unit} ({best['label']})."
 
 
 def _best(snapshot: Snapshot) -> Iterator[str]:
     best = snapshot.ranking.row(0, named=True)
     if len(snapshot.configurations) == 1:
-        yield f"The lowest validation loss is {_mean(best)}."
+        yield f"The lowest validation loss is {_mean(best, snapshot.loss_unit)}."
         return
-    text = f"The lowest validation loss, {_mean(best)}, is that of {best['label']}"
+    text = f"The lowest validation loss, {_mean(best, snapshot.loss_unit)}, is that of {best['label']}"
     if best["n"] < 2:
         yield f"{text}; it was trained once, so a close second may be as good."
         return
-    close = may_be_best(snapshot.done.drop_nulls("best_val_loss"), "key", "best_val_loss", "seed")
+    by = f"best_{snapshot.compared_loss}"
+    close = may_be_best(snapshot.done.drop_nulls(by), "key", by, "seed")
     if close is None:
         yield f"{text}."
         return
@@ -55,9 +57,9 @@ def _best(snapshot: Snapshot) -> Iterator[str]:
     yield f"{text}; {told}."
 
 
-def _mean(row: Mapping[str, Any]) -> str:
+def _mean(row: Mapping[str, Any], unit: str) -> str:
     """'1.7565 nats per token (mean of 3 seeds, 95% interval 1.7513 to 1.7617)'."""
-    value = f"{loss(row['mean'])} nats per token"
+    value = f"{loss(row['mean'])} {unit}"
     if row["low"] is None or row["high"] is None:
         return value
     return f"{value} (mean of {row['n']} seeds, 95% interval {loss(row['low'])} to {loss(row['high'])})"

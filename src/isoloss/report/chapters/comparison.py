@@ -20,9 +20,8 @@ from isoloss.report.table import Column, Table
 from isoloss.store.merging import check_same_text
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import SETTINGS
+from isoloss.study.tokenizer_names import COMPARED_IN, compared_loss
 from isoloss.wording import counted, level, listed
-
-RESPONSE = "best_val_loss"
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Comparison:
     differing: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]]
     shared: pl.DataFrame
     difference: PairedDifference | None
+    unit: str
 
 
 def compare_studies(first: StudyResults, second: StudyResults) -> Comparison:
@@ -70,7 +70,7 @@ def compare_studies(first: StudyResults, second: StudyResults) -> Comparison:
     if len(pairs) > 1:
         found = paired_difference(pairs["first"].to_numpy(), pairs["second"].to_numpy(), np.random.default_rng(0))
     names = str(first.paths.folder), str(second.paths.folder)
-    return Comparison(names, differing, shared, found)
+    return Comparison(names, differing, shared, found, COMPARED_IN[compared_loss(first.study.tokenizers)])
 
 
 def comparison_chapter(found: Comparison) -> Chapter:
@@ -112,7 +112,7 @@ def _answer(found: Comparison) -> Iterator[str]:
     estimate = found.difference.estimate
     size = spelled_interval(estimate.value, estimate.low, estimate.high, "difference")
     p = "" if found.difference.p is None else f", p {p_in_words(found.difference.p)}"
-    yield f"The best validation loss of {found.names[1]} minus that of {found.names[0]} is {size} nats{p}."
+    yield f"The best validation loss of {found.names[1]} minus that of {found.names[0]} is {size} {found.unit}{p}."
 
 
 def _method(found: Comparison) -> str:
@@ -128,12 +128,13 @@ def _values(results: StudyResults, setting: str) -> tuple[Any, ...]:
 
 def _means(results: StudyResults, keys: Sequence[str]) -> dict[tuple[Any, ...], float]:
     """The mean loss of the done runs that agree in some settings and the seed."""
-    done = results.summary().filter(pl.col("status") == "done").drop_nulls(RESPONSE)
+    by = f"best_{compared_loss(results.study.tokenizers)}"
+    done = results.summary().filter(pl.col("status") == "done").drop_nulls(by)
     if tuned := results.study.tuned:
         compared = {name: levels for name, levels in results.study.varied.items() if name not in tuned}
-        done, _ = best_rows(done, compared, [*tuned], RESPONSE, equally_many=True)
+        done, _ = best_rows(done, compared, [*tuned], by, equally_many=True)
     losses: dict[tuple[Any, ...], list[float]] = {}
-    for run, loss in done.select("run_id", RESPONSE).iter_rows():
+    for run, loss in done.select("run_id", by).iter_rows():
         config = results.configs_by_id[run]
         losses.setdefault((*(getattr(config, key) for key in keys), config.seed), []).append(loss)
     return {key: fmean(of_key) for key, of_key in losses.items()}

@@ -16,7 +16,8 @@ from isoloss.store.records import CONTINUES_FROM, FIRST_EVALUATION
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.schedules import decays
-from isoloss.study.texts import corpus_names
+from isoloss.study.texts import VAL_SHARE, corpus_names
+from isoloss.study.tokenizer_names import PER_BYTE, bpe_size
 from isoloss.wording import between, count, counted, duration, level, listed, loss, of_runs, percent, si
 
 SETTING_COLUMNS = (Column("setting", "setting"), Column("value", "value", width=50), Column("from", "stated as"))
@@ -63,8 +64,7 @@ def _data(snapshot: Snapshot) -> Iterator[str]:
     source = f" {cited('karpathy2015')}" if study.corpus == "tinyshakespeare" else ""
     sha256, *of_val = known.get("text_sha256", [known.get("corpus_sha256")])
     yield f"The corpus is {listed(corpus_names(study.corpus))}{source}, SHA-256 {sha256}."
-    unit = {"char": "characters", "byte": "bytes"}.get(study.tokenizer, study.tokenizer)
-    yield f"Its tokens are {unit}, with a vocabulary of {count(known.get('vocab_size'))}."
+    yield from _tokens(snapshot)
     train, val = known.get("train_tokens"), known.get("val_tokens")
     if study.val_corpus is not None:
         yield (
@@ -72,9 +72,10 @@ def _data(snapshot: Snapshot) -> Iterator[str]:
             f"{listed(corpus_names(study.val_corpus))}, SHA-256 {listed(of_val)}; there is no test split."
         )
     elif train and val:
+        of = f" with {study.tokenizers[0]}" if len(study.tokenizers) > 1 else ""
         yield (
-            f"The first {percent(train / (train + val))} of the text, {count(train)} tokens, is for training, and the "
-            f"rest, {count(val)} tokens, for validation; there is no test split."
+            f"The first {percent(1 - (study.val_share or VAL_SHARE))} of the text, {count(train)} tokens{of}, is for "
+            f"training, and the rest, {count(val)} tokens, for validation; there is no test split."
         )
     if true := snapshot.results.true_losses:
         ends = "" if true["low"] == true["high"] else f", 95% interval {loss(true['low'])} to {loss(true['high'])}"
@@ -83,6 +84,18 @@ def _data(snapshot: Snapshot) -> Iterator[str]:
             f"The entropy rate of the text's source is {loss(true['entropy_rate'])} nats a character "
             f"({true['method']}{ends}); on validation windows, each alone, it loses {losses or 'an unknown amount'}."
         )
+
+
+def _tokens(snapshot: Snapshot) -> Iterator[str]:
+    names, facts = snapshot.study.tokenizers, snapshot.results.facts
+    kinds = {"char": "characters", "byte": "bytes", "gpt2": f"those of GPT-2 {cited('radford2019')}"}
+    for name in names:
+        size = bpe_size(name)
+        unit = f"those of a byte-level BPE {cited('sennrich2016')} trained on the training split" if size else name
+        at = f"with {name} " if len(names) > 1 else ""
+        yield f"Its tokens are {at}{kinds.get(name, unit)}, with a vocabulary of {count(facts.of(name).vocab_size)}."
+    if len(names) > 1:
+        yield PER_BYTE
 
 
 OPTIMIZERS = {

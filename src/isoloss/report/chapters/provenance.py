@@ -27,9 +27,10 @@ UNFINISHED = (
 
 def samples_chapter(snapshot: Snapshot) -> Chapter:
     """Text that the best runs wrote."""
-    rows = snapshot.table.drop_nulls("best_val_loss").sort("best_val_loss", "run_id")
+    by = f"best_{snapshot.compared_loss}"
+    rows = snapshot.table.drop_nulls(by).sort(by, "run_id")
     items: list[Item] = []
-    for run, label, best in rows.select("run_id", "label", "best_val_loss").iter_rows():
+    for run, label, best in rows.select("run_id", "label", by).iter_rows():
         if not snapshot.results.paths.run(run).samples.is_file() or (text := snapshot.results.samples(run)) is None:
             continue
         items.append(Item(f"{label} (run {run}, best validation loss {loss(best)})", text=text, verbatim=True))

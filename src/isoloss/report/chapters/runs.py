@@ -54,7 +54,7 @@ def configurations_table(snapshot: Snapshot) -> Table:
 
 def runs_table(snapshot: Snapshot) -> Table:
     """One row a run, best first; those without a result come last, in the study's order."""
-    frame = snapshot.table.sort("best_val_loss", nulls_last=True, maintain_order=True)
+    frame = snapshot.table.sort(f"best_{snapshot.compared_loss}", nulls_last=True, maintain_order=True)
     columns = (
         Column("run_id", "run"),
         *(Column(factor, factor) for factor in snapshot.factors),
@@ -65,6 +65,7 @@ def runs_table(snapshot: Snapshot) -> Table:
         *_of_averages(snapshot),
         *_to_target(snapshot),
         Column("final_val_loss", "final val loss", "loss"),
+        Column("best_val_bpb", "best val bits/byte", "loss"),
         Column("final_train_loss", "final train loss", "loss"),
         Column("train_val_gap", "train–val gap", "difference"),
         Column(snapshot.size_column, _size_title(snapshot), "si"),
@@ -97,11 +98,12 @@ def _answer(snapshot: Snapshot) -> list[str]:
     if ranking.is_empty():
         return ["No run is done yet."]
     best = ranking.row(0, named=True)
+    unit = snapshot.loss_unit.replace(" per ", "/")
     over = f"the mean of {best['n']} seeds" if best["n"] > 1 else "one run"
     configurations = counted(len(snapshot.configurations), "configuration")
-    sentences = [f"The best of {configurations} is {best['label']}: {loss(best['mean'])} nats/token, {over}."]
+    sentences = [f"The best of {configurations} is {best['label']}: {loss(best['mean'])} {unit}, {over}."]
     if len(ranking) > 1:
         second = ranking.row(1, named=True)
         behind = number(second["mean"] - best["mean"])
-        sentences.append(f"The next, {second['label']}, is {behind} nats/token behind.")
+        sentences.append(f"The next, {second['label']}, is {behind} {unit} behind.")
     return sentences

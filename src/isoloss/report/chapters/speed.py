@@ -172,23 +172,29 @@ def _loss_figure(snapshot: Snapshot) -> Iterator[Figure]:
     if means["train_flops"].n_unique() < 2:
         return
     lowest = means.filter(pl.col("loss") < pl.col("loss").cum_min().shift().fill_null(float("inf")))
-    points, each = snapshot.done.drop_nulls("best_val_loss").rename({"best_val_loss": "loss"}), "run"
+    by, unit = f"best_{snapshot.compared_loss}", snapshot.loss_unit
+    points, each = snapshot.done.drop_nulls(by).rename({by: "loss"}), "run"
     if len(points) > MAX_MARKS:
         points, each = means, "configuration"
     (least, first), (most, last) = (lowest.select("train_flops", "loss").row(i) for i in (0, -1))
-    end = f"{say.loss(last)} nats at {say.si(most)}FLOP"
+    nats = unit.partition(" ")[0]
+    end = f"{say.loss(last)} {nats} at {say.si(most)}FLOP"
     title = f"No more training compute lowered the mean loss below {end}"
     if len(lowest) > 1:
-        title = f"The lowest mean loss fell from {say.loss(first)} nats at {say.si(least)}FLOP of training to {end}"
+        title = f"The lowest mean loss fell from {say.loss(first)} {nats} at {say.si(least)}FLOP of training to {end}"
     columns = ("key", "label", "train_flops", "loss")
     line = lowest.select(*columns, kind=pl.lit("lowest mean"))
     frame = pl.concat([some(points).select(*columns, kind=pl.lit(each)), line])
-    marks = [f"{key} · {label}: {say.loss(of)} nats, {say.si(flops)}FLOP" for key, label, flops, of, _ in frame.rows()]
+    marks = [
+        f"{key} · {label}: {say.loss(of)} {nats}, {say.si(flops)}FLOP" for key, label, flops, of, _ in frame.rows()
+    ]
     frame = frame.with_columns(mark=pl.Series(marks))
 
     def draw(width: int) -> Any:
         x = alt.X("train_flops:Q", title="training FLOPs a run (log scale)", **log_axis(frame["train_flops"], "~s", 5))
-        y = alt.Y("loss:Q", title="best validation loss (nats/token)", scale=near_data(frame["loss"]))
+        y = alt.Y(
+            "loss:Q", title=f"best validation loss ({unit.replace(' per ', '/')})", scale=near_data(frame["loss"])
+        )
         base = alt.Chart(inline(frame)).encode(x=x, y=y, description=alt.Description("mark:N"))
         best = base.transform_filter("datum.kind == 'lowest mean'")
         words = alt.Chart(inline(line[-1:])).encode(x=x, y=y, text=alt.Text("kind:N"))

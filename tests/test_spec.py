@@ -132,6 +132,12 @@ def test_init_seed_and_data_seed_are_settings_like_others() -> None:
     assert "s.yaml:3: data_seed=1.5" in complaint("name: s\nfactors:\n  data_seed: [1.5]")
 
 
+def test_cells_that_differ_in_what_a_run_does_not_read_are_named() -> None:
+    said = complaint("name: s\nfactors:\n  optimizer: [adamw, sgd]\n  beta2: [0.9, 0.99]")
+    assert "s.yaml:4: two cells define the same run" in said and "on beta2 (beta2=0.9 and beta2=0.99)" in said
+    assert "on window (window=64 and window=128)" in complaint("name: s\nfactors:\n  window: [64, 128]")
+
+
 @pytest.mark.parametrize(
     "stated",
     [

@@ -195,8 +195,10 @@ class Study:
         cells = [_within_split(cell, data.of(cell.tokenizer).val_tokens) for cell in cells]
         if max(map(training_memory_bytes, cells)) > MAX_RUN_BYTES:
             raise too_large(max(cells, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
-        if len(set(map(run_id, cells))) < len(cells):
-            raise ConfigError("two cells of the study define the same run; take the repeated level out", ("factors",))
+        seen: dict[str, RunConfig] = {}
+        for cell in cells:
+            if (other := seen.setdefault(run_id(cell), cell)) is not cell:
+                raise _same_run(other, cell)
         for seed in self.seeds:
             make_config({**dict(cells[0]), "seed": seed})
         if others and self.stated_seeds:
@@ -311,6 +313,18 @@ def _within_split(config: RunConfig, val_tokens: int | None) -> RunConfig:
 def _as_in_runs(setting: str, level: Scalar) -> Scalar:
     """A level of a setting as a run's configuration has it."""
     return float(level) if type(level) is int and not is_whole(setting) else level
+
+
+def _same_run(one: RunConfig, other: RunConfig) -> ConfigError:
+    """The error of two cells whose runs compute the same."""
+    unread = [name for name, value in one if value != getattr(other, name)]
+    if not unread:
+        return ConfigError("two cells of the study define the same run; take the repeated level out", ("factors",))
+    cells = " and ".join(", ".join(f"{name}={getattr(cell, name)}" for name in unread) for cell in (one, other))
+    text = f"two cells define the same run: what it computes does not depend on {listed(unread)} ({cells})"
+    return ConfigError(
+        f"{text}; leave one of them out, by exclude", (*(f"factors {name}" for name in unread), "factors")
+    )
 
 
 def too_large(config: RunConfig, why: str) -> ConfigError:

@@ -35,6 +35,7 @@ PROCESSES = {
     "data/download.py": "pip, to download a wheel whose SHA-256 is known",
     "model/library.py": "the compiler of the fast kernels",
     "report/pdf.py": "an installed Chromium, to print the page",
+    "store/folder_check.py": "this Python, to try a lock that is held",
 }
 """Who starts programs, none of them named by what is read. Workers and ranks are isoloss's own, and so is what their
 pipes carry (multiprocessing pickles there)."""

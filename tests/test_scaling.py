@@ -548,7 +548,7 @@ def test_restrictions_that_a_form_cannot_have_get_one_line(
 def test_too_many_parameters_are_answered_with_a_form_that_would_do() -> None:
     five = grid(3, 3, noise=0.002).filter(pl.int_range(pl.len()) % 2 == 0)
     (said,) = [caution for caution in fitted(five).cautions if caution.code == "too_few_rows"]
-    assert said.remedy == "With 4 parameters --form LND --tie alpha=beta or --form LND --no-floor would do."
+    assert said.remedy == "With 4 parameters --form LND --tie alpha=beta or --form LND --no_floor would do."
     assert fitted(five, floor=False).status == "ok"
 
 

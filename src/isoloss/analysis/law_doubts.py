@@ -61,12 +61,12 @@ def _smaller(law: Law, levels: Sequence[int], n_cells: int) -> str:
     if len(levels) == 2 and min(levels) >= 2:
         plain = law.form not in ("LND", "LNDK")
         options += [(5, "--form LND")] * (plain and min(levels) >= FEWEST_LEVELS)
-        options += [(4, "--form LND --tie alpha=beta"), (4, "--form LND --no-floor")]
+        options += [(4, "--form LND --tie alpha=beta"), (4, "--form LND --no_floor")]
     elif len(levels) == 2 and max(levels) >= 2:
         form = "LN" if levels[0] > levels[1] else "LD"
-        options += [(3, f"--form {form}"), (2, f"--form {form} --no-floor")]
+        options += [(3, f"--form {form}"), (2, f"--form {form} --no_floor")]
     elif law.floor:
-        options.append((2, "--no-floor"))
+        options.append((2, "--no_floor"))
     fitting = [(size, option) for size, option in options if size < min(n_cells, law.n_parameters)]
     if not fitting:
         return "No form of this program has so few parameters; train at more sizes and horizons."

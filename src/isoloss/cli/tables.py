@@ -112,12 +112,11 @@ def roles(
     """
     if is_study(path):
         from isoloss.cli.study_tables import compared_in_study
+        from isoloss.study.tokenizer_names import compared_loss
 
         own = [] if factors else compared_in_study(path, runs)
-        response, block = (
-            response or "best_val_loss",
-            block or ("seed" if own and runs["seed"].n_unique() > 1 else None),
-        )
+        response = response or f"best_{compared_loss(runs['tokenizer'])}"
+        block = block or ("seed" if own and runs["seed"].n_unique() > 1 else None)
     elif response is None or factors is None:
         raise ConfigError(f"{path} is a table: name what was measured by --response, what was varied by --factors")
     else:

@@ -198,9 +198,11 @@ def doctor(
         from isoloss.store.folder_check import check_folder
 
         tried = check_folder(folder)
-        lines = [f"{each.tried}: {'' if each.holds else 'NO, '}{each.text}" for each in tried]
+        holds = all(each.holds for each in tried)
+        lines = [f"{folder}: results {'can' if holds else 'cannot'} be kept here safely"]
+        lines += [f"  {each.tried}: {'' if each.holds else 'NO, '}{each.text}" for each in tried]
         show(dumps([asdict(each) for each in tried], indent=2) if json else "\n".join(lines))
-        return 0 if all(each.holds for each in tried) else StoreError.exit_code
+        return 0 if holds else StoreError.exit_code
     from isoloss.cli.doctor import examine, findings_as_text
 
     findings = examine()

@@ -14,6 +14,7 @@ import torch
 
 from isoloss.data.tokenizer import Tokenizer, token_dtype
 from isoloss.data.tokens import Tokens
+from isoloss.errors import ConfigError, IsolossError
 from isoloss.files import path_exists, write_record
 from isoloss.store.layout import StudyPaths
 from isoloss.store.records import STEP_TIMES, read_checked
@@ -26,6 +27,7 @@ from isoloss.training.evaluate import DeviceTokens
 from isoloss.training.loop import EvalRow, StepRow, train
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, StackState, initial_state, stack
 from isoloss.training.step import WARM_UP_STEPS, Stepper
+from isoloss.wording import listed
 
 TIMED_STEPS = 5
 TIMED_REPLAYS = 20
@@ -60,6 +62,12 @@ class StepTimes:
             try:
                 width = self.width(config)
                 self.measured[key] = step_time_s(config, self.device, compiled=self.compiled, width=width)
+            except Exception as error:
+                own = [value for value in (config.norm, config.mlp, config.optimizer) if "@" in value]
+                if not own or isinstance(error, IsolossError):
+                    raise
+                why = str(error).partition("\n")[0]
+                raise ConfigError(f"a step with {listed(own)} fails: {type(error).__name__}: {why}") from error
             finally:
                 torch.set_num_threads(threads)
         return self.measured[key]

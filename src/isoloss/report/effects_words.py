@@ -176,6 +176,8 @@ def leading(view: EffectsView) -> str:
         found = f"; tests show that {listed(tested)} matter{'s' if len(tested) == 1 else ''}" if tested else ""
         return f"No difference between levels is determined: combinations without runs hide it, or other factors{found}"
     first = view.mains[0]
+    if first.range is not None and first.range.estimate.value == 0:
+        return f"{view.response.name[:1].upper()}{view.response.name[1:]} is the same at all levels"
     if view.effects.error is None:
         return f"By size alone {first.term} comes first: {moved(view, first)}"
     return f"No factor is shown to matter; {first.term} has the largest difference: {moved(view, first)}"

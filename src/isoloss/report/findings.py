@@ -86,6 +86,8 @@ def _law(snapshot: Snapshot, compared: Evidence) -> ScalingResults | Diagnostic:
 def _audit(snapshot: Snapshot, effects: Effects | Diagnostic) -> list[Diagnostic]:
     """The design audit, by the noise that the runs themselves show where they are replicated."""
     noise = None if isinstance(effects, Diagnostic) or not effects.replicated else effects.error
+    if snapshot.compared_loss != "val_loss":  # the audit's differences are in nats
+        noise = None
     return audit(
         snapshot.study,
         list(snapshot.configs.values()),

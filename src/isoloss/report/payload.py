@@ -47,8 +47,11 @@ def payload(snapshot: Snapshot, configurations: Table, runs: Table) -> str:
     configs = [snapshot.configs[run] for run in ids]
     points = min(MAX_POINTS, max(MIN_POINTS, ALL_POINTS // max(len(ids), 1)))
     evals = snapshot.curves.evals
+    shown = EVALS if evals["ema_val_loss"].is_null().all() else AVERAGED_EVALS
+    if snapshot.compared_loss == "val_bpb":
+        shown, evals = ("val_bpb", *shown), _with_bits_per_byte(evals, snapshot.table)
     sets = {
-        "evals": _curves(evals, ids, EVALS if evals["ema_val_loss"].is_null().all() else AVERAGED_EVALS, points),
+        "evals": _curves(evals, ids, shown, points),
         "steps": _curves(snapshot.curves.steps, ids, STEPS, points),
     }
     described = {
@@ -70,6 +73,16 @@ def payload(snapshot: Snapshot, configurations: Table, runs: Table) -> str:
     text = json.dumps(described, separators=(",", ":"), allow_nan=False).encode()
     packed = len(text).to_bytes(4, "little") + text + b"".join(planes for _, planes in sets.values())
     return b64encode(zlib.compress(packed)).decode()
+
+
+def _with_bits_per_byte(evals: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+    """Evaluations with val_bpb: bits a byte go with nats a token, as all evaluations of a run score the same tokens.
+
+    Of random windows they score as many, and nearly as many bytes.
+    """
+    rates = table.select("run_id", rate=pl.col("best_val_bpb") / pl.col("best_val_loss"))
+    joined = evals.join(rates, on="run_id", how="left", maintain_order="left")
+    return joined.with_columns(val_bpb=pl.col("val_loss") * pl.col("rate"))
 
 
 @cache

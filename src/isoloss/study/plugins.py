@@ -108,7 +108,7 @@ def _module(plugin: Plugin) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look theirs up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ConfigError(f"{plugin.path} does not run: {type(error).__name__}: {error}") from error
     return module
@@ -124,7 +124,7 @@ def _check(part: object, what: str) -> None:
         case None:
             raise ConfigError(f"{what}: the file has nothing of this name")
         case _:
-            raise ConfigError(f"{what} is a {type(part).__name__}; a part is isoloss.Norm, isoloss.Mlp or Optimizer")
+            raise ConfigError(f"{what} is no part: an isoloss.Norm, isoloss.Mlp or isoloss.Optimizer")
     for moment in part.moments if isinstance(part, Optimizer) else ():
         if not _MOMENT.fullmatch(moment):
             raise ConfigError(f"{what}: a moment can't be called {moment!r}; use small letters, as in exp_avg")

@@ -15,13 +15,13 @@ from isoloss.study.cells import Cell, Cells, Design, Range, Scalar, Tuned
 from isoloss.study.compute import training_memory_bytes
 from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, is_whole, make_config
 from isoloss.study.formula import with_formulas_computed
-from isoloss.study.hypotheses import Hypothesis
+from isoloss.study.hypotheses import EffectStated, Hypothesis, RatioStated
 from isoloss.study.identity import run_id
 from isoloss.study.schema import FIRST_SEED, MAX_RUNS, Order, stated_faults
 from isoloss.study.stated_hypotheses import hypothesis_faults
 from isoloss.study.synonyms import nearest
 from isoloss.study.texts import ANY_DATA, Corpus, DataFacts, Text
-from isoloss.study.tokenizer_names import TokenizerName, bpe_size
+from isoloss.study.tokenizer_names import PER_TOKEN, TokenizerName, bpe_size
 from isoloss.wording import listed
 
 MAX_RUN_BYTES = 1 << 40
@@ -80,6 +80,10 @@ class Study:
         if self.target is not None and len({*self.stated.get("tokenizer", ())}) > 1:
             text = "target is a loss per token, which does not compare between tokenizers; leave it out"
             yield ConfigError(text, ("target",))
+        for number, hypothesis in enumerate(self.hypotheses):
+            if _compares_per_token(hypothesis):
+                text = "losses per token do not compare between tokenizers; state best_val_bpb or final_val_bpb"
+                yield ConfigError(text, (f"hypotheses {number} response", f"hypotheses {number}"))
         if self.budgets is not None:
             yield from self.budgets.faults()
             if self.states("max_iters"):
@@ -313,6 +317,13 @@ def _within_split(config: RunConfig, val_tokens: int | None) -> RunConfig:
 def _as_in_runs(setting: str, level: Scalar) -> Scalar:
     """A level of a setting as a run's configuration has it."""
     return float(level) if type(level) is int and not is_whole(setting) else level
+
+
+def _compares_per_token(hypothesis: Hypothesis) -> bool:
+    """Whether tokenizers are held against each other by a loss per token that is stated."""
+    if not isinstance(hypothesis, EffectStated | RatioStated) or hypothesis.factor != "tokenizer":
+        return False
+    return "response" in hypothesis.model_fields_set and hypothesis.response in PER_TOKEN
 
 
 def _same_run(one: RunConfig, other: RunConfig) -> ConfigError:

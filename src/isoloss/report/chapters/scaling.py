@@ -12,7 +12,7 @@ from isoloss.analysis.by_group import Groups
 from isoloss.analysis.estimate import Estimate
 from isoloss.analysis.frontier import frontier
 from isoloss.analysis.isoflop import Profile
-from isoloss.analysis.laws import AXES, EXPONENT_OF, VARIABLES
+from isoloss.analysis.laws import AXES, EXPONENT_OF, SHAPES, VARIABLES
 from isoloss.analysis.scaling import FIXED, Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.analysis.solve import OBJECTIVES
@@ -39,6 +39,8 @@ from isoloss.wording import counted, listed, loss, number
 SYMBOLS = {"alpha": "α", "beta": "β"}
 SOURCES = {"LND": "hoffmann2022", "LNDX": "hoffmann2022", "LNDU": "muennighoff2023", "LNDUN": "muennighoff2023"}
 UNITS = {"N": "parameters", "D": "tokens", "C": "FLOPs"}
+TELLS_NOTHING = 3
+"""Times its lower end from which a floor's interval says nothing of a source's loss."""
 POWERS = {"N": "model size", "D": "the number of tokens", "C": "compute"}
 
 
@@ -81,7 +83,7 @@ def _answer(found: ScalingResults) -> Iterator[str]:
     powers = listed(f"a power of {POWERS[axis]}" for axis in AXES[fit.form])
     yield f"Loss falls as {powers}: {'; '.join(gains)}. {rest}."
     if found.true_floor:
-        yield _true_floor(found.true_floor)
+        yield _true_floor(found.true_floor, floor)
     if found.frontier:
         best = found.frontier.optima[0]
         size, tokens = (spelled_estimate(estimate, "si") for estimate in (best.n_params, best.tokens))
@@ -90,13 +92,17 @@ def _answer(found: ScalingResults) -> Iterator[str]:
             f"With {flop(best.flops)} counted as C = 6ND, the most that a run here took, the best size is about {size} "
             f"parameters, trained on {tokens} tokens to a loss of {spelled_estimate(best.loss, 'loss')}{beyond}."
         )
+    if SHAPES[fit.form].repeats:
+        yield "All of this is of tokens that are seen once; a prediction with U says what repeated ones give."
     if held:
         yield f"Fitted without the largest {NOUNS[held.variable]}, the law predicts it: {held_out_in_words(held)}."
 
 
-def _true_floor(known: TrueFloor) -> str:
+def _true_floor(known: TrueFloor, floor: Estimate | None) -> str:
     fitted = "this law has no floor to hold against that"
-    if known.covered is not None:
+    if known.covered and floor is not None and floor.low and floor.high and floor.high > TELLS_NOTHING * floor.low:
+        fitted = "the interval of the fitted floor is so wide that it says nothing about that"
+    elif known.covered is not None:
         fitted = f"the interval of the fitted floor {'covers' if known.covered else 'does not cover'} that"
     return f"The source of this text loses {loss(known.loss)} nats/token, and no model can lose less: {fitted}."
 

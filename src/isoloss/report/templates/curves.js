@@ -2,6 +2,7 @@
 // selected, with axes, the selected lines and the one under the pointer. So selecting redraws a few lines of however many.
 
 const QUANTITIES = {
+  val_bpb: ["evals", "validation loss in bits per byte"],
   val_loss: ["evals", "validation loss"],
   ema_val_loss: ["evals", "validation loss of the averaged weights"],
   train_loss: ["evals", "training loss at evaluations"],

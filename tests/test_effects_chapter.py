@@ -162,6 +162,12 @@ def test_a_factor_does_not_matter_most_beside_a_larger_difference(cubed: tuple[E
     assert said.endswith("; n_embd has a larger difference, which chance may explain")
 
 
+def test_a_response_that_no_level_changes_has_no_best_one() -> None:
+    """As the validation loss of runs that differ in the average of their weights alone."""
+    table = grid({"a": (1, 2)}).with_columns((2 + pl.col("seed") / 10).alias(LOSS))
+    assert analysed(table, ["a"])[1].answer[0] == "The best validation loss is the same at all levels."
+
+
 def test_nothing_shown_is_said_with_what_could_have_been() -> None:
     effects, chapter = analysed(measured(grid({"a": (1, 2), "b": (1, 2)}), lambda _: 2.0), ["a", "b"])
     assert chapter.answer[0].startswith("No factor is shown to matter; ")

@@ -164,8 +164,9 @@ def test_studies_name_parts_where_settings_have_levels(copies: Path) -> None:
     [
         (COPIES, "Other", "has nothing of this name"),
         (COPIES, "rms", "expected FILE.py:NAME, of which the name begins with a capital"),
-        ("Part = 3", "Part", "is a int; a part is"),
+        ("Part = 3", "Part", "is no part: an isoloss.Norm"),
         ("Part = 1 / 0", "Part", "does not run: ZeroDivisionError"),
+        ("raise SystemExit(3)", "Part", "does not run: SystemExit"),
         ("import beside_it", "Part", "does not run: ModuleNotFoundError"),
         ("from isoloss import Norm\nPart = Norm(3)", "Part", "has no function"),
         ("from isoloss import Optimizer\nPart = Optimizer(print, ('model',))", "Part", "can't be called 'model'"),
@@ -181,3 +182,12 @@ def test_what_is_no_part_is_told_in_a_line(tmp_path: Path, source: str, name: st
 def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         use_plugin(f"{tmp_path / 'none.py'}:Part")
+
+
+def test_a_part_that_fails_is_told_before_anything_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "part.py").write_text("from isoloss import Norm\nBroken = Norm(lambda x: x.nosuch)\n")
+    (tmp_path / "study.yaml").write_text("name: s\nbase: {norm: Broken, n_layer: 1, n_embd: 16}\n")
+    plugin = f"--plugin={tmp_path / 'part.py'}:Broken"
+    assert run_command_line(["plan", str(tmp_path / "study.yaml"), plugin, "--compile", "off"]) == 2
+    said = capsys.readouterr().err
+    assert "a step with Broken@" in said and "fails: AttributeError" in said and "Traceback" not in said

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer as Theirs
 
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.laws import summary_columns
+from isoloss.cli.tables import roles
 from isoloss.data import byte_level, compressors
 from isoloss.data.byte_level import ByteLevel
 from isoloss.data.compressors import compressed_bits
@@ -36,7 +37,9 @@ from isoloss.execution.samples import tokenizer_of
 from isoloss.execution.study import run_study
 from isoloss.report.chapters.answer import answer_chapter
 from isoloss.report.chapters.method import method_chapter
+from isoloss.report.chapters.runs import runs_chapter
 from isoloss.report.findings import find
+from isoloss.report.payload import payload
 from isoloss.report.snapshot import take_snapshot
 from isoloss.store.merging import check_same_text, merge_studies
 from isoloss.store.outcome import measure
@@ -52,6 +55,7 @@ from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens
 from isoloss.training.state import initial_state, stack
 from isoloss.training.step import gather_windows, on_device
+from tests.test_explore import unpacked
 
 VERSE = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n\n  "
 MIXED = "naïve café, 漢字 and 🎉 in 1234 words;\n\tthe question's end  \n"
@@ -286,6 +290,9 @@ def test_a_hypothesis_between_tokenizers_is_about_bits_per_byte() -> None:
     [between] = parse_study(FACTOR + stated % "tokenizer", "s.yaml").hypotheses
     [of_one] = parse_study("name: s\nfactors: {n_layer: [1, 2]}\n" + stated % "n_layer", "s.yaml").hypotheses
     assert (getattr(between, "response", ""), getattr(of_one, "response", "")) == ("best_val_bpb", "best_val_loss")
+    per_token = stated.replace("direction: down", "direction: down, response: final_val_loss")
+    with pytest.raises(ConfigError, match="per token do not compare between tokenizers"):
+        parse_study(FACTOR + per_token % "tokenizer", "s.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +326,11 @@ def test_a_report_compares_tokenizers_by_the_byte(compared: StudyResults) -> Non
     assert [caution.text for caution in effects.cautions if caution.code == "bits_per_byte"] == [PER_BYTE]
     assert PER_BYTE in " ".join(method_chapter(snapshot).details)
     assert "bits per byte" in " ".join(answer_chapter(snapshot, []).answer)
+    assert roles(compared.paths.folder, snapshot.done, None, None, None) == ("best_val_bpb", ["tokenizer"], "seed")
+    curves = unpacked(payload(snapshot, *runs_chapter(snapshot).tables))
+    for number, run in enumerate(curves["runs"]["id"]):
+        recorded = compared.evals(run)["val_bpb"].to_list()
+        assert curves["curves"]["evals"]["val_bpb"][number] == pytest.approx(recorded, rel=1e-4)
     lowest = snapshot.done.group_by("tokenizer").agg(pl.col("best_val_bpb").mean()).sort("best_val_bpb")
     assert snapshot.ranking["tokenizer"].to_list() == lowest["tokenizer"].to_list()
 

@@ -14,7 +14,7 @@ from isoloss.analysis.roles import few_levels, is_measured, is_setting, names_ru
 from isoloss.analysis.uncertainty import cells
 from isoloss.analysis.unlisted import explained
 from isoloss.diagnostic import Diagnostic
-from isoloss.wording import count
+from isoloss.wording import count, level
 
 MOST_SPREAD = 0.05
 """Standard deviation of log losses within cells beyond which no seed is the reason; a rule of thumb."""
@@ -53,7 +53,9 @@ def varies_within_cells(table: pl.DataFrame, law: Law, columns: Mapping[str, str
         text += " No single column of the table explains most of it."
         return [Diagnostic("varies_within_cells", "limits", text, "Fit runs that differ in these and in nothing else.")]
     text += f" {column} explains it; one law for all its values describes none of them."
-    remedy = f"Fit each value of {column} by itself (--by {column}, or --where \"{column} = '...'\")."
+    value = table[column].drop_nulls()[0]
+    value = f"'{value}'" if isinstance(value, str) else level(value)
+    remedy = f'Fit each value of {column} by itself (--by {column}, or --where "{column} = {value}").'
     return [Diagnostic("varies_within_cells", "limits", text, remedy)]
 
 
@@ -62,7 +64,7 @@ def _explaining(table: pl.DataFrame, y_n: Floats, cell_n: Codes, columns: Mappin
     candidates = [name for name in table.columns if name not in columns.values() and _may_explain(table[name])]
     found = {name: explained(table[name], y_n, cell_n) for name in candidates}
     sure = {name: each[0] for name, each in found.items() if each and each[1] * len(candidates) < RARE}
-    best = max(sure, key=lambda name: sure[name], default=None)
+    best = max(sure, key=lambda name: (round(sure[name], 9), is_setting(name)), default=None)
     return best if best is not None and sure[best] > MOST_OF_IT else None
 
 

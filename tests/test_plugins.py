@@ -151,6 +151,8 @@ def test_a_part_is_named_by_its_source(make: Make, copies: Path, tmp_path: Path,
         make(norm=value)
     with pytest.raises(ConfigError, match="mlp='Rms@"):
         make(mlp=second.norm)
+    own = use_plugin(f"{moved}:Sgd")  # which may read any setting of an optimizer
+    assert run_id(make(optimizer=own)) != run_id(make(optimizer=own, muon_learning_rate=0.1))
 
 
 def test_joined_studies_are_read_without_the_code_of_their_parts(

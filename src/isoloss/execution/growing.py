@@ -25,6 +25,7 @@ from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
+from isoloss.study.tokenizer_names import FILE
 from isoloss.training.device import available_cores, describe, resolve_device, resolve_precision
 from isoloss.wording import counted
 
@@ -35,16 +36,21 @@ def recorded_study(results: StudyResults) -> Study | None:
     """The study as its directory has it; None of one that is not begun. Raises ConfigError where it is another one.
 
     A study may gain and lose levels, factors, seeds and cells, and other hypotheses; its text must stay, and once
-    training has begun some run of it, at least as the beginning of a longer one.
+    training has begun some run of it, at least as the beginning of a longer one. A tokenizer's name stays that of one.
     """
     paths, study = results.paths, results.study
     if not path_exists(paths.study):
         return None
     recorded = read_study(paths.study)
-    known = recorded_facts(recorded_tokenizers(paths))
+    tokenizers = recorded_tokenizers(paths)
+    known = recorded_facts(tokenizers)
     if known.sha256 != results.facts.sha256:
         what = f"the text '{study.text.name}', or what of it is validation,"
         raise ConfigError(f"{what} changed since {paths.folder} was started; choose another --out")
+    for name in study.tokenizers:
+        if name in tokenizers and known.of(name).tokenizer_sha256 != results.facts.of(name).tokenizer_sha256:
+            text = f"tokenizer {name} is another than when {paths.folder} was started; choose another --out"
+            raise ConfigError(f"{text}, or another name for its file" if name.startswith(FILE) else text)
     before = recorded.expand(known)
     if has_begun(results, before) and not _goes_on(before, results.configs):
         changes = "; ".join([*changes_between(recorded, study)][:MAX_NAMED])

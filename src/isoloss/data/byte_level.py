@@ -84,7 +84,7 @@ class ByteLevel:
     def encode_pieces(self, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
         """Tokens of a text that comes in pieces, equal to those of the whole, as many arrays of them as may be.
 
-        Raises ConfigError where the tokens of a part are not its bytes, CorpusError where it has no place to cut.
+        Raises ConfigError where the tokens of a part are not as many bytes, CorpusError where it has no place to cut.
         """
         parts = self.parts(texts)
         while batch := [*islice(parts, BATCH_PARTS)]:

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer as Theirs
 
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.laws import summary_columns
+from isoloss.cli.tables import roles
 from isoloss.data import byte_level, compressors
 from isoloss.data.byte_level import ByteLevel
 from isoloss.data.compressors import compressed_bits
@@ -316,6 +317,7 @@ def test_a_tokenizer_is_a_factor_like_any_other(compared: StudyResults) -> None:
 
 def test_a_report_compares_tokenizers_by_the_byte(compared: StudyResults) -> None:
     snapshot = take_snapshot(compared)
+    assert roles(compared.paths.folder, snapshot.done, None, None, None)[:2] == ("best_val_bpb", ["tokenizer"])
     effects, law = find(snapshot).effects, summary_columns(snapshot.done)
     assert isinstance(effects, Effects) and effects.response == "best_val_bpb" and law["loss"] == "final_val_bpb"
     assert [caution.text for caution in effects.cautions if caution.code == "bits_per_byte"] == [PER_BYTE]

@@ -15,6 +15,7 @@ from isoloss.analysis.roles import check_columns, names_runs
 from isoloss.analysis.tuned import best_rows
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
+from isoloss.study.tokenizer_names import compared_loss
 
 STUDY_FILE = "study.yaml"
 STEPS_TO_TARGET = "steps_to_target"
@@ -114,10 +115,8 @@ def roles(
         from isoloss.cli.study_tables import compared_in_study
 
         own = [] if factors else compared_in_study(path, runs)
-        response, block = (
-            response or "best_val_loss",
-            block or ("seed" if own and runs["seed"].n_unique() > 1 else None),
-        )
+        response = response or f"best_{compared_loss(runs.get_column('tokenizer', default=pl.Series()))}"
+        block = block or ("seed" if own and runs["seed"].n_unique() > 1 else None)
     elif response is None or factors is None:
         raise ConfigError(f"{path} is a table: name what was measured by --response, what was varied by --factors")
     else:

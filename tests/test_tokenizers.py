@@ -386,7 +386,11 @@ def test_a_definition_of_a_stranger_is_refused_in_one_line(compared: StudyResult
     results = load_study(tmp_path / "out")
     record = results.tokenizer("bpe:280")
     known = json.loads(results.paths.definition(record["tokenizer_sha256"]).read_text())
-    for changed in ({"pre_tokenizer": {"type": "Odd"}}, {"pre_tokenizer": None}, {"model": {"type": "BPE", "vocab": {}}}):
+    for changed in (
+        {"pre_tokenizer": {"type": "Odd"}},
+        {"pre_tokenizer": None},
+        {"model": {"type": "BPE", "vocab": {}}},
+    ):
         definition = json.dumps(known | changed)
         sha256 = sha256_bytes(definition.encode())
         results.paths.definition(sha256).write_text(definition)

@@ -102,7 +102,6 @@ def test_an_owner_that_was_suspended_ends_when_it_lost_its_lease(tmp_path: Path,
             second.kill()
 
 
-@pytest.mark.promise(5, "a file system without locks: a start that is refused leaves no folder behind")
 def test_a_refused_start_leaves_no_folder_behind(tmp_path: Path, environment: dict[str, str]) -> None:
     with holder(tmp_path / "study", environment, REFUSED) as refused:
         assert said(refused) == "refused"

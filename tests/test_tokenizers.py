@@ -371,6 +371,10 @@ def test_a_study_may_gain_a_tokenizer(compared: StudyResults, tmp_path: Path) ->
     assert grown.summary()["status"].to_list() == ["done"] * 4 and len(grown.set_aside) == 4
     assert {run_id(config) for config in grown.configs} & {run_id(config) for config in compared.configs}
     assert load_study(grown.paths.folder).facts.of("byte").vocab_size == 256
+    definition = grown.paths.definition(grown.facts.of("bpe:280").tokenizer_sha256)
+    definition.write_text("damaged")
+    run_study(study, tmp_path / "out", ON_A_CPU, executor=Inline(Ranks()))
+    assert tokenizer_of(grown, "bpe:280") == tokenizer_of(compared, "bpe:280")
 
 
 def test_a_tokenizer_that_changed_under_its_name_is_refused(compared: StudyResults) -> None:

@@ -13,7 +13,7 @@ from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError
 from isoloss.execution.options import RunOptions
 from isoloss.execution.reuse import predecessors
-from isoloss.files import make_folder, path_exists, write_checksummed, write_record, write_text
+from isoloss.files import make_folder, path_exists, sha256_file, write_checksummed, write_record, write_text
 from isoloss.store.layout import StudyPaths
 from isoloss.store.opening import read_study, recorded_facts, recorded_tokenizers
 from isoloss.store.own_parts import keep_parts
@@ -113,12 +113,13 @@ def open_directory(
 
 def _record_tokenizers(results: StudyResults, tokens: Mapping[str, Tokens], known: Mapping[str, Any]) -> None:
     """Write what is not known yet of the study's tokenizers; what is stays, as runs that are set aside have it."""
+    for byte_level in filter(None, (each.tokenizer.byte_level for each in tokens.values())):
+        path = results.paths.definition(byte_level.sha256)
+        if not path_exists(path) or sha256_file(path) != byte_level.sha256:
+            make_folder(path.parent)
+            write_text(path, byte_level.definition)
     if tokens.keys() <= known.keys():
         return
-    for each in tokens.values():
-        if each.tokenizer.byte_level:
-            make_folder(results.paths.definition(each.tokenizer.sha256).parent)
-            write_text(results.paths.definition(each.tokenizer.sha256), each.tokenizer.byte_level.definition)
     first, *others = {**{name: _as_record(results, each) for name, each in tokens.items()}, **known}.values()
     write_record(results.paths.tokenizer, {**first, **({"others": others} if others else {})})
 

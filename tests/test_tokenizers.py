@@ -42,6 +42,7 @@ from isoloss.report.chapters.method import method_chapter
 from isoloss.report.findings import find
 from isoloss.report.snapshot import take_snapshot
 from isoloss.store.merging import check_same_text, joined, merge_studies
+from isoloss.store.opening import recorded_tokenizers
 from isoloss.store.outcome import measure
 from isoloss.store.progress import study_progress
 from isoloss.store.tables import StudyResults, load_study, ranked_runs
@@ -375,6 +376,10 @@ def test_a_study_may_gain_a_tokenizer(compared: StudyResults, tmp_path: Path) ->
     definition.write_text("damaged")
     run_study(study, tmp_path / "out", ON_A_CPU, executor=Inline(Ranks()))
     assert tokenizer_of(grown, "bpe:280") == tokenizer_of(compared, "bpe:280")
+    run_study(
+        replace(study, factors={"tokenizer": ("byte", "bpe:270")}), tmp_path / "out", ON_A_CPU, executor=Inline(Ranks())
+    )
+    assert [*recorded_tokenizers(grown.paths)] == ["byte", "bpe:270", "bpe:280", "char", "bpe:260"]
 
 
 def test_a_tokenizer_that_changed_under_its_name_is_refused(compared: StudyResults) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from isoloss.errors import StoreError
-from isoloss.files import path_exists, read_checksummed, user_path
+from isoloss.files import DIGEST, path_exists, read_checksummed, user_path
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.own_parts import know_parts
@@ -41,7 +41,12 @@ def open_study(folder: str | Path) -> OpenStudy:
 def recorded_tokenizers(paths: StudyPaths) -> dict[str, OneTokenizerRecord]:
     """What tokenizer.json says of each tokenizer, by its name. Raises StoreError."""
     first = read_checked(TOKENIZER, paths.tokenizer)
-    return {each["tokenizer"]: each for each in (first, *first.get("others", []))}
+    return {each["tokenizer"]: _alone(each) for each in (first, *first.get("others", []))}
+
+
+def _alone(record: OneTokenizerRecord) -> OneTokenizerRecord:
+    """A record without what is of its file: written into another, a digest within would be taken for that one's."""
+    return cast("OneTokenizerRecord", {key: value for key, value in record.items() if key not in ("others", DIGEST)})
 
 
 def recorded_facts(known: Mapping[str, OneTokenizerRecord]) -> DataFacts:

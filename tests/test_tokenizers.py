@@ -175,7 +175,14 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(verse: Path, name: str, con
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("changed", [{"normalizer": {"type": "Lowercase"}}, {"pre_tokenizer": None}])
+PREFIXING = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+PANICKING = {"type": "FixedLength", "length": 0}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"normalizer": {"type": "Lowercase"}}, *({"pre_tokenizer": cut} for cut in (None, PREFIXING, PANICKING))],
+)
 def test_a_file_whose_tokens_do_not_give_text_back_is_refused(
     verse: Path, bpe: ByteLevel, changed: dict[str, object]
 ) -> None:
@@ -183,7 +190,7 @@ def test_a_file_whose_tokens_do_not_give_text_back_is_refused(
     path.write_text(bpe.definition)
     assert prepare(str(verse), f"file:{path}").tokenizer.byte_level == bpe
     path.write_text(json.dumps(json.loads(bpe.definition) | changed))
-    with pytest.raises(CorpusError, match=r"normalizes text|give text back|does not give back"):
+    with pytest.raises(CorpusError, match=r"normalizes text|give text back|does not give back|must be non-zero"):
         prepare(str(verse), f"file:{path}")
 
 

@@ -141,8 +141,10 @@ class ByteLevel:
         if not {*map(bytes, zip(range(BYTES)))} <= {*self.token_bytes}:
             raise ValueError("not every byte is a token")
         try:
-            same = self.to_bytes(self.encode(_PROBE).tolist()).decode() == _PROBE
-        except Exception as error:  # the library raises nothing narrower
+            same = all(self.to_bytes(self.encode(text).tolist()) == text.encode() for text in (_PROBE, _PROBE.strip()))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises nothing narrower, and its panics are no Exceptions
             raise ValueError(" ".join(str(error).split())) from error
         if not same:
             raise ValueError("its tokens do not give text back as it was")

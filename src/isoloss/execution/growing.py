@@ -42,8 +42,7 @@ def recorded_study(results: StudyResults) -> Study | None:
     if not path_exists(paths.study):
         return None
     recorded = read_study(paths.study)
-    tokenizers = recorded_tokenizers(paths)
-    known = recorded_facts(tokenizers)
+    tokenizers, known = recorded_tokenizers(paths), recorded_facts(paths, recorded)
     if known.sha256 != results.facts.sha256:
         what = f"the text '{study.text.name}', or what of it is validation,"
         raise ConfigError(f"{what} changed since {paths.folder} was started; choose another --out")
@@ -137,7 +136,7 @@ def _as_record(results: StudyResults, tokens: Tokens) -> dict[str, Any]:
 
 
 def _grow(results: StudyResults, recorded: Study, say: Callable[[str], None]) -> None:
-    before = recorded.expand(recorded_facts(recorded_tokenizers(results.paths)))
+    before = recorded.expand(recorded_facts(results.paths, recorded))
     states = [read_status(results.paths.run(run_id(config))).state for config in before]
     ended, begun = sum(state in ("done", "failed", "diverged") for state in states), has_begun(results, before)
     if begun:

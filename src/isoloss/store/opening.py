@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -32,10 +31,8 @@ def open_study(folder: str | Path) -> OpenStudy:
     check_enclosed(paths.folder)
     if not path_exists(paths.study):
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
-    study, known = read_study(paths.study), recorded_tokenizers(paths)
-    if missing := {*study.tokenizers} - known.keys():
-        raise StoreError(f"{paths.tokenizer}: lacks the study's tokenizer {min(missing)}; isoloss did not write this")
-    return OpenStudy(paths, study, recorded_facts(known))
+    study = read_study(paths.study)
+    return OpenStudy(paths, study, recorded_facts(paths, study))
 
 
 def recorded_tokenizers(paths: StudyPaths) -> dict[str, OneTokenizerRecord]:
@@ -49,8 +46,11 @@ def _alone(record: OneTokenizerRecord) -> OneTokenizerRecord:
     return cast("OneTokenizerRecord", {key: value for key, value in record.items() if key not in ("others", DIGEST)})
 
 
-def recorded_facts(known: Mapping[str, OneTokenizerRecord]) -> DataFacts:
-    """What is known of a study's text by such records."""
+def recorded_facts(paths: StudyPaths, study: Study) -> DataFacts:
+    """What tokenizer.json says of the text of the study that the directory has. Raises StoreError."""
+    known = recorded_tokenizers(paths)
+    if missing := {*study.tokenizers} - known.keys():
+        raise StoreError(f"{paths.tokenizer}: lacks the study's tokenizer {min(missing)}; isoloss did not write this")
 
     def facts(of: OneTokenizerRecord) -> DataFacts:
         splits = of["val_tokens"], of["train_tokens"]

@@ -32,6 +32,7 @@ from isoloss.data.vocabularies import train_bpe
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.execution.executor import Inline
 from isoloss.execution.export import export_run
+from isoloss.execution.foreign_tokenizers import transformers_tokenizer
 from isoloss.execution.growing import recorded_study
 from isoloss.execution.options import RunOptions
 from isoloss.execution.samples import tokenizer_of
@@ -342,6 +343,20 @@ def test_a_run_is_exported_with_its_own_tokenizer(compared: StudyResults, tmp_pa
         ours = prepare(compared.study.text, config.tokenizer).tokenizer
         assert theirs.encode(VERSE).ids == ours.encode(VERSE).tolist()
         assert theirs.get_vocab_size() == config.vocab_size
+
+
+def test_an_exported_tokenizer_adds_no_tokens_that_the_model_lacks(bpe: ByteLevel) -> None:
+    special = {"id": 300, "content": "<s>", "single_word": False, "lstrip": False, "rstrip": False}
+    special |= {"normalized": False, "special": True}
+    begins: list[dict[str, object]] = [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
+    tokens = {"<s>": {"id": "<s>", "ids": [300], "tokens": ["<s>"]}}
+    template = {"type": "TemplateProcessing", "single": begins, "pair": begins, "special_tokens": tokens}
+    known = ByteLevel(json.dumps(json.loads(bpe.definition) | {"added_tokens": [special], "post_processor": template}))
+    theirs = Theirs.from_str(json.dumps(transformers_tokenizer(Tokenizer("file:t.json", byte_level=known))))
+    assert theirs.encode("<s>to be").ids == known.encode("<s>to be").tolist() == bpe.encode("<s>to be").tolist()
 
 
 def test_joined_studies_have_the_tokenizers_of_their_parts(compared: StudyResults, tmp_path: Path) -> None:

@@ -66,12 +66,17 @@ class ByteLevel:
             found[number] = bytes(byte_of[letter] for letter in token)
         return found
 
+    @property
+    def as_used(self) -> dict[str, Any]:
+        """The definition without added tokens, and without what adds to a text or cuts it."""
+        plain = {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
+        return json.loads(self.definition) | plain
+
     @cached_property
     def _library(self) -> tokenizers.Tokenizer:
         import tokenizers  # a tenth of a second, which most commands need not spend
 
-        plain = {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
-        return tokenizers.Tokenizer.from_str(json.dumps(json.loads(self.definition) | plain))
+        return tokenizers.Tokenizer.from_str(json.dumps(self.as_used))
 
     @cached_property
     def _lengths_V(self) -> NDArray[np.int64]:

@@ -373,12 +373,12 @@ def test_joined_studies_have_the_tokenizers_of_their_parts(compared: StudyResult
 
 def test_joined_studies_call_a_file_as_the_first_one_does(verse: Path, bpe: ByteLevel) -> None:
     studies: list[Study] = []
-    for name, sizes in (("a.json", (1, 2)), ("b.json", (2, 3))):
+    for name, levels in (("a.json", (0.0, 0.1)), ("b.json", (0.1, 0.2))):
         verse.with_name(name).write_text(bpe.definition)
-        studies.append(Study("s", str(verse), f"file:{verse.with_name(name)}", base=TINY, factors={"n_embd": sizes}))
+        studies.append(Study("s", str(verse), f"file:{verse.with_name(name)}", base=TINY, factors={"dropout": levels}))
     facts = corpus_facts(studies[0].text, studies[0].tokenizer)
     merged = joined(studies, [study.expand(facts) for study in studies])
-    assert merged.tokenizers == (studies[0].tokenizer,) and merged.varied["n_embd"] == (1, 2, 3)
+    assert merged.tokenizers == (studies[0].tokenizer,) and merged.varied["dropout"] == (0.0, 0.1, 0.2)
 
 
 def test_no_loss_per_token_is_the_best_of_several_tokenizers(compared: StudyResults) -> None:

@@ -41,7 +41,7 @@ SHAPE = {"n_layer": 1, "n_embd": 16, "block_size": 16, "batch_size": 4, "corpus"
 SHAPE |= {"vocab_size": 65, "max_iters": 20, "dropout": 0.1, "precision": "bf16"}
 LLAMA = {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "qk_norm": True, "tie_embeddings": False}
 STACKS: dict[str, dict[str, Any]] = {
-    "adamw, bf16": {},
+    "adamw, bf16, averages": {"ema": 0.99},
     "adamw, fp32, bias": {"precision": "fp32", "bias": True, "n_layer": 2},
     "adamw, fp16, two micro-batches": {"precision": "fp16", "gradient_accumulation_steps": 2},
     "adamw, mup, window": {"parametrization": "mup", "base_n_embd": 8, "window": 8, "mlp": "relu2"},

@@ -112,8 +112,8 @@ def test_weights_are_trained_as_without_and_averages_evaluated_as_weights(make: 
     state = averaged.kept[-1]
     as_weights = MemberState(state.config, state.progress, average_of(state), state.moments, state.average_P)
     stacked = stack([as_weights], torch.device("cpu"), Kernels(torch.float32))
-    found = evaluate(stacked, DeviceTokens(tokens, stacked.device), Ranks())
-    assert found and [(of.train_loss, of.val_loss) for of in found] == [(last.ema_train_loss, last.ema_val_loss)]
+    [losses] = evaluate(stacked, DeviceTokens(tokens, stacked.device), Ranks()) or []
+    assert (losses.train_loss, losses.val_loss) == (last.ema_train_loss, last.ema_val_loss)
     assert last.ema_val_loss != last.val_loss
 
 

@@ -18,11 +18,12 @@ from isoloss.data.tokens import Tokens
 from isoloss.execution import width
 from isoloss.execution.options import RunOptions
 from isoloss.execution.width import MAX_MEMORY_SHARE, stack_width, widest, widths
+from isoloss.model.parameters import Parameters
 from isoloss.store.run import RunStatus, write_status
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
-from isoloss.study.texts import DataFacts
+from isoloss.study.texts import DataFacts, joined_facts
 from isoloss.training import evaluate
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, split_loss
@@ -51,6 +52,7 @@ def allocated(work: Callable[[], object]) -> int:
     "settings",
     [
         {"precision": "bf16", "dropout": 0.1},
+        {"precision": "bf16", "ema": 0.99},
         {
             "precision": "fp16",
             "optimizer": "muon",
@@ -72,10 +74,14 @@ def test_memory_is_what_torch_allocates(make: Make, monkeypatch: pytest.MonkeyPa
     with torch.no_grad():
         stepper.fill_tables()
         assert computed.step == pytest.approx(allocated(stepper.step), rel=0.01)
-    evaluated = allocated(
-        lambda: split_loss(stacked.parameters, stacked.members, stacked.step, texts, 1, Ranks(), lambda: False)
-    )
-    assert computed.evaluation == pytest.approx(evaluated, rel=0.01)
+
+    def evaluated() -> None:
+        parameters = stacked.parameters
+        if stacked.averaged:
+            parameters = Parameters(stacked.layout, stacked.averages_AxP, parameters.kernels)
+        split_loss(parameters, stacked.members, stacked.step, texts, 1, Ranks(), lambda: False)
+
+    assert computed.evaluation == pytest.approx(allocated(evaluated), rel=0.01)
     flat = 4 * stacked.parameters.flat_ExP.numel()
     assert computed.held > (3 + len(stacked.moments)) * flat  # weights, moments, gradients of a micro-batch and a step
 
@@ -96,6 +102,18 @@ def test_the_widest_stack_fits_and_the_next_does_not(make: Make) -> None:
     assert widest([*configs, larger[0]], DATA, between) == 4  # a lone run of another shape is no stack
     assert widest([*configs, *larger], DATA, between) < 4
     assert widest([make(n_layer=1, n_head=8), *configs], DATA, between) < 4  # more heads, more scores
+    assert widest([make(n_layer=1, ema=0.9), *configs], DATA, peaks[0]) == 3  # weights once more
+
+
+def test_a_text_takes_memory_by_its_own_tokenizer(make: Make) -> None:
+    alone, longer = DataFacts("", 300, 4_000, 20_000), DataFacts("", 65, 400_000, 2_000_000)
+    both = joined_facts({"char": longer, "bpe:300": alone})
+    members = [make(tokenizer="bpe:300", vocab_size=300)]
+    assert stack_memory(members, both) == stack_memory(members, alone)
+    assert stack_memory([make()], both).held - stack_memory([make()], DATA).held > 2 * 2_000_000
+    [large] = [make(tokenizer="bpe:70000", vocab_size=70_000, n_embd=8, n_head=1)]
+    by_length = [stack_memory([large], DataFacts("", 70_000, 4_000, n)).held for n in (20_000, 1_020_000)]
+    assert by_length[1] - by_length[0] == pytest.approx(4_000_000, abs=512)
 
 
 def test_a_run_trains_with_as_many_as_there_are_of_its_shape(make: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,19 @@ from isoloss.execution.processes import Processes
 from isoloss.execution.study import run_study
 from isoloss.report.chapters.method import method_chapter
 from isoloss.report.snapshot import take_snapshot
+from isoloss.store.layout import StudyPaths
+from isoloss.store.merging import merge_studies
+from isoloss.store.revisions import revise
 from isoloss.store.tables import load_study
 from isoloss.study import parts, plugins
 from isoloss.study.compute import params_total
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.plugins import use_plugin, with_plugins
+from isoloss.study.study import Study
 from isoloss.study.studyfile import parse_study
 from isoloss.training import checkpoint
+from tests.fake_studies import fake_study
 from tests.recording import recorded
 
 Make = Callable[..., RunConfig]
@@ -145,6 +151,22 @@ def test_a_part_is_named_by_its_source(make: Make, copies: Path, tmp_path: Path,
         make(norm=value)
     with pytest.raises(ConfigError, match="mlp='Rms@"):
         make(mlp=second.norm)
+    own = use_plugin(f"{moved}:Sgd")  # which may read any setting of an optimizer
+    assert run_id(make(optimizer=own)) != run_id(make(optimizer=own, muon_learning_rate=0.1))
+
+
+def test_joined_studies_are_read_without_the_code_of_their_parts(
+    copies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study("s", "a.txt", factors={"norm": ("layernorm", use_plugin(f"{copies}:Rms"))})
+    halves = [replace(study, seeds=(seed,)) for seed in (1, 2)]
+    for number, half in enumerate(halves):
+        fake_study(tmp_path / f"{number}", half, dict.fromkeys(range(2), ("pending", "")))
+    changed = replace(halves[0], description="changed once training had begun")
+    revise(StudyPaths(tmp_path / "0"), halves[0], changed, runs_ended=0, begun=True)
+    merge_studies([tmp_path / "0", tmp_path / "1"], tmp_path / "whole")
+    forget(monkeypatch)
+    assert len(load_study(tmp_path / "whole").configs) == 4
 
 
 def test_studies_name_parts_where_settings_have_levels(copies: Path) -> None:

@@ -300,6 +300,8 @@ def test_a_fit_says_whether_its_floor_covers_the_true_loss(truth: float, covered
     layers = figure.draw(WIDE).to_dict()["layer"]
     assert [layer["encoding"]["y"]["field"] for layer in layers if layer["mark"]["type"] == "rule"] == ["loss"]
     assert all(layer["encoding"]["y"]["scale"]["domain"][0] < truth for layer in layers if "y" in layer["encoding"])
+    in_bits = pl.DataFrame(rows).rename({"loss": "final_val_bpb"})
+    assert analyse_scaling(in_bits, "LND", {"N": "N", "D": "D", "loss": "final_val_bpb"}).true_floor is None
     unlike = pl.DataFrame([*rows, {**rows[0], "true_val_loss": 1.6}])
     in_size = analyse_scaling(pl.DataFrame(rows[3::4]), "LN", {"N": "N", "loss": "loss"})
     assert in_size.true_floor == TrueFloor(truth, None)  # its floor holds what these tokens leave

@@ -29,26 +29,30 @@ from isoloss.data.compressors import compressed_bits
 from isoloss.data.tokenizer import Tokenizer, token_dtype, train_tokenizer
 from isoloss.data.tokens import check_length, corpus_facts, open_tokens, prepare
 from isoloss.data.vocabularies import train_bpe
-from isoloss.errors import ConfigError, CorpusError
+from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.execution.executor import Inline
 from isoloss.execution.export import export_run
+from isoloss.execution.foreign_tokenizers import transformers_tokenizer
+from isoloss.execution.growing import recorded_study
 from isoloss.execution.options import RunOptions
 from isoloss.execution.samples import tokenizer_of
 from isoloss.execution.study import run_study
+from isoloss.files import sha256_bytes, write_record
 from isoloss.report.chapters.answer import answer_chapter
 from isoloss.report.chapters.method import method_chapter
 from isoloss.report.chapters.runs import runs_chapter
 from isoloss.report.findings import find
 from isoloss.report.payload import payload
 from isoloss.report.snapshot import take_snapshot
-from isoloss.store.merging import check_same_text, merge_studies
+from isoloss.store.merging import check_same_text, joined, merge_studies
+from isoloss.store.opening import recorded_tokenizers
 from isoloss.store.outcome import measure
 from isoloss.store.progress import study_progress
 from isoloss.store.tables import StudyResults, load_study, ranked_runs
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, find_study, parse_study
-from isoloss.study.texts import ANY_DATA, Text
+from isoloss.study.texts import ANY_DATA, Text, joined_facts
 from isoloss.study.tokenizer_names import PER_BYTE
 from isoloss.training import evaluate
 from isoloss.training.distributed import Ranks
@@ -175,7 +179,14 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(verse: Path, name: str, con
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("changed", [{"normalizer": {"type": "Lowercase"}}, {"pre_tokenizer": None}])
+PREFIXING = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+PANICKING = {"type": "FixedLength", "length": 0}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"normalizer": {"type": "Lowercase"}}, *({"pre_tokenizer": cut} for cut in (None, PREFIXING, PANICKING))],
+)
 def test_a_file_whose_tokens_do_not_give_text_back_is_refused(
     verse: Path, bpe: ByteLevel, changed: dict[str, object]
 ) -> None:
@@ -183,7 +194,7 @@ def test_a_file_whose_tokens_do_not_give_text_back_is_refused(
     path.write_text(bpe.definition)
     assert prepare(str(verse), f"file:{path}").tokenizer.byte_level == bpe
     path.write_text(json.dumps(json.loads(bpe.definition) | changed))
-    with pytest.raises(CorpusError, match=r"normalizes text|give text back|does not give back"):
+    with pytest.raises(CorpusError, match=r"normalizes text|give text back|does not give back|must be non-zero"):
         prepare(str(verse), f"file:{path}")
 
 
@@ -321,6 +332,7 @@ def test_a_tokenizer_is_a_factor_like_any_other(compared: StudyResults) -> None:
 
 def test_a_report_compares_tokenizers_by_the_byte(compared: StudyResults) -> None:
     snapshot = take_snapshot(compared)
+    assert roles(compared.paths.folder, snapshot.done, None, None, None)[:2] == ("best_val_bpb", ["tokenizer"])
     effects, law = find(snapshot).effects, summary_columns(snapshot.done)
     assert isinstance(effects, Effects) and effects.response == "best_val_bpb" and law["loss"] == "final_val_bpb"
     assert [caution.text for caution in effects.cautions if caution.code == "bits_per_byte"] == [PER_BYTE]
@@ -344,16 +356,40 @@ def test_a_run_is_exported_with_its_own_tokenizer(compared: StudyResults, tmp_pa
         assert theirs.get_vocab_size() == config.vocab_size
 
 
+def test_an_exported_tokenizer_adds_no_tokens_that_the_model_lacks(bpe: ByteLevel) -> None:
+    special = {"id": 300, "content": "<s>", "single_word": False, "lstrip": False, "rstrip": False}
+    special |= {"normalized": False, "special": True}
+    begins: list[dict[str, object]] = [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
+    tokens = {"<s>": {"id": "<s>", "ids": [300], "tokens": ["<s>"]}}
+    template = {"type": "TemplateProcessing", "single": begins, "pair": begins, "special_tokens": tokens}
+    known = ByteLevel(json.dumps(json.loads(bpe.definition) | {"added_tokens": [special], "post_processor": template}))
+    theirs = Theirs.from_str(json.dumps(transformers_tokenizer(Tokenizer("file:t.json", byte_level=known))))
+    assert theirs.encode("<s>to be").ids == known.encode("<s>to be").tolist() == bpe.encode("<s>to be").tolist()
+
+
 def test_joined_studies_have_the_tokenizers_of_their_parts(compared: StudyResults, tmp_path: Path) -> None:
     shutil.copytree(compared.paths.folder, tmp_path / "copy")
-    joined = merge_studies([compared.paths.folder, tmp_path / "copy"], tmp_path / "out").results
-    opened = load_study(joined.paths.folder)
+    whole = merge_studies([compared.paths.folder, tmp_path / "copy"], tmp_path / "out").results
+    opened = load_study(whole.paths.folder)
     assert {*map(run_id, opened.configs)} == {*map(run_id, compared.configs)}
     for name in compared.study.tokenizers:
         assert tokenizer_of(opened, name) == tokenizer_of(compared, name)
     one = replace(compared.study, factors={"tokenizer": ("char", "bpe:260")})
     with pytest.raises(ConfigError, match="different texts, validation splits or tokenizers"):
         check_same_text(compared, replace(compared, study=one))
+
+
+def test_joined_studies_call_a_file_as_the_first_one_does(verse: Path, bpe: ByteLevel) -> None:
+    studies: list[Study] = []
+    for name, levels in (("a.json", (0.0, 0.1)), ("b.json", (0.1, 0.2))):
+        verse.with_name(name).write_text(bpe.definition)
+        studies.append(Study("s", str(verse), f"file:{verse.with_name(name)}", base=TINY, factors={"dropout": levels}))
+    facts = corpus_facts(studies[0].text, studies[0].tokenizer)
+    merged = joined(studies, [study.expand(facts) for study in studies])
+    assert merged.tokenizers == (studies[0].tokenizer,) and merged.varied["dropout"] == (0.0, 0.1, 0.2)
 
 
 def test_no_loss_per_token_is_the_best_of_several_tokenizers(compared: StudyResults) -> None:
@@ -369,6 +405,45 @@ def test_a_study_may_gain_a_tokenizer(compared: StudyResults, tmp_path: Path) ->
     assert grown.summary()["status"].to_list() == ["done"] * 4 and len(grown.set_aside) == 4
     assert {run_id(config) for config in grown.configs} & {run_id(config) for config in compared.configs}
     assert load_study(grown.paths.folder).facts.of("byte").vocab_size == 256
+    definition = grown.paths.definition(grown.facts.of("bpe:280").tokenizer_sha256)
+    definition.write_text("damaged")
+    run_study(study, tmp_path / "out", ON_A_CPU, executor=Inline(Ranks()))
+    assert tokenizer_of(grown, "bpe:280") == tokenizer_of(compared, "bpe:280")
+    run_study(
+        replace(study, factors={"tokenizer": ("byte", "bpe:270")}), tmp_path / "out", ON_A_CPU, executor=Inline(Ranks())
+    )
+    assert [*recorded_tokenizers(grown.paths)] == ["byte", "bpe:270", "bpe:280", "char", "bpe:260"]
+
+
+def test_a_tokenizer_that_changed_under_its_name_is_refused(compared: StudyResults) -> None:
+    facts = {name: compared.facts.of(name) for name in compared.study.tokenizers}
+    assert recorded_study(replace(compared, facts=joined_facts(facts))) is not None
+    facts["bpe:280"] = replace(facts["bpe:280"], tokenizer_sha256="0" * 64)
+    with pytest.raises(ConfigError, match=r"tokenizer bpe:280 is another than when .* was started; choose another"):
+        recorded_study(replace(compared, facts=joined_facts(facts)))
+
+
+def test_a_definition_of_a_stranger_is_refused_in_one_line(compared: StudyResults, tmp_path: Path) -> None:
+    shutil.copytree(compared.paths.folder, tmp_path / "out")
+    results = load_study(tmp_path / "out")
+    record = results.tokenizer("bpe:280")
+    known = json.loads(results.paths.definition(record["tokenizer_sha256"]).read_text())
+    for changed in (
+        {"pre_tokenizer": {"type": "Odd"}},
+        {"pre_tokenizer": None},
+        {"model": {"type": "BPE", "vocab": {}}},
+    ):
+        definition = json.dumps(known | changed)
+        sha256 = sha256_bytes(definition.encode())
+        results.paths.definition(sha256).write_text(definition)
+        others = [record | {"tokenizer_sha256": sha256}]
+        write_record(results.paths.tokenizer, {**results.tokenizer("char"), "others": others})
+        with pytest.raises(StoreError) as caught:
+            tokenizer_of(results, "bpe:280")
+        assert len(str(caught.value).splitlines()) == 1
+    write_record(results.paths.tokenizer, {**results.tokenizer("char"), "others": [record | {"vocab_size": 290}]})
+    with pytest.raises(StoreError, match="has 280 tokens, its study says 290"):
+        tokenizer_of(results, "bpe:280")
 
 
 def test_evaluations_without_bits_have_none() -> None:

@@ -17,6 +17,8 @@ from isoloss.files import make_folder, writing
 
 LEASE_S = 60.0
 """How long after its holder's last sign of life a lease is taken over; it gives one every third of that."""
+LEASE = ".lease"
+"""How the name of a lease goes on after that of the lock for which it stands in."""
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -58,7 +60,7 @@ def _acquired(path: Path, timeout_s: float) -> filelock.BaseFileLock:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        return _leased(path.with_name(f"{path.name}.lease"), timeout_s)
+        return _leased(path.with_name(path.name + LEASE), timeout_s)
     return lock
 
 

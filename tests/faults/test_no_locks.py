@@ -32,6 +32,17 @@ try:
 except InUseError as error:
     print(error, flush=True)
 """
+REFUSED = """
+import pathlib, sys
+from isoloss.errors import ConfigError
+from isoloss.store.layout import StudyPaths
+from isoloss.store.owner import owned
+try:
+    with owned(StudyPaths(pathlib.Path(sys.argv[1]))):
+        raise ConfigError("refused")
+except ConfigError as error:
+    print(error, flush=True)
+"""
 OTHER_HOST = "import filelock._marker, filelock._soft, filelock._identity as i; i.host_name = lambda: 'elsewhere'\n"
 OTHER_HOST += "filelock._marker.host_name = filelock._soft.host_name = i.host_name\n"
 
@@ -89,6 +100,13 @@ def test_an_owner_that_was_suspended_ends_when_it_lost_its_lease(tmp_path: Path,
             assert first.wait(10) == StoreError.exit_code
             assert first.stderr and "was lost" in first.stderr.read()
             second.kill()
+
+
+def test_a_refused_start_leaves_no_folder_behind(tmp_path: Path, environment: dict[str, str]) -> None:
+    with holder(tmp_path / "study", environment, REFUSED) as refused:
+        assert said(refused) == "refused"
+        assert refused.wait(10) == 0
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.promise(5, "a folder's locks, renames, syncs, links and appends, tried before a study relies on them")

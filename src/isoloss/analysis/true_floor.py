@@ -11,6 +11,8 @@ from isoloss.analysis.scaling import FIXED, Fit
 
 TRUE_LOSS = "true_val_loss"
 """Column of what the source of a text loses on the windows that its runs are validated on: no model loses less."""
+OTHER_LOSSES = ("final_train_loss", "best_val_bpb", "final_val_bpb")
+"""Of a summary: on other windows, or in other units."""
 SAME = 1e-6
 
 
@@ -27,7 +29,12 @@ class TrueFloor:
 
 
 def true_floor(fit: Fit, runs: pl.DataFrame) -> TrueFloor | None:
-    """None where it is not known, or not the same for all runs. Raises ConfigError where it is no number."""
+    """None where it is not known, or not the same for all runs, and for a law of another loss.
+
+    Raises ConfigError where it is no number.
+    """
+    if fit.columns["loss"] in OTHER_LOSSES:
+        return None
     losses = number_column(runs[TRUE_LOSS]).to_list() if TRUE_LOSS in runs.columns else [None]
     known = [loss for loss in losses if loss is not None]
     if len(known) < len(losses) or max(known) - min(known) > SAME:

@@ -49,7 +49,8 @@ def effects(
 
     Args:
         table: A study directory, a file (CSV, JSON lines, Parquet, or one of them gzipped), or - for standard input.
-        response: Column of what was measured; of a study such as tokens_per_s, by default best_val_loss.
+        response: Column of what was measured; of a study such as tokens_per_s, by default best_val_loss, of several
+            tokenizers best_val_bpb.
         factors: Columns of what was varied, separated by commas; of a study by default its factors.
         block: Column of the seed, or of another block in which each cell was run once; of a study's factors seed.
         target: A loss; gives the runs of a study the response steps_to_target, at which a run first gets to it.

@@ -115,7 +115,7 @@ def roles(
         from isoloss.study.tokenizer_names import compared_loss
 
         own = [] if factors else compared_in_study(path, runs)
-        response = response or f"best_{compared_loss(runs['tokenizer'])}"
+        response = response or f"best_{compared_loss(runs.get_column('tokenizer', default=pl.Series()))}"
         block = block or ("seed" if own and runs["seed"].n_unique() > 1 else None)
     elif response is None or factors is None:
         raise ConfigError(f"{path} is a table: name what was measured by --response, what was varied by --factors")

@@ -66,12 +66,17 @@ class ByteLevel:
             found[number] = bytes(byte_of[letter] for letter in token)
         return found
 
+    @property
+    def as_used(self) -> dict[str, Any]:
+        """The definition without added tokens, and without what adds to a text or cuts it."""
+        plain = {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
+        return json.loads(self.definition) | plain
+
     @cached_property
     def _library(self) -> tokenizers.Tokenizer:
         import tokenizers  # a tenth of a second, which most commands need not spend
 
-        plain = {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
-        return tokenizers.Tokenizer.from_str(json.dumps(json.loads(self.definition) | plain))
+        return tokenizers.Tokenizer.from_str(json.dumps(self.as_used))
 
     @cached_property
     def _lengths_V(self) -> NDArray[np.int64]:
@@ -84,7 +89,7 @@ class ByteLevel:
     def encode_pieces(self, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
         """Tokens of a text that comes in pieces, equal to those of the whole, as many arrays of them as may be.
 
-        Raises ConfigError where the tokens of a part are not its bytes, CorpusError where it has no place to cut.
+        Raises ConfigError where the tokens of a part are not as many bytes, CorpusError where it has no place to cut.
         """
         parts = self.parts(texts)
         while batch := [*islice(parts, BATCH_PARTS)]:
@@ -141,8 +146,10 @@ class ByteLevel:
         if not {*map(bytes, zip(range(BYTES)))} <= {*self.token_bytes}:
             raise ValueError("not every byte is a token")
         try:
-            same = self.to_bytes(self.encode(_PROBE).tolist()).decode() == _PROBE
-        except Exception as error:  # the library raises nothing narrower
+            same = all(self.to_bytes(self.encode(text).tolist()) == text.encode() for text in (_PROBE, _PROBE.strip()))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises nothing narrower, and its panics are no Exceptions
             raise ValueError(" ".join(str(error).split())) from error
         if not same:
             raise ValueError("its tokens do not give text back as it was")

@@ -136,9 +136,10 @@ def _read_through(path: Path, dtype: np.dtype[Any]) -> tuple[str, int]:
 def corpus_facts(
     text: Text, tokenizer: str, *, offline: bool = True, say: Callable[[str], None] = lambda line: None
 ) -> DataFacts:
-    """What a study needs to know of a text, without fetching or writing anything where characters or bytes are counted.
+    """What a study needs to know of a text, without fetching anything where characters or bytes are counted.
 
-    Tokens of a byte-level BPE are made for it, and fetched unless `offline`, as `prepare` does it.
+    Nor is anything written then but a synthetic text. Tokens of a byte-level BPE are made for it, and fetched unless
+    `offline`, as `prepare` does it.
 
     Raises CorpusError when a local text cannot be read, decoded or split, or a known one that is read with others is
     not in the cache.

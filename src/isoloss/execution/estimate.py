@@ -75,7 +75,7 @@ class OwnWork:
 def plan_study(study: Study, options: RunOptions, say: Callable[[str], None] = lambda line: None) -> Plan:
     """Expand a study and time a few steps of each of its shapes.
 
-    Writes nothing but compiled kernels and tokens of a byte-level BPE, and these into the cache.
+    Writes nothing but compiled kernels, a synthetic text and tokens of a byte-level BPE, and these into the cache.
 
     Raises ConfigError or CorpusError as running it would.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ ANY_CHARACTER = {"Regex": r"[\s\S]"}
 def transformers_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     """The tokenizer.json of the `tokenizers` library; characters and bytes have no special tokens."""
     if tokenizer.byte_level:
-        return json.loads(tokenizer.byte_level.definition)
+        return tokenizer.byte_level.as_used
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     if tokenizer.name == "byte":
         model = {"type": "BPE", "vocab": {character: byte for byte, character in enumerate(byte_letters())},

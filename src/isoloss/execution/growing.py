@@ -13,7 +13,7 @@ from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError
 from isoloss.execution.options import RunOptions
 from isoloss.execution.reuse import predecessors
-from isoloss.files import make_folder, path_exists, write_checksummed, write_record, write_text
+from isoloss.files import make_folder, path_exists, sha256_file, write_checksummed, write_record, write_text
 from isoloss.store.layout import StudyPaths
 from isoloss.store.opening import read_study, recorded_facts, recorded_tokenizers
 from isoloss.store.own_parts import keep_parts
@@ -25,6 +25,7 @@ from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
+from isoloss.study.tokenizer_names import FILE
 from isoloss.training.device import available_cores, describe, resolve_device, resolve_precision
 from isoloss.wording import counted
 
@@ -35,16 +36,20 @@ def recorded_study(results: StudyResults) -> Study | None:
     """The study as its directory has it; None of one that is not begun. Raises ConfigError where it is another one.
 
     A study may gain and lose levels, factors, seeds and cells, and other hypotheses; its text must stay, and once
-    training has begun some run of it, at least as the beginning of a longer one.
+    training has begun some run of it, at least as the beginning of a longer one. A tokenizer's name stays that of one.
     """
     paths, study = results.paths, results.study
     if not path_exists(paths.study):
         return None
     recorded = read_study(paths.study)
-    known = recorded_facts(recorded_tokenizers(paths))
+    tokenizers, known = recorded_tokenizers(paths), recorded_facts(paths, recorded)
     if known.sha256 != results.facts.sha256:
         what = f"the text '{study.text.name}', or what of it is validation,"
         raise ConfigError(f"{what} changed since {paths.folder} was started; choose another --out")
+    for name in study.tokenizers:
+        if name in tokenizers and known.of(name).tokenizer_sha256 != results.facts.of(name).tokenizer_sha256:
+            text = f"tokenizer {name} is another than when {paths.folder} was started; choose another --out"
+            raise ConfigError(f"{text}, or another name for its file" if name.startswith(FILE) else text)
     before = recorded.expand(known)
     if has_begun(results, before) and not _goes_on(before, results.configs):
         changes = "; ".join([*changes_between(recorded, study)][:MAX_NAMED])
@@ -107,12 +112,13 @@ def open_directory(
 
 def _record_tokenizers(results: StudyResults, tokens: Mapping[str, Tokens], known: Mapping[str, Any]) -> None:
     """Write what is not known yet of the study's tokenizers; what is stays, as runs that are set aside have it."""
+    for byte_level in filter(None, (each.tokenizer.byte_level for each in tokens.values())):
+        path = results.paths.definition(byte_level.sha256)
+        if not path_exists(path) or sha256_file(path) != byte_level.sha256:
+            make_folder(path.parent)
+            write_text(path, byte_level.definition)
     if tokens.keys() <= known.keys():
         return
-    for each in tokens.values():
-        if each.tokenizer.byte_level:
-            make_folder(results.paths.definition(each.tokenizer.sha256).parent)
-            write_text(results.paths.definition(each.tokenizer.sha256), each.tokenizer.byte_level.definition)
     first, *others = {**{name: _as_record(results, each) for name, each in tokens.items()}, **known}.values()
     write_record(results.paths.tokenizer, {**first, **({"others": others} if others else {})})
 
@@ -130,7 +136,7 @@ def _as_record(results: StudyResults, tokens: Tokens) -> dict[str, Any]:
 
 
 def _grow(results: StudyResults, recorded: Study, say: Callable[[str], None]) -> None:
-    before = recorded.expand(recorded_facts(recorded_tokenizers(results.paths)))
+    before = recorded.expand(recorded_facts(results.paths, recorded))
     states = [read_status(results.paths.run(run_id(config))).state for config in before]
     ended, begun = sum(state in ("done", "failed", "diverged") for state in states), has_begun(results, before)
     if begun:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict
+from isoloss.errors import StoreError
 from isoloss.files import write_checksummed
 from isoloss.model.functions import Kernels
 from isoloss.model.generate import Sampling, generate
@@ -37,7 +38,17 @@ def first_prompt(tokenizer: Tokenizer) -> str:
 def tokenizer_of(results: StudyResults, name: str) -> Tokenizer:
     """One of a study's tokenizers. Raises StoreError where it cannot be read."""
     record = results.tokenizer(name)
-    return tokenizer_from_dict(record, results.paths.definition(record.get("tokenizer_sha256", "")))
+    path = results.paths.definition(record.get("tokenizer_sha256", ""))
+    tokenizer = tokenizer_from_dict(record, path)
+    if tokenizer.vocab_size != record["vocab_size"]:
+        told = f"has {tokenizer.vocab_size} tokens, its study says {record['vocab_size']}"
+        raise StoreError(f"tokenizer {name} of {results.paths.folder} {told}")
+    if tokenizer.byte_level:  # a directory may be a stranger's
+        try:
+            tokenizer.byte_level.check()
+        except ValueError as error:
+            raise StoreError(f"cannot use {path}: {error}") from error
+    return tokenizer
 
 
 def write_report_samples(results: StudyResults, run: RunPaths, device: torch.device) -> None:

@@ -78,6 +78,7 @@ def widest(configs: Sequence[RunConfig], data: DataFacts, n_bytes: int) -> int:
 
 
 def _costliest(group: Sequence[RunConfig]) -> RunConfig:
-    """A run that takes as much memory as any member of a stack: by its number of heads, and by its dropout."""
+    """A run that takes as much memory as any member of a stack: by its number of heads, its dropout and its average."""
     most_heads = max(group, key=lambda config: config.n_head)
-    return most_heads.model_copy(update={"dropout": max(config.dropout for config in group)})
+    most = {name: max(getattr(config, name) for config in group) for name in ("dropout", "ema")}
+    return most_heads.model_copy(update=most)

@@ -103,6 +103,7 @@ def _copied(opened: Sequence[StudyResults], results: StudyResults) -> Merged:
     for provenance in started[:1]:
         shutil.copyfile(provenance, paths.provenance)
     shutil.copyfile(first.paths.tokenizer, paths.tokenizer)
+    keep_parts(paths.parts, results.configs)
     join_true_losses([each.paths for each in opened], paths)
     for known in recorded_tokenizers(first.paths).values():
         if sha256 := known.get("tokenizer_sha256"):
@@ -118,7 +119,6 @@ def _record_changes(opened: Sequence[StudyResults], results: StudyResults) -> No
     late = [stated for each in opened for stated in each.study.hypotheses if stated not in beforehand]
     changes = [change for each in opened for revision in revisions(each.paths) for change in revision.changes]
     if not late and not changes:
-        keep_parts(results.paths.parts, results.configs)
         write_checksummed(results.paths.study, dump_study(results.study))
         return
     known = tuple(stated for stated in results.study.hypotheses if stated not in late)
@@ -140,7 +140,7 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
     hypotheses = tuple(dict.fromkeys(stated for study in studies for stated in study.hypotheses))
     if any(study.target != first.target for study in studies):
         raise ConfigError(f"the studies' targets differ: {listed(study.target for study in studies)}; state one in all")
-    every = [config for of_one in configs for config in of_one]
+    every = _as_first_called(configs)
     known = dict.fromkeys(run_id(config.model_copy(update={"seed": seeds[0]})) for config in configs[0])
     cells = {run_id(config.model_copy(update={"seed": seeds[0]})): config for config in every}
     if len(cells) == len(known):
@@ -175,6 +175,18 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
             "a study leaves out some values that it tunes; run it without those entries of exclude, then join"
         )
     return merged
+
+
+def _as_first_called(configs: Sequence[Sequence[RunConfig]]) -> list[RunConfig]:
+    """All runs, with tokenizers of files called as in the first study: on another machine they lie elsewhere."""
+    names = {c.tokenizer_sha256: c.tokenizer for c in configs[0] if c.tokenizer.startswith(FILE)}
+    return [
+        config.model_copy(update={"tokenizer": names.get(config.tokenizer_sha256, config.tokenizer)})
+        if config.tokenizer.startswith(FILE)
+        else config
+        for of_one in configs
+        for config in of_one
+    ]
 
 
 def _held(opened: Sequence[StudyResults], run: str) -> tuple[RunPaths | None, list[str]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from isoloss.errors import StoreError
-from isoloss.files import path_exists, read_checksummed, user_path
+from isoloss.files import DIGEST, path_exists, read_checksummed, user_path
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.own_parts import know_parts
@@ -32,20 +31,26 @@ def open_study(folder: str | Path) -> OpenStudy:
     check_enclosed(paths.folder)
     if not path_exists(paths.study):
         raise StoreError(f"{paths.folder} is no study directory: it has no study.yaml")
-    study, known = read_study(paths.study), recorded_tokenizers(paths)
-    if missing := {*study.tokenizers} - known.keys():
-        raise StoreError(f"{paths.tokenizer}: lacks the study's tokenizer {min(missing)}; isoloss did not write this")
-    return OpenStudy(paths, study, recorded_facts(known))
+    study = read_study(paths.study)
+    return OpenStudy(paths, study, recorded_facts(paths, study))
 
 
 def recorded_tokenizers(paths: StudyPaths) -> dict[str, OneTokenizerRecord]:
     """What tokenizer.json says of each tokenizer, by its name. Raises StoreError."""
     first = read_checked(TOKENIZER, paths.tokenizer)
-    return {each["tokenizer"]: each for each in (first, *first.get("others", []))}
+    return {each["tokenizer"]: _alone(each) for each in (first, *first.get("others", []))}
 
 
-def recorded_facts(known: Mapping[str, OneTokenizerRecord]) -> DataFacts:
-    """What is known of a study's text by such records."""
+def _alone(record: OneTokenizerRecord) -> OneTokenizerRecord:
+    """A record without what is of its file: written into another, a digest within would be taken for that one's."""
+    return cast("OneTokenizerRecord", {key: value for key, value in record.items() if key not in ("others", DIGEST)})
+
+
+def recorded_facts(paths: StudyPaths, study: Study) -> DataFacts:
+    """What tokenizer.json says of the text of the study that the directory has. Raises StoreError."""
+    known = recorded_tokenizers(paths)
+    if missing := {*study.tokenizers} - known.keys():
+        raise StoreError(f"{paths.tokenizer}: lacks the study's tokenizer {min(missing)}; isoloss did not write this")
 
     def facts(of: OneTokenizerRecord) -> DataFacts:
         splits = of["val_tokens"], of["train_tokens"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import read_record, user_path, write_record
-from isoloss.locks import locked
+from isoloss.locks import LEASE, locked
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.run import now
@@ -61,7 +61,8 @@ def owner_is_gone(paths: StudyPaths) -> bool:
 def _remove_if_empty(paths: StudyPaths) -> None:
     """Remove a directory that holds no study yet; the lock is still held, and whoever waits for it opens it by name."""
     with suppress(OSError):
-        if {path.name for path in paths.folder.iterdir()} <= {paths.lock.name, paths.owner.name, paths.step_times.name}:
+        there = {path.name.removesuffix(LEASE) for path in paths.folder.iterdir()}
+        if there <= {paths.lock.name, paths.owner.name, paths.step_times.name}:
             shutil.rmtree(paths.folder, ignore_errors=True)
 
 

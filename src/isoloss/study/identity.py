@@ -12,6 +12,7 @@ from typing import Any
 from isoloss.files import sha256_bytes
 from isoloss.study.compute import attended_length
 from isoloss.study.config import ADDED_SETTINGS, SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.parts import OPTIMIZERS
 from isoloss.study.schedules import as_read
 from isoloss.study.tokenizer_names import FILE
 
@@ -23,11 +24,14 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def unread(config: RunConfig) -> dict[str, None]:
-    """Settings of the model and the optimizer that this run does not read, or that say what is so without them."""
+    """Settings of the model and the optimizer that this run does not read, or that say what is so without them.
+
+    An optimizer of one's own may read any, as a variant of Muon its rate.
+    """
     names = [
         *(["window"] if attended_length(config) == config.block_size else []),
         *(["n_kv_head"] if config.n_kv_head == config.n_head else []),
-        *(["muon_learning_rate"] if config.optimizer != "muon" else []),
+        *(["muon_learning_rate"] if config.optimizer in OPTIMIZERS and config.optimizer != "muon" else []),
         *(["beta2"] if config.optimizer == "sgd" else []),
         *(["base_n_layer"] if config.parametrization != "completep" else []),
         *(["base_n_embd"] if config.parametrization == "standard" else []),

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from isoloss.data.tokenizer import Tokenizer
+from isoloss.data.tokenizer import Tokenizer, token_dtype
 from isoloss.data.tokens import Tokens
 from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Parameters, layout_of
@@ -63,14 +63,16 @@ def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.de
     Members that differ in nothing but their number may be the same run repeated.
     """
     config, device = members[0], device or torch.device("meta")
-    train_N, val_N = (np.empty(n or 0, np.uint16) for n in (data.train_tokens, data.val_tokens))
+    of, dtype = data.of(config.tokenizer), token_dtype(config.vocab_size)
+    train_N, val_N = (np.empty(n or 0, dtype) for n in (of.train_tokens, of.val_tokens))
     with _Allocations() as allocations, torch.no_grad():
         texts = DeviceTokens(Tokens("", Tokenizer("byte"), train_N, val_N, Path()), device)
-        size, averaged = layout_of(config).size, sum(member.ema > 0 for member in members)
+        size, averaged = layout_of(config).size, [member for member in members if member.ema]
         names = optimizer_of(config.optimizer).moments
         flat_ExP, *moments = (torch.empty(len(members), size, device=device) for _ in range(1 + len(names)))
-        averages_AxP = torch.empty(averaged, size, device=device)
-        parameters = Parameters(layout_of(config), flat_ExP, Kernels(COMPUTE_DTYPES[config.precision]))
+        averages_AxP = torch.empty(len(averaged), size, device=device)
+        kernels = Kernels(COMPUTE_DTYPES[config.precision])
+        parameters = Parameters(layout_of(config), flat_ExP, kernels)
         progress = [Progress() for _ in members]
         stack = StackState(
             [*members], progress, parameters, dict(zip(names, moments, strict=True)), averages_AxP=averages_AxP
@@ -83,6 +85,9 @@ def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.de
         allocations.begin()
         for split in range(2):
             split_loss(parameters, members, 0, texts, split, Ranks(), lambda: False)  # a chunk
+            if averaged:  # of which a copy in low precision is made
+                averages = Parameters(stack.layout, averages_AxP, kernels)
+                split_loss(averages, averaged, 0, texts, split, Ranks(), lambda: False)
         return StackMemory(held, step, allocations.peak - held)
 
 

@@ -36,6 +36,8 @@ def locked(path: Path, timeout_s: float, message: Callable[[], str]) -> Iterator
             lock = _acquired(path, timeout_s)
         except filelock.Timeout as error:
             raise InUseError(message()) from error
+        except filelock.LeaseSettingsMismatch as error:
+            raise InUseError(f"{message()}, of another version of isoloss") from error
     try:
         yield
     finally:

@@ -87,6 +87,16 @@ def test_without_locks_a_lease_has_one_owner_and_a_dead_one_keeps_nobody_out(
     assert not (tmp_path / ".lock.lease").exists()
 
 
+@pytest.mark.promise(5, "a file system without locks: a lease of another duration is another version's")
+def test_a_lease_of_another_duration_is_in_use(tmp_path: Path, environment: dict[str, str]) -> None:
+    lock = tmp_path / ".lock"
+    with holder(lock, environment) as first:
+        assert said(first).startswith("held")
+        with holder(lock, environment, HOLD.replace("1.5", "2.5")) as second:
+            assert said(second) == "in use, of another version of isoloss"
+        first.kill()
+
+
 @pytest.mark.promise(5, "a file system without locks: an owner that was suspended ends when it lost its lease")
 def test_an_owner_that_was_suspended_ends_when_it_lost_its_lease(tmp_path: Path, environment: dict[str, str]) -> None:
     lock = tmp_path / ".lock"

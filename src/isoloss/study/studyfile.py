@@ -188,13 +188,17 @@ def dump_study(study: Study) -> str:
     return stream.getvalue()
 
 
+_WORDS = ("name", "description", "says", "corpus", "val_corpus")
+"""Keys whose texts name no tokenizer."""
+
+
 def _found_beside(value: Any, folder: Path) -> Any:
     """The value with every file of a tokenizer that exists from a folder on given from there."""
     if isinstance(value, dict):
         entries = cast("dict[str, Any]", value)
         if isinstance(file := entries.get("file"), str):
             return {**entries, "file": beside_folder(file, folder)}
-        return {key: _found_beside(entry, folder) for key, entry in entries.items()}
+        return {key: entry if key in _WORDS else _found_beside(entry, folder) for key, entry in entries.items()}
     if isinstance(value, list):
         return [_found_beside(item, folder) for item in cast("list[Any]", value)]
     if not isinstance(value, str) or not value.startswith(FILE):

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer as Theirs
 
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.laws import summary_columns
+from isoloss.cli.status import status_as_text
 from isoloss.cli.tables import roles
 from isoloss.data import byte_level, compressors
 from isoloss.data.byte_level import ByteLevel
@@ -45,7 +46,7 @@ from isoloss.report.findings import find
 from isoloss.report.payload import payload
 from isoloss.report.snapshot import take_snapshot
 from isoloss.store.merging import check_same_text, joined, merge_studies
-from isoloss.store.opening import recorded_tokenizers
+from isoloss.store.opening import open_study, recorded_tokenizers
 from isoloss.store.outcome import measure
 from isoloss.store.progress import study_progress
 from isoloss.store.tables import StudyResults, load_study, ranked_runs
@@ -393,9 +394,13 @@ def test_joined_studies_call_a_file_as_the_first_one_does(verse: Path, bpe: Byte
 
 
 def test_no_loss_per_token_is_the_best_of_several_tokenizers(compared: StudyResults) -> None:
-    assert study_progress(compared.paths, compared.configs_by_id).best is None
+    found = study_progress(compared.paths, compared.configs_by_id).best
+    lowest = ranked_runs(compared.summary()).row(0, named=True)
+    assert found and (found[0], found[1].val_bpb) == (lowest["run_id"], lowest["best_val_bpb"])
+    assert f"{lowest['best_val_bpb']:.4f} bits/byte" in status_as_text(open_study(compared.paths.folder))
     chars = {run: config for run, config in compared.configs_by_id.items() if config.tokenizer == "char"}
-    assert study_progress(compared.paths, chars).best is not None
+    of_char = study_progress(compared.paths, chars).best
+    assert of_char and of_char[1].val_loss == min(compared.summary().filter(tokenizer="char")["best_val_loss"])
 
 
 def test_a_study_may_gain_a_tokenizer(compared: StudyResults, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from isoloss.store.opening import OpenStudy
 from isoloss.store.progress import Best, StudyProgress, study_progress
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import by_run_id
+from isoloss.study.tokenizer_names import compared_loss
 from isoloss.wording import duration, level, loss
 
 MAX_LISTED = 20
@@ -52,7 +53,9 @@ def status_as_text(opened: OpenStudy) -> str:
     if progress.best:
         name, best = progress.best
         where = f"step {best.step:,} of run {name} ({_label(opened, progress.runs[name].config)})"
-        lines.append(f"best validation loss so far: {loss(best.val_loss)} nats/token, {where}")
+        per_byte = compared_loss(opened.study.tokenizers) == "val_bpb" and best.val_bpb is not None
+        lowest = f"{loss(best.val_bpb)} bits/byte" if per_byte else f"{loss(best.val_loss)} nats/token"
+        lines.append(f"best validation loss so far: {lowest}, {where}")
     if progress.left_s is not None:
         lines.append(f"done in about {duration(progress.left_s)}, at the pace of the steps so far")
     listed = [item for item in progress.runs.items() if item[1].state in LISTED or item[1].reason]
@@ -81,4 +84,5 @@ def _label(opened: OpenStudy, config: RunConfig) -> str:
 
 
 def _best(opened: OpenStudy, progress: StudyProgress, name: str, best: Best) -> dict[str, Any]:
-    return {"run_id": name, **_levels(opened, progress.runs[name].config), **best._asdict()}
+    known = {key: value for key, value in best._asdict().items() if value is not None}
+    return {"run_id": name, **_levels(opened, progress.runs[name].config), **known}

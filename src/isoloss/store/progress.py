@@ -22,10 +22,11 @@ from isoloss.study.tokenizer_names import compared_loss
 
 
 class Best(NamedTuple):
-    """A validation loss in nats/token, and the step it was evaluated at."""
+    """A validation loss in nats/token, the step it was evaluated at, and the same in bits a byte where it is known."""
 
     val_loss: float
     step: int
+    val_bpb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,15 @@ class StudyProgress:
 
     @cached_property
     def best(self) -> tuple[str, Best] | None:
-        """The run with the lowest validation loss of those that are done, of all while none is.
+        """The run with the lowest validation loss of those that are done, of all while none is; None without any.
 
-        None without any, and of several tokenizers, whose losses per token do not compare.
+        Of several tokenizers, whose losses per token do not compare, it is the lowest in bits a byte.
         """
-        if compared_loss(run.config.tokenizer for run in self.runs.values()) != "val_loss":
-            return None
-        found = [(run.best, name) for name, run in self.runs.items() if run.best]
-        done = [(run.best, name) for name, run in self.runs.items() if run.best and run.state == "done"]
-        best, name = min(done or found, default=(None, ""))
-        return (name, best) if best else None
+        by = compared_loss(run.config.tokenizer for run in self.runs.values())
+        known = {name: run for name, run in self.runs.items() if run.best and getattr(run.best, by) is not None}
+        done = [name for name, run in known.items() if run.state == "done"]
+        name = min(done or known, key=lambda name: (getattr(known[name].best, by), name), default=None)
+        return None if name is None or (best := known[name].best) is None else (name, best)
 
     @cached_property
     def left_s(self) -> float | None:
@@ -130,8 +130,12 @@ def _best(paths: RunPaths, status: RunStatus) -> Best | None:
     kept = measured_when_it_ended(status)
     if kept is None:
         return min(
-            (Best(row["val_loss"], row["step"]) for row in eval_rows(paths) if row["val_loss"] is not None),
+            (
+                Best(row["val_loss"], row["step"], row.get("val_bpb"))
+                for row in eval_rows(paths)
+                if row["val_loss"] is not None
+            ),
             default=None,
         )
     loss, step = kept["best_val_loss"], kept["best_step"]
-    return None if loss is None or step is None else Best(loss, step)
+    return None if loss is None or step is None else Best(loss, step, kept.get("best_val_bpb"))

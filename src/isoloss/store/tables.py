@@ -269,7 +269,8 @@ def find_run(results: StudyResults, reference: str | None) -> RunPaths:
     found = [run for run in table["run_id"] if run.startswith(reference)]
     if len(found) != 1:
         which = "no run" if not found else f"{len(found)} runs"
-        raise StoreError(f"{which} of {results.paths.folder} match '{reference}'; see summary.csv")
+        asked = f"{'matches' if not found else 'match'} '{reference}'"
+        raise StoreError(f"{which} of {results.paths.folder} {asked}; see summary.csv")
     return results.paths.run(found[0])
 
 

@@ -33,6 +33,7 @@ from isoloss.analysis.uncertainty import huber_inefficiency
 from isoloss.cli import run_command_line
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
+from isoloss.report.chapters.scaling import scaling_chapter
 
 TRUTH = {"E": 1.4, "A": 60.0, "B": 160.0, "alpha": 0.38, "beta": 0.39}
 COLUMNS = {"N": "N", "D": "D", "C": "C", "loss": "loss"}
@@ -381,6 +382,17 @@ def test_tokens_seen_again_are_worth_less_than_new_ones() -> None:
     assert again.value == pytest.approx(surface(1e6, 1e6 * (1 + 12 * (1 - math.exp(-9 / 12)))), rel=1e-6)
     with pytest.raises(ConfigError, match="--unique"):
         fitted(grid(), "LNDU")
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_a_law_of_repeated_tokens_says_which_are_new() -> None:
+    points = [{"N": 1e6, "D": 1e7}, {"N": 1e6, "D": 1e7, "U": 1e6}]
+    columns = {**COLUMNS, "U": "U"}
+    chapter = scaling_chapter(analyse_scaling(of_form("LNDUN")[0], "LNDUN", columns, points=points, holdout=False))
+    (table,) = [table for table in chapter.tables if table.name == "scaling_predictions"]
+    assert "U" in [column.name for column in table.columns] and table.frame["U"].to_list() == [1e7, 1e6]
+    assert "All of this is of tokens that are seen once" in " ".join(chapter.answer)
+    assert chapter.figures[0].title.startswith("At every number of new tokens loss falls as 1/N'^α")
 
 
 @pytest.mark.usefixtures("few_starts")

@@ -13,7 +13,7 @@ import polars as pl
 
 from isoloss.analysis.cost import SIX_ND
 from isoloss.analysis.frontier import Frontier, HoldOut, frontier, predict
-from isoloss.analysis.laws import AXES, EXPONENT_OF, VARIABLES
+from isoloss.analysis.laws import AXES, EXPONENT_OF, SHAPES, VARIABLES
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.analysis.true_floor import TrueFloor
@@ -87,10 +87,13 @@ def _law(fit: Fit, runs: pl.DataFrame, known: TrueFloor | None) -> Figure:
         runs = runs.with_columns(line=_texts(pl.Series(nearest), at_tokens))
         curves = curves.with_columns(line=_texts(curves["D"], at_tokens))
     symbol = "β" if axis == "D" else "α"
-    exponent = f"1/{axis}^{symbol}, {symbol} = {spelled_estimate(fit.parameters[EXPONENT_OF[axis]].estimate)}"
+    repeats = SHAPES[fit.form].repeats
+    prime = "'" if "RN" in repeats else ""
+    exponent = f"1/{axis}{prime}^{symbol}, {symbol} = {spelled_estimate(fit.parameters[EXPONENT_OF[axis]].estimate)}"
     floor = fit.parameters["E"].estimate if "E" in fit.parameters and not tokens else None
     towards = f" towards {spelled_estimate(floor)}" if floor and floor.low is not None else ""
-    title = f"{'At every number of tokens loss' if tokens else 'Loss'} falls{towards} as {exponent}."
+    where = f"At every number of {'new ' if repeats else ''}tokens loss" if tokens else "Loss"
+    title = f"{where} falls{towards} as {exponent}."
     subtitle = (
         f"Dots: {fitted_runs(fit)}. Lines: the fitted law{', at one number of tokens each' if tokens else ''}. Bands: "
         f"interval of the law, {interval_method(fit)}.{some_in_words(runs)}"

@@ -203,7 +203,9 @@ def _tables(found: ScalingResults) -> Iterator[Table]:
     at_points = [p for p in found.predictions if p.optimum is None]
     if at_points:
         rows = [{**p.point, **_ends("law", p.law), **_ends("run", p.new_run)} for p in at_points]
-        columns = [*axes, _ranged("law", "loss by the law", "loss"), _ranged("run", "loss of one new run", "loss")]
+        unique = [Column("U", "U", "count")] * bool(SHAPES[fit.form].repeats)
+        ranges = _ranged("law", "loss by the law", "loss"), _ranged("run", "loss of one new run", "loss")
+        columns = [*axes, *unique, *ranges]
         title = f"Predicted losses; n = {fitted_runs(fit)}, 95% intervals."
         yield Table("scaling_predictions", title, pl.DataFrame(rows), columns)
     at_computes = [(p, p.optimum) for p in found.predictions if p.optimum]

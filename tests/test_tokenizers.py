@@ -41,7 +41,7 @@ from isoloss.execution.study import run_study
 from isoloss.files import sha256_bytes, write_record
 from isoloss.report.chapters.answer import answer_chapter
 from isoloss.report.chapters.method import method_chapter
-from isoloss.report.chapters.runs import runs_chapter
+from isoloss.report.chapters.runs import configurations_table, runs_chapter
 from isoloss.report.findings import find
 from isoloss.report.payload import payload
 from isoloss.report.snapshot import take_snapshot
@@ -340,6 +340,7 @@ def test_a_report_compares_tokenizers_by_the_byte(compared: StudyResults) -> Non
     assert PER_BYTE in " ".join(method_chapter(snapshot).details)
     assert "bits per byte" in " ".join(answer_chapter(snapshot, []).answer)
     assert roles(compared.paths.folder, snapshot.done, None, None, None) == ("best_val_bpb", ["tokenizer"], "seed")
+    assert "mean best val bits/byte" in [column.head for column in configurations_table(snapshot).columns]
     curves = unpacked(payload(snapshot, *runs_chapter(snapshot).tables))
     for number, run in enumerate(curves["runs"]["id"]):
         recorded = compared.evals(run)["val_bpb"].to_list()

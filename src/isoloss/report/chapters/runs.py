@@ -33,10 +33,11 @@ def configurations_table(snapshot: Snapshot) -> Table:
     frame = snapshot.configurations.sort("mean", nulls_last=True, maintain_order=True).with_columns(
         rank=pl.when(ranked).then(pl.int_range(1, pl.len() + 1))
     )
+    measured = "loss" if snapshot.compared_loss == "val_loss" else "bits/byte"
     columns = (
         Column("rank", "rank", "count"),
         *(Column(factor, factor) for factor in snapshot.factors),
-        Column("mean", "mean best val loss", "loss", interval=("low", "high")),
+        Column("mean", f"mean best val {measured}", "loss", interval=("low", "high")),
         Column("n", "seeds", "count"),
         Column("sd", "sd over seeds", "loss"),
         Column(snapshot.size_column, _size_title(snapshot), "si"),

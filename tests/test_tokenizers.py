@@ -48,7 +48,7 @@ from isoloss.report.snapshot import take_snapshot
 from isoloss.store.merging import check_same_text, joined, merge_studies
 from isoloss.store.opening import open_study, recorded_tokenizers
 from isoloss.store.outcome import measure
-from isoloss.store.progress import study_progress
+from isoloss.store.progress import Best, RunProgress, StudyProgress, study_progress
 from isoloss.store.tables import StudyResults, load_study, ranked_runs
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
@@ -399,6 +399,10 @@ def test_no_loss_per_token_is_the_best_of_several_tokenizers(compared: StudyResu
     lowest = ranked_runs(compared.summary()).row(0, named=True)
     assert found and (found[0], found[1].val_bpb) == (lowest["run_id"], lowest["best_val_bpb"])
     assert f"{lowest['best_val_bpb']:.4f} bits/byte" in status_as_text(open_study(compared.paths.folder))
+    char, bpe = (next(c for c in compared.configs if c.tokenizer == name) for name in ("char", "bpe:280"))
+    runs = {"a": RunProgress(char, "done", "", 1, 1.0, Best(3.0, 1, 5.0))}
+    runs["b"] = RunProgress(bpe, "done", "", 1, 1.0, Best(4.0, 1, 4.8))
+    assert StudyProgress(runs, abandoned=False).best == ("b", Best(4.0, 1, 4.8))
     chars = {run: config for run, config in compared.configs_by_id.items() if config.tokenizer == "char"}
     of_char = study_progress(compared.paths, chars).best
     assert of_char and of_char[1].val_loss == min(compared.summary().filter(tokenizer="char")["best_val_loss"])

@@ -31,6 +31,7 @@ try:
         sys.stdin.read()
 except InUseError as error:
     print(error, flush=True)
+    print(f"{time.monotonic() - began:.2f}", flush=True)
 """
 REFUSED = """
 import pathlib, sys
@@ -85,6 +86,16 @@ def test_without_locks_a_lease_has_one_owner_and_a_dead_one_keeps_nobody_out(
         assert said(elsewhere).startswith("held")
         elsewhere.communicate("")
     assert not (tmp_path / ".lock.lease").exists()
+
+
+@pytest.mark.promise(5, "a file system without locks: a living owner is told by its next sign of life")
+def test_a_living_owner_is_told_before_its_lease_would_expire(tmp_path: Path, environment: dict[str, str]) -> None:
+    lock, longer = tmp_path / ".lock", HOLD.replace("1.5", "4.5")
+    with holder(lock, environment, longer) as first:
+        assert said(first).startswith("held")
+        with holder(lock, environment, longer) as second:
+            assert said(second) == "in use" and float(said(second)) < 4.5
+        first.kill()
 
 
 @pytest.mark.promise(5, "a file system without locks: a lease of another duration is another version's")

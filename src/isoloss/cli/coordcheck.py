@@ -29,7 +29,7 @@ def coordcheck(
             each parametrization and width is trained.
         set: Change a setting of the study, such as learning_rate=4e-3; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell.
-        plugin: A norm, an MLP or an optimizer of your own that the study names; its file is run. May be repeated.
+        plugin: A norm, MLP, optimizer or positions of your own that the study names; its file is run. May be repeated.
         steps: Optimizer steps before activations are compared with those of the untrained model.
         offline: Fetch nothing; use what is in the cache.
         json: Print one JSON object at full precision in place of text.

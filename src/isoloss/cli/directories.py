@@ -191,7 +191,7 @@ def sample(
         top_k: Draw from this many most likely tokens only.
         seed: Seed of the random draws.
         sliding: Re-read the last block_size tokens for every token past the first block, as nanoGPT does; slower.
-        plugin: A norm or an MLP of your own that the run was trained with; its file is run. May be repeated.
+        plugin: A norm, MLP or positions of your own that the run was trained with; its file is run. May be repeated.
     """
     import torch
 

@@ -111,7 +111,7 @@ def plan(
             known-floor.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell.
-        plugin: A norm, an MLP or an optimizer of your own that the study names; its file is run. May be repeated.
+        plugin: A norm, MLP, optimizer or positions of your own that the study names; its file is run. May be repeated.
         execution: Those of `isoloss run`.
         noise: Standard deviation of the best validation loss from seed to seed to reckon with, in nats.
         seed_by_factor: How much the difference between two levels varies from seed to seed, over that of a run.
@@ -147,7 +147,7 @@ def run(
             known-floor.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell; finished runs are kept.
-        plugin: A norm, an MLP or an optimizer of your own that the study names; its file is run. May be repeated.
+        plugin: A norm, MLP, optimizer or positions of your own that the study names; its file is run. May be repeated.
         out: The study's directory.
         execution: How the runs are trained; never what is computed, but for precision.
         json: Print one JSON object in place of text.

@@ -235,10 +235,12 @@ class CurvesRecord(TypedDict):
 
 
 class PartRecord(TypedDict):
-    """What is known of a norm, an MLP or an optimizer of a study's own."""
+    """What is known of a norm, an MLP, positions or an optimizer of a study's own."""
 
-    setting: Literal["norm", "mlp", "optimizer"]
+    setting: Literal["norm", "mlp", "position", "optimizer"]
     gated: NotRequired[bool]
+    learned: NotRequired[bool]
+    rotated: NotRequired[bool]
     moments: NotRequired[list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]]]
     defaults: NotRequired[dict[str, str | int | FiniteFloat | bool | None]]
 

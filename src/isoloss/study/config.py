@@ -10,12 +10,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from isoloss.errors import ConfigError, raise_all
 from isoloss.study.numbers import number_hint
-from isoloss.study.parts import MlpName, NormName, OptimizerName, defaults_of
+from isoloss.study.parts import MlpName, NormName, OptimizerName, PositionName, defaults_of, position_of
 from isoloss.study.synonyms import did_you_mean
 from isoloss.study.tokenizer_names import MAX_VOCAB_SIZE, MEANING, TokenizerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Position = Literal["learned", "rope", "none"]
 Schedule = Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"]
 DecayShape = Literal["linear", "1-sqrt", "cosine"]
 Parametrization = Literal["standard", "mup", "completep"]
@@ -58,7 +57,7 @@ class RunConfig(BaseModel):
     dropout: FractionFloat = Field(0.0, description="Probability of dropping an activation, 0 to below 1.")
     bias: bool = Field(False, description="Use biases in linear layers and layer norms.")
     norm: NormName = Field("layernorm", description="layernorm; rmsnorm: without the mean (Zhang & Sennrich 2019).")
-    position: Position = Field(
+    position: PositionName = Field(
         "learned", description="learned: a table; rope: queries and keys are rotated (Su et al. 2021); none."
     )
     mlp: MlpName = Field(
@@ -180,7 +179,7 @@ class RunConfig(BaseModel):
                 text = text.replace("{max_iters} steps", "{lr_decay_iters}")
             fields = "decay_share", "warmup_iters", "max_iters" if self.lr_decay_iters is None else "lr_decay_iters"
             raise self._contradiction(text, *fields)
-        if self.position == "rope" and self.n_embd // self.n_head % 2:
+        if position_of(self.position).rotation and self.n_embd // self.n_head % 2:
             text = "{position} rotates pairs of channels, and {n_embd} with {n_head} gives a head an odd number of them"
             raise self._contradiction(text, "position", "n_embd", "n_head")
         return self

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-import os
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from isoloss.cli.analysis_output import check_out, conclude, spare_the_processor
 from isoloss.cli.arguments import Flag, OptionalFloat, OptionalText, OutFolder, Repeated, Table, named
-from isoloss.terminal import say, show
+from isoloss.terminal import say
 from isoloss.wording import listed
 
 if TYPE_CHECKING:
-    from isoloss.report.chapter import Chapter
+    pass
 
 Points = Annotated[Repeated, named("N=X,D=X", "")]
 Column = Annotated[str, named("COLUMN")]
@@ -287,38 +284,3 @@ def convergence(
         out,
         table,
     )
-
-
-def spare_the_processor() -> None:
-    """Let numpy, not yet loaded, multiply in one thread unless the user has set how many; and collect no garbage.
-
-    The matrices are small: a second thread mostly waits, and beside other programs takes twice the processor time. To
-    look for cycles takes a twentieth of the time, and a verb that reads and ends leaves few.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    gc.disable()
-
-
-def check_out(out: Path | None) -> None:
-    """Before anything is analysed: whether the folder can be written to. Raises StoreError."""
-    if out is not None:
-        from isoloss.report.standalone import check_output_folder
-
-        check_output_folder(out)
-
-
-def conclude(chapter: Callable[[], Chapter], json: str | None, out: Path | None, table: Path | str) -> int:
-    """Show what was found in the table, as JSON or text; where there is an `out`, write a page with its files there."""
-    from isoloss.analysis.reading import name_of
-    from isoloss.report.chapter import chapter_as_text
-
-    if out is None and json is not None:
-        show(json)
-        return 0
-    found = chapter()
-    if out is not None:
-        from isoloss.report.standalone import write_chapter
-
-        say(f"{write_chapter(out, found, table if isinstance(table, str) else name_of(table))}")
-    show(chapter_as_text(found) if json is None else json)
-    return 0

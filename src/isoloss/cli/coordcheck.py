@@ -36,7 +36,7 @@ def coordcheck(
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.coordinates import coordinate_check
-    from isoloss.cli.analyses import check_out, conclude
+    from isoloss.cli.analysis_output import check_out, conclude
     from isoloss.cli.verbs import study_of
     from isoloss.data.tokens import prepare
     from isoloss.errors import ConfigError

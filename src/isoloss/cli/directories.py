@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from isoloss.cli.analyses import spare_the_processor
+from isoloss.cli.analysis_output import spare_the_processor
 from isoloss.cli.arguments import (
     Flag,
     Folder,

@@ -42,8 +42,9 @@ def train_verb() -> Callable[..., int]:
         Args:
             settings: What defines the run's result. A study file takes the same names.
             seed: Whole number that decides initial weights, order of data and dropout; see init_seed and data_seed.
-            corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them; may be repeated. Or a text of
-                known entropy, like synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7.
+            corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them, or JSON lines or Parquet like
+                files:data/*.jsonl.zst,field=text; may be repeated. Or a text of known entropy, like
+                synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7.
             val_corpus: What the run is validated on, likewise; all of corpus is then for training.
             val_share: Share of corpus that is kept for validation, its end.
             plugin: A norm, an MLP or an optimizer of your own that a setting names; its file is run. May be repeated.

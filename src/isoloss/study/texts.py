@@ -12,10 +12,18 @@ from typing import Any, cast
 from isoloss.errors import ConfigError, raise_all
 from isoloss.files import sha256_bytes, user_path
 from isoloss.study.config import ANY_TEXT
+from isoloss.study.row_files import (
+    FIELD,
+    is_row_files,
+    matching,
+    pattern_and_field,
+    row_files_beside,
+    row_files_of,
+)
 from isoloss.study.synthetic import is_synthetic, synthetic_named, synthetic_of
 
 Corpus = str | tuple[str, ...]
-"""A known name, a text file, a folder of them or a synthetic text; or several files, read in this order."""
+"""A known name, a text file, a folder of them, files of rows or a synthetic text; or several, read in this order."""
 VAL_SHARE = 0.1
 
 
@@ -68,8 +76,8 @@ class Text:
 
     def _trained_on(self, name: str) -> bool:
         """Whether a text is one of `corpus`, or lies in a folder that is."""
-        path = _resolved(name)
-        return any(each == path or each in path.parents for each in map(_resolved, corpus_names(self.corpus)))
+        known = {path for each in corpus_names(self.corpus) for path in _resolved(each)}
+        return any(not known.isdisjoint((path, *path.parents)) for path in _resolved(name))
 
     def beside(self, folder: Path) -> Text:
         """The same with every path that exists from a folder on given from there."""
@@ -131,10 +139,16 @@ def corpus_of(value: Any) -> Corpus:
         return synthetic_named(value).name
     if isinstance(value, dict) and "synthetic" in value:
         return synthetic_of(cast("dict[str, Any]", value)).name
+    if isinstance(value, dict) and "files" in value:
+        return as_corpus(row_files_of(cast("dict[str, Any]", value)))
     if isinstance(value, str) and value.strip():
+        if is_row_files(value):
+            pattern_and_field(value)
         return value.strip()
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
-        raise ConfigError("expected a known name, a path, a list of them, or {synthetic: markov, …}")
+        raise ConfigError(
+            "expected a known name, a path, a list of them, {files: …, field: …} or {synthetic: markov, …}"
+        )
     stated = cast("Sequence[Any]", value)
     raise_all(
         [
@@ -149,15 +163,21 @@ def corpus_of(value: Any) -> Corpus:
 def _wrong_in_list(name: Any) -> str | None:
     if is_synthetic(name):
         return "a synthetic text, which stands in no list"
+    if is_row_files(name):
+        return None if FIELD in name else f"without {FIELD}NAME, which says what is read"
     return None if isinstance(name, str) and name.strip() else "no name or path of a text"
 
 
-def _resolved(name: str) -> Path:
+def _resolved(name: str) -> list[Path]:
+    """The paths a name stands for; of rows, their field within the path of their file."""
     if is_synthetic(name):  # a longer one begins with the shorter
-        return Path(synthetic_named(name).model_copy(update={"tokens": 0}).name)
+        return [Path(synthetic_named(name).model_copy(update={"tokens": 0}).name)]
     with suppress(OSError, ValueError, RuntimeError):  # a name that no file can have
-        return user_path(name).resolve()
-    return Path(name)
+        if is_row_files(name):
+            pattern, field = pattern_and_field(name)
+            return [each.resolve() / field for each in matching(pattern) or [user_path(pattern)]]
+        return [user_path(name).resolve()]
+    return [Path(name)]
 
 
 def beside_folder(corpus: Corpus, folder: Path) -> Corpus:
@@ -165,6 +185,8 @@ def beside_folder(corpus: Corpus, folder: Path) -> Corpus:
     if isinstance(corpus, tuple):
         return tuple(cast("str", beside_folder(each, folder)) for each in corpus)
     with suppress(OSError, ValueError):  # a name that no file can have
+        if is_row_files(corpus):
+            return row_files_beside(corpus, folder)
         path = os.path.normpath(folder / user_path(corpus))  # an absolute path replaces the folder
         return path if corpus and Path(path).exists() else corpus
     return corpus

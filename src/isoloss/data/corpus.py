@@ -19,7 +19,7 @@ from isoloss.study.config import MAX_INT
 from isoloss.study.row_files import is_row_files, matching, pattern_and_field, row_files_name
 from isoloss.study.synonyms import did_you_mean
 from isoloss.study.synthetic import is_synthetic
-from isoloss.study.texts import Corpus, corpus_name, corpus_names
+from isoloss.study.texts import LINE_END, Corpus, corpus_name, corpus_names
 
 MAX_CORPUS_BYTES = MAX_INT
 """A longer local text is refused before it is read: places in it are drawn as 32-bit numbers."""
@@ -98,13 +98,13 @@ class _File(NamedTuple):
 
 
 def read_corpus(
-    corpus: Corpus, *, offline: bool = False, say: Callable[[str], None] = lambda line: None
+    corpus: Corpus, *, end: str = LINE_END, offline: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> Iterator[Piece]:
     """The verified content of a corpus, in pieces of PIECE_BYTES at most.
 
     A named corpus comes from the cache, else from its sources in order; `say` hears what is tried. Of a folder or a
-    list, files that do not end in a line end are given one, and so are rows. Raises CorpusError with what was expected
-    and what was received.
+    list, files that do not end in `end` are given it, and so are rows. Raises CorpusError with what was expected and
+    what was received.
     """
     files = [file for name in corpus_names(corpus) for file in _files(name, say)]
     sizes = [0 if file.path is None else _size(file.path, file.name) for file in files]
@@ -114,14 +114,14 @@ def read_corpus(
         raise _too_long(corpus)
     joined = len(files) > 1 or files[0].name != corpus
     for file, size in zip(files, sizes, strict=True):
-        end = b""
-        for piece in _read(file, size, offline, say):
-            end, left = piece.content[-1:], left - len(piece.content)
+        last = ""
+        for piece in _read(file, size, end, offline, say):
+            last, left = (last + piece.text)[-len(end) :], left - len(piece.content)
             if left < 0:
                 raise _too_long(corpus)
             yield piece
-        if joined and end != b"\n":
-            yield Piece(b"\n", "\n")
+        if joined and last != end:
+            yield _piece(end)
 
 
 def _too_long(corpus: Corpus) -> CorpusError:
@@ -166,11 +166,11 @@ def _size(path: Path, corpus: str) -> int:
     return size
 
 
-def _read(file: _File, size: int, offline: bool, say: Callable[[str], None]) -> Iterator[Piece]:
+def _read(file: _File, size: int, end: str, offline: bool, say: Callable[[str], None]) -> Iterator[Piece]:
     if file.path is None:
         yield from _pieces(BytesIO(_load_known(file.name, offline, say)), file.name)
     elif file.field:
-        yield from _rows(file.path, file.field)
+        yield from _rows(file.path, file.field, end)
     else:
         read = 0
         with opened(file.path) as stream:
@@ -181,11 +181,11 @@ def _read(file: _File, size: int, offline: bool, say: Callable[[str], None]) -> 
                 yield piece
 
 
-def _rows(path: Path, field: str) -> Iterator[Piece]:
-    """The texts of rows, each with a line end; rows without any character are left out."""
+def _rows(path: Path, field: str, end: str) -> Iterator[Piece]:
+    """The texts of rows, each with its end; rows without any character are left out."""
     gathered, length = list[str](), 0
     for text in filter(None, texts_of(path, field)):
-        gathered.append(text if text.endswith("\n") else f"{text}\n")
+        gathered.append(text if text.endswith(end) else text + end)
         length += len(text)
         if length >= PIECE_BYTES:
             yield _piece("".join(gathered))

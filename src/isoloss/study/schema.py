@@ -32,7 +32,7 @@ from isoloss.study.row_files import RowFilesShape
 from isoloss.study.stated_hypotheses import hypotheses_of
 from isoloss.study.synonyms import did_you_mean, meant
 from isoloss.study.synthetic import SyntheticShape
-from isoloss.study.texts import Corpus, corpus_of
+from isoloss.study.texts import MAX_SEPARATOR, Corpus, corpus_of
 from isoloss.study.tokenizer_names import MEANING, TokenizerName
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -159,6 +159,12 @@ class StudyFile(BaseModel):
     )
     val_share: float | None = Field(
         None, gt=0, lt=1, description="Share of corpus that is kept for validation, its end; None: 0.1."
+    )
+    document_separator: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_SEPARATOR,
+        description="What each document ends in, where blocks do not cross from one into the next; None: they do.",
     )
     tokenizer: TokenizerName = Field("char", description=MEANING)
     base: Annotated[dict[str, Scalar], _parsed(section_of), _BySetting(_value)] = Field(

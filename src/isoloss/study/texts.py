@@ -25,6 +25,9 @@ from isoloss.study.synthetic import is_synthetic, synthetic_named, synthetic_of
 Corpus = str | tuple[str, ...]
 """A known name, a text file, a folder of them, files of rows or a synthetic text; or several, read in this order."""
 VAL_SHARE = 0.1
+LINE_END = "\n"
+"""What files of a list, and rows, end in where no document_separator is stated."""
+MAX_SEPARATOR = 100
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Text:
     val_corpus: Corpus | None = None
     val_share: float | None = None
     """None: VAL_SHARE, or all of `val_corpus`."""
+    document_separator: str | None = None
+    """What each document ends in, where no block crosses from one into the next."""
 
     @property
     def corpora(self) -> tuple[Corpus, ...]:
@@ -56,8 +61,11 @@ class Text:
     def identity(self, hashes: Sequence[str]) -> str:
         """The SHA-256 by which runs are named, from those of `corpora`: another split is as another text.
 
-        Split by default it is the text's own, as it was before splits could be stated.
+        Split by default and undivided it is the text's own, as it was before splits could be stated.
         """
+        if self.document_separator is not None:
+            undivided = replace(self, document_separator=None).identity(hashes)
+            return sha256_bytes(f"{undivided} document_separator {self.document_separator!r}".encode())
         if self.val_corpus is not None:
             return sha256_bytes(" ".join(hashes).encode())
         if self.val_share in (None, VAL_SHARE):
@@ -100,12 +108,20 @@ class DataFacts:
     """Sentences about what its author may not know of the text."""
     tokenizer_sha256: str = ""
     """Of a tokenizer that the text alone does not decide, what it is."""
+    documents: tuple[Mapping[int, int], Mapping[int, int]] | None = None
+    """How many documents there are of each length in tokens, in training and in validation; None: one each."""
     others: Mapping[str, DataFacts] = field(default_factory=dict["str", "DataFacts"])
     """Of a study of several tokenizers, the same by the name of each."""
 
     def of(self, tokenizer: str) -> DataFacts:
         """What one of the study's tokenizers makes of the text."""
         return self.others[tokenizer] if self.others else self
+
+    def documents_of(self, split: int) -> Mapping[int, int]:
+        """How many documents there are of each length in the training split, 0, or that of validation, 1."""
+        if self.documents is None:
+            return {(self.val_tokens if split else self.train_tokens) or 0: 1}
+        return self.documents[split]
 
 
 def joined_facts(facts: Mapping[str, DataFacts]) -> DataFacts:

@@ -162,16 +162,16 @@ def test_batches_reach_every_place_of_the_text() -> None:
 def test_evaluation_windows_fit_and_do_not_overlap(length: int, block: int, at_most: int) -> None:
     if length <= block:
         return
-    for starts in (exact_eval_starts(length, block), exact_eval_starts(length, block, at_most)):
+    for starts in (exact_eval_starts(np.array([length]), block), exact_eval_starts(np.array([length]), block, at_most)):
         assert len(starts) >= 1
         assert (np.diff(starts) >= block).all()
         assert starts[0] == 0 and starts[-1] + block + 1 <= length
-    assert len(exact_eval_starts(length, block)) == (length - 1) // block
-    assert len(exact_eval_starts(length, block, at_most)) * block <= max(at_most, block)
+    assert len(exact_eval_starts(np.array([length]), block)) == (length - 1) // block
+    assert len(exact_eval_starts(np.array([length]), block, at_most)) * block <= max(at_most, block)
 
 
 def test_shakespeares_validation_split_has_its_windows() -> None:
-    assert len(exact_eval_starts(111_540, 64)) == 1742
+    assert len(exact_eval_starts(np.array([111_540]), 64)) == 1742
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def _splits(plan: Plan) -> str:
     for name in plan.study.tokenizers:
         data = plan.data.of(name)
         exact = [config for config in plan.configs if config.eval == "exact" and config.tokenizer == name]
-        blocks = sorted({evaluated_blocks(config, data.val_tokens or 0) for config in exact})
+        blocks = sorted({evaluated_blocks(config, plan.data) for config in exact})
         read = f", of which an evaluation reads {between(blocks)} blocks" if blocks else ""
         of = f"{name}: " if plan.data.others else ""
         lines.append(f"{of}{data.train_tokens or 0:,} training tokens, {data.val_tokens or 0:,} of validation{read}")

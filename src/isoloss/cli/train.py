@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import tyro
 
-from isoloss.cli.arguments import RUN_OPTIONS, Flag, OptionalFloat, Options, Plugins, Repeated, named
+from isoloss.cli.arguments import RUN_OPTIONS, Flag, OptionalFloat, OptionalText, Options, Plugins, Repeated, named
 from isoloss.cli.verbs import start
 
 
@@ -30,6 +30,7 @@ def train_verb() -> Callable[..., int]:
         corpus: Annotated[Repeated, named("CORPUS", "tinyshakespeare")] = (),
         val_corpus: Annotated[Repeated, named("CORPUS", "the end of corpus")] = (),
         val_share: Annotated[OptionalFloat, named("X", "0.1")] = None,
+        document_separator: Annotated[OptionalText, named("TEXT", "blocks cross")] = None,
         plugin: Plugins = (),
         execution: Options = RUN_OPTIONS,
         out: Annotated[Path, named("DIR")] = Path("results/train"),
@@ -42,10 +43,12 @@ def train_verb() -> Callable[..., int]:
         Args:
             settings: What defines the run's result. A study file takes the same names.
             seed: Whole number that decides initial weights, order of data and dropout; see init_seed and data_seed.
-            corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them; may be repeated. Or a text of
-                known entropy, like synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7.
+            corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them, or JSON lines or Parquet like
+                files:data/*.jsonl.zst,field=text; may be repeated. Or a text of known entropy, like
+                synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7.
             val_corpus: What the run is validated on, likewise; all of corpus is then for training.
             val_share: Share of corpus that is kept for validation, its end.
+            document_separator: What each document ends in, where blocks do not cross from one into the next.
             plugin: A norm, MLP, optimizer or positions of your own that a setting names; its file is run. May repeat.
             execution: How the run is trained; never what is computed, but for precision.
             out: The run's directory, laid out as a study of one run.
@@ -66,6 +69,7 @@ def train_verb() -> Callable[..., int]:
             seeds=(seed,),
             val_corpus=as_corpus(val_corpus) if val_corpus else None,
             val_share=val_share,
+            document_separator=document_separator,
         )
         return start(study, out, execution, json=json)
 

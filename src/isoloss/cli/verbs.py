@@ -50,7 +50,8 @@ def prepare(
     Example: isoloss prepare tinyshakespeare
 
     Args:
-        corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them; a synthetic text
+        corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them; JSON lines or Parquet with the
+            field that has the text (files:data/*.jsonl.zst,field=text); a synthetic text
             (synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7), of which the entropy is said; or a folder of
             nanoGPT's data (train.bin, val.bin, and input.txt or meta.json), for which the lines of a study file are
             printed.

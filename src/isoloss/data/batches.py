@@ -19,35 +19,62 @@ def windows(data_N: TokenArray, starts_B: NDArray[np.int64], block: int) -> NDAr
 
 
 def train_batch(
-    data_N: TokenArray, seed: int, step: int, micro: int, n_micro: int, batch_size: int, block: int
+    data_N: TokenArray,
+    seed: int,
+    step: int,
+    micro: int,
+    n_micro: int,
+    batch_size: int,
+    block: int,
+    ends_D: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """One micro-batch of `n_micro` at a step, shape [B, T+1]: a pure function of its arguments.
 
-    `training.step` draws the same blocks on a device.
+    `training.step` draws the same blocks on a device. `ends_D` is where documents end; blocks cross no end.
     """
+    ends_D = np.array([len(data_N)]) if ends_D is None else ends_D
     counter_B = (step * n_micro + micro) * batch_size + np.arange(batch_size)
     key_0, key_1 = stream_key(seed, Purpose.BATCH)[:, None]
     bits_B = keyed_bits(key_0, key_1, mix(counter_B.astype(np.int32))).view(np.uint32).astype(np.int64)
-    return windows(data_N, bits_B * n_starts(len(data_N), block) >> 32, block)
+    until_D, shift_D = possible_starts(ends_D, block)
+    number_B = bits_B * until_D[-1] >> 32
+    return windows(data_N, number_B + shift_D[np.searchsorted(until_D, number_B, side="right")], block)
 
 
-def n_starts(length: int, block: int) -> int:
-    """Number of positions at which a block with its target can begin in a text of `length` tokens."""
-    return length - block
+def possible_starts(ends_D: NDArray[np.int64], block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The positions at which a block with its target can begin within a document, numbered from 0 on.
 
-
-def sampled_eval_starts(seed: int, step: int, split: int, n: int, length: int, block: int) -> NDArray[np.int64]:
-    """Starts of n random evaluation blocks, shape [n], independent of training's. `split` is 0 train, 1 val."""
-    return generator(seed, Purpose.SAMPLED_EVAL, step, split).integers(0, n_starts(length, block), size=n)
-
-
-def exact_eval_starts(length: int, block: int, at_most_tokens: int | None = None) -> NDArray[np.int64]:
-    """Starts of non-overlapping windows over a split, shape [n], without randomness.
-
-    All (length - 1) // block windows, or as many evenly spaced ones as `at_most_tokens` allows (at least one).
+    Of documents that end at `ends_D`: the number of such positions up to the end of each, and what to add to the number
+    of one to have the position. A document that is no longer than a block has none.
     """
-    n_windows = (length - 1) // block
-    if at_most_tokens is None or n_windows * block <= at_most_tokens:
-        return np.arange(n_windows, dtype=np.int64) * block
-    kept = max(1, at_most_tokens // block)
-    return (np.arange(kept, dtype=np.int64) * n_windows // kept) * block
+    lengths_D = np.diff(ends_D, prepend=0)
+    starts_D = np.maximum(lengths_D - block, 0)
+    until_D = np.cumsum(starts_D)
+    return until_D, (ends_D - lengths_D) - (until_D - starts_D)
+
+
+def sampled_eval_starts(
+    seed: int, step: int, split: int, n: int, ends_D: NDArray[np.int64], block: int
+) -> NDArray[np.int64]:
+    """Starts of n random evaluation blocks, shape [n], independent of training's. `split` is 0 train, 1 val."""
+    until_D, shift_D = possible_starts(ends_D, block)
+    number_N = generator(seed, Purpose.SAMPLED_EVAL, step, split).integers(0, until_D[-1], size=n)
+    return number_N + shift_D[np.searchsorted(until_D, number_N, side="right")]
+
+
+def exact_eval_starts(ends_D: NDArray[np.int64], block: int, at_most_tokens: int | None = None) -> NDArray[np.int64]:
+    """Starts of non-overlapping windows over the documents of a split, shape [n], without randomness.
+
+    All (length - 1) // block windows of each document, from its beginning on, or as many evenly spaced ones as
+    `at_most_tokens` allows (at least one).
+    """
+    lengths_D = np.diff(ends_D, prepend=0)
+    windows_D = (lengths_D - 1) // block
+    n_windows = int(windows_D.sum())
+    number_N = np.arange(n_windows)
+    if at_most_tokens is not None and n_windows * block > at_most_tokens:
+        kept = max(1, at_most_tokens // block)
+        number_N = np.arange(kept) * n_windows // kept
+    until_D = np.cumsum(windows_D)
+    document_N = np.searchsorted(until_D, number_N, side="right")
+    return (ends_D - lengths_D)[document_N] + (number_N - (until_D - windows_D)[document_N]) * block

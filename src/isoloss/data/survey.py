@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from isoloss.data.corpus import Piece, read_corpus
 from isoloss.data.tokenizer import Tokenizer, code_points, train_tokenizer
 from isoloss.errors import CorpusError
-from isoloss.study.texts import DataFacts, Text
+from isoloss.study.texts import LINE_END, DataFacts, Text
 
 CODE_POINTS = 0x110000
 
@@ -25,7 +25,7 @@ class TextReader:
 
     def __init__(self, text: Text, *, offline: bool = False, say: Callable[[str], None] = lambda line: None) -> None:
         self.text, self.hashes = text, list[str]()
-        self._options: dict[str, Any] = {"offline": offline, "say": say}
+        self._options: dict[str, Any] = {"end": text.document_separator or LINE_END, "offline": offline, "say": say}
 
     def __iter__(self) -> Iterator[tuple[int, Piece]]:
         self.hashes = []

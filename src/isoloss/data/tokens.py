@@ -7,37 +7,43 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from isoloss.data.corpus import CORPORA, PIECE_BYTES
+from isoloss.data.documents import Ends, encode_documents, ends_of_splits
 from isoloss.data.survey import TextReader, split_lengths, survey
 from isoloss.data.tokenizer import TokenArray, Tokenizer, token_dtype, tokenizer_from_dict
 from isoloss.data.vocabularies import TRAINING_RULE, read_vocabulary, vocabulary_of
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import (
     cache_dir,
+    read_bytes,
     read_record,
     reading,
+    sha256_bytes,
     sha256_file,
     user_path,
+    write_bytes,
     write_record,
     write_text,
     writing,
 )
 from isoloss.locks import locked
-from isoloss.study.config import RunConfig
-from isoloss.study.texts import DataFacts, Text
+from isoloss.study.config import MAX_INT, RunConfig
+from isoloss.study.texts import DataFacts, Text, corpus_name
 from isoloss.study.tokenizer_names import BYTES, FILE, bpe_size, is_of_library
 
 FORMAT_VERSION = 1
 TOKENIZE_TIMEOUT_S = 1800.0
 TOLD_EVERY_S = 5.0
+SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,26 @@ class Tokens:
     folder: Path
     hashes: tuple[str, ...] = ()
     """SHA-256 of corpus and, where there is one, of val_corpus; `sha256` counts the split too."""
+    documents: tuple[Ends, Ends] | None = None
+    """Where documents end in both splits; None: at their ends alone."""
+
+    @property
+    def ends(self) -> tuple[Ends, Ends]:
+        """Where documents end in both splits."""
+        return self.documents or (np.array([len(self.train_N)]), np.array([len(self.val_N)]))
 
     @property
     def facts(self) -> DataFacts:
         """What a study's expansion needs to know of this text."""
         splits = len(self.val_N), len(self.train_N)
-        return DataFacts(self.sha256, self.tokenizer.vocab_size, *splits, tokenizer_sha256=self.tokenizer.sha256)
+        known = DataFacts(self.sha256, self.tokenizer.vocab_size, *splits, tokenizer_sha256=self.tokenizer.sha256)
+        return replace(known, documents=self.documents and _by_length(self.documents))
+
+
+def _by_length(ends: tuple[Ends, Ends]) -> tuple[Mapping[int, int], Mapping[int, int]]:
+    """How many documents there are of each length, in both splits."""
+    of_train, of_val = (Counter[int](np.diff(ends_D, prepend=0).tolist()) for ends_D in ends)
+    return of_train, of_val
 
 
 def prepare(
@@ -106,7 +126,7 @@ def open_tokens(folder: Path) -> Tokens:
     dtype = token_dtype(tokenizer.vocab_size)
     splits: dict[str, TokenArray] = {}
     largest: dict[str, int] = {}
-    for split in ("train", "val"):
+    for split in SPLITS:
         path = folder / f"{split}.bin"
         sha256, largest[split] = _read_through(path, dtype) if path.is_file() else ("", 0)
         if sha256 != meta.get(f"{split}_sha256"):
@@ -120,7 +140,19 @@ def open_tokens(folder: Path) -> Tokens:
         raise StoreError(f"{folder}: its meta.json lacks the text's SHA-256, or vocab_size is not its vocabulary's")
     if max(largest.values()) >= tokenizer.vocab_size:
         raise StoreError(f"{folder}: holds tokens outside its vocabulary of {tokenizer.vocab_size}")
-    return Tokens(sha256, tokenizer, splits["train"], splits["val"], folder)
+    return Tokens(sha256, tokenizer, splits["train"], splits["val"], folder, documents=_read_ends(folder, meta))
+
+
+def _read_ends(folder: Path, meta: Mapping[str, Any]) -> tuple[Ends, Ends] | None:
+    """Where documents end, of a text that has any. Raises StoreError."""
+    stated = [meta.get(f"{split}_ends_sha256") for split in SPLITS]
+    if stated == [None, None]:
+        return None
+    contents = [read_bytes(folder / f"{split}_ends.bin", 8 * MAX_INT) for split in SPLITS]
+    if [*map(sha256_bytes, contents)] != stated:
+        raise StoreError(f"{folder}: the ends of its documents are not those of meta.json")
+    of_train, of_val = (np.frombuffer(content, "<i8").astype(np.int64) for content in contents)
+    return of_train, of_val
 
 
 def _read_through(path: Path, dtype: np.dtype[Any]) -> tuple[str, int]:
@@ -146,9 +178,14 @@ def corpus_facts(
     """
     if is_of_library(tokenizer):
         return prepare(text, tokenizer, offline=offline, say=say).facts
-    known = CORPORA.get(text.corpus) if isinstance(text.corpus, str) and text.val_corpus is None else None
+    alone = isinstance(text.corpus, str) and text.val_corpus is None and text.document_separator is None
+    known = CORPORA.get(corpus_name(text.corpus)) if alone else None
     if known is None:
-        return survey(TextReader(text, offline=True), tokenizer)[1]
+        reader = TextReader(text, offline=True)
+        facts = survey(reader, tokenizer)[1]
+        if text.document_separator is None:
+            return facts
+        return replace(facts, documents=_by_length(ends_of_splits(reader, facts, in_bytes=tokenizer == "byte")))
     vocab_size = known.vocab_size if tokenizer == "char" else BYTES
     train_tokens, val_tokens = split_lengths(text, [known.characters])
     return DataFacts(text.identity([known.sha256]), vocab_size, val_tokens, train_tokens)
@@ -157,10 +194,11 @@ def corpus_facts(
 def check_length(config: RunConfig, data: DataFacts) -> None:
     """Refuse a text whose splits cannot fill one block and its target. Raises CorpusError."""
     of = data.of(config.tokenizer)
-    for split, length in (("train", of.train_tokens or 0), ("val", of.val_tokens or 0)):
-        if length < config.block_size + 1:
+    for number, split in enumerate(SPLITS):
+        if (length := max(of.documents_of(number))) < config.block_size + 1:
+            what = f"the {split} split" if of.documents is None else f"the longest document of the {split} split"
             raise CorpusError(
-                f"the {split} split of '{config.corpus}' has {length:,} tokens, block_size={config.block_size} "
+                f"{what} of '{config.corpus}' has {length:,} tokens, block_size={config.block_size} "
                 f"needs at least {config.block_size + 1:,}; take a longer text or a shorter block"
             )
 
@@ -194,12 +232,23 @@ def _tokenize(
             shutil.rmtree(leftover)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            lengths, dtype = {"train": 0, "val": 0}, token_dtype(tokenizer.vocab_size)
-            for split, tokens in _tokens_of_splits(reader, tokenizer, facts, say):
+            ends: dict[str, Ends] = dict(
+                zip(SPLITS, ends_of_splits(reader, facts, in_bytes=tokenizer.name == "byte"), strict=True)
+            )
+            lengths: dict[str, int] = {}
+            dtype = token_dtype(tokenizer.vocab_size)
+            for split, tokens in _tokens_of_splits(reader, tokenizer, facts, ends, say):
+                lengths_D = np.zeros_like(ends[split])
                 with (temporary / f"{split}.bin").open("wb") as stream:
-                    for tokens_N in tokens:
+                    for tokens_N, document in tokens:
                         stream.write(tokens_N.astype(dtype).tobytes())
-                        lengths[split] += len(tokens_N)
+                        lengths_D[document] += len(tokens_N)
+                lengths[split] = int(lengths_D.sum())
+                if tokenizer.byte_level:
+                    ends[split] = np.cumsum(lengths_D)
+            divided = reader.text.document_separator is not None
+            for split in SPLITS if divided else ():
+                write_bytes(temporary / f"{split}_ends.bin", ends[split].astype("<i8").tobytes())
             if not facts.sha256 == reader.sha256 == sha256:
                 raise CorpusError(f"'{reader.text.name}' changed while it was read; take a copy of it")
             meta = {
@@ -209,7 +258,10 @@ def _tokenize(
                 **tokenizer.as_dict(),
                 "vocab_size": tokenizer.vocab_size,
                 **{f"{split}_tokens": length for split, length in lengths.items()},
-                **{f"{split}_sha256": sha256_file(temporary / f"{split}.bin") for split in lengths},
+                **{
+                    f"{part}_sha256": sha256_file(temporary / f"{part}.bin")
+                    for part in (*SPLITS, *(f"{split}_ends" for split in SPLITS if divided))
+                },
             }
             if tokenizer.byte_level:
                 write_text(temporary / "tokenizer.json", tokenizer.byte_level.definition)
@@ -222,9 +274,16 @@ def _tokenize(
 
 
 def _tokens_of_splits(
-    reader: TextReader, tokenizer: Tokenizer, facts: DataFacts, say: Callable[[str], None]
-) -> Iterator[tuple[str, Iterable[TokenArray]]]:
-    """Each split with its tokens, in arrays one after the other; `say` hears how far it is."""
+    reader: TextReader,
+    tokenizer: Tokenizer,
+    facts: DataFacts,
+    ends: Mapping[str, Ends],
+    say: Callable[[str], None],
+) -> Iterator[tuple[str, Iterable[tuple[TokenArray, int]]]]:
+    """Each split with its tokens, in arrays one after the other, of a byte-level BPE with their document's number.
+
+    `say` hears how far it is.
+    """
 
     def parts() -> Iterator[tuple[str, Any]]:
         """Text of a byte-level BPE, else tokens, by the split that each belongs to."""
@@ -240,4 +299,5 @@ def _tokens_of_splits(
 
     for split, group in groupby(parts(), key=lambda part: part[0]):
         pieces = (part for _, part in group)
-        yield split, tokenizer.byte_level.encode_pieces(pieces) if tokenizer.byte_level else pieces
+        of_library = tokenizer.byte_level
+        yield split, encode_documents(of_library, pieces, ends[split]) if of_library else zip(pieces, repeat(0))

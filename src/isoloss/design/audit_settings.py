@@ -17,6 +17,8 @@ MAX_EVALUATION_SHARE = 0.3
 """Of a study's time, from which on the audit says what evaluation costs."""
 MAX_UNSEEN_SHARE = 0.001
 """Of validation's characters that never occur in training, from which on it is said."""
+MAX_LOST_SHARE = 0.1
+"""Of the training tokens, in documents that no block fits into."""
 DIVERGING_RATE_TIMES_WIDTH = 4.0
 """Above learning_rate = 4 / n_embd AdamW is guessed to diverge: 0.03 for 128, 0.005 for 768."""
 
@@ -103,12 +105,11 @@ def _fast(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
 
 def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:
     exact = [config for config in configs if config.eval == "exact"]
-    there = {config.tokenizer: data.of(config.tokenizer).val_tokens or 0 for config in exact}
-    few = [config for config in exact if evaluated_blocks(config, there[config.tokenizer]) < FEWEST_BLOCKS]
+    few = [config for config in exact if evaluated_blocks(config, data) < FEWEST_BLOCKS]
     if few:
-        fewest = min(few, key=lambda config: evaluated_blocks(config, there[config.tokenizer]))
-        val_tokens, size = there[fewest.tokenizer], fewest.block_size
-        n = evaluated_blocks(fewest, val_tokens)
+        fewest = min(few, key=lambda config: evaluated_blocks(config, data))
+        val_tokens, size = data.of(fewest.tokenizer).val_tokens or 0, fewest.block_size
+        n = evaluated_blocks(fewest, data)
         yield Diagnostic(
             "small_validation",
             "limits",
@@ -118,6 +119,7 @@ def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagn
             if any(config.eval_val_tokens for config in few)
             else "Validate on a longer text (val_share, val_corpus).",
         )
+    yield from _short_documents(configs, data)
     if data.unseen_share is not None and data.unseen_share > MAX_UNSEEN_SHARE:
         yield Diagnostic(
             "unseen_characters",
@@ -125,6 +127,25 @@ def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagn
             f"{percent(data.unseen_share)} of the validation split's characters never occur in the training split: "
             "no model can learn them, and they dominate the loss.",
             "Add text that has them to corpus; where validation is the end of one text, shuffle its parts.",
+        )
+
+
+def _short_documents(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:
+    """Documents that no block fits into, where they hold more than MAX_LOST_SHARE of the tokens of training."""
+
+    def lost(config: RunConfig) -> float:
+        of = data.of(config.tokenizer).documents_of(0)
+        short = sum(length * n for length, n in of.items() if length <= config.block_size)
+        return short / max(1, sum(length * n for length, n in of.items()))
+
+    worst = max(configs, key=lost)
+    if data.of(worst.tokenizer).documents is not None and lost(worst) > MAX_LOST_SHARE:
+        yield Diagnostic(
+            "short_documents",
+            "limits",
+            f"With block_size {worst.block_size:,}, {percent(lost(worst))} of the training tokens are in documents no "
+            "longer than a block, and are never read.",
+            "Lower block_size, or leave document_separator out.",
         )
 
 
@@ -141,9 +162,10 @@ def _dominating(configs: Sequence[RunConfig], share: float) -> Diagnostic:
     )
 
 
-def evaluated_blocks(config: RunConfig, val_tokens: int) -> int:
+def evaluated_blocks(config: RunConfig, data: DataFacts) -> int:
     """Blocks of the validation split that an exact evaluation reads."""
-    there = (val_tokens - 1) // config.block_size
+    of = data.of(config.tokenizer).documents_of(1)
+    there = sum(n * ((length - 1) // config.block_size) for length, n in of.items() if length)
     asked = max(1, config.eval_val_tokens // config.block_size) if config.eval_val_tokens else there
     return min(there, asked)
 

@@ -132,6 +132,9 @@ def _as_record(results: StudyResults, tokens: Tokens) -> dict[str, Any]:
         "vocab_size": tokens.tokenizer.vocab_size,
         "train_tokens": len(tokens.train_N),
         "val_tokens": len(tokens.val_N),
+        **(
+            {"documents": [sorted(each.items()) for each in documents]} if (documents := tokens.facts.documents) else {}
+        ),
     }
 
 

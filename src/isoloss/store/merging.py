@@ -161,6 +161,7 @@ def joined(studies: Sequence[Study], configs: Sequence[Sequence[RunConfig]]) -> 
         corpus=first.corpus,
         val_corpus=first.val_corpus,
         val_share=first.val_share,
+        document_separator=first.document_separator,
         tokenizer=first.tokenizers[0],
         description=first.description,
         base=base,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -55,7 +56,12 @@ def recorded_facts(paths: StudyPaths, study: Study) -> DataFacts:
     def facts(of: OneTokenizerRecord) -> DataFacts:
         splits = of["val_tokens"], of["train_tokens"]
         sha256 = of.get("tokenizer_sha256", "")
-        return DataFacts(of["corpus_sha256"], of["vocab_size"], *splits, tokenizer_sha256=sha256)
+        found = DataFacts(of["corpus_sha256"], of["vocab_size"], *splits, tokenizer_sha256=sha256)
+        return (
+            replace(found, documents=(dict(lengths[0]), dict(lengths[1])))
+            if (lengths := of.get("documents"))
+            else found
+        )
 
     return joined_facts({name: facts(each) for name, each in known.items()})
 

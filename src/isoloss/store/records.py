@@ -151,6 +151,8 @@ class OneTokenizerRecord(TypedDict):
     vocab_size: Count
     train_tokens: Count
     val_tokens: Count
+    documents: NotRequired[tuple[list[tuple[Count, Count]], list[tuple[Count, Count]]]]
+    """Of training and of validation, lengths in tokens and how many documents have each."""
 
 
 @with_config(extra="allow")

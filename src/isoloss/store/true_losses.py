@@ -79,7 +79,7 @@ def true_val_loss(source: Source, tokens: Tokens, config: RunConfig) -> float | 
     if any(len(text) != 1 for text in spelled):
         return None
     symbol_V = np.array([CHARACTERS.find(text) for text in spelled])
-    starts_B = exact_eval_starts(len(tokens.val_N), config.block_size, config.eval_val_tokens or None)
+    starts_B = exact_eval_starts(tokens.ends[1], config.block_size, config.eval_val_tokens or None)
 
     def sums() -> Iterator[float]:
         chunk = max(1, CHUNK_TOKENS // config.block_size)

@@ -28,10 +28,11 @@ from isoloss.study.config import SETTINGS, RunConfig, Seed, plain_message
 from isoloss.study.formula import NAMES
 from isoloss.study.hypotheses import Hypothesis, SpikesStated
 from isoloss.study.numbers import BYTES_PATTERN, byte_count
+from isoloss.study.row_files import RowFilesShape
 from isoloss.study.stated_hypotheses import hypotheses_of
 from isoloss.study.synonyms import did_you_mean, meant
 from isoloss.study.synthetic import SyntheticShape
-from isoloss.study.texts import Corpus, corpus_of
+from isoloss.study.texts import MAX_SEPARATOR, Corpus, corpus_of
 from isoloss.study.tokenizer_names import MEANING, TokenizerName
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -130,7 +131,7 @@ Levels = tuple[Scalar, ...]
 Count = Annotated[int, Field(ge=1)]
 CellShape = Annotated[dict[str, Any], _BySetting()]
 GroupShape = Annotated[dict[str, Any], _BySetting(_list_of)]
-CorpusShape = str | SyntheticShape | Annotated[list[str], Field(min_length=1)]
+CorpusShape = str | RowFilesShape | SyntheticShape | Annotated[list[str], Field(min_length=1)]
 Cells = Annotated[tuple[dict[str, Scalar], ...], _parsed(entries_of, Annotated[list[CellShape], Field(min_length=1)])]
 SECTIONS = ("base", "factors", "budgets", "centre", "paired", "runs", "exclude", "tuned", "hypotheses")
 """Keys that may stand empty: they state nothing."""
@@ -151,13 +152,19 @@ class StudyFile(BaseModel):
     corpus: Annotated[Corpus, _parsed(corpus_of, CorpusShape)] = Field(
         "tinyshakespeare",
         description="A known name (tinyshakespeare), a UTF-8 text file or a folder of them, beside this file; a list; "
-        "or the parameters of a synthetic text.",
+        "files of JSON lines or Parquet with the field that has the text; or the parameters of a synthetic text.",
     )
     val_corpus: Annotated[Corpus | None, _parsed(corpus_of, CorpusShape)] = Field(
         None, description="What runs are validated on, likewise; without it, the last val_share of corpus."
     )
     val_share: float | None = Field(
         None, gt=0, lt=1, description="Share of corpus that is kept for validation, its end; None: 0.1."
+    )
+    document_separator: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_SEPARATOR,
+        description="What each document ends in, where blocks do not cross from one into the next; None: they do.",
     )
     tokenizer: TokenizerName = Field("char", description=MEANING)
     base: Annotated[dict[str, Scalar], _parsed(section_of), _BySetting(_value)] = Field(

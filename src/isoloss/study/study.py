@@ -54,6 +54,7 @@ class Study:
     """What max_iters of each cell follows from, once for every budget; `resolved` states the horizons."""
     val_corpus: Corpus | None = None
     val_share: float | None = None
+    document_separator: str | None = None
     target: float | None = None
     """Validation loss that `steps_to_target` is about, in nats per token; no part of any run's identity."""
     order: Order = "longest_first"
@@ -71,7 +72,8 @@ class Study:
 
     def _faults(self) -> Iterator[ConfigError]:
         """What is wrong with each part alone; `fields` begins with the place in a study file."""
-        alone = ("name", "corpus", "val_corpus", "val_share", "tokenizer", "target", "order", "disk", "seeds")
+        alone = ("name", "corpus", "val_corpus", "val_share", "document_separator", "tokenizer", "target", "order")
+        alone = (*alone, "disk", "seeds")
         yield from stated_faults({key: value for key in alone if (value := getattr(self, key)) is not None})
         yield from self.text.faults()
         for key, value in self.base.items():
@@ -123,7 +125,7 @@ class Study:
     @property
     def text(self) -> Text:
         """What runs are trained and validated on."""
-        return Text(self.corpus, self.val_corpus, self.val_share)
+        return Text(self.corpus, self.val_corpus, self.val_share, self.document_separator)
 
     @cached_property
     def cells(self) -> Cells:

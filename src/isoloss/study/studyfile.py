@@ -166,6 +166,7 @@ def dump_study(study: Study) -> str:
         "corpus": _stated(study.corpus),
         **({"val_corpus": _stated(study.val_corpus)} if study.val_corpus is not None else {}),
         **({"val_share": study.val_share} if study.val_share is not None else {}),
+        **({"document_separator": study.document_separator} if study.document_separator is not None else {}),
         **({} if study.states("tokenizer") else {"tokenizer": study.tokenizer}),
         "base": dict(study.base),
         **cells_values(study.cells),

@@ -39,6 +39,7 @@ SYNONYMS = {
     "corpus": "corpora data dataset text texts train_corpus",
     "val_corpus": "val_data val_dataset val_text validation validation_corpus validation_data validation_text",
     "val_share": "test_size val_frac val_fraction val_ratio val_split validation_share validation_split",
+    "document_separator": "separator eot eos delimiter doc_separator document_delimiter",
     "base": "constants defaults fixed settings config",
     "factors": "grid sweep parameters",
     "seeds": "n_seeds num_seeds replicates repeats",

@@ -12,11 +12,22 @@ from typing import Any, cast
 from isoloss.errors import ConfigError, raise_all
 from isoloss.files import sha256_bytes, user_path
 from isoloss.study.config import ANY_TEXT
+from isoloss.study.row_files import (
+    FIELD,
+    is_row_files,
+    matching,
+    pattern_and_field,
+    row_files_beside,
+    row_files_of,
+)
 from isoloss.study.synthetic import is_synthetic, synthetic_named, synthetic_of
 
 Corpus = str | tuple[str, ...]
-"""A known name, a text file, a folder of them or a synthetic text; or several files, read in this order."""
+"""A known name, a text file, a folder of them, files of rows or a synthetic text; or several, read in this order."""
 VAL_SHARE = 0.1
+LINE_END = "\n"
+"""What files of a list, and rows, end in where no document_separator is stated."""
+MAX_SEPARATOR = 100
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,8 @@ class Text:
     val_corpus: Corpus | None = None
     val_share: float | None = None
     """None: VAL_SHARE, or all of `val_corpus`."""
+    document_separator: str | None = None
+    """What each document ends in, where no block crosses from one into the next."""
 
     @property
     def corpora(self) -> tuple[Corpus, ...]:
@@ -48,8 +61,11 @@ class Text:
     def identity(self, hashes: Sequence[str]) -> str:
         """The SHA-256 by which runs are named, from those of `corpora`: another split is as another text.
 
-        Split by default it is the text's own, as it was before splits could be stated.
+        Split by default and undivided it is the text's own, as it was before splits could be stated.
         """
+        if self.document_separator is not None:
+            undivided = replace(self, document_separator=None).identity(hashes)
+            return sha256_bytes(f"{undivided} document_separator {self.document_separator!r}".encode())
         if self.val_corpus is not None:
             return sha256_bytes(" ".join(hashes).encode())
         if self.val_share in (None, VAL_SHARE):
@@ -68,8 +84,8 @@ class Text:
 
     def _trained_on(self, name: str) -> bool:
         """Whether a text is one of `corpus`, or lies in a folder that is."""
-        path = _resolved(name)
-        return any(each == path or each in path.parents for each in map(_resolved, corpus_names(self.corpus)))
+        known = {path for each in corpus_names(self.corpus) for path in _resolved(each)}
+        return any(not known.isdisjoint((path, *path.parents)) for path in _resolved(name))
 
     def beside(self, folder: Path) -> Text:
         """The same with every path that exists from a folder on given from there."""
@@ -92,12 +108,20 @@ class DataFacts:
     """Sentences about what its author may not know of the text."""
     tokenizer_sha256: str = ""
     """Of a tokenizer that the text alone does not decide, what it is."""
+    documents: tuple[Mapping[int, int], Mapping[int, int]] | None = None
+    """How many documents there are of each length in tokens, in training and in validation; None: one each."""
     others: Mapping[str, DataFacts] = field(default_factory=dict["str", "DataFacts"])
     """Of a study of several tokenizers, the same by the name of each."""
 
     def of(self, tokenizer: str) -> DataFacts:
         """What one of the study's tokenizers makes of the text."""
         return self.others[tokenizer] if self.others else self
+
+    def documents_of(self, split: int) -> Mapping[int, int]:
+        """How many documents there are of each length in the training split, 0, or that of validation, 1."""
+        if self.documents is None:
+            return {(self.val_tokens if split else self.train_tokens) or 0: 1}
+        return self.documents[split]
 
 
 def joined_facts(facts: Mapping[str, DataFacts]) -> DataFacts:
@@ -131,10 +155,16 @@ def corpus_of(value: Any) -> Corpus:
         return synthetic_named(value).name
     if isinstance(value, dict) and "synthetic" in value:
         return synthetic_of(cast("dict[str, Any]", value)).name
+    if isinstance(value, dict) and "files" in value:
+        return as_corpus(row_files_of(cast("dict[str, Any]", value)))
     if isinstance(value, str) and value.strip():
+        if is_row_files(value):
+            pattern_and_field(value)
         return value.strip()
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
-        raise ConfigError("expected a known name, a path, a list of them, or {synthetic: markov, …}")
+        raise ConfigError(
+            "expected a known name, a path, a list of them, {files: …, field: …} or {synthetic: markov, …}"
+        )
     stated = cast("Sequence[Any]", value)
     raise_all(
         [
@@ -149,15 +179,21 @@ def corpus_of(value: Any) -> Corpus:
 def _wrong_in_list(name: Any) -> str | None:
     if is_synthetic(name):
         return "a synthetic text, which stands in no list"
+    if is_row_files(name):
+        return None if FIELD in name else f"without {FIELD}NAME, which says what is read"
     return None if isinstance(name, str) and name.strip() else "no name or path of a text"
 
 
-def _resolved(name: str) -> Path:
+def _resolved(name: str) -> list[Path]:
+    """The paths a name stands for; of rows, their field within the path of their file."""
     if is_synthetic(name):  # a longer one begins with the shorter
-        return Path(synthetic_named(name).model_copy(update={"tokens": 0}).name)
+        return [Path(synthetic_named(name).model_copy(update={"tokens": 0}).name)]
     with suppress(OSError, ValueError, RuntimeError):  # a name that no file can have
-        return user_path(name).resolve()
-    return Path(name)
+        if is_row_files(name):
+            pattern, field = pattern_and_field(name)
+            return [each.resolve() / field for each in matching(pattern) or [user_path(pattern)]]
+        return [user_path(name).resolve()]
+    return [Path(name)]
 
 
 def beside_folder(corpus: Corpus, folder: Path) -> Corpus:
@@ -165,6 +201,8 @@ def beside_folder(corpus: Corpus, folder: Path) -> Corpus:
     if isinstance(corpus, tuple):
         return tuple(cast("str", beside_folder(each, folder)) for each in corpus)
     with suppress(OSError, ValueError):  # a name that no file can have
+        if is_row_files(corpus):
+            return row_files_beside(corpus, folder)
         path = os.path.normpath(folder / user_path(corpus))  # an absolute path replaces the folder
         return path if corpus and Path(path).exists() else corpus
     return corpus

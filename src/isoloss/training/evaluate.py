@@ -31,11 +31,12 @@ MAX_ACCELERATOR_CHUNK_BYTES = 2 << 30
 
 
 class DeviceTokens:
-    """Both splits of a text on the training device, and how many bytes each token stands for."""
+    """Both splits of a text on the training device, where documents end, and how many bytes each token stands for."""
 
     def __init__(self, tokens: Tokens, device: torch.device) -> None:
         self.train_N = on_device(tokens.train_N, device)
         self.val_N = on_device(tokens.val_N, device)
+        self.ends = tokens.ends
         self.bytes_V = torch.from_numpy(tokens.tokenizer.bytes_of_tokens()).to(device)
 
 
@@ -101,16 +102,16 @@ def split_loss(
     Both are fp64 of shape [E]. None if given up.
     """
     text_N = texts.val_N if split else texts.train_N
-    starts = [_starts(config, step, split, len(text_N)) for config in members]
+    starts = [_starts(config, step, split, texts.ends[split]) for config in members]
     return _mean_loss(parameters, members, text_N, np.stack(starts), texts.bytes_V, ranks, goes_on)
 
 
-def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np.int64]:
+def _starts(config: RunConfig, step: int, split: int, ends_D: NDArray[np.int64]) -> NDArray[np.int64]:
     if config.eval == "sampled":
         n = config.eval_iters * config.batch_size
-        return sampled_eval_starts(config.seed_of_data, step, split, n, length, config.block_size)
+        return sampled_eval_starts(config.seed_of_data, step, split, n, ends_D, config.block_size)
     at_most = config.eval_val_tokens if split else config.eval_train_tokens
-    return exact_eval_starts(length, config.block_size, at_most or None)
+    return exact_eval_starts(ends_D, config.block_size, at_most or None)
 
 
 def _chunk_tokens(members: Sequence[RunConfig], device: torch.device) -> int:

@@ -77,6 +77,8 @@ def _data(snapshot: Snapshot) -> Iterator[str]:
             f"The first {percent(1 - (study.val_share or VAL_SHARE))} of the text, {count(train)} tokens{of}, is for "
             f"training, and the rest, {count(val)} tokens, for validation; there is no test split."
         )
+    if (separator := study.document_separator) is not None:
+        yield f"Each document ends in {separator!r}. Blocks lie within one; one no longer than a block is never read."
     if true := snapshot.results.true_losses:
         ends = "" if true["low"] == true["high"] else f", 95% interval {loss(true['low'])} to {loss(true['high'])}"
         losses = listed(f"{loss(value)} ({windows})" for windows, value in true["true_val_loss"].items())

@@ -44,10 +44,19 @@ def sampled_eval_starts(seed: int, step: int, split: int, n: int, length: int, b
 def exact_eval_starts(length: int, block: int, at_most_tokens: int | None = None) -> NDArray[np.int64]:
     """Starts of non-overlapping windows over a split, shape [n], without randomness.
 
-    All (length - 1) // block windows, or as many evenly spaced ones as `at_most_tokens` allows (at least one).
+    All (length - 1) // block windows, or as many evenly spaced ones as `at_most_tokens` allows (at least one). Where
+    an evaluation slides, these are the stretches of eval_stride tokens that count.
     """
     n_windows = (length - 1) // block
     if at_most_tokens is None or n_windows * block <= at_most_tokens:
         return np.arange(n_windows, dtype=np.int64) * block
     kept = max(1, at_most_tokens // block)
     return (np.arange(kept, dtype=np.int64) * n_windows // kept) * block
+
+
+def sliding_starts(scored_starts: NDArray[np.int64], scored: int, block: int) -> NDArray[np.int64]:
+    """Starts of the windows of `block` tokens that end with given stretches of `scored` ones, in the shape of these.
+
+    A stretch before which there are fewer than block - scored tokens lies inside the window at the split's beginning.
+    """
+    return np.maximum(scored_starts + (scored - block), 0)

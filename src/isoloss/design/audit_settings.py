@@ -102,12 +102,12 @@ def _fast(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
 
 
 def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:
-    exact = [config for config in configs if config.eval == "exact"]
-    there = {config.tokenizer: data.of(config.tokenizer).val_tokens or 0 for config in exact}
-    few = [config for config in exact if evaluated_blocks(config, there[config.tokenizer]) < FEWEST_BLOCKS]
+    fixed = [config for config in configs if config.eval != "sampled"]
+    there = {config.tokenizer: data.of(config.tokenizer).val_tokens or 0 for config in fixed}
+    few = [config for config in fixed if evaluated_blocks(config, there[config.tokenizer]) < FEWEST_BLOCKS]
     if few:
         fewest = min(few, key=lambda config: evaluated_blocks(config, there[config.tokenizer]))
-        val_tokens, size = there[fewest.tokenizer], fewest.block_size
+        val_tokens, size = there[fewest.tokenizer], fewest.eval_scored
         n = evaluated_blocks(fewest, val_tokens)
         yield Diagnostic(
             "small_validation",
@@ -132,6 +132,8 @@ def _dominating(configs: Sequence[RunConfig], share: float) -> Diagnostic:
     often = min(configs, key=lambda config: config.eval_interval)
     sampled = all(config.eval == "sampled" for config in configs)
     smaller = "eval_iters" if sampled else "eval_val_tokens (0 reads the whole split)"
+    if any(config.eval_scored < config.block_size for config in configs):
+        smaller += ", or raise eval_stride"
     return Diagnostic(
         "evaluation_dominates",
         "limits",
@@ -142,9 +144,9 @@ def _dominating(configs: Sequence[RunConfig], share: float) -> Diagnostic:
 
 
 def evaluated_blocks(config: RunConfig, val_tokens: int) -> int:
-    """Blocks of the validation split that an exact evaluation reads."""
-    there = (val_tokens - 1) // config.block_size
-    asked = max(1, config.eval_val_tokens // config.block_size) if config.eval_val_tokens else there
+    """Blocks of the validation split that an evaluation reads, unless it is sampled."""
+    there = (val_tokens - 1) // config.eval_scored
+    asked = max(1, config.eval_val_tokens // config.eval_scored) if config.eval_val_tokens else there
     return min(there, asked)
 
 

@@ -178,7 +178,7 @@ class StudyResults:
         """The columns that only synthetic texts have; none of random windows."""
         if self.true_losses is None:
             return {}
-        scored = self.true_losses["true_val_loss"] if config.eval == "exact" else {}
+        scored = self.true_losses["true_val_loss"] if config.eval != "sampled" else {}
         rate = self.true_losses["entropy_rate"]
         return {"entropy_rate": rate, "true_val_loss": scored.get(windows_scored(config))}
 

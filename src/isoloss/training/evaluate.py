@@ -1,4 +1,7 @@
-"""Evaluation: exact (all of val, a fixed part of train) or sampled as nanoGPT does. Never touches training."""
+"""Evaluation: exact (all of val, a fixed part of train), sliding over the same, or sampled as nanoGPT does.
+
+Never touches training.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.data.batches import exact_eval_starts, sampled_eval_starts
+from isoloss.data.batches import exact_eval_starts, sampled_eval_starts, sliding_starts
 from isoloss.data.tokens import Tokens
 from isoloss.model import gpt
 from isoloss.model.parameters import Parameters
@@ -106,11 +109,12 @@ def split_loss(
 
 
 def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np.int64]:
+    """Where the stretches of `eval_scored` tokens begin that count: each is a window, or the end of one."""
     if config.eval == "sampled":
         n = config.eval_iters * config.batch_size
         return sampled_eval_starts(config.seed_of_data, step, split, n, length, config.block_size)
     at_most = config.eval_val_tokens if split else config.eval_train_tokens
-    return exact_eval_starts(length, config.block_size, at_most or None)
+    return exact_eval_starts(length, config.eval_scored, at_most or None)
 
 
 def _chunk_tokens(members: Sequence[RunConfig], device: torch.device) -> int:
@@ -127,26 +131,34 @@ def _mean_loss(
     parameters: Parameters,
     members: Sequence[RunConfig],
     text_N: Tensor,
-    starts_ExB: NDArray[np.int64],
+    scored_starts_ExB: NDArray[np.int64],
     bytes_V: Tensor,
     ranks: Ranks,
     goes_on: Callable[[], bool],
 ) -> tuple[Tensor, Tensor] | None:
-    """Mean loss over windows in nats a token and in bits a byte, fp64 of shape [E]; None if given up.
+    """Mean loss over what counts in nats a token and in bits a byte, fp64 of shape [E]; None if given up.
 
     The ranks share the windows between them.
     """
-    n_windows, block_size, device = starts_ExB.shape[1], members[0].block_size, text_N.device
+    n_windows, block_size, scored = scored_starts_ExB.shape[1], members[0].block_size, members[0].eval_scored
+    device = text_N.device
     chunk = max(1, _chunk_tokens(members, device) // block_size)
-    mine_ExB = torch.from_numpy(starts_ExB[:, ranks.rank :: ranks.world]).to(device)
+    starts_ExB = sliding_starts(scored_starts_ExB, scored, block_size)
+    mine_2xExB = np.stack([starts_ExB, scored_starts_ExB - starts_ExB])[:, :, ranks.rank :: ranks.world]
+    at_2xExB = torch.from_numpy(mine_2xExB).to(device)
     sums = [torch.zeros(len(members), device=device)]
     bytes_E = torch.zeros(len(members), dtype=torch.int64, device=device)
-    for first in range(0, mine_ExB.shape[1], chunk):
-        part_ExB = mine_ExB[:, first : first + chunk]
+    for first in range(0, at_2xExB.shape[2], chunk):
+        part_ExB, before_ExB = at_2xExB[:, :, first : first + chunk]
         blocks_ExBxT1 = gather_windows(text_N, part_ExB, block_size)
-        sums.append(gpt.loss(parameters, members, blocks_ExBxT1) * part_ExB.shape[1])
-        bytes_E += bytes_V[blocks_ExBxT1[..., 1:]].sum(dim=(1, 2))
+        targets_ExBxS = blocks_ExBxT1[..., 1:]
+        scored_ExBxS = None
+        if scored < block_size:
+            scored_ExBxS = before_ExB[..., None] + torch.arange(scored, device=device)
+            targets_ExBxS = targets_ExBxS.gather(2, scored_ExBxS)
+        sums.append(gpt.loss(parameters, members, blocks_ExBxT1, scored_ExBxS) * part_ExB.shape[1])
+        bytes_E += bytes_V[targets_ExBxS].sum(dim=(1, 2))
         if not goes_on():
             return None
     loss_E = ranks.sum(torch.stack(sums).cpu().double().sum(dim=0)) / n_windows
-    return loss_E, loss_E * (n_windows * block_size / log(2)) / ranks.sum(bytes_E.cpu().double())
+    return loss_E, loss_E * (n_windows * scored / log(2)) / ranks.sum(bytes_E.cpu().double())

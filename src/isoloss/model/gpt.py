@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isoloss.model.dropout import Mask
-from isoloss.model.functions import Step, cross_entropy, scaled, through
+from isoloss.model.functions import Step, cross_entropy, scaled, through, token_losses
 from isoloss.model.parameters import HEAD, Gradients, Parameters
 from isoloss.model.parts import ForwardPass, KeysAndValues
 from isoloss.model.parts.attention import attention
@@ -40,17 +40,26 @@ def next_logits(parameters: Parameters, config: RunConfig, tokens_BxT: Tensor, r
 
 
 def loss(
-    parameters: Parameters, members: Sequence[RunConfig], blocks_ExBxT1: Tensor, scored_ExBxS: Tensor | None = None
+    parameters: Parameters,
+    members: Sequence[RunConfig],
+    blocks_ExBxT1: Tensor,
+    scored_ExBxS: Tensor | None = None,
+    at_positions_ExT: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy in nats a token of every member, fp32 of shape [E], on blocks of T+1 tokens.
 
-    Of all targets, or of those at some positions of each block, from 0: then the head computes no others.
+    Of all targets, or of those at some positions of each block, from 0: then the head computes no others, unless the
+    losses at each position are asked for: to `at_positions_ExT` those of all blocks are added.
     """
     run = ForwardPass(members, parameters.weights, parameters.kernels, blocks_ExBxT1[..., :-1])
     targets_ExN = blocks_ExBxT1[..., 1:].flatten(1)
     stream_ExNxC, branch_ExNxC = _hidden(run)
+    n_blocks, block = run.tokens_ExBxT.shape[1:]
+    if at_positions_ExT is not None:
+        logits_ExNxW = through(stream_ExNxC, branch_ExNxC, _head(run))[1]
+        losses_ExN = token_losses(logits_ExNxW, targets_ExN, members[0].vocab_size)
+        at_positions_ExT += losses_ExN.unflatten(1, (n_blocks, block)).sum(dim=1)
     if scored_ExBxS is not None:
-        n_blocks, block = run.tokens_ExBxT.shape[1:]
         firsts_Bx1 = torch.arange(n_blocks, device=targets_ExN.device)[:, None] * block
         rows_ExN = (scored_ExBxS + firsts_Bx1).flatten(1)
         targets_ExN = targets_ExN.gather(1, rows_ExN)

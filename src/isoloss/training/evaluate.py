@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log
+from itertools import pairwise
+from math import isfinite, log
 
 import numpy as np
 import torch
@@ -52,16 +53,26 @@ class Evaluated:
     train_loss: float
     val_loss: float
     val_bpb: float
+    val_loss_by_position: dict[str, float | None] | None = None
+    """Mean losses of targets by how many tokens of their window stand before them, where that was asked for.
+
+    The keys are the most tokens of each bin: 1, 2, 4 (3 or 4 tokens), 8 and so on to block_size.
+    """
 
 
 def evaluate(
-    stack: StackState, texts: DeviceTokens, ranks: Ranks, goes_on: Callable[[], bool] = lambda: True
+    stack: StackState,
+    texts: DeviceTokens,
+    ranks: Ranks,
+    goes_on: Callable[[], bool] = lambda: True,
+    *,
+    by_position: bool = False,
 ) -> list[Evaluated] | None:
     """The losses of every member at the stack's step.
 
     `goes_on` is asked after each chunk; where it says no, the evaluation is given up and there are no losses.
     """
-    return _evaluated(stack.parameters, stack.members, stack.step, texts, ranks, goes_on)
+    return _evaluated(stack.parameters, stack.members, stack.step, texts, ranks, goes_on, by_position=by_position)
 
 
 def evaluate_averages(
@@ -79,15 +90,30 @@ def _evaluated(
     texts: DeviceTokens,
     ranks: Ranks,
     goes_on: Callable[[], bool],
+    *,
+    by_position: bool = False,
 ) -> list[Evaluated] | None:
-    losses: list[tuple[list[float], list[float]]] = []
-    for split in range(2):
-        found = split_loss(parameters, members, step, texts, split, ranks, goes_on)
-        if found is None:
-            return None
-        losses.append((found[0].tolist(), found[1].tolist()))
-    (train_losses, _), (val_losses, val_bpb) = losses
-    return [*map(Evaluated, train_losses, val_losses, val_bpb)]
+    size = len(members), members[0].block_size
+    at_positions_ExT = torch.zeros(size, device=texts.val_N.device) if by_position else None
+    train = split_loss(parameters, members, step, texts, 0, ranks, goes_on)
+    val = train and split_loss(parameters, members, step, texts, 1, ranks, goes_on, at_positions_ExT)
+    if train is None or val is None:
+        return None
+    binned = [None] * len(members) if at_positions_ExT is None else _binned(ranks.sum(at_positions_ExT.cpu().double()))
+    return [*map(Evaluated, train[0].tolist(), val[0].tolist(), val[1].tolist(), binned)]
+
+
+def _binned(at_positions_ExT: Tensor) -> list[dict[str, float | None]]:
+    """Means over bins of positions that double; None where one is not finite."""
+    block = at_positions_ExT.shape[1]
+    ends = [0, *(2**k for k in range(block.bit_length()) if 2**k < block), block]
+    return [
+        {
+            str(last): mean if isfinite(mean := at_T[first:last].mean().item()) else None
+            for first, last in pairwise(ends)
+        }
+        for at_T in at_positions_ExT
+    ]
 
 
 def split_loss(
@@ -98,14 +124,16 @@ def split_loss(
     split: int,
     ranks: Ranks,
     goes_on: Callable[[], bool],
+    at_positions_ExT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """Every member's loss on the training split, 0, or that of validation, 1, in nats a token and in bits a byte.
 
-    Both are fp64 of shape [E]. None if given up.
+    Both are fp64 of shape [E]. None if given up. `at_positions_ExT` becomes this rank's share of the mean losses at
+    each position of the windows, in nats: of all that are read, where they overlap too.
     """
     text_N = texts.val_N if split else texts.train_N
     starts = [_starts(config, step, split, len(text_N)) for config in members]
-    return _mean_loss(parameters, members, text_N, np.stack(starts), texts.bytes_V, ranks, goes_on)
+    return _mean_loss(parameters, members, text_N, np.stack(starts), texts.bytes_V, ranks, goes_on, at_positions_ExT)
 
 
 def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np.int64]:
@@ -135,6 +163,7 @@ def _mean_loss(
     bytes_V: Tensor,
     ranks: Ranks,
     goes_on: Callable[[], bool],
+    at_positions_ExT: Tensor | None,
 ) -> tuple[Tensor, Tensor] | None:
     """Mean loss over what counts in nats a token and in bits a byte, fp64 of shape [E]; None if given up.
 
@@ -156,9 +185,11 @@ def _mean_loss(
         if scored < block_size:
             scored_ExBxS = before_ExB[..., None] + torch.arange(scored, device=device)
             targets_ExBxS = targets_ExBxS.gather(2, scored_ExBxS)
-        sums.append(gpt.loss(parameters, members, blocks_ExBxT1, scored_ExBxS) * part_ExB.shape[1])
+        sums.append(gpt.loss(parameters, members, blocks_ExBxT1, scored_ExBxS, at_positions_ExT) * part_ExB.shape[1])
         bytes_E += bytes_V[targets_ExBxS].sum(dim=(1, 2))
         if not goes_on():
             return None
+    if at_positions_ExT is not None:
+        at_positions_ExT /= n_windows
     loss_E = ranks.sum(torch.stack(sums).cpu().double().sum(dim=0)) / n_windows
     return loss_E, loss_E * (n_windows * scored / log(2)) / ranks.sum(bytes_E.cpu().double())

@@ -180,6 +180,8 @@ def test_documents_that_no_block_fits_into_are_left_out_and_said(make: Any) -> N
         CorpusError, match=r"the longest document of the train split of .* has 9\d tokens, block_size=128"
     ):
         check_length(make(block_size=128), facts)
+    with pytest.raises(CorpusError, match="eval=sliding reads across the ends of documents"):
+        check_length(make(block_size=64, eval="sliding", eval_stride=8), facts)
 
 
 @pytest.mark.parametrize("stated", ["''", "3", "[a]", "x" * 101])

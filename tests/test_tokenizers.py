@@ -266,7 +266,7 @@ def test_bits_per_byte_of_one_distribution_do_not_depend_on_the_tokenizer(
         monkeypatch.setattr(
             evaluate.gpt,
             "loss",
-            lambda parameters, members, blocks, costs_V=costs_V: costs_V[blocks[..., 1:]].mean((1, 2)),
+            lambda parameters, members, blocks, *_, costs_V=costs_V: costs_V[blocks[..., 1:]].mean((1, 2)),
         )
         study = Study("s", str(tmp_path / "text.txt"), name, base={**TINY, "eval": mode, "eval_iters": 3})
         stacked = stack([initial_state(study.expand(tokens.facts)[0])], torch.device("cpu"))

@@ -48,6 +48,7 @@ def outcome(results: StudyResults, report: Report) -> dict[str, Any]:
             }
             for claim in report.claims
         ],
+        "loss_by_position": report.positions and asdict(report.positions),
     }
 
 

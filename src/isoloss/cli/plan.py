@@ -126,8 +126,8 @@ def _splits(plan: Plan) -> str:
     lines: list[str] = []
     for name in plan.study.tokenizers:
         data = plan.data.of(name)
-        exact = [config for config in plan.configs if config.eval == "exact" and config.tokenizer == name]
-        blocks = sorted({evaluated_blocks(config, plan.data) for config in exact})
+        fixed = [config for config in plan.configs if config.eval != "sampled" and config.tokenizer == name]
+        blocks = sorted({evaluated_blocks(config, plan.data) for config in fixed})
         read = f", of which an evaluation reads {between(blocks)} blocks" if blocks else ""
         of = f"{name}: " if plan.data.others else ""
         lines.append(f"{of}{data.train_tokens or 0:,} training tokens, {data.val_tokens or 0:,} of validation{read}")

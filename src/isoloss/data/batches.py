@@ -66,7 +66,8 @@ def exact_eval_starts(ends_D: NDArray[np.int64], block: int, at_most_tokens: int
     """Starts of non-overlapping windows over the documents of a split, shape [n], without randomness.
 
     All (length - 1) // block windows of each document, from its beginning on, or as many evenly spaced ones as
-    `at_most_tokens` allows (at least one).
+    `at_most_tokens` allows (at least one). Where an evaluation slides, these are the stretches of eval_stride tokens
+    that count.
     """
     lengths_D = np.diff(ends_D, prepend=0)
     windows_D = (lengths_D - 1) // block
@@ -78,3 +79,11 @@ def exact_eval_starts(ends_D: NDArray[np.int64], block: int, at_most_tokens: int
     until_D = np.cumsum(windows_D)
     document_N = np.searchsorted(until_D, number_N, side="right")
     return (ends_D - lengths_D)[document_N] + (number_N - (until_D - windows_D)[document_N]) * block
+
+
+def sliding_starts(scored_starts: NDArray[np.int64], scored: int, block: int) -> NDArray[np.int64]:
+    """Starts of the windows of `block` tokens that end with given stretches of `scored` ones, in the shape of these.
+
+    A stretch before which there are fewer than block - scored tokens lies inside the window at the split's beginning.
+    """
+    return np.maximum(scored_starts + (scored - block), 0)

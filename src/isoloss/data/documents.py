@@ -35,7 +35,7 @@ def ends_of_splits(reader: TextReader, facts: DataFacts, *, in_bytes: bool) -> t
             yield from (before + place for place in found)
             before = cut  # of val_corpus
 
-    separator = reader.text.document_separator
+    separator = reader.text.document_separator or ""
     found_N = np.fromiter(places() if separator else (), dtype=np.int64)
     of_train, of_val = found_N[found_N < cut], found_N[(found_N > cut) & (found_N < length)]
     return np.append(of_train, cut), np.append(of_val, length) - cut

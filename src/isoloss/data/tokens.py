@@ -194,6 +194,8 @@ def corpus_facts(
 def check_length(config: RunConfig, data: DataFacts) -> None:
     """Refuse a text whose splits cannot fill one block and its target. Raises CorpusError."""
     of = data.of(config.tokenizer)
+    if of.documents is not None and config.eval == "sliding":
+        raise CorpusError("eval=sliding reads across the ends of documents: take eval=exact, or no document_separator")
     for number, split in enumerate(SPLITS):
         if (length := max(of.documents_of(number))) < config.block_size + 1:
             what = f"the {split} split" if of.documents is None else f"the longest document of the {split} split"

@@ -104,11 +104,11 @@ def _fast(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
 
 
 def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:
-    exact = [config for config in configs if config.eval == "exact"]
-    few = [config for config in exact if evaluated_blocks(config, data) < FEWEST_BLOCKS]
+    fixed = [config for config in configs if config.eval != "sampled"]
+    few = [config for config in fixed if evaluated_blocks(config, data) < FEWEST_BLOCKS]
     if few:
         fewest = min(few, key=lambda config: evaluated_blocks(config, data))
-        val_tokens, size = data.of(fewest.tokenizer).val_tokens or 0, fewest.block_size
+        val_tokens, size = data.of(fewest.tokenizer).val_tokens or 0, fewest.eval_scored
         n = evaluated_blocks(fewest, data)
         yield Diagnostic(
             "small_validation",
@@ -153,6 +153,8 @@ def _dominating(configs: Sequence[RunConfig], share: float) -> Diagnostic:
     often = min(configs, key=lambda config: config.eval_interval)
     sampled = all(config.eval == "sampled" for config in configs)
     smaller = "eval_iters" if sampled else "eval_val_tokens (0 reads the whole split)"
+    if any(config.eval_scored < config.block_size for config in configs):
+        smaller += ", or raise eval_stride"
     return Diagnostic(
         "evaluation_dominates",
         "limits",
@@ -163,10 +165,10 @@ def _dominating(configs: Sequence[RunConfig], share: float) -> Diagnostic:
 
 
 def evaluated_blocks(config: RunConfig, data: DataFacts) -> int:
-    """Blocks of the validation split that an exact evaluation reads."""
+    """Blocks of the validation split that an evaluation reads, unless it is sampled."""
     of = data.of(config.tokenizer).documents_of(1)
-    there = sum(n * ((length - 1) // config.block_size) for length, n in of.items() if length)
-    asked = max(1, config.eval_val_tokens // config.block_size) if config.eval_val_tokens else there
+    there = sum(n * ((length - 1) // config.eval_scored) for length, n in of.items() if length)
+    asked = max(1, config.eval_val_tokens // config.eval_scored) if config.eval_val_tokens else there
     return min(there, asked)
 
 

@@ -11,14 +11,14 @@ from isoloss.study.config import SEED_SETTINGS, RunConfig, spelled_seeds
 from isoloss.study.identity import unread
 from isoloss.study.schedules import SCHEDULE_FIELDS, as_read
 
-EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens")
+EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens", "eval_stride")
 """Settings that decide when and on what the loss is measured; training does not read them."""
 
 TRAINING_FIELDS = (
     "dropout", "gradient_accumulation_steps", "max_iters", "learning_rate", "schedule", "decay_lr", *SCHEDULE_FIELDS,
     "optimizer", "muon_learning_rate", "weight_decay", "beta1", "beta2", "grad_clip", "ema",
 )  # fmt: skip
-"""Settings that an evaluation before the first step does not depend on; nor on batch_size, where it is exact."""
+"""Settings that an evaluation before the first step does not depend on; nor on batch_size, unless it is sampled."""
 
 Key = tuple[tuple[str, Any], ...]
 

@@ -137,5 +137,6 @@ def _evaluated_tokens(config: RunConfig, data: DataFacts) -> int:
         read = 2 * config.eval_iters * config.batch_size * config.block_size
     else:
         of = data.of(config.tokenizer)
-        read = (config.eval_val_tokens or of.val_tokens or 0) + min(config.eval_train_tokens, of.train_tokens or 0)
+        counted = (config.eval_val_tokens or of.val_tokens or 0) + min(config.eval_train_tokens, of.train_tokens or 0)
+        read = counted * config.block_size // config.eval_scored
     return 2 * read if config.ema else read

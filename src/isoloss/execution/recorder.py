@@ -94,10 +94,11 @@ class RunRecorder:
             self._repeated = time.monotonic()
 
     def evaluation(self, row: EvalRow) -> None:
-        """Append to evals.jsonl, without losses of an average where the run has none."""
-        self._evals.write(
-            {name: value for name, value in asdict(row).items() if self._averages or not name.startswith("ema_")}
-        )
+        """Append to evals.jsonl, without losses of an average where the run has none, or by position before its end."""
+        values = asdict(row)
+        absent = [] if self._averages else ["ema_train_loss", "ema_val_loss"]
+        absent += ["val_loss_by_position"] if row.val_loss_by_position is None else []
+        self._evals.write({name: value for name, value in values.items() if name not in absent})
 
     def checkpoint(self, state: MemberState) -> None:
         """Save the state, once the rows that led to it are on the disk."""

@@ -112,7 +112,8 @@ def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool, widt
     data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size)
     data_N = data_N.astype(token_dtype(config.vocab_size))
     tokens = Tokens("", Tokenizer("char", "".join(map(chr, range(config.vocab_size)))), data_N, data_N, folder=Path())
-    short = config.model_copy(update={"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1, "eval": "exact"})
+    lengths = {"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1}
+    short = config.model_copy(update={**lengths, "eval": "exact", "eval_stride": None})
     stopwatch = _Stopwatch(device)
     kernels = kernels_for(COMPUTE_DTYPES[config.precision], device, compiled=compiled)
     try:

@@ -181,8 +181,12 @@ class StepRecord(TypedDict):
     mfu_a100: FiniteFloat
 
 
+ByPosition = dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,9}$")], FiniteFloat | None]
+"""Mean losses of targets by how many tokens of their window stand before them: the most of each bin, as text."""
+
+
 class EvalRecord(TypedDict):
-    """A row of evals.jsonl; losses of an average of the weights where the run has one."""
+    """A row of evals.jsonl; losses of an average of the weights where the run has one, by position where it ended."""
 
     step: Count
     train_loss: FiniteFloat | None
@@ -191,6 +195,7 @@ class EvalRecord(TypedDict):
     val_bpb: NotRequired[FiniteFloat | None]
     ema_train_loss: NotRequired[FiniteFloat | None]
     ema_val_loss: NotRequired[FiniteFloat | None]
+    val_loss_by_position: NotRequired[ByPosition | None]
 
 
 class ThinnedSteps(TypedDict):
@@ -234,6 +239,7 @@ class CurvesRecord(TypedDict):
     rows: dict[str, ExtentRecord]
     steps: Annotated[ThinnedSteps, AfterValidator(_of_one_length)]
     evals: Annotated[ThinnedEvals, AfterValidator(_of_one_length)]
+    val_loss_by_position: NotRequired[ByPosition]
 
 
 class PartRecord(TypedDict):

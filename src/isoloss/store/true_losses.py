@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from isoloss.data.batches import exact_eval_starts, windows
+from isoloss.data.batches import exact_eval_starts, sliding_starts, windows
 from isoloss.data.sources import Source
 from isoloss.data.synthetic import CHARACTERS, source_named
 from isoloss.data.tokens import Tokens
@@ -24,7 +24,8 @@ CHUNK_TOKENS = 1 << 18
 def windows_scored(config: RunConfig) -> str:
     """The settings on which it depends what the validation loss of a run is computed on."""
     of_tokens = "" if config.tokenizer == "char" else f", tokenizer {config.tokenizer}"
-    return f"block_size {config.block_size}, eval_val_tokens {config.eval_val_tokens}{of_tokens}"
+    sliding = f", eval_stride {config.eval_stride}" if config.eval_scored < config.block_size else ""
+    return f"block_size {config.block_size}, eval_val_tokens {config.eval_val_tokens}{sliding}{of_tokens}"
 
 
 def read_true_losses(paths: StudyPaths) -> TrueLossesRecord | None:
@@ -50,7 +51,7 @@ def keep_true_losses(paths: StudyPaths, text: Text, configs: Sequence[RunConfig]
         return
     known = read_true_losses(paths)
     losses = dict(known["true_val_loss"]) if known else {}
-    scored = {windows_scored(config): config for config in configs if config.eval == "exact"}
+    scored = {windows_scored(config): config for config in configs if config.eval != "sampled"}
     if known and losses.keys() >= scored.keys():
         return
     source = source_named(corpus)
@@ -71,7 +72,8 @@ def join_true_losses(parts: Sequence[StudyPaths], joined: StudyPaths) -> None:
 
 
 def true_val_loss(source: Source, tokens: Tokens, config: RunConfig) -> float | None:
-    """Mean loss in nats of the source on a run's windows of the validation split, each symbol given its window alone.
+    """Mean loss in nats of the source on what counts in a run's windows of the validation split, each symbol given its
+    window alone.
 
     None where tokens are not its symbols.
     """
@@ -79,12 +81,16 @@ def true_val_loss(source: Source, tokens: Tokens, config: RunConfig) -> float | 
     if any(len(text) != 1 for text in spelled):
         return None
     symbol_V = np.array([CHARACTERS.find(text) for text in spelled])
-    starts_B = exact_eval_starts(tokens.ends[1], config.block_size, config.eval_val_tokens or None)
+    scored_starts_B = exact_eval_starts(tokens.ends[1], config.eval_scored, config.eval_val_tokens or None)
+    starts_B = sliding_starts(scored_starts_B, config.eval_scored, config.block_size)
+    scored_BxS = (scored_starts_B - starts_B)[:, None] + np.arange(config.eval_scored)
 
     def sums() -> Iterator[float]:
         chunk = max(1, CHUNK_TOKENS // config.block_size)
         for first in range(0, len(starts_B), chunk):
-            blocks_BxT1 = windows(tokens.val_N, starts_B[first : first + chunk], config.block_size)
-            yield float(source.losses(symbol_V[blocks_BxT1]).sum())
+            part = slice(first, first + chunk)
+            blocks_BxT1 = windows(tokens.val_N, starts_B[part], config.block_size)
+            losses_BxT = source.losses(symbol_V[blocks_BxT1])
+            yield float(np.take_along_axis(losses_BxT, scored_BxS[part], axis=1).sum())
 
-    return sum(sums()) / (len(starts_B) * config.block_size)
+    return sum(sums()) / scored_BxS.size

@@ -18,7 +18,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"]
 DecayShape = Literal["linear", "1-sqrt", "cosine"]
 Parametrization = Literal["standard", "mup", "completep"]
-EvalMode = Literal["exact", "sampled"]
+EvalMode = Literal["exact", "sliding", "sampled"]
 
 MAX_INT = 2**31 - 1
 """Steps, sequences and lengths are counted in 32 bits where batches are drawn."""
@@ -121,16 +121,20 @@ class RunConfig(BaseModel):
 
     eval: EvalMode = Field(
         "exact",
-        description="exact: the same blocks of each split every time; sampled: eval_iters random batches, as nanoGPT.",
+        description="exact: the same blocks of each split every time; sliding: blocks that overlap, of which the last "
+        "eval_stride tokens count; sampled: eval_iters random batches, as nanoGPT.",
     )
     eval_interval: PositiveInt = Field(200, description="Steps from one evaluation to the next.")
     eval_iters: PositiveInt = Field(200, description="Batches of each split per evaluation, if eval is sampled.")
     eval_train_tokens: PositiveInt = Field(
-        16384, description="Tokens of the training split per evaluation, if eval is exact."
+        16384, description="Tokens of the training split per evaluation, unless eval is sampled."
     )
 
     eval_val_tokens: CountInt = Field(
-        131072, description="Tokens of the validation split per evaluation, if eval is exact; 0: all of it."
+        131072, description="Tokens of the validation split per evaluation, unless eval is sampled; 0: all of it."
+    )
+    eval_stride: PositiveInt | None = Field(
+        None, description="Tokens from one block of an evaluation to the next, if eval is sliding; at most block_size."
     )
 
     precision: Precision = Field("fp32", description="Arithmetic of matrix products in training.")
@@ -182,6 +186,15 @@ class RunConfig(BaseModel):
         if position_of(self.position).rotation and self.n_embd // self.n_head % 2:
             text = "{position} rotates pairs of channels, and {n_embd} with {n_head} gives a head an odd number of them"
             raise self._contradiction(text, "position", "n_embd", "n_head")
+        if self.eval == "sliding" and self.eval_stride is None:
+            text = "{eval} needs eval_stride, the tokens from one block to the next, at most block_size"
+            raise self._contradiction(text, "eval", "eval_stride")
+        if self.eval != "sliding" and self.eval_stride is not None:
+            text = "{eval_stride} is of eval: sliding alone, and this is {eval}; leave eval_stride out, or set eval"
+            raise self._contradiction(text, "eval_stride", "eval")
+        if (self.eval_stride or 0) > self.block_size:
+            text = "{eval_stride} is more than {block_size}, so that tokens between two blocks would not count"
+            raise self._contradiction(f"{text}; choose at most block_size", "eval_stride", "block_size")
         return self
 
     def _contradiction(self, text: str, *fields: str) -> PydanticCustomError:
@@ -196,6 +209,11 @@ class RunConfig(BaseModel):
     def decay_horizon(self) -> int:
         """Step at which a rate that decays reaches min_lr: lr_decay_iters, by default max_iters."""
         return self.max_iters if self.lr_decay_iters is None else self.lr_decay_iters
+
+    @property
+    def eval_scored(self) -> int:
+        """Tokens that count in each block of an evaluation, the last ones: eval_stride where it slides, else all."""
+        return self.eval_stride or self.block_size
 
     @property
     def seed_of_weights(self) -> int:
@@ -269,6 +287,7 @@ ADDED_SETTINGS = (
     "decay_shape", "optimizer", "muon_learning_rate", "parametrization", "base_n_embd", "base_n_layer",
     "ema",
     "tokenizer_sha256",
+    "eval_stride",
 )  # fmt: skip
 """Settings that runs had not when they were first named: at their defaults they are no part of a run's name."""
 

@@ -34,6 +34,7 @@ SYNONYMS = {
     "ema": "ema_decay ema_rate ema_beta ema_momentum ema_weights moving_average polyak weight_averaging",
     "eval_interval": "eval_every eval_freq eval_steps val_interval val_every val_check_interval",
     "eval_iters": "eval_batches val_iters val_steps",
+    "eval_stride": "stride sliding_stride sliding_window_stride",
     "precision": "dtype amp mixed_precision",
     # keys of a study file
     "corpus": "corpora data dataset text texts train_corpus",

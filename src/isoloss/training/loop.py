@@ -45,7 +45,8 @@ class EvalRow:
     """One evaluation after `step` steps; losses in nats a token, None where not finite.
 
     `val_bpb` is the validation loss in bits a byte of text, None also where an earlier version evaluated.
-    `ema_…` are losses of the average of the weights, None too where a run has none.
+    `ema_…` are losses of the average of the weights, None too where a run has none. At the run's end alone there is
+    `val_loss_by_position`: mean losses by how many tokens of their window stand before the targets (`Evaluated`).
     """
 
     step: int
@@ -55,6 +56,7 @@ class EvalRow:
     val_bpb: float | None = None
     ema_train_loss: float | None = None
     ema_val_loss: float | None = None
+    val_loss_by_position: dict[str, float | None] | None = None
 
 
 Outcome = Literal["done", "diverged"]
@@ -165,7 +167,8 @@ def _evaluate(
 ) -> bool:
     """Whether the evaluation was completed, and its members told."""
     started = time.perf_counter()
-    found = evaluate(stack, texts, ranks, goes_on)
+    ending = [e for e in due if stack.members[e].max_iters == stack.step]
+    found = evaluate(stack, texts, ranks, goes_on, by_position=bool(ending))
     if found is None:
         return False
     averages: dict[int, Evaluated] = {}
@@ -187,6 +190,7 @@ def _evaluate(
             _finite(of.val_bpb),
             average and _finite(average.train_loss),
             average and _finite(average.val_loss),
+            of.val_loss_by_position if e in ending else None,
         )
         stack.progress[e] = after_evaluation(stack.progress[e], row)
         observe(stack.members[e]).evaluation(row)

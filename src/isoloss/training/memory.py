@@ -83,8 +83,9 @@ def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.de
         stepper.step()
         step = allocations.peak - held
         allocations.begin()
+        at_positions_ExT = torch.zeros(len(members), config.block_size, device=device)
         for split in range(2):
-            split_loss(parameters, members, 0, texts, split, Ranks(), lambda: False)  # a chunk
+            split_loss(parameters, members, 0, texts, split, Ranks(), lambda: False, at_positions_ExT)  # a chunk
             if averaged:  # of which a copy in low precision is made
                 averages = Parameters(stack.layout, averages_AxP, kernels)
                 split_loss(averages, averaged, 0, texts, split, Ranks(), lambda: False)

@@ -230,9 +230,12 @@ def _evaluation(snapshot: Snapshot) -> Iterator[str]:
     val = "the whole validation split"
     if tokens != [0]:
         val = f"{_said(snapshot, 'eval_val_tokens')} tokens of the validation split, evenly spaced,"
+    train = f"and on at most {_said(snapshot, 'eval_train_tokens')} of the training split"
     on = {
-        "exact": f"on {val} in blocks that do not overlap, and on at most "
-        f"{_said(snapshot, 'eval_train_tokens')} of the training split",
+        "exact": f"on {val} in blocks that do not overlap, {train}",
+        "sliding": f"on {val} {train}, in blocks of which the last tokens alone count, "
+        f"{_said(snapshot, 'eval_stride')}: whatever the block_size, the same tokens count, each with more than "
+        "block_size − eval_stride tokens before it where the text has them",
         "sampled": f"on random batches of each split, {_said(snapshot, 'eval_iters')} of them",
     }
     yield (

@@ -33,6 +33,7 @@ from isoloss.report.chart import WIDE
 from isoloss.report.law_figures import law_figures
 from isoloss.report.snapshot import take_snapshot
 from isoloss.report.study_report import explorer_data
+from isoloss.store import true_losses
 from isoloss.store.merging import merge_studies
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.store.true_losses import true_val_loss
@@ -174,7 +175,6 @@ def test_no_predictor_loses_less_than_the_source_on_its_windows() -> None:
     source, tokens = markov(), prepare(synthetic_of(PAIRS).name)
     config = parse_study(STUDY.format(sizes=32), "s").expand(tokens.facts)[0]
     least = true_val_loss(source, tokens, config)
-    assert least is not None
     train_N = tokens.train_N.astype(np.int64)
     counts = np.full((8, 8, 8), 0.5)
     np.add.at(counts, (train_N[:-2], train_N[1:-1], train_N[2:]), 1)
@@ -274,6 +274,21 @@ def test_a_study_records_the_true_loss_of_every_choice_of_windows(tmp_path: Path
     joined = merge_studies([tmp_path / "a", tmp_path / "b"], tmp_path / "c").results.summary()
     both = by_size | dict(other.select("block_size", "true_val_loss").iter_rows())
     assert dict(joined.select("block_size", "true_val_loss").iter_rows()) == both and len(both) == 3
+
+
+def test_tokens_that_are_no_symbols_have_no_true_loss_and_a_restart_computes_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = parse_study(STUDY.format(sizes=8), "s").with_settings({"tokenizer": "bpe:260"})
+
+    def rows() -> list[tuple[float | None, ...]]:
+        found = run_study(study, tmp_path / "w", RunOptions("cpu", compile="off"), executor=Inline())
+        return found.summary().select("entropy_rate", "true_val_loss").rows()
+
+    first = rows()
+    assert first[0][0] == pytest.approx(markov().entropy_rate().value) and first[0][1] is None
+    monkeypatch.setattr(true_losses, "source_named", lambda name: pytest.fail("computed again"))
+    assert rows() == first
 
 
 def test_a_natural_text_has_no_true_loss(tmp_path: Path, text_file: Path) -> None:

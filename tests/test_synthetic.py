@@ -15,10 +15,10 @@ import pytest
 from isoloss.analysis.scaling_results import analyse_scaling
 from isoloss.analysis.true_floor import TrueFloor
 from isoloss.cli.fit import scaling_as_json
-from isoloss.data import sources
+from isoloss.data import chains
 from isoloss.data.hidden_markov import HiddenMarkovSource
 from isoloss.data.markov import MarkovSource
-from isoloss.data.sources import UNITS, Source, random_bits, text_of
+from isoloss.data.sources import UNITS, Source, random_bits
 from isoloss.data.synthetic import CHARACTERS, source_named
 from isoloss.data.tokens import prepare
 from isoloss.errors import ConfigError
@@ -63,7 +63,7 @@ def hidden(**changes: Any) -> HiddenMarkovSource:
 
 
 def drawn(source: Source, tokens: int, seed: int = 3) -> np.ndarray:
-    return np.concatenate([*text_of(source, seed, tokens)]).astype(np.int64)
+    return np.concatenate([*source.text(seed, tokens)]).astype(np.int64)
 
 
 def counted_entropy(text_N: np.ndarray, length: int, symbols: int) -> float:
@@ -92,8 +92,8 @@ def test_the_text_is_one_chain_however_many_stretches_it_is_drawn_in(
 ) -> None:
     source = make()
     whole_N = drawn(source, 4000)
-    monkeypatch.setattr(sources, "LANES", 7)
-    monkeypatch.setattr(sources, "STEPS", 30)
+    monkeypatch.setattr(chains, "LANES", 7)
+    monkeypatch.setattr(chains, "STEPS", 30)
     assert (drawn(source, 4000) == whole_N).all() and (drawn(source, 999) == whole_N[:999]).all()
     state_1, found = np.array([0]), list[int]()
     for bits_1 in random_bits(stream_key(3, Purpose.TEXT), np.arange(4000))[:, None]:

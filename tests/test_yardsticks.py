@@ -14,7 +14,6 @@ import pytest
 from isoloss.data import ngram
 from isoloss.data import yardsticks as module
 from isoloss.data.ngram import FALLBACK, MAX_ORDER, bits_by_order, discounts, ngram_loss, probabilities
-from isoloss.data.sources import text_of
 from isoloss.data.synthetic import source_named
 from isoloss.data.tokens import prepare
 from isoloss.data.yardsticks import yardsticks
@@ -95,7 +94,7 @@ def test_discounts_are_those_of_the_literature_or_fixed_ones() -> None:
 def test_the_entropy_of_a_chain_is_approached_by_its_own_order() -> None:
     """A trigram has the context of a chain of order 2; longer ones learn the same more slowly."""
     source = source_named("synthetic:markov,order=2,symbols=8,seed=3,tokens=100000")
-    text_N = np.concatenate([*text_of(source, 3, 110_000)])
+    text_N = np.concatenate([*source.text(3, 110_000)])
     found = ngram_loss(text_N[:100_000], text_N[100_000:])
     least = source.losses(text_N[None, 100_000 - 2 :].astype(np.int64))[0, 1:].mean() / np.log(2)
     assert found is not None and found.order == 3 and least < found.bits_per_byte < least + 0.01

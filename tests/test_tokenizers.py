@@ -24,9 +24,8 @@ from isoloss.analysis.effects import Effects
 from isoloss.analysis.laws import summary_columns
 from isoloss.cli.status import status_as_text
 from isoloss.cli.tables import roles
-from isoloss.data import byte_level, compressors
+from isoloss.data import byte_level
 from isoloss.data.byte_level import ByteLevel
-from isoloss.data.compressors import compressed_bits
 from isoloss.data.tokenizer import Tokenizer, token_dtype, train_tokenizer
 from isoloss.data.tokens import check_length, corpus_facts, open_tokens, prepare
 from isoloss.data.vocabularies import train_bpe
@@ -460,17 +459,3 @@ def test_evaluations_without_bits_have_none() -> None:
     rows = [{"step": 0, "train_loss": 1.0, "val_loss": 2.0, "eval_time_s": 1.0}]
     found = measure([], rows)  # type: ignore[arg-type]
     assert (found.get("best_val_bpb"), found.get("final_val_bpb"), found["best_val_loss"]) == (None, None, 2.0)
-
-
-def test_compressors_that_have_read_the_training_split_know_what_it_repeats(
-    verse: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    noise = np.random.default_rng(0).integers(32, 127, size=4000).astype(np.uint8).tobytes().decode()
-    verse.write_text(noise + LONGER)
-    (verse.parent / "new.txt").write_text(noise[:2000])
-    seen, new = Text(str(verse), str(verse.parent / "new.txt")), Text(str(verse.parent / "new.txt"), val_share=0.5)
-    found, unknown = (compressed_bits(prepare(text, "bpe:256")) for text in (seen, new))
-    assert found["xz"] < 1 < found["bz2"] and unknown["xz"] > 6
-    assert compressed_bits(prepare(seen, "char"))["xz"] == pytest.approx(found["xz"])
-    monkeypatch.setattr(compressors, "_size", lambda *_: pytest.fail("computed again"))
-    assert compressed_bits(prepare(seen, "bpe:256")) == found

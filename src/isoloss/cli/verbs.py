@@ -59,10 +59,10 @@ def prepare(
             BPE of N tokens, trained on the training split; gpt2; file:PATH: a tokenizer.json.
         offline: Fetch nothing; use what is in the cache.
     """
-    from isoloss.data.compressors import compressed_bits
     from isoloss.data.nanogpt import is_nanogpt_folder, text_of
     from isoloss.data.synthetic import source_named
     from isoloss.data.tokens import prepare as prepare_tokens
+    from isoloss.data.yardsticks import yardsticks
     from isoloss.files import user_path
     from isoloss.study.schema import stated_faults
     from isoloss.study.synthetic import is_synthetic
@@ -85,9 +85,9 @@ def prepare(
     if is_synthetic(corpus):
         rate = source_named(corpus).entropy_rate()
         say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")
-    if bits := compressed_bits(tokens):
+    if bits := yardsticks(tokens):
         told = listed(f"{name} {value:.3f}" for name, value in bits.items())
-        say(f"compressors that have read training take bits per byte of validation: {told} (bz2 looks back 900 kB)")
+        say(f"bits per byte of validation after reading the training split: {told} (bz2 looks back 900 kB)")
     return 0
 
 

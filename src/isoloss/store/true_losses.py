@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isoloss.data.batches import exact_eval_starts, sliding_starts, windows
 from isoloss.data.sources import Source
 from isoloss.data.synthetic import CHARACTERS, source_named
+from isoloss.data.tokenizer import Tokenizer
 from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError, UnreadableError
 from isoloss.files import path_exists, write_record
@@ -51,13 +53,13 @@ def keep_true_losses(paths: StudyPaths, text: Text, configs: Sequence[RunConfig]
         return
     known = read_true_losses(paths)
     losses = dict(known["true_val_loss"]) if known else {}
-    scored = {windows_scored(config): config for config in configs if config.eval != "sampled"}
+    of_symbols = {name for name, each in tokens.items() if symbols_of(each.tokenizer) is not None}
+    scored = {windows_scored(each): each for each in configs if each.eval != "sampled" and each.tokenizer in of_symbols}
     if known and losses.keys() >= scored.keys():
         return
     source = source_named(corpus)
     for layout in scored.keys() - losses.keys():
-        if (loss := true_val_loss(source, tokens[scored[layout].tokenizer], scored[layout])) is not None:
-            losses[layout] = loss
+        losses[layout] = true_val_loss(source, tokens[scored[layout].tokenizer], scored[layout])
     rate = source.entropy_rate()
     ends = {"entropy_rate": rate.value, "low": rate.low, "high": rate.high, "method": rate.method}
     write_record(paths.true_losses, {**ends, "true_val_loss": losses})
@@ -71,16 +73,21 @@ def join_true_losses(parts: Sequence[StudyPaths], joined: StudyPaths) -> None:
         write_record(joined.true_losses, {**known[0], "true_val_loss": losses})
 
 
-def true_val_loss(source: Source, tokens: Tokens, config: RunConfig) -> float | None:
+def symbols_of(tokenizer: Tokenizer) -> NDArray[np.int64] | None:
+    """The symbol of a source that each token is, −1 of a character that is none, [V]; None where some are longer."""
+    spelled = [tokenizer.decode(np.array([token])) for token in range(tokenizer.vocab_size)]
+    return None if any(len(text) != 1 for text in spelled) else np.array([CHARACTERS.find(text) for text in spelled])
+
+
+def true_val_loss(source: Source, tokens: Tokens, config: RunConfig) -> float:
     """Mean loss in nats of the source on what counts in a run's windows of the validation split, each symbol given its
     window alone.
 
-    None where tokens are not its symbols.
+    Raises ValueError where tokens are not its symbols.
     """
-    spelled = [tokens.tokenizer.decode(np.array([token])) for token in range(tokens.tokenizer.vocab_size)]
-    if any(len(text) != 1 for text in spelled):
-        return None
-    symbol_V = np.array([CHARACTERS.find(text) for text in spelled])
+    symbol_V = symbols_of(tokens.tokenizer)
+    if symbol_V is None:
+        raise ValueError(f"tokens of {tokens.tokenizer.name} are no symbols")
     scored_starts_B = exact_eval_starts(tokens.ends[1], config.eval_scored, config.eval_val_tokens or None)
     starts_B = sliding_starts(scored_starts_B, config.eval_scored, config.block_size)
     scored_BxS = (scored_starts_B - starts_B)[:, None] + np.arange(config.eval_scored)

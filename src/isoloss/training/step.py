@@ -89,6 +89,7 @@ class Stepper:
         self._batch_keys_Ex2 = torch.from_numpy(keys_Ex2).to(device)
         limits = [config.grad_clip or float("inf") for config in members]
         self._clip_E = torch.tensor(limits, device=device)
+        self._decay_E = torch.tensor([config.weight_decay for config in members], device=device)
         least = [[1 - members[e].ema] for e in stack.averaged]  # in doubles: 1 - 0.9999 has few digits in fp32
         self._least_weight_Ax1 = torch.tensor(least, device=device)
         self._slot_1 = torch.zeros(1, dtype=torch.int64, device=device)
@@ -173,8 +174,8 @@ class Stepper:
         divisor_E = ((norm_E + 1e-6) / self._clip_E).clamp(min=1.0) * scale_E
         skipped_E = (~norm_E.isfinite()).float()
         lr_E = self._rates_RxE[self._slot_1][0]
-        counts = stack.counts_Ex2, lr_E, divisor_E, skipped_E
-        self._update(Update(stack.members, stack.parameters, total_ExP, stack.moments, *counts))
+        factors = stack.counts_Ex2, lr_E, divisor_E, skipped_E, self._decay_E
+        self._update(Update(stack.members, stack.parameters, total_ExP, stack.moments, *factors))
         self._average(skipped_E)
         self._results_Rx2xE[self._slot_1] = torch.stack([loss_E, norm_E])
         self._slot_1 += 1

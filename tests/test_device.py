@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from isoloss.store.tables import load_study
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
-from isoloss.training import device
+from isoloss.training import device, step
 from isoloss.training.device import (
     Peak,
     is_lost,
@@ -186,13 +187,18 @@ def test_a_worker_that_lost_its_gpu_ends(make: Make, tmp_path: Path, monkeypatch
     assert not ours.poll()  # it did not say that the stack has ended
 
 
+@pytest.mark.parametrize("world", [1, 2])
 def test_a_step_is_captured_and_replayed_on_its_own_gpu(
-    make: Make, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+    make: Make, tokens: Tokens, monkeypatch: pytest.MonkeyPatch, world: int
 ) -> None:
-    """A graph that is captured while another device is current is empty, without an error."""
+    """A graph that is captured while another device is current is empty, without an error.
+
+    Other threads may use the device meanwhile: one that saves a checkpoint, or NCCL's that watches over ranks.
+    """
     stacked, current, done = stack([initial_state(make())], CPU), [0], list[tuple[str, int]]()
     stepper = Stepper(stacked, DeviceTokens(tokens, CPU).train_N, Ranks())
     stepper.take(1)
+    stepper._ranks = Ranks(0, world)
 
     @contextmanager
     def entered(chosen: torch.device) -> Iterator[None]:
@@ -205,14 +211,16 @@ def test_a_step_is_captured_and_replayed_on_its_own_gpu(
             done.append(("replay", current[0]))
 
     @contextmanager
-    def capture(_: Graph) -> Iterator[None]:
+    def capture(_: Graph, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
         done.append(("capture", current[0]))
         yield
 
     monkeypatch.setattr(StackState, "device", property(lambda self: torch.device("cuda", 3)))
     monkeypatch.setattr(Stepper, "step", lambda self: done.append(("step", current[0])))
-    for name, fake in (("device", entered), ("CUDAGraph", Graph), ("graph", capture)):
+    for name, fake in (("device", entered), ("CUDAGraph", Graph), ("graph", capture), ("Event", Mock)):
         monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(step, "pinned_copy", torch.clone)
     stepper.take(4)
     assert [what for what, _ in done] == ["step", "step", "capture", "step", "replay", "replay"]
     assert {where for _, where in done} == {3} and current == [0]

@@ -84,11 +84,14 @@ def test_memory_is_what_torch_allocates(make: Make, monkeypatch: pytest.MonkeyPa
     assert computed.evaluation == pytest.approx(allocated(evaluated), rel=0.01)
     flat = 4 * stacked.parameters.flat_ExP.numel()
     assert computed.held > (3 + len(stacked.moments)) * flat  # weights, moments, gradients of a micro-batch and a step
+    states = [stacked.member(e).each(torch.clone) for e in range(len(members))]
+    copied = [t for state in states for t in (state.flat_P, *state.moments.values(), state.average_P) if t is not None]
+    assert computed.saved == 2 * sum(4 * tensor.numel() for tensor in copied)
 
 
 def test_a_graph_keeps_its_memory_in_evaluations_and_not_while_a_stack_is_copied() -> None:
-    assert StackMemory(held=10, step=8, evaluation=7).peak == CONTEXT_BYTES + 25
-    assert StackMemory(held=100, step=8, evaluation=7).peak == CONTEXT_BYTES + 200
+    assert StackMemory(held=10, step=8, evaluation=7, saved=3).peak == CONTEXT_BYTES + 28
+    assert StackMemory(held=100, step=8, evaluation=7, saved=3).peak == CONTEXT_BYTES + 203
 
 
 def test_the_widest_stack_fits_and_the_next_does_not(make: Make) -> None:

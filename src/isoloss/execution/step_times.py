@@ -25,6 +25,7 @@ from isoloss.training.device import is_out_of_memory
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens
 from isoloss.training.loop import EvalRow, StepRow, train
+from isoloss.training.saving import Save, Saved
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, StackState, initial_state, stack
 from isoloss.training.step import WARM_UP_STEPS, Stepper
 from isoloss.wording import listed
@@ -98,8 +99,9 @@ class _Stopwatch:
         self._last_s = now_s
 
     def evaluation(self, row: EvalRow) -> None: ...
-    def checkpoint(self, state: MemberState) -> None: ...
-    def keep(self, state: MemberState) -> None: ...
+    def saving(self, what: Saved) -> Save:
+        return lambda state: None
+
     def end(self, progress: object, outcome: str, reason: str) -> None: ...
 
 
@@ -137,10 +139,10 @@ def _replicates(config: RunConfig, n: int) -> list[MemberState]:
 def _replay_s(stacked: StackState, tokens: Tokens) -> float:
     """Median seconds of a captured step of a stack, over blocks of which the losses are read once."""
     stepper = Stepper(stacked, DeviceTokens(tokens, stacked.device).train_N, Ranks())
-    stepper.take(WARM_UP_STEPS + 1)  # with the one that is captured
+    stepper.take(WARM_UP_STEPS + 1).read()  # with the one that is captured
     times_s: list[float] = []
     for _ in range(TIMED_STEPS):
         started = time.perf_counter()
-        stepper.take(TIMED_REPLAYS)
+        stepper.take(TIMED_REPLAYS).read()
         times_s.append((time.perf_counter() - started) / TIMED_REPLAYS)
     return statistics.median(times_s)

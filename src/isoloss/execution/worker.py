@@ -259,6 +259,7 @@ def _open_recorder(
     remove_temporary_files(paths.folder)
     with writing(paths.samples):
         paths.samples.unlink(missing_ok=True)  # they are of the earlier training
+    checkpoint.finish_best(paths.folder)
     if progress.step:
         checkpoint.promote_best(paths.folder, state)
     recorder = RunRecorder(paths, state.config, provenance, metadata, attempt.emit, start.rows)

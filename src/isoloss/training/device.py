@@ -137,6 +137,11 @@ def is_lost(device: torch.device) -> bool:
     return False
 
 
+def pinned_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of a GPU's tensor on the host that is only begun: the current stream has it, and nothing waits for it."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
 def native_precisions(device: torch.device) -> tuple[Precision, ...]:
     """Precisions that can be trained on a device, fastest first; bf16 only where the hardware multiplies it."""
     if device.type == "cuda":

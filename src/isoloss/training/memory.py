@@ -41,11 +41,15 @@ WITHOUT_SHAPES = (torch.ops.aten._fused_adamw_.tensor_lr,)
 
 @dataclass(frozen=True)
 class StackMemory:
-    """Bytes that a stack holds between steps, and what a step and an evaluation take besides at their heights."""
+    """Bytes that a stack holds between steps, and what a step and an evaluation take besides at their heights.
+
+    `saved` are copies of states: those that are being written, and the best so far that wait for it.
+    """
 
     held: int
     step: int
     evaluation: int
+    saved: int
 
     @property
     def peak(self) -> int:
@@ -54,7 +58,7 @@ class StackMemory:
         A captured step keeps its memory during evaluations. It has given it up when some members have ended and the
         others are copied.
         """
-        return CONTEXT_BYTES + self.held + max(self.step + self.evaluation, self.held)
+        return CONTEXT_BYTES + self.held + self.saved + max(self.step + self.evaluation, self.held)
 
 
 def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.device | None = None) -> StackMemory:
@@ -89,7 +93,8 @@ def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.de
             if averaged:  # of which a copy in low precision is made
                 averages = Parameters(stack.layout, averages_AxP, kernels)
                 split_loss(averages, averaged, 0, texts, split, Ranks(), lambda: False)
-        return StackMemory(held, step, allocations.peak - held)
+        state = sum(tensor.numel() for tensor in (flat_ExP, *moments, averages_AxP)) * flat_ExP.element_size()
+        return StackMemory(held, step, allocations.peak - held, saved=2 * state)
 
 
 class _Allocations(TorchDispatchMode):

@@ -1,13 +1,15 @@
 """The optimizer step of a stack as a function of tensors on its device alone, on CUDA captured as one graph.
 
 On an accelerator nothing in a step waits for the host: learning rates, dropout keys and starts of blocks are read from
-tables on the device, batches are gathered there, and losses are written to a table that is read once a block of steps.
+tables on the device, batches are gathered there, and losses are written to a table that is copied to the
+host once a block of steps.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,12 +24,16 @@ from isoloss.randomness import Purpose, keyed_bits, mix, stream_key
 from isoloss.study.config import RunConfig
 from isoloss.study.parts import function_of, optimizer_of
 from isoloss.study.schedules import learning_rate
+from isoloss.training.device import pinned_copy
 from isoloss.training.distributed import Ranks
 from isoloss.training.optimizers.update import Update
 from isoloss.training.state import StackState
 
 TABLE_STEPS = 128
-"""Steps that one filling of the tables serves, and the most between two reads of the losses."""
+"""Steps that one filling of the tables serves."""
+
+MAX_BLOCK_STEPS = 32
+"""The most steps of a block, of which the losses are read together."""
 
 WARM_UP_STEPS = 3
 """Steps taken before one is captured, for libraries to allocate what they keep."""
@@ -44,8 +50,30 @@ def gather_windows(text_N: Tensor, starts: Tensor, block: int) -> Tensor:
     return text_N[index].to(torch.int64) & (1 << 8 * text_N.itemsize) - 1
 
 
+@dataclass(frozen=True)
+class Block:
+    """Steps that were taken or, on CUDA, begun, from step `first` on; results are loss and gradient norm."""
+
+    first: int
+    n: int
+    results_Nx2xE: Tensor
+    seconds: float = 0.0
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+    """Before the first step, and when the results have arrived."""
+
+    def read(self) -> tuple[list[list[float]], list[list[float]], float]:
+        """The losses and gradient norms, [step][member], and the seconds a step took, once they are there."""
+        seconds = self.seconds
+        if self.events is not None:
+            begun, ended = self.events
+            ended.synchronize()
+            seconds = begun.elapsed_time(ended) / 1e3
+        losses, norms = self.results_Nx2xE.transpose(0, 1).tolist()
+        return losses, norms, seconds / self.n
+
+
 class Stepper:
-    """Takes steps of one stack as long as its members stay the same.
+    """Takes steps of one stack as long as its members stay the same, from its step on.
 
     The inputs of the next TABLE_STEPS steps (starts of blocks, dropout keys, learning rates) are in tables that a step
     reads at its slot; its losses and gradient norms are written to a table likewise.
@@ -67,6 +95,7 @@ class Stepper:
         self._batch_keys_Ex2 = torch.from_numpy(keys_Ex2).to(device)
         limits = [config.grad_clip or float("inf") for config in members]
         self._clip_E = torch.tensor(limits, device=device)
+        self._decay_E = torch.tensor([config.weight_decay for config in members], device=device)
         least = [[1 - members[e].ema] for e in stack.averaged]  # in doubles: 1 - 0.9999 has few digits in fp32
         self._least_weight_Ax1 = torch.tensor(least, device=device)
         self._slot_1 = torch.zeros(1, dtype=torch.int64, device=device)
@@ -75,30 +104,43 @@ class Stepper:
         self._keys_RKxJxEx2 = torch.zeros(0, dtype=torch.int32, device=device)
         self._rates_RxE = torch.zeros(TABLE_STEPS, len(members), device=device)
         self._results_Rx2xE = torch.zeros(TABLE_STEPS, 2, len(members), device=device)
-        self._slot = 0
+        self._step, self._slot = stack.step, 0
         self._update = function_of(optimizer_of(config.optimizer).step)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._uncaptured_steps = 0
 
     @torch.no_grad()
-    def take(self, n: int) -> tuple[list[list[float]], list[list[float]]]:
-        """Take n steps, or fewer if the tables end before; the losses and gradient norms, [step][member]."""
+    def take(self, n: int) -> Block:
+        """Take n steps, or fewer if the tables end before. On CUDA it returns before they are done."""
+        started = time.perf_counter()
         if self._slot == 0:
             self.fill_tables()
         first, self._slot = self._slot, min(self._slot + n, TABLE_STEPS)
-        device = self._stack.device
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # graphs are of the current device
-            for _ in range(first, self._slot):
-                self._take_one()
-        losses_and_norms = self._results_Rx2xE[first : self._slot].transpose(0, 1).tolist()
+        n, device = self._slot - first, self._stack.device
+        if device.type == "cuda":
+            with torch.cuda.device(device):  # graphs are of the current device
+                events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                events[0].record()
+                results_Nx2xE = pinned_copy(self._taken(first))
+                events[1].record()
+            block = Block(self._step, n, results_Nx2xE, events=events)
+        else:
+            results_Nx2xE = self._taken(first).cpu().clone()
+            block = Block(self._step, n, results_Nx2xE, time.perf_counter() - started)
+        self._step += n
         if self._slot == TABLE_STEPS:
             self._slot = 0
             self._slot_1.zero_()
-        return losses_and_norms[0], losses_and_norms[1]
+        return block
+
+    def _taken(self, first: int) -> Tensor:
+        for _ in range(first, self._slot):
+            self._take_one()
+        return self._results_Rx2xE[first : self._slot]
 
     def fill_tables(self) -> None:
-        """Fill the tables for the next TABLE_STEPS steps from the stack's step on, in the same memory."""
-        members, step, device = self._stack.members, self._stack.step, self._stack.device
+        """Fill the tables for the next TABLE_STEPS steps, in the same memory."""
+        members, step, device = self._stack.members, self._step, self._stack.device
         config = members[0]
         micro_RK = torch.arange(step * self._n_micro, (step + TABLE_STEPS) * self._n_micro, device=device)
         row_B = torch.arange(self._rows.start, self._rows.stop, device=device)
@@ -118,12 +160,13 @@ class Stepper:
     def _take_one(self) -> None:
         if self._graph is not None:
             self._graph.replay()
-        elif self._uncaptured_steps < WARM_UP_STEPS or self._stack.device.type != "cuda" or self._ranks.world > 1:
+        elif self._uncaptured_steps < WARM_UP_STEPS or self._stack.device.type != "cuda":
             self._uncaptured_steps += 1
             self.step()
         else:
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # What other threads do meanwhile is none of it: they save states, and watch over NCCL.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self.step()
             self._graph.replay()  # capturing only records
 
@@ -138,8 +181,8 @@ class Stepper:
         divisor_E = ((norm_E + 1e-6) / self._clip_E).clamp(min=1.0) * scale_E
         skipped_E = (~norm_E.isfinite()).float()
         lr_E = self._rates_RxE[self._slot_1][0]
-        counts = stack.counts_Ex2, lr_E, divisor_E, skipped_E
-        self._update(Update(stack.members, stack.parameters, total_ExP, stack.moments, *counts))
+        factors = stack.counts_Ex2, lr_E, divisor_E, skipped_E, self._decay_E
+        self._update(Update(stack.members, stack.parameters, total_ExP, stack.moments, *factors))
         self._average(skipped_E)
         self._results_Rx2xE[self._slot_1] = torch.stack([loss_E, norm_E])
         self._slot_1 += 1
@@ -177,7 +220,7 @@ class Stepper:
 def block_length(
     members: Sequence[RunConfig], step: int, device: torch.device, kept_steps: Callable[[RunConfig], Collection[int]]
 ) -> int:
-    """Steps to take before the losses are read: one where reading is free or sets a loss scale, else all."""
+    """Steps up to the next event; one where reading the losses is free, or sets a loss scale."""
     if device.type == "cpu" or members[0].precision == "fp16":
         return 1
     kept = [at - step for config in members for at in kept_steps(config) if at > step]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from re import fullmatch
 from typing import Literal, Optional
 
 from isoloss.errors import ConfigError
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 Compile = Literal["auto", "on", "off"]
 
@@ -28,7 +28,10 @@ class RunOptions:
     command line's options are these, with their descriptions. Example: RunOptions(device="cpu", workers=1)
     """
 
-    device: Device = field(default="auto", metadata=_shown("Where to train."))
+    device: str = field(
+        default="auto",
+        metadata=_shown("Where to train: auto, cpu, cuda (every GPU of this machine), cuda:N (one of them) or mps."),
+    )
     precision: PrecisionChoice = field(
         default="auto",
         metadata=_shown("Arithmetic of training; auto: bf16 where the hardware multiplies it, else fp32."),
@@ -49,6 +52,8 @@ class RunOptions:
     )
 
     def __post_init__(self) -> None:
+        if not fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device):
+            raise ConfigError(f"--device {self.device}: write auto, cpu, cuda, cuda:N or mps", ("device",))
         for name in ("workers", "stack"):
             value = getattr(self, name)
             if value is not None and value < 1:

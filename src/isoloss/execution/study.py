@@ -38,8 +38,9 @@ from isoloss.study.identity import run_id
 from isoloss.study.study import Study, too_large
 from isoloss.study.texts import ANY_DATA, joined_facts
 from isoloss.training.backend import compiled_kernels
-from isoloss.training.device import available_cores, machine_memory_bytes, resolve_device, resolve_precision
+from isoloss.training.device import available_cores, machine_memory_bytes, resolve_devices, resolve_precision
 from isoloss.training.distributed import Ranks
+from isoloss.training.gpus import check_usable
 from isoloss.wording import counted
 
 MIN_COMPILE_FLOPS = 1e12
@@ -48,7 +49,10 @@ MIN_COMPILE_FLOPS = 1e12
 
 def resolve_study(study: Study, options: RunOptions) -> tuple[Study, torch.device]:
     """The study, every cell valid, with its precision settled for a device of this machine. Raises ConfigError."""
-    device = resolve_device(options.device)
+    devices = resolve_devices(options.device)
+    device = devices[0]
+    if device.type == "cuda":
+        check_usable(devices)
     stated = study.varied.get("precision", (study.base["precision"],) if "precision" in study.base else ())
     largest = max(study.expand(ANY_DATA), key=training_memory_bytes)
     if device.type == "cpu" and (needed := training_memory_bytes(largest)) > (there := machine_memory_bytes()):
@@ -177,7 +181,7 @@ def _run_study(
         except StoreError:
             _check_space(paths, missing, study.disk)  # a clearer message, if that is the reason
             raise
-        _write_samples(results, table, device, listener.say)
+        _write_samples(results, table, listener.say)
     if set(table["status"]) == {"failed"}:
         reason = results.status(table["run_id"][0]).reason
         raise AllFailedError(f"{counted(len(table), 'run')} of {paths.folder} failed, all of them: {reason}")
@@ -220,8 +224,17 @@ def _check_space(paths: StudyPaths, missing: Sequence[RunConfig], cap: int | Non
 
 def runs_at_once(options: RunOptions, configs: Sequence[RunConfig], device: torch.device, width: int) -> int:
     """How many runs are trained at the same time, at most."""
-    workers = options.workers or (available_cores() if device.type == "cpu" else 1)
-    return min(len(configs), workers * width)
+    return min(len(configs), worker_count(options, device) * width)
+
+
+def worker_count(options: RunOptions, device: torch.device) -> int:
+    """How many stacks are trained at the same time: one a core on a CPU, one a GPU. Raises ConfigError beyond that."""
+    if device.type == "cpu":
+        return options.workers or available_cores()
+    devices = len(resolve_devices(options.device))
+    if (options.workers or 1) > devices:
+        raise ConfigError(f"--workers {options.workers}: a worker needs a GPU, there are {devices}", ("workers",))
+    return options.workers or devices
 
 
 def uses_compiled_kernels(
@@ -240,29 +253,32 @@ def uses_compiled_kernels(
 def _executor(
     options: RunOptions, runs: int, device: torch.device, ranks: Ranks, say: Callable[[str], None]
 ) -> Executor:
-    """Processes on a CPU; in this process on an accelerator, for a study of one run and for several ranks.
+    """Processes, one a core or a GPU; in this process for a study of one run on a CPU and for several ranks.
 
     It follows from the whole study, not from the runs still missing: a run is resumed with the threads it began with.
     """
-    cores = available_cores()
-    workers = options.workers or (cores if device.type == "cpu" else 1)
-    if workers > cores:
+    on_cpu, cores = device.type == "cpu", available_cores()
+    workers = worker_count(options, device)
+    if on_cpu and workers > cores:
         say(f"--workers {workers} on {cores} cores: workers will wait for each other")
-    if ranks.world > 1 or device.type != "cpu" or (runs == 1 and options.workers is None):
+    if ranks.world > 1 or (on_cpu and runs == 1 and options.workers is None):
         return Inline(ranks)
+    if not on_cpu:
+        return Processes(workers, resolve_devices(options.device))
     if runs < workers:
         say(f"{runs} runs for {workers} workers: {workers - runs} will stay idle, a run uses one core")
     return Processes(workers)
 
 
-def _write_samples(
-    results: StudyResults, table: pl.DataFrame, device: torch.device, say: Callable[[str], None]
-) -> None:
-    """Write samples of the best runs; one that cannot be sampled is reported in a line and skipped."""
+def _write_samples(results: StudyResults, table: pl.DataFrame, say: Callable[[str], None]) -> None:
+    """Write samples of the best runs; one that cannot be sampled is reported in a line and skipped.
+
+    On the CPU: this process uses no GPU that its workers train on.
+    """
     for run in ranked_runs(table)["run_id"].head(REPORT_RUNS):
         paths = results.paths.run(run)
         try:
             if not path_exists(paths.samples):
-                write_report_samples(results, paths, device)
+                write_report_samples(results, paths, torch.device("cpu"))
         except IsolossError as error:
             say(f"no samples of run {run}: {error}")

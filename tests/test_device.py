@@ -177,10 +177,9 @@ def test_a_lost_gpu_fails_its_stack_and_no_other(
 
 
 def test_a_worker_that_lost_its_gpu_ends(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "train_stack", raising(DeviceLostError("")))
-    for changed in ("signal.signal", "torch.set_num_threads"):
-        monkeypatch.setattr(f"isoloss.execution.processes.{changed}", lambda *_: None)
-    monkeypatch.setattr(processes, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(processes, "train_placed", raising(DeviceLostError("")))
+    monkeypatch.setattr("isoloss.execution.processes.signal.signal", lambda *_: None)
+    monkeypatch.setattr(processes, "prepare_process", lambda context: None)
     ours, theirs = multiprocessing.Pipe()
     ours.send((make(),))
     processes._worker_main(theirs, TrainingContext(StudyPaths(tmp_path), {}, CPU, threads=1))

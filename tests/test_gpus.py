@@ -52,9 +52,9 @@ FREE = Gpu("NVIDIA L4", multiplies_bf16=True, free_bytes=1 << 34)
 
 def on_a_cpu(pipe: Connection, context: TrainingContext) -> None:
     """A worker that notes its GPU in a file of its process, and trains on the CPU."""
-    folder, train = context.study.folder.with_name("set"), processes.train_stack
+    folder, train = context.study.folder.with_name("set"), processes.train_placed
     torch.cuda.set_device = lambda device: (folder / str(os.getpid())).write_text(str(device))
-    processes.train_stack = lambda context, *rest, **how: train(replace(context, device=CPU), *rest, **how)
+    processes.train_placed = lambda context, *rest, **how: train(replace(context, device=CPU), *rest, **how)
     processes._worker_main(pipe, context)
 
 

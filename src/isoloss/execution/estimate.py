@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from isoloss.data.tokens import check_length, corpus_facts
 from isoloss.design.trunks import forks
@@ -79,6 +79,7 @@ def plan_study(study: Study, options: RunOptions, say: Callable[[str], None] = l
 
     Raises ConfigError or CorpusError as running it would.
     """
+    options = replace(options, on="here", slurm=None)  # what is measured is this machine
     study, device = resolve_study(study, options)
     told = {"offline": options.offline, "say": say}
     data = joined_facts({name: corpus_facts(study.text, name, **told) for name in study.tokenizers})

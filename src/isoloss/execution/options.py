@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from re import fullmatch
 from typing import Literal, Optional
 
@@ -45,6 +46,20 @@ class RunOptions:
         default="auto",
         metadata=_shown("Kernels built by this machine's C++ compiler, on a CPU; auto: not for short studies."),
     )
+    on: str = field(
+        default="here",
+        metadata=_shown("What trains: here (this machine), or a cluster: slurm, ray or ray:ADDRESS; docs/clusters.md."),
+    )
+    slurm: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata=_shown("sbatch's options for each job, as in partition=gpu,gpus_per_node=1,time=2:00:00.", "none"),
+    )
+    scratch: Optional[Path] = field(  # noqa: UP045
+        default=None,
+        metadata=_shown(
+            "Folder on each machine's own disk to train in; what ends or stops is moved to the study whole.", "none"
+        ),
+    )
     offline: bool = field(default=False, metadata=_shown("Fetch nothing; use what is in the cache."))
     accept_other_numerics: bool = field(
         default=False,
@@ -54,7 +69,30 @@ class RunOptions:
     def __post_init__(self) -> None:
         if not fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device):
             raise ConfigError(f"--device {self.device}: write auto, cpu, cuda, cuda:N or mps", ("device",))
+        if not fullmatch(r"here|slurm|ray(:\S+)?", self.on):
+            raise ConfigError(f"--on {self.on}: write here, slurm, ray or ray:ADDRESS", ("on",))
+        if self.is_elsewhere and self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"--device {self.device}: on a cluster write cuda or cpu", ("device",))
+        if self.slurm is not None and self.on != "slurm":
+            raise ConfigError("--slurm is for --on slurm", ("slurm",))
+        self.slurm_options()
         for name in ("workers", "stack"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name} {value}: at least 1 is needed", (name,))
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether runs train on a cluster's machines."""
+        return self.on != "here"
+
+    def slurm_options(self) -> dict[str, str]:
+        """What --slurm states, by the long names of sbatch's options. Raises ConfigError."""
+        found: dict[str, str] = {}
+        for stated in self.slurm.split(",") if self.slurm else ():
+            name, _, value = stated.partition("=")
+            key = name.strip().removeprefix("--").replace("_", "-")
+            if not fullmatch("[a-z][a-z-]*", key) or not fullmatch(r"[^\s'\"]+", value.strip()):
+                raise ConfigError(f"--slurm {self.slurm}: write NAME=VALUE,NAME=VALUE, as in partition=gpu", ("slurm",))
+            found[key] = value.strip()
+        return found

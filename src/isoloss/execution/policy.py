@@ -10,7 +10,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from isoloss.errors import StoreError
 from isoloss.execution.context import TrainingContext
@@ -69,26 +68,36 @@ class Worker(ABC):
     def end(self) -> str:
         """How it ended, as in "its worker process ...": "was killed"."""
 
+    def cancelled(self) -> bool:
+        """Whether it ended because a person wanted it to."""
+        return False
+
     @abstractmethod
     def finish(self, timeout_s: float = 0.0) -> None:
         """Wait so long for its end, then end it; what it sent stays to be received."""
 
 
-class Transport(Protocol):
+class Transport(ABC):
     """Starts workers, and waits for what they say."""
 
-    @property
-    def workers(self) -> int:
-        """How many there may be at once."""
-        ...
+    workers: int
+    """How many there may be at once."""
 
+    @abstractmethod
     def start(self, context: TrainingContext, pool: Sequence[Worker]) -> Worker:
         """A worker beside those there are. Raises OSError where the system allows none."""
-        ...
 
+    @abstractmethod
     def wait(self, pool: Sequence[Worker], timeout_s: float) -> None:
         """Wait until one of them has something to say, or has ended."""
-        ...
+
+    def attached(self, stacks: Sequence[Stack]) -> list[Worker]:
+        """Workers that an earlier command left at some of these runs; none where workers end with their command."""
+        return []
+
+    def left(self, pool: Sequence[Worker]) -> str:
+        """Leave workers to go on without this command, and say so; empty where they must stop with it."""
+        return ""
 
 
 def train_stacks(
@@ -99,9 +108,11 @@ def train_stacks(
     should_stop: Callable[[], bool],
 ) -> None:
     """Give the stacks in order to workers that are idle; return early, all state saved, once should_stop() is true."""
-    waiting = deque(stacks)
+    pool = transport.attached(stacks)
+    begun = {run_id(config) for worker in pool for config in worker.stack or ()}
+    unbegun = (tuple(config for config in stack if run_id(config) not in begun) for stack in stacks)
+    waiting = deque(filter(None, unbegun))
     exits: Counter[str] = Counter()
-    pool: list[Worker] = []
     try:
         began = time.monotonic()
         while not should_stop():
@@ -188,6 +199,9 @@ def _handle_exit(worker: Worker, context: TrainingContext, emit: Emit, exits: Co
     """The stacks to retry after a worker's exit: its runs together, next time each alone; a lone run then fails."""
     unfinished = _unfinished(worker, context, emit)
     worker.finish()
+    if worker.cancelled():
+        _record_stopped(unfinished, f"its {worker.noun} {worker.end()}; the same command goes on", context, emit)
+        return []
     exits.update(map(run_id, unfinished))
     retries: list[Stack] = []
     if any(exits[run_id(config)] == 1 for config in unfinished):
@@ -206,6 +220,10 @@ def _handle_exit(worker: Worker, context: TrainingContext, emit: Emit, exits: Co
 
 def _stop_workers(transport: Transport, pool: Sequence[Worker], context: TrainingContext, emit: Emit) -> None:
     """Ask every worker to save and exit; one that takes longer than STOP_TIMEOUT_S is killed, its checkpoint stays."""
+    runs = [run_id(config) for worker in pool for config in worker.stack or ()]
+    if runs and (note := transport.left(pool)):
+        emit(Event(runs[0], "running", 0, reason=note))
+        return
     deadline = time.monotonic() + STOP_TIMEOUT_S
     for worker in pool:
         if worker.is_alive():
@@ -214,6 +232,10 @@ def _stop_workers(transport: Transport, pool: Sequence[Worker], context: Trainin
         _receive_events(transport, pool, emit)
     for worker in pool:
         worker.finish(max(0.0, deadline - time.monotonic()))
-        for config in _unfinished(worker, context, emit):
-            record_state(context.study.run(run_id(config)), "pending", STOPPED_AFTER_CHECKPOINT)
-            emit(Event(run_id(config), "stopped", 0))
+        _record_stopped(_unfinished(worker, context, emit), STOPPED_AFTER_CHECKPOINT, context, emit)
+
+
+def _record_stopped(stack: Stack, reason: str, context: TrainingContext, emit: Emit) -> None:
+    for config in stack:
+        record_state(context.study.run(run_id(config)), "pending", reason)
+        emit(Event(run_id(config), "stopped", 0))

@@ -15,14 +15,11 @@ import torch
 from isoloss.errors import DeviceLostError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.plan import Stack
-from isoloss.execution.policy import Worker, train_stacks
+from isoloss.execution.policy import Transport, Worker, train_stacks
 from isoloss.execution.recorder import Emit, Event
-from isoloss.execution.worker import train_stack
+from isoloss.execution.scratch import train_placed
+from isoloss.execution.worker import THREADS_PER_WORKER, prepare_process
 from isoloss.spawning import SPAWN, spawning
-from isoloss.study.plugins import use_plugin
-from isoloss.training.backend import keep_freed_memory
-
-THREADS_PER_WORKER = 1
 
 
 class LocalWorker(Worker):
@@ -71,7 +68,7 @@ class LocalWorker(Worker):
 
 
 @dataclass(frozen=True)
-class Processes:
+class Processes(Transport):
     """Trains each stack in a worker process of its own, `workers` at a time.
 
     Each worker has one of the `devices` to itself, where there are some.
@@ -79,6 +76,7 @@ class Processes:
 
     workers: int
     devices: Sequence[torch.device] = ()
+    name = "processes"
 
     @property
     def threads(self) -> int:
@@ -121,16 +119,11 @@ def _worker_main(pipe: Connection, context: TrainingContext) -> None:
     """Train stacks as they come; return on None, when the coordinator is gone, or for a new process to go on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(THREADS_PER_WORKER)
-    if context.device.type == "cuda":
-        torch.cuda.set_device(context.device)
-    keep_freed_memory()
-    for plugin in context.plugins:
-        use_plugin(plugin)
+    prepare_process(context)
     try:
         while (configs := cast("Stack | None", pipe.recv())) is not None:
             # A message while a stack trains, or the end of the coordinator, means: save and stop.
-            train_stack(context, configs, lambda event: _send(pipe, event), should_stop=pipe.poll)
+            train_placed(context, configs, lambda event: _send(pipe, event), should_stop=pipe.poll)
             _send(pipe, None)
     except (EOFError, ConnectionResetError, DeviceLostError):  # the second when it exits with unread events
         return

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from isoloss.errors import ConfigError
 from isoloss.execution.options import RunOptions
 from isoloss.store.records import NUMERICS
 from isoloss.store.run import read_status
@@ -47,6 +48,11 @@ def stack_width(
         return 1
     if begun is not None and (settled := _width_begun_with(begun)) is not None:
         return settled
+    if options.is_elsewhere:
+        raise ConfigError(
+            f"--on {options.on}: this machine does not know its GPUs; state how many runs train together: --stack N",
+            ("stack",),
+        )
     free_bytes = gpu(device).free_bytes
     largest = max(configs, key=training_memory_bytes)
     if (needed := stack_memory([largest], data).peak) > free_bytes:

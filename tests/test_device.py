@@ -26,7 +26,7 @@ from isoloss.store.tables import load_study
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
-from isoloss.training import device, step
+from isoloss.training import device, numerics, step
 from isoloss.training.device import (
     Peak,
     is_lost,
@@ -38,6 +38,7 @@ from isoloss.training.device import (
 )
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens
+from isoloss.training.gpus import Gpu
 from isoloss.training.numerics import differences, numerics_here
 from isoloss.training.state import StackState, initial_state, stack
 from isoloss.training.step import Stepper
@@ -99,7 +100,7 @@ def test_an_unknown_gpu_is_measured_by_its_own_clock(monkeypatch: pytest.MonkeyP
     assert rate == pytest.approx(10 * 2 * 8**3 / 2e-3)
     monkeypatch.setattr(device, "measured_gemm_on_cuda", lambda *_: 7.0)
     for gpu, expected in (("NVIDIA L4", Peak(30.3e12, "nominal")), ("NVIDIA A10G", Peak(7.0, "measured GEMM"))):
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, gpu=gpu: gpu)
+        monkeypatch.setattr(device, "gpu", lambda _, gpu=gpu: Gpu(gpu))
         assert peak.__wrapped__(torch.device("cuda", 0), "fp32", 1) == expected
 
 
@@ -123,7 +124,7 @@ def test_a_process_has_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPatch
 
 
 def test_how_products_round_on_cuda_is_part_of_the_numerics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
+    monkeypatch.setattr(numerics, "gpu", lambda device: Gpu("NVIDIA L4"))
     devices = torch.device("cuda", 0), CPU
     before = [numerics_here(device, "", threads=1, stack=4, ranks=1) for device in devices]
     assert before[0].instructions == "sums in bf16 and fp16, fp32 products highest"
@@ -177,10 +178,9 @@ def test_a_lost_gpu_fails_its_stack_and_no_other(
 
 
 def test_a_worker_that_lost_its_gpu_ends(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "train_stack", raising(DeviceLostError("")))
-    for changed in ("signal.signal", "torch.set_num_threads"):
-        monkeypatch.setattr(f"isoloss.execution.processes.{changed}", lambda *_: None)
-    monkeypatch.setattr(processes, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(processes, "train_placed", raising(DeviceLostError("")))
+    monkeypatch.setattr("isoloss.execution.processes.signal.signal", lambda *_: None)
+    monkeypatch.setattr(processes, "prepare_process", lambda context: None)
     ours, theirs = multiprocessing.Pipe()
     ours.send((make(),))
     processes._worker_main(theirs, TrainingContext(StudyPaths(tmp_path), {}, CPU, threads=1))

@@ -27,6 +27,7 @@ from isoloss.study.texts import DataFacts, joined_facts
 from isoloss.training import evaluate
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, split_loss
+from isoloss.training.gpus import Gpu
 from isoloss.training.memory import CONTEXT_BYTES, StackMemory, stack_memory
 from isoloss.training.numerics import numerics_here
 from isoloss.training.state import initial_state, stack
@@ -128,7 +129,8 @@ def test_a_run_trains_with_as_many_as_there_are_of_its_shape(make: Make) -> None
 def test_free_memory_is_asked_on_an_accelerator_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = [make(seed=seed) for seed in range(6)]
     bytes_of_4 = stack_memory(configs[:4], DATA).peak
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (ceil(bytes_of_4 / MAX_MEMORY_SHARE), 1 << 40))
+    gpu = Gpu("NVIDIA L4", free_bytes=ceil(bytes_of_4 / MAX_MEMORY_SHARE))
+    monkeypatch.setattr(width, "gpu", lambda device: gpu)
     assert stack_width(RunOptions(), configs, CUDA, DATA) == 4
     monkeypatch.setattr(width, "stack_memory", lambda *_: pytest.fail("nothing is computed on a CPU"))
     assert stack_width(RunOptions(), configs, CPU, DATA) == 1
@@ -136,7 +138,7 @@ def test_free_memory_is_asked_on_an_accelerator_alone(make: Make, monkeypatch: p
 
 
 def test_a_study_keeps_the_width_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40))
+    monkeypatch.setattr(width, "gpu", lambda device: Gpu("NVIDIA L4", free_bytes=1 << 40))
     study = Study("kept", "a.txt", base={"max_iters": 20, "eval_interval": 5, "n_layer": 1, "n_embd": 16})
     results = fake_study(tmp_path, study, dict.fromkeys(range(study.size), ("pending", "")))
     assert stack_width(RunOptions(), results.configs, CUDA, DATA, results) == study.size

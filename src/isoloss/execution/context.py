@@ -41,6 +41,13 @@ class TrainingContext:
     alike_at_first: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """By run id, the runs that are evaluated alike before their first step, itself among them: first_evaluation.py."""
 
+    executor: str = "inline"
+    """What trains them, for their provenance."""
+    elsewhere: bool = False
+    """Whether that is on other machines than the coordinator's, of which alone their numerics are known."""
+    accept_other_numerics: bool = False
+    scratch: Path | None = None
+    """A folder of each machine's own in which to train, if any."""
     plugins: tuple[Plugin, ...] = field(default_factory=plugins_in_use)
     """Parts of one's own that the study may name, for its worker processes."""
 

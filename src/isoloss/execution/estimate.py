@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from isoloss.data.tokens import check_length, corpus_facts
 from isoloss.design.trunks import forks
@@ -12,10 +12,10 @@ from isoloss.execution.first_evaluation import expected_takers
 from isoloss.execution.step_times import StepTimes
 from isoloss.execution.study import (
     RunOptions,
-    available_cores,
     resolve_study,
     runs_at_once,
     uses_compiled_kernels,
+    worker_count,
 )
 from isoloss.execution.width import stack_width, widths
 from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
@@ -79,6 +79,7 @@ def plan_study(study: Study, options: RunOptions, say: Callable[[str], None] = l
 
     Raises ConfigError or CorpusError as running it would.
     """
+    options = replace(options, on="here", slurm=None)  # what is measured is this machine
     study, device = resolve_study(study, options)
     told = {"offline": options.offline, "say": say}
     data = joined_facts({name: corpus_facts(study.text, name, **told) for name in study.tokenizers})
@@ -91,7 +92,7 @@ def plan_study(study: Study, options: RunOptions, say: Callable[[str], None] = l
     for config in configs:
         check_length(config, data)
     check_cap(study, configs, configs, runs_at_once(options, configs, device, width))
-    workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
+    workers = min(worker_count(options, device), len(configs))
     times_s = {run_id(config): step_times(config) for config in configs}
     work = own_work(configs, width, workers)
     training = sum(times_s[run_id(config)] * own.steps for config, own in zip(configs, work, strict=True))

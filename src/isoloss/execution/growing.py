@@ -12,6 +12,7 @@ import torch
 from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError
 from isoloss.execution.options import RunOptions
+from isoloss.execution.placement import training_precision
 from isoloss.execution.reuse import predecessors
 from isoloss.files import make_folder, path_exists, sha256_file, write_checksummed, write_record, write_text
 from isoloss.store.layout import StudyPaths
@@ -26,7 +27,7 @@ from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
 from isoloss.study.tokenizer_names import FILE
-from isoloss.training.device import available_cores, describe, resolve_device, resolve_precision
+from isoloss.training.device import available_cores, describe
 from isoloss.wording import counted
 
 MAX_NAMED = 3
@@ -78,7 +79,7 @@ def as_begun(paths: StudyPaths, study: Study, options: RunOptions) -> Study:
     settled = {name: recorded[name] for name in names if name in recorded and not study.states(name)}
     try:
         if "precision" in settled:
-            resolve_precision(str(settled["precision"]), resolve_device(options.device))
+            training_precision(str(settled["precision"]), options)
     except ConfigError as error:
         text = f"{paths.folder} was started in {settled['precision']}, which this machine does not have: choose another"
         raise ConfigError(f"{text} --out, or train it anew with --precision fp32 ({error})", ("precision",)) from error

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from isoloss.data.tokenizer import Tokenizer, token_dtype
 from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError, IsolossError
 from isoloss.files import path_exists, write_record
+from isoloss.spawning import in_another_process
 from isoloss.store.layout import StudyPaths
 from isoloss.store.records import STEP_TIMES, read_checked
 from isoloss.study.config import RunConfig
@@ -62,7 +64,9 @@ class StepTimes:
             torch.set_num_threads(1)
             try:
                 width = self.width(config)
-                self.measured[key] = step_time_s(config, self.device, compiled=self.compiled, width=width)
+                apart = self.device.type == "cuda" and not torch.cuda.is_initialized()  # workers will need its memory
+                measure = partial(in_another_process, step_time_s) if apart else step_time_s
+                self.measured[key] = measure(config, self.device, compiled=self.compiled, width=width)
             except Exception as error:
                 own = [value for value in (config.norm, config.mlp, config.optimizer) if "@" in value]
                 if not own or isinstance(error, IsolossError):

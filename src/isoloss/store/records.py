@@ -26,6 +26,8 @@ FIRST_EVALUATION = "first_evaluation"
 PROGRAM, SHUFFLED = "program", "shuffled"
 """Keys, in a run's provenance, of the first run trained together with it, and of whether the programs of its study ran
 in shuffled order."""
+EXECUTOR, NODE = "executor", "node"
+"""Keys, likewise, of what trained a run (inline, processes, slurm or ray) and of the machine's name."""
 State = Literal["pending", "running", "done", "failed", "diverged", "damaged"]
 """`damaged` is never written: it is what a reader finds."""
 
@@ -265,6 +267,13 @@ class StepTimesRecord(TypedDict):
     seconds: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
 
 
+class JobsRecord(TypedDict):
+    """jobs/NAME.json: the runs of each job of an array."""
+
+    stacks: list[list[str]]
+
+
+JOBS = TypeAdapter(JobsRecord)
 STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), TypeAdapter(TokenizerRecord)
 METADATA, SIDECAR = TypeAdapter(MetadataRecord), TypeAdapter(SidecarRecord)
 CURVES, MIRRORED = TypeAdapter(CurvesRecord), TypeAdapter(MirroredRecord)

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from isoloss.analysis.repetition import optimal_size, worth
-from isoloss.study.tokenizer_names import compared_loss
+from isoloss.study.datasets import compared_loss, datasets_in
 
 Floats = NDArray[np.float64]
 Form = Literal["LND", "LN", "LD", "LC", "LNDX", "LNDU", "LNDUN", "LNDK"]
@@ -79,7 +79,7 @@ SUMMARY_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train
 
 def summary_columns(table: pl.DataFrame) -> dict[str, str]:
     """The same for one summary: losses of several tokenizers compare by the byte."""
-    return {**SUMMARY_COLUMNS, "loss": f"final_{compared_loss(table.get_column('tokenizer', default=pl.Series()))}"}
+    return {**SUMMARY_COLUMNS, "loss": f"final_{compared_loss(datasets_in(table))}"}
 
 
 EXPONENT_OF: dict[str, str] = {"N": "alpha", "D": "beta", "C": "alpha"}

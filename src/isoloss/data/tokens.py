@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -32,6 +32,7 @@ from isoloss.files import (
 )
 from isoloss.locks import locked
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import Dataset, dataset_of
 from isoloss.study.texts import DataFacts, Text
 from isoloss.study.tokenizer_names import BYTES, FILE, bpe_size, is_of_library
 
@@ -92,9 +93,9 @@ def _name_in_cache(tokenizer: str) -> str:
     return f"bpe-{size}.{TRAINING_RULE}" if size else tokenizer
 
 
-def prepare_each(text: Text, tokenizers: Iterable[str], **options: Any) -> dict[str, Tokens]:
-    """The same for several tokenizers, by their names. Raises likewise."""
-    return {name: prepare(text, name, **options) for name in tokenizers}
+def prepare_each(datasets: Mapping[Dataset, Text], **options: Any) -> dict[Dataset, Tokens]:
+    """The same for each text and tokenizer of a study. Raises likewise."""
+    return {dataset: prepare(text, dataset.tokenizer, **options) for dataset, text in datasets.items()}
 
 
 def open_tokens(folder: Path) -> Tokens:
@@ -156,7 +157,7 @@ def corpus_facts(
 
 def check_length(config: RunConfig, data: DataFacts) -> None:
     """Refuse a text whose splits cannot fill one block and its target. Raises CorpusError."""
-    of = data.of(config.tokenizer)
+    of = data.of(dataset_of(config))
     for split, length in (("train", of.train_tokens or 0), ("val", of.val_tokens or 0)):
         if length < config.block_size + 1:
             raise CorpusError(

@@ -24,6 +24,7 @@ from isoloss.design.seed_noise import (
 from isoloss.diagnostic import SEVERITIES, Diagnostic
 from isoloss.study.compute import params_total, tokens_per_step, train_tokens
 from isoloss.study.config import SEED_SETTINGS, RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.hypotheses import EffectStated, RatioStated
 from isoloss.study.schedules import decays
 from isoloss.study.study import Study
@@ -233,7 +234,7 @@ def _horizons(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic
 
 
 def _epochs(configs: Sequence[RunConfig], data: DataFacts | None) -> Iterator[Diagnostic]:
-    there = [data and data.of(config.tokenizer).train_tokens for config in configs]
+    there = [data and data.of(dataset_of(config)).train_tokens for config in configs]
     known = [tokens for tokens in there if tokens]
     if len(known) < len(configs):
         return

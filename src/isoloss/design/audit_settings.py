@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from isoloss.diagnostic import Diagnostic
 from isoloss.study.config import SEED_SETTINGS, SETTINGS, RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.parametrization import scales
 from isoloss.study.schedules import decays, settings_read
 from isoloss.study.texts import DataFacts
@@ -61,8 +62,8 @@ def settings_findings(
         )
     yield from _without_level(configs, tuned)
     yield from _fast(configs)
-    if data is not None and data.oddities:
-        text = f"The text: {' '.join(data.oddities)}"
+    if data is not None and (oddities := dict.fromkeys(oddity for each in data.each for oddity in each.oddities)):
+        text = f"The text: {' '.join(oddities)}"
         yield Diagnostic("text_oddities", "note", text, "Convert it if that is not meant: dos2unix -r removes both.")
     if data is not None and data.val_tokens is not None:
         yield from _validation(configs, data)
@@ -103,11 +104,11 @@ def _fast(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
 
 def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:
     exact = [config for config in configs if config.eval == "exact"]
-    there = {config.tokenizer: data.of(config.tokenizer).val_tokens or 0 for config in exact}
-    few = [config for config in exact if evaluated_blocks(config, there[config.tokenizer]) < FEWEST_BLOCKS]
+    there = {id(config): data.of(dataset_of(config)).val_tokens or 0 for config in exact}
+    few = [config for config in exact if evaluated_blocks(config, there[id(config)]) < FEWEST_BLOCKS]
     if few:
-        fewest = min(few, key=lambda config: evaluated_blocks(config, there[config.tokenizer]))
-        val_tokens, size = there[fewest.tokenizer], fewest.block_size
+        fewest = min(few, key=lambda config: evaluated_blocks(config, there[id(config)]))
+        val_tokens, size = there[id(fewest)], fewest.block_size
         n = evaluated_blocks(fewest, val_tokens)
         yield Diagnostic(
             "small_validation",
@@ -118,11 +119,12 @@ def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagn
             if any(config.eval_val_tokens for config in few)
             else "Validate on a longer text (val_share, val_corpus).",
         )
-    if data.unseen_share is not None and data.unseen_share > MAX_UNSEEN_SHARE:
+    unseen = max((each.unseen_share or 0.0 for each in data.each), default=0.0)
+    if unseen > MAX_UNSEEN_SHARE:
         yield Diagnostic(
             "unseen_characters",
             "limits",
-            f"{percent(data.unseen_share)} of the validation split's characters never occur in the training split: "
+            f"{percent(unseen)} of the validation split's characters never occur in the training split: "
             "no model can learn them, and they dominate the loss.",
             "Add text that has them to corpus; where validation is the end of one text, shuffle its parts.",
         )

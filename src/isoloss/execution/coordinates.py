@@ -31,8 +31,8 @@ def activation_changes(study: Study, tokens: Tokens, steps: int, say: Callable[[
     for each seed. `change` is the root mean square of the difference to the untrained model. Raises ConfigError where a
     study has one width.
     """
-    if len(study.tokenizers) > 1:
-        raise ConfigError("a coordinate check takes one tokenizer; choose it with --set tokenizer=...")
+    if len(study.datasets) > 1:
+        raise ConfigError("a coordinate check takes one text and tokenizer; choose with --set corpus=... tokenizer=...")
     first: dict[tuple[str, int], RunConfig] = {}
     for config in study.expand(tokens.facts):
         first.setdefault((config.parametrization, config.n_embd), config)

@@ -24,6 +24,7 @@ from isoloss.store.layout import RunPaths
 from isoloss.store.records import NUMERICS, PROGRAM, SHUFFLED
 from isoloss.store.run import create_run, read_status, whole_status, write_status
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
 from isoloss.training.device import describe, is_lost, is_out_of_memory, peak
@@ -99,7 +100,7 @@ def _train_under_locks(attempt: _Attempt, configs: Stack) -> Exception | None:
     """Train while holding the runs' locks; return the error, if any, after closing the runs' files."""
     with ExitStack() as held:
         try:
-            tokens = open_tokens(attempt.context.tokens_folders[configs[0].tokenizer])
+            tokens = open_tokens(attempt.context.tokens_folders[dataset_of(configs[0])])
             for starts in _group_by_step(attempt, _starting_points(attempt, configs, held)):
                 _train_group(attempt, starts, tokens)
         except Exception as error:

@@ -8,7 +8,7 @@ import polars as pl
 
 from isoloss.analysis.frontier import HoldOut
 from isoloss.analysis.scaling import FIXED, Fit
-from isoloss.study.tokenizer_names import COMPARED_IN
+from isoloss.study.datasets import COMPARED_IN
 from isoloss.wording import counted, listed, number, of_runs, si
 
 MEANINGS = {

@@ -36,7 +36,7 @@ SYNONYMS = {
     "eval_iters": "eval_batches val_iters val_steps",
     "precision": "dtype amp mixed_precision",
     # keys of a study file
-    "corpus": "corpora data dataset text texts train_corpus",
+    "corpus": "data dataset text texts train_corpus",
     "val_corpus": "val_data val_dataset val_text validation validation_corpus validation_data validation_text",
     "val_share": "test_size val_frac val_fraction val_ratio val_split validation_share validation_split",
     "base": "constants defaults fixed settings config",

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from isoloss.errors import ConfigError, raise_all
+from isoloss.errors import ConfigError, collect, raise_all
 from isoloss.files import sha256_bytes, user_path
 from isoloss.study.config import ANY_TEXT
+from isoloss.study.datasets import Dataset
 from isoloss.study.synthetic import is_synthetic, synthetic_named, synthetic_of
 
 Corpus = str | tuple[str, ...]
@@ -92,16 +93,21 @@ class DataFacts:
     """Sentences about what its author may not know of the text."""
     tokenizer_sha256: str = ""
     """Of a tokenizer that the text alone does not decide, what it is."""
-    others: Mapping[str, DataFacts] = field(default_factory=dict["str", "DataFacts"])
-    """Of a study of several tokenizers, the same by the name of each."""
+    others: Mapping[Dataset, DataFacts] = field(default_factory=dict["Dataset", "DataFacts"])
+    """Of a study of several texts or tokenizers, the same of each pair."""
 
-    def of(self, tokenizer: str) -> DataFacts:
-        """What one of the study's tokenizers makes of the text."""
-        return self.others[tokenizer] if self.others else self
+    def of(self, dataset: Dataset) -> DataFacts:
+        """What is known of one of the study's texts by one of its tokenizers."""
+        return self.others[dataset] if self.others else self
+
+    @property
+    def each(self) -> list[DataFacts]:
+        """Those of every text and tokenizer."""
+        return [*self.others.values()] or [self]
 
 
-def joined_facts(facts: Mapping[str, DataFacts]) -> DataFacts:
-    """What is known of a text by several tokenizers, or by one; about what they share the first speaks."""
+def joined_facts(facts: Mapping[Dataset, DataFacts]) -> DataFacts:
+    """What is known of each text by each tokenizer, or of one by one; about what they share the first speaks."""
     first, *more = facts.values()
     return replace(first, others=facts) if more else first
 
@@ -125,6 +131,11 @@ def corpus_name(corpus: Corpus) -> str:
     return ", ".join(corpus_names(corpus))
 
 
+def corpus_values(corpus: Corpus) -> Any:
+    """A corpus as a study file states it."""
+    return corpus if isinstance(corpus, str) else list(corpus)
+
+
 def corpus_of(value: Any) -> Corpus:
     """The corpus that a study states: a text, or a list of them. Raises ConfigError."""
     if is_synthetic(value):
@@ -144,6 +155,24 @@ def corpus_of(value: Any) -> Corpus:
         ]
     )
     return as_corpus([each.strip() for each in stated])
+
+
+def corpora_of(value: Any) -> dict[str, Corpus]:
+    """Corpora by the names that a study gives them. Raises what is wrong, at its name."""
+    if not isinstance(value, dict):
+        raise ConfigError("expected names with the corpus that each stands for")
+    stated, errors = cast("dict[str, Any]", value), list[ConfigError]()
+    made = {name: collect(errors, lambda name=name: _named(name, stated[name]), None) for name in stated}
+    raise_all(errors)
+    return cast("dict[str, Corpus]", made)
+
+
+def _named(name: str, value: Any) -> Corpus:
+    try:
+        return corpus_of(value)
+    except ConfigError as error:
+        raise_all([ConfigError(f"corpora: {name}: {each.args[0]}", (name,)) for each in error.each])
+        raise
 
 
 def _wrong_in_list(name: Any) -> str | None:

@@ -132,7 +132,7 @@ def fit(
     tokens: Annotated[OptionalText, named("COLUMN", "D; of a study train_tokens")] = None,
     compute: Annotated[OptionalText, named("COLUMN", "C; of a study train_flops")] = None,
     loss: Annotated[OptionalText, named("COLUMN", "loss; of a study final_val_loss")] = None,
-    unique: OptionalColumn = None,
+    unique: Annotated[OptionalText, named("COLUMN", "none; of a study unique_tokens")] = None,
     weight: OptionalColumn = None,
     cluster: OptionalColumn = None,
     by: OptionalColumn = None,

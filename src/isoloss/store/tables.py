@@ -25,6 +25,7 @@ from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig, recorded_config
 from isoloss.study.datasets import Dataset, compared_loss, datasets_in
 from isoloss.study.identity import by_run_id, run_id
+from isoloss.study.repeats import epochs, unique_tokens
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts
 
@@ -222,6 +223,8 @@ class StudyResults:
             "params_non_embedding": compute.params_non_embedding(config),
             "params_approx": compute.params_approx(config),
             "train_tokens": compute.train_tokens(config),
+            "unique_tokens": unique_tokens(config, self.facts),
+            "epochs": epochs(config, self.facts),
             "train_flops": compute.train_flops(config),
             **columns,
             **target,

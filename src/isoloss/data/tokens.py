@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from isoloss.data.corpus import CORPORA, PIECE_BYTES
-from isoloss.data.survey import TextReader, split_lengths, survey
+from isoloss.data.survey import TextReader, facts_of, split_lengths, survey
 from isoloss.data.tokenizer import TokenArray, Tokenizer, token_dtype, tokenizer_from_dict
-from isoloss.data.vocabularies import TRAINING_RULE, read_vocabulary, vocabulary_of
+from isoloss.data.vocabularies import MAX_TRAINING_CHARACTERS, TRAINING_RULE, read_vocabulary, vocabulary_of
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import (
     cache_dir,
@@ -33,6 +33,7 @@ from isoloss.files import (
 from isoloss.locks import locked
 from isoloss.study.config import RunConfig
 from isoloss.study.datasets import Dataset, dataset_of
+from isoloss.study.mixtures import Parts
 from isoloss.study.texts import DataFacts, Text
 from isoloss.study.tokenizer_names import BYTES, FILE, bpe_size, is_of_library
 
@@ -52,12 +53,23 @@ class Tokens:
     folder: Path
     hashes: tuple[str, ...] = ()
     """SHA-256 of corpus and, where there is one, of val_corpus; `sha256` counts the split too."""
+    train_parts: Parts | None = None
+    """Of a mixture, the training splits of its texts, one behind the other."""
+    val_parts: Parts | None = None
+    """The same of what is validated on."""
 
     @property
     def facts(self) -> DataFacts:
         """What a study's expansion needs to know of this text."""
-        splits = len(self.val_N), len(self.train_N)
-        return DataFacts(self.sha256, self.tokenizer.vocab_size, *splits, tokenizer_sha256=self.tokenizer.sha256)
+        val_tokens = self.val_parts.usable if self.val_parts else len(self.val_N)
+        return DataFacts(
+            self.sha256,
+            self.tokenizer.vocab_size,
+            val_tokens,
+            len(self.train_N),
+            tokenizer_sha256=self.tokenizer.sha256,
+            train_parts=self.train_parts,
+        )
 
 
 def prepare(
@@ -121,7 +133,25 @@ def open_tokens(folder: Path) -> Tokens:
         raise StoreError(f"{folder}: its meta.json lacks the text's SHA-256, or vocab_size is not its vocabulary's")
     if max(largest.values()) >= tokenizer.vocab_size:
         raise StoreError(f"{folder}: holds tokens outside its vocabulary of {tokenizer.vocab_size}")
-    return Tokens(sha256, tokenizer, splits["train"], splits["val"], folder)
+    parts = {split: _parts_in(meta, split, len(tokens_N), folder) for split, tokens_N in splits.items()}
+    return Tokens(
+        sha256, tokenizer, splits["train"], splits["val"], folder, train_parts=parts["train"], val_parts=parts["val"]
+    )
+
+
+def _parts_in(meta: Mapping[str, Any], split: str, n_tokens: int, folder: Path) -> Parts | None:
+    """The texts of a split of a mixture. Raises StoreError where they are not as we write them."""
+    stated = meta.get(f"{split}_parts")
+    if stated is None:
+        return None
+    try:
+        found = Parts(tuple(map(int, stated["lengths"])), tuple(map(float, stated["shares"])))
+        whole = sum(found.lengths) == n_tokens and min(found.lengths) > 0 and min(found.shares) > 0
+    except (LookupError, TypeError, ValueError):
+        found, whole = Parts((), ()), False
+    if not whole or len(found.lengths) != len(found.shares):
+        raise StoreError(f"{folder}: the parts of its {split} split in meta.json are not those of a mixture")
+    return found
 
 
 def _read_through(path: Path, dtype: np.dtype[Any]) -> tuple[str, int]:
@@ -151,14 +181,14 @@ def corpus_facts(
     if known is None:
         return survey(TextReader(text, offline=True), tokenizer)[1]
     vocab_size = known.vocab_size if tokenizer == "char" else BYTES
-    train_tokens, val_tokens = split_lengths(text, [known.characters])
-    return DataFacts(text.identity([known.sha256]), vocab_size, val_tokens, train_tokens)
+    return facts_of(text, text.identity([known.sha256]), vocab_size, *split_lengths(text, [known.characters]))
 
 
 def check_length(config: RunConfig, data: DataFacts) -> None:
     """Refuse a text whose splits cannot fill one block and its target. Raises CorpusError."""
     of = data.of(dataset_of(config))
-    for split, length in (("train", of.train_tokens or 0), ("val", of.val_tokens or 0)):
+    train_tokens = min(of.train_parts.lengths) if of.train_parts else of.train_tokens or 0
+    for split, length in (("train", train_tokens), ("val", of.val_tokens or 0)):
         if length < config.block_size + 1:
             raise CorpusError(
                 f"the {split} split of '{config.corpus}' has {length:,} tokens, block_size={config.block_size} "
@@ -173,16 +203,23 @@ def _made(reader: TextReader, name: str, offline: bool, say: Callable[[str], Non
     _, facts = survey(reader, "char")
 
     def training_text() -> Iterator[str]:
-        left = facts.train_tokens or 0
-        for _, piece in reader:
-            yield piece.text[:left]
-            left -= len(piece.text)
-            if left <= 0:
+        left = _train_lengths(facts)
+        most = [min(length, MAX_TRAINING_CHARACTERS // len(left)) for length in left]
+        for number, piece in reader:
+            if number < len(most):
+                yield piece.text[: max(0, most[number])]
+                most[number] -= len(piece.text)
+            if max(most) <= 0:
                 return
 
     if bpe_size(name):
         say(f"training {name} on the training split")
     return Tokenizer(name, byte_level=vocabulary_of(name, training_text, offline=offline, say=say)), facts
+
+
+def _train_lengths(facts: DataFacts) -> list[int]:
+    """How much of each corpus is for training, of those that are not for validation alone."""
+    return list(facts.train_parts.lengths) if facts.train_parts else [facts.train_tokens or 0]
 
 
 def _tokenize(
@@ -195,12 +232,14 @@ def _tokenize(
             shutil.rmtree(leftover)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            lengths, dtype = {"train": 0, "val": 0}, token_dtype(tokenizer.vocab_size)
+            parts: dict[str, list[int]] = {"train": [], "val": []}
+            dtype = token_dtype(tokenizer.vocab_size)
             for split, tokens in _tokens_of_splits(reader, tokenizer, facts, say):
-                with (temporary / f"{split}.bin").open("wb") as stream:
+                with (temporary / f"{split}.bin").open("ab") as stream:
+                    parts[split].append(0)
                     for tokens_N in tokens:
                         stream.write(tokens_N.astype(dtype).tobytes())
-                        lengths[split] += len(tokens_N)
+                        parts[split][-1] += len(tokens_N)
             if not facts.sha256 == reader.sha256 == sha256:
                 raise CorpusError(f"'{reader.text.name}' changed while it was read; take a copy of it")
             meta = {
@@ -209,9 +248,12 @@ def _tokenize(
                 "corpus_sha256": sha256,
                 **tokenizer.as_dict(),
                 "vocab_size": tokenizer.vocab_size,
-                **{f"{split}_tokens": length for split, length in lengths.items()},
-                **{f"{split}_sha256": sha256_file(temporary / f"{split}.bin") for split in lengths},
+                **{f"{split}_tokens": sum(lengths) for split, lengths in parts.items()},
+                **{f"{split}_sha256": sha256_file(temporary / f"{split}.bin") for split in parts},
             }
+            for split, shares in (("train", reader.text.shares), ("val", reader.text.val_shares)):
+                if shares:
+                    meta[f"{split}_parts"] = {"lengths": parts[split], "shares": shares}
             if tokenizer.byte_level:
                 write_text(temporary / "tokenizer.json", tokenizer.byte_level.definition)
             write_record(temporary / "meta.json", meta)
@@ -227,18 +269,20 @@ def _tokens_of_splits(
 ) -> Iterator[tuple[str, Iterable[TokenArray]]]:
     """Each split with its tokens, in arrays one after the other; `say` hears how far it is."""
 
-    def parts() -> Iterator[tuple[str, Any]]:
-        """Text of a byte-level BPE, else tokens, by the split that each belongs to."""
-        left, length = facts.train_tokens or 0, (facts.train_tokens or 0) + (facts.val_tokens or 0)
-        total, told = length, time.monotonic()
-        for _, piece in reader:
+    def parts() -> Iterator[tuple[tuple[int, str], Any]]:
+        """Text of a byte-level BPE, else tokens, by the corpus and the split that each belongs to."""
+        left = dict(enumerate(_train_lengths(facts)))
+        done, total, told = 0, reader.size, time.monotonic()
+        for number, piece in reader:
             part = piece.text if tokenizer.byte_level else tokenizer.encode(piece.text)
-            yield from ((split, each) for split, each in (("train", part[:left]), ("val", part[left:])) if len(each))
-            left, length = max(0, left - len(part)), length - len(part)
+            at = left.get(number, 0)
+            splits = (("train", part[:at]), ("val", part[at:]))
+            yield from (((number, split), each) for split, each in splits if len(each))
+            left[number], done = max(0, at - len(part)), done + len(piece.content)
             if time.monotonic() - told > TOLD_EVERY_S:
-                say(f"tokenized {1 - length / total:.0%} of {reader.text.name}")
+                say(f"tokenized {done / total:.0%} of {reader.text.name}")
                 told = time.monotonic()
 
-    for split, group in groupby(parts(), key=lambda part: part[0]):
+    for (_, split), group in groupby(parts(), key=lambda part: part[0]):
         pieces = (part for _, part in group)
         yield split, tokenizer.byte_level.encode_pieces(pieces) if tokenizer.byte_level else pieces

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -137,7 +138,8 @@ def _as_record(results: StudyResults, dataset: Dataset, tokens: Tokens) -> dict[
         "text_sha256": list(tokens.hashes),
         "vocab_size": tokens.tokenizer.vocab_size,
         "train_tokens": len(tokens.train_N),
-        "val_tokens": len(tokens.val_N),
+        "val_tokens": tokens.facts.val_tokens,
+        **({"train_parts": asdict(tokens.train_parts)} if tokens.train_parts else {}),
     }
 
 

@@ -14,6 +14,7 @@ from isoloss.store.own_parts import know_parts
 from isoloss.store.records import TOKENIZER, OneTokenizerRecord, read_checked
 from isoloss.study.config import BEFORE_THEY_WERE_SETTINGS
 from isoloss.study.datasets import Dataset
+from isoloss.study.mixtures import Parts
 from isoloss.study.study import Study
 from isoloss.study.studyfile import parse_study
 from isoloss.study.texts import DataFacts, joined_facts
@@ -72,9 +73,15 @@ def recorded_facts(paths: StudyPaths, study: Study) -> DataFacts:
 
 def facts_in(record: OneTokenizerRecord) -> DataFacts:
     """What a record says of a text."""
-    splits = record["val_tokens"], record["train_tokens"]
-    sha256 = record.get("tokenizer_sha256", "")
-    return DataFacts(record["corpus_sha256"], record["vocab_size"], *splits, tokenizer_sha256=sha256)
+    stated = record.get("train_parts")
+    return DataFacts(
+        record["corpus_sha256"],
+        record["vocab_size"],
+        record["val_tokens"],
+        record["train_tokens"],
+        tokenizer_sha256=record.get("tokenizer_sha256", ""),
+        train_parts=Parts(tuple(stated["lengths"]), tuple(stated["shares"])) if stated else None,
+    )
 
 
 def read_study(path: Path) -> Study:

@@ -138,6 +138,13 @@ class StartRecord(TypedDict):
     machine: dict[str, str | int]
 
 
+class PartsOfText(TypedDict):
+    """Tokens for training of each text of a mixture, and their shares of what is drawn."""
+
+    lengths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)]
+    shares: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=2)]
+
+
 @with_config(extra="allow")
 class OneTokenizerRecord(TypedDict):
     """A tokenizer and what it makes of a text; what a byte-level BPE is lies in a file, by its SHA-256.
@@ -155,6 +162,7 @@ class OneTokenizerRecord(TypedDict):
     vocab_size: Count
     train_tokens: Count
     val_tokens: Count
+    train_parts: NotRequired[PartsOfText]
 
 
 @with_config(extra="allow")

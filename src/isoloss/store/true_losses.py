@@ -55,7 +55,7 @@ def keep_true_losses(
     known = read_true_losses(paths)
     found = {sha256: each for sha256, each in known.items() if bool(sha256) == bool(study.varied_texts)}
     for dataset, text in study.datasets.items():
-        if is_synthetic(corpus := text.corpora[-1]):
+        if is_synthetic(corpus := text.stated[-1]):
             sha256 = tokens[dataset].sha256 if study.varied_texts else ""
             own = [config for config in configs if dataset_of(config) == dataset]
             found[sha256] = record = _with_windows(found.get(sha256), corpus, own, tokens[dataset])

@@ -10,6 +10,7 @@ from typing import Any, cast
 from isoloss.errors import ConfigError
 from isoloss.study.config import TEXTS
 from isoloss.study.datasets import Dataset
+from isoloss.study.mixtures import Mixture
 from isoloss.study.synthetic import is_synthetic, synthetic_named
 from isoloss.study.texts import Corpus, Text, corpora_of, corpus_name, corpus_of
 
@@ -18,6 +19,8 @@ Called = Callable[[Any, str], Any]
 
 def short_name(corpus: Corpus) -> str:
     """What a reader knows a corpus by: a file without its folders, a synthetic text by parameters not at defaults."""
+    if isinstance(corpus, Mixture):
+        return corpus.named(short_name)
     if isinstance(corpus, tuple):
         return " + ".join(map(short_name, corpus))
     if not is_synthetic(corpus):

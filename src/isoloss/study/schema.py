@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict
 
 from isoloss.errors import ConfigError
 from isoloss.study.budgets import KINDS
@@ -133,7 +134,24 @@ Levels = tuple[Scalar, ...]
 Count = Annotated[int, Field(ge=1)]
 CellShape = Annotated[dict[str, Any], _BySetting()]
 GroupShape = Annotated[dict[str, Any], _BySetting(_list_of)]
-CorpusShape = str | SyntheticShape | Annotated[list[str], Field(min_length=1)]
+UnmixedShape = str | SyntheticShape | Annotated[list[str], Field(min_length=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class MixedShape(TypedDict):
+    """A corpus of a mixture, and its share of rows."""
+
+    corpus: UnmixedShape
+    share: Share
+
+
+class MixtureShape(TypedDict):
+    """Corpora that each row of a batch is drawn from."""
+
+    mix: Annotated[dict[str, Share], Field(min_length=2)] | Annotated[list[MixedShape], Field(min_length=2)]
+
+
+CorpusShape = UnmixedShape | MixtureShape
 Cells = Annotated[tuple[dict[str, Scalar], ...], _parsed(entries_of, Annotated[list[CellShape], Field(min_length=1)])]
 SECTIONS = ("base", "factors", "budgets", "centre", "paired", "runs", "exclude", "tuned", "hypotheses")
 """Keys that may stand empty: they state nothing."""
@@ -154,7 +172,7 @@ class StudyFile(BaseModel):
     corpus: Annotated[Corpus, _parsed(corpus_of, CorpusShape)] = Field(
         "tinyshakespeare",
         description="A known name (tinyshakespeare), a UTF-8 text file or a folder of them, beside this file; a list; "
-        "or the parameters of a synthetic text.",
+        "the parameters of a synthetic text; or a mixture of such, {mix: {a.txt: 0.7, b.txt: 0.3}}.",
     )
     val_corpus: Annotated[Corpus | None, _parsed(corpus_of, CorpusShape)] = Field(
         None, description="What runs are validated on, likewise; without it, the last val_share of corpus."

@@ -13,10 +13,11 @@ from isoloss.errors import ConfigError, collect, raise_all
 from isoloss.files import sha256_bytes, user_path
 from isoloss.study.config import ANY_TEXT
 from isoloss.study.datasets import Dataset
+from isoloss.study.mixtures import Mixture, Parts, Unmixed, mixture_of
 from isoloss.study.synthetic import is_synthetic, synthetic_named, synthetic_of
 
-Corpus = str | tuple[str, ...]
-"""A known name, a text file, a folder of them or a synthetic text; or several files, read in this order."""
+Corpus = Unmixed | Mixture
+"""A known name, a text file, a folder of them or a synthetic text; several files, read in this order; or a mixture."""
 VAL_SHARE = 0.1
 
 
@@ -33,14 +34,29 @@ class Text:
     """None: VAL_SHARE, or all of `val_corpus`."""
 
     @property
-    def corpora(self) -> tuple[Corpus, ...]:
-        """All that is read, in order."""
+    def stated(self) -> tuple[Corpus, ...]:
+        """Both corpora, or the one that there is."""
         return (self.corpus,) if self.val_corpus is None else (self.corpus, self.val_corpus)
+
+    @property
+    def corpora(self) -> tuple[Unmixed, ...]:
+        """All that is read, in order; those of mixtures one by one."""
+        return tuple(each for stated in self.stated for each in _parts(stated))
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of training rows, those that begin in each corpus of a mixture; none where nothing is mixed."""
+        return self.corpus.shares if isinstance(self.corpus, Mixture) else ()
+
+    @property
+    def val_shares(self) -> tuple[float, ...]:
+        """The same of what is validated on."""
+        return self.stated[-1].shares if isinstance(self.stated[-1], Mixture) else ()
 
     @property
     def name(self) -> str:
         """All texts, for messages and records."""
-        return ", ".join(map(corpus_name, self.corpora))
+        return ", ".join(map(corpus_name, self.stated))
 
     def train_length(self, length: int) -> int:
         """How many of a corpus's tokens are for training, where its end is validation."""
@@ -51,6 +67,11 @@ class Text:
 
         Split by default it is the text's own, as it was before splits could be stated.
         """
+        left = iter(hashes)
+        hashes = [
+            each.identity([next(left) for _ in each.corpora]) if isinstance(each, Mixture) else next(left)
+            for each in self.stated
+        ]
         if self.val_corpus is not None:
             return sha256_bytes(" ".join(hashes).encode())
         if self.val_share in (None, VAL_SHARE):
@@ -74,7 +95,7 @@ class Text:
 
     def beside(self, folder: Path) -> Text:
         """The same with every path that exists from a folder on given from there."""
-        found = [beside_folder(corpus, folder) for corpus in self.corpora]
+        found = [beside_folder(corpus, folder) for corpus in self.stated]
         return replace(self, corpus=found[0], val_corpus=found[1] if found[1:] else None)
 
 
@@ -85,7 +106,7 @@ class DataFacts:
     sha256: str
     vocab_size: int
     val_tokens: int | None = None
-    """Tokens of the validation split, where known: no setting asks for more."""
+    """Tokens of the validation split, where known: no setting asks for more. Of a mixture those that shares allow."""
     train_tokens: int | None = None
     unseen_share: float | None = None
     """Of the validation split's characters, those that never occur in the training split."""
@@ -93,6 +114,8 @@ class DataFacts:
     """Sentences about what its author may not know of the text."""
     tokenizer_sha256: str = ""
     """Of a tokenizer that the text alone does not decide, what it is."""
+    train_parts: Parts | None = None
+    """Of a mixture, the training splits of its texts."""
     others: Mapping[Dataset, DataFacts] = field(default_factory=dict["Dataset", "DataFacts"])
     """Of a study of several texts or tokenizers, the same of each pair."""
 
@@ -123,29 +146,47 @@ def as_corpus(names: Sequence[str]) -> Corpus:
 
 def corpus_names(corpus: Corpus) -> tuple[str, ...]:
     """The names and paths of a corpus."""
+    if isinstance(corpus, Mixture):
+        return tuple(name for each in corpus.corpora for name in corpus_names(each))
     return (corpus,) if isinstance(corpus, str) else corpus
+
+
+def _parts(corpus: Corpus) -> tuple[Unmixed, ...]:
+    return corpus.corpora if isinstance(corpus, Mixture) else (corpus,)
 
 
 def corpus_name(corpus: Corpus) -> str:
     """All of a corpus, for messages and records."""
-    return ", ".join(corpus_names(corpus))
+    return corpus.named(corpus_name) if isinstance(corpus, Mixture) else ", ".join(corpus_names(corpus))
 
 
 def corpus_values(corpus: Corpus) -> Any:
     """A corpus as a study file states it."""
+    if isinstance(corpus, Mixture):
+        parts = zip(corpus.corpora, corpus.shares, strict=True)
+        return {"mix": [{"corpus": corpus_values(each), "share": share} for each, share in parts]}
     return corpus if isinstance(corpus, str) else list(corpus)
 
 
 def corpus_of(value: Any) -> Corpus:
-    """The corpus that a study states: a text, or a list of them. Raises ConfigError."""
+    """The corpus that a study states: a text, a list of them, or a mixture. Raises ConfigError."""
     if is_synthetic(value):
         return synthetic_named(value).name
+    if isinstance(value, Mixture):
+        return value
+    if isinstance(value, dict) and "mix" in value:
+        entries = cast("dict[str, Any]", value)
+        if len(entries) > 1:
+            raise ConfigError(f"unknown key '{next(key for key in entries if key != 'mix')}' beside mix")
+        return mixture_of(entries["mix"], corpus_of)
     if isinstance(value, dict) and "synthetic" in value:
         return synthetic_of(cast("dict[str, Any]", value)).name
     if isinstance(value, str) and value.strip():
         return value.strip()
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
-        raise ConfigError("expected a known name, a path, a list of them, or {synthetic: markov, …}")
+        raise ConfigError(
+            "expected a known name, a path, a list of them, {synthetic: markov, …} or {mix: {a.txt: 0.7, …}}"
+        )
     stated = cast("Sequence[Any]", value)
     raise_all(
         [
@@ -191,6 +232,8 @@ def _resolved(name: str) -> Path:
 
 def beside_folder(corpus: Corpus, folder: Path) -> Corpus:
     """Names or paths, of which those that exist from a folder on are given from there."""
+    if isinstance(corpus, Mixture):
+        return replace(corpus, corpora=tuple(cast("Unmixed", beside_folder(each, folder)) for each in corpus.corpora))
     if isinstance(corpus, tuple):
         return tuple(cast("str", beside_folder(each, folder)) for each in corpus)
     with suppress(OSError, ValueError):  # a name that no file can have

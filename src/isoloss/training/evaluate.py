@@ -16,6 +16,7 @@ from isoloss.data.tokens import Tokens
 from isoloss.model import gpt
 from isoloss.model.parameters import Parameters
 from isoloss.study.config import RunConfig
+from isoloss.study.mixtures import Parts
 from isoloss.training.distributed import Ranks
 from isoloss.training.state import StackState
 from isoloss.training.step import gather_windows, on_device
@@ -36,6 +37,7 @@ class DeviceTokens:
     def __init__(self, tokens: Tokens, device: torch.device) -> None:
         self.train_N = on_device(tokens.train_N, device)
         self.val_N = on_device(tokens.val_N, device)
+        self.train_parts, self.val_parts = tokens.train_parts, tokens.val_parts
         self.bytes_V = torch.from_numpy(tokens.tokenizer.bytes_of_tokens()).to(device)
 
 
@@ -101,16 +103,17 @@ def split_loss(
     Both are fp64 of shape [E]. None if given up.
     """
     text_N = texts.val_N if split else texts.train_N
-    starts = [_starts(config, step, split, len(text_N)) for config in members]
+    parts = texts.val_parts if split else texts.train_parts
+    starts = [_starts(config, step, split, len(text_N), parts) for config in members]
     return _mean_loss(parameters, members, text_N, np.stack(starts), texts.bytes_V, ranks, goes_on)
 
 
-def _starts(config: RunConfig, step: int, split: int, length: int) -> NDArray[np.int64]:
+def _starts(config: RunConfig, step: int, split: int, length: int, parts: Parts | None) -> NDArray[np.int64]:
     if config.eval == "sampled":
         n = config.eval_iters * config.batch_size
-        return sampled_eval_starts(config.seed_of_data, step, split, n, length, config.block_size)
+        return sampled_eval_starts(config.seed_of_data, step, split, n, length, config.block_size, parts)
     at_most = config.eval_val_tokens if split else config.eval_train_tokens
-    return exact_eval_starts(length, config.block_size, at_most or None)
+    return exact_eval_starts(length, config.block_size, at_most or None, parts)
 
 
 def _chunk_tokens(members: Sequence[RunConfig], device: torch.device) -> int:

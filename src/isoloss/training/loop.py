@@ -118,7 +118,7 @@ def train(
             _checkpoint(stack, range(len(stack.members)), observe)
             return stack
         elif not leaving:
-            stepper = stepper or Stepper(stack, texts.train_N, ranks)
+            stepper = stepper or Stepper(stack, texts.train_N, ranks, texts.train_parts)
             for e, config in enumerate(stack.members):
                 if stack.step in kept_steps(config):
                     observe(config).keep(stack.member(e))

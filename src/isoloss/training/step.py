@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isoloss.data.batches import n_starts
+from isoloss.data.batches import block_starts, mixed_starts, part_key
 from isoloss.data.tokenizer import TokenArray
 from isoloss.model import gpt
 from isoloss.model.dropout import Dropout
 from isoloss.randomness import Purpose, keyed_bits, mix, stream_key
 from isoloss.study.config import RunConfig
+from isoloss.study.mixtures import Parts
 from isoloss.study.parts import function_of, optimizer_of
 from isoloss.study.schedules import learning_rate
 from isoloss.training.distributed import Ranks
@@ -50,8 +51,8 @@ class Stepper:
     reads at its slot; its losses and gradient norms are written to a table likewise.
     """
 
-    def __init__(self, stack: StackState, text_N: Tensor, ranks: Ranks) -> None:
-        self._stack, self._text_N, self._ranks = stack, text_N, ranks
+    def __init__(self, stack: StackState, text_N: Tensor, ranks: Ranks, parts: Parts | None = None) -> None:
+        self._stack, self._text_N, self._ranks, self._parts = stack, text_N, ranks, parts
         members, device = stack.members, stack.device
         config = members[0]
         self._rows = ranks.rows(config)
@@ -97,9 +98,14 @@ class Stepper:
         micro_RK = torch.arange(step * self._n_micro, (step + TABLE_STEPS) * self._n_micro, device=device)
         row_B = torch.arange(self._rows.start, self._rows.stop, device=device)
         counter_RKxB = (micro_RK[:, None] * config.batch_size + row_B).int()
-        bits_RKxExB = keyed_bits(self._batch_keys_Ex2[:, :1], self._batch_keys_Ex2[:, 1:], mix(counter_RKxB)[:, None])
-        n = n_starts(len(self._text_N), config.block_size)
-        self._starts_RKxExB.copy_((bits_RKxExB.to(torch.int64) & 0xFFFFFFFF) * n >> 32)
+        keys = self._batch_keys_Ex2[:, :1], self._batch_keys_Ex2[:, 1:]
+        bits_RKxExB = keyed_bits(*keys, mix(counter_RKxB)[:, None]).to(torch.int64)
+        if self._parts is None:
+            self._starts_RKxExB.copy_(block_starts(bits_RKxExB, len(self._text_N), config.block_size))
+        else:
+            of_part_RKxExB = keyed_bits(*part_key(*keys, torch.ones_like(keys[0])), mix(counter_RKxB)[:, None])
+            of_part_RKxExB = of_part_RKxExB.to(torch.int64)
+            self._starts_RKxExB.copy_(mixed_starts(bits_RKxExB, of_part_RKxExB, self._parts, config.block_size))
         keys_RKxJxEx2 = self._dropout.keys(micro_RK)
         if len(self._keys_RKxJxEx2):
             self._keys_RKxJxEx2.copy_(keys_RKxJxEx2)

@@ -16,8 +16,9 @@ from isoloss.store.records import CONTINUES_FROM, FIRST_EVALUATION
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.datasets import Dataset, per_byte_notes
+from isoloss.study.mixtures import Mixture
 from isoloss.study.schedules import decays
-from isoloss.study.texts import VAL_SHARE, Text, corpus_names
+from isoloss.study.texts import VAL_SHARE, Corpus, Text, corpus_name, corpus_names
 from isoloss.study.tokenizer_names import bpe_size
 from isoloss.wording import between, count, counted, duration, level, listed, loss, of_runs, percent, si
 
@@ -57,7 +58,7 @@ def _in_short(snapshot: Snapshot) -> str:
     sizes, tokens = _range(snapshot, compute.params_total, si), _range(snapshot, compute.train_tokens, si)
     runs = counted(snapshot.study.size, "run")
     texts = dict.fromkeys(
-        dataset.corpus if snapshot.study.varied_texts else listed(corpus_names(text.corpus))
+        dataset.corpus if snapshot.study.varied_texts else _in_words(text.corpus)
         for dataset, text in snapshot.study.datasets.items()
     )
     return f"{runs} of a GPT with {sizes} parameters, each on {tokens} tokens of {' or '.join(texts)}."
@@ -86,15 +87,24 @@ def _text(snapshot: Snapshot, text: Text, dataset: Dataset, *, several: bool) ->
     """What of a text is for training, and what for validation."""
     study, known = snapshot.study, snapshot.results.tokenizer(dataset)
     source = f" {cited('karpathy2015')}" if text.corpus == "tinyshakespeare" else ""
-    sha256, *of_val = known.get("text_sha256", [known.get("corpus_sha256")])
-    names = listed(corpus_names(text.corpus))
+    hashes = known.get("text_sha256", [known.get("corpus_sha256")])
+    n = len(text.shares) or 1
+    sha256, of_val = listed(hashes[:n]), hashes[n:]
+    names = _in_words(text.corpus)
+    if text.shares:
+        names = f"a mixture: each row of a batch is drawn from one of its texts, {names}"
     called = f" ({dataset.corpus})" if several and names != dataset.corpus else ""
     yield f"{'One' if several else 'The'} corpus{called} is {names}{source}, SHA-256 {sha256}."
     train, val = known.get("train_tokens"), known.get("val_tokens")
     if text.val_corpus is not None:
         yield (
             f"All of it, {count(train)} tokens, is for training; for validation are {count(val)} tokens of "
-            f"{listed(corpus_names(text.val_corpus))}, SHA-256 {listed(of_val)}; there is no test split."
+            f"{_in_words(text.val_corpus)}, SHA-256 {listed(of_val)}; there is no test split."
+        )
+    elif train and val and text.shares:
+        yield (
+            f"The first {percent(1 - (text.val_share or VAL_SHARE))} of each, {count(train)} tokens in all, is for "
+            f"training. Of the rest {count(val)} tokens are for validation, in the same shares; there is no test split."
         )
     elif train and val:
         of = f" with {dataset.tokenizer}" if len(study.tokenizers) > 1 else ""
@@ -102,6 +112,14 @@ def _text(snapshot: Snapshot, text: Text, dataset: Dataset, *, several: bool) ->
             f"The first {percent(1 - (text.val_share or VAL_SHARE))} of the text, {count(train)} tokens{of}, is for "
             f"training, and the rest, {count(val)} tokens, for validation; there is no test split."
         )
+
+
+def _in_words(corpus: Corpus) -> str:
+    """A corpus with all its names; of a mixture with their shares."""
+    if not isinstance(corpus, Mixture):
+        return listed(corpus_names(corpus))
+    parts = zip(corpus.corpora, corpus.shares, strict=True)
+    return listed(f"{percent(share)} {corpus_name(each)}" for each, share in parts)
 
 
 def _tokens(snapshot: Snapshot) -> Iterator[str]:

@@ -21,6 +21,7 @@ from isoloss.execution.width import MAX_MEMORY_SHARE, stack_width, widest, width
 from isoloss.model.parameters import Parameters
 from isoloss.store.run import RunStatus, write_status
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts, joined_facts
@@ -111,8 +112,9 @@ def test_the_widest_stack_fits_and_the_next_does_not(make: Make) -> None:
 
 def test_a_text_takes_memory_by_its_own_tokenizer(make: Make) -> None:
     alone, longer = DataFacts("", 300, 4_000, 20_000), DataFacts("", 65, 400_000, 2_000_000)
-    both = joined_facts({"char": longer, "bpe:300": alone})
-    members = [make(tokenizer="bpe:300", vocab_size=300)]
+    chars, bpe = make(), make(tokenizer="bpe:300", vocab_size=300)
+    both = joined_facts({dataset_of(chars): longer, dataset_of(bpe): alone})
+    members = [bpe]
     assert stack_memory(members, both) == stack_memory(members, alone)
     assert stack_memory([make()], both).held - stack_memory([make()], DATA).held > 2 * 2_000_000
     [large] = [make(tokenizer="bpe:70000", vocab_size=70_000, n_embd=8, n_head=1)]

@@ -56,10 +56,10 @@ def test_losses_by_position_are_means_over_the_windows(
     found, plain = evaluate(stacked, texts, Ranks(), by_position=True), evaluate(stacked, texts, Ranks())
     assert found is not None and plain is not None
     assert [replace(each, val_loss_by_position=None) for each in found] == plain, "the other losses are the same bits"
-    scored = exact_eval_starts(tokens.ends[1], configs[0].eval_scored, 480)
+    scored = exact_eval_starts(tokens.layouts[1], configs[0].eval_scored, 480)
     for state, each in zip(states, found, strict=True):
         alone, at_positions = stack([state], CPU), np.zeros(12)
-        for start in sliding_starts(scored, configs[0].eval_scored, 12):
+        for start in sliding_starts(scored, configs[0].eval_scored, 12, tokens.layouts[1]):
             block = torch.from_numpy(tokens.val_N[start : start + 13].astype(np.int64))
             logits = gpt.logits(alone.parameters, alone.members, block[None, None, :-1])[0, 0].detach()
             log_probs = torch.log_softmax(logits, 1)

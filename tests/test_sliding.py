@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoloss.data.batches import exact_eval_starts, sliding_starts
+from isoloss.data.batches import exact_eval_starts, sliding_starts, undivided
 from isoloss.data.synthetic import source_named
 from isoloss.data.tokens import Tokens, prepare
 from isoloss.errors import ConfigError
@@ -48,9 +48,9 @@ def evaluated(states: StackState, tokens: Tokens) -> list[Evaluated]:
 
 def scored_targets(length: int, block: int, stride: int, at_most: int | None) -> list[tuple[int, int]]:
     """Each target that counts, with the number of tokens its window shows before it."""
-    scored = exact_eval_starts(np.array([length]), stride, at_most)
+    scored = exact_eval_starts(undivided(length), stride, at_most)
     found: list[tuple[int, int]] = []
-    for first, start in zip(scored, sliding_starts(scored, stride, block), strict=True):
+    for first, start in zip(scored, sliding_starts(scored, stride, block, undivided(length)), strict=True):
         assert start >= 0 and start + block < length, "a window with its target lies inside the split"
         assert start <= first and first + stride <= start + block, "what counts lies inside its window"
         found += [(int(target), int(target - start)) for target in range(first + 1, first + stride + 1)]

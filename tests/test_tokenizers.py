@@ -49,11 +49,11 @@ from isoloss.store.opening import open_study, recorded_tokenizers
 from isoloss.store.outcome import measure
 from isoloss.store.progress import Best, RunProgress, StudyProgress, study_progress
 from isoloss.store.tables import StudyResults, load_study, ranked_runs
+from isoloss.study.datasets import PER_BYTE
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, find_study, parse_study
 from isoloss.study.texts import ANY_DATA, Text, joined_facts
-from isoloss.study.tokenizer_names import PER_BYTE
 from isoloss.training import evaluate
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens
@@ -296,6 +296,18 @@ def test_tokenizers_of_a_study_are_its_factor_and_stated_once() -> None:
         parse_study(FACTOR.replace("factors", "tuned"), "s.yaml")
 
 
+@pytest.mark.parametrize("section", ["tokenizer: {}", "base: {{tokenizer: {}}}", "factors: {{tokenizer: [char, {}]}}"])
+def test_a_file_may_be_a_mapping_wherever_a_tokenizer_stands(tmp_path: Path, section: str) -> None:
+    (tmp_path / "t.json").write_text("{}")
+    found: list[Study] = []
+    for spelled in ("'file:t.json'", "{file: t.json}"):
+        (tmp_path / "s.yaml").write_text(f"name: s\n{section.format(spelled)}\n")
+        found.append(find_study(str(tmp_path / "s.yaml")))
+    assert found[0] == found[1] and found[0].tokenizers[-1] == f"file:{tmp_path / 't.json'}"
+    (tmp_path / "s.yaml").write_text("name: s\nfactors: {tokenizer: [{file: a.json}, {file: b.json}]}\n")
+    assert find_study(str(tmp_path / "s.yaml")).size == 2
+
+
 def test_a_hypothesis_between_tokenizers_is_about_bits_per_byte() -> None:
     stated = "hypotheses: [{says: more is better, kind: effect, factor: %s, direction: down}]\n"
     [between] = parse_study(FACTOR + stated % "tokenizer", "s.yaml").hypotheses
@@ -376,8 +388,8 @@ def test_joined_studies_have_the_tokenizers_of_their_parts(compared: StudyResult
     whole = merge_studies([compared.paths.folder, tmp_path / "copy"], tmp_path / "out").results
     opened = load_study(whole.paths.folder)
     assert {*map(run_id, opened.configs)} == {*map(run_id, compared.configs)}
-    for name in compared.study.tokenizers:
-        assert tokenizer_of(opened, name) == tokenizer_of(compared, name)
+    for dataset in compared.study.datasets:
+        assert tokenizer_of(opened, dataset) == tokenizer_of(compared, dataset)
     one = replace(compared.study, factors={"tokenizer": ("char", "bpe:260")})
     with pytest.raises(ConfigError, match="different texts, validation splits or tokenizers"):
         check_same_text(compared, replace(compared, study=one))
@@ -413,21 +425,24 @@ def test_a_study_may_gain_a_tokenizer(compared: StudyResults, tmp_path: Path) ->
     grown = run_study(study, tmp_path / "out", ON_A_CPU, executor=Inline(Ranks()))
     assert grown.summary()["status"].to_list() == ["done"] * 4 and len(grown.set_aside) == 4
     assert {run_id(config) for config in grown.configs} & {run_id(config) for config in compared.configs}
-    assert load_study(grown.paths.folder).facts.of("byte").vocab_size == 256
-    definition = grown.paths.definition(grown.facts.of("bpe:280").tokenizer_sha256)
+    byte, bpe = grown.study.datasets
+    assert load_study(grown.paths.folder).facts.of(byte).vocab_size == 256
+    definition = grown.paths.definition(grown.facts.of(bpe).tokenizer_sha256)
     definition.write_text("damaged")
     run_study(study, tmp_path / "out", ON_A_CPU, executor=Inline(Ranks()))
-    assert tokenizer_of(grown, "bpe:280") == tokenizer_of(compared, "bpe:280")
+    assert tokenizer_of(grown, bpe) == tokenizer_of(compared, bpe)
     run_study(
         replace(study, factors={"tokenizer": ("byte", "bpe:270")}), tmp_path / "out", ON_A_CPU, executor=Inline(Ranks())
     )
-    assert [*recorded_tokenizers(grown.paths)] == ["byte", "bpe:270", "bpe:280", "char", "bpe:260"]
+    recorded = [each.tokenizer for each in recorded_tokenizers(grown.paths)]
+    assert recorded == ["byte", "bpe:270", "bpe:280", "char", "bpe:260"]
 
 
 def test_a_tokenizer_that_changed_under_its_name_is_refused(compared: StudyResults) -> None:
-    facts = {name: compared.facts.of(name) for name in compared.study.tokenizers}
+    facts = {dataset: compared.facts.of(dataset) for dataset in compared.study.datasets}
+    *_, bpe = facts
     assert recorded_study(replace(compared, facts=joined_facts(facts))) is not None
-    facts["bpe:280"] = replace(facts["bpe:280"], tokenizer_sha256="0" * 64)
+    facts[bpe] = replace(facts[bpe], tokenizer_sha256="0" * 64)
     with pytest.raises(ConfigError, match=r"tokenizer bpe:280 is another than when .* was started; choose another"):
         recorded_study(replace(compared, facts=joined_facts(facts)))
 
@@ -435,7 +450,8 @@ def test_a_tokenizer_that_changed_under_its_name_is_refused(compared: StudyResul
 def test_a_definition_of_a_stranger_is_refused_in_one_line(compared: StudyResults, tmp_path: Path) -> None:
     shutil.copytree(compared.paths.folder, tmp_path / "out")
     results = load_study(tmp_path / "out")
-    record = results.tokenizer("bpe:280")
+    char, *_, bpe = results.study.datasets
+    record = results.tokenizer(bpe)
     known = json.loads(results.paths.definition(record["tokenizer_sha256"]).read_text())
     for changed in (
         {"pre_tokenizer": {"type": "Odd"}},
@@ -446,13 +462,13 @@ def test_a_definition_of_a_stranger_is_refused_in_one_line(compared: StudyResult
         sha256 = sha256_bytes(definition.encode())
         results.paths.definition(sha256).write_text(definition)
         others = [record | {"tokenizer_sha256": sha256}]
-        write_record(results.paths.tokenizer, {**results.tokenizer("char"), "others": others})
+        write_record(results.paths.tokenizer, {**results.tokenizer(char), "others": others})
         with pytest.raises(StoreError) as caught:
-            tokenizer_of(results, "bpe:280")
+            tokenizer_of(results, bpe)
         assert len(str(caught.value).splitlines()) == 1
-    write_record(results.paths.tokenizer, {**results.tokenizer("char"), "others": [record | {"vocab_size": 290}]})
+    write_record(results.paths.tokenizer, {**results.tokenizer(char), "others": [record | {"vocab_size": 290}]})
     with pytest.raises(StoreError, match="has 280 tokens, its study says 290"):
-        tokenizer_of(results, "bpe:280")
+        tokenizer_of(results, bpe)
 
 
 def test_evaluations_without_bits_have_none() -> None:

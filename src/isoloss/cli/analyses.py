@@ -80,7 +80,7 @@ def effects(
     )
     from isoloss.report.chapters.effects import effects_as_json, effects_chapter
     from isoloss.report.chapters.surface import surface_as_json, surface_chapter
-    from isoloss.study.tokenizer_names import PER_TOKEN
+    from isoloss.study.datasets import PER_TOKEN, compared_loss, datasets_in
 
     check_out(out)
     every = with_steps_to_target(read_runs(table, say), table, target)
@@ -97,8 +97,11 @@ def effects(
     for factor in varied_factors(table, runs):
         if factor not in names and factor not in tried:
             say(f"{factor} varies too and is not among --factors: what it changes counts as noise")
-    if response in PER_TOKEN and "tokenizer" in runs.columns and runs["tokenizer"].n_unique() > 1:
-        say(f"{response} is per token, which does not compare between tokenizers; best_val_bpb and final_val_bpb do")
+    if response in PER_TOKEN and compared_loss(datasets_in(runs)) == "val_bpb":
+        say(
+            f"{response} is per token, which does not compare between tokenizers or texts; best_val_bpb and "
+            "final_val_bpb do"
+        )
     if target is not None and response == STEPS_TO_TARGET and (missed := runs[STEPS_TO_TARGET].null_count()):
         say(f"{missed} of {len(runs)} runs never reached {target:g} and are left out, which flatters slow levels")
     said = [OF_RANKS] if scale == "rank" else []
@@ -126,7 +129,7 @@ def fit(
     tokens: Annotated[OptionalText, named("COLUMN", "D; of a study train_tokens")] = None,
     compute: Annotated[OptionalText, named("COLUMN", "C; of a study train_flops")] = None,
     loss: Annotated[OptionalText, named("COLUMN", "loss; of a study final_val_loss")] = None,
-    unique: OptionalColumn = None,
+    unique: Annotated[OptionalText, named("COLUMN", "none; of a study unique_tokens")] = None,
     weight: OptionalColumn = None,
     cluster: OptionalColumn = None,
     by: OptionalColumn = None,

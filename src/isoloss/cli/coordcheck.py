@@ -47,6 +47,7 @@ def coordcheck(
     if steps < 1:
         raise ConfigError(f"--steps {steps}: at least 1 is needed", ("steps",))
     found = study_of(study, seeds, set, plugin)
-    tokens = prepare(found.text, found.tokenizers[0], offline=offline, say=say)
+    dataset, text = next(iter(found.datasets.items()))
+    tokens = prepare(text, dataset.tokenizer, offline=offline, say=say)
     check = coordinate_check(activation_changes(found, tokens, steps, say), steps)
     return conclude(lambda: coordinates_chapter(check), coordinates_as_json(check) if json else None, out, found.name)

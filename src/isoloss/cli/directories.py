@@ -198,6 +198,7 @@ def sample(
     from isoloss.execution.samples import first_prompt, sample_run, tokenizer_of
     from isoloss.model.generate import Sampling
     from isoloss.store.tables import find_run, load_study
+    from isoloss.study.datasets import dataset_of
     from isoloss.study.plugins import use_plugin
 
     for each in plugin:
@@ -206,7 +207,7 @@ def sample(
     results = load_study(directory)
     chosen = find_run(results, run)
     say(f"run {chosen.folder.name}")
-    tokenizer = tokenizer_of(results, results.configs_by_id[chosen.folder.name].tokenizer)
+    tokenizer = tokenizer_of(results, dataset_of(results.configs_by_id[chosen.folder.name]))
     prompt = first_prompt(tokenizer) if prompt is None else prompt
     texts = sample_run(chosen, tokenizer, prompt, sampling, torch.device("cpu"))
     text = "\n---\n".join(texts)

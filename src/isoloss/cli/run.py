@@ -28,7 +28,7 @@ def run_and_report(study: Study, out: Path | None, options: RunOptions) -> tuple
         listener = NullListener() if ranks.rank else display
         if not ranks.rank:  # before signals wait for checkpoints: a download may be broken off at once
             study, _ = resolve_study(as_begun(paths, study, options), options)
-            prepare_each(study.text, study.tokenizers, offline=options.offline, say=display.say)
+            prepare_each(study.datasets, offline=options.offline, say=display.say)
         with stop_on_signals(listener.say) as should_stop:
             try:
                 results = run_study(study, out, options, listener=listener, should_stop=should_stop, ranks=ranks)

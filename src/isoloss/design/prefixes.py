@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from isoloss.study.compute import train_flops
-from isoloss.study.config import SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.config import SEED_SETTINGS, TEXTS, RunConfig, spelled_seeds
 from isoloss.study.identity import unread
 from isoloss.study.schedules import SCHEDULE_FIELDS, as_read
 
@@ -79,6 +79,6 @@ def changes_nothing(factor: str, configs: Sequence[RunConfig]) -> list[RunConfig
 
 def _key(config: RunConfig, without: Iterable[str]) -> Key:
     """The settings that count, by name: as in a run's identity, but for what a schedule does not read."""
-    values = config.model_dump(exclude={"corpus", *SEED_SETTINGS, *without}) | spelled_seeds(config)
+    values = config.model_dump(exclude={*TEXTS, *SEED_SETTINGS, *without}) | spelled_seeds(config)
     values |= as_read(config) | unread(config)
     return tuple(sorted((name, value) for name, value in values.items() if name not in without))

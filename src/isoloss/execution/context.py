@@ -11,6 +11,7 @@ import torch
 from isoloss.model.functions import Kernels
 from isoloss.store.layout import StudyPaths
 from isoloss.study.config import Precision, RunConfig
+from isoloss.study.datasets import Dataset
 from isoloss.study.identity import run_id
 from isoloss.study.plugins import Plugin, plugins_in_use
 from isoloss.training.backend import kernels_for
@@ -27,8 +28,8 @@ class TrainingContext:
     """
 
     study: StudyPaths
-    tokens_folders: Mapping[str, Path]
-    """Of each tokenizer's tokens, by its name."""
+    tokens_folders: Mapping[Dataset, Path]
+    """Where the tokens of each text and tokenizer are."""
     device: torch.device
     threads: int
     compiled: bool = False

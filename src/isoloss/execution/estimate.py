@@ -20,6 +20,7 @@ from isoloss.execution.study import (
 from isoloss.execution.width import stack_width, widths
 from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts, joined_facts
@@ -82,7 +83,7 @@ def plan_study(study: Study, options: RunOptions, say: Callable[[str], None] = l
     options = replace(options, on="here", slurm=None)  # what is measured is this machine
     study, device = resolve_study(study, options)
     told = {"offline": options.offline, "say": say}
-    data = joined_facts({name: corpus_facts(study.text, name, **told) for name in study.tokenizers})
+    data = joined_facts({each: corpus_facts(text, each.tokenizer, **told) for each, text in study.datasets.items()})
     expanded = study.expand(data)
     compiled = uses_compiled_kernels(options, expanded, device)
     width = stack_width(options, expanded, device, data)
@@ -137,7 +138,7 @@ def _evaluated_tokens(config: RunConfig, data: DataFacts) -> int:
     if config.eval == "sampled":
         read = 2 * config.eval_iters * config.batch_size * config.block_size
     else:
-        of = data.of(config.tokenizer)
+        of = data.of(dataset_of(config))
         counted = (config.eval_val_tokens or of.val_tokens or 0) + min(config.eval_train_tokens, of.train_tokens or 0)
         read = counted * config.block_size // config.eval_scored
     return 2 * read if config.ema else read

@@ -114,7 +114,7 @@ def _run_study(
     study, device = resolve_study(as_begun(paths, study, options), options)
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
-    tokens = prepare_each(study.text, study.tokenizers, offline=options.offline, say=listener.say)
+    tokens = prepare_each(study.datasets, offline=options.offline, say=listener.say)
     facts = joined_facts({name: each.facts for name, each in tokens.items()})
     expanded = study.expand(facts)
     compiled = uses_compiled_kernels(options, expanded, device, listener.say)

@@ -32,6 +32,7 @@ from isoloss.store.moving import finish_moving
 from isoloss.store.records import EXECUTOR, NODE, NUMERICS, PROGRAM, SHUFFLED
 from isoloss.store.run import create_run, read_status, whole_status, write_status
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.identity import run_id
 from isoloss.study.plugins import use_plugin
 from isoloss.training import checkpoint
@@ -134,7 +135,7 @@ def _train_under_locks(attempt: _Attempt, configs: Stack) -> Exception | None:
 
 def _tokens(context: TrainingContext, config: RunConfig) -> Tokens:
     """The tokens that a run trains on. Raises StoreError where they are not whole, or not on this node of a cluster."""
-    folder = context.tokens_folders[config.tokenizer]
+    folder = context.tokens_folders[dataset_of(config)]
     if context.elsewhere and not path_exists(folder):
         raise StoreError(f"{folder} is not on node {node()}: set ISOLOSS_CACHE to a folder that every node sees")
     return open_tokens(folder)

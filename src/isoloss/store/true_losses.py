@@ -15,10 +15,11 @@ from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError, UnreadableError
 from isoloss.files import path_exists, write_record
 from isoloss.store.layout import StudyPaths
-from isoloss.store.records import TRUE_LOSSES, TrueLossesRecord, read_checked
+from isoloss.store.records import TRUE_LOSSES, OneSourceRecord, read_checked
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import Dataset, dataset_of
+from isoloss.study.study import Study
 from isoloss.study.synthetic import is_synthetic
-from isoloss.study.texts import Text
 
 CHUNK_TOKENS = 1 << 18
 
@@ -30,47 +31,75 @@ def windows_scored(config: RunConfig) -> str:
     return f"block_size {config.block_size}, eval_val_tokens {config.eval_val_tokens}{sliding}{of_tokens}"
 
 
-def read_true_losses(paths: StudyPaths) -> TrueLossesRecord | None:
-    """What was recorded; None for natural texts, and where it is damaged: the next start computes it again.
+def read_true_losses(paths: StudyPaths) -> dict[str, OneSourceRecord]:
+    """What was recorded, by the SHA-256 of the text, or under "" where a study has one text.
 
-    Raises UnreadableError.
+    Nothing of natural texts, and where it is damaged: the next start computes it again. Raises UnreadableError.
     """
     try:
-        return read_checked(TRUE_LOSSES, paths.true_losses) if path_exists(paths.true_losses) else None
+        first = read_checked(TRUE_LOSSES, paths.true_losses) if path_exists(paths.true_losses) else None
     except UnreadableError:
         raise
     except StoreError:
-        return None
+        return {}
+    if first is None:
+        return {}
+    others = first.pop("others", [])
+    return {each.get("corpus_sha256", ""): each for each in (first, *others)}
 
 
-def keep_true_losses(paths: StudyPaths, text: Text, configs: Sequence[RunConfig], tokens: Mapping[str, Tokens]) -> None:
-    """Record the entropy rate of the text that is validated on, and the true loss on every choice of windows.
+def keep_true_losses(
+    paths: StudyPaths, study: Study, configs: Sequence[RunConfig], tokens: Mapping[Dataset, Tokens]
+) -> None:
+    """Record the entropy rate of each text that is validated on, and the true loss on every choice of windows.
 
     Nothing for natural texts, random windows, and tokens that are not characters. Raises StoreError.
     """
-    corpus = text.corpora[-1]
-    if not is_synthetic(corpus):
-        return
     known = read_true_losses(paths)
+    found = {sha256: each for sha256, each in known.items() if bool(sha256) == bool(study.varied_texts)}
+    for dataset, text in study.datasets.items():
+        if is_synthetic(corpus := text.stated[-1]):
+            sha256 = tokens[dataset].sha256 if study.varied_texts else ""
+            own = [config for config in configs if dataset_of(config) == dataset]
+            found[sha256] = record = _with_windows(found.get(sha256), corpus, own, tokens[dataset])
+            if sha256:
+                record["corpus_sha256"] = sha256
+    if found and found != known:
+        _write(paths, found)
+
+
+def _with_windows(
+    known: OneSourceRecord | None, corpus: str, configs: Sequence[RunConfig], tokens: Tokens
+) -> OneSourceRecord:
+    """What is known of a source, with its loss on the windows of these runs."""
     losses = dict(known["true_val_loss"]) if known else {}
-    of_symbols = {name for name, each in tokens.items() if symbols_of(each.tokenizer) is not None}
-    scored = {windows_scored(each): each for each in configs if each.eval != "sampled" and each.tokenizer in of_symbols}
+    there = symbols_of(tokens.tokenizer) is not None
+    scored = {windows_scored(config): config for config in configs if there and config.eval != "sampled"}
     if known and losses.keys() >= scored.keys():
-        return
+        return known
     source = source_named(corpus)
     for layout in scored.keys() - losses.keys():
-        losses[layout] = true_val_loss(source, tokens[scored[layout].tokenizer], scored[layout])
+        losses[layout] = true_val_loss(source, tokens, scored[layout])
     rate = source.entropy_rate()
-    ends = {"entropy_rate": rate.value, "low": rate.low, "high": rate.high, "method": rate.method}
-    write_record(paths.true_losses, {**ends, "true_val_loss": losses})
+    ends: OneSourceRecord = {
+        "entropy_rate": rate.value, "low": rate.low, "high": rate.high, "method": rate.method, "true_val_loss": losses
+    }  # fmt: skip
+    return ends
 
 
 def join_true_losses(parts: Sequence[StudyPaths], joined: StudyPaths) -> None:
-    """Record all that studies of one text know. Raises StoreError."""
-    known = [record for paths in parts if (record := read_true_losses(paths))]
-    if known:
-        losses = {layout: loss for record in known for layout, loss in record["true_val_loss"].items()}
-        write_record(joined.true_losses, {**known[0], "true_val_loss": losses})
+    """Record all that the studies know whose runs are joined. Raises StoreError."""
+    found: dict[str, OneSourceRecord] = {}
+    for sha256, record in (entry for paths in parts for entry in read_true_losses(paths).items()):
+        known = found.setdefault(sha256, record)
+        found[sha256] = {**known, "true_val_loss": {**known["true_val_loss"], **record["true_val_loss"]}}
+    if found:
+        _write(joined, found)
+
+
+def _write(paths: StudyPaths, records: Mapping[str, OneSourceRecord]) -> None:
+    first, *others = records.values()
+    write_record(paths.true_losses, {**first, **({"others": others} if others else {})})
 
 
 def symbols_of(tokenizer: Tokenizer) -> NDArray[np.int64] | None:
@@ -88,8 +117,8 @@ def true_val_loss(source: Source, tokens: Tokens, config: RunConfig) -> float:
     symbol_V = symbols_of(tokens.tokenizer)
     if symbol_V is None:
         raise ValueError(f"tokens of {tokens.tokenizer.name} are no symbols")
-    scored_starts_B = exact_eval_starts(tokens.ends[1], config.eval_scored, config.eval_val_tokens or None)
-    starts_B = sliding_starts(scored_starts_B, config.eval_scored, config.block_size)
+    scored_starts_B = exact_eval_starts(tokens.layouts[1], config.eval_scored, config.eval_val_tokens or None)
+    starts_B = sliding_starts(scored_starts_B, config.eval_scored, config.block_size, tokens.layouts[1])
     scored_BxS = (scored_starts_B - starts_B)[:, None] + np.arange(config.eval_scored)
 
     def sums() -> Iterator[float]:

@@ -44,6 +44,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     corpus: str
+    val_corpus: str = ""
     corpus_sha256: str
     tokenizer_sha256: str = ""
     vocab_size: Annotated[int, Field(ge=1, le=MAX_VOCAB_SIZE, strict=True)]
@@ -226,13 +227,18 @@ class RunConfig(BaseModel):
         return self.seed if self.data_seed is None else self.data_seed
 
 
-RESOLVED_FIELDS = frozenset({"corpus", "corpus_sha256", "tokenizer_sha256", "vocab_size", "seed"})
+RESOLVED_FIELDS = frozenset({"corpus", "val_corpus", "corpus_sha256", "tokenizer_sha256", "vocab_size", "seed"})
 """Fields a study states elsewhere than among its settings (`base` and `factors`)."""
 
 _FIELDS = frozenset(RunConfig.model_fields)
 
 SETTINGS: tuple[str, ...] = tuple(name for name in RunConfig.model_fields if name not in RESOLVED_FIELDS)
 """Names a study may set in `base`, vary in `factors` and override with --set."""
+
+TEXTS = ("corpus", "val_corpus")
+"""Names of texts, which a study states beside its settings or varies as it does these."""
+VARIED = (*SETTINGS, *TEXTS)
+"""All that a study may vary."""
 
 
 def is_whole(name: str) -> bool:
@@ -273,6 +279,7 @@ MEMBER_FIELDS = frozenset(
 def shape_key(config: RunConfig) -> tuple[tuple[str, Any], ...]:
     """What runs must share to be members of one stack: every field that is not in MEMBER_FIELDS."""
     free = MEMBER_FIELDS - {"n_head"} if config.n_kv_head else MEMBER_FIELDS  # it decides a shape then
+    free = free.union(TEXTS)  # texts count by content
     return tuple((name, getattr(config, name)) for name in RunConfig.model_fields if name not in free)
 
 

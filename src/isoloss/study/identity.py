@@ -48,7 +48,7 @@ def canonical(config: RunConfig) -> str:
     do settings added since, at their defaults.
     """
     values = {name: value for name, value in vars(config).items() if name not in SEED_SETTINGS} | spelled_seeds(config)
-    del values["corpus"]
+    del values["corpus"], values["val_corpus"]
     if config.tokenizer.startswith(FILE):
         values["tokenizer"] = FILE
     horizon = config.decay_horizon if config.decay_lr else None

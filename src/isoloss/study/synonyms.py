@@ -37,7 +37,7 @@ SYNONYMS = {
     "eval_stride": "stride sliding_stride sliding_window_stride",
     "precision": "dtype amp mixed_precision",
     # keys of a study file
-    "corpus": "corpora data dataset text texts train_corpus",
+    "corpus": "data dataset text texts train_corpus",
     "val_corpus": "val_data val_dataset val_text validation validation_corpus validation_data validation_text",
     "val_share": "test_size val_frac val_fraction val_ratio val_split validation_share validation_split",
     "document_separator": "separator eot eos delimiter doc_separator document_delimiter",

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.data.batches import exact_eval_starts, sampled_eval_starts, sliding_starts
+from isoloss.data.batches import Layout, exact_eval_starts, sampled_eval_starts, sliding_starts
 from isoloss.data.tokens import Tokens
 from isoloss.model import gpt
 from isoloss.model.parameters import Parameters
@@ -40,7 +40,7 @@ class DeviceTokens:
     def __init__(self, tokens: Tokens, device: torch.device) -> None:
         self.train_N = on_device(tokens.train_N, device)
         self.val_N = on_device(tokens.val_N, device)
-        self.ends = tokens.ends
+        self.layouts = tokens.layouts
         self.bytes_V = torch.from_numpy(tokens.tokenizer.bytes_of_tokens()).to(device)
 
 
@@ -133,17 +133,18 @@ def split_loss(
     each position of the windows, in nats: of all that are read, where they overlap too.
     """
     text_N = texts.val_N if split else texts.train_N
-    starts = [_starts(config, step, split, texts.ends[split]) for config in members]
-    return _mean_loss(parameters, members, text_N, np.stack(starts), texts.bytes_V, ranks, goes_on, at_positions_ExT)
+    layout = texts.layouts[split]
+    starts = np.stack([_starts(config, step, split, layout) for config in members])
+    return _mean_loss(parameters, members, text_N, layout, starts, texts.bytes_V, ranks, goes_on, at_positions_ExT)
 
 
-def _starts(config: RunConfig, step: int, split: int, ends_D: NDArray[np.int64]) -> NDArray[np.int64]:
+def _starts(config: RunConfig, step: int, split: int, layout: Layout) -> NDArray[np.int64]:
     """Where the stretches of `eval_scored` tokens begin that count: each is a window, or the end of one."""
     if config.eval == "sampled":
         n = config.eval_iters * config.batch_size
-        return sampled_eval_starts(config.seed_of_data, step, split, n, ends_D, config.block_size)
+        return sampled_eval_starts(config.seed_of_data, step, split, n, layout, config.block_size)
     at_most = config.eval_val_tokens if split else config.eval_train_tokens
-    return exact_eval_starts(ends_D, config.eval_scored, at_most or None)
+    return exact_eval_starts(layout, config.eval_scored, at_most or None)
 
 
 def _chunk_tokens(members: Sequence[RunConfig], device: torch.device) -> int:
@@ -160,6 +161,7 @@ def _mean_loss(
     parameters: Parameters,
     members: Sequence[RunConfig],
     text_N: Tensor,
+    layout: Layout,
     scored_starts_ExB: NDArray[np.int64],
     bytes_V: Tensor,
     ranks: Ranks,
@@ -173,7 +175,7 @@ def _mean_loss(
     n_windows, block_size, scored = scored_starts_ExB.shape[1], members[0].block_size, members[0].eval_scored
     device = text_N.device
     chunk = max(1, _chunk_tokens(members, device) // block_size)
-    starts_ExB = sliding_starts(scored_starts_ExB, scored, block_size)
+    starts_ExB = sliding_starts(scored_starts_ExB, scored, block_size, layout)
     mine_2xExB = np.stack([starts_ExB, scored_starts_ExB - starts_ExB])[:, :, ranks.rank :: ranks.world]
     at_2xExB = torch.from_numpy(mine_2xExB).to(device)
     sums = [torch.zeros(len(members), device=device)]

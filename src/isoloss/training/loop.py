@@ -119,7 +119,7 @@ def train(
                 _timed(stack, saver.save, stack, range(len(stack.members)), "checkpoint")
                 return stack
             elif not leaving:
-                stepper = stepper or Stepper(stack, texts.train_N, ranks, texts.ends[0])
+                stepper = stepper or Stepper(stack, texts.train_N, ranks, texts.layouts[0])
                 if kept := [e for e, config in enumerate(stack.members) if stack.step in kept_steps(config)]:
                     _timed(stack, saver.save, stack, kept, "kept")
                 n = block_length(stack.members, stack.step, stack.device, kept_steps)

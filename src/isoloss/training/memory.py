@@ -23,6 +23,7 @@ from isoloss.data.tokens import Tokens
 from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Parameters, layout_of
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.parts import optimizer_of
 from isoloss.study.texts import DataFacts
 from isoloss.training.distributed import Ranks
@@ -67,7 +68,7 @@ def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.de
     Members that differ in nothing but their number may be the same run repeated.
     """
     config, device = members[0], device or torch.device("meta")
-    of, dtype = data.of(config.tokenizer), token_dtype(config.vocab_size)
+    of, dtype = data.of(dataset_of(config)), token_dtype(config.vocab_size)
     train_N, val_N = (np.empty(n or 0, dtype) for n in (of.train_tokens, of.val_tokens))
     with _Allocations() as allocations, torch.no_grad():
         texts = DeviceTokens(Tokens("", Tokenizer("byte"), train_N, val_N, Path()), device)

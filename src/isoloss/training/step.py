@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.data.batches import possible_starts
+from isoloss.data.batches import Layout, possible_starts, text_key, undivided
 from isoloss.data.tokenizer import TokenArray
 from isoloss.model import gpt
 from isoloss.model.dropout import Dropout
@@ -79,16 +78,14 @@ class Stepper:
     reads at its slot; its losses and gradient norms are written to a table likewise.
     """
 
-    def __init__(
-        self, stack: StackState, text_N: Tensor, ranks: Ranks, ends_D: NDArray[np.int64] | None = None
-    ) -> None:
+    def __init__(self, stack: StackState, text_N: Tensor, ranks: Ranks, layout: Layout | None = None) -> None:
         self._stack, self._text_N, self._ranks = stack, text_N, ranks
         members, device = stack.members, stack.device
         config = members[0]
         self._rows = ranks.rows(config)
-        starts = possible_starts(np.array([len(text_N)]) if ends_D is None else ends_D, config.block_size)
-        self._until_D, self._shift_D = (torch.from_numpy(each_D).to(device) for each_D in starts)
-        self._n_starts = int(starts[0][-1])
+        self._starts = possible_starts(layout or undivided(len(text_N)), config.block_size)
+        self._until_D = torch.from_numpy(self._starts.until_D).to(device)
+        self._shift_D = torch.from_numpy(self._starts.shift_D).to(device)
         self._n_micro = config.gradient_accumulation_steps
         self._dropout = Dropout(members, device)
         keys_Ex2 = np.stack([stream_key(config.seed_of_data, Purpose.BATCH) for config in members])
@@ -145,8 +142,13 @@ class Stepper:
         micro_RK = torch.arange(step * self._n_micro, (step + TABLE_STEPS) * self._n_micro, device=device)
         row_B = torch.arange(self._rows.start, self._rows.stop, device=device)
         counter_RKxB = (micro_RK[:, None] * config.batch_size + row_B).int()
-        bits_RKxExB = keyed_bits(self._batch_keys_Ex2[:, :1], self._batch_keys_Ex2[:, 1:], mix(counter_RKxB)[:, None])
-        number_RKxExB = (bits_RKxExB.to(torch.int64) & 0xFFFFFFFF) * self._n_starts >> 32
+        keys = self._batch_keys_Ex2[:, :1], self._batch_keys_Ex2[:, 1:]
+        counter_RKx1xB = mix(counter_RKxB)[:, None]
+        bits_RKxExB = keyed_bits(*keys, counter_RKx1xB).to(torch.int64)
+        of_text_RKxExB = bits_RKxExB
+        if len(self._starts.n_texts) > 1:
+            of_text_RKxExB = keyed_bits(*text_key(*keys, torch.ones_like(keys[0])), counter_RKx1xB).to(torch.int64)
+        number_RKxExB = self._starts.drawn(bits_RKxExB, of_text_RKxExB)
         document_RKxExB = torch.searchsorted(self._until_D, number_RKxExB, right=True)
         self._starts_RKxExB.copy_(number_RKxExB + self._shift_D[document_RKxExB])
         keys_RKxJxEx2 = self._dropout.keys(micro_RK)

@@ -130,6 +130,6 @@ def test_what_has_read_the_training_split_knows_what_it_repeats(
     stub = SimpleNamespace(ZstdCompressor=lambda level: SimpleNamespace(compressobj=lambda: bz2.BZ2Compressor(9)))
     monkeypatch.setitem(sys.modules, "zstandard", stub)
     monkeypatch.setattr(module, "ngram_loss", lambda *_: pytest.fail("computed again"))
-    assert yardsticks(prepare(seen)) == found | {"zstd": found["bz2"]}  # it has come to be installed
+    assert yardsticks(prepare(seen)) == {**found, "zstd": found["bz2"]}  # it has come to be installed
     monkeypatch.setattr(module, "_size", lambda *_: pytest.fail("computed again"))
-    assert yardsticks(prepare(seen)) == found | {"zstd": found["bz2"]}
+    assert yardsticks(prepare(seen)) == {**found, "zstd": found["bz2"]}

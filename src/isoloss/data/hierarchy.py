@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from isoloss.data.derivations import Level, derivation_entropy, derived_text
 from isoloss.data.sources import EntropyRate, Floats, Ints, Source, by_parts, random_bits, subkey
@@ -31,6 +33,13 @@ class HierarchySource(Source):
             digits = [order_N // self.symbols**place % self.symbols for place in range(stated.branching)]
             parts = np.stack(digits, axis=1)[: self.symbols * rules]
             self._levels.append(Level(rows_CxU, parts.reshape(self.symbols, rules, stated.branching)))
+        self._places = [[*self._places_of(level)] for level in self._levels]
+
+    def _places_of(self, level: Level) -> Iterator[tuple[Ints, csr_array[np.float64]]]:
+        """For each place of a level's rules the symbol that each rule has there, [R], and the same as ones, [V, R]."""
+        for part_R in level.parts_CxRxP.reshape(-1, level.parts_CxRxP.shape[2]).T:
+            of_R = np.arange(len(part_R))
+            yield part_R, csr_array((np.ones(len(part_R)), (part_R, of_R)), shape=(self.symbols, len(part_R)))
 
     def text(self, seed: int, tokens: int) -> Iterator[NDArray[np.uint8]]:
         """As every source's. It begins with a sentence."""
@@ -43,8 +52,7 @@ class HierarchySource(Source):
 
     def losses(self, blocks_BxT1: Ints) -> Floats:
         """By the mean over all places of a sentence at which a block may begin, each as likely before it is seen."""
-        sentences = blocks_BxT1.shape[1] // self._length + 2
-        return by_parts(self._losses, blocks_BxT1, sentences * max(level.rule_CxR.size for level in self._levels))
+        return by_parts(self._losses, blocks_BxT1, max(level.rule_CxR.size for level in self._levels))
 
     def _losses(self, blocks_BxT1: Ints) -> Floats:
         log_p_BxT1 = np.full(blocks_BxT1.shape, -np.inf)  # of all symbols up to each
@@ -57,13 +65,15 @@ class HierarchySource(Source):
         """Of each symbol, given those before it, where blocks begin at a place of a sentence, [B, T + 1]."""
         end = begin + blocks_BxT1.shape[1]
         whole_BxW = np.pad(blocks_BxT1, ((0, 0), (begin, -end % self._length)), constant_values=-1)
-        symbols_LxN = np.ascontiguousarray(whole_BxW.reshape(-1, self._length).T)
-        found_LxN = np.zeros(symbols_LxN.shape)
-        self._observe(0, np.ones((1, symbols_LxN.shape[1])), symbols_LxN, found_LxN)
-        return found_LxN.T.reshape(whole_BxW.shape)[:, begin:end]
+        symbols_WxB = np.ascontiguousarray(whole_BxW.T)
+        found_WxB = np.zeros(symbols_WxB.shape)
+        for first in range(0, len(symbols_WxB), self._length):
+            sentence = slice(first, first + self._length)
+            self._observe(0, np.ones((1, len(blocks_BxT1))), symbols_WxB[sentence], found_WxB[sentence])
+        return found_WxB.T[:, begin:end]
 
     def _observe(self, number: int, prior_CxN: Floats, symbols_LxN: Ints, found_LxN: Floats) -> Floats:
-        """How likely each category makes the symbols below it, [C, N] up to a factor for each of N sentences.
+        """How likely each category makes the symbols below it, [C, N] up to a factor for each of N blocks.
 
         Belief propagation in the tree of a derivation (Pearl 1982), its symbols seen from left to right; a symbol −1 is
         not seen. `prior_CxN` is what all before says of the category. Notes log-probabilities of symbols in `found`.
@@ -80,9 +90,9 @@ class HierarchySource(Source):
         below = zip(np.split(symbols_LxN, parts), np.split(found_LxN, parts), strict=True)
         weight_RxN = (prior_CxN[:, None] * level.rule_CxR[:, :, None]).reshape(categories * rules, -1)
         likely_RxN = np.ones_like(weight_RxN)
-        for part_R, (symbols_PxN, found_PxN) in zip(level.parts_CxRxP.reshape(-1, parts).T, below, strict=True):
-            gives_VxR = (np.arange(self.symbols)[:, None] == part_R).astype(float)
-            part_VxN = self._observe(number + 1, _normal(gives_VxR @ (weight_RxN * likely_RxN)), symbols_PxN, found_PxN)
+        for (part_R, gives_VxR), (symbols_PxN, found_PxN) in zip(self._places[number], below, strict=True):
+            prior_VxN = cast("Floats", gives_VxR @ (weight_RxN * likely_RxN))
+            part_VxN = self._observe(number + 1, _normal(prior_VxN), symbols_PxN, found_PxN)
             likely_RxN *= part_VxN[part_R]
         likely_CxRxN = likely_RxN.reshape(categories, rules, -1) * level.rule_CxR[:, :, None]
         return _normal(likely_CxRxN.sum(axis=1))

@@ -86,13 +86,13 @@ def as_chain(levels: list[Level]) -> tuple[Floats, csr_array[np.float64], Ints]:
     that takes its rules, so its share of time follows from their probabilities.
     """
     part_K, reach_K = np.zeros(1, dtype=np.int64), np.ones(1)  # of the nodes of a level: category, probability of it
-    tables: list[tuple[Ints, Ints, Ints, Floats]] = []
+    tables: list[tuple[Ints, Ints, NDArray[np.bool_], Floats]] = []
     for level in levels:
         length_KxR = level.length_CxR[part_K]
         parent_M, rule_M, place_M = np.nonzero(np.arange(level.parts_CxRxP.shape[2]) < length_KxR[:, :, None])
         chosen_M = level.rule_CxR[part_K[parent_M], rule_M]
         last_M = place_M == length_KxR[parent_M, rule_M] - 1
-        tables.append((parent_M, place_M, last_M.astype(np.int64), chosen_M))
+        tables.append((parent_M, place_M, last_M, chosen_M))
         part_K, reach_K = level.parts_CxRxP[part_K[parent_M], rule_M, place_M], reach_K[parent_M] * chosen_M
     opened = [csr_array(eye_array(len(part_K)))]  # from each node to the states that it may begin with
     for parent_M, place_M, _, chosen_M in reversed(tables):
@@ -103,5 +103,5 @@ def as_chain(levels: list[Level]) -> tuple[Floats, csr_array[np.float64], Ints]:
     after = opened[0]  # from each node to the states that come after it
     for (parent_M, _, last_M, _), opened_MxS in zip(tables, opened[1:], strict=True):
         own = np.arange(len(parent_M)) + 1
-        after = csr_array(vstack([opened_MxS, after]))[np.where(last_M == 1, len(parent_M) + parent_M, own)]
+        after = csr_array(vstack([opened_MxS, after]))[np.where(last_M, len(parent_M) + parent_M, own)]
     return reach_K / reach_K.sum(), csr_array(after), part_K

@@ -234,6 +234,26 @@ def test_a_text_is_written_once_and_again_where_it_is_damaged(tmp_path: Path, mo
         ("{synthetic: markov, states: 2, order: 1, symbols: 9, seed: 1, tokens: 5e4}", "unknown key 'states' of "),
         ("'synthetic:markov,order=1,symbols=9,seed=1,tokens=7'", "tokens=7: Input should be greater"),
         (
+            "{synthetic: grammar, categories: 4, rules: 16, depth: 3, symbols: 9, seed: 1, tokens: 5e4}",
+            "48^3 states of rules and depth are more than 65,536; lower one",
+        ),
+        (
+            "{synthetic: hierarchy, rules: 4, branching: 2, depth: 2, symbols: 3, seed: 1, tokens: 5e4}",
+            "12 rules on a level are more than 9; lower rules",
+        ),
+        (
+            "{synthetic: hierarchy, rules: 4, branching: 2, depth: 8, symbols: 9, seed: 1, tokens: 5e4}",
+            "256 symbols of a sentence are more than 128; lower depth or branching",
+        ),
+        (
+            "{synthetic: hierarchy, rules: 4, branching: 8, depth: 1, symbols: 9, seed: 1, tokens: 5e4}",
+            "9^8 right sides of symbols and branching are more than 1,048,576; lower one",
+        ),
+        (
+            "{synthetic: hierarchy, share: 2, rules: 4, branching: 2, depth: 2, symbols: 9, seed: 1, tokens: 5e4}",
+            "unknown key 'share' of hierarchy",
+        ),
+        (
             "[a.txt, 'synthetic:markov,order=1']",
             "'synthetic:markov,order=1' is a synthetic text, which stands in no list",
         ),
@@ -279,7 +299,7 @@ def test_a_study_records_the_true_loss_of_every_choice_of_windows(tmp_path: Path
 def test_tokens_that_are_no_symbols_have_no_true_loss_and_a_restart_computes_nothing_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = parse_study(STUDY.format(sizes=8), "s").with_settings({"tokenizer": "bpe:260"})
+    study = parse_study(STUDY.format(sizes=8).replace("2e5", "2e3"), "s").with_settings({"tokenizer": "bpe:260"})
 
     def rows() -> list[tuple[float | None, ...]]:
         found = run_study(study, tmp_path / "w", RunOptions("cpu", compile="off"), executor=Inline())

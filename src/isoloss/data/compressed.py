@@ -7,6 +7,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,9 +44,11 @@ def _format(suffix: str) -> tuple[Any, tuple[type[Exception], ...]]:
     if suffix == ".gz":
         return gzip.open, (gzip.BadGzipFile, zlib.error)
     if suffix == ".zst":
-        if sys.version_info >= (3, 14):
-            from compression import zstd
-        else:
-            from backports import zstd
-        return zstd.open, (zstd.ZstdError,)
+        library = zstd()
+        return library.open, (library.ZstdError,)
     return Path.open, ()
+
+
+def zstd() -> Any:
+    """The standard library's module, of which earlier Pythons have a copy from PyPI."""
+    return import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")

@@ -21,8 +21,8 @@ Rows = NDArray[np.uint8]
 Key = NDArray[np.int32]
 
 UNITS = 1024
-MAX_NUMBERS = 1 << 22
-"""32 MiB of an array."""
+MAX_NUMBERS = 1 << 19
+"""Of an array, which then fits into a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def uniform_row(symbols: int) -> Rows:
 
 def probabilities(rows_CxU: Rows, symbols: int) -> Floats:
     """The distribution that each row stands for, [C, symbols]."""
-    return np.stack([np.bincount(row_U, minlength=symbols) for row_U in rows_CxU]) / UNITS
+    return np.stack([np.bincount(row_U, minlength=symbols) for row_U in rows_CxU]) / rows_CxU.shape[1]
 
 
 def subkey(key: Key, number: int) -> Key:

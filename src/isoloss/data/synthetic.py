@@ -9,13 +9,15 @@ from string import printable
 
 import numpy as np
 
+from isoloss.data.grammar import GrammarSource
 from isoloss.data.hidden_markov import HiddenMarkovSource
+from isoloss.data.hierarchy import HierarchySource
 from isoloss.data.markov import MarkovSource
 from isoloss.data.sources import Source
 from isoloss.errors import StoreError
 from isoloss.files import cache_dir, read_record, sha256_bytes, sha256_file, write_atomically, write_record
 from isoloss.locks import locked
-from isoloss.study.synthetic import MAX_SYMBOLS, Markov, synthetic_named
+from isoloss.study.synthetic import MAX_SYMBOLS, Grammar, HiddenMarkov, Hierarchy, Markov, synthetic_named
 
 GENERATOR_VERSION = 1
 """Raised when the same parameters give another text."""
@@ -27,8 +29,15 @@ CHARACTERS = printable[:MAX_SYMBOLS]
 @lru_cache(maxsize=2)
 def source_named(name: str) -> Source:
     """The source of a text by the text's name. Raises ConfigError."""
-    stated = synthetic_named(name)
-    return MarkovSource(stated) if isinstance(stated, Markov) else HiddenMarkovSource(stated)
+    match synthetic_named(name):
+        case Markov() as stated:
+            return MarkovSource(stated)
+        case HiddenMarkov() as stated:
+            return HiddenMarkovSource(stated)
+        case Grammar() as stated:
+            return GrammarSource(stated)
+        case Hierarchy() as stated:
+            return HierarchySource(stated)
 
 
 def synthetic_text(name: str, say: Callable[[str], None]) -> Path:

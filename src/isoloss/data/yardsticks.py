@@ -5,12 +5,13 @@ from __future__ import annotations
 import bz2
 import lzma
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
+from contextlib import suppress
 from itertools import chain
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
+from isoloss.data.compressed import zstd
 from isoloss.data.ngram import MAX_BYTES, ngram_loss
 from isoloss.data.tokenizer import TokenArray, Tokenizer
 from isoloss.data.tokens import Tokens
@@ -27,17 +28,12 @@ class _Compressor(Protocol):
     def flush(self) -> bytes: ...
 
 
-def _compressors() -> Mapping[str, Callable[[], _Compressor]]:
-    """How to begin with each: at its best, as far as that needs no more than some hundred MB of memory."""
-    makers: dict[str, Callable[[], _Compressor]] = {
-        "bz2": lambda: bz2.BZ2Compressor(9),
-        "xz": lambda: lzma.LZMACompressor(preset=9),
-    }
-    try:
-        zstandard = cast("Any", import_module("zstandard"))
-    except ImportError:  # it is optional
-        return makers
-    return {**makers, "zstd": lambda: zstandard.ZstdCompressor(level=22).compressobj()}
+COMPRESSORS: Mapping[str, Callable[[], _Compressor]] = {
+    "bz2": lambda: bz2.BZ2Compressor(9),
+    "xz": lambda: lzma.LZMACompressor(preset=9),
+    "zstd": lambda: zstd().ZstdCompressor(22),
+}
+"""How to begin with each: at its best, as far as that needs no more than some hundred MB of memory."""
 
 
 def yardsticks(tokens: Tokens) -> Mapping[str, float]:
@@ -48,26 +44,21 @@ def yardsticks(tokens: Tokens) -> Mapping[str, float]:
     (level 22) 128 MiB. The n-gram model is that of `ngram_loss`.
     """
     path = tokens.folder / "yardsticks.json"
-    try:
-        known = {name: float(bits) for name, bits in read_record(path)["bits_per_byte"].items()}
-    except (StoreError, LookupError, ValueError, TypeError, AttributeError):  # not there yet, or not as we write it
-        known = dict[str, float]()
-    missing = {name: make for name, make in _compressors().items() if name not in known}
-    if known and not missing:
-        return known
+    with suppress(
+        StoreError, LookupError, ValueError, TypeError, AttributeError
+    ):  # not there yet, or not as we write it
+        return {name: float(bits) for name, bits in read_record(path)["bits_per_byte"].items()}
     if len(tokens.train_N) + len(tokens.val_N) > MAX_TOKENS:
-        return known
+        return {}
     n_bytes = int(tokens.tokenizer.bytes_of_tokens()[tokens.val_N].sum())
     splits = [tokens.train_N], [tokens.train_N, tokens.val_N]
-    sizes = {name: [_size(make(), tokens.tokenizer, each) for each in splits] for name, make in missing.items()}
-    found = known | {name: 8 * (both - train) / n_bytes for name, (train, both) in sizes.items()}
-    if not known:
-        found |= _ngram_bits(tokens)
+    sizes = {name: [_size(make(), tokens.tokenizer, each) for each in splits] for name, make in COMPRESSORS.items()}
+    found = {name: 8 * (both - train) / n_bytes for name, (train, both) in sizes.items()} | _ngram_bits(tokens)
     write_record(path, {"bits_per_byte": found})
     return found
 
 
-def _ngram_bits(tokens: Tokens) -> Mapping[str, float]:
+def _ngram_bits(tokens: Tokens) -> dict[str, float]:
     """None of splits that are too short. A token is at least a byte."""
     parts = tokens.train_N[-MAX_BYTES:], tokens.val_N[:MAX_BYTES]
     train_N, val_N = (np.frombuffer(b"".join(_pieces(tokens.tokenizer, part_N)), np.uint8) for part_N in parts)

@@ -18,6 +18,11 @@ PREFIX = "synthetic:"
 MAX_SYMBOLS = 94
 """Printable ASCII characters but the space."""
 MAX_CONTEXTS = 1 << 16
+"""Of a Markov chain, and states of a grammar."""
+LONGEST_RULE = 3
+"""A grammar's rules give one to so many parts."""
+MAX_RIGHT_SIDES, MAX_RULES, MAX_LENGTH = 1 << 20, 1 << 12, 128
+"""Of a hierarchy: right sides that rules are drawn from, rules on a level, and symbols of a sentence."""
 
 
 def _whole(value: Any) -> Any:
@@ -34,8 +39,6 @@ class Synthetic(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     symbols: Annotated[Whole, Field(ge=2, le=MAX_SYMBOLS)]
-    concentration: Annotated[float, Field(ge=0.1, le=1000)] = 2.0
-    """Of the random rows of probabilities: the smaller, the fewer symbols share a row."""
     seed: Annotated[Whole, Field(ge=0, le=MAX_INT)]
     tokens: Annotated[Whole, Field(ge=1000, le=MAX_INT)]
 
@@ -47,7 +50,14 @@ class Synthetic(BaseModel):
         return f"{PREFIX}{','.join([kind, *(f'{key}={value!r}' for key, value in parameters.items())])}"
 
 
-class Markov(Synthetic):
+class Unequal(Synthetic):
+    """With random probabilities."""
+
+    concentration: Annotated[float, Field(ge=0.1, le=1000)] = 2.0
+    """Of the random rows of probabilities: the smaller, the fewer symbols share a row."""
+
+
+class Markov(Unequal):
     """A Markov chain: the next symbol depends on the last `order` ones."""
 
     synthetic: Literal["markov"]
@@ -62,15 +72,58 @@ class Markov(Synthetic):
         return self
 
 
-class HiddenMarkov(Synthetic):
+class HiddenMarkov(Unequal):
     """A Markov chain of hidden states, each of which emits a symbol."""
 
     synthetic: Literal["hidden_markov"]
     states: Annotated[Whole, Field(ge=2, le=256)]
 
 
-KINDS: Mapping[str, type[Markov | HiddenMarkov]] = {"markov": Markov, "hidden_markov": HiddenMarkov}
-SyntheticShape = Markov | HiddenMarkov
+class Grammar(Unequal):
+    """A probabilistic context-free grammar of `depth` levels, of whose categories each has so many rules."""
+
+    synthetic: Literal["grammar"]
+    categories: Annotated[Whole, Field(ge=1, le=256)]
+    rules: Annotated[Whole, Field(ge=2, le=16)]
+    depth: Annotated[Whole, Field(ge=1, le=16)]
+
+    @model_validator(mode="after")
+    def _few_states(self) -> Self:
+        if (most := LONGEST_RULE * self.rules) ** self.depth > MAX_CONTEXTS:
+            raise ValueError(f"{most}^{self.depth} states of rules and depth are more than {MAX_CONTEXTS:,}; lower one")
+        return self
+
+
+class Hierarchy(Synthetic):
+    """A random hierarchy model: `depth` levels of rules from a symbol to `branching` ones, `rules` of each symbol."""
+
+    synthetic: Literal["hierarchy"]
+    rules: Annotated[Whole, Field(ge=1, le=255)]
+    branching: Annotated[Whole, Field(ge=2, le=16)]
+    depth: Annotated[Whole, Field(ge=1, le=16)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        sides, length = self.symbols**self.branching, self.branching**self.depth
+        if sides > MAX_RIGHT_SIDES:
+            raise ValueError(
+                f"{self.symbols}^{self.branching} right sides of symbols and branching are more than "
+                f"{MAX_RIGHT_SIDES:,}; lower one"
+            )
+        if (needed := self.symbols * self.rules) > min(sides, MAX_RULES):
+            raise ValueError(f"{needed:,} rules on a level are more than {min(sides, MAX_RULES):,}; lower rules")
+        if length > MAX_LENGTH:
+            raise ValueError(f"{length:,} symbols of a sentence are more than {MAX_LENGTH}; lower depth or branching")
+        return self
+
+
+SyntheticShape = Markov | HiddenMarkov | Grammar | Hierarchy
+KINDS: Mapping[str, type[SyntheticShape]] = {
+    "markov": Markov,
+    "hidden_markov": HiddenMarkov,
+    "grammar": Grammar,
+    "hierarchy": Hierarchy,
+}
 
 
 def is_synthetic(corpus: object) -> TypeGuard[str]:
@@ -78,7 +131,7 @@ def is_synthetic(corpus: object) -> TypeGuard[str]:
     return isinstance(corpus, str) and corpus.startswith(PREFIX)
 
 
-def synthetic_of(value: Mapping[str, Any]) -> Markov | HiddenMarkov:
+def synthetic_of(value: Mapping[str, Any]) -> SyntheticShape:
     """The source of these parameters. Raises what is wrong, at its key."""
     kind = str(value.get("synthetic"))
     if kind not in KINDS:
@@ -90,7 +143,7 @@ def synthetic_of(value: Mapping[str, Any]) -> Markov | HiddenMarkov:
         raise
 
 
-def synthetic_named(name: str) -> Markov | HiddenMarkov:
+def synthetic_named(name: str) -> SyntheticShape:
     """The source of a name like 'synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7'. Raises ConfigError."""
     kind, *stated = name.removeprefix(PREFIX).split(",")
     from isoloss.study.plainyaml import read_yaml  # here, for benchmarks/gpu.py does without its library
@@ -105,7 +158,7 @@ def synthetic_named(name: str) -> Markov | HiddenMarkov:
 def _fault(found: ErrorDetails, kind: str) -> ConfigError:
     fields = {name: field for name, field in KINDS[kind].model_fields.items() if name != "synthetic"}
     if not found["loc"]:
-        return ConfigError(found["msg"].removeprefix("Value error, "), ("order",))
+        return ConfigError(found["msg"].removeprefix("Value error, "), ([*fields][-1],))
     key = str(found["loc"][0])
     if found["type"] == "missing":
         needed = listed(name for name, field in fields.items() if field.is_required())

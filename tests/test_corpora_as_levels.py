@@ -184,6 +184,8 @@ def test_a_report_compares_corpora_by_the_byte_and_says_that_their_texts_differ(
     said = " ".join(method_chapter(snapshot).details)
     texts = trained.paths.folder.parent / "texts/a.txt"
     assert f"One corpus (a.txt) is {texts}, SHA-256" in said and PER_BYTE_OF_TEXTS in said and PER_BYTE not in said
+    sizes = [trained.facts.of(each).vocab_size for each in trained.study.datasets]
+    assert f"with vocabularies of {sizes[0]} (a.txt), {sizes[1]} (b.txt + c.txt) and {sizes[2]} (markov" in said
 
 
 def test_a_plan_counts_each_text(folder: Path) -> None:
@@ -274,6 +276,15 @@ def test_a_run_is_exported_with_the_vocabulary_of_its_text(trained: StudyResults
     config = trained.configs[-1]
     export_run(trained, trained.paths.run(run_id(config)), "hf", tmp_path / "out")
     assert len(json.loads((tmp_path / "out/tokenizer.json").read_text())["model"]["vocab"]) == config.vocab_size == 8
+
+
+def test_studies_of_the_same_corpora_are_compared_corpus_by_corpus(trained: StudyResults, tmp_path: Path) -> None:
+    shutil.copytree(trained.paths.folder, tmp_path / "copy")
+    found = compare_studies(trained, load_study(tmp_path / "copy"))
+    assert found.shared["corpus"].unique(maintain_order=True).to_list() == [*NAMES] and len(found.shared) == 6
+    assert (
+        found.unit == "bits per byte" and found.shared["first"].to_list() == trained.summary()["best_val_bpb"].to_list()
+    )
 
 
 def test_a_copy_of_a_directory_joins_itself(trained: StudyResults, tmp_path: Path) -> None:

@@ -277,8 +277,9 @@ def test_a_mixture_counts_repeats_of_the_text_that_is_repeated_most() -> None:
     assert epochs(config, facts) == pytest.approx(1600 / 585, rel=1e-3)
     assert unique_tokens(config, facts) == 1600 + 585
     assert dataset_of(config).corpus == "0.5 a.txt + 0.5 b.txt"
-    with pytest.raises(CorpusError, match=r"val split of '0\.5 a\.txt .* has 130 tokens, block_size=130 needs"):
-        check_length(config.model_copy(update={"block_size": 130}), facts)
+    with pytest.raises(CorpusError, match=r"val split of '0\.5 a\.txt .* has 65 tokens, block_size=65 needs"):
+        check_length(config.model_copy(update={"block_size": 65}), facts)
+    check_length(config.model_copy(update={"block_size": 64}), facts)
 
 
 def test_mixtures_as_levels_are_compared_on_one_text(folder: Path) -> None:

@@ -124,8 +124,9 @@ def split_lengths(text: Text, lengths: Sequence[int]) -> tuple[list[int], list[i
 def facts_of(text: Text, sha256: str, vocab_size: int, train: Sequence[int], val: Sequence[int]) -> DataFacts:
     """What a study needs to know of a text with these tokens of each of its corpora."""
     train_parts = Parts(tuple(train), text.shares) if text.shares else None
-    usable = Parts(tuple(val), text.val_shares).usable if text.val_shares else sum(val)
-    return DataFacts(sha256, vocab_size, usable, sum(train), train_parts=train_parts)
+    val_parts = Parts(tuple(val), text.val_shares) if text.val_shares else None
+    usable = val_parts.usable if val_parts else sum(val)
+    return DataFacts(sha256, vocab_size, usable, sum(train), train_parts=train_parts, val_parts=val_parts)
 
 
 def _oddities(first: str, line_ends: int) -> Iterator[str]:

@@ -69,6 +69,7 @@ class Tokens:
             len(self.train_N),
             tokenizer_sha256=self.tokenizer.sha256,
             train_parts=self.train_parts,
+            val_parts=self.val_parts,
         )
 
 
@@ -187,8 +188,9 @@ def corpus_facts(
 def check_length(config: RunConfig, data: DataFacts) -> None:
     """Refuse a text whose splits cannot fill one block and its target. Raises CorpusError."""
     of = data.of(dataset_of(config))
-    train_tokens = min(of.train_parts.lengths) if of.train_parts else of.train_tokens or 0
-    for split, length in (("train", train_tokens), ("val", of.val_tokens or 0)):
+    splits = (("train", of.train_parts, of.train_tokens), ("val", of.val_parts, of.val_tokens))
+    for split, parts, n_tokens in splits:
+        length = min(parts.lengths) if parts else n_tokens or 0
         if length < config.block_size + 1:
             raise CorpusError(
                 f"the {split} split of '{config.corpus}' has {length:,} tokens, block_size={config.block_size} "

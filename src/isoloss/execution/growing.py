@@ -139,7 +139,11 @@ def _as_record(results: StudyResults, dataset: Dataset, tokens: Tokens) -> dict[
         "vocab_size": tokens.tokenizer.vocab_size,
         "train_tokens": len(tokens.train_N),
         "val_tokens": tokens.facts.val_tokens,
-        **({"train_parts": asdict(tokens.train_parts)} if tokens.train_parts else {}),
+        **{
+            f"{split}_parts": asdict(parts)
+            for split, parts in (("train", tokens.train_parts), ("val", tokens.val_parts))
+            if parts
+        },
     }
 
 

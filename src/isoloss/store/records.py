@@ -139,7 +139,7 @@ class StartRecord(TypedDict):
 
 
 class PartsOfText(TypedDict):
-    """Tokens for training of each text of a mixture, and their shares of what is drawn."""
+    """Tokens of each text of a mixture in a split, and their shares of what is drawn."""
 
     lengths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)]
     shares: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=2)]
@@ -163,6 +163,7 @@ class OneTokenizerRecord(TypedDict):
     train_tokens: Count
     val_tokens: Count
     train_parts: NotRequired[PartsOfText]
+    val_parts: NotRequired[PartsOfText]
 
 
 @with_config(extra="allow")

@@ -116,6 +116,8 @@ class DataFacts:
     """Of a tokenizer that the text alone does not decide, what it is."""
     train_parts: Parts | None = None
     """Of a mixture, the training splits of its texts."""
+    val_parts: Parts | None = None
+    """Of one that is validated on, what of its texts is for validation."""
     others: Mapping[Dataset, DataFacts] = field(default_factory=dict["Dataset", "DataFacts"])
     """Of a study of several texts or tokenizers, the same of each pair."""
 

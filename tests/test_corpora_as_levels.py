@@ -15,6 +15,7 @@ from isoloss.analysis.effects import Effects
 from isoloss.analysis.laws import summary_columns
 from isoloss.cli.plan import plan_as_text
 from isoloss.data.tokens import corpus_facts
+from isoloss.design.audit_settings import settings_findings
 from isoloss.errors import ConfigError, Interrupted
 from isoloss.execution.estimate import plan_study
 from isoloss.execution.executor import Inline
@@ -203,6 +204,9 @@ def test_one_validation_text_lets_losses_compare_per_token(folder: Path) -> None
     assert "true_val_loss" not in table.columns  # the source is trained on, and another text scored
     snapshot = take_snapshot(results)
     assert snapshot.loss_unit == "nats per token" and summary_columns(snapshot.done)["loss"] == "final_val_loss"
+    found = {each.code: each.text for each in settings_findings(results.configs, results.facts, None)}
+    assert "Corpora have 18 to 24 characters" in found["vocabularies_differ"]
+    assert "vocabularies_differ" not in {each.code for each in settings_findings(results.configs[:1], None, None)}
     assert {of.val_tokens for of in results.facts.each} == {1080}
     assert len({of.sha256 for of in results.facts.each}) == 3
 

@@ -15,6 +15,7 @@ from isoloss.analysis.effects import Effects
 from isoloss.analysis.laws import summary_columns
 from isoloss.cli.plan import plan_as_text
 from isoloss.data.tokens import corpus_facts
+from isoloss.design.audit_settings import settings_findings
 from isoloss.errors import ConfigError, Interrupted
 from isoloss.execution.estimate import plan_study
 from isoloss.execution.executor import Inline
@@ -184,6 +185,8 @@ def test_a_report_compares_corpora_by_the_byte_and_says_that_their_texts_differ(
     said = " ".join(method_chapter(snapshot).details)
     texts = trained.paths.folder.parent / "texts/a.txt"
     assert f"One corpus (a.txt) is {texts}, SHA-256" in said and PER_BYTE_OF_TEXTS in said and PER_BYTE not in said
+    sizes = [trained.facts.of(each).vocab_size for each in trained.study.datasets]
+    assert f"with vocabularies of {sizes[0]} (a.txt), {sizes[1]} (b.txt + c.txt) and {sizes[2]} (markov" in said
 
 
 def test_a_plan_counts_each_text(folder: Path) -> None:
@@ -201,6 +204,9 @@ def test_one_validation_text_lets_losses_compare_per_token(folder: Path) -> None
     assert "true_val_loss" not in table.columns  # the source is trained on, and another text scored
     snapshot = take_snapshot(results)
     assert snapshot.loss_unit == "nats per token" and summary_columns(snapshot.done)["loss"] == "final_val_loss"
+    found = {each.code: each.text for each in settings_findings(results.configs, results.facts, None)}
+    assert "Corpora have 18 to 24 characters" in found["vocabularies_differ"]
+    assert "vocabularies_differ" not in {each.code for each in settings_findings(results.configs[:1], None, None)}
     assert {of.val_tokens for of in results.facts.each} == {1080}
     assert len({of.sha256 for of in results.facts.each}) == 3
 
@@ -274,6 +280,15 @@ def test_a_run_is_exported_with_the_vocabulary_of_its_text(trained: StudyResults
     config = trained.configs[-1]
     export_run(trained, trained.paths.run(run_id(config)), "hf", tmp_path / "out")
     assert len(json.loads((tmp_path / "out/tokenizer.json").read_text())["model"]["vocab"]) == config.vocab_size == 8
+
+
+def test_studies_of_the_same_corpora_are_compared_corpus_by_corpus(trained: StudyResults, tmp_path: Path) -> None:
+    shutil.copytree(trained.paths.folder, tmp_path / "copy")
+    found = compare_studies(trained, load_study(tmp_path / "copy"))
+    assert found.shared["corpus"].unique(maintain_order=True).to_list() == [*NAMES] and len(found.shared) == 6
+    assert (
+        found.unit == "bits per byte" and found.shared["first"].to_list() == trained.summary()["best_val_bpb"].to_list()
+    )
 
 
 def test_a_copy_of_a_directory_joins_itself(trained: StudyResults, tmp_path: Path) -> None:

@@ -244,6 +244,20 @@ def test_bits_per_byte_of_a_mixture_are_those_of_the_windows_that_are_scored(
     assert of.val_bpb == pytest.approx(8, rel=1e-6)
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("mode", ["exact", "sampled"])
+def test_both_splits_of_a_mixture_are_evaluated_in_its_shares(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """A loss of 1 for each character that one text alone has: 11 of 13 there. A fifth of all text is its."""
+    tokens = prepare(Text(Mixture(("a.txt", "b.txt"), (0.25, 0.75))))
+    costs_V = torch.tensor([float(character in "ÄÖÜANDTHEN\n") for character in tokens.tokenizer.characters])
+    monkeypatch.setattr(evaluate.gpt, "loss", lambda _, __, blocks: costs_V[blocks[..., 1:]].mean((1, 2)))
+    settings = {**TINY, "eval": mode, "eval_iters": 40, "eval_train_tokens": 800, "eval_val_tokens": 0}
+    [config] = Study("s", "x", base=settings).expand(tokens.facts)
+    stacked = stack([initial_state(config)], torch.device("cpu"))
+    [of] = evaluate.evaluate(stacked, DeviceTokens(tokens, torch.device("cpu")), Ranks()) or []
+    assert (of.train_loss, of.val_loss) == pytest.approx((0.75 * 11 / 13,) * 2, abs=0.12)
+
+
 def test_a_mixture_is_trained_stopped_continued_and_stacked_to_the_same_bits(folder: Path) -> None:
     study = Study("s", MIX, base=TINY, seeds=(1, 2))
     asked = itertools.count()
@@ -281,8 +295,9 @@ def test_a_mixture_counts_repeats_of_the_text_that_is_repeated_most() -> None:
     assert epochs(config, facts) == pytest.approx(1600 / 585, rel=1e-3)
     assert unique_tokens(config, facts) == 1600 + 585
     assert dataset_of(config).corpus == "0.5 a.txt + 0.5 b.txt"
-    with pytest.raises(CorpusError, match=r"val split of '0\.5 a\.txt .* has 130 tokens, block_size=130 needs"):
-        check_length(config.model_copy(update={"block_size": 130}), facts)
+    with pytest.raises(CorpusError, match=r"val split of '0\.5 a\.txt .* has 65 tokens, block_size=65 needs"):
+        check_length(config.model_copy(update={"block_size": 65}), facts)
+    check_length(config.model_copy(update={"block_size": 64}), facts)
 
 
 def test_mixtures_as_levels_are_compared_on_one_text(folder: Path) -> None:

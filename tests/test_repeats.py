@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import exp
 from pathlib import Path
 
 import polars as pl
@@ -24,8 +25,6 @@ UNIQUE = 900_000
 
 def constrained(config: RunConfig, number: int, step: int) -> float:
     """Repeats count less: as LND would say of D' = U·(1 + 4·(1 − exp(−(D/U − 1)/4)))."""
-    from math import exp
-
     tokens = max(1, step) * config.batch_size * config.block_size
     if tokens > UNIQUE:
         tokens = UNIQUE * (1 + 4 * (1 - exp(-(tokens / UNIQUE - 1) / 4)))
@@ -63,14 +62,15 @@ def test_a_plain_law_of_a_study_that_repeats_says_which_other_form_to_fit(repeat
     [said] = [caution for caution in found.cautions if caution.code == "repeated_data"]
     assert "In 6 of 12 rows train_tokens exceeds unique_tokens, by up to 5.69 epochs" in said.text
     assert "isoloss fit TABLE --form LNDUN" in (said.remedy or "")
-    once = study_law(*[table.filter(pl.col("epochs") < 1)] * 2, ["n_embd", "max_iters"])
+    new = table.filter(pl.col("epochs") < 1)
+    once = study_law(new, new, ["n_embd", "max_iters"])
     assert not isinstance(once, ScalingResults) or "repeated_data" not in {each.code for each in once.cautions}
 
 
 def test_a_data_constrained_law_takes_the_unique_tokens_of_a_study_by_itself(
     repeating: StudyResults, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = dict.fromkeys(("N", "D", "C", "U", "weight", "cluster", "loss"))
+    names: dict[str, str | None] = dict.fromkeys(("N", "D", "C", "U", "weight", "cluster", "loss"))
     table = repeating.summary()
     columns = choose_columns(names, table, study=True)
     assert columns["U"] == "unique_tokens" and "weight" not in columns

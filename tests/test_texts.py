@@ -168,7 +168,7 @@ def test_a_study_that_is_written_reads_as_it_was(stated: str) -> None:
     [
         (
             "corpus: []",
-            "s.yaml:2: corpus: expected a known name, a path, a list of them, {files: …, field: …} or {synthetic",
+            "s.yaml:2: corpus: expected a known name, a path, a list of them, {files: …, field: …}, {synthetic: markov",
         ),
         ("corpus:\n- a.txt\n- 3\n- ''", "s.yaml:4: corpus: 3 is no name or path of a text\ns.yaml:5: corpus: '' is no"),
         ("corpus: {a: b}", "s.yaml:2: corpus: expected"),

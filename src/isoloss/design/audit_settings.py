@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterator, Sequence
 
 from isoloss.diagnostic import Diagnostic
 from isoloss.study.config import SEED_SETTINGS, SETTINGS, RunConfig
-from isoloss.study.datasets import dataset_of
+from isoloss.study.datasets import compared_loss, dataset_of
 from isoloss.study.mixtures import kept_windows
 from isoloss.study.parametrization import scales
 from isoloss.study.schedules import decays, settings_read
 from isoloss.study.texts import DataFacts
-from isoloss.wording import counted, listed, of_runs, percent
+from isoloss.wording import between, counted, listed, of_runs, percent
 
 FEWEST_BLOCKS = 50
 """Of validation, below which its loss is an accident of which blocks they are. A rule of thumb."""
@@ -65,6 +65,7 @@ def settings_findings(
         )
     yield from _without_level(configs, tuned)
     yield from _fast(configs)
+    yield from _vocabularies(configs)
     if data is not None and (oddities := dict.fromkeys(oddity for each in data.each for oddity in each.oddities)):
         text = f"The text: {' '.join(oddities)}"
         yield Diagnostic("text_oddities", "note", text, "Convert it if that is not meant: dos2unix -r removes both.")
@@ -102,6 +103,19 @@ def _fast(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
             f"({of_runs(len(fast), len(configs))}): a guess, that AdamW bears rates up to about "
             f"{DIVERGING_RATE_TIMES_WIDTH:g} / n_embd, here {DIVERGING_RATE_TIMES_WIDTH / widest:.2g}.",
             "Keep it if the edge is what the study looks for; runs that diverge are counted and shown.",
+        )
+
+
+def _vocabularies(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
+    """Corpora whose losses compare per token, and whose models differ by the characters that each has."""
+    sizes = sorted({config.vocab_size for config in configs})
+    if len(sizes) > 1 and compared_loss(map(dataset_of, configs)) == "val_loss":
+        yield Diagnostic(
+            "vocabularies_differ",
+            "note",
+            f"Corpora have {between(sizes)} characters, so models differ in embedding and output besides; a character "
+            "is a token in each, and losses on the one validation text compare.",
+            "Use byte, gpt2 or file:PATH for one vocabulary.",
         )
 
 

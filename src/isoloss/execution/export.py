@@ -67,7 +67,7 @@ def export_run(
             why = "it was compacted: export its best one"
         raise StoreError(f"run {run.folder.name} has no {checkpoint} checkpoint; {why}")
     state = load_weights(run.folder, checkpoint)
-    tokenizer = tokenizer_of(results, dataset_of(results.configs_by_id[run.folder.name]))
+    tokenizer = tokenizer_of(results, dataset_of(results.configs_by_id.get(run.folder.name, state.config)))
     if to == "nanogpt":
         if why := _why_no_training(state):
             say(f"run {run.folder.name} {why}: nanoGPT can sample from {out}, and not go on training from it")

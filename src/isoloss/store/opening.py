@@ -11,7 +11,7 @@ from isoloss.files import DIGEST, path_exists, read_checksummed, user_path
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.own_parts import know_parts
-from isoloss.store.records import TOKENIZER, OneTokenizerRecord, read_checked
+from isoloss.store.records import TOKENIZER, OneTokenizerRecord, PartsOfText, read_checked
 from isoloss.study.config import BEFORE_THEY_WERE_SETTINGS
 from isoloss.study.datasets import Dataset
 from isoloss.study.mixtures import Parts
@@ -73,10 +73,6 @@ def recorded_facts(paths: StudyPaths, study: Study) -> DataFacts:
 
 def facts_in(record: OneTokenizerRecord) -> DataFacts:
     """What a record says of a text."""
-    train, val = (
-        Parts(tuple(parts["lengths"]), tuple(parts["shares"])) if parts else None
-        for parts in (record.get("train_parts"), record.get("val_parts"))
-    )
     documents = record.get("documents")
     return DataFacts(
         record["corpus_sha256"],
@@ -84,10 +80,14 @@ def facts_in(record: OneTokenizerRecord) -> DataFacts:
         record["val_tokens"],
         record["train_tokens"],
         tokenizer_sha256=record.get("tokenizer_sha256", ""),
-        train_parts=train,
-        val_parts=val,
+        train_parts=_parts(record.get("train_parts")),
+        val_parts=_parts(record.get("val_parts")),
         documents=(tuple(map(dict, documents[0])), tuple(map(dict, documents[1]))) if documents else None,
     )
+
+
+def _parts(stated: PartsOfText | None) -> Parts | None:
+    return Parts(tuple(stated["lengths"]), tuple(stated["shares"])) if stated else None
 
 
 def read_study(path: Path) -> Study:

@@ -171,9 +171,16 @@ class StudyResults:
         return {**checked(START, read_record(self.paths.provenance), self.paths.provenance)}
 
     def tokenizer(self, dataset: Dataset | None = None) -> dict[str, Any]:
-        """A vocabulary of the study, by default its first, as written by the tokenizer, with the corpus's sizes."""
-        known = records_of(self.study, recorded_tokenizers(self.paths))
-        return {**known[dataset or next(iter(self.study.datasets))]}
+        """A vocabulary of the study, by default its first, as written by the tokenizer, with the corpus's sizes.
+
+        A text that has another name than the records' is known by its tokenizer. Raises StoreError.
+        """
+        wanted, recorded = dataset or next(iter(self.study.datasets)), recorded_tokenizers(self.paths)
+        known = {**recorded, **records_of(self.study, recorded)}
+        named = [each for each in recorded.values() if each["tokenizer"] == wanted.tokenizer]
+        if wanted not in known and not named:
+            raise StoreError(f"{self.paths.tokenizer} has no tokenizer {wanted.tokenizer}")
+        return {**(known.get(wanted) or named[0])}
 
     @cached_property
     def true_losses(self) -> dict[str, OneSourceRecord]:

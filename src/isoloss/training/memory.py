@@ -69,7 +69,8 @@ def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.de
     """
     config, device = members[0], device or torch.device("meta")
     of, dtype = data.of(dataset_of(config)), token_dtype(config.vocab_size)
-    train_N, val_N = (np.empty(n or 0, dtype) for n in (of.train_tokens, of.val_tokens))
+    val_tokens = sum(of.val_parts.lengths) if of.val_parts else of.val_tokens
+    train_N, val_N = (np.empty(n or 0, dtype) for n in (of.train_tokens, val_tokens))
     with _Allocations() as allocations, torch.no_grad():
         texts = DeviceTokens(Tokens("", Tokenizer("byte"), train_N, val_N, Path()), device)
         size, averaged = layout_of(config).size, [member for member in members if member.ema]

@@ -47,7 +47,8 @@ def compare_studies(first: StudyResults, second: StudyResults) -> Comparison:
     more the pairs of a seed are averaged to one. Raises ConfigError for studies of different texts or tokenizers.
     """
     check_same_text(first, second)
-    values = {name: tuple(_values(each, name) for each in (first, second)) for name in SETTINGS}
+    texts = [name for name in first.study.varied_texts if name in second.study.varied_texts]
+    values = {name: tuple(_values(each, name) for each in (first, second)) for name in (*texts, *SETTINGS)}
     differing = {name: (a, b) for name, (a, b) in values.items() if set(a) != set(b)}
     tuned = {*first.study.tuned, *second.study.tuned}
     keys = [name for name, (a, b) in values.items() if set(a) & set(b) and name not in tuned]

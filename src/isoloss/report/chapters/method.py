@@ -131,11 +131,14 @@ def _in_words(corpus: Corpus) -> str:
 def _tokens(snapshot: Snapshot) -> Iterator[str]:
     study, facts = snapshot.study, snapshot.results.facts
     kinds = {"char": "characters", "byte": "bytes", "gpt2": f"those of GPT-2 {cited('radford2019')}"}
-    for dataset in study.datasets:
-        name, size = dataset.tokenizer, bpe_size(dataset.tokenizer)
-        unit = f"those of a byte-level BPE {cited('sennrich2016')} trained on the training split" if size else name
-        at = f"with {study.named(dataset)} " if len(study.datasets) > 1 else ""
-        yield f"Its tokens are {at}{kinds.get(name, unit)}, with a vocabulary of {count(facts.of(dataset).vocab_size)}."
+    for name in study.tokenizers:
+        unit = f"those of a byte-level BPE {cited('sennrich2016')} trained on the training split"
+        at = f"with {name} " if len(study.tokenizers) > 1 else ""
+        sizes = {each.corpus: count(facts.of(each).vocab_size) for each in study.datasets if each.tokenizer == name}
+        vocabulary = f"a vocabulary of {next(iter(sizes.values()))}"
+        if len({*sizes.values()}) > 1:
+            vocabulary = f"vocabularies of {listed(f'{size} ({corpus})' for corpus, size in sizes.items())}"
+        yield f"Its tokens are {at}{kinds.get(name, unit if bpe_size(name) else name)}, with {vocabulary}."
 
 
 OPTIMIZERS = {

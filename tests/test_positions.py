@@ -29,6 +29,7 @@ from isoloss.report.study_report import Report, study_chapters
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.study.config import RunConfig
 from isoloss.study.study import Study
+from isoloss.trackers.runs import RecordedRun
 from isoloss.training.backend import kernels_for
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, evaluate
@@ -102,6 +103,14 @@ def test_the_report_reads_what_the_last_row_of_each_run_has(trained: StudyResult
         trained.paths.run(run).curves.unlink()  # a reader then takes the rows
     assert load_study(trained.paths.folder).thinned_curves().positions.equals(positions)
     assert trained.evals(first).columns[-1] == "ema_val_loss"
+
+
+def test_a_tracker_is_given_what_has_one_value_at_its_step(trained: StudyResults) -> None:
+    run, config = next(iter(trained.configs_by_id.items()))
+    status = trained.status(run)
+    read = RecordedRun(trained.study, "abcdef", config, trained.paths.run(run), status, status.rows).read()
+    names = {name for row in read[1] for name in row.values}
+    assert "eval/val_loss" in names and "eval/val_loss_by_position" not in names
 
 
 def test_the_report_has_a_chapter_with_a_line_for_each_block_size(trained: StudyResults) -> None:

@@ -204,9 +204,12 @@ class Work:
         self._stepper.step()
 
     def evaluation(self) -> None:
-        """A chunk."""
-        blocks_ExBxT1 = step.gather_windows(self.texts.val_N, self._starts_ExB, self.members[0].block_size)
+        """A chunk, and one of windows that overlap, with the losses at each position."""
+        block = self.members[0].block_size
+        blocks_ExBxT1 = step.gather_windows(self.texts.val_N, self._starts_ExB, block)
         gpt.loss(self.stack.parameters, self.members, blocks_ExBxT1)
+        scored_ExBx2 = torch.zeros(2, 3, 2, dtype=torch.int64, device=CUDA)
+        gpt.loss(self.stack.parameters, self.members, blocks_ExBxT1, scored_ExBx2, torch.zeros(2, block, device=CUDA))
 
     def sampling(self) -> None:
         """A prompt of three tokens, and one more."""

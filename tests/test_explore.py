@@ -504,7 +504,7 @@ def test_poor_studies_give_words_and_no_errors(
     snapshot = take_snapshot(fake_study(tmp_path / "s", *STUDIES[which], curve))
     if which == "no finite loss":
         evals = snapshot.curves.evals.with_columns(val_loss=pl.lit(None, pl.Float64()))
-        curves = ThinnedCurves(snapshot.curves.steps, evals)
+        curves = ThinnedCurves(snapshot.curves.steps, evals, snapshot.curves.positions)
         monkeypatch.setattr(StudyResults, "thinned_curves", lambda self, statuses: curves)
         del snapshot.__dict__["curves"]
     path = tmp_path / "index.html"

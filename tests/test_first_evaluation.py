@@ -73,8 +73,8 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     steps: list[int] = []
     real = loop.evaluate
 
-    def evaluate(stack: Any, *rest: Any) -> Any:
-        losses = real(stack, *rest)
+    def evaluate(stack: Any, *rest: Any, **options: Any) -> Any:
+        losses = real(stack, *rest, **options)
         steps.append(stack.step)
         return losses
 

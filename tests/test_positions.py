@@ -29,6 +29,7 @@ from isoloss.report.study_report import Report, study_chapters
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.study.config import RunConfig
 from isoloss.study.study import Study
+from isoloss.trackers.runs import RecordedRun
 from isoloss.training.backend import kernels_for
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, evaluate
@@ -97,10 +98,19 @@ def test_the_report_reads_what_the_last_row_of_each_run_has(trained: StudyResult
         assert dict(by_last.iter_rows()) == rows[-1]["val_loss_by_position"]
         firsts = {4: [1, 2, 3], 8: [1, 2, 3, 5]}[config.block_size]
         assert of_run["first"].to_list() == firsts and of_run["last"][-1] == config.block_size
+    first, *_ = trained.configs_by_id
     for run in trained.configs_by_id:
         trained.paths.run(run).curves.unlink()  # a reader then takes the rows
     assert load_study(trained.paths.folder).thinned_curves().positions.equals(positions)
-    assert trained.evals(run).columns[-1] == "ema_val_loss"
+    assert trained.evals(first).columns[-1] == "ema_val_loss"
+
+
+def test_a_tracker_is_given_what_has_one_value_at_its_step(trained: StudyResults) -> None:
+    run, config = next(iter(trained.configs_by_id.items()))
+    status = trained.status(run)
+    read = RecordedRun(trained.study, "abcdef", config, trained.paths.run(run), status, status.rows).read()
+    names = {name for row in read[1] for name in row.values}
+    assert "eval/val_loss" in names and "eval/val_loss_by_position" not in names
 
 
 def test_the_report_has_a_chapter_with_a_line_for_each_block_size(trained: StudyResults) -> None:
@@ -108,8 +118,8 @@ def test_the_report_has_a_chapter_with_a_line_for_each_block_size(trained: Study
     found = find(snapshot)
     assert found.positions is not None
     [chapter] = [each for each in study_chapters(snapshot, found) if each.id == "positions"]
-    assert "With block_size 8, the loss of targets that 5 to 8 tokens stand before" in chapter.answer[1]
-    assert "minus that of targets with 3 to 4, as many as the shortest block shows, is " in chapter.answer[1]
+    told = "With block_size 8, the loss after 5 to 8 tokens of context minus that after 3 to 4, as many as the shortest"
+    assert chapter.answer[1].startswith(f"{told} block shows, is ") and chapter.answer[1].endswith("] nats (2 runs).")
     [figure] = chapter.figures
     for width in (648, 317):
         spec = figure.spec(width)

@@ -54,6 +54,8 @@ def test_group1_is_the_published_grid() -> None:
 
 def test_builtin_studies_are_valid_and_named_like_their_files() -> None:
     assert [find_study(name).name for name in builtin_studies()] == [
+        "context",
+        "depth",
         "group1",
         "horizons",
         "isoflop",
@@ -62,6 +64,21 @@ def test_builtin_studies_are_valid_and_named_like_their_files() -> None:
         "quickstart",
         "transfer",
     ]
+
+
+def test_contexts_differ_in_nothing_but_their_length() -> None:
+    configs = find_study("context").expand(SHAKESPEARE)
+    assert {config.block_size for config in configs} == {64, 256, 1024} and len(configs) == 15
+    assert len({compute.params_total(config) for config in configs}) == 1
+    assert {compute.tokens_per_step(config) for config in configs} == {4096}
+    assert len({config.eval_scored for config in configs}) == 1, "so the same targets count"
+
+
+def test_depths_have_equal_parameters_as_nearly_as_a_width_allows() -> None:
+    configs = find_study("depth").expand(SHAKESPEARE)
+    assert {config.n_layer: config.n_embd for config in configs} == {2: 128, 4: 90, 6: 74, 12: 52}
+    sizes = [compute.params_non_embedding(config) for config in configs]
+    assert len(sizes) == 16 and (min(sizes), max(sizes)) == (389_610, 395_234) and max(sizes) / min(sizes) < 1.015
 
 
 @pytest.mark.parametrize(("n_embd", "without_position"), [(128, 795_904), (256, 3_164_672)])

@@ -109,7 +109,7 @@ def plan(
 
     Args:
         study: A study file (YAML), or a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer,
-            known-floor.
+            known-floor, context, depth.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell.
         plugin: A norm, MLP, optimizer or positions of your own that the study names; its file is run. May be repeated.
@@ -145,7 +145,7 @@ def run(
 
     Args:
         study: A study file (YAML), or a built-in study: quickstart, group1, ladder, isoflop, horizons, transfer,
-            known-floor.
+            known-floor, context, depth.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell; finished runs are kept.
         plugin: A norm, MLP, optimizer or positions of your own that the study names; its file is run. May be repeated.

@@ -63,10 +63,10 @@ def _answer(losses: PositionLosses) -> Iterator[str]:
     found = losses.difference
     if found is not None:
         value = found.difference
-        shown = ", as many as the shortest block shows" if losses.factor == CONTEXT else ""
+        shown = ", as many as the shortest block shows," if losses.factor == CONTEXT else ""
         yield (
-            f"With {found.configuration}, the loss of targets that {_tokens(found.later)} tokens stand before, minus "
-            f"that of targets with {_tokens(found.earlier)}{shown}, is "
+            f"With {found.configuration}, the loss after {_tokens(found.later)} tokens of context minus that after "
+            f"{_tokens(found.earlier)}{shown} is "
             f"{spelled_interval(value.value, value.low, value.high, 'difference')} nats "
             f"({say.counted(value.n, 'run')})."
         )

@@ -92,7 +92,8 @@ class Bench:
 
     def stacked(self, configs: Sequence[RunConfig], states: Sequence[MemberState] | None = None) -> StackState:
         """A stack of these runs, from their beginning or from states."""
-        kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], self.device, compiled=False)
+        fused = self.device.type == "cuda"
+        kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], self.device, compiled=fused)
         return stack(states or [initial_state(config) for config in configs], self.device, kernels)
 
     def flops(self) -> float:
@@ -152,6 +153,12 @@ def trained(
         should_stop=lambda: stop_at is not None and len(first.steps) >= stop_at,
     )
     return [records[run_id(config)] for config in configs]
+
+
+def about_the_machine(bench: Bench) -> Line:
+    """What the figures have to be read with."""
+    kernels = bench.stacked([bench.larger]).parameters.kernels.name
+    return {**machine(bench.device), "peak_flops": bench.flops(), "kernels": kernels}
 
 
 def parity(bench: Bench) -> Line:
@@ -300,7 +307,7 @@ def _in_a_row(times: PeerTimes, config: RunConfig) -> float:
 
 def sections(bench: Bench) -> Iterator[tuple[str, float, Callable[[Bench], Line]]]:
     """Name, seconds it may take, and section: in the order in which they are worth having."""
-    yield "machine", 5, lambda bench: {**machine(bench.device), "peak_flops": bench.flops()}
+    yield "machine", 5, about_the_machine
     yield "parity", 10, parity
     yield "stack and solo", 15, stack_and_solo
     yield "resume", 10, resume

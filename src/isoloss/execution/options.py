@@ -40,7 +40,9 @@ class RunOptions:
     )
     compile: Compile = field(
         default="auto",
-        metadata=_shown("Kernels built by this machine's C++ compiler, on a CPU; auto: not for short studies."),
+        metadata=_shown(
+            "Kernels built by this machine's C++ compiler, or on CUDA by Triton; auto: not for short studies on a CPU."
+        ),
     )
     offline: bool = field(default=False, metadata=_shown("Fetch nothing; use what is in the cache."))
     accept_other_numerics: bool = field(

@@ -17,6 +17,9 @@ from isoloss.model.parts.rotation import rotated
 from isoloss.study.compute import attended_length
 from isoloss.study.config import RunConfig
 
+MAX_TRITON_D = 128
+"""Channels of a head that fit into the registers of one program in Triton."""
+
 
 def attention(run: ForwardPass, block: int) -> list[Step]:
     """Queries, keys and values, attention among them, and its projection."""
@@ -29,6 +32,13 @@ def attention(run: ForwardPass, block: int) -> list[Step]:
             for members, first, scale in groups
         ]
         return [enter, *prepare, Attend(fused), leave]
+
+    plainly_projected = not (run.rotations or config.qk_norm or config.n_kv_head or run.read_before)
+    if run.kernels.triton and plainly_projected and config.n_embd // min(c.n_head for c in run.members) <= MAX_TRITON_D:
+        from isoloss.model.triton_attention import Attend as TritonAttend
+
+        by_heads = [(members, c.n_head, scale, mask and mask.of(members)) for members, c, scale in groups]
+        return [enter, TritonAttend(by_heads, run.n_rows, attended_length(config)), leave]
 
     def plain(stream: Tensor, qkv_ExNxR: Tensor) -> tuple[Tensor, Tensor]:
         parts = qkv_ExNxR.split([members.stop - members.start for members, *_ in groups])

@@ -25,6 +25,11 @@ def add_norm(run: ForwardPass, place: int | None, name: str) -> Step:
     if run.kernels.native and run.config.norm in FUSED:
         options = {"adds": place is not None, "centred": run.config.norm == "layernorm"}
         return AddNorm(run.kernels.native, weight_ExC, bias_ExC, mask, run.n_rows, **options)
+    if run.kernels.triton and run.config.norm in FUSED:
+        from isoloss.model import triton_operations
+
+        options = {"adds": place is not None, "centred": run.config.norm == "layernorm"}
+        return triton_operations.AddNorm(run.kernels.dtype, weight_ExC, bias_ExC, mask, run.n_rows, EPS, **options)
     normed = function_of(norm_of(run.config.norm).normed)
 
     def plain(stream_ExNxC: Tensor, branch_ExNxC: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,9 @@ from triton.compiler import ASTSource
 
 import triton
 from isoloss.model import triton_attention, triton_kernels
-from isoloss.model.triton_operations import ELEMENTS
+from isoloss.model.functions import MAX_TRITON_ROW
+from isoloss.model.parts.norm import MAX_TRITON_WIDTH
+from isoloss.model.triton_operations import ELEMENTS, row_of
 
 ARCHITECTURES = (80, 90, 100)
 MAX_REGISTERS = 255
@@ -62,14 +64,14 @@ NUMBERS = {"eps", "matrix_rate", "matrix_decay", "beta1", "beta2"}
 def cases() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Name, kernel, and constants, with num_warps where it is not WARPS: the fullest variants, of the usual widths."""
     norm = {"ADDS": True, "DROPS": True, "BIASED": True}
-    for width in (128, 256, 512, 1024):
+    for width in (128, 256, 512, 1024, MAX_TRITON_WIDTH):
         for centred in (True, False):
-            block = {**norm, "CENTRED": centred, "BLOCK": width}
+            block = {**norm, "CENTRED": centred, **row_of(width)}
             kind = "layer norm" if centred else "RMSNorm"
             yield f"residual, dropout, {kind}, {width} wide", triton_kernels.add_norm, block
             yield f"its backward pass, {kind}, {width} wide", triton_kernels.norm_backward, block
-    for block in (128, 1024):
-        yield f"cross-entropy, {block} tokens", triton_kernels.cross_entropy, {"GRADIENT": True, "BLOCK": block}
+    for block in (128, 1024, MAX_TRITON_ROW):
+        yield f"cross-entropy, {block} tokens", triton_kernels.cross_entropy, {"GRADIENT": True, **row_of(block)}
     for kernel in ("gelu", "gelu_backward", "swiglu", "swiglu_backward"):
         yield kernel, getattr(triton_kernels, kernel), {"BLOCK": ELEMENTS}
     for optimizer in ("adamw", "lion", "sgd"):

@@ -20,8 +20,8 @@ from isoloss.model.dropout import Mask
 from isoloss.model.native import Native
 from isoloss.model.operations import Operation
 
-MAX_TRITON_ROW = 32_768
-"""Elements of a row that one program in Triton still holds; longer ones are torch's."""
+MAX_TRITON_ROW = 4096
+"""Logits of a token that one program in Triton holds without spilling registers; longer rows are torch's."""
 
 
 @dataclass(frozen=True)

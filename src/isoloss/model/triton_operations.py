@@ -34,6 +34,12 @@ def name() -> str:
     return f"triton {triton.__version__} {hashlib.sha256(sources).hexdigest()[:16]}"
 
 
+def row_of(length: int) -> dict[str, int]:
+    """Elements of a program that holds a row, and how many warps share them: the longer the row, the more."""
+    block = triton.next_power_of_2(length)
+    return {"BLOCK": block, "num_warps": min(16, max(4, block // 256))}
+
+
 class AddNorm(Operation):
     """The stream plus the dropped branch, and the norm of that in the branch's dtype, as native.AddNorm."""
 
@@ -52,7 +58,7 @@ class AddNorm(Operation):
         self._dtype, self._weight_ExC, self._bias_ExC, self._eps = dtype, weight_ExC, bias_ExC, eps
         self._mask, self._n_rows = mask if adds else None, n_rows
         self._options = {"ADDS": adds, "DROPS": self._mask is not None, "CENTRED": centred}
-        self._options |= {"BIASED": bias_ExC is not None, "BLOCK": triton.next_power_of_2(weight_ExC.shape[1])}
+        self._options |= {"BIASED": bias_ExC is not None, **row_of(weight_ExC.shape[1])}
 
     def forward(self, stream_ExNxC: Tensor, branch_ExNxC: Tensor) -> tuple[Tensor, Tensor]:
         """The sum, and its norm."""
@@ -127,7 +133,7 @@ def cross_entropy(logits_ExNxW: Tensor, targets_ExN: Tensor, vocab_size: int, sc
     E, N, W = logits_ExNxW.shape
     losses_ExN = torch.empty(E, N, device=logits_ExNxW.device)
     arrays = logits_ExNxW, targets_ExN.contiguous(), _or(scale_E, losses_ExN), losses_ExN
-    options = {"GRADIENT": scale_E is not None, "BLOCK": triton.next_power_of_2(W)}
+    options = {"GRADIENT": scale_E is not None, **row_of(W)}
     _launch(kernels.cross_entropy, (E * N,), *arrays, N, W, vocab_size, **options)
     return losses_ExN.sum(1)
 

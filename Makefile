@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test check bench calibrate faults install lock
+.PHONY: study test check bench calibrate faults triton-check install lock
 study: install
 	$(BIN)/isoloss run quickstart
 	@echo "open results/quickstart/report/index.html"
@@ -17,6 +17,16 @@ bench: install
 # Harms a study at every operation on its files, not at a seeded few as the tests do; writes docs/reliability.md.
 faults: install
 	$(BIN)/python -m pytest tests/faults --all-faults --numprocesses 2 --dist worksteal --durations 20
+
+# Triton's kernels without a GPU: interpreted against torch, and compiled for sm_80, sm_90 and sm_100. A gigabyte of its own.
+triton-check: .venv-triton/installed
+	TRITON_INTERPRET=1 .venv-triton/bin/python -m pytest tests/triton/test_interpreted.py
+	.venv-triton/bin/python -m pytest tests/triton/test_compiled.py -rP
+
+.venv-triton/installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet --constraint requirements.lock --editable '.[triton]' pytest
+	@touch $@
 
 # Simulates known truths for docs/statistics.md; nearly an hour on two cores.
 calibrate: install

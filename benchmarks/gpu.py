@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from tests.reference import ReferenceGPT, reference_optimizer, reference_rate
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.peer import PeerTimes, peers
+from benchmarks.peer import peers
 from benchmarks.timing import machine
 from isoloss.data.batches import train_batch
 from isoloss.data.tokenizer import Tokenizer
@@ -92,7 +92,8 @@ class Bench:
 
     def stacked(self, configs: Sequence[RunConfig], states: Sequence[MemberState] | None = None) -> StackState:
         """A stack of these runs, from their beginning or from states."""
-        kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], self.device, compiled=False)
+        fused = self.device.type == "cuda"
+        kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], self.device, compiled=fused)
         return stack(states or [initial_state(config) for config in configs], self.device, kernels)
 
     def flops(self) -> float:
@@ -152,6 +153,12 @@ def trained(
         should_stop=lambda: stop_at is not None and len(first.steps) >= stop_at,
     )
     return [records[run_id(config)] for config in configs]
+
+
+def about_the_machine(bench: Bench) -> Line:
+    """What the figures have to be read with."""
+    kernels = bench.stacked([bench.larger]).parameters.kernels.name
+    return {**machine(bench.device), "peak_flops": bench.flops(), "kernels": kernels}
 
 
 def parity(bench: Bench) -> Line:
@@ -284,35 +291,31 @@ def published(bench: Bench) -> Line:
     }
 
 
-def peer_steps(bench: Bench, compiled: bool, larger: bool) -> Line:
-    """nanoGPT's own train.py on the same shapes, and group1 in a row from these parts."""
-    mode = peers(bench.nanogpt, bench.device.type, 1)[compiled]
-    if larger:
-        return asdict(mode.time(bench.larger, PEER_STEPS))
-    times = {name: mode.time(runs[0], PEER_STEPS) for name, runs in bench.group1.items()}
-    in_a_row = sum(_in_a_row(times[name], config) for name, runs in bench.group1.items() for config in runs)
-    return {"group1_in_a_row_s": in_a_row, **{name: asdict(each) for name, each in times.items()}}
-
-
-def _in_a_row(times: PeerTimes, config: RunConfig) -> float:
-    return times.startup_s + (config.max_iters + 1) * times.step_s + evaluations(config) * times.evaluation_s
+def peer(bench: Bench, runs: Sequence[RunConfig], compiled: bool) -> Line:
+    """nanoGPT's own train.py on the shape of these runs, and all of them in a row from its parts."""
+    times = peers(bench.nanogpt, bench.device.type, 1)[compiled].time(runs[0], PEER_STEPS)
+    in_a_row_s = sum(
+        times.startup_s + (config.max_iters + 1) * times.step_s + evaluations(config) * times.evaluation_s
+        for config in runs
+    )
+    return {**asdict(times), "runs": len(runs), "in_a_row_s": in_a_row_s}
 
 
 def sections(bench: Bench) -> Iterator[tuple[str, float, Callable[[Bench], Line]]]:
     """Name, seconds it may take, and section: in the order in which they are worth having."""
-    yield "machine", 5, lambda bench: {**machine(bench.device), "peak_flops": bench.flops()}
-    yield "parity", 10, parity
-    yield "stack and solo", 15, stack_and_solo
+    yield "machine", 5, about_the_machine
+    yield "parity", 30, parity
+    yield "stack and solo", 40, stack_and_solo
     yield "resume", 10, resume
-    yield "group1 steps", 20, group1_steps
+    yield "group1 steps", 60, group1_steps
     yield "where time goes", 15, where_time_goes
-    yield "larger steps", 15, larger_steps
+    yield "larger steps", 30, larger_steps
     yield "whole group1", 90, whole_group1
-    if bench.nanogpt:
-        yield "nanoGPT eager", 60, lambda bench: peer_steps(bench, compiled=False, larger=False)
-        yield "nanoGPT eager, larger", 25, lambda bench: peer_steps(bench, compiled=False, larger=True)
-        yield "nanoGPT compiled, larger", 80, lambda bench: peer_steps(bench, compiled=True, larger=True)
-        yield "nanoGPT compiled", 150, lambda bench: peer_steps(bench, compiled=True, larger=False)
+    shapes = {**bench.group1, "larger": [bench.larger]} if bench.nanogpt else {}
+    for compiled, may_take_s in ((False, 20), (True, 80)):
+        for name, runs in shapes.items():
+            mode = "compiled" if compiled else "eager"
+            yield f"nanoGPT {mode}, {name}", may_take_s, partial(peer, runs=runs, compiled=compiled)
     yield "published", 150, published
 
 

@@ -73,7 +73,7 @@ def _work(pipe: Connection, tokens_folder: Path, device: torch.device) -> None:
 def _prepared(
     configs: tuple[RunConfig, ...], tokens: Tokens, device: torch.device
 ) -> tuple[StackState, Stepper, DeviceTokens]:
-    kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], device, compiled=device.type == "cpu")
+    kernels = kernels_for(COMPUTE_DTYPES[configs[0].precision], device, compiled=True)
     stacked = stack([initial_state(config) for config in configs], device, kernels)
     texts = DeviceTokens(tokens, device)
     stepper = Stepper(stacked, texts.train_N, Ranks())

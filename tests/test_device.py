@@ -19,14 +19,16 @@ from isoloss.execution import processes, worker
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
-from isoloss.execution.study import run_study
+from isoloss.execution.study import run_study, uses_compiled_kernels
+from isoloss.model.functions import Kernels
 from isoloss.store.layout import StudyPaths
 from isoloss.store.run import read_status
 from isoloss.store.tables import load_study
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
-from isoloss.training import device, numerics, step
+from isoloss.training import backend, device, numerics, step
+from isoloss.training.backend import kernels_for
 from isoloss.training.device import (
     Peak,
     is_lost,
@@ -185,6 +187,20 @@ def test_a_worker_that_lost_its_gpu_ends(make: Make, tmp_path: Path, monkeypatch
     ours.send((make(),))
     processes._worker_main(theirs, TrainingContext(StudyPaths(tmp_path), {}, CPU, threads=1))
     assert not ours.poll()  # it did not say that the stack has ended
+
+
+def test_triton_fuses_on_a_gpu_where_it_is_installed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, said = torch.device("cuda", 0), list[str]()
+    monkeypatch.setattr(backend, "find_spec", lambda name: None)
+    assert not uses_compiled_kernels(RunOptions(), [make()], cuda, said.append)
+    assert len(said) == 1 and said[0].startswith("Triton is not installed: ") and "isoloss[triton]" in said[0]
+    assert kernels_for(torch.bfloat16, cuda, compiled=True) == Kernels(torch.bfloat16)
+    monkeypatch.setattr(backend, "find_spec", lambda name: name)
+    assert uses_compiled_kernels(RunOptions(), [make()], cuda, said.append)
+    assert not uses_compiled_kernels(RunOptions(compile="off"), [make()], cuda, said.append)
+    assert kernels_for(torch.bfloat16, cuda, compiled=True) == Kernels(torch.bfloat16, triton=True)
+    assert kernels_for(torch.bfloat16, cuda, compiled=False) == Kernels(torch.bfloat16)
+    assert not kernels_for(torch.float16, CPU, compiled=True).triton and len(said) == 1
 
 
 @pytest.mark.parametrize("world", [1, 2])

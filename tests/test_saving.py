@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event, get_ident
 
@@ -12,6 +12,9 @@ import torch
 
 from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError
+from isoloss.execution.recorder import RunRecorder
+from isoloss.store.layout import RunPaths
+from isoloss.store.run import Extent, step_rows
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.training import checkpoint, loop, saving, step
@@ -121,17 +124,25 @@ def test_a_fast_disk_gets_every_evaluation(make: Make, tokens: Tokens, monkeypat
     assert [at for _, at, _ in disk.saves] == [0, 10, 20]
 
 
-def test_a_run_that_diverges_keeps_its_best(make: Make, tokens: Tokens, losses: dict[int, float]) -> None:
-    losses |= {at: 4.0 - at / 100 for at in (0, 2, 4, 6, 8)} | {10: 4.5, 12: 4.6}
-    wild = {"learning_rate": 1e30, "grad_clip": 0.0, "warmup_iters": 0, "seed": 9}
-    configs = [make(max_iters=12, eval_interval=2), make(max_iters=12, eval_interval=2, **wild)]
-    calm, lost = SlowDisk(until=0), SlowDisk(until=0)
+def test_a_run_that_diverges_keeps_its_best(
+    make: Make, tokens: Tokens, losses: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses |= {0: 4.0, 2: 3.0, 4: 2.0, 6: 1.0, 8: 1.5}
+    configs = [make(max_iters=8, eval_interval=2, seed=seed) for seed in (1, 2)]
+    calm, lost = SlowDisk(until=-1), SlowDisk(until=-1)
+    lost.done = calm.done
+
+    def diverges(_: object, config: RunConfig, step: int, *__: float) -> str:
+        if config.seed == 2 and step == 5:
+            calm.done.set()
+            return "lost"
+        return ""
+
+    monkeypatch.setattr(loop, "_divergence", diverges)
     trained(configs, tokens, [calm, lost])
-    assert (calm.outcome, lost.outcome) == ("done", "diverged")
-    best = lost.kept[-1].progress
-    assert best.best_step == max(row.step for row in lost.evals)  # losses fall up to where it diverged
-    assert any(state.progress.step == best.best_step for state in lost.kept)
-    assert len(lost.steps) < len(calm.steps) == 12
+    assert (calm.outcome, lost.outcome, lost.reason) == ("done", "diverged", "lost")
+    assert lost.saves == [("checkpoint", 0, 0), ("best", 4, 4)] and len(lost.steps) == 6
+    assert [step for _, step, _ in calm.saves][-1] == 8 and len(calm.steps) == 8
 
 
 def test_what_cannot_be_saved_ends_training(make: Make, tokens: Tokens) -> None:
@@ -146,6 +157,18 @@ def test_a_stop_returns_once_all_is_saved(make: Make, tokens: Tokens) -> None:
     trained([make(max_iters=60)], tokens, [disk], stop_at=14)
     assert disk.saves[-1][0] == "checkpoint" and disk.saves[-1][1] == len(disk.steps) < 60
     assert len(disk.steps) % 10 != 0  # heard between two blocks, not at an evaluation alone
+
+
+def test_a_checkpoint_acknowledges_the_rows_up_to_its_state(make: Make, tmp_path: Path) -> None:
+    config, paths, row = make(), RunPaths(tmp_path), loop.StepRow(0, 1.0, 0.1, 1.0, 0.1, 1.0, 0.1, 0.1)
+    recorder = RunRecorder(paths, config, {}, {}, lambda event: None)
+    recorder.step(row)
+    save = recorder.saving("checkpoint")
+    recorder.step(replace(row, step=1))
+    save(initial_state(config))
+    extent = Extent(**checkpoint.read_metadata(tmp_path, "last")["rows"]["metrics"])
+    assert [each["step"] for each in step_rows(paths, extent)] == [0]
+    assert [each["step"] for each in step_rows(paths)] == [0, 1]  # on the disk before the checkpoint is
 
 
 def test_a_best_torn_by_a_crash_is_made_whole(

@@ -44,7 +44,9 @@ class RunOptions:
     )
     compile: Compile = field(
         default="auto",
-        metadata=_shown("Kernels built by this machine's C++ compiler, on a CPU; auto: not for short studies."),
+        metadata=_shown(
+            "Kernels built by this machine's C++ compiler, or on CUDA by Triton; auto: not for short studies on a CPU."
+        ),
     )
     on: str = field(
         default="here",

@@ -40,7 +40,7 @@ from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study, too_large
 from isoloss.study.texts import ANY_DATA, joined_facts
-from isoloss.training.backend import compiled_kernels
+from isoloss.training.backend import compiled_kernels, triton_kernels
 from isoloss.training.device import available_cores, machine_memory_bytes, resolve_devices
 from isoloss.training.distributed import Ranks
 from isoloss.training.gpus import check_usable
@@ -274,8 +274,10 @@ def uses_compiled_kernels(
     say: Callable[[str], None] = lambda line: None,
 ) -> bool:
     """Whether to train with compiled kernels. It follows from the whole study, not from the runs still missing."""
-    if options.compile == "off" or device.type != "cpu":
+    if options.compile == "off" or device.type not in ("cpu", "cuda"):
         return False
+    if device.type == "cuda":
+        return triton_kernels(say)
     repaid = sum(map(train_flops, configs)) >= MIN_COMPILE_FLOPS
     return (options.compile == "on" or repaid) and compiled_kernels(say)
 

@@ -20,17 +20,25 @@ from isoloss.model.dropout import Mask
 from isoloss.model.native import Native
 from isoloss.model.operations import Operation
 
+MAX_TRITON_ROW = 4096
+"""Logits of a token that one program in Triton holds without spilling registers; longer rows are torch's."""
+
 
 @dataclass(frozen=True)
 class Kernels:
-    """How operations compute: matrix products in `dtype`, and the others by the native library where there is one."""
+    """How operations compute: matrix products in `dtype`, the others by the native library, by Triton or by torch."""
 
     dtype: torch.dtype
     native: Native | None = None
+    triton: bool = False
 
     @property
     def name(self) -> str:
         """Part of a run's numerics."""
+        if self.triton:
+            from isoloss.model import triton_operations
+
+            return triton_operations.name()
         return "torch autograd" if self.native is None else self.native.name
 
 
@@ -132,6 +140,11 @@ def cross_entropy(
     if kernels.native is not None:
         logits_ExNxW = logits_ExNxW.detach()
         return native.cross_entropy(kernels.native, logits_ExNxW, targets_ExN, vocab_size, scale_E), logits_ExNxW
+    if kernels.triton and logits_ExNxW.shape[2] <= MAX_TRITON_ROW:
+        from isoloss.model import triton_operations
+
+        logits_ExNxW = logits_ExNxW.detach()
+        return triton_operations.cross_entropy(logits_ExNxW, targets_ExN, vocab_size, scale_E), logits_ExNxW
     logits = logits_ExNxW.detach().to(torch.float32, copy=True)
     logits[..., vocab_size:].fill_(float("-inf"))  # assigned, it would be a tensor of the CPU first
     log_probs = torch.log_softmax(logits, dim=-1)

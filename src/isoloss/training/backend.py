@@ -1,10 +1,11 @@
-"""Choice of kernels: compiled ones on a CPU that has a compiler, torch's everywhere else."""
+"""Choice of kernels: compiled ones on a CPU that has a compiler, Triton's on CUDA, torch's everywhere else."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 
@@ -30,12 +31,22 @@ def compiled_kernels(say: Callable[[str], None]) -> bool:
     return True
 
 
+def triton_kernels(say: Callable[[str], None]) -> bool:
+    """Whether Triton is there to fuse a GPU's operations; if not, a line says so."""
+    if find_spec("triton") is None:
+        say("Triton is not installed: on the GPU each operation is a kernel of torch's; isoloss[triton] fuses them")
+        return False
+    return True
+
+
 def kernels_for(dtype: torch.dtype, device: torch.device, *, compiled: bool, threads: int | None = None) -> Kernels:
     """The kernels for a dtype, device and number of threads; None is this process's number.
 
     Raises CompilerError when compiled ones are asked for and missing.
     """
     threads = threads or torch.get_num_threads()
+    if compiled and device.type == "cuda" and triton_kernels(lambda line: None):
+        return Kernels(dtype, triton=True)
     if compiled and device.type == "cpu" and dtype in SUFFIXES and threads <= MAX_NATIVE_THREADS:
         library()
         return Kernels(dtype, Native(dtype))

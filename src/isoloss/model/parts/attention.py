@@ -18,6 +18,9 @@ from isoloss.study.compute import attended_length
 from isoloss.study.config import RunConfig
 from isoloss.study.parts import position_of
 
+MAX_TRITON_D = 128
+"""Channels of a head that fit into the registers of one program in Triton."""
+
 
 def attention(run: ForwardPass, block: int) -> list[Step]:
     """Queries, keys and values, attention among them, and its projection."""
@@ -30,6 +33,13 @@ def attention(run: ForwardPass, block: int) -> list[Step]:
             for members, first, scale in groups
         ]
         return [enter, *prepare, Attend(fused), leave]
+
+    plainly_projected = not (run.rotations or config.qk_norm or config.n_kv_head or run.read_before)
+    if run.kernels.triton and plainly_projected and config.n_embd // min(c.n_head for c in run.members) <= MAX_TRITON_D:
+        from isoloss.model.triton_attention import Attend as TritonAttend
+
+        by_heads = [(members, c.n_head, scale, mask and mask.of(members)) for members, c, scale in groups]
+        return [enter, TritonAttend(by_heads, run.n_rows, attended_length(config)), leave]
 
     def plain(stream: Tensor, qkv_ExNxR: Tensor) -> tuple[Tensor, Tensor]:
         parts = qkv_ExNxR.split([members.stop - members.start for members, *_ in groups])

@@ -17,6 +17,10 @@ def mlp(run: ForwardPass, block: int) -> list[Step]:
     fused = {"gelu": Gelu, "swiglu": SwiGlu}.get(run.config.mlp)
     if fused and run.kernels.native:
         return [enter, fused(run.kernels.native), leave]
+    if run.kernels.triton and run.config.mlp in ("gelu", "swiglu"):
+        from isoloss.model import triton_operations
+
+        return [enter, triton_operations.Gelu() if run.config.mlp == "gelu" else triton_operations.SwiGlu(), leave]
     activated = function_of(mlp_of(run.config.mlp).activated)
     return [enter, lambda stream, hidden_ExNxF: (stream, activated(hidden_ExNxF)), leave]
 

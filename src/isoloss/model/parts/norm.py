@@ -15,6 +15,10 @@ FUSED = ("layernorm", "rmsnorm")
 """Norms that the native library has; others are plain torch there too."""
 
 
+MAX_TRITON_WIDTH = 2048
+"""Channels that one program in Triton holds without spilling registers; wider streams are torch's."""
+
+
 def add_norm(run: ForwardPass, place: int | None, name: str) -> Step:
     """The stream becomes stream + dropout(branch), in fp32; the branch the norm of that, in the compute dtype.
 
@@ -25,6 +29,11 @@ def add_norm(run: ForwardPass, place: int | None, name: str) -> Step:
     if run.kernels.native and run.config.norm in FUSED:
         options = {"adds": place is not None, "centred": run.config.norm == "layernorm"}
         return AddNorm(run.kernels.native, weight_ExC, bias_ExC, mask, run.n_rows, **options)
+    if run.kernels.triton and run.config.norm in FUSED and run.config.n_embd <= MAX_TRITON_WIDTH:
+        from isoloss.model import triton_operations
+
+        options = {"adds": place is not None, "centred": run.config.norm == "layernorm"}
+        return triton_operations.AddNorm(run.kernels.dtype, weight_ExC, bias_ExC, mask, run.n_rows, EPS, **options)
     normed = function_of(norm_of(run.config.norm).normed)
 
     def plain(stream_ExNxC: Tensor, branch_ExNxC: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,9 @@ EPS = 1e-8
 
 def step(update: Update, first: int = 0) -> None:
     """Update every member's parameters from `first` in the flat order on; its count with them."""
+    if update.parameters.kernels.triton:
+        update.fused("adamw", EPS, first)
+        return
     if (native := update.parameters.kernels.native) is None:
         _step(update, first)
         return
@@ -38,7 +41,7 @@ def _step(update: Update, first: int) -> None:
     for e, config in enumerate(update.members):
         flats = parameters.flat_ExP[e], update.grad_ExP[e], *(moment_ExP[e] for moment_ExP in update.moments.values())
         for part, decay, rate in _ranges(update, e, first):
-            torch._fused_adamw_(
+            torch.ops.aten._fused_adamw_.tensor_lr(
                 *([flat_P[part]] for flat_P in flats),
                 [],
                 [counts_Ex2[e, 0]],

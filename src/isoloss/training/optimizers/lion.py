@@ -7,6 +7,9 @@ from isoloss.training.optimizers.update import Update
 
 def step(update: Update) -> None:
     """Update every member; beta1 mixes the update, beta2 the momentum."""
+    if update.parameters.kernels.triton:
+        update.fused("lion")
+        return
     grad_ExP, (exp_avg_ExP,) = update.scaled_ExP, update.moments.values()
     flat_ExP, lr_ExP, config = update.parameters.flat_ExP, update.lr_ExP(), update.members[0]
     sign_ExP = exp_avg_ExP.lerp(grad_ExP, 1 - config.beta1).sign_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -54,6 +55,22 @@ class Update:
         """Write `new` over `old`, both [E, …], for members that are not skipped."""
         kept = self.skipped_E.view(-1, *(1 for _ in old.shape[1:])) > 0
         old.copy_(torch.where(kept, old, new))
+
+    def fused(self, optimizer: Literal["adamw", "lion", "sgd"], eps: float = 0.0, first: int = 0) -> None:
+        """One of the optimizers that Triton has, in one launch, for all parameters from `first` on."""
+        from isoloss.model import triton_operations
+
+        parameters, config, scale = self.parameters, self.members[0], scales(self.members[0])
+        self.counts_Ex2.add_((1 - self.skipped_E)[:, None])
+        triton_operations.update(
+            optimizer,
+            (parameters.flat_ExP, self.grad_ExP, *self.moments.values()),
+            (self.lr_E, self.decay_E, self.divisor_E, self.skipped_E, self.counts_Ex2),
+            parameters.low_ExM if parameters.low_precision else None,
+            (first, parameters.layout.matrix_end, parameters.layout.decay_end),
+            (scale.matrix_rate, scale.matrix_decay),
+            (config.beta1, config.beta2, eps),
+        )
 
     def finish(self) -> None:
         """Renew the low-precision copy, and count."""

@@ -133,8 +133,8 @@ def _run_study(
     width = 1 if ranks.world > 1 else stack_width(options, results.configs, device, facts, results)
     executor = executor or _executor(options, study.size, device, ranks, listener.say)
     context = TrainingContext(
-        paths,
-        {name: each.folder for name, each in tokens.items()},
+        StudyPaths(paths.folder.absolute()) if options.is_elsewhere else paths,
+        {name: each.folder.absolute() for name, each in tokens.items()},
         device,
         executor.threads,
         compiled,

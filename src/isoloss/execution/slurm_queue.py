@@ -18,7 +18,7 @@ from typing import Any
 from isoloss.errors import ConfigError, StoreError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.event_file import EventWriter
-from isoloss.execution.plan import Stack
+from isoloss.execution.plan import Stack, resume_point
 from isoloss.execution.scratch import train_placed
 from isoloss.execution.worker import prepare_process
 from isoloss.files import cache_dir
@@ -67,11 +67,16 @@ def run_job(context: TrainingContext, stack: Stack, events: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):  # the last is submitit's, before a time limit
         signal.signal(number, on_signal)
+
+    def steps() -> int:
+        return sum(resume_point(context.study.run(run_id(config))).step for config in stack)
+
     prepare_process(context)
+    before = steps()
     with EventWriter(events) as writer:
         train_placed(context, stack, writer.write, should_stop=lambda: bool(told))
     unfinished = [c for c in stack if read_status(context.study.run(run_id(c))).state not in (*FINISHED, "failed")]
-    if unfinished and {signal.SIGUSR1, signal.SIGUSR2} & {*told}:
+    if unfinished and {signal.SIGUSR1, signal.SIGUSR2} & {*told} and steps() > before:  # else it would do so for ever
         asked(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
 
 

@@ -18,8 +18,9 @@ from isoloss.execution import processes, width
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.executor import NullListener
 from isoloss.execution.options import RunOptions
+from isoloss.execution.placement import worker_count
 from isoloss.execution.recorder import Event
-from isoloss.execution.study import run_study, worker_count
+from isoloss.execution.study import run_study
 from isoloss.execution.width import stack_width
 from isoloss.study.config import RunConfig
 from isoloss.study.study import Study

@@ -122,7 +122,7 @@ def test_a_scratch_that_cannot_be_is_refused(two: Study, tmp_path: Path) -> None
 def test_a_scratch_that_a_node_lacks_is_why_its_runs_fail(
     two: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isoloss.execution.study.os.access", lambda *_: True)
+    monkeypatch.setattr("isoloss.execution.placement.os.access", lambda *_: True)
     scratch = tmp_path / "disk"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.mkdtemp", lambda *_, **__: (_ for _ in ()).throw(OSError(13, "Permission denied")))

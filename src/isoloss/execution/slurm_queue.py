@@ -101,8 +101,11 @@ def queued_if_known() -> dict[tuple[str, int], Queued] | None:
 
 
 def asked(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """A command of SLURM's, run."""
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    """A command of SLURM's, run; one that gives no answer is a failed one."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
 
 
 def check_slurm() -> None:

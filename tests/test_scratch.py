@@ -104,6 +104,28 @@ def test_a_kill_while_a_run_is_moved_in_leaves_it_as_it_was_or_whole(
     assert not (target.folder / ".moving").exists()
 
 
+def test_a_folder_that_vanished_takes_nothing_with_it(tmp_path: Path) -> None:
+    target = RunPaths(tmp_path / "target")
+    target.folder.mkdir()
+    target.metrics.write_text("rows")
+    move_in(RunPaths(tmp_path / "gone"), target)
+    assert target.metrics.read_text() == "rows" and [*target.folder.iterdir()] == [target.metrics]
+
+
+def test_a_study_that_takes_nothing_more_is_why_runs_fail(
+    two: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise StoreError("cannot write: No space left on device")
+
+    monkeypatch.setattr("isoloss.execution.scratch.move_in", full)
+    (tmp_path / "disk").mkdir()
+    options = RunOptions(device="cpu", compile="off", stack=2, scratch=tmp_path / "disk")
+    with pytest.raises(AllFailedError, match="No space left on device"):
+        run_study(two, tmp_path / "out", options, executor=Inline())
+    assert not list((tmp_path / "disk").iterdir())
+
+
 def test_what_is_no_file_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.json").symlink_to("/etc/passwd")

@@ -81,7 +81,10 @@ class Queue:
 
         try:
             with self.patch.context() as patch:
-                patch.setenv("SLURM_JOB_ID", job.id)
+                array, _, index = job.id.partition("_")
+                patch.setenv("SLURM_ARRAY_JOB_ID", array)
+                patch.setenv("SLURM_ARRAY_TASK_ID", index)
+                patch.setenv("SLURM_JOB_ID", array)  # so it is for the last job of an array
                 patch.setattr(slurm_queue, "train_placed", told if outcome.startswith("time limit") else train)
                 slurm_queue.run_job(context, stack, events)
         finally:

@@ -77,7 +77,14 @@ def run_job(context: TrainingContext, stack: Stack, events: Path) -> None:
         train_placed(context, stack, writer.write, should_stop=lambda: bool(told))
     unfinished = [c for c in stack if read_status(context.study.run(run_id(c))).state not in (*FINISHED, "failed")]
     if unfinished and {signal.SIGUSR1, signal.SIGUSR2} & {*told} and steps() > before:  # else it would do so for ever
-        asked(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+        asked(["scontrol", "requeue", _own_id()])
+
+
+def _own_id() -> str:
+    """This job as SLURM's commands take it; of an array's last job SLURM_JOB_ID alone would mean the whole array."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
 
 
 def queued() -> dict[tuple[str, int], Queued]:

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test check bench calibrate faults triton-check install lock
+.PHONY: study test check bench calibrate cluster faults triton-check install lock
 study: install
 	$(BIN)/isoloss run quickstart
 	@echo "open results/quickstart/report/index.html"
@@ -27,6 +27,12 @@ triton-check: .venv-triton/installed
 	$(PYTHON) -m venv .venv-triton
 	.venv-triton/bin/python -m pip install --quiet --constraint requirements.lock --editable '.[triton]' pytest
 	@touch $@
+
+# Trains the same study on SLURM, on Ray and here, with a worker killed, a job queued again and a command that comes back;
+# docs/clusters.md says how to have a SLURM of one machine.
+cluster: install
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,slurm,ray]'
+	$(BIN)/python -m pytest tests/test_clusters.py --durations 0
 
 # Simulates known truths for docs/statistics.md; nearly an hour on two cores.
 calibrate: install

@@ -16,7 +16,6 @@ from benchmarks.peer import Peer, PeerTimes, peers
 from benchmarks.timing import Samples, machine, samples, table
 from isoloss.data.tokens import prepare
 from isoloss.execution.estimate import own_work
-from isoloss.execution.options import Device
 from isoloss.execution.study import RunOptions, resolve_study
 from isoloss.study.compute import evaluations, flops_per_token, tokens_per_step
 from isoloss.study.config import RunConfig
@@ -56,7 +55,7 @@ def run(
     nanogpt: Path | None = None,
     rounds: int = 3,
     full: bool = False,
-    device: Device = "cpu",
+    device: str = "cpu",
     out: Path = Path("results/benchmarks/train.json"),
 ) -> None:
     """Measure training against nanoGPT, or against the plain reference model without a checkout.

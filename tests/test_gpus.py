@@ -14,18 +14,21 @@ import pytest
 import torch
 
 from isoloss.errors import ConfigError
-from isoloss.execution import processes, width
+from isoloss.execution import processes, study, width
 from isoloss.execution.context import TrainingContext
-from isoloss.execution.executor import NullListener
+from isoloss.execution.executor import Inline, NullListener
 from isoloss.execution.options import RunOptions
+from isoloss.execution.placement import worker_count
+from isoloss.execution.processes import Processes
 from isoloss.execution.recorder import Event
-from isoloss.execution.study import run_study, worker_count
+from isoloss.execution.study import run_study
 from isoloss.execution.width import stack_width
 from isoloss.study.config import RunConfig
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts
 from isoloss.training import gpus
 from isoloss.training.device import resolve_devices
+from isoloss.training.distributed import Ranks
 from isoloss.training.gpus import Gpu, check_usable, examine
 
 GPUS = tuple(torch.device("cuda", i) for i in range(2))
@@ -103,6 +106,18 @@ def test_which_gpus_are_meant(use: Use) -> None:
     assert worker_count(RunOptions(device="cuda:1"), GPUS[1]) == 1
     with pytest.raises(ConfigError, match="--workers 3: a worker needs a GPU, there are 2"):
         worker_count(RunOptions(device="cuda", workers=3), GPUS[0])
+
+
+def test_what_trains_follows_from_the_device(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(device: str, runs: int, ranks: Ranks | None = None) -> Any:
+        options = RunOptions(device=device)
+        return study._executor(options, runs, resolve_devices(device)[0], ranks or Ranks(), lambda line: None)
+
+    use(FREE, FREE)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert chosen("cuda", 1) == chosen("cuda", 9) == Processes(2, GPUS)
+    assert chosen("mps", 9) == Processes(1, (torch.device("mps"),))
+    assert chosen("cuda", 1, Ranks(0, 2)) == Inline(Ranks(0, 2)) and chosen("cpu", 1) == Inline()
 
 
 def test_stacks_are_no_wider_than_runs_for_each_gpu(

@@ -69,14 +69,23 @@ class Queue:
             return outcome
         before, train, here = {n: signal.getsignal(n) for n in SIGNALS}, slurm_queue.train_placed, len(self.commands)
 
-        def told(*arguments: Any, **how: Any) -> None:
-            os.kill(os.getpid(), signal.SIGUSR2)
-            train(*arguments, **how)
+        def told(context: TrainingContext, stack: Stack, emit: Any, should_stop: Callable[[], bool]) -> None:
+            asked = iter(range(1000))
+
+            def tell() -> bool:
+                if next(asked) == (0 if outcome == "time limit at once" else 5):
+                    os.kill(os.getpid(), signal.SIGUSR2)
+                return should_stop()
+
+            train(context, stack, emit, tell)
 
         try:
             with self.patch.context() as patch:
-                patch.setenv("SLURM_JOB_ID", job.id)
-                patch.setattr(slurm_queue, "train_placed", told if outcome == "time limit" else train)
+                array, _, index = job.id.partition("_")
+                patch.setenv("SLURM_ARRAY_JOB_ID", array)
+                patch.setenv("SLURM_ARRAY_TASK_ID", index)
+                patch.setenv("SLURM_JOB_ID", array)  # so it is for the last job of an array
+                patch.setattr(slurm_queue, "train_placed", told if outcome.startswith("time limit") else train)
                 slurm_queue.run_job(context, stack, events)
         finally:
             for number, handler in before.items():
@@ -135,6 +144,15 @@ def test_a_job_told_of_its_time_limit_saves_and_queues_again(queue: Queue, three
     assert run_study(three, tmp_path, ON, listener=heard).summary()["status"].to_list() == ["done"] * 3
     assert queue.arrays == [3] and ["scontrol", "requeue", "1_0"] in queue.commands
     assert "stopped" in [event.kind for event in heard.events] and not heard.reasons
+
+
+def test_a_job_whose_time_limit_is_too_short_for_a_step_does_not_queue_for_ever(
+    queue: Queue, three: Study, tmp_path: Path
+) -> None:
+    queue.outcomes = ["time limit at once", "train", "train", "time limit at once"]
+    results = run_study(three, tmp_path, ON)
+    assert queue.arrays == [3, 1] and not queue.commands
+    assert sorted(results.summary()["status"]) == ["done", "done", "failed"]
 
 
 def test_the_runs_of_a_job_that_dies_are_submitted_once_more_and_then_fail(

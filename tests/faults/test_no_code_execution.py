@@ -33,12 +33,13 @@ ALLOWED = {
 }
 PROCESSES = {
     "data/download.py": "pip, to download a wheel whose SHA-256 is known",
+    "execution/slurm_queue.py": "SLURM's own commands",
     "model/library.py": "the compiler of the fast kernels",
     "report/pdf.py": "an installed Chromium, to print the page",
     "store/folder_check.py": "this Python, to try a lock that is held",
 }
 """Who starts programs, none of them named by what is read. Workers and ranks are isoloss's own, and so is what their
-pipes carry (multiprocessing pickles there)."""
+pipes carry (multiprocessing pickles there), what Ray sends them, and what submitit keeps in the cache for SLURM."""
 
 
 def dotted(node: ast.AST) -> str:

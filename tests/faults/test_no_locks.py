@@ -163,3 +163,15 @@ def test_a_late_name_and_a_lock_that_two_hold_are_told(tmp_path: Path, monkeypat
     found = {each.tried: each for each in check_folder(tmp_path)}
     assert not found["lock"].holds and "two processes" in found["lock"].text
     assert not found["rename"].holds and "not replaced" in found["rename"].text
+
+
+@pytest.mark.promise(9, "a stop while the lease of an owner without a sign of life is waited for: heard at once")
+def test_a_stop_is_heard_while_a_lease_is_waited_for(tmp_path: Path, environment: dict[str, str]) -> None:
+    lock, stopped = tmp_path / ".lock", '"in use", lambda: time.monotonic() - began > 0.5):'
+    waiting = HOLD.replace("LEASE_S = 1.5", "LEASE_S = 60.0").replace('"in use"):', stopped)
+    with holder(lock, environment, waiting) as first:
+        assert said(first).startswith("held")
+        first.send_signal(signal.SIGSTOP)
+        with holder(lock, environment, waiting) as second:
+            assert said(second) == "in use" and float(said(second)) < 15
+        first.kill()

@@ -9,14 +9,9 @@ from isoloss.data.tokens import check_length, corpus_facts
 from isoloss.design.trunks import forks
 from isoloss.execution.disk_cap import all_kept_bytes, check_cap
 from isoloss.execution.first_evaluation import expected_takers
+from isoloss.execution.placement import runs_at_once, worker_count
 from isoloss.execution.step_times import StepTimes
-from isoloss.execution.study import (
-    RunOptions,
-    resolve_study,
-    runs_at_once,
-    uses_compiled_kernels,
-    worker_count,
-)
+from isoloss.execution.study import RunOptions, resolve_study, uses_compiled_kernels
 from isoloss.execution.width import stack_width, widths
 from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
 from isoloss.study.config import RunConfig

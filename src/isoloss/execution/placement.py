@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import cast, get_args
 
 import torch
 
 from isoloss.errors import ConfigError
 from isoloss.execution.options import RunOptions
-from isoloss.study.config import Precision
-from isoloss.training.device import resolve_device, resolve_precision
+from isoloss.study.config import Precision, RunConfig
+from isoloss.training.device import available_cores, resolve_device, resolve_devices, resolve_precision
 
+MANY = 1_000_000
+"""Stacks that a cluster may train at once: as many as there are."""
 _OF_GPUS = "gpus", "gpus-per-node", "gpus-per-task", "gres"
 """Options of sbatch by which a job asks for a GPU."""
 
@@ -38,3 +43,34 @@ def training_precision(name: str, options: RunOptions) -> Precision:
             ("precision",),
         )
     return cast("Precision", name)
+
+
+def runs_at_once(options: RunOptions, configs: Sequence[RunConfig], device: torch.device, width: int) -> int:
+    """How many runs are trained at the same time, at most."""
+    return min(len(configs), worker_count(options, device) * width)
+
+
+def worker_count(options: RunOptions, device: torch.device) -> int:
+    """How many stacks are trained at the same time: one a core on a CPU, one a GPU. Raises ConfigError beyond that."""
+    if options.is_elsewhere:
+        return options.workers or MANY
+    if device.type == "cpu":
+        return options.workers or available_cores()
+    devices = len(resolve_devices(options.device))
+    if (options.workers or 1) > devices:
+        raise ConfigError(f"--workers {options.workers}: a worker needs a GPU, there are {devices}", ("workers",))
+    return options.workers or devices
+
+
+def scratch_folder(options: RunOptions, study: Path, ranks: int) -> Path | None:
+    """Where --scratch is. Raises ConfigError where nothing can be trained there."""
+    if options.scratch is None:
+        return None
+    scratch = options.scratch.absolute()
+    if ranks > 1:
+        raise ConfigError("--scratch: several ranks train in the study's own directory", ("scratch",))
+    if scratch.is_relative_to(study.absolute()):
+        raise ConfigError(f"--scratch {scratch}: name a folder outside {study}", ("scratch",))
+    if not options.is_elsewhere and not (scratch.is_dir() and os.access(scratch, os.W_OK)):
+        raise ConfigError(f"--scratch {scratch}: not a folder that can be written to here; make it", ("scratch",))
+    return scratch

@@ -17,6 +17,7 @@ from isoloss.execution.worker import acquire_lock, record_state, train_stack
 from isoloss.files import writing
 from isoloss.store.layout import StudyPaths
 from isoloss.store.moving import copy_run, finish_moving, move_in
+from isoloss.store.run import FINISHED, read_status
 from isoloss.study.identity import run_id
 
 
@@ -34,7 +35,8 @@ def train_placed(context: TrainingContext, stack: Stack, emit: Emit, should_stop
             _train_on_scratch(context, context.scratch, stack, emit, should_stop, held)
     except StoreError as error:
         reason = f"--scratch {context.scratch} on node {node()}: {error}"
-        for config in stack:
+        unfinished = [c for c in stack if read_status(context.study.run(run_id(c))).state not in FINISHED]
+        for config in unfinished:
             record_state(context.study.run(run_id(config)), "failed", reason)
             emit(Event(run_id(config), "failed", 0, reason=reason))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
@@ -126,7 +127,7 @@ class Jobs(Transport):
         """Jobs of an earlier command that are still in the queue, of which each has some of the runs."""
         configs, queue = {run_id(config): config for stack in stacks for config in stack}, self.tidied()
         found: list[Worker] = []
-        for path in self.folder.glob("*.json"):
+        for path in self.folder.glob("isoloss-*.json"):
             for index, runs in enumerate(read_checked(JOBS, path)["stacks"]):
                 stack = tuple(configs[run] for run in runs if run in configs)
                 if stack and queue.get((path.stem, index), GONE).state not in ENDED:
@@ -140,7 +141,7 @@ class Jobs(Transport):
         """The queue, once the files of jobs that are no longer in it are removed."""
         queue = queued()
         names = {name for (name, _), job in queue.items() if job.state not in ENDED}
-        for path in self.folder.glob("*.json"):
+        for path in self.folder.glob("isoloss-*.json"):
             if path.stem not in names:
                 for old in (path, *self.folder.glob(f"{path.stem}.*.jsonl")):
                     old.unlink(missing_ok=True)
@@ -209,4 +210,5 @@ class Slurm:
         """Submit the stacks, and follow them until they end."""
         jobs = Jobs(self.parameters, self.at_once, context)
         train_stacks(jobs, stacks, context, emit, should_stop)
-        jobs.tidied()
+        with suppress(StoreError):  # the next start does it
+            jobs.tidied()

@@ -18,7 +18,7 @@ from typing import Any
 from isoloss.errors import ConfigError, StoreError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.event_file import EventWriter
-from isoloss.execution.plan import Stack
+from isoloss.execution.plan import Stack, resume_point
 from isoloss.execution.scratch import train_placed
 from isoloss.execution.worker import prepare_process
 from isoloss.files import cache_dir
@@ -67,12 +67,24 @@ def run_job(context: TrainingContext, stack: Stack, events: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):  # the last is submitit's, before a time limit
         signal.signal(number, on_signal)
+
+    def steps() -> int:
+        return sum(resume_point(context.study.run(run_id(config))).step for config in stack)
+
     prepare_process(context)
+    before = steps()
     with EventWriter(events) as writer:
         train_placed(context, stack, writer.write, should_stop=lambda: bool(told))
     unfinished = [c for c in stack if read_status(context.study.run(run_id(c))).state not in (*FINISHED, "failed")]
-    if unfinished and {signal.SIGUSR1, signal.SIGUSR2} & {*told}:
-        asked(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+    if unfinished and {signal.SIGUSR1, signal.SIGUSR2} & {*told} and steps() > before:  # else it would do so for ever
+        asked(["scontrol", "requeue", _own_id()])
+
+
+def _own_id() -> str:
+    """This job as SLURM's commands take it; of an array's last job SLURM_JOB_ID alone would mean the whole array."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
 
 
 def queued() -> dict[tuple[str, int], Queued]:
@@ -96,8 +108,11 @@ def queued_if_known() -> dict[tuple[str, int], Queued] | None:
 
 
 def asked(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """A command of SLURM's, run."""
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    """A command of SLURM's, run; one that gives no answer is a failed one."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
 
 
 def check_slurm() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,7 +22,13 @@ from isoloss.execution.first_evaluation import runs_alike
 from isoloss.execution.growing import as_begun, open_directory
 from isoloss.execution.interrupts import interrupts_are_unhandled, stop_on_signals
 from isoloss.execution.options import RunOptions
-from isoloss.execution.placement import training_device, training_precision
+from isoloss.execution.placement import (
+    runs_at_once,
+    scratch_folder,
+    training_device,
+    training_precision,
+    worker_count,
+)
 from isoloss.execution.plan import is_missing, is_shuffled, plan_stacks
 from isoloss.execution.processes import Processes
 from isoloss.execution.resuming import refuse_changed_numerics
@@ -46,8 +51,6 @@ from isoloss.training.distributed import Ranks
 from isoloss.training.gpus import check_usable
 from isoloss.wording import counted
 
-MANY = 1_000_000
-"""Stacks that a cluster may train at once: as many as there are."""
 MIN_COMPILE_FLOPS = 1e12
 """Compiling kernels takes some two seconds; below these training FLOPs, ten seconds of one core, it is not worth it."""
 
@@ -133,8 +136,8 @@ def _run_study(
     width = 1 if ranks.world > 1 else stack_width(options, results.configs, device, facts, results)
     executor = executor or _executor(options, study.size, device, ranks, listener.say)
     context = TrainingContext(
-        paths,
-        {name: each.folder for name, each in tokens.items()},
+        StudyPaths(paths.folder.absolute()) if options.is_elsewhere else paths,
+        {name: each.folder.absolute() for name, each in tokens.items()},
         device,
         executor.threads,
         compiled,
@@ -146,7 +149,7 @@ def _run_study(
         executor.name,
         options.is_elsewhere,
         options.accept_other_numerics,
-        _scratch(options, paths, ranks),
+        scratch_folder(options, paths.folder, ranks.world),
     )
     if ranks.rank:
         for level in dependency_levels(results.configs):
@@ -216,20 +219,6 @@ def _step_times(
     return step_times
 
 
-def _scratch(options: RunOptions, paths: StudyPaths, ranks: Ranks) -> Path | None:
-    """Where --scratch is. Raises ConfigError where nothing can be trained there."""
-    if options.scratch is None:
-        return None
-    scratch = options.scratch.absolute()
-    if ranks.world > 1:
-        raise ConfigError("--scratch: several ranks train in the study's own directory", ("scratch",))
-    if scratch.is_relative_to(paths.folder.absolute()):
-        raise ConfigError(f"--scratch {scratch}: name a folder outside {paths.folder}", ("scratch",))
-    if not options.is_elsewhere and not (scratch.is_dir() and os.access(scratch, os.W_OK)):
-        raise ConfigError(f"--scratch {scratch}: not a folder that can be written to here; make it", ("scratch",))
-    return scratch
-
-
 def _check_space(paths: StudyPaths, missing: Sequence[RunConfig], cap: int | None) -> None:
     """Raises StoreError if the disk has no room for the missing runs, or for what of it the study may keep.
 
@@ -248,23 +237,6 @@ def _check_space(paths: StudyPaths, missing: Sequence[RunConfig], cap: int | Non
             f"{paths.folder} has {free / 1e6:,.1f} MB free, what is left of the study needs about "
             f"{more / 1e6:,.1f}; free some space, then the same command continues, or choose another --out"
         )
-
-
-def runs_at_once(options: RunOptions, configs: Sequence[RunConfig], device: torch.device, width: int) -> int:
-    """How many runs are trained at the same time, at most."""
-    return min(len(configs), worker_count(options, device) * width)
-
-
-def worker_count(options: RunOptions, device: torch.device) -> int:
-    """How many stacks are trained at the same time: one a core on a CPU, one a GPU. Raises ConfigError beyond that."""
-    if options.is_elsewhere:
-        return options.workers or MANY
-    if device.type == "cpu":
-        return options.workers or available_cores()
-    devices = len(resolve_devices(options.device))
-    if (options.workers or 1) > devices:
-        raise ConfigError(f"--workers {options.workers}: a worker needs a GPU, there are {devices}", ("workers",))
-    return options.workers or devices
 
 
 def uses_compiled_kernels(

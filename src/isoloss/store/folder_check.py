@@ -77,7 +77,7 @@ def _sync(folder: Path) -> tuple[bool, str]:
             os.fsync(stream.fileno())
             sync_folder(folder)
             took_s.append(time.perf_counter() - started)
-    slow = "; a study of many short runs spends its time on it, a disk of this machine's own is faster"
+    slow = "; a study of many short runs spends its time on it: train on a disk of the machine's own by --scratch"
     return True, f"a file and its name take {1e3 * median(took_s):.1f} ms{slow if median(took_s) > 0.05 else ''}"
 
 

@@ -27,8 +27,11 @@ _LIST = ".names.json"
 def move_in(source: RunPaths, target: RunPaths) -> None:
     """Let a run have the files of another folder, and no others; its lock must be held. Raises StoreError.
 
-    They are copied beside it, which changes nothing; that copy is whole once it is called `.moving`.
+    They are copied beside it, which changes nothing; that copy is whole once it is called `.moving`. A folder without a
+    status has no run's files, or no longer: nothing is moved.
     """
+    if not path_exists(source.status):
+        return
     staged, complete = target.folder / ".moving.tmp", target.folder / ".moving"
     with writing(target.folder):
         shutil.rmtree(staged, ignore_errors=True)

@@ -12,12 +12,13 @@ from isoloss.files import read_checksummed
 from isoloss.report.chapter import Chapter, Item
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
+from isoloss.store.records import EXECUTOR
 from isoloss.store.revisions import revisions
 from isoloss.wording import MISSING, counted, listed, loss, si
 
 MAX_SAMPLED_RUNS = 3
 """Samples of so many runs stand on the page as text."""
-RECORDED = ("device_name", "torch", "cpu_capability", "threads", "stack_width", "ranks")
+RECORDED = ("device_name", "torch", "cpu_capability", "threads", "stack_width", "ranks", EXECUTOR)
 PAIRS = (Column("what", "what"), Column("value", "value", width=80))
 UNFINISHED = (
     Column("run_id", "run"), Column("label", "levels", width=50), Column("status", "status"),

@@ -51,7 +51,8 @@ def prepare(
 
     Args:
         corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them; JSON lines or Parquet with the
-            field that has the text (files:data/*.jsonl.zst,field=text); a synthetic text
+            field that has the text (files:data/*.jsonl.zst,field=text); shards of GPT-2's tokens
+            (tokens:data/fineweb_train_*.bin); a synthetic text
             (synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7), of which the entropy is said; or a folder of
             nanoGPT's data (train.bin, val.bin, and input.txt or meta.json), for which the lines of a study file are
             printed.
@@ -64,6 +65,7 @@ def prepare(
     from isoloss.data.synthetic import source_named
     from isoloss.data.tokens import prepare as prepare_tokens
     from isoloss.files import user_path
+    from isoloss.study.file_patterns import is_pattern
     from isoloss.study.schema import stated_faults
     from isoloss.study.synthetic import is_synthetic
     from isoloss.study.texts import Text
@@ -75,7 +77,8 @@ def prepare(
     tokens = prepare_tokens(text, tokenizer, offline=offline, say=say)
     if of_nanogpt:
         paths = (path if fullmatch(r"[\w./-]+", str(path)) else dumps(path) for path in text.corpora)
-        show("\n".join(f"{key}: {path}" for key, path in zip(("corpus", "val_corpus"), paths, strict=False)))
+        lines = [f"{key}: {path}" for key, path in zip(("corpus", "val_corpus"), paths, strict=False)]
+        show("\n".join([*lines, *(["tokenizer: gpt2"] if is_pattern(text.corpus) else [])]))
     else:
         show(f"{tokens.folder}")
     say(

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from isoloss.data.corpus import CORPORA, PIECE_BYTES
+from isoloss.data.corpus import PIECE_BYTES
 from isoloss.data.documents import Ends, encode_documents, ends_of_splits
+from isoloss.data.known import CORPORA
 from isoloss.data.survey import TextReader, split_lengths, survey
 from isoloss.data.tokenizer import TokenArray, Tokenizer, token_dtype, tokenizer_from_dict
 from isoloss.data.vocabularies import TRAINING_RULE, read_vocabulary, vocabulary_of

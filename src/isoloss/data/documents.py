@@ -24,7 +24,7 @@ def ends_of_splits(reader: TextReader, facts: DataFacts, *, in_bytes: bool) -> t
     """
     cut, length = facts.train_tokens or 0, (facts.train_tokens or 0) + (facts.val_tokens or 0)
 
-    def places() -> Iterator[int]:
+    def places(separator: str) -> Iterator[int]:
         before = 0
         for _, group in groupby(reader, key=lambda numbered: numbered[0]):
             pieces = (piece for _, piece in group)
@@ -36,7 +36,7 @@ def ends_of_splits(reader: TextReader, facts: DataFacts, *, in_bytes: bool) -> t
             before = cut  # of val_corpus
 
     separator = reader.text.document_separator
-    found_N = np.fromiter(places() if separator else (), dtype=np.int64)
+    found_N = np.fromiter(places(separator) if separator else (), dtype=np.int64)
     of_train, of_val = found_N[found_N < cut], found_N[(found_N > cut) & (found_N < length)]
     return np.append(of_train, cut), np.append(of_val, length) - cut
 

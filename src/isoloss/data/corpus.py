@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from isoloss.data.compressed import is_compressed, opened
+from isoloss.data.hub import hub_texts
 from isoloss.data.known import CORPORA, load_known
 from isoloss.data.rows import texts_of
 from isoloss.data.shards import shard_texts
@@ -19,6 +20,7 @@ from isoloss.errors import CorpusError
 from isoloss.files import user_path
 from isoloss.study.config import MAX_INT
 from isoloss.study.file_patterns import TOKENS, is_pattern, matching, pattern_and_field, row_files_name
+from isoloss.study.hub_datasets import hub_dataset_named, is_hub_dataset
 from isoloss.study.synonyms import did_you_mean
 from isoloss.study.synthetic import is_synthetic
 from isoloss.study.texts import LINE_END, Corpus, corpus_name, corpus_names
@@ -38,7 +40,7 @@ class Piece(NamedTuple):
 class _File(NamedTuple):
     """A file of a corpus: what to call it, its path, and the field its rows are read by.
 
-    A known corpus has no path, and shards of tokens, which are one text, have several.
+    A known corpus and a dataset of the Hub have no path, and shards of tokens, which are one text, have several.
     """
 
     name: str
@@ -84,7 +86,7 @@ def _too_long(corpus: Corpus) -> CorpusError:
 
 
 def _files(name: str, say: Callable[[str], None]) -> list[_File]:
-    if name in CORPORA:
+    if name in CORPORA or is_hub_dataset(name):
         return [_File(name)]
     if is_synthetic(name):
         return [_File(name, synthetic_text(name, say))]
@@ -125,10 +127,12 @@ def _read(file: _File, size: int, end: str, offline: bool, say: Callable[[str], 
     if file.shards:
         texts = shard_texts(file.shards, gpt2(offline=offline, say=say).token_bytes, end)
         yield from map(_piece, filter(None, texts))
+    elif is_hub_dataset(file.name):
+        yield from _joined(hub_texts(hub_dataset_named(file.name), offline=offline), end)
     elif file.path is None:
         yield from _pieces(_cut(load_known(file.name, offline=offline, say=say)), file.name)
     elif file.field:
-        yield from _rows(file.path, file.field, end)
+        yield from _joined(texts_of(file.path, file.field), end)
     else:
         read = 0
         with opened(file.path) as stream:
@@ -139,10 +143,10 @@ def _read(file: _File, size: int, end: str, offline: bool, say: Callable[[str], 
                 yield piece
 
 
-def _rows(path: Path, field: str, end: str) -> Iterator[Piece]:
+def _joined(texts: Iterable[str], end: str) -> Iterator[Piece]:
     """The texts of rows, each with its end; rows without any character are left out."""
     gathered, length = list[str](), 0
-    for text in filter(None, texts_of(path, field)):
+    for text in filter(None, texts):
         gathered.append(text if text.endswith(end) else text + end)
         length += len(text)
         if length >= PIECE_BYTES:

@@ -27,6 +27,7 @@ from isoloss.study.cells import Design, Range, Scalar, Tuned
 from isoloss.study.config import SETTINGS, RunConfig, Seed, plain_message
 from isoloss.study.file_patterns import RowFilesShape, TokenFilesShape
 from isoloss.study.formula import NAMES
+from isoloss.study.hub_datasets import HubDataset
 from isoloss.study.hypotheses import Hypothesis, SpikesStated
 from isoloss.study.numbers import BYTES_PATTERN, byte_count
 from isoloss.study.stated_hypotheses import hypotheses_of
@@ -131,7 +132,9 @@ Levels = tuple[Scalar, ...]
 Count = Annotated[int, Field(ge=1)]
 CellShape = Annotated[dict[str, Any], _BySetting()]
 GroupShape = Annotated[dict[str, Any], _BySetting(_list_of)]
-CorpusShape = str | RowFilesShape | TokenFilesShape | SyntheticShape | Annotated[list[str], Field(min_length=1)]
+CorpusShape = (
+    str | RowFilesShape | TokenFilesShape | HubDataset | SyntheticShape | Annotated[list[str], Field(min_length=1)]
+)
 Cells = Annotated[tuple[dict[str, Scalar], ...], _parsed(entries_of, Annotated[list[CellShape], Field(min_length=1)])]
 SECTIONS = ("base", "factors", "budgets", "centre", "paired", "runs", "exclude", "tuned", "hypotheses")
 """Keys that may stand empty: they state nothing."""

@@ -22,6 +22,7 @@ from isoloss.study.file_patterns import (
     row_files_of,
     token_files_of,
 )
+from isoloss.study.hub_datasets import hub_dataset_named, hub_dataset_of, is_hub_dataset
 from isoloss.study.synthetic import is_synthetic, synthetic_named, synthetic_of
 
 Corpus = str | tuple[str, ...]
@@ -161,6 +162,10 @@ def corpus_of(value: Any) -> Corpus:
         return as_corpus(row_files_of(cast("dict[str, Any]", value)))
     if isinstance(value, dict) and "tokens" in value and "synthetic" not in value:
         return token_files_of(cast("dict[str, Any]", value))
+    if isinstance(value, dict) and "dataset" in value:
+        return hub_dataset_of(cast("dict[str, Any]", value)).name
+    if is_hub_dataset(value):
+        return hub_dataset_named(value).name
     if isinstance(value, str) and value.strip():
         if is_pattern(value):
             pattern_and_field(value)

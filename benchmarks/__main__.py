@@ -6,7 +6,7 @@ import sys
 
 import tyro
 
-from benchmarks import faults, precision, report, sampling, scale, train, watch
+from benchmarks import faults, precision, report, sampling, scale, tokenize, train, watch
 from isoloss.errors import IsolossError
 
 if __name__ == "__main__":
@@ -18,6 +18,7 @@ if __name__ == "__main__":
         "report": report.run,
         "watch": watch.run,
         "faults": faults.run,
+        "tokenize": tokenize.run,
     }
     try:
         tyro.extras.subcommand_cli_from_dict(verbs, prog="python -m benchmarks")

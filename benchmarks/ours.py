@@ -83,7 +83,7 @@ def _prepared(
 
 
 def _take(stacked: StackState, stepper: Stepper, n: int) -> int:
-    taken = len(stepper.take(n)[0])
+    taken = len(stepper.take(n).read()[0])
     stacked.progress = [replace(progress, step=progress.step + taken) for progress in stacked.progress]
     return taken
 

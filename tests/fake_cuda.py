@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
@@ -33,6 +34,7 @@ from isoloss.training import evaluate, step
 from isoloss.training.distributed import Ranks
 from isoloss.training.memory import WITHOUT_SHAPES, stack_memory
 from isoloss.training.optimizers.update import Update
+from isoloss.training.saving import Saver
 from isoloss.training.state import initial_state, stack
 from isoloss.training.step import Stepper
 
@@ -125,6 +127,64 @@ def fault(work: Callable[[], object]) -> str:
     return ""
 
 
+class FakeEvent:
+    """Notes when the host waits for the device."""
+
+    waits: ClassVar[list[str]] = []
+
+    def __init__(self, enable_timing: bool = False) -> None: ...
+    def record(self) -> None: ...
+    def synchronize(self) -> None:
+        self.waits.append(type(self).__name__)
+
+    def elapsed_time(self, other: FakeEvent) -> float:
+        return 1.0
+
+
+class FakeStream(FakeEvent):
+    """Notes likewise, and which streams wait for which."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.waits_for = device, list[str]()
+
+    def wait_stream(self, other: str) -> None:
+        self.waits_for.append(other)
+
+
+class Copies(TorchDispatchMode):
+    """Notes what comes to the host: pinned memory that is taken for it, and whether a copy is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in WITHOUT_SHAPES:
+            return None
+        if kwargs.pop("pin_memory", False):  # there is no such memory here
+            self.made.append("pinned memory")
+        result = func(*args, **kwargs)
+        devices = {leaf.device.type for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)}
+        if devices == {"cpu", "cuda"}:
+            self.made.append(f"{func.name()}{', waited for' * _waits(func, args)}")
+        return result
+
+
+def _waits(func: Any, args: tuple[Any, ...]) -> bool:
+    return func is not torch.ops.aten.copy_.default or len(args) < 3 or not args[2]
+
+
+@contextmanager
+def streams_and_events() -> Iterator[None]:
+    """Those of CUDA, in name."""
+    fakes = {"Event": FakeEvent, "Stream": FakeStream, "device": nullcontext, "stream": nullcontext}
+    with ExitStack() as patched:
+        for name, fake in {**fakes, "current_stream": lambda device: "training"}.items():
+            patched.enter_context(patch.object(torch.cuda, name, fake))
+        yield
+
+
 class Work:
     """A step, an evaluation and sampling on CUDA, of a stack of two runs with the same settings."""
 
@@ -156,6 +216,31 @@ class Work:
             tokens_BxT = torch.zeros(2, length, dtype=torch.int64, device=CUDA)
             gpt.next_logits(parameters, self.members[0], tokens_BxT, cache)
             cache.length += length
+
+    def copies_of_a_block(self) -> list[str]:
+        """What a block of steps brings to the host, after the first, of which the tables are filled."""
+        with streams_and_events(), torch.no_grad():
+            with Copies():
+                self._stepper.take(1)
+            FakeEvent.waits.clear()
+            with Copies() as copies:
+                self._stepper.take(2)
+            return [*copies.made, *FakeEvent.waits]
+
+    def copies_of_a_checkpoint(self) -> list[list[str]]:
+        """What saving a checkpoint brings to the host and waits for, as training and as the thread sees it."""
+        with streams_and_events(), torch.no_grad():
+            saver = Saver(CUDA, lambda config, what: lambda state: None)
+            tasks = list[Callable[[], None]]()
+            assert saver._thread is not None and isinstance(saver._stream, FakeStream)
+            with patch.object(saver._thread, "submit", lambda task, *given: tasks.append(partial(task, *given))):
+                FakeEvent.waits.clear()
+                with Copies() as in_training:
+                    saver.save(self.stack, [0, 1], "checkpoint")
+                seen = [*in_training.made, *FakeEvent.waits]
+                with Copies() as in_thread:
+                    tasks[0]()
+            return [seen, saver._stream.waits_for, in_thread.made, FakeEvent.waits]
 
     def transfers(self, chunk_bytes: int) -> int:
         """Operations of a whole evaluation of one split that touch the host."""
@@ -195,9 +280,11 @@ def main() -> None:
             for name in SEEN_TWO_WAYS:
                 with mutated(place, MUTANTS[name]):
                     mutants[f"{name}, {place} of {part}"] = fault(getattr(work, part))
+        copies = [Work({}).copies_of_a_block(), *Work({"ema": 0.9}).copies_of_a_checkpoint()]
         memory = stack_memory(work.members, DATA, CUDA)
     memories = asdict(memory), asdict(stack_memory(work.members, DATA))
-    print(json.dumps({"stacks": stacks, "mutants": mutants, "transfers": transfers, "memory": memories}))
+    found = {"stacks": stacks, "mutants": mutants, "transfers": transfers, "copies": copies, "memory": memories}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

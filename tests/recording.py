@@ -13,6 +13,7 @@ from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.training.backend import kernels_for
 from isoloss.training.loop import EvalRow, StepRow, train
+from isoloss.training.saving import Save, Saved
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, Progress, initial_state, stack
 
 
@@ -30,12 +31,8 @@ class Recording:
     def evaluation(self, row: EvalRow) -> None:
         self.evals.append(row)
 
-    def checkpoint(self, state: MemberState) -> None:
-        moments = {name: moment_P.clone() for name, moment_P in state.moments.items()}
-        average_P = None if state.average_P is None else state.average_P.clone()
-        self.kept.append(MemberState(state.config, state.progress, state.flat_P.clone(), moments, average_P))
-
-    def keep(self, state: MemberState) -> None: ...
+    def saving(self, what: Saved) -> Save:
+        return lambda state: self.kept.append(state.each(torch.clone)) if what == "checkpoint" else None
 
     def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
         self.outcome, self.reason = outcome, reason

@@ -124,7 +124,7 @@ def test_group1_is_told_what_it_cannot_show() -> None:
     assert "2 sizes (787,584 and 3,148,032 non-embedding parameters)" in text["too_few_sizes"]
     assert "804,096 parameters with any of them, cut into heads of 32 and 16 dimensions" in text["n_head_same_params"]
     assert "16 of 32 runs end before step 2,000" in text["horizon_before_plateau"]
-    assert "0.51 to 2 times the 1,003,854 tokens" in text["epochs"]
+    assert "0.51 to 2 times the 1,003,854 unique tokens" in text["epochs"]
     assert "32 runs, about 30 min here; 5 seeds find" in text["cost"]
     assert "160 runs, about 2.5 hours here" in text["cost"]
     remedies = {one.code: one.remedy or "" for one in found}

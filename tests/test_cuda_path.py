@@ -49,6 +49,16 @@ def test_a_longer_evaluation_has_no_more_transfers(found: dict[str, Any]) -> Non
     assert in_one_chunk == in_many > 0
 
 
+def test_losses_and_checkpoints_come_to_the_host_without_a_wait(found: dict[str, Any]) -> None:
+    block, *of_checkpoint = found["copies"]
+    copy = ["pinned memory", "aten::copy_"]
+    assert block == copy
+    in_training, waited_for, in_thread, waits = of_checkpoint
+    assert (in_training, waited_for) == ([], ["training"])
+    assert in_thread == 2 * 4 * copy  # of each member weights, two moments and an average
+    assert waits == 2 * ["FakeStream"]
+
+
 def test_every_mistake_is_found(found: dict[str, Any]) -> None:
     assert len(found["mutants"]) == 29
     assert [name for name, fault in found["mutants"].items() if not fault] == []

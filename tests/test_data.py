@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoloss.data import corpus
-from isoloss.data.batches import exact_eval_starts, train_batch
+from isoloss.data.batches import exact_eval_starts, train_batch, undivided
 from isoloss.data.known import KnownCorpus, Source
 from isoloss.data.tokenizer import tokenizer_from_dict, train_tokenizer
 from isoloss.data.tokens import check_length, corpus_facts, open_tokens, prepare
@@ -162,16 +162,16 @@ def test_batches_reach_every_place_of_the_text() -> None:
 def test_evaluation_windows_fit_and_do_not_overlap(length: int, block: int, at_most: int) -> None:
     if length <= block:
         return
-    for starts in (exact_eval_starts(np.array([length]), block), exact_eval_starts(np.array([length]), block, at_most)):
+    for starts in (exact_eval_starts(undivided(length), block), exact_eval_starts(undivided(length), block, at_most)):
         assert len(starts) >= 1
         assert (np.diff(starts) >= block).all()
         assert starts[0] == 0 and starts[-1] + block + 1 <= length
-    assert len(exact_eval_starts(np.array([length]), block)) == (length - 1) // block
-    assert len(exact_eval_starts(np.array([length]), block, at_most)) * block <= max(at_most, block)
+    assert len(exact_eval_starts(undivided(length), block)) == (length - 1) // block
+    assert len(exact_eval_starts(undivided(length), block, at_most)) * block <= max(at_most, block)
 
 
 def test_shakespeares_validation_split_has_its_windows() -> None:
-    assert len(exact_eval_starts(np.array([111_540]), 64)) == 1742
+    assert len(exact_eval_starts(undivided(111_540), 64)) == 1742
 
 
 @pytest.mark.parametrize(

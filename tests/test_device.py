@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from isoloss.store.tables import load_study
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
-from isoloss.training import device
+from isoloss.training import device, numerics, step
 from isoloss.training.device import (
     Peak,
     is_lost,
@@ -37,6 +38,7 @@ from isoloss.training.device import (
 )
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens
+from isoloss.training.gpus import Gpu
 from isoloss.training.numerics import differences, numerics_here
 from isoloss.training.state import StackState, initial_state, stack
 from isoloss.training.step import Stepper
@@ -98,7 +100,7 @@ def test_an_unknown_gpu_is_measured_by_its_own_clock(monkeypatch: pytest.MonkeyP
     assert rate == pytest.approx(10 * 2 * 8**3 / 2e-3)
     monkeypatch.setattr(device, "measured_gemm_on_cuda", lambda *_: 7.0)
     for gpu, expected in (("NVIDIA L4", Peak(30.3e12, "nominal")), ("NVIDIA A10G", Peak(7.0, "measured GEMM"))):
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, gpu=gpu: gpu)
+        monkeypatch.setattr(device, "gpu", lambda _, gpu=gpu: Gpu(gpu))
         assert peak.__wrapped__(torch.device("cuda", 0), "fp32", 1) == expected
 
 
@@ -122,7 +124,7 @@ def test_a_process_has_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPatch
 
 
 def test_how_products_round_on_cuda_is_part_of_the_numerics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
+    monkeypatch.setattr(numerics, "gpu", lambda device: Gpu("NVIDIA L4"))
     devices = torch.device("cuda", 0), CPU
     before = [numerics_here(device, "", threads=1, stack=4, ranks=1) for device in devices]
     assert before[0].instructions == "sums in bf16 and fp16, fp32 products highest"
@@ -176,23 +178,27 @@ def test_a_lost_gpu_fails_its_stack_and_no_other(
 
 
 def test_a_worker_that_lost_its_gpu_ends(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "train_stack", raising(DeviceLostError("")))
-    for changed in ("signal.signal", "torch.set_num_threads"):
-        monkeypatch.setattr(f"isoloss.execution.processes.{changed}", lambda *_: None)
-    monkeypatch.setattr(processes, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(processes, "train_placed", raising(DeviceLostError("")))
+    monkeypatch.setattr("isoloss.execution.processes.signal.signal", lambda *_: None)
+    monkeypatch.setattr(processes, "prepare_process", lambda context: None)
     ours, theirs = multiprocessing.Pipe()
     ours.send((make(),))
     processes._worker_main(theirs, TrainingContext(StudyPaths(tmp_path), {}, CPU, threads=1))
     assert not ours.poll()  # it did not say that the stack has ended
 
 
+@pytest.mark.parametrize("world", [1, 2])
 def test_a_step_is_captured_and_replayed_on_its_own_gpu(
-    make: Make, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+    make: Make, tokens: Tokens, monkeypatch: pytest.MonkeyPatch, world: int
 ) -> None:
-    """A graph that is captured while another device is current is empty, without an error."""
+    """A graph that is captured while another device is current is empty, without an error.
+
+    Other threads may use the device meanwhile: one that saves a checkpoint, or NCCL's that watches over ranks.
+    """
     stacked, current, done = stack([initial_state(make())], CPU), [0], list[tuple[str, int]]()
     stepper = Stepper(stacked, DeviceTokens(tokens, CPU).train_N, Ranks())
     stepper.take(1)
+    stepper._ranks = Ranks(0, world)
 
     @contextmanager
     def entered(chosen: torch.device) -> Iterator[None]:
@@ -205,14 +211,16 @@ def test_a_step_is_captured_and_replayed_on_its_own_gpu(
             done.append(("replay", current[0]))
 
     @contextmanager
-    def capture(_: Graph) -> Iterator[None]:
+    def capture(_: Graph, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
         done.append(("capture", current[0]))
         yield
 
     monkeypatch.setattr(StackState, "device", property(lambda self: torch.device("cuda", 3)))
     monkeypatch.setattr(Stepper, "step", lambda self: done.append(("step", current[0])))
-    for name, fake in (("device", entered), ("CUDAGraph", Graph), ("graph", capture)):
+    for name, fake in (("device", entered), ("CUDAGraph", Graph), ("graph", capture), ("Event", Mock)):
         monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(step, "pinned_copy", torch.clone)
     stepper.take(4)
     assert [what for what, _ in done] == ["step", "step", "capture", "step", "replay", "replay"]
     assert {where for _, where in done} == {3} and current == [0]

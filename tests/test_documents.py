@@ -63,8 +63,8 @@ def divided(corpus: Any = "a.txt", **more: Any) -> Text:
 
 def documents(tokens: Tokens) -> list[str]:
     """The documents of both splits, as their tokens and ends have them."""
-    splits = zip((tokens.train_N, tokens.val_N), tokens.ends, strict=True)
-    return [tokens.tokenizer.decode(part) for split_N, ends_D in splits for part in np.split(split_N, ends_D[:-1])]
+    splits = zip((tokens.train_N, tokens.val_N), tokens.layouts, strict=True)
+    return [tokens.tokenizer.decode(part) for split_N, of in splits for part in np.split(split_N, of.ends_D[:-1])]
 
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 22])
@@ -75,10 +75,10 @@ def test_documents_are_those_of_the_text_for_every_tokenizer(
     monkeypatch.setattr(corpus, "PIECE_BYTES", size)
     tokens = prepare(divided(), name)
     found, whole = documents(tokens), [document + END for document in DOCUMENTS]
-    cut = len(tokens.ends[0])  # the document that the split cuts is two
+    cut = len(tokens.layouts[0].ends_D)  # the document that the split cuts is two
     assert found[: cut - 1] == whole[: cut - 1] and found[cut + 1 :] == whole[cut:]
     assert found[cut - 1] + found[cut] == whole[cut - 1]
-    assert open_tokens(tokens.folder).ends[0].tolist() == tokens.ends[0].tolist()
+    assert open_tokens(tokens.folder).layouts[0].ends_D.tolist() == tokens.layouts[0].ends_D.tolist()
     if name != "bpe:300":
         assert corpus_facts(divided(), name) == tokens.facts or name == "char"
         assert corpus_facts(divided(), name).documents == tokens.facts.documents
@@ -94,19 +94,20 @@ def test_ends_that_are_altered_are_found() -> None:
 @pytest.mark.parametrize("block", [1, 8, 40])
 def test_no_window_crosses_an_end_and_every_place_within_is_drawn(block: int) -> None:
     tokens = prepare(divided())
-    for data_N, ends_D in zip((tokens.train_N, tokens.val_N), tokens.ends, strict=True):
+    for data_N, layout in zip((tokens.train_N, tokens.val_N), tokens.layouts, strict=True):
+        ends_D = layout.ends_D
         bounds = [*zip([0, *ends_D[:-1].tolist()], ends_D.tolist(), strict=True)]
         possible = {start for begin, end in bounds for start in range(begin, end - block)}
-        until_D, shift_D = possible_starts(ends_D, block)
-        numbers = np.arange(until_D[-1])
-        assert {*(numbers + shift_D[np.searchsorted(until_D, numbers, side="right")]).tolist()} == possible
+        starts = possible_starts(layout, block)
+        numbers = np.arange(starts.until_D[-1])
+        assert {*starts.places(numbers).tolist()} == possible
         assert len(numbers) == len(possible)  # each as often as any other
-        assert {*sampled_eval_starts(1, 2, 0, 500, ends_D, block).tolist()} <= possible
+        assert {*sampled_eval_starts(1, 2, 0, 500, layout, block).tolist()} <= possible
         exact = [start for begin, end in bounds for start in range(begin, end - block, block)]
-        assert exact_eval_starts(ends_D, block).tolist() == exact
-        some = exact_eval_starts(ends_D, block, 5 * block)
+        assert exact_eval_starts(layout, block).tolist() == exact
+        some = exact_eval_starts(layout, block, 5 * block)
         assert len(some) == min(5, len(exact)) and {*some.tolist()} <= {*exact} and (np.diff(some) > 0).all()
-        batch = train_batch(data_N, 1, 2, 0, 1, 50, block, ends_D)
+        batch = train_batch(data_N, 1, 2, 0, 1, 50, block, layout)
         inside = {tuple(data_N[start : start + block + 1].tolist()) for start in possible}
         assert {*map(tuple, batch.tolist())} <= inside
 
@@ -115,12 +116,15 @@ def test_a_step_draws_the_same_blocks_on_its_device(make: Any) -> None:
     tokens = prepare(divided())
     config = make(block_size=8, batch_size=4, vocab_size=tokens.tokenizer.vocab_size)
     stepper = Stepper(
-        stack([initial_state(config)], torch.device("cpu")), torch.from_numpy(tokens.train_N), Ranks(), tokens.ends[0]
+        stack([initial_state(config)], torch.device("cpu")),
+        torch.from_numpy(tokens.train_N),
+        Ranks(),
+        tokens.layouts[0],
     )
     stepper.fill_tables()
     starts_RxB = stepper._starts_RKxExB[:, 0].numpy()  # pyright: ignore[reportPrivateUsage]
     for step in range(len(starts_RxB)):
-        drawn = train_batch(tokens.train_N, config.seed, step, 0, 1, 4, 8, tokens.ends[0])
+        drawn = train_batch(tokens.train_N, config.seed, step, 0, 1, 4, 8, tokens.layouts[0])
         assert (windows(tokens.train_N, starts_RxB[step], 8) == drawn).all()
 
 
@@ -130,7 +134,7 @@ def test_bits_per_byte_are_those_of_the_targets_within_documents(make: Any, name
     config = make(block_size=8, tokenizer=name, vocab_size=tokens.tokenizer.vocab_size, eval_val_tokens=0)
     stacked = stack([initial_state(config)], torch.device("cpu"))
     [found] = evaluate(stacked, DeviceTokens(tokens, torch.device("cpu")), Ranks()) or []
-    blocks, ends_D = [], tokens.ends[1]
+    blocks, ends_D = [], tokens.layouts[1].ends_D
     for begin, end in zip([0, *ends_D[:-1]], ends_D, strict=True):
         blocks += [tokens.val_N[start : start + 9].astype(np.int64) for start in range(begin, end - 8, 8)]
     losses = gpt.loss(stacked.parameters, stacked.members, torch.from_numpy(np.stack(blocks))[None])
@@ -173,17 +177,19 @@ def test_a_study_keeps_its_documents_apart_from_end_to_end(folder: Path, monkeyp
 def test_documents_that_no_block_fits_into_are_left_out_and_said(make: Any) -> None:
     facts = corpus_facts(divided(), "char")
     config = make(block_size=64, vocab_size=facts.vocab_size)
-    lengths = np.diff(prepare(divided()).ends[0], prepend=0)
+    lengths = prepare(divided()).layouts[0].lengths_D
     share = lengths[lengths <= 64].sum() / lengths.sum()
     [found] = [each for each in settings_findings([config], facts, None) if each.code == "short_documents"]
     assert f"With block_size 64, {percent(share)} of the training tokens" in found.text
     assert evaluated_blocks(config.model_copy(update={"eval_val_tokens": 0}), facts) == len(
-        exact_eval_starts(prepare(divided()).ends[1], 64)
+        exact_eval_starts(prepare(divided()).layouts[1], 64)
     )
     with pytest.raises(
         CorpusError, match=r"the longest document of the train split of .* has 9\d tokens, block_size=128"
     ):
         check_length(make(block_size=128), facts)
+    with pytest.raises(CorpusError, match="eval=sliding reads across the ends of documents"):
+        check_length(make(block_size=64, eval="sliding", eval_stride=8), facts)
 
 
 @pytest.mark.parametrize("stated", ["''", "3", "[a]", "x" * 101])

@@ -145,8 +145,8 @@ def test_the_optimizer_goes_on_as_ours_would(make: Make, shape: dict[str, Any]) 
 
     stacked = stack([state], torch.device("cpu"))
     rate_1, one_1 = torch.tensor([learning_rate(config, state.progress.step)]), torch.ones(1)
-    counts = stacked.counts_Ex2, rate_1, one_1, torch.zeros(1)
-    adamw.step(Update(stacked.members, stacked.parameters, grad_P[None], stacked.moments, *counts))
+    factors = stacked.counts_Ex2, rate_1, one_1, torch.zeros(1), torch.tensor([config.weight_decay])
+    adamw.step(Update(stacked.members, stacked.parameters, grad_P[None], stacked.moments, *factors))
     weights = layout_of(config).split(stacked.parameters.flat_ExP[0])
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), weights[name.removeprefix("transformer.")], msg=name)

@@ -21,12 +21,14 @@ from isoloss.execution.width import MAX_MEMORY_SHARE, stack_width, widest, width
 from isoloss.model.parameters import Parameters
 from isoloss.store.run import RunStatus, write_status
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts, joined_facts
 from isoloss.training import evaluate
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, split_loss
+from isoloss.training.gpus import Gpu
 from isoloss.training.memory import CONTEXT_BYTES, StackMemory, stack_memory
 from isoloss.training.numerics import numerics_here
 from isoloss.training.state import initial_state, stack
@@ -84,11 +86,14 @@ def test_memory_is_what_torch_allocates(make: Make, monkeypatch: pytest.MonkeyPa
     assert computed.evaluation == pytest.approx(allocated(evaluated), rel=0.01)
     flat = 4 * stacked.parameters.flat_ExP.numel()
     assert computed.held > (3 + len(stacked.moments)) * flat  # weights, moments, gradients of a micro-batch and a step
+    states = [stacked.member(e).each(torch.clone) for e in range(len(members))]
+    copied = [t for state in states for t in (state.flat_P, *state.moments.values(), state.average_P) if t is not None]
+    assert computed.saved == 2 * sum(4 * tensor.numel() for tensor in copied)
 
 
 def test_a_graph_keeps_its_memory_in_evaluations_and_not_while_a_stack_is_copied() -> None:
-    assert StackMemory(held=10, step=8, evaluation=7).peak == CONTEXT_BYTES + 25
-    assert StackMemory(held=100, step=8, evaluation=7).peak == CONTEXT_BYTES + 200
+    assert StackMemory(held=10, step=8, evaluation=7, saved=3).peak == CONTEXT_BYTES + 28
+    assert StackMemory(held=100, step=8, evaluation=7, saved=3).peak == CONTEXT_BYTES + 203
 
 
 def test_the_widest_stack_fits_and_the_next_does_not(make: Make) -> None:
@@ -107,8 +112,9 @@ def test_the_widest_stack_fits_and_the_next_does_not(make: Make) -> None:
 
 def test_a_text_takes_memory_by_its_own_tokenizer(make: Make) -> None:
     alone, longer = DataFacts("", 300, 4_000, 20_000), DataFacts("", 65, 400_000, 2_000_000)
-    both = joined_facts({"char": longer, "bpe:300": alone})
-    members = [make(tokenizer="bpe:300", vocab_size=300)]
+    chars, bpe = make(), make(tokenizer="bpe:300", vocab_size=300)
+    both = joined_facts({dataset_of(chars): longer, dataset_of(bpe): alone})
+    members = [bpe]
     assert stack_memory(members, both) == stack_memory(members, alone)
     assert stack_memory([make()], both).held - stack_memory([make()], DATA).held > 2 * 2_000_000
     [large] = [make(tokenizer="bpe:70000", vocab_size=70_000, n_embd=8, n_head=1)]
@@ -125,7 +131,8 @@ def test_a_run_trains_with_as_many_as_there_are_of_its_shape(make: Make) -> None
 def test_free_memory_is_asked_on_an_accelerator_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = [make(seed=seed) for seed in range(6)]
     bytes_of_4 = stack_memory(configs[:4], DATA).peak
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (ceil(bytes_of_4 / MAX_MEMORY_SHARE), 1 << 40))
+    gpu = Gpu("NVIDIA L4", free_bytes=ceil(bytes_of_4 / MAX_MEMORY_SHARE))
+    monkeypatch.setattr(width, "gpu", lambda device: gpu)
     assert stack_width(RunOptions(), configs, CUDA, DATA) == 4
     monkeypatch.setattr(width, "stack_memory", lambda *_: pytest.fail("nothing is computed on a CPU"))
     assert stack_width(RunOptions(), configs, CPU, DATA) == 1
@@ -133,7 +140,7 @@ def test_free_memory_is_asked_on_an_accelerator_alone(make: Make, monkeypatch: p
 
 
 def test_a_study_keeps_the_width_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40))
+    monkeypatch.setattr(width, "gpu", lambda device: Gpu("NVIDIA L4", free_bytes=1 << 40))
     study = Study("kept", "a.txt", base={"max_iters": 20, "eval_interval": 5, "n_layer": 1, "n_embd": 16})
     results = fake_study(tmp_path, study, dict.fromkeys(range(study.size), ("pending", "")))
     assert stack_width(RunOptions(), results.configs, CUDA, DATA, results) == study.size

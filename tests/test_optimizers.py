@@ -38,7 +38,8 @@ def stepped(members: list[RunConfig], native: bool, skipped: bool = False) -> tu
     moments = {name: torch.zeros_like(flat_ExP) for name in OPTIMIZERS[members[0].optimizer].moments}
     counts_Ex2, lr_E = torch.zeros(E, 2), torch.tensor([config.learning_rate for config in members])
     for grad_ExP in grads_NxExP:
-        factors = counts_Ex2, lr_E, torch.full((E,), 2.0), torch.full((E,), float(skipped))
+        decay_E = torch.tensor([config.weight_decay for config in members])
+        factors = counts_Ex2, lr_E, torch.full((E,), 2.0), torch.full((E,), float(skipped)), decay_E
         function_of(OPTIMIZERS[members[0].optimizer].step)(Update(members, parameters, grad_ExP * 2, moments, *factors))
     return flat_ExP, grads_NxExP
 
@@ -163,7 +164,8 @@ def test_muons_matrices_decay_alike_in_every_parametrization(make: Make) -> None
         flat_ExP = torch.ones(1, layout_of(config).size)
         moments = {name: torch.zeros_like(flat_ExP) for name in OPTIMIZERS["muon"].moments}
         parameters = Parameters(layout_of(config), flat_ExP, Kernels(torch.float32))
-        factors = torch.zeros(1, 2), torch.tensor([config.learning_rate]), torch.ones(1), torch.zeros(1)
+        rates = torch.tensor([config.learning_rate]), torch.tensor([config.weight_decay])
+        factors = torch.zeros(1, 2), rates[0], torch.ones(1), torch.zeros(1), rates[1]
         muon.step(Update([config], parameters, torch.zeros_like(flat_ExP), moments, *factors))
         assert flat_ExP[0, 0].item() == pytest.approx(1 - 0.1 * 0.5), parametrization
 

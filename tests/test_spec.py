@@ -99,7 +99,7 @@ def test_identity_is_science_alone() -> None:
 def test_runs_that_state_no_seed_but_one_keep_the_names_they_had(name: str) -> None:
     """Their canonical form has what it had before the settings that were added since, under its own name."""
     for built in find_study(name).with_seeds(2).expand(SHAKESPEARE):
-        added = ("corpus", "init_seed", "data_seed", *ADDED_SETTINGS)
+        added = ("corpus", "val_corpus", "init_seed", "data_seed", *ADDED_SETTINGS)
         named = {name: value for name, value in vars(built).items() if name not in added}
         del named["eval_iters"]  # of sampled evaluation
         assert named.pop("eval_val_tokens") == 0  # all of the split, as when this was no setting

@@ -24,9 +24,8 @@ from isoloss.analysis.effects import Effects
 from isoloss.analysis.laws import summary_columns
 from isoloss.cli.status import status_as_text
 from isoloss.cli.tables import roles
-from isoloss.data import byte_level, compressors
+from isoloss.data import byte_level
 from isoloss.data.byte_level import ByteLevel
-from isoloss.data.compressors import compressed_bits
 from isoloss.data.tokenizer import Tokenizer, token_dtype, train_tokenizer
 from isoloss.data.tokens import check_length, corpus_facts, open_tokens, prepare
 from isoloss.data.vocabularies import train_bpe
@@ -50,11 +49,11 @@ from isoloss.store.opening import open_study, recorded_tokenizers
 from isoloss.store.outcome import measure
 from isoloss.store.progress import Best, RunProgress, StudyProgress, study_progress
 from isoloss.store.tables import StudyResults, load_study, ranked_runs
+from isoloss.study.datasets import PER_BYTE
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, find_study, parse_study
 from isoloss.study.texts import ANY_DATA, Text, joined_facts
-from isoloss.study.tokenizer_names import PER_BYTE
 from isoloss.training import evaluate
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens
@@ -266,7 +265,7 @@ def test_bits_per_byte_of_one_distribution_do_not_depend_on_the_tokenizer(
         monkeypatch.setattr(
             evaluate.gpt,
             "loss",
-            lambda parameters, members, blocks, costs_V=costs_V: costs_V[blocks[..., 1:]].mean((1, 2)),
+            lambda parameters, members, blocks, *_, costs_V=costs_V: costs_V[blocks[..., 1:]].mean((1, 2)),
         )
         study = Study("s", str(tmp_path / "text.txt"), name, base={**TINY, "eval": mode, "eval_iters": 3})
         stacked = stack([initial_state(study.expand(tokens.facts)[0])], torch.device("cpu"))
@@ -295,6 +294,18 @@ def test_tokenizers_of_a_study_are_its_factor_and_stated_once() -> None:
             parse_study(FACTOR + more, "s.yaml")
     with pytest.raises(ConfigError, match="tuned: tokenizer"):
         parse_study(FACTOR.replace("factors", "tuned"), "s.yaml")
+
+
+@pytest.mark.parametrize("section", ["tokenizer: {}", "base: {{tokenizer: {}}}", "factors: {{tokenizer: [char, {}]}}"])
+def test_a_file_may_be_a_mapping_wherever_a_tokenizer_stands(tmp_path: Path, section: str) -> None:
+    (tmp_path / "t.json").write_text("{}")
+    found: list[Study] = []
+    for spelled in ("'file:t.json'", "{file: t.json}"):
+        (tmp_path / "s.yaml").write_text(f"name: s\n{section.format(spelled)}\n")
+        found.append(find_study(str(tmp_path / "s.yaml")))
+    assert found[0] == found[1] and found[0].tokenizers[-1] == f"file:{tmp_path / 't.json'}"
+    (tmp_path / "s.yaml").write_text("name: s\nfactors: {tokenizer: [{file: a.json}, {file: b.json}]}\n")
+    assert find_study(str(tmp_path / "s.yaml")).size == 2
 
 
 def test_a_hypothesis_between_tokenizers_is_about_bits_per_byte() -> None:
@@ -377,8 +388,8 @@ def test_joined_studies_have_the_tokenizers_of_their_parts(compared: StudyResult
     whole = merge_studies([compared.paths.folder, tmp_path / "copy"], tmp_path / "out").results
     opened = load_study(whole.paths.folder)
     assert {*map(run_id, opened.configs)} == {*map(run_id, compared.configs)}
-    for name in compared.study.tokenizers:
-        assert tokenizer_of(opened, name) == tokenizer_of(compared, name)
+    for dataset in compared.study.datasets:
+        assert tokenizer_of(opened, dataset) == tokenizer_of(compared, dataset)
     one = replace(compared.study, factors={"tokenizer": ("char", "bpe:260")})
     with pytest.raises(ConfigError, match="different texts, validation splits or tokenizers"):
         check_same_text(compared, replace(compared, study=one))
@@ -414,21 +425,24 @@ def test_a_study_may_gain_a_tokenizer(compared: StudyResults, tmp_path: Path) ->
     grown = run_study(study, tmp_path / "out", ON_A_CPU, executor=Inline(Ranks()))
     assert grown.summary()["status"].to_list() == ["done"] * 4 and len(grown.set_aside) == 4
     assert {run_id(config) for config in grown.configs} & {run_id(config) for config in compared.configs}
-    assert load_study(grown.paths.folder).facts.of("byte").vocab_size == 256
-    definition = grown.paths.definition(grown.facts.of("bpe:280").tokenizer_sha256)
+    byte, bpe = grown.study.datasets
+    assert load_study(grown.paths.folder).facts.of(byte).vocab_size == 256
+    definition = grown.paths.definition(grown.facts.of(bpe).tokenizer_sha256)
     definition.write_text("damaged")
     run_study(study, tmp_path / "out", ON_A_CPU, executor=Inline(Ranks()))
-    assert tokenizer_of(grown, "bpe:280") == tokenizer_of(compared, "bpe:280")
+    assert tokenizer_of(grown, bpe) == tokenizer_of(compared, bpe)
     run_study(
         replace(study, factors={"tokenizer": ("byte", "bpe:270")}), tmp_path / "out", ON_A_CPU, executor=Inline(Ranks())
     )
-    assert [*recorded_tokenizers(grown.paths)] == ["byte", "bpe:270", "bpe:280", "char", "bpe:260"]
+    recorded = [each.tokenizer for each in recorded_tokenizers(grown.paths)]
+    assert recorded == ["byte", "bpe:270", "bpe:280", "char", "bpe:260"]
 
 
 def test_a_tokenizer_that_changed_under_its_name_is_refused(compared: StudyResults) -> None:
-    facts = {name: compared.facts.of(name) for name in compared.study.tokenizers}
+    facts = {dataset: compared.facts.of(dataset) for dataset in compared.study.datasets}
+    *_, bpe = facts
     assert recorded_study(replace(compared, facts=joined_facts(facts))) is not None
-    facts["bpe:280"] = replace(facts["bpe:280"], tokenizer_sha256="0" * 64)
+    facts[bpe] = replace(facts[bpe], tokenizer_sha256="0" * 64)
     with pytest.raises(ConfigError, match=r"tokenizer bpe:280 is another than when .* was started; choose another"):
         recorded_study(replace(compared, facts=joined_facts(facts)))
 
@@ -436,7 +450,8 @@ def test_a_tokenizer_that_changed_under_its_name_is_refused(compared: StudyResul
 def test_a_definition_of_a_stranger_is_refused_in_one_line(compared: StudyResults, tmp_path: Path) -> None:
     shutil.copytree(compared.paths.folder, tmp_path / "out")
     results = load_study(tmp_path / "out")
-    record = results.tokenizer("bpe:280")
+    char, *_, bpe = results.study.datasets
+    record = results.tokenizer(bpe)
     known = json.loads(results.paths.definition(record["tokenizer_sha256"]).read_text())
     for changed in (
         {"pre_tokenizer": {"type": "Odd"}},
@@ -447,30 +462,16 @@ def test_a_definition_of_a_stranger_is_refused_in_one_line(compared: StudyResult
         sha256 = sha256_bytes(definition.encode())
         results.paths.definition(sha256).write_text(definition)
         others = [record | {"tokenizer_sha256": sha256}]
-        write_record(results.paths.tokenizer, {**results.tokenizer("char"), "others": others})
+        write_record(results.paths.tokenizer, {**results.tokenizer(char), "others": others})
         with pytest.raises(StoreError) as caught:
-            tokenizer_of(results, "bpe:280")
+            tokenizer_of(results, bpe)
         assert len(str(caught.value).splitlines()) == 1
-    write_record(results.paths.tokenizer, {**results.tokenizer("char"), "others": [record | {"vocab_size": 290}]})
+    write_record(results.paths.tokenizer, {**results.tokenizer(char), "others": [record | {"vocab_size": 290}]})
     with pytest.raises(StoreError, match="has 280 tokens, its study says 290"):
-        tokenizer_of(results, "bpe:280")
+        tokenizer_of(results, bpe)
 
 
 def test_evaluations_without_bits_have_none() -> None:
     rows = [{"step": 0, "train_loss": 1.0, "val_loss": 2.0, "eval_time_s": 1.0}]
     found = measure([], rows)  # type: ignore[arg-type]
     assert (found.get("best_val_bpb"), found.get("final_val_bpb"), found["best_val_loss"]) == (None, None, 2.0)
-
-
-def test_compressors_that_have_read_the_training_split_know_what_it_repeats(
-    verse: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    noise = np.random.default_rng(0).integers(32, 127, size=4000).astype(np.uint8).tobytes().decode()
-    verse.write_text(noise + LONGER)
-    (verse.parent / "new.txt").write_text(noise[:2000])
-    seen, new = Text(str(verse), str(verse.parent / "new.txt")), Text(str(verse.parent / "new.txt"), val_share=0.5)
-    found, unknown = (compressed_bits(prepare(text, "bpe:256")) for text in (seen, new))
-    assert found["xz"] < 1 < found["bz2"] and unknown["xz"] > 6
-    assert compressed_bits(prepare(seen, "char"))["xz"] == pytest.approx(found["xz"])
-    monkeypatch.setattr(compressors, "_size", lambda *_: pytest.fail("computed again"))
-    assert compressed_bits(prepare(seen, "bpe:256")) == found

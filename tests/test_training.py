@@ -255,7 +255,7 @@ def test_a_second_crash_after_falling_back_loses_nothing(
 
 def test_evaluation_reads_as_much_of_validation_as_it_is_told(make: Make, tokens: Tokens) -> None:
     config = make(eval_val_tokens=64, block_size=16)
-    starts = exact_eval_starts(tokens.ends[1], 16, 64)
+    starts = exact_eval_starts(tokens.layouts[1], 16, 64)
     assert len(starts) == 4 and starts[-1] > len(tokens.val_N) // 2  # evenly spaced, not the first ones
     whole = stack([initial_state(config.model_copy(update={"eval_val_tokens": 0}))], torch.device("cpu"))
     part = stack([initial_state(config)], torch.device("cpu"))

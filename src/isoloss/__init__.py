@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from isoloss.execution.study import RunOptions, run_study
     from isoloss.store.tables import StudyResults, load_study
     from isoloss.study.config import RunConfig
-    from isoloss.study.parts import Mlp, Norm, Optimizer
+    from isoloss.study.parts import Mlp, Norm, Optimizer, Position
     from isoloss.study.plugins import use_plugin
     from isoloss.study.study import Study
     from isoloss.study.studyfile import find_study
@@ -27,6 +27,7 @@ __all__ = [
     "Mlp",
     "Norm",
     "Optimizer",
+    "Position",
     "RunConfig",
     "RunOptions",
     "Study",
@@ -46,6 +47,7 @@ _HOMES = {
     "Mlp": "isoloss.study.parts",
     "Norm": "isoloss.study.parts",
     "Optimizer": "isoloss.study.parts",
+    "Position": "isoloss.study.parts",
     "RunConfig": "isoloss.study.config",
     "RunOptions": "isoloss.execution.study",
     "Study": "isoloss.study.study",

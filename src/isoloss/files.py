@@ -19,8 +19,6 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-import platformdirs
-
 from isoloss.errors import StoreError, UnreadableError
 
 DIGEST = "digest"
@@ -47,8 +45,11 @@ def sha256_file(path: Path) -> str:
 
 def cache_dir() -> Path:
     """The cache of texts, token files and compiled kernels: ISOLOSS_CACHE, else the user's cache folder."""
-    override = os.environ.get("ISOLOSS_CACHE")
-    return Path(override) if override else platformdirs.user_cache_path("isoloss")
+    if override := os.environ.get("ISOLOSS_CACHE"):
+        return Path(override)
+    import platformdirs  # here, for training needs it nowhere else, and benchmarks/gpu.py does without
+
+    return platformdirs.user_cache_path("isoloss")
 
 
 def user_path(path: str | Path) -> Path:

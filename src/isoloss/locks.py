@@ -23,17 +23,20 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def locked(path: Path, timeout_s: float, message: Callable[[], str]) -> Iterator[None]:
+def locked(
+    path: Path, timeout_s: float, message: Callable[[], str], give_up: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Hold the lock file at `path`, which the system releases if the process dies. Reentrant.
 
     Where the file system has no locks (some NFS and Lustre mounts) it is a lease beside it. A process that loses one,
     as after it was suspended for longer than LEASE_S, ends at once. Raises InUseError with the message when another
-    process still holds it after `timeout_s`; a lease is waited for until its holder gives a sign of life.
+    process still holds it after `timeout_s`; a lease is waited for until its holder gives a sign of life,
+    or give_up() is true.
     """
     with writing(path.parent):
         make_folder(path.parent)
         try:
-            lock = _acquired(path, timeout_s)
+            lock = _acquired(path, timeout_s, give_up)
         except filelock.Timeout as error:
             raise InUseError(message()) from error
         except filelock.LeaseSettingsMismatch as error:
@@ -55,25 +58,25 @@ def has_locks(path: Path) -> bool:
         return False
 
 
-def _acquired(path: Path, timeout_s: float) -> filelock.BaseFileLock:
+def _acquired(path: Path, timeout_s: float, give_up: Callable[[], bool]) -> filelock.BaseFileLock:
     lock = filelock.FileLock(path, is_singleton=True, fallback_to_soft=False)
     try:
         lock.acquire(timeout=timeout_s)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        return _leased(path.with_name(path.name + LEASE), timeout_s)
+        return _leased(path.with_name(path.name + LEASE), timeout_s, give_up)
     return lock
 
 
-def _leased(marker: Path, timeout_s: float) -> filelock.BaseFileLock:
+def _leased(marker: Path, timeout_s: float, give_up: Callable[[], bool]) -> filelock.BaseFileLock:
     first, until = _changed_at(marker), time.monotonic() + timeout_s
 
-    def is_refreshed() -> bool:
-        return time.monotonic() >= until and _changed_at(marker) != first
+    def is_in_vain() -> bool:
+        return give_up() or (time.monotonic() >= until and _changed_at(marker) != first)
 
     lease = filelock.SoftFileLease(marker, is_singleton=True, lease_duration=LEASE_S, on_compromise=_end)
-    lease.acquire(timeout=timeout_s + 2 * LEASE_S, cancel_check=is_refreshed)
+    lease.acquire(timeout=timeout_s + 2 * LEASE_S, cancel_check=is_in_vain)
     return lease
 
 

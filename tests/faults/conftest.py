@@ -97,6 +97,13 @@ def stacked(two_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="session")
+def beside(two_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
+    """Starts the same two runs with checkpoints that a thread writes while training goes on, as on CUDA."""
+    with serving(two_runs, tmp_path_factory, stack=2, beside=True) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
 def prefixed(study: Path) -> Path:
     """The study's file with a run that continues from the end of another."""
     path = study.with_name("prefixed.yaml")

@@ -62,8 +62,8 @@ class Outcome:
 class Trials:
     """Starts a study in forks of a process that has the shim loaded."""
 
-    def __init__(self, study: Path, stack: int, process: subprocess.Popen[str]) -> None:
-        self._study, self._stack, self._process = study, stack, process
+    def __init__(self, study: Path, stack: int, beside: bool, process: subprocess.Popen[str]) -> None:
+        self._study, self._stack, self._beside, self._process = study, stack, beside, process
 
     def start(
         self,
@@ -92,6 +92,7 @@ class Trials:
             "kill_after": kill_after,
             "jumps": jumps,
             "stack": self._stack,
+            "beside": self._beside,
             "compact": compact,
         }
         assert self._process.stdin and self._process.stdout
@@ -103,7 +104,7 @@ class Trials:
 
     def finish(self, out: Path, *, jumps: int | None = None) -> Outcome:
         """Run the study to its end; asserts that it continues from what was kept, and not from an earlier step."""
-        kept = acknowledged(out)
+        kept = acknowledged(out, by_rows=not self._beside)
         outcome = self.start(out, jumps=jumps)
         assert outcome.states and set(outcome.states) == {"done"}, outcome
         assert outcome.began is None or outcome.began >= kept, f"kept to step {kept}, went on from {outcome.began}"
@@ -120,8 +121,11 @@ def compiled_shim(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(study: Path, folders: pytest.TempPathFactory, stack: int = 1) -> Iterator[Trials]:
-    """A server of trials of a study file, with so many runs a stack and a cache shared by all trials."""
+def serving(study: Path, folders: pytest.TempPathFactory, stack: int = 1, *, beside: bool = False) -> Iterator[Trials]:
+    """A server of trials of a study file, with so many runs a stack and a cache shared by all trials.
+
+    With `beside` checkpoints are written while training goes on, as on CUDA.
+    """
     shim = compiled_shim(folders.mktemp("shim"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ISOLOSS_CACHE", str(folders.mktemp("cache")))
@@ -132,7 +136,7 @@ def serving(study: Path, folders: pytest.TempPathFactory, stack: int = 1) -> Ite
             text=True,
             env={**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1"},
         ) as process:
-            yield Trials(study, stack, process)
+            yield Trials(study, stack, beside, process)
             assert process.stdin
             process.stdin.close()
 
@@ -159,21 +163,22 @@ class RecordingDisplay(Display):
         return self._page.getvalue()
 
 
-def acknowledged(folder: Path) -> int:
+def acknowledged(folder: Path, *, by_rows: bool = True) -> int:
     """The smallest step at which the runs of a study were kept, by their last checkpoints or by their rows.
 
-    Rows of an evaluation are written when the checkpoint of the evaluation before has been acknowledged.
+    Rows of an evaluation are written when the checkpoint of the evaluation before has been acknowledged, unless
+    checkpoints are written beside training.
     """
-    return min(map(_kept, folder.glob("runs/*")), default=0)
+    return min((_kept(run, by_rows) for run in folder.glob("runs/*")), default=0)
 
 
-def _kept(run: Path) -> int:
+def _kept(run: Path, by_rows: bool) -> int:
     try:
         last = int(read_record(run / "last.json")["progress"]["step"])
     except StoreError:
         last = 0
     evaluated = sorted({row["step"] for row in read_rows(run / "evals.jsonl")})
-    return max([last, *evaluated[:-1]])
+    return max([last, *(evaluated[:-1] if by_rows else ())])
 
 
 def results_of(folder: Path) -> dict[str, Any]:

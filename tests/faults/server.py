@@ -24,6 +24,8 @@ from isoloss.execution.executor import Inline
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.store.tables import load_study
 from isoloss.study.studyfile import find_study
+from isoloss.training import loop, saving
+from isoloss.training.step import steps_to_next_event
 from tests.faults.harness import RecordingDisplay
 
 SHIM: Any = ctypes.CDLL(os.environ["LD_PRELOAD"])
@@ -48,6 +50,9 @@ def trial(request: dict[str, Any], answer: int) -> None:
             SHIM.fault_jump(ctypes.c_long(jumps.choice((-DAY_S, 0, DAY_S))))
         return False
 
+    if request["beside"]:  # as on CUDA
+        saving.saves_beside_training = lambda device: True
+        loop.block_length = lambda members, at, *_: steps_to_next_event(members, at)
     message, options, display = "", RunOptions(device="cpu", stack=request["stack"]), RecordingDisplay()
     try:
         if request["compact"]:

@@ -19,7 +19,7 @@ from isoloss.cli.outcome import conclude
 from isoloss.cli.run import run_and_report
 from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError
-from isoloss.execution import processes, recorder
+from isoloss.execution import policy, processes, recorder
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.executor import NullListener
 from isoloss.execution.options import RunOptions
@@ -139,7 +139,7 @@ def test_of_a_stack_that_keeps_crashing_only_the_run_that_crashes_fails(grid: St
 
 @pytest.mark.promise(8, "a worker that hangs while the time of day stands still")
 def test_a_hang_is_told_from_a_clock_that_jumps(grid: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "SILENCE_TIMEOUT_S", 12.0)
+    monkeypatch.setattr(policy, "SILENCE_TIMEOUT_S", 12.0)
     options = RunOptions(device="cpu", workers=1, compile="off")
     monkeypatch.setattr(time, "time", lambda: 0.0)
     sender = SignalSender(1, signal.SIGSTOP)
@@ -165,7 +165,7 @@ def test_a_coordinator_that_was_stopped_takes_no_worker_for_hung(
     grid: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + sum(pauses)))
+    monkeypatch.setattr(policy, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + sum(pauses)))
     listener = Reasons(lambda: pauses.append(3600.0))
     results = run_study(grid, tmp_path, RunOptions(device="cpu", workers=1, compile="off"), listener=listener)
     assert results.summary()["status"].to_list() == ["done"] * 3
@@ -190,7 +190,7 @@ def slow_to_evaluate(pipe: Connection, context: TrainingContext) -> None:
 def test_a_long_evaluation_is_no_hang(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study("slow", str(text_file), base={**TINY, "max_iters": 2, "eval_interval": 2})
     monkeypatch.setattr(processes, "_worker_main", slow_to_evaluate)
-    listener = Reasons(lambda: monkeypatch.setattr(processes, "SILENCE_TIMEOUT_S", 3.0))  # once it has started
+    listener = Reasons(lambda: monkeypatch.setattr(policy, "SILENCE_TIMEOUT_S", 3.0))  # once it has started
     results = run_study(study, tmp_path, RunOptions(device="cpu", workers=1, compile="off"), listener=listener)
     assert results.summary()["status"].to_list() == ["done"]
     assert results.summary()["eval_time_s"].item() > 6.0 and not any(listener.reasons)

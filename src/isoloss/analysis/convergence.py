@@ -31,7 +31,9 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import polars as pl
 
+from isoloss.analysis.beginnings import first_of_equals, mostly_own
 from isoloss.analysis.columns import usable_rows
+from isoloss.analysis.convergence_cautions import cautions_about
 from isoloss.analysis.crossing import Crossing, P, crossings, groups_of
 from isoloss.analysis.curves import Curve, curves_of, end_without_loss, proportion
 from isoloss.analysis.estimate import Estimate
@@ -42,7 +44,6 @@ from isoloss.analysis.states import JUMP, state_of
 from isoloss.analysis.states import STATES as STATES
 from isoloss.analysis.states import State as State
 from isoloss.analysis.trend import (
-    LEAST,
     Points,
     RunNoise,
     Window,
@@ -54,9 +55,6 @@ from isoloss.analysis.trend import (
 )
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
-
-CORRELATED = 0.5
-"""Autocorrelation from point to point above which a run's intervals are not to be relied on."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ def analyse_convergence(
     gaps, gap, gap_cautions = gaps_at_end(rows, run, step, loss, train_loss)
     points = [condense(curve.step_n, curve.loss_n) for curve in curves]
     jumps = jumps_that_stay([(each.x_j, each.y_j) for each in points], JUMP * tolerance)
-    noises = judge_noise(points, jumps)
+    noises = judge_noise(points, jumps, mostly_own(curves))
     runs = tuple(
         _run_convergence(
             curve,
@@ -184,15 +182,15 @@ def analyse_convergence(
         for curve, own_points, noise, jump in zip(curves, points, noises, jumps, strict=True)
     )
     count = len(runs)
-    reached = [each.to_target.reached for each in runs if each.to_target is not None]
+    reached = [] if target is None else _distinct_outcomes(curves, target)
     return Convergence(
         runs,
         tolerance,
         target,
         {state: proportion(sum(each.state == state for each in runs), count) for state in STATES},
-        proportion(sum(reached), count) if reached else None,
+        proportion(sum(reached), len(reached)) if reached else None,
         gap,
-        (*rows.cautions, *_cautions(curves, points, noises, lost), *gap_cautions),
+        (*rows.cautions, *cautions_about(curves, points, noises, lost), *gap_cautions),
         () if target is None else crossings(curves, target, groups_of(table, run, group) if group else None, p=p),
     )
 
@@ -273,42 +271,11 @@ def _time_to(target: float, curve: Curve, rates: Rates) -> TimeToTarget:
     return TimeToTarget(reached, step, after, *(None if cost is None else cost * step for cost in costs))
 
 
-def _cautions(
-    curves: list[Curve], points: list[Points], noises: list[RunNoise | None], lost: set[str]
-) -> list[Diagnostic]:
-    """What a reader of the states has to know about the runs they were told from."""
-    judged = {curve.run for curve in curves}
-    few = sum(len(each.x_j) < LEAST for each in points)
-    unknown = sum(noise is None and len(p.x_j) >= LEAST for p, noise in zip(points, noises, strict=True))
-    pooled = sum(noise is not None and noise.runs > 1 for noise in noises)
-    noisier = sum(noise is not None and noise.above_pool for noise in noises)
-    correlated = sum(noise is not None and (noise.autocorrelation or 0) > CORRELATED for noise in noises)
-    at_zero = sum(bool((curve.step_n == 0).any()) for curve in curves)
-    found = (
-        (len(lost & judged), "ends_without_loss", "end with a loss that is not finite; diverged."),
-        (len(lost - judged), "no_finite_loss", "have no finite loss at all and appear nowhere below."),
-        (few, "few_evaluations", "have fewer than 4 evaluations after step 0; inconclusive."),
-        (unknown, "noise_unknown", "have too few evaluations to tell their noise, also together; inconclusive."),
-        (
-            pooled,
-            "noise_pooled",
-            "have few evaluations and share one estimate of noise, taken to be equal and without memory.",
-        ),
-        (
-            noisier,
-            "noise_differs",
-            "are noisier than the others by more than chance and are judged by their own noise.",
-        ),
-        (
-            correlated,
-            "correlated_noise",
-            f"have an autocorrelation above {CORRELATED} from point to point (noise that lasts, or a trend that bends "
-            "fast): their intervals are not to be relied on.",
-        ),
-        (at_zero, "step_zero", "are evaluated at step 0, which has no logarithm and is left out of slopes."),
-    )
-    return [
-        Diagnostic(code, "limits", f"{count:,} of {len(judged | lost):,} runs {text}")
-        for count, code, text in found
-        if count
+def _distinct_outcomes(curves: Sequence[Curve], target: float) -> list[bool]:
+    """Whether runs reached the target; those that did in a beginning that they share count once."""
+    reached = [bool((curve.loss_n <= target).any()) for curve in curves]
+    places = [
+        int(np.argmax(curve.loss_n <= target)) if there else len(curve.loss_n)
+        for curve, there in zip(curves, reached, strict=True)
     ]
+    return [there for there, first in zip(reached, first_of_equals(curves, places), strict=True) if first]

@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import special
 
+from isoloss.analysis.beginnings import families_of, means_of_families
 from isoloss.analysis.curves import Curve
 from isoloss.analysis.estimate import LEVEL
 from isoloss.errors import ConfigError
@@ -32,7 +33,7 @@ P = 0.01
 
 @dataclass(frozen=True)
 class Crossing:
-    """When the mean of a group's `n` runs reached the target.
+    """When the mean of a group's `n` runs reached the target; runs that share a beginning are one, their mean.
 
     `step` is the first evaluated one whose test has `p` at or below the limit, both None where there is none.
     `mean_step` is where the mean crosses, with `low` and `high`; each None where it does not.
@@ -76,15 +77,17 @@ def crossings(
 
 
 def _crossing(group: Group, runs: Sequence[Curve], target: float, limit: float) -> Crossing:
-    n = len(runs)
     step_j, loss_uxj, where = _at_equal_steps(runs)
     if not len(step_j):
-        return Crossing(group, None, None, None, None, None, n, f"no test: {where}")
+        return Crossing(group, None, None, None, None, None, len(runs), f"no test: {where}")
+    loss_uxj = means_of_families(loss_uxj, families_of(runs))
+    n = len(loss_uxj)
     mean_j = loss_uxj.mean(0)
     mean_step = _first_at_or_below(step_j, mean_j, target)
-    early = "; the mean is at or below the target at the first step" if mean_j[0] <= target else ""
+    notes = "; the mean is at or below the target at the first step" if mean_j[0] <= target else ""
+    notes += f"; {len(runs)} runs, of which those with the same beginning count as one" if n < len(runs) else ""
     if n == 1:
-        method = f"one run: no t test and no interval; where the run itself crosses, on straight lines{early}"
+        method = f"one run: no t test and no interval; where the run itself crosses, on straight lines{notes}"
         return Crossing(group, None, None, mean_step, None, None, 1, method)
     error_j = loss_uxj.std(0, ddof=1) / math.sqrt(n)
     p_j = _p_values(mean_j - target, error_j, n - 1)
@@ -96,7 +99,7 @@ def _crossing(group: Group, runs: Sequence[Curve], target: float, limit: float) 
     passed = np.flatnonzero(p_j <= limit)
     method = (
         f"one-sided t test of the mean of {n} runs at {where}, p at or below {limit:g}, each step by itself; interval: "
-        f"where the {LEVEL:.0%} t interval of the mean crosses the target, on straight lines between these steps{early}"
+        f"where the {LEVEL:.0%} t interval of the mean crosses the target, on straight lines between these steps{notes}"
     )
     if not len(passed):
         method += f"; no step passes, p {p_j[-1]:.2g} at the last one"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import special
 
 from isoloss import wording
 from isoloss.design.power import LEVEL as LEVEL
@@ -24,6 +27,14 @@ class Estimate:
     level: float
     n: int
     method: str
+
+
+def mean_over_runs(values_n: NDArray[np.float64], what: str = "") -> Estimate:
+    """The mean of values, one a run, with its t interval; none of a single run. `what` they are is in the method."""
+    n, mean = len(values_n), float(np.mean(values_n))
+    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2) * np.std(values_n, ddof=1) / sqrt(n)) if n > 1 else None
+    low, high = (None, None) if half is None else (mean - half, mean + half)
+    return Estimate(mean, low, high, LEVEL, n, f"mean {f'of {what} ' if what else ''}over runs, t interval")
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

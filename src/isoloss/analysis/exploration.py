@@ -10,7 +10,7 @@ from isoloss.analysis.effects import Effect, Effects, analyse_effects
 from isoloss.analysis.estimate import in_words, p_in_words
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
-from isoloss.study.tokenizer_names import PER_BYTE, compared_loss
+from isoloss.study.datasets import compared_loss, datasets_in, per_byte_notes
 from isoloss.wording import counted, listed
 
 
@@ -26,9 +26,11 @@ def study_effects(evidence: Evidence) -> Effects | Diagnostic:
         done = counted(len(evidence.table), "run")
         return Diagnostic("too_few_runs", "blocks", f"{done} done: an effect is a difference and needs two or more.")
     try:
-        loss = compared_loss(evidence.factors.get("tokenizer", ()))
-        per_byte = [Diagnostic("bits_per_byte", "note", PER_BYTE)] if loss == "val_bpb" else []
-        found = analyse_effects(evidence.ended, f"best_{loss}", list(evidence.factors), evidence.block)
+        datasets = datasets_in(evidence.table)
+        per_byte = [Diagnostic("bits_per_byte", "note", text) for text in per_byte_notes(datasets)]
+        found = analyse_effects(
+            evidence.ended, f"best_{compared_loss(datasets)}", list(evidence.factors), evidence.block
+        )
         return replace(found, tuned=evidence.at_best, cautions=(*per_byte, *found.cautions, *evidence.cautions))
     except ConfigError as error:
         return Diagnostic("no_effects", "blocks", f"No effects: {error}.")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import polars as pl
-from scipy import special
 
 from isoloss.analysis.columns import Rows, usable_rows
-from isoloss.analysis.estimate import LEVEL, Estimate
+from isoloss.analysis.estimate import Estimate, mean_over_runs
 from isoloss.diagnostic import Diagnostic
 from isoloss.errors import ConfigError
 
@@ -29,10 +25,6 @@ def gaps_at_end(
         # Logged at other steps, say: the rest of the analysis does not need it.
         return {}, None, (Diagnostic("no_gap", "note", f"No gap between validation and training loss: {error}."),)
     gap_u = complete.floats(loss) - complete.floats(train_loss)
-    n = len(gap_u)
-    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2) * np.std(gap_u, ddof=1) / math.sqrt(n)) if n > 1 else None
-    mean = float(np.mean(gap_u))
-    low, high = (None, None) if half is None else (mean - half, mean + half)
-    estimate = Estimate(mean, low, high, LEVEL, n, "mean of final val − final train loss over runs, t interval")
+    estimate = mean_over_runs(gap_u, "final val − final train loss")
     names = map(str, complete.table[run].to_list())
     return dict(zip(names, gap_u.tolist(), strict=True)), estimate, complete.cautions

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from isoloss.analysis.repetition import optimal_size, worth
-from isoloss.study.tokenizer_names import compared_loss
+from isoloss.study.datasets import compared_loss, datasets_in
 
 Floats = NDArray[np.float64]
 Form = Literal["LND", "LN", "LD", "LC", "LNDX", "LNDU", "LNDUN", "LNDK"]
@@ -75,11 +75,13 @@ VARIABLES: dict[Form, tuple[str, ...]] = {
 
 SUMMARY_COLUMNS = {"N": "params_non_embedding", "D": "train_tokens", "C": "train_flops", "loss": "final_val_loss"}
 """Where a study's summary has each variable and the loss."""
+UNIQUE_TOKENS = "unique_tokens"
 
 
 def summary_columns(table: pl.DataFrame) -> dict[str, str]:
-    """The same for one summary: losses of several tokenizers compare by the byte."""
-    return {**SUMMARY_COLUMNS, "loss": f"final_{compared_loss(table.get_column('tokenizer', default=pl.Series()))}"}
+    """The same for one summary, in the unit in which its losses compare, with unique tokens where they are known."""
+    unique = {"U": UNIQUE_TOKENS} if UNIQUE_TOKENS in table.columns and table[UNIQUE_TOKENS].null_count() == 0 else {}
+    return {**SUMMARY_COLUMNS, "loss": f"final_{compared_loss(datasets_in(table))}", **unique}
 
 
 EXPONENT_OF: dict[str, str] = {"N": "alpha", "D": "beta", "C": "alpha"}

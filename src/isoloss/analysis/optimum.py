@@ -164,14 +164,14 @@ def level_error(fitted: FitWithError, position: int, other: int) -> ErrorTerm | 
 def _may_be_best(means: Means, noise: Noise | None) -> list[int]:
     """Levels other than the best whose mean is above it by no more than chance explains (subset selection, Gupta 1956).
 
-    One-sided t at 5% over all comparisons (Bonferroni), so that the truly best level is among these or the best with
-    95% probability.
+    Two-sided t at 5% over all comparisons (Bonferroni): the truly best level is among these or the best with 95%
+    probability, and of two equal levels neither is told worse in more than 5% of studies.
     """
     mean_l, covariance_lxl = means.mean_l, means.covariance_lxl
     best, others = int(np.argmin(mean_l)), len(mean_l) - 1
     if noise is None:
         return [level for level in range(len(mean_l)) if level != best]
     variance_l = np.diag(covariance_lxl) + covariance_lxl[best, best] - 2 * covariance_lxl[best]
-    reach_l = t_quantile(1 - (1 - LEVEL) / others, noise.df) * np.sqrt(noise.variance * np.maximum(variance_l, 0))
+    reach_l = t_quantile(1 - (1 - LEVEL) / 2 / others, noise.df) * np.sqrt(noise.variance * np.maximum(variance_l, 0))
     above_l = mean_l - mean_l[best]
     return [level for level in range(len(mean_l)) if level != best and above_l[level] <= reach_l[level]]

@@ -178,7 +178,11 @@ def repeated_data(table: pl.DataFrame, form: Form, columns: Mapping[str, str]) -
         f"In {len(repeated):,} of {counted(len(table), 'row')} {tokens} exceeds {unique}, by up to {max(repeated):.3g} "
         "epochs: the law takes repeated tokens for new ones."
     )
-    return [Diagnostic("repeated_data", "limits", text, "Fit a data-constrained form (--form LNDU or LNDUN).")]
+    return [
+        Diagnostic(
+            "repeated_data", "limits", text, "Fit a data-constrained form: isoloss fit TABLE --form LNDUN (or LNDU)."
+        )
+    ]
 
 
 def _one_at_a_time(columns: Sequence[str]) -> str:

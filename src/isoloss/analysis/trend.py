@@ -129,17 +129,21 @@ def condense(step_n: Floats, loss_n: Floats) -> Points:
     return Points(x_j, y_j, step_n[starts], step_n[starts + count_j - 1], count_j, _late(x_j))
 
 
-def judge_noise(runs: Sequence[Points], jumps: Sequence[Jump | None] = ()) -> list[RunNoise | None]:
+def judge_noise(
+    runs: Sequence[Points], jumps: Sequence[Jump | None] = (), own_points: Sequence[bool] = ()
+) -> list[RunNoise | None]:
     """The noise to judge each run by; None where even that of all runs has fewer than LEAST_DF degrees of freedom.
 
-    Of a run with few points and a jump it is the noise on either side of that.
+    Of a run with few points and a jump it is the noise on either side of that. A run whose points are not its own is
+    judged by what the others share.
     """
     own = [
         None if _is_long(run) else noise_beside(run.x_j, run.y_j, jump) if jump else _short_noise(run)
         for run, jump in zip(runs, jumps or [None] * len(runs), strict=True)
     ]
     few = [noise for noise in own if noise]
-    shared, sharing = shared_noise(few)
+    counted = [noise for noise, its_own in zip(own, own_points or [True] * len(own), strict=True) if noise and its_own]
+    shared, sharing = shared_noise(counted)
     belongs = iter(typical(few))
     return [
         _noise_of_long(run)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-import os
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from isoloss.cli.analysis_output import check_out, conclude, spare_the_processor
 from isoloss.cli.arguments import Flag, OptionalFloat, OptionalText, OutFolder, Repeated, Table, named
-from isoloss.terminal import say, show
+from isoloss.terminal import say
 from isoloss.wording import listed
 
 if TYPE_CHECKING:
-    from isoloss.report.chapter import Chapter
+    pass
 
 Points = Annotated[Repeated, named("N=X,D=X", "")]
 Column = Annotated[str, named("COLUMN")]
@@ -83,7 +80,7 @@ def effects(
     )
     from isoloss.report.chapters.effects import effects_as_json, effects_chapter
     from isoloss.report.chapters.surface import surface_as_json, surface_chapter
-    from isoloss.study.tokenizer_names import PER_TOKEN
+    from isoloss.study.datasets import PER_TOKEN, compared_loss, datasets_in
 
     check_out(out)
     every = with_steps_to_target(read_runs(table, say), table, target)
@@ -100,8 +97,11 @@ def effects(
     for factor in varied_factors(table, runs):
         if factor not in names and factor not in tried:
             say(f"{factor} varies too and is not among --factors: what it changes counts as noise")
-    if response in PER_TOKEN and "tokenizer" in runs.columns and runs["tokenizer"].n_unique() > 1:
-        say(f"{response} is per token, which does not compare between tokenizers; best_val_bpb and final_val_bpb do")
+    if response in PER_TOKEN and compared_loss(datasets_in(runs)) == "val_bpb":
+        say(
+            f"{response} is per token, which does not compare between tokenizers or texts; best_val_bpb and "
+            "final_val_bpb do"
+        )
     if target is not None and response == STEPS_TO_TARGET and (missed := runs[STEPS_TO_TARGET].null_count()):
         say(f"{missed} of {len(runs)} runs never reached {target:g} and are left out, which flatters slow levels")
     said = [OF_RANKS] if scale == "rank" else []
@@ -129,7 +129,7 @@ def fit(
     tokens: Annotated[OptionalText, named("COLUMN", "D; of a study train_tokens")] = None,
     compute: Annotated[OptionalText, named("COLUMN", "C; of a study train_flops")] = None,
     loss: Annotated[OptionalText, named("COLUMN", "loss; of a study final_val_loss")] = None,
-    unique: OptionalColumn = None,
+    unique: Annotated[OptionalText, named("COLUMN", "none; of a study unique_tokens")] = None,
     weight: OptionalColumn = None,
     cluster: OptionalColumn = None,
     by: OptionalColumn = None,
@@ -287,38 +287,3 @@ def convergence(
         out,
         table,
     )
-
-
-def spare_the_processor() -> None:
-    """Let numpy, not yet loaded, multiply in one thread unless the user has set how many; and collect no garbage.
-
-    The matrices are small: a second thread mostly waits, and beside other programs takes twice the processor time. To
-    look for cycles takes a twentieth of the time, and a verb that reads and ends leaves few.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    gc.disable()
-
-
-def check_out(out: Path | None) -> None:
-    """Before anything is analysed: whether the folder can be written to. Raises StoreError."""
-    if out is not None:
-        from isoloss.report.standalone import check_output_folder
-
-        check_output_folder(out)
-
-
-def conclude(chapter: Callable[[], Chapter], json: str | None, out: Path | None, table: Path | str) -> int:
-    """Show what was found in the table, as JSON or text; where there is an `out`, write a page with its files there."""
-    from isoloss.analysis.reading import name_of
-    from isoloss.report.chapter import chapter_as_text
-
-    if out is None and json is not None:
-        show(json)
-        return 0
-    found = chapter()
-    if out is not None:
-        from isoloss.report.standalone import write_chapter
-
-        say(f"{write_chapter(out, found, table if isinstance(table, str) else name_of(table))}")
-    show(chapter_as_text(found) if json is None else json)
-    return 0

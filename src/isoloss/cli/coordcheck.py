@@ -29,14 +29,14 @@ def coordcheck(
             each parametrization and width is trained.
         set: Change a setting of the study, such as learning_rate=4e-3; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell.
-        plugin: A norm, an MLP or an optimizer of your own that the study names; its file is run. May be repeated.
+        plugin: A norm, MLP, optimizer or positions of your own that the study names; its file is run. May be repeated.
         steps: Optimizer steps before activations are compared with those of the untrained model.
         offline: Fetch nothing; use what is in the cache.
         json: Print one JSON object at full precision in place of text.
         out: A new or empty folder for a page and the files of its figures, tables and method.
     """
     from isoloss.analysis.coordinates import coordinate_check
-    from isoloss.cli.analyses import check_out, conclude
+    from isoloss.cli.analysis_output import check_out, conclude
     from isoloss.cli.verbs import study_of
     from isoloss.data.tokens import prepare
     from isoloss.errors import ConfigError
@@ -47,6 +47,7 @@ def coordcheck(
     if steps < 1:
         raise ConfigError(f"--steps {steps}: at least 1 is needed", ("steps",))
     found = study_of(study, seeds, set, plugin)
-    tokens = prepare(found.text, found.tokenizers[0], offline=offline, say=say)
+    dataset, text = next(iter(found.datasets.items()))
+    tokens = prepare(text, dataset.tokenizer, offline=offline, say=say)
     check = coordinate_check(activation_changes(found, tokens, steps, say), steps)
     return conclude(lambda: coordinates_chapter(check), coordinates_as_json(check) if json else None, out, found.name)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from isoloss.cli.analyses import spare_the_processor
+from isoloss.cli.analysis_output import spare_the_processor
 from isoloss.cli.arguments import (
     Flag,
     Folder,
@@ -191,13 +191,14 @@ def sample(
         top_k: Draw from this many most likely tokens only.
         seed: Seed of the random draws.
         sliding: Re-read the last block_size tokens for every token past the first block, as nanoGPT does; slower.
-        plugin: A norm or an MLP of your own that the run was trained with; its file is run. May be repeated.
+        plugin: A norm, MLP or positions of your own that the run was trained with; its file is run. May be repeated.
     """
     import torch
 
     from isoloss.execution.samples import first_prompt, sample_run, tokenizer_of
     from isoloss.model.generate import Sampling
     from isoloss.store.tables import find_run, load_study
+    from isoloss.study.datasets import dataset_of
     from isoloss.study.plugins import use_plugin
 
     for each in plugin:
@@ -206,7 +207,7 @@ def sample(
     results = load_study(directory)
     chosen = find_run(results, run)
     say(f"run {chosen.folder.name}")
-    tokenizer = tokenizer_of(results, results.configs_by_id[chosen.folder.name].tokenizer)
+    tokenizer = tokenizer_of(results, dataset_of(results.configs_by_id[chosen.folder.name]))
     prompt = first_prompt(tokenizer) if prompt is None else prompt
     texts = sample_run(chosen, tokenizer, prompt, sampling, torch.device("cpu"))
     text = "\n---\n".join(texts)

@@ -60,7 +60,7 @@ def choose_columns(given: Mapping[str, str | None], table: pl.DataFrame, *, stud
     return {
         axis: column
         for axis, column in chosen.items()
-        if column and (axis not in ("U", "weight", "cluster") or given[axis])
+        if column and (axis not in ("U", "weight", "cluster") or given[axis] or study)
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from isoloss.report.study_report import Report
 from isoloss.store.tables import StudyResults, ranked_runs
-from isoloss.study.tokenizer_names import compared_loss
+from isoloss.study.datasets import compared_loss
 from isoloss.terminal import show
 from isoloss.wording import level, loss, of_runs
 
@@ -25,7 +25,7 @@ def outcome(results: StudyResults, report: Report) -> dict[str, Any]:
     """What a script needs of a study that was run, as plain values: files, counts by state, the best run, claims."""
     table = results.summary()
     best = next(ranked_runs(table).iter_rows(named=True), None)
-    compared = f"best_{compared_loss(results.study.tokenizers)}"
+    compared = f"best_{compared_loss(results.study.datasets)}"
     shown = ("run_id", *results.study.varied, "seed", compared)
     return {
         "study": results.study.name,
@@ -48,6 +48,7 @@ def outcome(results: StudyResults, report: Report) -> dict[str, Any]:
             }
             for claim in report.claims
         ],
+        "loss_by_position": report.positions and asdict(report.positions),
     }
 
 

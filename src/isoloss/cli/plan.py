@@ -17,6 +17,7 @@ from isoloss.diagnostic import Diagnostic
 from isoloss.execution.estimate import Eta, Plan
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS
+from isoloss.study.datasets import dataset_of
 from isoloss.study.identity import run_id
 from isoloss.wording import between, counted, duration, listed, size
 
@@ -47,7 +48,7 @@ def plan_as_json(plan: Plan, noise_sd: float | None = None, seed_by_factor: floa
         {
             "run_id": run_id(config),
             "seed": config.seed,
-            **{name: getattr(config, name) for name in SETTINGS},
+            **{name: getattr(config, name) for name in (*plan.study.varied_texts, *SETTINGS)},
             "params_total": compute.params_total(config),
             "params_non_embedding": compute.params_non_embedding(config),
             "train_tokens": compute.train_tokens(config),
@@ -124,12 +125,12 @@ def _parts(eta: Eta) -> str:
 def _splits(plan: Plan) -> str:
     """How long the text is, and what of it an evaluation reads."""
     lines: list[str] = []
-    for name in plan.study.tokenizers:
-        data = plan.data.of(name)
-        exact = [config for config in plan.configs if config.eval == "exact" and config.tokenizer == name]
-        blocks = sorted({evaluated_blocks(config, plan.data) for config in exact})
+    for dataset in plan.study.datasets:
+        data = plan.data.of(dataset)
+        fixed = [config for config in plan.configs if config.eval != "sampled" and dataset_of(config) == dataset]
+        blocks = sorted({evaluated_blocks(config, plan.data) for config in fixed})
         read = f", of which an evaluation reads {between(blocks)} blocks" if blocks else ""
-        of = f"{name}: " if plan.data.others else ""
+        of = f"{plan.study.named(dataset)}: " if plan.data.others else ""
         lines.append(f"{of}{data.train_tokens or 0:,} training tokens, {data.val_tokens or 0:,} of validation{read}")
     return "\n".join(lines)
 

@@ -10,13 +10,13 @@ from isoloss.execution.display import shown
 from isoloss.execution.executor import NullListener
 from isoloss.execution.growing import as_begun
 from isoloss.execution.interrupts import stop_on_signals
+from isoloss.execution.placement import training_device
 from isoloss.execution.study import RunOptions, resolve_study, run_study
 from isoloss.report.study_report import Report, write_report
 from isoloss.store.owner import study_paths
 from isoloss.store.tables import StudyResults, load_study
 from isoloss.study.study import Study
 from isoloss.training.backend import keep_freed_memory
-from isoloss.training.device import resolve_device
 from isoloss.training.distributed import ranks_from_environment
 
 
@@ -24,11 +24,11 @@ def run_and_report(study: Study, out: Path | None, options: RunOptions) -> tuple
     """Train a study's missing runs and write its report; ranks other than the first have none."""
     keep_freed_memory()
     paths = study_paths(study, out)
-    with ranks_from_environment(resolve_device(options.device)) as ranks, shown() as display:
+    with ranks_from_environment(training_device(options)) as ranks, shown() as display:
         listener = NullListener() if ranks.rank else display
         if not ranks.rank:  # before signals wait for checkpoints: a download may be broken off at once
             study, _ = resolve_study(as_begun(paths, study, options), options)
-            prepare_each(study.text, study.tokenizers, offline=options.offline, say=display.say)
+            prepare_each(study.datasets, offline=options.offline, say=display.say)
         with stop_on_signals(listener.say) as should_stop:
             try:
                 results = run_study(study, out, options, listener=listener, should_stop=should_stop, ranks=ranks)

@@ -9,8 +9,8 @@ from isoloss.errors import printable
 from isoloss.store.opening import OpenStudy
 from isoloss.store.progress import Best, StudyProgress, study_progress
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import compared_loss
 from isoloss.study.identity import by_run_id
-from isoloss.study.tokenizer_names import compared_loss
 from isoloss.wording import duration, level, loss
 
 MAX_LISTED = 20
@@ -53,7 +53,7 @@ def status_as_text(opened: OpenStudy) -> str:
     if progress.best:
         name, best = progress.best
         where = f"step {best.step:,} of run {name} ({_label(opened, progress.runs[name].config)})"
-        per_byte = compared_loss(opened.study.tokenizers) == "val_bpb" and best.val_bpb is not None
+        per_byte = compared_loss(opened.study.datasets) == "val_bpb" and best.val_bpb is not None
         lowest = f"{loss(best.val_bpb)} bits/byte" if per_byte else f"{loss(best.val_loss)} nats/token"
         lines.append(f"best validation loss so far: {lowest}, {where}")
     if progress.left_s is not None:

@@ -112,10 +112,10 @@ def roles(
     """
     if is_study(path):
         from isoloss.cli.study_tables import compared_in_study
-        from isoloss.study.tokenizer_names import compared_loss
+        from isoloss.study.datasets import compared_loss, datasets_in
 
         own = [] if factors else compared_in_study(path, runs)
-        response = response or f"best_{compared_loss(runs.get_column('tokenizer', default=pl.Series()))}"
+        response = response or f"best_{compared_loss(datasets_in(runs))}"
         block = block or ("seed" if own and runs["seed"].n_unique() > 1 else None)
     elif response is None or factors is None:
         raise ConfigError(f"{path} is a table: name what was measured by --response, what was varied by --factors")

@@ -49,7 +49,7 @@ def train_verb() -> Callable[..., int]:
             val_corpus: What the run is validated on, likewise; all of corpus is then for training.
             val_share: Share of corpus that is kept for validation, its end.
             document_separator: What each document ends in, where blocks do not cross from one into the next.
-            plugin: A norm, an MLP or an optimizer of your own that a setting names; its file is run. May be repeated.
+            plugin: A norm, MLP, optimizer or positions of your own that a setting names; its file is run. May repeat.
             execution: How the run is trained; never what is computed, but for precision.
             out: The run's directory, laid out as a study of one run.
             json: Print one JSON object in place of text.

@@ -60,11 +60,11 @@ def prepare(
             BPE of N tokens, trained on the training split; gpt2; file:PATH: a tokenizer.json.
         offline: Fetch nothing; use what is in the cache.
     """
-    from isoloss.data.compressors import compressed_bits
     from isoloss.data.known import CORPORA
     from isoloss.data.nanogpt import is_nanogpt_folder, text_of
     from isoloss.data.synthetic import source_named
     from isoloss.data.tokens import prepare as prepare_tokens
+    from isoloss.data.yardsticks import yardsticks
     from isoloss.files import user_path
     from isoloss.study.file_patterns import is_pattern
     from isoloss.study.schema import stated_faults
@@ -91,9 +91,9 @@ def prepare(
     if is_synthetic(corpus):
         rate = source_named(corpus).entropy_rate()
         say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")
-    if bits := compressed_bits(tokens):
+    if bits := yardsticks(tokens):
         told = listed(f"{name} {value:.3f}" for name, value in bits.items())
-        say(f"compressors that have read training take bits per byte of validation: {told} (bz2 looks back 900 kB)")
+        say(f"bits per byte of validation after reading the training split: {told} (bz2 looks back 900 kB)")
     return 0
 
 
@@ -118,7 +118,7 @@ def plan(
             known-floor.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell.
-        plugin: A norm, an MLP or an optimizer of your own that the study names; its file is run. May be repeated.
+        plugin: A norm, MLP, optimizer or positions of your own that the study names; its file is run. May be repeated.
         execution: Those of `isoloss run`.
         noise: Standard deviation of the best validation loss from seed to seed to reckon with, in nats.
         seed_by_factor: How much the difference between two levels varies from seed to seed, over that of a run.
@@ -154,7 +154,7 @@ def run(
             known-floor.
         set: Change a setting of the study, such as n_embd=256; a factor that is set is no longer varied.
         seeds: Number of seeds for each cell; finished runs are kept.
-        plugin: A norm, an MLP or an optimizer of your own that the study names; its file is run. May be repeated.
+        plugin: A norm, MLP, optimizer or positions of your own that the study names; its file is run. May be repeated.
         out: The study's directory.
         execution: How the runs are trained; never what is computed, but for precision.
         json: Print one JSON object in place of text.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, tee
 from typing import AnyStr
 
@@ -11,34 +11,51 @@ from numpy.typing import NDArray
 
 from isoloss.data.byte_level import ByteLevel
 from isoloss.data.survey import TextReader
-from isoloss.study.texts import DataFacts
+from isoloss.study.texts import DataFacts, Text
 
 Ends = NDArray[np.int64]
-"""Places after the last unit of each document, ascending, from the beginning of a split on; the last is its length."""
+"""Places after the last unit of each document, ascending, from the beginning of a text on; the last is its length."""
+SPLITS = ("train", "val")
 
 
-def ends_of_splits(reader: TextReader, facts: DataFacts, *, in_bytes: bool) -> tuple[Ends, Ends]:
-    """Where documents end in the train and the val split, in characters or bytes, as `facts` counts.
+def ends_of_texts(reader: TextReader, facts: DataFacts, *, in_bytes: bool) -> dict[str, list[Ends]]:
+    """By split, where the documents of each of its texts end, in characters or bytes, as `facts` counts.
 
-    They end after each separator and where a split does. Without a separator a split is one document.
+    They end after each separator and where a split does. Without a separator a text is one document.
     """
-    cut, length = facts.train_tokens or 0, (facts.train_tokens or 0) + (facts.val_tokens or 0)
+    train, val = (facts.documents_of(split) for split in range(len(SPLITS)))
+    found = {split: [np.array([*of]) for of in texts] for split, texts in zip(SPLITS, (train, val), strict=True)}
+    separator = reader.text.document_separator or ""
+    for number, group in groupby(reader if separator else (), key=lambda numbered: numbered[0]):
+        pieces = (piece for _, piece in group)
+        if in_bytes:
+            places = _places((piece.content for piece in pieces), separator.encode())
+        else:
+            places = _places((piece.text for piece in pieces), separator)
+        place_D, first = np.fromiter(places, dtype=np.int64), 0
+        for split in SPLITS:
+            if (text := text_number(reader.text, number, split)) is None:
+                continue
+            length = int(found[split][text][-1])
+            within_D = place_D[(place_D > first) & (place_D < first + length)] - first
+            found[split][text], first = np.append(within_D, length), first + length
+    return found
 
-    def places(separator: str) -> Iterator[int]:
-        before = 0
-        for _, group in groupby(reader, key=lambda numbered: numbered[0]):
-            pieces = (piece for _, piece in group)
-            if in_bytes:
-                found = _places((piece.content for piece in pieces), separator.encode())
-            else:
-                found = _places((piece.text for piece in pieces), separator)
-            yield from (before + place for place in found)
-            before = cut  # of val_corpus
 
-    separator = reader.text.document_separator
-    found_N = np.fromiter(places(separator) if separator else (), dtype=np.int64)
-    of_train, of_val = found_N[found_N < cut], found_N[(found_N > cut) & (found_N < length)]
-    return np.append(of_train, cut), np.append(of_val, length) - cut
+def text_number(text: Text, number: int, split: str) -> int | None:
+    """Which text of a split a corpus is, or ends with, of all corpora that are read; None where it is none."""
+    n_train = len(text.shares) or 1
+    if split == "train":
+        return number if number < n_train else None
+    if text.val_corpus is None:
+        return number
+    return number - n_train if number >= n_train else None
+
+
+def one_behind_the_other(texts: Sequence[Ends]) -> Ends:
+    """Where documents end in a split that consists of these texts."""
+    before = np.cumsum([0, *(ends_D[-1] for ends_D in texts)])
+    return np.concatenate([ends_D + first for ends_D, first in zip(texts, before, strict=False)])
 
 
 def _places(pieces: Iterable[AnyStr], separator: AnyStr) -> Iterator[int]:

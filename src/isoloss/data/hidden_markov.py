@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
+from isoloss.data.chains import ChainSource
 from isoloss.data.sources import (
     UNITS,
     EntropyRate,
@@ -14,7 +16,6 @@ from isoloss.data.sources import (
     probabilities,
     random_rows,
     subkey,
-    text_of,
     uniform_row,
 )
 from isoloss.randomness import Purpose, stream_key
@@ -24,11 +25,11 @@ SAMPLE, WINDOW = 1 << 19, 512
 """Symbols from which the entropy rate is estimated, and how they are cut: the second half of each window counts."""
 
 
-class HiddenMarkovSource(Source):
+class HiddenMarkovSource(ChainSource):
     """p(state | last state) and p(symbol | state), every row drawn around the uniform distribution."""
 
     def __init__(self, stated: HiddenMarkov) -> None:
-        self.symbols, self._seed = stated.symbols, stated.seed
+        self.symbols, self.states, self._seed = stated.symbols, stated.states, stated.seed
         key = stream_key(stated.seed, Purpose.SOURCE)
 
         transitions_SxU, emissions_SxU = (
@@ -47,30 +48,37 @@ class HiddenMarkovSource(Source):
         """A symbol of each state, by other bits than the state."""
         return self._emissions[state_N * UNITS + (bits_N >> 12 & UNITS - 1)]
 
-    def stationary(self) -> Floats:
-        """The share of time that the chain spends in each state, [S]."""
-        share_S = np.full(len(self._next_SxS), 1 / len(self._next_SxS))
-        while True:
-            after_S = share_S @ self._next_SxS
-            if np.abs(after_S - share_S).sum() < 1e-13:
-                return after_S
-            share_S = after_S
+    def after(self, share_S: Floats) -> Floats:
+        """By the transitions."""
+        return share_S @ self._next_SxS
 
     def losses(self, blocks_BxT1: Ints) -> Floats:
-        """By the forward algorithm (Rabiner 1989) from the stationary distribution on."""
-        losses_BxT1 = np.empty(blocks_BxT1.shape)
-        belief_BxS = np.broadcast_to(self.stationary(), (len(blocks_BxT1), len(self._next_SxS)))
-        for place, symbol_B in enumerate(blocks_BxT1.T):
-            joint_BxS = belief_BxS * self._symbol_SxV[:, symbol_B].T
-            p_B = joint_BxS.sum(axis=1)
-            losses_BxT1[:, place] = -np.log(p_B)
-            belief_BxS = joint_BxS / p_B[:, None] @ self._next_SxS
-        return losses_BxT1[:, 1:]
+        """By the forward algorithm from the stationary distribution on."""
+        return forward_losses(blocks_BxT1, self.stationary(), self._next_SxS, self._symbol_SxV)
 
     def entropy_rate(self) -> EntropyRate:
-        """Mean loss of the forward algorithm over windows of the source's text, after half a window."""
-        text_N = np.concatenate([*text_of(self, self._seed, SAMPLE)])
-        losses_BxT = self.losses(text_N.astype(np.int64).reshape(-1, WINDOW))
-        late_B = losses_BxT[:, WINDOW // 2 :].mean(axis=1)
-        rate, half = float(late_B.mean()), 1.96 * float(late_B.std(ddof=1)) / len(late_B) ** 0.5
-        return EntropyRate(rate, rate - half, rate + half, f"forward algorithm on {SAMPLE // 2:,} symbols")
+        """Estimated."""
+        return forward_entropy_rate(self, self._seed, SAMPLE)
+
+
+def forward_losses(
+    blocks_BxT1: Ints, share_S: Floats, next_SxS: Floats | csr_array[np.float64], symbol_SxV: Floats
+) -> Floats:
+    """Losses of hidden states that begin by their shares, by the forward algorithm (Rabiner 1989), [B, T]."""
+    losses_BxT1 = np.empty(blocks_BxT1.shape)
+    belief_BxS = np.broadcast_to(share_S, (len(blocks_BxT1), len(share_S)))
+    for place, symbol_B in enumerate(blocks_BxT1.T):
+        joint_BxS = belief_BxS * symbol_SxV[:, symbol_B].T
+        p_B = joint_BxS.sum(axis=1)
+        losses_BxT1[:, place] = -np.log(p_B)
+        belief_BxS = joint_BxS / p_B[:, None] @ next_SxS
+    return losses_BxT1[:, 1:]
+
+
+def forward_entropy_rate(source: Source, seed: int, sample: int) -> EntropyRate:
+    """Mean loss over windows of the source's text of `sample` symbols, after half a window."""
+    text_N = np.concatenate([*source.text(seed, sample)])
+    losses_BxT = source.losses(text_N.astype(np.int64).reshape(-1, WINDOW))
+    late_B = losses_BxT[:, WINDOW // 2 :].mean(axis=1)
+    rate, half = float(late_B.mean()), 1.96 * float(late_B.std(ddof=1)) / len(late_B) ** 0.5
+    return EntropyRate(rate, rate - half, rate + half, f"forward algorithm on {sample // 2:,} symbols")

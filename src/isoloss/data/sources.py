@@ -1,19 +1,19 @@
-"""Random sources of symbols whose probabilities are known exactly: how they are made, and how their text is drawn.
+"""Random sources of symbols whose probabilities are known exactly: what each has, and what they are made of.
 
-All probabilities are multiples of 1/UNITS: a row of UNITS symbols stands for a distribution, and a symbol is drawn from
-it by ten random bits. So sources and texts follow from integers alone, and are equal to the bit everywhere.
+A row of UNITS symbols stands for a distribution whose probabilities are multiples of 1/UNITS, and a symbol is drawn
+from it by ten random bits. So sources and texts follow from integers alone, and are equal to the bit everywhere.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isoloss.randomness import Purpose, derived_key, keyed_bits, mix, stream_key
+from isoloss.randomness import derived_key, keyed_bits, mix
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -21,8 +21,8 @@ Rows = NDArray[np.uint8]
 Key = NDArray[np.int32]
 
 UNITS = 1024
-LANES, STEPS = 1024, 2048
-"""A piece of text is this many stretches of so many symbols, drawn side by side."""
+MAX_NUMBERS = 1 << 22
+"""32 MiB of an array."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,13 @@ class EntropyRate:
 
 
 class Source(ABC):
-    """A stationary random process over symbols 0 … symbols − 1, driven by a finite number of states."""
+    """A stationary random process over symbols 0 … symbols − 1."""
 
     symbols: int
 
     @abstractmethod
-    def advance(self, state_B: Ints, bits_B: Ints) -> Ints:
-        """The next state of each of B copies of the process, by 32 random bits each."""
-
-    @abstractmethod
-    def emit(self, state_N: Ints, bits_N: Ints) -> NDArray[np.uint8]:
-        """The symbol that belongs to having come to a state by these bits."""
+    def text(self, seed: int, tokens: int) -> Iterator[NDArray[np.uint8]]:
+        """The first `tokens` symbols of one realisation, in pieces. A longer text begins with the shorter."""
 
     @abstractmethod
     def losses(self, blocks_BxT1: Ints) -> Floats:
@@ -58,6 +54,13 @@ class Source(ABC):
     @abstractmethod
     def entropy_rate(self) -> EntropyRate:
         """What `losses` are on average where all symbols before are seen."""
+
+
+def by_parts(losses: Callable[[Ints], Floats], blocks_BxT1: Ints, numbers_a_block: int) -> Floats:
+    """The losses of blocks, as many at a time as keep at most MAX_NUMBERS numbers."""
+    at_once = max(1, MAX_NUMBERS // numbers_a_block)
+    parts = (blocks_BxT1[first : first + at_once] for first in range(0, len(blocks_BxT1), at_once))
+    return np.concatenate([losses(part_PxT1) for part_PxT1 in parts])
 
 
 def random_rows(parents_CxU: Rows, symbols: int, concentration: float, key: Key) -> Rows:
@@ -95,39 +98,3 @@ def subkey(key: Key, number: int) -> Key:
 def random_bits(key: Key, counter_N: Ints) -> Ints:
     """32 random bits for each counter, as a number from 0 to 2^32 − 1."""
     return keyed_bits(key[:1], key[1:], mix(counter_N.astype(np.int32))).view(np.uint32).astype(np.int64)
-
-
-def text_of(source: Source, seed: int, tokens: int) -> Iterator[NDArray[np.uint8]]:
-    """The first `tokens` symbols of a source, in pieces: one realisation, whose beginning in state 0 is soon forgotten.
-
-    A longer text begins with the shorter.
-    """
-    key, state = stream_key(seed, Purpose.TEXT), 0
-    for first in range(0, tokens, LANES * STEPS):
-        bits_N = random_bits(key, np.arange(first, first + LANES * STEPS))
-        states_N = _path(source, state, bits_N)
-        state = int(states_N[-1])
-        yield source.emit(states_N, bits_N)[: tokens - first]
-
-
-def _path(source: Source, state: int, bits_N: Ints) -> Ints:
-    """The states that a source takes from one on by so many random bits, [N].
-
-    It is taken by LANES stretches side by side, of which each begins as if the one before it ended in `state`. Then
-    those that began in another state than their predecessor's last are taken again, up to where both agree: from there
-    they go on alike, for their bits are the same.
-    """
-    bits_LxB = np.ascontiguousarray(bits_N.reshape(LANES, -1).T)
-    states_LxB = np.full(bits_LxB.shape, -1, dtype=np.int64)
-    begun_B = np.full(LANES, state)
-    again = np.arange(LANES)
-    while len(again):
-        state_B = begun_B[again]
-        for step, bits_B in enumerate(bits_LxB[:, again]):
-            state_B = source.advance(state_B, bits_B)
-            if (states_LxB[step, again] == state_B).all():
-                break
-            states_LxB[step, again] = state_B
-        ends_B = np.concatenate([[state], states_LxB[-1, :-1]])
-        again, begun_B = np.flatnonzero(begun_B != ends_B), ends_B
-    return states_LxB.T.reshape(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from isoloss.data.corpus import Piece, read_corpus
 from isoloss.data.tokenizer import Tokenizer, code_points, train_tokenizer
 from isoloss.errors import CorpusError
+from isoloss.study.mixtures import Parts
 from isoloss.study.texts import LINE_END, DataFacts, Text
 
 CODE_POINTS = 0x110000
@@ -20,21 +22,23 @@ CODE_POINTS = 0x110000
 class TextReader:
     """Reads a text, as often as it is iterated over: each piece with the number of its corpus.
 
-    `hashes` are the SHA-256 of the corpora that were read to their end last.
+    `hashes` are the SHA-256 of the corpora that were read to their end last, `size` the bytes of all.
     """
 
     def __init__(self, text: Text, *, offline: bool = False, say: Callable[[str], None] = lambda line: None) -> None:
-        self.text, self.hashes = text, list[str]()
+        self.text, self.hashes, self.size = text, list[str](), 0
         self._options: dict[str, Any] = {"end": text.document_separator or LINE_END, "offline": offline, "say": say}
 
     def __iter__(self) -> Iterator[tuple[int, Piece]]:
-        self.hashes = []
+        self.hashes, size = [], 0
         for number, corpus in enumerate(self.text.corpora):
             digest = hashlib.sha256()
             for piece in read_corpus(corpus, **self._options):
                 digest.update(piece.content)
+                size += len(piece.content)
                 yield number, piece
             self.hashes.append(digest.hexdigest())
+        self.size = size
 
     @property
     def sha256(self) -> str:
@@ -46,7 +50,9 @@ class TextReader:
         for _ in self:
             pass
         if len({*self.hashes}) < len(self.hashes):
-            raise CorpusError(f"'{self.text.name}': corpus and val_corpus are the same text, which validates nothing")
+            found = "two of its corpora" if self.text.shares else "corpus and val_corpus"
+            without = "validates nothing" if not self.text.shares else "is to be stated once"
+            raise CorpusError(f"'{self.text.name}': {found} are the same text, which {without}")
         return self.sha256
 
 
@@ -91,19 +97,36 @@ def survey(reader: TextReader, name: str) -> tuple[Tokenizer, DataFacts]:
         else:
             lengths[number] += len(content)
     tokenizer = train_tokenizer(name, characters.distinct)
-    train_tokens, val_tokens = split_lengths(reader.text, lengths)
-    unseen = characters.beginning_from(train_tokens) / val_tokens if name == "char" else None
+    train, val = split_lengths(reader.text, lengths)
+    apart = name == "char" and (reader.text.val_corpus is not None or not reader.text.shares)  # else they alternate
+    unseen = characters.beginning_from(sum(train)) / sum(val) if apart else None
     oddities = tuple(_oddities(first, line_ends))
-    return tokenizer, DataFacts(reader.sha256, tokenizer.vocab_size, val_tokens, train_tokens, unseen, oddities)
+    facts = facts_of(reader.text, reader.sha256, tokenizer.vocab_size, train, val)
+    return tokenizer, replace(facts, unseen_share=unseen, oddities=oddities)
 
 
-def split_lengths(text: Text, lengths: Sequence[int]) -> tuple[int, int]:
-    """Tokens of the train and of the val split, from those of each corpus. Raises CorpusError where one has none."""
-    train_tokens = text.train_length(lengths[0]) if text.val_corpus is None else lengths[0]
-    n_tokens = sum(lengths)
-    if not 0 < train_tokens < n_tokens:
-        raise CorpusError(f"'{text.name}' is too short ({n_tokens} tokens) to split into train and val")
-    return train_tokens, n_tokens - train_tokens
+def split_lengths(text: Text, lengths: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Tokens for training and for validation of each text, from those of each corpus.
+
+    Raises CorpusError where one has none.
+    """
+    if text.val_corpus is None:
+        train = [text.train_length(length) for length in lengths]
+        val = [length - at for length, at in zip(lengths, train, strict=True)]
+    else:
+        at = len(text.shares) or 1
+        train, val = list(lengths[:at]), list(lengths[at:])
+    if not all([*train, *val]):
+        raise CorpusError(f"'{text.name}' is too short ({min(lengths)} tokens) to split into train and val")
+    return train, val
+
+
+def facts_of(text: Text, sha256: str, vocab_size: int, train: Sequence[int], val: Sequence[int]) -> DataFacts:
+    """What a study needs to know of a text with these tokens of each of its corpora."""
+    train_parts = Parts(tuple(train), text.shares) if text.shares else None
+    val_parts = Parts(tuple(val), text.val_shares) if text.val_shares else None
+    val_tokens = val_parts.usable if val_parts else sum(val)
+    return DataFacts(sha256, vocab_size, val_tokens, sum(train), train_parts=train_parts, val_parts=val_parts)
 
 
 def _oddities(first: str, line_ends: int) -> Iterator[str]:

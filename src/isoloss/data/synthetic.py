@@ -11,7 +11,7 @@ import numpy as np
 
 from isoloss.data.hidden_markov import HiddenMarkovSource
 from isoloss.data.markov import MarkovSource
-from isoloss.data.sources import Source, text_of
+from isoloss.data.sources import Source
 from isoloss.errors import StoreError
 from isoloss.files import cache_dir, read_record, sha256_bytes, sha256_file, write_atomically, write_record
 from isoloss.locks import locked
@@ -51,7 +51,7 @@ def synthetic_text(name: str, say: Callable[[str], None]) -> Path:
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as stream:
-                for symbols_N in text_of(source, stated.seed, stated.tokens):
+                for symbols_N in source.text(stated.seed, stated.tokens):
                     stream.write(characters[symbols_N].tobytes())
 
         write_atomically(path, write)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, repeat
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from isoloss.data.batches import Layout
 from isoloss.data.corpus import PIECE_BYTES
-from isoloss.data.documents import Ends, encode_documents, ends_of_splits
+from isoloss.data.documents import SPLITS, Ends, encode_documents, ends_of_texts, one_behind_the_other, text_number
 from isoloss.data.known import CORPORA
-from isoloss.data.survey import TextReader, split_lengths, survey
+from isoloss.data.survey import TextReader, facts_of, split_lengths, survey
 from isoloss.data.tokenizer import TokenArray, Tokenizer, token_dtype, tokenizer_from_dict
-from isoloss.data.vocabularies import TRAINING_RULE, read_vocabulary, vocabulary_of
+from isoloss.data.vocabularies import MAX_TRAINING_CHARACTERS, TRAINING_RULE, read_vocabulary, vocabulary_of
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import (
     cache_dir,
@@ -38,13 +39,14 @@ from isoloss.files import (
 )
 from isoloss.locks import locked
 from isoloss.study.config import MAX_INT, RunConfig
+from isoloss.study.datasets import Dataset, dataset_of
+from isoloss.study.mixtures import Parts
 from isoloss.study.texts import DataFacts, Text, corpus_name
 from isoloss.study.tokenizer_names import BYTES, FILE, bpe_size, is_of_library
 
 FORMAT_VERSION = 1
 TOKENIZE_TIMEOUT_S = 1800.0
 TOLD_EVERY_S = 5.0
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -59,25 +61,40 @@ class Tokens:
     hashes: tuple[str, ...] = ()
     """SHA-256 of corpus and, where there is one, of val_corpus; `sha256` counts the split too."""
     documents: tuple[Ends, Ends] | None = None
-    """Where documents end in both splits; None: at their ends alone."""
+    """Where documents end in both splits; None: where their texts do."""
+    train_parts: Parts | None = None
+    """Of a mixture, the training splits of its texts, one behind the other."""
+    val_parts: Parts | None = None
+    """The same of what is validated on."""
 
     @property
-    def ends(self) -> tuple[Ends, Ends]:
-        """Where documents end in both splits."""
-        return self.documents or (np.array([len(self.train_N)]), np.array([len(self.val_N)]))
+    def layouts(self) -> tuple[Layout, Layout]:
+        """How the training split and that of validation are divided."""
+        parts = self.train_parts, self.val_parts
+        whole = ([len(self.train_N)], [len(self.val_N)])
+        ends = self.documents or tuple(
+            np.cumsum(of.lengths if of else length) for of, length in zip(parts, whole, strict=True)
+        )
+        return Layout(ends[0], parts[0]), Layout(ends[1], parts[1])
 
     @property
     def facts(self) -> DataFacts:
         """What a study's expansion needs to know of this text."""
-        splits = len(self.val_N), len(self.train_N)
-        known = DataFacts(self.sha256, self.tokenizer.vocab_size, *splits, tokenizer_sha256=self.tokenizer.sha256)
-        return replace(known, documents=self.documents and _by_length(self.documents))
+        val_tokens = self.val_parts.usable if self.val_parts else len(self.val_N)
+        known = DataFacts(self.sha256, self.tokenizer.vocab_size, val_tokens, len(self.train_N))
+        of_train, of_val = (tuple(map(_by_length, layout.texts)) for layout in self.layouts)
+        return replace(
+            known,
+            tokenizer_sha256=self.tokenizer.sha256,
+            train_parts=self.train_parts,
+            val_parts=self.val_parts,
+            documents=None if self.documents is None else (of_train, of_val),
+        )
 
 
-def _by_length(ends: tuple[Ends, Ends]) -> tuple[Mapping[int, int], Mapping[int, int]]:
-    """How many documents there are of each length, in both splits."""
-    of_train, of_val = (Counter[int](np.diff(ends_D, prepend=0).tolist()) for ends_D in ends)
-    return of_train, of_val
+def _by_length(ends_D: Ends) -> Mapping[int, int]:
+    """How many documents there are of each length."""
+    return Counter[int](np.diff(ends_D, prepend=0).tolist())
 
 
 def prepare(
@@ -113,9 +130,9 @@ def _name_in_cache(tokenizer: str) -> str:
     return f"bpe-{size}.{TRAINING_RULE}" if size else tokenizer
 
 
-def prepare_each(text: Text, tokenizers: Iterable[str], **options: Any) -> dict[str, Tokens]:
-    """The same for several tokenizers, by their names. Raises likewise."""
-    return {name: prepare(text, name, **options) for name in tokenizers}
+def prepare_each(datasets: Mapping[Dataset, Text], **options: Any) -> dict[Dataset, Tokens]:
+    """The same for each text and tokenizer of a study. Raises likewise."""
+    return {dataset: prepare(text, dataset.tokenizer, **options) for dataset, text in datasets.items()}
 
 
 def open_tokens(folder: Path) -> Tokens:
@@ -141,7 +158,9 @@ def open_tokens(folder: Path) -> Tokens:
         raise StoreError(f"{folder}: its meta.json lacks the text's SHA-256, or vocab_size is not its vocabulary's")
     if max(largest.values()) >= tokenizer.vocab_size:
         raise StoreError(f"{folder}: holds tokens outside its vocabulary of {tokenizer.vocab_size}")
-    return Tokens(sha256, tokenizer, splits["train"], splits["val"], folder, documents=_read_ends(folder, meta))
+    parts = {split: _parts_in(meta, split, len(tokens_N), folder) for split, tokens_N in splits.items()}
+    found = Tokens(sha256, tokenizer, splits["train"], splits["val"], folder, documents=_read_ends(folder, meta))
+    return replace(found, train_parts=parts["train"], val_parts=parts["val"])
 
 
 def _read_ends(folder: Path, meta: Mapping[str, Any]) -> tuple[Ends, Ends] | None:
@@ -154,6 +173,21 @@ def _read_ends(folder: Path, meta: Mapping[str, Any]) -> tuple[Ends, Ends] | Non
         raise StoreError(f"{folder}: the ends of its documents are not those of meta.json")
     of_train, of_val = (np.frombuffer(content, "<i8").astype(np.int64) for content in contents)
     return of_train, of_val
+
+
+def _parts_in(meta: Mapping[str, Any], split: str, n_tokens: int, folder: Path) -> Parts | None:
+    """The texts of a split of a mixture. Raises StoreError where they are not as we write them."""
+    stated = meta.get(f"{split}_parts")
+    if stated is None:
+        return None
+    try:
+        found = Parts(tuple(map(int, stated["lengths"])), tuple(map(float, stated["shares"])))
+        whole = sum(found.lengths) == n_tokens and min(found.lengths) > 0 and min(found.shares) > 0
+    except (LookupError, TypeError, ValueError):
+        found, whole = Parts((), ()), False
+    if not whole or len(found.lengths) != len(found.shares):
+        raise StoreError(f"{folder}: the parts of its {split} split in meta.json are not those of a mixture")
+    return found
 
 
 def _read_through(path: Path, dtype: np.dtype[Any]) -> tuple[str, int]:
@@ -186,18 +220,23 @@ def corpus_facts(
         facts = survey(reader, tokenizer)[1]
         if text.document_separator is None:
             return facts
-        return replace(facts, documents=_by_length(ends_of_splits(reader, facts, in_bytes=tokenizer == "byte")))
+        ends = ends_of_texts(reader, facts, in_bytes=tokenizer == "byte")
+        of_train, of_val = (tuple(map(_by_length, ends[split])) for split in SPLITS)
+        return replace(facts, documents=(of_train, of_val))
     vocab_size = known.vocab_size if tokenizer == "char" else BYTES
-    train_tokens, val_tokens = split_lengths(text, [known.characters])
-    return DataFacts(text.identity([known.sha256]), vocab_size, val_tokens, train_tokens)
+    return facts_of(text, text.identity([known.sha256]), vocab_size, *split_lengths(text, [known.characters]))
 
 
 def check_length(config: RunConfig, data: DataFacts) -> None:
     """Refuse a text whose splits cannot fill one block and its target. Raises CorpusError."""
-    of = data.of(config.tokenizer)
+    of = data.of(dataset_of(config))
+    if of.documents is not None and config.eval == "sliding":
+        raise CorpusError("eval=sliding reads across the ends of documents: take eval=exact, or no document_separator")
     for number, split in enumerate(SPLITS):
-        if (length := max(of.documents_of(number))) < config.block_size + 1:
-            what = f"the {split} split" if of.documents is None else f"the longest document of the {split} split"
+        texts = of.documents_of(number)
+        if (length := min(map(max, texts))) < config.block_size + 1:
+            what = f"the {split} split" if len(texts) == 1 else f"the {split} split of a text"
+            what = what if of.documents is None else f"the longest document of {what}"
             raise CorpusError(
                 f"{what} of '{config.corpus}' has {length:,} tokens, block_size={config.block_size} "
                 f"needs at least {config.block_size + 1:,}; take a longer text or a shorter block"
@@ -211,16 +250,23 @@ def _made(reader: TextReader, name: str, offline: bool, say: Callable[[str], Non
     _, facts = survey(reader, "char")
 
     def training_text() -> Iterator[str]:
-        left = facts.train_tokens or 0
-        for _, piece in reader:
-            yield piece.text[:left]
-            left -= len(piece.text)
-            if left <= 0:
+        left = _train_lengths(facts)
+        most = [min(length, MAX_TRAINING_CHARACTERS // len(left)) for length in left]
+        for number, piece in reader:
+            if number < len(most):
+                yield piece.text[: max(0, most[number])]
+                most[number] -= len(piece.text)
+            if max(most) <= 0:
                 return
 
     if bpe_size(name):
         say(f"training {name} on the training split")
     return Tokenizer(name, byte_level=vocabulary_of(name, training_text, offline=offline, say=say)), facts
+
+
+def _train_lengths(facts: DataFacts) -> list[int]:
+    """How much of each corpus is for training, of those that are not for validation alone."""
+    return list(facts.train_parts.lengths) if facts.train_parts else [facts.train_tokens or 0]
 
 
 def _tokenize(
@@ -233,23 +279,20 @@ def _tokenize(
             shutil.rmtree(leftover)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            ends: dict[str, Ends] = dict(
-                zip(SPLITS, ends_of_splits(reader, facts, in_bytes=tokenizer.name == "byte"), strict=True)
-            )
-            lengths: dict[str, int] = {}
+            ends = ends_of_texts(reader, facts, in_bytes=tokenizer.name == "byte")
             dtype = token_dtype(tokenizer.vocab_size)
-            for split, tokens in _tokens_of_splits(reader, tokenizer, facts, ends, say):
-                lengths_D = np.zeros_like(ends[split])
-                with (temporary / f"{split}.bin").open("wb") as stream:
+            for split, number, tokens in _tokens_of_texts(reader, tokenizer, facts, ends, say):
+                lengths_D = np.zeros_like(ends[split][number])
+                with (temporary / f"{split}.bin").open("ab") as stream:
                     for tokens_N, document in tokens:
                         stream.write(tokens_N.astype(dtype).tobytes())
                         lengths_D[document] += len(tokens_N)
-                lengths[split] = int(lengths_D.sum())
                 if tokenizer.byte_level:
-                    ends[split] = np.cumsum(lengths_D)
-            divided = reader.text.document_separator is not None
-            for split in SPLITS if divided else ():
-                write_bytes(temporary / f"{split}_ends.bin", ends[split].astype("<i8").tobytes())
+                    ends[split][number] = np.cumsum(lengths_D)
+            lengths = {split: [int(ends_D[-1]) for ends_D in of_texts] for split, of_texts in ends.items()}
+            divided = [f"{split}_ends" for split in SPLITS if reader.text.document_separator is not None]
+            for split, name in zip(SPLITS, divided, strict=False):
+                write_bytes(temporary / f"{name}.bin", one_behind_the_other(ends[split]).astype("<i8").tobytes())
             if not facts.sha256 == reader.sha256 == sha256:
                 raise CorpusError(f"'{reader.text.name}' changed while it was read; take a copy of it")
             meta = {
@@ -258,12 +301,12 @@ def _tokenize(
                 "corpus_sha256": sha256,
                 **tokenizer.as_dict(),
                 "vocab_size": tokenizer.vocab_size,
-                **{f"{split}_tokens": length for split, length in lengths.items()},
-                **{
-                    f"{part}_sha256": sha256_file(temporary / f"{part}.bin")
-                    for part in (*SPLITS, *(f"{split}_ends" for split in SPLITS if divided))
-                },
+                **{f"{split}_tokens": sum(of_texts) for split, of_texts in lengths.items()},
+                **{f"{name}_sha256": sha256_file(temporary / f"{name}.bin") for name in (*SPLITS, *divided)},
             }
+            for split, shares in (("train", reader.text.shares), ("val", reader.text.val_shares)):
+                if shares:
+                    meta[f"{split}_parts"] = {"lengths": lengths[split], "shares": shares}
             if tokenizer.byte_level:
                 write_text(temporary / "tokenizer.json", tokenizer.byte_level.definition)
             write_record(temporary / "meta.json", meta)
@@ -274,31 +317,38 @@ def _tokenize(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _tokens_of_splits(
+def _tokens_of_texts(
     reader: TextReader,
     tokenizer: Tokenizer,
     facts: DataFacts,
-    ends: Mapping[str, Ends],
+    ends: Mapping[str, Sequence[Ends]],
     say: Callable[[str], None],
-) -> Iterator[tuple[str, Iterable[tuple[TokenArray, int]]]]:
-    """Each split with its tokens, in arrays one after the other, of a byte-level BPE with their document's number.
+) -> Iterator[tuple[str, int, Iterable[tuple[TokenArray, int]]]]:
+    """Each text of each split with its tokens, in arrays, of a byte-level BPE with their document's number.
 
     `say` hears how far it is.
     """
 
-    def parts() -> Iterator[tuple[str, Any]]:
-        """Text of a byte-level BPE, else tokens, by the split that each belongs to."""
-        left, length = facts.train_tokens or 0, (facts.train_tokens or 0) + (facts.val_tokens or 0)
-        total, told = length, time.monotonic()
-        for _, piece in reader:
+    def parts() -> Iterator[tuple[tuple[str, int], Any]]:
+        """Text of a byte-level BPE, else tokens, by the split and the text that each belongs to."""
+        left = dict(enumerate(_train_lengths(facts)))
+        done, total, told = 0, reader.size, time.monotonic()
+        for number, piece in reader:
             part = piece.text if tokenizer.byte_level else tokenizer.encode(piece.text)
-            yield from ((split, each) for split, each in (("train", part[:left]), ("val", part[left:])) if len(each))
-            left, length = max(0, left - len(part)), length - len(part)
+            at = left.get(number, 0)
+            for split, each in zip(SPLITS, (part[:at], part[at:]), strict=True):
+                if len(each):
+                    yield (split, text_number(reader.text, number, split) or 0), each
+            left[number], done = max(0, at - len(part)), done + len(piece.content)
             if time.monotonic() - told > TOLD_EVERY_S:
-                say(f"tokenized {1 - length / total:.0%} of {reader.text.name}")
+                say(f"tokenized {done / total:.0%} of {reader.text.name}")
                 told = time.monotonic()
 
-    for split, group in groupby(parts(), key=lambda part: part[0]):
+    for (split, text), group in groupby(parts(), key=lambda part: part[0]):
         pieces = (part for _, part in group)
         of_library = tokenizer.byte_level
-        yield split, encode_documents(of_library, pieces, ends[split]) if of_library else zip(pieces, repeat(0))
+        yield (
+            split,
+            text,
+            encode_documents(of_library, pieces, ends[split][text]) if of_library else zip(pieces, repeat(0)),
+        )

@@ -25,6 +25,7 @@ from isoloss.diagnostic import SEVERITIES, Diagnostic
 from isoloss.study.compute import params_total, tokens_per_step, train_tokens
 from isoloss.study.config import SEED_SETTINGS, RunConfig
 from isoloss.study.hypotheses import EffectStated, RatioStated
+from isoloss.study.repeats import epochs, unique_tokens
 from isoloss.study.schedules import decays
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts
@@ -233,18 +234,17 @@ def _horizons(study: Study, configs: Sequence[RunConfig]) -> Iterator[Diagnostic
 
 
 def _epochs(configs: Sequence[RunConfig], data: DataFacts | None) -> Iterator[Diagnostic]:
-    there = [data and data.of(config.tokenizer).train_tokens for config in configs]
-    known = [tokens for tokens in there if tokens]
-    if len(known) < len(configs):
+    passes = [] if data is None else [each for config in configs if (each := epochs(config, data)) is not None]
+    if data is None or len(passes) < len(configs):
         return
-    epochs = [train_tokens(config) / tokens for config, tokens in zip(configs, known, strict=True)]
-    many = sum(passes > MANY_EPOCHS for passes in epochs)
-    lengths = " to ".join(f"{tokens:,}" for tokens in sorted({min(known), max(known)}))
-    seen = between(float(f"{passes:.2g}") for passes in epochs)
+    many = sum(each > MANY_EPOCHS for each in passes)
+    seen = between(map(train_tokens, configs))
+    times = between(float(f"{each:.2g}") for each in passes)
+    unique = between(tokens for config in configs if (tokens := unique_tokens(config, data)))
     yield Diagnostic(
         "epochs",
         "limits" if many else "note",
-        f"A run sees {seen} times the {lengths} tokens of the training split; "
+        f"A run sees {seen} tokens, {times} times the {unique} unique tokens of its training split; "
         f"{of_runs(many, len(configs)) + ' go' if many else 'none goes'} beyond {MANY_EPOCHS:g} times, where by a rule "
         "of thumb overfitting is to be expected.",
         "Shorten the horizon, take a longer text, or read the best validation loss in place of the final one."

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 from isoloss.diagnostic import Diagnostic
 from isoloss.study.config import SEED_SETTINGS, SETTINGS, RunConfig
+from isoloss.study.datasets import dataset_of
+from isoloss.study.mixtures import kept_windows
 from isoloss.study.parametrization import scales
 from isoloss.study.schedules import decays, settings_read
 from isoloss.study.texts import DataFacts
@@ -63,8 +65,8 @@ def settings_findings(
         )
     yield from _without_level(configs, tuned)
     yield from _fast(configs)
-    if data is not None and data.oddities:
-        text = f"The text: {' '.join(data.oddities)}"
+    if data is not None and (oddities := dict.fromkeys(oddity for each in data.each for oddity in each.oddities)):
+        text = f"The text: {' '.join(oddities)}"
         yield Diagnostic("text_oddities", "note", text, "Convert it if that is not meant: dos2unix -r removes both.")
     if data is not None and data.val_tokens is not None:
         yield from _validation(configs, data)
@@ -104,11 +106,11 @@ def _fast(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
 
 
 def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:
-    exact = [config for config in configs if config.eval == "exact"]
-    few = [config for config in exact if evaluated_blocks(config, data) < FEWEST_BLOCKS]
+    fixed = [config for config in configs if config.eval != "sampled"]
+    few = [config for config in fixed if evaluated_blocks(config, data) < FEWEST_BLOCKS]
     if few:
         fewest = min(few, key=lambda config: evaluated_blocks(config, data))
-        val_tokens, size = data.of(fewest.tokenizer).val_tokens or 0, fewest.block_size
+        val_tokens, size = data.of(dataset_of(fewest)).val_tokens or 0, fewest.eval_scored
         n = evaluated_blocks(fewest, data)
         yield Diagnostic(
             "small_validation",
@@ -120,11 +122,12 @@ def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagn
             else "Validate on a longer text (val_share, val_corpus).",
         )
     yield from _short_documents(configs, data)
-    if data.unseen_share is not None and data.unseen_share > MAX_UNSEEN_SHARE:
+    unseen = max((each.unseen_share or 0.0 for each in data.each), default=0.0)
+    if unseen > MAX_UNSEEN_SHARE:
         yield Diagnostic(
             "unseen_characters",
             "limits",
-            f"{percent(data.unseen_share)} of the validation split's characters never occur in the training split: "
+            f"{percent(unseen)} of the validation split's characters never occur in the training split: "
             "no model can learn them, and they dominate the loss.",
             "Add text that has them to corpus; where validation is the end of one text, shuffle its parts.",
         )
@@ -134,12 +137,12 @@ def _short_documents(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[
     """Documents that no block fits into, where they hold more than MAX_LOST_SHARE of the tokens of training."""
 
     def lost(config: RunConfig) -> float:
-        of = data.of(config.tokenizer).documents_of(0)
-        short = sum(length * n for length, n in of.items() if length <= config.block_size)
-        return short / max(1, sum(length * n for length, n in of.items()))
+        lengths = [each for of_text in data.of(dataset_of(config)).documents_of(0) for each in of_text.items()]
+        short = sum(length * n for length, n in lengths if length <= config.block_size)
+        return short / max(1, sum(length * n for length, n in lengths))
 
     worst = max(configs, key=lost)
-    if data.of(worst.tokenizer).documents is not None and lost(worst) > MAX_LOST_SHARE:
+    if data.of(dataset_of(worst)).documents is not None and lost(worst) > MAX_LOST_SHARE:
         yield Diagnostic(
             "short_documents",
             "limits",
@@ -153,6 +156,8 @@ def _dominating(configs: Sequence[RunConfig], share: float) -> Diagnostic:
     often = min(configs, key=lambda config: config.eval_interval)
     sampled = all(config.eval == "sampled" for config in configs)
     smaller = "eval_iters" if sampled else "eval_val_tokens (0 reads the whole split)"
+    if any(config.eval_scored < config.block_size for config in configs):
+        smaller += ", or raise eval_stride"
     return Diagnostic(
         "evaluation_dominates",
         "limits",
@@ -163,11 +168,10 @@ def _dominating(configs: Sequence[RunConfig], share: float) -> Diagnostic:
 
 
 def evaluated_blocks(config: RunConfig, data: DataFacts) -> int:
-    """Blocks of the validation split that an exact evaluation reads."""
-    of = data.of(config.tokenizer).documents_of(1)
-    there = sum(n * ((length - 1) // config.block_size) for length, n in of.items() if length)
-    asked = max(1, config.eval_val_tokens // config.block_size) if config.eval_val_tokens else there
-    return min(there, asked)
+    """Blocks of the validation split that an evaluation reads, unless it is sampled."""
+    of, scored = data.of(dataset_of(config)), config.eval_scored
+    there = [sum(n * ((length - 1) // scored) for length, n in each.items() if length) for each in of.documents_of(1)]
+    return sum(kept_windows(there, of.val_parts, config.eval_val_tokens // scored if config.eval_val_tokens else None))
 
 
 def _values(configs: Sequence[RunConfig], setting: str) -> str:

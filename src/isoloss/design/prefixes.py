@@ -7,18 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from isoloss.study.compute import train_flops
-from isoloss.study.config import SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.config import SEED_SETTINGS, TEXTS, RunConfig, spelled_seeds
 from isoloss.study.identity import unread
 from isoloss.study.schedules import SCHEDULE_FIELDS, as_read
 
-EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens")
+EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens", "eval_stride")
 """Settings that decide when and on what the loss is measured; training does not read them."""
 
 TRAINING_FIELDS = (
     "dropout", "gradient_accumulation_steps", "max_iters", "learning_rate", "schedule", "decay_lr", *SCHEDULE_FIELDS,
     "optimizer", "muon_learning_rate", "weight_decay", "beta1", "beta2", "grad_clip", "ema",
 )  # fmt: skip
-"""Settings that an evaluation before the first step does not depend on; nor on batch_size, where it is exact."""
+"""Settings that an evaluation before the first step does not depend on; nor on batch_size, unless it is sampled."""
 
 Key = tuple[tuple[str, Any], ...]
 
@@ -79,6 +79,6 @@ def changes_nothing(factor: str, configs: Sequence[RunConfig]) -> list[RunConfig
 
 def _key(config: RunConfig, without: Iterable[str]) -> Key:
     """The settings that count, by name: as in a run's identity, but for what a schedule does not read."""
-    values = config.model_dump(exclude={"corpus", *SEED_SETTINGS, *without}) | spelled_seeds(config)
+    values = config.model_dump(exclude={*TEXTS, *SEED_SETTINGS, *without}) | spelled_seeds(config)
     values |= as_read(config) | unread(config)
     return tuple(sorted((name, value) for name, value in values.items() if name not in without))

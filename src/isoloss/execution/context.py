@@ -11,6 +11,7 @@ import torch
 from isoloss.model.functions import Kernels
 from isoloss.store.layout import StudyPaths
 from isoloss.study.config import Precision, RunConfig
+from isoloss.study.datasets import Dataset
 from isoloss.study.identity import run_id
 from isoloss.study.plugins import Plugin, plugins_in_use
 from isoloss.training.backend import kernels_for
@@ -27,8 +28,8 @@ class TrainingContext:
     """
 
     study: StudyPaths
-    tokens_folders: Mapping[str, Path]
-    """Of each tokenizer's tokens, by its name."""
+    tokens_folders: Mapping[Dataset, Path]
+    """Where the tokens of each text and tokenizer are."""
     device: torch.device
     threads: int
     compiled: bool = False
@@ -41,6 +42,13 @@ class TrainingContext:
     alike_at_first: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """By run id, the runs that are evaluated alike before their first step, itself among them: first_evaluation.py."""
 
+    executor: str = "inline"
+    """What trains them, for their provenance."""
+    elsewhere: bool = False
+    """Whether that is on other machines than the coordinator's, of which alone their numerics are known."""
+    accept_other_numerics: bool = False
+    scratch: Path | None = None
+    """A folder of each machine's own in which to train, if any."""
     plugins: tuple[Plugin, ...] = field(default_factory=plugins_in_use)
     """Parts of one's own that the study may name, for its worker processes."""
 

@@ -31,8 +31,8 @@ def activation_changes(study: Study, tokens: Tokens, steps: int, say: Callable[[
     for each seed. `change` is the root mean square of the difference to the untrained model. Raises ConfigError where a
     study has one width.
     """
-    if len(study.tokenizers) > 1:
-        raise ConfigError("a coordinate check takes one tokenizer; choose it with --set tokenizer=...")
+    if len(study.datasets) > 1:
+        raise ConfigError("a coordinate check takes one text and tokenizer; choose with --set corpus=... tokenizer=...")
     first: dict[tuple[str, int], RunConfig] = {}
     for config in study.expand(tokens.facts):
         first.setdefault((config.parametrization, config.n_embd), config)
@@ -60,11 +60,11 @@ def _at_constant_rate(config: RunConfig, seed: int) -> RunConfig:
 def _changes(config: RunConfig, tokens: Tokens, steps: int) -> dict[str, float]:
     state, text_N = initial_state(config), on_device(tokens.train_N, torch.device("cpu"))
     stacked = stack([state], torch.device("cpu"), Kernels(torch.float32))
-    starts = exact_eval_starts(tokens.ends[1], config.block_size, BLOCKS * config.block_size)
+    starts = exact_eval_starts(tokens.layouts[1], config.block_size, BLOCKS * config.block_size)
     val_N = on_device(tokens.val_N, torch.device("cpu"))
     tokens_1xBxT = gather_windows(val_N, torch.from_numpy(np.asarray(starts)), config.block_size)[None, :, :-1]
     before = gpt.activations(_parameters(stacked.parameters), config, tokens_1xBxT)
-    stepper = Stepper(stacked, text_N, Ranks(), tokens.ends[0])
+    stepper = Stepper(stacked, text_N, Ranks(), tokens.layouts[0])
     for _ in range(steps):
         stepper.take(1)
     after = gpt.activations(_parameters(stacked.parameters), config, tokens_1xBxT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from isoloss.data.tokens import check_length, corpus_facts
 from isoloss.design.trunks import forks
@@ -12,14 +12,15 @@ from isoloss.execution.first_evaluation import expected_takers
 from isoloss.execution.step_times import StepTimes
 from isoloss.execution.study import (
     RunOptions,
-    available_cores,
     resolve_study,
     runs_at_once,
     uses_compiled_kernels,
+    worker_count,
 )
 from isoloss.execution.width import stack_width, widths
 from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts, joined_facts
@@ -79,9 +80,10 @@ def plan_study(study: Study, options: RunOptions, say: Callable[[str], None] = l
 
     Raises ConfigError or CorpusError as running it would.
     """
+    options = replace(options, on="here", slurm=None)  # what is measured is this machine
     study, device = resolve_study(study, options)
     told = {"offline": options.offline, "say": say}
-    data = joined_facts({name: corpus_facts(study.text, name, **told) for name in study.tokenizers})
+    data = joined_facts({each: corpus_facts(text, each.tokenizer, **told) for each, text in study.datasets.items()})
     expanded = study.expand(data)
     compiled = uses_compiled_kernels(options, expanded, device)
     width = stack_width(options, expanded, device, data)
@@ -91,7 +93,7 @@ def plan_study(study: Study, options: RunOptions, say: Callable[[str], None] = l
     for config in configs:
         check_length(config, data)
     check_cap(study, configs, configs, runs_at_once(options, configs, device, width))
-    workers = min(options.workers or (available_cores() if device.type == "cpu" else 1), len(configs))
+    workers = min(worker_count(options, device), len(configs))
     times_s = {run_id(config): step_times(config) for config in configs}
     work = own_work(configs, width, workers)
     training = sum(times_s[run_id(config)] * own.steps for config, own in zip(configs, work, strict=True))
@@ -136,6 +138,7 @@ def _evaluated_tokens(config: RunConfig, data: DataFacts) -> int:
     if config.eval == "sampled":
         read = 2 * config.eval_iters * config.batch_size * config.block_size
     else:
-        of = data.of(config.tokenizer)
-        read = (config.eval_val_tokens or of.val_tokens or 0) + min(config.eval_train_tokens, of.train_tokens or 0)
+        of = data.of(dataset_of(config))
+        counted = (config.eval_val_tokens or of.val_tokens or 0) + min(config.eval_train_tokens, of.train_tokens or 0)
+        read = counted * config.block_size // config.eval_scored
     return 2 * read if config.ema else read

@@ -11,6 +11,7 @@ import torch
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import Emit, Event
+from isoloss.execution.scratch import train_placed
 from isoloss.execution.worker import train_stack
 from isoloss.study.config import RunConfig
 from isoloss.training.distributed import Ranks
@@ -49,6 +50,11 @@ class Executor(Protocol):
     """Trains stacks and emits their events; returns early, all state saved, once should_stop() is true."""
 
     @property
+    def name(self) -> str:
+        """What a run's provenance calls it: inline, processes, slurm or ray."""
+        ...
+
+    @property
     def threads(self) -> int:
         """Threads that one stack is trained with."""
         ...
@@ -65,6 +71,7 @@ class Inline:
     """Trains in this process, alone or as one of several ranks."""
 
     ranks: Ranks = field(default_factory=Ranks)
+    name = "inline"
 
     @property
     def threads(self) -> int:
@@ -78,4 +85,7 @@ class Inline:
         for configs in stacks:
             if self.ranks.any(should_stop()):
                 return
-            train_stack(context, configs, emit, should_stop, self.ranks)
+            if self.ranks.world > 1:
+                train_stack(context, configs, emit, should_stop, self.ranks)
+            else:
+                train_placed(context, configs, emit, should_stop)

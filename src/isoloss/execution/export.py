@@ -29,6 +29,7 @@ from isoloss.store.layout import RunPaths
 from isoloss.store.run import FINISHED, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.parametrization import INIT_STD
 from isoloss.study.schedules import learning_rate
 from isoloss.study.shapes import hidden_width
@@ -66,7 +67,7 @@ def export_run(
             why = "it was compacted: export its best one"
         raise StoreError(f"run {run.folder.name} has no {checkpoint} checkpoint; {why}")
     state = load_weights(run.folder, checkpoint)
-    tokenizer = tokenizer_of(results, state.config.tokenizer)
+    tokenizer = tokenizer_of(results, dataset_of(results.configs_by_id[run.folder.name]))
     if to == "nanogpt":
         if why := _why_no_training(state):
             say(f"run {run.folder.name} {why}: nanoGPT can sample from {out}, and not go on training from it")

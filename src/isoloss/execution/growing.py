@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,21 +13,23 @@ import torch
 from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError
 from isoloss.execution.options import RunOptions
+from isoloss.execution.placement import training_precision
 from isoloss.execution.reuse import predecessors
 from isoloss.files import make_folder, path_exists, sha256_file, write_checksummed, write_record, write_text
 from isoloss.store.layout import StudyPaths
-from isoloss.store.opening import read_study, recorded_facts, recorded_tokenizers
+from isoloss.store.opening import facts_in, read_study, recorded_facts, recorded_tokenizers, records_of
 from isoloss.store.own_parts import keep_parts
 from isoloss.store.revisions import changes_between, revise
 from isoloss.store.run import create_run, read_status
 from isoloss.store.tables import StudyResults
 from isoloss.store.true_losses import keep_true_losses
-from isoloss.study.config import RunConfig
+from isoloss.study.config import TEXTS, RunConfig
+from isoloss.study.datasets import Dataset
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
 from isoloss.study.tokenizer_names import FILE
-from isoloss.training.device import available_cores, describe, resolve_device, resolve_precision
+from isoloss.training.device import available_cores, describe
 from isoloss.wording import counted
 
 MAX_NAMED = 3
@@ -35,22 +38,26 @@ MAX_NAMED = 3
 def recorded_study(results: StudyResults) -> Study | None:
     """The study as its directory has it; None of one that is not begun. Raises ConfigError where it is another one.
 
-    A study may gain and lose levels, factors, seeds and cells, and other hypotheses; its text must stay, and once
-    training has begun some run of it, at least as the beginning of a longer one. A tokenizer's name stays that of one.
+    A study may gain and lose levels, factors, seeds and cells, and other hypotheses. Names of texts and tokenizers stay
+    those of the same, and once training has begun some run has to stay, at least as the beginning of a longer one.
     """
     paths, study = results.paths, results.study
     if not path_exists(paths.study):
         return None
     recorded = read_study(paths.study)
-    tokenizers, known = recorded_tokenizers(paths), recorded_facts(paths, recorded)
-    if known.sha256 != results.facts.sha256:
-        what = f"the text '{study.text.name}', or what of it is validation,"
-        raise ConfigError(f"{what} changed since {paths.folder} was started; choose another --out")
-    for name in study.tokenizers:
-        if name in tokenizers and known.of(name).tokenizer_sha256 != results.facts.of(name).tokenizer_sha256:
-            text = f"tokenizer {name} is another than when {paths.folder} was started; choose another --out"
-            raise ConfigError(f"{text}, or another name for its file" if name.startswith(FILE) else text)
-    before = recorded.expand(known)
+    facts = recorded_facts(paths, recorded)
+    one_text = not (study.varied_texts or recorded.varied_texts)
+    known = {each: facts_in(record) for each, record in records_of(study, recorded_tokenizers(paths)).items()}
+    for dataset, text in study.datasets.items():
+        now, then = results.facts.of(dataset), known.get(dataset)
+        if now.sha256 != (facts if one_text else then or now).sha256:
+            what = f"the text '{text.name}', or what of it is validation,"
+            raise ConfigError(f"{what} changed since {paths.folder} was started; choose another --out")
+        if then is not None and then.tokenizer_sha256 != now.tokenizer_sha256:
+            name = dataset.tokenizer
+            told = f"tokenizer {name} is another than when {paths.folder} was started; choose another --out"
+            raise ConfigError(f"{told}, or another name for its file" if name.startswith(FILE) else told)
+    before = recorded.expand(facts)
     if has_begun(results, before) and not _goes_on(before, results.configs):
         changes = "; ".join([*changes_between(recorded, study)][:MAX_NAMED])
         raise ConfigError(
@@ -78,7 +85,7 @@ def as_begun(paths: StudyPaths, study: Study, options: RunOptions) -> Study:
     settled = {name: recorded[name] for name in names if name in recorded and not study.states(name)}
     try:
         if "precision" in settled:
-            resolve_precision(str(settled["precision"]), resolve_device(options.device))
+            training_precision(str(settled["precision"]), options)
     except ConfigError as error:
         text = f"{paths.folder} was started in {settled['precision']}, which this machine does not have: choose another"
         raise ConfigError(f"{text} --out, or train it anew with --precision fp32 ({error})", ("precision",)) from error
@@ -91,7 +98,7 @@ def has_begun(results: StudyResults, configs: Sequence[RunConfig]) -> bool:
 
 
 def open_directory(
-    results: StudyResults, tokens: Mapping[str, Tokens], device: torch.device, say: Callable[[str], None]
+    results: StudyResults, tokens: Mapping[Dataset, Tokens], device: torch.device, say: Callable[[str], None]
 ) -> None:
     """Write the files that describe the study, or bring them up to date where it has changed. Raises ConfigError."""
     paths, recorded = results.paths, recorded_study(results)
@@ -106,36 +113,44 @@ def open_directory(
             write_checksummed(paths.study, dump_study(results.study))
     for line in _set_aside_in_words(results):
         say(line)
-    keep_true_losses(paths, results.study.text, results.configs, tokens)
+    keep_true_losses(paths, results.study, results.configs, tokens)
     write_record(paths.provenance, _provenance(device))
 
 
-def _record_tokenizers(results: StudyResults, tokens: Mapping[str, Tokens], known: Mapping[str, Any]) -> None:
-    """Write what is not known yet of the study's tokenizers; what is stays, as runs that are set aside have it."""
+def _record_tokenizers(results: StudyResults, tokens: Mapping[Dataset, Tokens], known: Mapping[Dataset, Any]) -> None:
+    """Write what is not known yet of the study's texts and tokenizers; what is stays, as runs set aside have it."""
     for byte_level in filter(None, (each.tokenizer.byte_level for each in tokens.values())):
         path = results.paths.definition(byte_level.sha256)
         if not path_exists(path) or sha256_file(path) != byte_level.sha256:
             make_folder(path.parent)
             write_text(path, byte_level.definition)
-    if tokens.keys() <= known.keys():
+    if not tokens.keys() - records_of(results.study, known).keys():
         return
-    first, *others = {**{name: _as_record(results, each) for name, each in tokens.items()}, **known}.values()
+    first, *others = {**{name: _as_record(results, name, each) for name, each in tokens.items()}, **known}.values()
     write_record(results.paths.tokenizer, {**first, **({"others": others} if others else {})})
 
 
-def _as_record(results: StudyResults, tokens: Tokens) -> dict[str, Any]:
+def _as_record(results: StudyResults, dataset: Dataset, tokens: Tokens) -> dict[str, Any]:
     return {
         **tokens.tokenizer.as_dict(),
-        "corpus": results.study.text.name,
+        "corpus": dataset.corpus,
+        **({"val_corpus": dataset.val_corpus} if results.study.varied_texts else {}),
         "corpus_sha256": tokens.sha256,
         "text_sha256": list(tokens.hashes),
         "vocab_size": tokens.tokenizer.vocab_size,
         "train_tokens": len(tokens.train_N),
-        "val_tokens": len(tokens.val_N),
-        **(
-            {"documents": [sorted(each.items()) for each in documents]} if (documents := tokens.facts.documents) else {}
-        ),
+        "val_tokens": tokens.facts.val_tokens,
+        **_divisions(tokens),
     }
+
+
+def _divisions(tokens: Tokens) -> dict[str, Any]:
+    """The texts and documents that the splits consist of, where they are not one."""
+    parts = {"train_parts": tokens.train_parts, "val_parts": tokens.val_parts}
+    found: dict[str, Any] = {name: asdict(of) for name, of in parts.items() if of is not None}
+    if (documents := tokens.facts.documents) is not None:
+        found["documents"] = [[sorted(of_text.items()) for of_text in texts] for texts in documents]
+    return found
 
 
 def _grow(results: StudyResults, recorded: Study, say: Callable[[str], None]) -> None:
@@ -159,7 +174,7 @@ def _set_aside_in_words(results: StudyResults) -> list[str]:
 
 def _difference(config: RunConfig, configs: Sequence[RunConfig]) -> str:
     """The settings in which a run differs from the nearest of the study, with its values."""
-    fields = [name for name in RunConfig.model_fields if name != "corpus"]  # which counts by content
+    fields = [name for name in RunConfig.model_fields if name not in TEXTS]  # which count by content
     differing = ([name for name in fields if getattr(config, name) != getattr(other, name)] for other in configs)
     return ", ".join(f"{name} {getattr(config, name)}" for name in min(differing, key=len))
 

@@ -20,6 +20,7 @@ from isoloss.study.identity import run_id
 from isoloss.training import checkpoint
 from isoloss.training.kept_states import keep_state
 from isoloss.training.loop import EvalRow, StepRow, after_evaluation
+from isoloss.training.saving import Save, Saved
 from isoloss.training.state import MemberState, Progress
 
 EMIT_INTERVAL_S = 2.0
@@ -41,6 +42,7 @@ class Event:
 
 
 Emit = Callable[[Event], None]
+_SAVES = {"checkpoint": checkpoint.save_last, "best": checkpoint.save_best, "kept": keep_state}
 ENDED = ("done", "failed", "diverged")
 """Kinds of events after which a run does not go on."""
 
@@ -61,6 +63,7 @@ class RunRecorder:
         self._provenance, self._metadata = provenance, metadata
         self._metrics = RowWriter(paths.metrics, kept.get("metrics", NOTHING))
         self._evals = RowWriter(paths.evals, kept.get("evals", NOTHING))
+        self._writers = {"metrics": self._metrics, "evals": self._evals}
         self._rows: dict[str, Extent] = {}
         self._averages = bool(config.ema)
         self._tokens_per_step = tokens_per_step(config)
@@ -83,7 +86,7 @@ class RunRecorder:
         """Record what another run was evaluated at with these weights, and return the state after it."""
         state = replace(state, progress=after_evaluation(state.progress, row))
         self.evaluation(row)
-        self.checkpoint(state)
+        self.saving("checkpoint")(state)
         return state
 
     def heartbeat(self, step: int) -> None:
@@ -94,18 +97,22 @@ class RunRecorder:
             self._repeated = time.monotonic()
 
     def evaluation(self, row: EvalRow) -> None:
-        """Append to evals.jsonl, without losses of an average where the run has none."""
-        self._evals.write(
-            {name: value for name, value in asdict(row).items() if self._averages or not name.startswith("ema_")}
-        )
+        """Append to evals.jsonl, without losses of an average where the run has none, or by position before its end."""
+        values = asdict(row)
+        absent = [] if self._averages else ["ema_train_loss", "ema_val_loss"]
+        absent += ["val_loss_by_position"] if row.val_loss_by_position is None else []
+        self._evals.write({name: value for name, value in values.items() if name not in absent})
 
-    def checkpoint(self, state: MemberState) -> None:
-        """Save the state, once the rows that led to it are on the disk."""
-        checkpoint.save_last(self._paths.folder, state, self._described())
+    def saving(self, what: Saved) -> Save:
+        """How a state as of now is saved, with the extents of the rows that led to it, once these are on the disk."""
+        rows = {name: asdict(writer.extent) for name, writer in self._writers.items()}
+        metadata, save = {**self._metadata, "rows": rows}, _SAVES[what]
 
-    def keep(self, state: MemberState) -> None:
-        """Save the state for runs that leave this one here."""
-        keep_state(self._paths.folder, state, self._described())
+        def saved(state: MemberState) -> None:
+            self._sync()
+            save(self._paths.folder, state, metadata)
+
+        return saved
 
     def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None:
         """Close the run."""
@@ -128,22 +135,18 @@ class RunRecorder:
 
     def abandon(self) -> None:
         """Let go of the row files after a failure, as far as the disk still allows."""
-        for writer in (self._metrics, self._evals):
+        for writer in self._writers.values():
             with suppress(StoreError):
                 writer.close()
 
     def close(self) -> None:
         """Force the rows to the disk and let go of their files."""
         self._rows = self._sync()
-        self._metrics.close()
-        self._evals.close()
-
-    def _described(self) -> checkpoint.Metadata:
-        """A checkpoint's metadata, with the extents of the rows that led to it, on the disk."""
-        return {**self._metadata, "rows": {name: asdict(extent) for name, extent in self._sync().items()}}
+        for writer in self._writers.values():
+            writer.close()
 
     def _sync(self) -> dict[str, Extent]:
-        return {"metrics": self._metrics.sync(), "evals": self._evals.sync()}
+        return {name: writer.sync() for name, writer in self._writers.items()}
 
 
 class NullObserver:
@@ -151,6 +154,7 @@ class NullObserver:
 
     def step(self, row: StepRow) -> None: ...  # noqa: D102
     def evaluation(self, row: EvalRow) -> None: ...  # noqa: D102
-    def checkpoint(self, state: MemberState) -> None: ...  # noqa: D102
-    def keep(self, state: MemberState) -> None: ...  # noqa: D102
+    def saving(self, what: Saved) -> Save:  # noqa: D102
+        return lambda state: None
+
     def end(self, progress: Progress, outcome: Literal["done", "diverged"], reason: str) -> None: ...  # noqa: D102

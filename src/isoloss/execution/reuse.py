@@ -100,7 +100,9 @@ def _start_from(context: TrainingContext, config: RunConfig, fork: Fork) -> None
         states = {name: checkpoint.load(source.folder, kept) for name, kept in names.items()}
         metadata = checkpoint.read_metadata(source.folder, names["last"])
         numerics, rows = metadata.get(NUMERICS), extents(metadata.get("rows", {}))
-        if not numerics or differences(numerics[-1], context.numerics(config.precision)):
+        if not numerics:
+            return
+        if not context.elsewhere and differences(numerics[-1], context.numerics(config.precision)):
             return
         create_run(target, config)
         for name in ROWS:

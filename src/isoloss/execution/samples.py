@@ -12,6 +12,7 @@ from isoloss.model.generate import Sampling, generate
 from isoloss.model.parameters import Parameters, layout_of
 from isoloss.store.layout import RunPaths
 from isoloss.store.tables import StudyResults
+from isoloss.study.datasets import Dataset, dataset_of
 from isoloss.training.checkpoint import load_weights
 
 REPORT_PROMPTS = ("ROMEO:", "JULIET:", "NURSE:")
@@ -35,14 +36,14 @@ def first_prompt(tokenizer: Tokenizer) -> str:
     return "\n" if tokenizer.spells("\n") else tokenizer.characters[0]
 
 
-def tokenizer_of(results: StudyResults, name: str) -> Tokenizer:
+def tokenizer_of(results: StudyResults, dataset: Dataset) -> Tokenizer:
     """One of a study's tokenizers. Raises StoreError where it cannot be read."""
-    record = results.tokenizer(name)
+    record = results.tokenizer(dataset)
     path = results.paths.definition(record.get("tokenizer_sha256", ""))
     tokenizer = tokenizer_from_dict(record, path)
     if tokenizer.vocab_size != record["vocab_size"]:
         told = f"has {tokenizer.vocab_size} tokens, its study says {record['vocab_size']}"
-        raise StoreError(f"tokenizer {name} of {results.paths.folder} {told}")
+        raise StoreError(f"tokenizer {dataset.tokenizer} of {results.paths.folder} {told}")
     if tokenizer.byte_level:  # a directory may be a stranger's
         try:
             tokenizer.byte_level.check()
@@ -53,7 +54,7 @@ def tokenizer_of(results: StudyResults, name: str) -> Tokenizer:
 
 def write_report_samples(results: StudyResults, run: RunPaths, device: torch.device) -> None:
     """Keep samples for the report with a run, of those prompts that its vocabulary can spell."""
-    tokenizer = tokenizer_of(results, results.configs_by_id[run.folder.name].tokenizer)
+    tokenizer = tokenizer_of(results, dataset_of(results.configs_by_id[run.folder.name]))
     texts: list[str] = []
     for prompt in REPORT_PROMPTS:
         if tokenizer.spells(prompt):

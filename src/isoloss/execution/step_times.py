@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from isoloss.data.tokenizer import Tokenizer, token_dtype
 from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError, IsolossError
 from isoloss.files import path_exists, write_record
+from isoloss.spawning import in_another_process
 from isoloss.store.layout import StudyPaths
 from isoloss.store.records import STEP_TIMES, read_checked
 from isoloss.study.config import RunConfig
@@ -25,6 +27,7 @@ from isoloss.training.device import is_out_of_memory
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens
 from isoloss.training.loop import EvalRow, StepRow, train
+from isoloss.training.saving import Save, Saved
 from isoloss.training.state import COMPUTE_DTYPES, MemberState, StackState, initial_state, stack
 from isoloss.training.step import WARM_UP_STEPS, Stepper
 from isoloss.wording import listed
@@ -61,7 +64,9 @@ class StepTimes:
             torch.set_num_threads(1)
             try:
                 width = self.width(config)
-                self.measured[key] = step_time_s(config, self.device, compiled=self.compiled, width=width)
+                apart = self.device.type == "cuda" and not torch.cuda.is_initialized()  # workers will need its memory
+                measure = partial(in_another_process, step_time_s) if apart else step_time_s
+                self.measured[key] = measure(config, self.device, compiled=self.compiled, width=width)
             except Exception as error:
                 own = [value for value in (config.norm, config.mlp, config.optimizer) if "@" in value]
                 if not own or isinstance(error, IsolossError):
@@ -98,8 +103,9 @@ class _Stopwatch:
         self._last_s = now_s
 
     def evaluation(self, row: EvalRow) -> None: ...
-    def checkpoint(self, state: MemberState) -> None: ...
-    def keep(self, state: MemberState) -> None: ...
+    def saving(self, what: Saved) -> Save:
+        return lambda state: None
+
     def end(self, progress: object, outcome: str, reason: str) -> None: ...
 
 
@@ -112,7 +118,8 @@ def step_time_s(config: RunConfig, device: torch.device, *, compiled: bool, widt
     data_N = np.random.default_rng(0).integers(0, config.vocab_size, size=8 * config.block_size)
     data_N = data_N.astype(token_dtype(config.vocab_size))
     tokens = Tokens("", Tokenizer("char", "".join(map(chr, range(config.vocab_size)))), data_N, data_N, folder=Path())
-    short = config.model_copy(update={"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1, "eval": "exact"})
+    lengths = {"max_iters": TIMED_STEPS + 1, "eval_interval": TIMED_STEPS + 1}
+    short = config.model_copy(update={**lengths, "eval": "exact", "eval_stride": None})
     stopwatch = _Stopwatch(device)
     kernels = kernels_for(COMPUTE_DTYPES[config.precision], device, compiled=compiled)
     try:
@@ -136,10 +143,10 @@ def _replicates(config: RunConfig, n: int) -> list[MemberState]:
 def _replay_s(stacked: StackState, tokens: Tokens) -> float:
     """Median seconds of a captured step of a stack, over blocks of which the losses are read once."""
     stepper = Stepper(stacked, DeviceTokens(tokens, stacked.device).train_N, Ranks())
-    stepper.take(WARM_UP_STEPS + 1)  # with the one that is captured
+    stepper.take(WARM_UP_STEPS + 1).read()  # with the one that is captured
     times_s: list[float] = []
     for _ in range(TIMED_STEPS):
         started = time.perf_counter()
-        stepper.take(TIMED_REPLAYS)
+        stepper.take(TIMED_REPLAYS).read()
         times_s.append((time.perf_counter() - started) / TIMED_REPLAYS)
     return statistics.median(times_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,11 +17,13 @@ from isoloss.errors import AllFailedError, ConfigError, Interrupted, IsolossErro
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.disk_cap import DiskCap
 from isoloss.execution.display import is_watched, shown
+from isoloss.execution.engines import engine
 from isoloss.execution.executor import Executor, Inline, Listener, NullListener
 from isoloss.execution.first_evaluation import runs_alike
 from isoloss.execution.growing import as_begun, open_directory
 from isoloss.execution.interrupts import interrupts_are_unhandled, stop_on_signals
 from isoloss.execution.options import RunOptions
+from isoloss.execution.placement import training_device, training_precision
 from isoloss.execution.plan import is_missing, is_shuffled, plan_stacks
 from isoloss.execution.processes import Processes
 from isoloss.execution.resuming import refuse_changed_numerics
@@ -38,27 +41,33 @@ from isoloss.study.identity import run_id
 from isoloss.study.study import Study, too_large
 from isoloss.study.texts import ANY_DATA, joined_facts
 from isoloss.training.backend import compiled_kernels
-from isoloss.training.device import available_cores, machine_memory_bytes, resolve_device, resolve_precision
+from isoloss.training.device import available_cores, machine_memory_bytes, resolve_devices
 from isoloss.training.distributed import Ranks
+from isoloss.training.gpus import check_usable
 from isoloss.wording import counted
 
+MANY = 1_000_000
+"""Stacks that a cluster may train at once: as many as there are."""
 MIN_COMPILE_FLOPS = 1e12
 """Compiling kernels takes some two seconds; below these training FLOPs, ten seconds of one core, it is not worth it."""
 
 
 def resolve_study(study: Study, options: RunOptions) -> tuple[Study, torch.device]:
     """The study, every cell valid, with its precision settled for a device of this machine. Raises ConfigError."""
-    device = resolve_device(options.device)
+    device = training_device(options)
+    if device.type == "cuda" and not options.is_elsewhere:
+        check_usable(resolve_devices(options.device))
     stated = study.varied.get("precision", (study.base["precision"],) if "precision" in study.base else ())
     largest = max(study.expand(ANY_DATA), key=training_memory_bytes)
-    if device.type == "cpu" and (needed := training_memory_bytes(largest)) > (there := machine_memory_bytes()):
+    on_this_cpu = device.type == "cpu" and not options.is_elsewhere
+    if on_this_cpu and (needed := training_memory_bytes(largest)) > (there := machine_memory_bytes()):
         raise too_large(largest, f"needs about {needed / 1e9:,.0f} GB of memory, this machine has {there / 1e9:,.0f}")
     for precision in stated:
-        resolve_precision(str(precision), device)
+        training_precision(str(precision), options)
     left_open = {"eval_val_tokens": RunConfig.model_fields["eval_val_tokens"].default}
     settled = {name: value for name, value in left_open.items() if not study.states(name)}
     if not stated or options.precision != "auto":
-        settled["precision"] = resolve_precision(options.precision, device)
+        settled["precision"] = training_precision(options.precision, options)
     return study.with_settings(settled) if settled else study, device
 
 
@@ -105,13 +114,14 @@ def _run_study(
     study, device = resolve_study(as_begun(paths, study, options), options)
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
-    tokens = prepare_each(study.text, study.tokenizers, offline=options.offline, say=listener.say)
+    tokens = prepare_each(study.datasets, offline=options.offline, say=listener.say)
     facts = joined_facts({name: each.facts for name, each in tokens.items()})
     expanded = study.expand(facts)
     compiled = uses_compiled_kernels(options, expanded, device, listener.say)
     step_times = _step_times(
         paths,
         study,
+        options,
         ranks,
         lambda: StepTimes(device, compiled, widths(expanded, stack_width(options, expanded, device, facts))),
     )
@@ -133,6 +143,10 @@ def _run_study(
         is_shuffled(study),
         kept_steps(results.configs),
         runs_alike(results.configs, width, ranks.world),
+        executor.name,
+        options.is_elsewhere,
+        options.accept_other_numerics,
+        _scratch(options, paths, ranks),
     )
     if ranks.rank:
         for level in dependency_levels(results.configs):
@@ -147,11 +161,11 @@ def _run_study(
         missing = [config for config in results.configs if is_missing(results, config)]
         cap = DiskCap(results, missing, runs_at_once(options, results.configs, device, width), listener)
         _check_space(paths, missing, study.disk)
-        if not options.accept_other_numerics:
+        if not options.accept_other_numerics and not options.is_elsewhere:  # there each node compares its own
             refuse_changed_numerics(context, missing)
         if step_times is not None:
             step_times.keep(paths)
-        open_directory(results, tokens, device, listener.say)
+        open_directory(results, tokens, torch.device("cpu") if options.is_elsewhere else device, listener.say)
         ranks.barrier()
         if len(missing) < len(results.configs):
             listener.say(f"{len(results.configs) - len(missing)} of {len(results.configs)} runs are finished already")
@@ -177,25 +191,43 @@ def _run_study(
         except StoreError:
             _check_space(paths, missing, study.disk)  # a clearer message, if that is the reason
             raise
-        _write_samples(results, table, device, listener.say)
+        _write_samples(results, table, listener.say)
     if set(table["status"]) == {"failed"}:
         reason = results.status(table["run_id"][0]).reason
         raise AllFailedError(f"{counted(len(table), 'run')} of {paths.folder} failed, all of them: {reason}")
     return results
 
 
-def _step_times(paths: StudyPaths, study: Study, ranks: Ranks, make: Callable[[], StepTimes]) -> StepTimes | None:
+def _step_times(
+    paths: StudyPaths, study: Study, options: RunOptions, ranks: Ranks, make: Callable[[], StepTimes]
+) -> StepTimes | None:
     """What horizons in seconds follow from, as it was when the study began; None where budgets are others.
 
-    Raises ConfigError for several ranks, which would each measure their own.
+    Raises ConfigError for several ranks, which would each measure their own, and for other machines.
     """
     if study.budgets is None or study.budgets.kind != "seconds":
         return None
+    if options.is_elsewhere:
+        raise ConfigError(f"budgets: seconds are measured where the study trains, which --on {options.on} leaves open")
     if ranks.world > 1:
         raise ConfigError("budgets: seconds are those of one process; state max_iters to train over several ranks")
     step_times = make()
     step_times.recall(paths)
     return step_times
+
+
+def _scratch(options: RunOptions, paths: StudyPaths, ranks: Ranks) -> Path | None:
+    """Where --scratch is. Raises ConfigError where nothing can be trained there."""
+    if options.scratch is None:
+        return None
+    scratch = options.scratch.absolute()
+    if ranks.world > 1:
+        raise ConfigError("--scratch: several ranks train in the study's own directory", ("scratch",))
+    if scratch.is_relative_to(paths.folder.absolute()):
+        raise ConfigError(f"--scratch {scratch}: name a folder outside {paths.folder}", ("scratch",))
+    if not options.is_elsewhere and not (scratch.is_dir() and os.access(scratch, os.W_OK)):
+        raise ConfigError(f"--scratch {scratch}: not a folder that can be written to here; make it", ("scratch",))
+    return scratch
 
 
 def _check_space(paths: StudyPaths, missing: Sequence[RunConfig], cap: int | None) -> None:
@@ -220,8 +252,19 @@ def _check_space(paths: StudyPaths, missing: Sequence[RunConfig], cap: int | Non
 
 def runs_at_once(options: RunOptions, configs: Sequence[RunConfig], device: torch.device, width: int) -> int:
     """How many runs are trained at the same time, at most."""
-    workers = options.workers or (available_cores() if device.type == "cpu" else 1)
-    return min(len(configs), workers * width)
+    return min(len(configs), worker_count(options, device) * width)
+
+
+def worker_count(options: RunOptions, device: torch.device) -> int:
+    """How many stacks are trained at the same time: one a core on a CPU, one a GPU. Raises ConfigError beyond that."""
+    if options.is_elsewhere:
+        return options.workers or MANY
+    if device.type == "cpu":
+        return options.workers or available_cores()
+    devices = len(resolve_devices(options.device))
+    if (options.workers or 1) > devices:
+        raise ConfigError(f"--workers {options.workers}: a worker needs a GPU, there are {devices}", ("workers",))
+    return options.workers or devices
 
 
 def uses_compiled_kernels(
@@ -240,29 +283,34 @@ def uses_compiled_kernels(
 def _executor(
     options: RunOptions, runs: int, device: torch.device, ranks: Ranks, say: Callable[[str], None]
 ) -> Executor:
-    """Processes on a CPU; in this process on an accelerator, for a study of one run and for several ranks.
+    """Processes, one a core or a GPU; in this process for a study of one run on a CPU and for several ranks.
 
     It follows from the whole study, not from the runs still missing: a run is resumed with the threads it began with.
     """
-    cores = available_cores()
-    workers = options.workers or (cores if device.type == "cpu" else 1)
-    if workers > cores:
+    if options.is_elsewhere:
+        return engine(options, device)
+    on_cpu, cores = device.type == "cpu", available_cores()
+    workers = worker_count(options, device)
+    if on_cpu and workers > cores:
         say(f"--workers {workers} on {cores} cores: workers will wait for each other")
-    if ranks.world > 1 or device.type != "cpu" or (runs == 1 and options.workers is None):
+    if ranks.world > 1 or (on_cpu and runs == 1 and options.workers is None):
         return Inline(ranks)
+    if not on_cpu:
+        return Processes(workers, resolve_devices(options.device))
     if runs < workers:
         say(f"{runs} runs for {workers} workers: {workers - runs} will stay idle, a run uses one core")
     return Processes(workers)
 
 
-def _write_samples(
-    results: StudyResults, table: pl.DataFrame, device: torch.device, say: Callable[[str], None]
-) -> None:
-    """Write samples of the best runs; one that cannot be sampled is reported in a line and skipped."""
+def _write_samples(results: StudyResults, table: pl.DataFrame, say: Callable[[str], None]) -> None:
+    """Write samples of the best runs; one that cannot be sampled is reported in a line and skipped.
+
+    On the CPU: this process uses no GPU that its workers train on.
+    """
     for run in ranked_runs(table)["run_id"].head(REPORT_RUNS):
         paths = results.paths.run(run)
         try:
             if not path_exists(paths.samples):
-                write_report_samples(results, paths, device)
+                write_report_samples(results, paths, torch.device("cpu"))
         except IsolossError as error:
             say(f"no samples of run {run}: {error}")

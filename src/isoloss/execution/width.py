@@ -6,18 +6,25 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
+from math import ceil
 from typing import Any
 
 import torch
 
+from isoloss.errors import ConfigError
 from isoloss.execution.options import RunOptions
 from isoloss.store.records import NUMERICS
 from isoloss.store.run import read_status
 from isoloss.store.tables import StudyResults
+from isoloss.study.compute import training_memory_bytes
 from isoloss.study.config import RunConfig, shape_key
 from isoloss.study.identity import run_id
+from isoloss.study.study import too_large
 from isoloss.study.texts import DataFacts
+from isoloss.training.device import resolve_devices
+from isoloss.training.gpus import gpu
 from isoloss.training.memory import stack_memory
+from isoloss.wording import size
 
 MAX_MEMORY_SHARE = 0.9
 """Largest share of an accelerator's free memory that a stack may take: what is freed is not always of one piece."""
@@ -32,7 +39,8 @@ def stack_width(
 ) -> int:
     """How many runs are trained in one program, at most.
 
-    It is part of a run's numerics. So a study that has `begun` on an accelerator keeps its width on any other.
+    On several GPUs no more than there are runs for each. It is part of a run's numerics. So a study that has `begun`
+    on an accelerator keeps its width on any other. Raises ConfigError where a GPU has no room for the largest run.
     """
     if options.stack is not None:
         return options.stack
@@ -40,8 +48,19 @@ def stack_width(
         return 1
     if begun is not None and (settled := _width_begun_with(begun)) is not None:
         return settled
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    return widest(configs, data, int(free_bytes * MAX_MEMORY_SHARE))
+    if options.is_elsewhere:
+        raise ConfigError(
+            f"--on {options.on}: this machine does not know its GPUs; state how many runs train together: --stack N",
+            ("stack",),
+        )
+    free_bytes = gpu(device).free_bytes
+    largest = max(configs, key=training_memory_bytes)
+    if (needed := stack_memory([largest], data).peak) > free_bytes:
+        raise too_large(
+            largest, f"needs about {size(needed)} of memory, {device} ({gpu(device).name}) has {size(free_bytes)} free"
+        )
+    devices = len(resolve_devices(options.device))
+    return min(widest(configs, data, int(free_bytes * MAX_MEMORY_SHARE)), ceil(len(configs) / devices))
 
 
 def widths(configs: Sequence[RunConfig], width: int) -> Callable[[RunConfig], int]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from platform import node
 from typing import Any, Literal
 
 import torch
@@ -17,21 +18,32 @@ from isoloss.execution.context import TrainingContext
 from isoloss.execution.first_evaluation import taking_over
 from isoloss.execution.plan import STACKED_WITH, Stack
 from isoloss.execution.recorder import Emit, Event, NullObserver, RunRecorder
-from isoloss.execution.resuming import StartingPoint, extend_numerics, starting_point, step_back_to
-from isoloss.files import remove_temporary_files, writing
+from isoloss.execution.resuming import (
+    StartingPoint,
+    extend_numerics,
+    refuse_changed_numerics,
+    starting_point,
+    step_back_to,
+)
+from isoloss.files import path_exists, remove_temporary_files, writing
 from isoloss.locks import locked
 from isoloss.store.layout import RunPaths
-from isoloss.store.records import NUMERICS, PROGRAM, SHUFFLED
+from isoloss.store.moving import finish_moving
+from isoloss.store.records import EXECUTOR, NODE, NUMERICS, PROGRAM, SHUFFLED
 from isoloss.store.run import create_run, read_status, whole_status, write_status
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.identity import run_id
+from isoloss.study.plugins import use_plugin
 from isoloss.training import checkpoint
+from isoloss.training.backend import keep_freed_memory
 from isoloss.training.device import describe, is_lost, is_out_of_memory, peak
 from isoloss.training.distributed import Ranks
 from isoloss.training.loop import train
 from isoloss.training.state import MemberState, stack
 from isoloss.wording import counted
 
+THREADS_PER_WORKER = 1
 LOCK_POLL_INTERVAL_S = 2.0
 """Between two looks at should_stop() while a lock is awaited."""
 LOCK_TIMEOUT_S = 600.0
@@ -54,6 +66,16 @@ class _Attempt:
         """Whether a run has neither ended nor failed."""
         recorder = self.recorders.get(run_id(config))
         return run_id(config) not in self.closed and (recorder is None or not recorder.ended)
+
+
+def prepare_process(context: TrainingContext) -> None:
+    """Make this process one that trains: on one thread of a CPU, or on its GPU, with the study's own parts."""
+    torch.set_num_threads(THREADS_PER_WORKER)
+    if context.device.type == "cuda":
+        torch.cuda.set_device(context.device)
+    keep_freed_memory()
+    for plugin in context.plugins:
+        use_plugin(plugin)
 
 
 def train_stack(
@@ -99,7 +121,9 @@ def _train_under_locks(attempt: _Attempt, configs: Stack) -> Exception | None:
     """Train while holding the runs' locks; return the error, if any, after closing the runs' files."""
     with ExitStack() as held:
         try:
-            tokens = open_tokens(attempt.context.tokens_folders[configs[0].tokenizer])
+            tokens = _tokens(attempt.context, configs[0])
+            if attempt.context.elsewhere and not attempt.context.accept_other_numerics:
+                refuse_changed_numerics(attempt.context, configs)
             for starts in _group_by_step(attempt, _starting_points(attempt, configs, held)):
                 _train_group(attempt, starts, tokens)
         except Exception as error:
@@ -107,6 +131,14 @@ def _train_under_locks(attempt: _Attempt, configs: Stack) -> Exception | None:
                 recorder.abandon()
             return error
     return None
+
+
+def _tokens(context: TrainingContext, config: RunConfig) -> Tokens:
+    """The tokens that a run trains on. Raises StoreError where they are not whole, or not on this node of a cluster."""
+    folder = context.tokens_folders[dataset_of(config)]
+    if context.elsewhere and not path_exists(folder):
+        raise StoreError(f"{folder} is not on node {node()}: set ISOLOSS_CACHE to a folder that every node sees")
+    return open_tokens(folder)
 
 
 @contextmanager
@@ -130,12 +162,14 @@ def _starting_points(attempt: _Attempt, configs: Stack, held: ExitStack) -> list
     for config in configs:
         run = attempt.context.study.run(run_id(config))
         with _fail_alone(attempt, config):
-            acquired = attempt.ranks.rank > 0 or _acquire_lock(attempt, run, held)
+            acquired = attempt.ranks.rank > 0 or acquire_lock(run, held, attempt.emit, attempt.should_stop)
             if attempt.ranks.any(not acquired):
                 for waiting in filter(attempt.is_unfinished, configs):
                     record_state(attempt.context.study.run(run_id(waiting)), "pending", "stopped before it continued")
                     attempt.emit(Event(run_id(waiting), "stopped", 0))
                 return []
+            if attempt.ranks.rank == 0:
+                finish_moving(run)
             if attempt.ranks.world == 1 and (ended := _end_state(run)):
                 attempt.closed.add(run_id(config))
                 attempt.emit(Event(run_id(config), ended, config.max_iters, reason="it had already ended"))
@@ -170,21 +204,21 @@ def _group_by_step(attempt: _Attempt, starts: Sequence[StartingPoint]) -> list[l
     return list(groups.values())
 
 
-def _acquire_lock(attempt: _Attempt, run: RunPaths, held: ExitStack) -> bool:
+def acquire_lock(run: RunPaths, held: ExitStack, emit: Emit, should_stop: Callable[[], bool]) -> bool:
     """Acquire a run's lock, with an event when it has to wait; False once should_stop(). Raises InUseError."""
     in_use, until = f"{run.folder} is being written by another process", time.monotonic() + LOCK_TIMEOUT_S
     announced = False
     while True:
         try:
-            held.enter_context(locked(run.lock, LOCK_POLL_INTERVAL_S, lambda: in_use))
+            held.enter_context(locked(run.lock, LOCK_POLL_INTERVAL_S, lambda: in_use, should_stop))
             return True
         except InUseError:
-            if attempt.should_stop():
+            if should_stop():
                 return False
             if time.monotonic() > until:
                 raise
         if not announced:
-            attempt.emit(Event(run.folder.name, "running", 0, reason=f"{in_use}: waiting for its lock"))
+            emit(Event(run.folder.name, "running", 0, reason=f"{in_use}: waiting for its lock"))
             announced = True
 
 
@@ -218,7 +252,8 @@ def _train_group(attempt: _Attempt, starts: Sequence[StartingPoint], tokens: Tok
     layout = {"stack_width": len(starts), "ranks": ranks.world, "kernels": kernels.name}
     layout |= {PROGRAM: run_id(starts[0].state.config), SHUFFLED: context.shuffled}
     measured = {"peak": asdict(peak(context.device, precision, context.threads))}
-    provenance = {**describe(context.device).as_dict(), **layout, **measured}
+    where = {EXECUTOR: context.executor, NODE: node()}
+    provenance = {**describe(context.device).as_dict(), **where, **layout, **measured}
     stacked_with = [run_id(start.state.config) for start in starts]
     states: list[MemberState] = []
     for run, start in zip(stacked_with, starts, strict=True):
@@ -259,6 +294,7 @@ def _open_recorder(
     remove_temporary_files(paths.folder)
     with writing(paths.samples):
         paths.samples.unlink(missing_ok=True)  # they are of the earlier training
+    checkpoint.finish_best(paths.folder)
     if progress.step:
         checkpoint.promote_best(paths.folder, state)
     recorder = RunRecorder(paths, state.config, provenance, metadata, attempt.emit, start.rows)

@@ -142,3 +142,10 @@ def cross_entropy(
     grad = log_probs.exp_()
     grad.scatter_add_(2, targets_ExNx1, torch.full_like(targets_ExNx1, -1.0, dtype=grad.dtype))
     return loss_E, (grad * scale_E[:, None, None]).to(logits_ExNxW.dtype)
+
+
+def token_losses(logits_ExNxW: Tensor, targets_ExN: Tensor, vocab_size: int) -> Tensor:
+    """The loss of every target in nats, fp32 of shape [E, N]; the logits stay as they are. Not for training."""
+    logits_NxV = logits_ExNxW.detach()[..., :vocab_size].float().flatten(0, 1)
+    losses_N = torch.nn.functional.cross_entropy(logits_NxV, targets_ExN.flatten(), reduction="none")
+    return losses_N.view(targets_ExN.shape)

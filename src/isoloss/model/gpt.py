@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isoloss.model.dropout import Mask
-from isoloss.model.functions import Step, cross_entropy, scaled, through
+from isoloss.model.functions import Step, cross_entropy, scaled, through, token_losses
 from isoloss.model.parameters import HEAD, Gradients, Parameters
 from isoloss.model.parts import ForwardPass, KeysAndValues
 from isoloss.model.parts.attention import attention
@@ -35,17 +35,37 @@ def logits(parameters: Parameters, members: Sequence[RunConfig], tokens_ExBxT: T
 def next_logits(parameters: Parameters, config: RunConfig, tokens_BxT: Tensor, read_before: KeysAndValues) -> Tensor:
     """One member's logits after the last token of B sequences that go on from `read_before`, fp32 of shape [B, V]."""
     run = ForwardPass([config], parameters.weights, parameters.kernels, tokens_BxT[None], None, read_before)
-    *blocks, (_, head) = _layers(run)
-    x_1xNxC = embed(run)
-    both = through(x_1xNxC, x_1xNxC, chain.from_iterable(steps for _, steps in blocks))
-    stream_1xBxC, branch_1xBxC = (each_1xNxC.unflatten(1, tokens_BxT.shape)[:, :, -1] for each_1xNxC in both)
-    return through(stream_1xBxC, branch_1xBxC, head)[1][0].float()[:, : config.vocab_size]
+    stream_1xBxC, branch_1xBxC = (each_1xNxC.unflatten(1, tokens_BxT.shape)[:, :, -1] for each_1xNxC in _hidden(run))
+    return through(stream_1xBxC, branch_1xBxC, _head(run))[1][0].float()[:, : config.vocab_size]
 
 
-def loss(parameters: Parameters, members: Sequence[RunConfig], blocks_ExBxT1: Tensor) -> Tensor:
-    """Mean cross-entropy in nats a token of every member, fp32 of shape [E], on blocks of T+1 tokens."""
+def loss(
+    parameters: Parameters,
+    members: Sequence[RunConfig],
+    blocks_ExBxT1: Tensor,
+    scored_ExBxS: Tensor | None = None,
+    at_positions_ExT: Tensor | None = None,
+) -> Tensor:
+    """Mean cross-entropy in nats a token of every member, fp32 of shape [E], on blocks of T+1 tokens.
+
+    Of all targets, or of those at some positions of each block, from 0: then the head computes no others, unless the
+    losses at each position are asked for: to `at_positions_ExT` those of all blocks are added.
+    """
+    run = ForwardPass(members, parameters.weights, parameters.kernels, blocks_ExBxT1[..., :-1])
     targets_ExN = blocks_ExBxT1[..., 1:].flatten(1)
-    logits_ExNxW = _logits(parameters, members, blocks_ExBxT1[..., :-1])
+    stream_ExNxC, branch_ExNxC = _hidden(run)
+    n_blocks, block = run.tokens_ExBxT.shape[1:]
+    if at_positions_ExT is not None:
+        logits_ExNxW = through(stream_ExNxC, branch_ExNxC, _head(run))[1]
+        losses_ExN = token_losses(logits_ExNxW, targets_ExN, members[0].vocab_size)
+        at_positions_ExT += losses_ExN.unflatten(1, (n_blocks, block)).sum(dim=1)
+    if scored_ExBxS is not None:
+        firsts_Bx1 = torch.arange(n_blocks, device=targets_ExN.device)[:, None] * block
+        rows_ExN = (scored_ExBxS + firsts_Bx1).flatten(1)
+        targets_ExN = targets_ExN.gather(1, rows_ExN)
+        rows_ExNxC = rows_ExN[..., None].expand(-1, -1, stream_ExNxC.shape[2])
+        stream_ExNxC, branch_ExNxC = stream_ExNxC.gather(1, rows_ExNxC), branch_ExNxC.gather(1, rows_ExNxC)
+    logits_ExNxW = through(stream_ExNxC, branch_ExNxC, _head(run))[1]
     total_E, _ = cross_entropy(parameters.kernels, logits_ExNxW, targets_ExN, members[0].vocab_size, None)
     return total_E / targets_ExN.shape[1]
 
@@ -75,7 +95,7 @@ def activations(parameters: Parameters, config: RunConfig, tokens_1xBxT: Tensor)
     run = ForwardPass([config], parameters.weights, parameters.kernels, tokens_1xBxT)
     stream = branch = embed(run)
     found = {"embedding": stream}
-    for name, steps in _layers(run):
+    for name, steps in (*_blocks(run), ("logits", _head(run))):
         stream, branch = through(stream, branch, steps)
         found[name] = branch
     return {**found, "stream": stream}
@@ -87,17 +107,28 @@ def _logits(
     """In the compute dtype, of shape [E, N, W]."""
     run = ForwardPass(members, parameters.weights, parameters.kernels, tokens_ExBxT, masks)
     x_ExNxC = embed(run)
-    return through(x_ExNxC, x_ExNxC, chain.from_iterable(steps for _, steps in _layers(run)))[1]
+    steps = chain.from_iterable(steps for _, steps in _blocks(run))
+    return through(x_ExNxC, x_ExNxC, chain(steps, _head(run)))[1]
 
 
-def _layers(run: ForwardPass) -> Iterator[tuple[str, list[Step]]]:
-    """Name and steps of each layer, from the embedded tokens to the logits.
+def _hidden(run: ForwardPass) -> tuple[Tensor, Tensor]:
+    """The residual stream and the branch behind the last block, each of shape [E, N, C]: what the head reads."""
+    x_ExNxC = embed(run)
+    return through(x_ExNxC, x_ExNxC, chain.from_iterable(steps for _, steps in _blocks(run)))
+
+
+def _head(run: ForwardPass) -> list[Step]:
+    """The last norm, and the logits."""
+    return [add_norm(run, 3 * run.config.n_layer, "ln_f"), *scaled(run.scales.logits), run.linear(HEAD)]
+
+
+def _blocks(run: ForwardPass) -> Iterator[tuple[str, list[Step]]]:
+    """Name and steps of each half of a block, from the embedded tokens on.
 
     A norm adds what the layer before it left on the branch to the stream, dropped at its place, and begins the next.
     """
-    share, n_layer = scaled(run.scales.residual), run.config.n_layer
-    for i in range(n_layer):
+    share = scaled(run.scales.residual)
+    for i in range(run.config.n_layer):
         before = 3 * i if i else None  # nothing is added before the first
         yield f"attention {i + 1}", [add_norm(run, before, f"h.{i}.ln_1"), *attention(run, i), *share]
         yield f"mlp {i + 1}", [add_norm(run, 3 * i + 2, f"h.{i}.ln_2"), *mlp(run, i), *share]
-    yield "logits", [add_norm(run, 3 * n_layer, "ln_f"), *scaled(run.scales.logits), run.linear(HEAD)]

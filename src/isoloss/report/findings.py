@@ -11,6 +11,7 @@ from isoloss.analysis.claims import adjusted_p, judge
 from isoloss.analysis.convergence import Convergence
 from isoloss.analysis.effects import Effects
 from isoloss.analysis.exploration import exploratory_claims, study_effects
+from isoloss.analysis.positions import PositionLosses, position_losses
 from isoloss.analysis.scaling_results import ScalingResults, study_law
 from isoloss.analysis.tuned import at_best_values
 from isoloss.design.audit import audit
@@ -41,6 +42,8 @@ class Findings:
     convergence: Convergence | Diagnostic
     scaling: ScalingResults | Diagnostic
     audit: list[Diagnostic]
+    positions: PositionLosses | None
+    """None where no run has told, and of several tokenizers, whose positions are not the same."""
 
 
 def find(snapshot: Snapshot) -> Findings:
@@ -67,6 +70,9 @@ def find(snapshot: Snapshot) -> Findings:
         _convergence(runs, tolerance),
         _law(snapshot, compared),
         _audit(snapshot, effects),
+        None
+        if len(study.tokenizers) > 1
+        else position_losses(snapshot.curves.positions, snapshot.done, snapshot.factors),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from isoloss.analysis.cost import SIX_ND
-from isoloss.analysis.frontier import Frontier, HoldOut, frontier, predict
+from isoloss.analysis.frontier import Frontier, frontier, predict
 from isoloss.analysis.laws import AXES, EXPONENT_OF, SHAPES, VARIABLES
 from isoloss.analysis.scaling import Fit
 from isoloss.analysis.scaling_results import ScalingResults
@@ -24,12 +24,10 @@ from isoloss.report.chart import (
     INK,
     LIGHT,
     PAPER,
-    WARNING,
     WIDE,
     Figure,
     inline,
     log_ticks,
-    rows_axis,
     sized,
     some,
     some_in_words,
@@ -37,24 +35,20 @@ from isoloss.report.chart import (
 )
 from isoloss.report.colours import SEQUENCE, sequence_colours
 from isoloss.report.format import spelled_estimate
+from isoloss.report.law_hold_out import held_out_figure
 from isoloss.report.law_plane import Ends, Plane
 from isoloss.report.law_words import (
-    NOUNS,
     at_tokens,
     fitted_runs,
     flop,
-    held_out_frame,
-    held_out_in_words,
     interval_method,
     loss_title,
     meaning_of,
 )
-from isoloss.wording import count, counted, level, number
+from isoloss.wording import counted, number
 
 MAX_LINES = 8
 """Of a law in N: with more token counts than these it is drawn at round ones. Of IsoFLOP curves as well."""
-MAX_HELD_OUT = 60
-"""Held-out runs that are drawn, those predicted worst; the table has all."""
 END_LABEL = 56
 """Pixels to the right of a line for the label at its end."""
 
@@ -73,7 +67,7 @@ def law_figures(found: ScalingResults) -> Iterator[Figure]:
         yield _contours(fit, found.frontier, runs, plane)
         yield _isoflop(found, runs, plane)
     if found.holdout:
-        yield _held_out(found.holdout)
+        yield held_out_figure(found.holdout)
 
 
 def _law(fit: Fit, runs: pl.DataFrame, known: TrueFloor | None) -> Figure:
@@ -251,42 +245,6 @@ def _draw_contours(fit: Fit, plane: Plane, frame: pl.DataFrame, width: int) -> a
     rest = law_plane.label_places(equal.join(top, on="C", how="anti"), "C", plane, pl.concat(taken), 36 / height)
     layers += text(rest.join(first.select("C", "text"), on="C"), GREY)
     return sized(alt.layer(*layers), width, height)
-
-
-def _held_out(held: HoldOut) -> Figure:
-    frame, fit = held_out_frame(held), held.fit
-    drawn = f"{counted(len(frame), 'run')} of the largest {NOUNS[held.variable]}, {held.variable} = {count(held.level)}"
-    if len(frame) > MAX_HELD_OUT:
-        frame = frame.filter(pl.col("residual").abs().rank("ordinal", descending=True) <= MAX_HELD_OUT)
-        drawn = f"the {MAX_HELD_OUT} predicted worst of {drawn}"
-    others = [axis for axis in AXES[fit.form] if axis != held.variable]
-    labels: list[str] = []
-    for row in frame.to_dicts():
-        seed = [] if row["seed"] is None else [f"seed {level(row['seed'])}"]
-        labels.append(" · ".join([*(f"{axis} = {count(row[axis])}" for axis in others), *seed]) or "run")
-    labels = [f"{label} ({i})" if labels.count(label) > 1 else label for i, label in enumerate(labels, start=1)]
-    subtitle = (
-        f"Predicted minus observed loss of {drawn}, by the law fitted to the other {fitted_runs(fit)}. Bars: "
-        f"prediction interval of one new run, {interval_method(fit)}; one that does not reach 0 misses its run."
-    )
-    frame = frame.with_columns(pl.Series("label", labels))
-    draw = partial(_draw_held_out, frame, f"predicted − observed {loss_title(fit)}")
-    return Figure("scaling_holdout", f"{held_out_in_words(held)}.", subtitle, frame, draw)
-
-
-def _draw_held_out(frame: pl.DataFrame, title: str, width: int) -> alt.LayerChart:
-    colour = alt.Color("where:N", legend=None, scale=alt.Scale(domain=["inside", "outside"], range=[ACCENT, WARNING]))
-    x, low, zero = (
-        alt.X(f"{field}:Q", title=title, axis=alt.Axis(grid=True, tickCount=5))
-        for field in ("residual", "residual_low", "zero")
-    )
-    rows = alt.Chart(inline(frame)).encode(y=rows_axis(frame["label"].to_list()), color=colour)
-    layers = (
-        alt.Chart(inline(pl.DataFrame({"zero": [0.0]}))).mark_rule(color=GREY).encode(x=zero),
-        rows.mark_rule(strokeWidth=2).encode(x=low, x2=alt.X2("residual_high:Q")),
-        rows.mark_point(filled=True, opacity=1, size=55).encode(x=x),
-    )
-    return sized(alt.layer(*layers), width, 45 + 18 * len(frame))
 
 
 def _drawn(parts: Mapping[str, pl.DataFrame]) -> pl.DataFrame:

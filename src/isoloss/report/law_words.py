@@ -8,14 +8,14 @@ import polars as pl
 
 from isoloss.analysis.frontier import HoldOut
 from isoloss.analysis.scaling import FIXED, Fit
-from isoloss.study.tokenizer_names import COMPARED_IN
+from isoloss.study.datasets import COMPARED_IN
 from isoloss.wording import counted, listed, number, of_runs, si
 
 MEANINGS = {
     "params_non_embedding": "parameters without embeddings", "params_total": "parameters with embeddings",
     "N": "parameters", "train_tokens": "training tokens", "D": "training tokens", "train_flops": "training FLOPs",
-    "C": "training FLOPs", "U": "unique tokens", "final_val_loss": "final validation loss",
-    "final_val_bpb": "final validation loss",
+    "C": "training FLOPs", "U": "unique tokens", "unique_tokens": "unique training tokens",
+    "final_val_loss": "final validation loss", "final_val_bpb": "final validation loss",
 }  # fmt: skip
 """What a column holds, where its name tells; other columns are called by their names."""
 NOUNS = {"N": "size", "D": "number of tokens", "C": "compute"}

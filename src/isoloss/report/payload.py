@@ -162,8 +162,7 @@ def _samples(snapshot: Snapshot, ids: Sequence[str]) -> Mapping[str, str]:
 
 def _true_losses(snapshot: Snapshot) -> list[float]:
     """What the source of a synthetic text loses on each choice of validation windows."""
-    known = snapshot.results.true_losses
-    return sorted(set(known["true_val_loss"].values())) if known else []
+    return sorted({loss for known in snapshot.results.true_losses.values() for loss in known["true_val_loss"].values()})
 
 
 def _curves(

@@ -17,8 +17,8 @@ from isoloss.report.colours import factor_colours
 from isoloss.store.run import RunStatus
 from isoloss.store.tables import StudyResults, ThinnedCurves
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import COMPARED_IN, compared_loss
 from isoloss.study.study import Study
-from isoloss.study.tokenizer_names import COMPARED_IN, compared_loss
 from isoloss.wording import level
 
 DAMAGED_ROWS = "its files of rows do not hold what a run writes"
@@ -50,8 +50,8 @@ class Snapshot:
 
     @property
     def compared_loss(self) -> str:
-        """The loss by which its runs compare: 'val_loss', of several tokenizers 'val_bpb'."""
-        return compared_loss(self.study.tokenizers)
+        """The loss by which its runs compare: 'val_loss', of several tokenizers or validation texts 'val_bpb'."""
+        return compared_loss(self.study.datasets)
 
     @property
     def loss_unit(self) -> str:
@@ -124,7 +124,7 @@ def take_snapshot(results: StudyResults) -> Snapshot:
     return Snapshot(
         results=results,
         table=table,
-        configurations=_configurations(table, factors, f"best_{compared_loss(results.study.tokenizers)}"),
+        configurations=_configurations(table, factors, f"best_{compared_loss(results.study.datasets)}"),
         configs=results.configs_by_id,
         statuses=statuses,
         provenance=results.provenance(),

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from isoloss.analysis.claim import Claim
+from isoloss.analysis.positions import PositionLosses
 from isoloss.analysis.scaling_results import ScalingResults
 from isoloss.files import write_text
 from isoloss.report.chapter import Chapter
@@ -18,6 +19,7 @@ from isoloss.report.chapters.convergence import convergence_chapter
 from isoloss.report.chapters.design import design_chapter
 from isoloss.report.chapters.effects import effects_chapter
 from isoloss.report.chapters.method import method_chapter, references_chapter
+from isoloss.report.chapters.positions import positions_chapter
 from isoloss.report.chapters.provenance import provenance_chapter, samples_chapter
 from isoloss.report.chapters.runs import configurations_table, runs_chapter, runs_table
 from isoloss.report.chapters.scaling import scaling_chapter
@@ -41,6 +43,7 @@ class Report:
 
     page: Path
     claims: list[Claim]
+    positions: PositionLosses | None
 
 
 def write_report(results: StudyResults) -> Report:
@@ -57,7 +60,7 @@ def write_report(results: StudyResults) -> Report:
     sections = [render_section(chapter, files=PAPER) for chapter in chapters]
     study = snapshot.study
     write_text(page, render_page(study.name, sections, question=study.description, data=explorer_data(snapshot)))
-    return Report(page, findings.claims)
+    return Report(page, findings.claims, findings.positions)
 
 
 def study_chapters(snapshot: Snapshot, findings: Findings) -> list[Chapter]:
@@ -73,6 +76,7 @@ def study_chapters(snapshot: Snapshot, findings: Findings) -> list[Chapter]:
         runs_chapter(snapshot),
         effects,
         convergence,
+        *([positions_chapter(findings.positions, snapshot)] if findings.positions else []),
         scaling,
         speed_chapter(snapshot),
         samples_chapter(snapshot),

@@ -120,6 +120,11 @@ class StudyPaths:
         return self.folder / "tokenizers" / f"{sha256[:16]}.json"
 
     @property
+    def jobs(self) -> Path:
+        """Which runs are in the jobs of a cluster's queue, and the events of these."""
+        return self.folder / "jobs"
+
+    @property
     def lock(self) -> Path:
         """Held by the one process that runs the study."""
         return self.folder / ".lock"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -13,6 +13,8 @@ from isoloss.store.layout import StudyPaths
 from isoloss.store.own_parts import know_parts
 from isoloss.store.records import TOKENIZER, OneTokenizerRecord, read_checked
 from isoloss.study.config import BEFORE_THEY_WERE_SETTINGS
+from isoloss.study.datasets import Dataset
+from isoloss.study.mixtures import Parts
 from isoloss.study.study import Study
 from isoloss.study.studyfile import parse_study
 from isoloss.study.texts import DataFacts, joined_facts
@@ -36,10 +38,22 @@ def open_study(folder: str | Path) -> OpenStudy:
     return OpenStudy(paths, study, recorded_facts(paths, study))
 
 
-def recorded_tokenizers(paths: StudyPaths) -> dict[str, OneTokenizerRecord]:
-    """What tokenizer.json says of each tokenizer, by its name. Raises StoreError."""
+def recorded_tokenizers(paths: StudyPaths) -> dict[Dataset, OneTokenizerRecord]:
+    """What tokenizer.json says of each text and tokenizer. Raises StoreError."""
     first = read_checked(TOKENIZER, paths.tokenizer)
-    return {each["tokenizer"]: _alone(each) for each in (first, *first.get("others", []))}
+    records = map(_alone, (first, *first.get("others", [])))
+    return {Dataset(each["corpus"], each.get("val_corpus", ""), each["tokenizer"]): each for each in records}
+
+
+def records_of(study: Study, known: Mapping[Dataset, OneTokenizerRecord]) -> dict[Dataset, OneTokenizerRecord]:
+    """Those of a study's own texts and tokenizers, as far as they are known.
+
+    The one text of a study may have moved since: it is known by its tokenizer where its name is not.
+    """
+    of_one_text = {name.tokenizer: each for name, each in known.items() if "val_corpus" not in each}
+    moved = {} if study.varied_texts else {each: of_one_text.get(each.tokenizer) for each in study.datasets}
+    found = {each: known.get(each) or moved.get(each) for each in study.datasets}
+    return {each: record for each, record in found.items() if record is not None}
 
 
 def _alone(record: OneTokenizerRecord) -> OneTokenizerRecord:
@@ -48,22 +62,32 @@ def _alone(record: OneTokenizerRecord) -> OneTokenizerRecord:
 
 
 def recorded_facts(paths: StudyPaths, study: Study) -> DataFacts:
-    """What tokenizer.json says of the text of the study that the directory has. Raises StoreError."""
-    known = recorded_tokenizers(paths)
-    if missing := {*study.tokenizers} - known.keys():
-        raise StoreError(f"{paths.tokenizer}: lacks the study's tokenizer {min(missing)}; isoloss did not write this")
+    """What tokenizer.json says of the texts of the study that the directory has. Raises StoreError."""
+    known = records_of(study, recorded_tokenizers(paths))
+    if missing := study.datasets.keys() - known.keys():
+        of = min(missing)
+        lacks = f"lacks the study's tokenizer {of.tokenizer}" + (f" of {of.corpus}" if study.varied_texts else "")
+        raise StoreError(f"{paths.tokenizer}: {lacks}; isoloss did not write this")
+    return joined_facts({each: facts_in(record) for each, record in known.items()})
 
-    def facts(of: OneTokenizerRecord) -> DataFacts:
-        splits = of["val_tokens"], of["train_tokens"]
-        sha256 = of.get("tokenizer_sha256", "")
-        found = DataFacts(of["corpus_sha256"], of["vocab_size"], *splits, tokenizer_sha256=sha256)
-        return (
-            replace(found, documents=(dict(lengths[0]), dict(lengths[1])))
-            if (lengths := of.get("documents"))
-            else found
-        )
 
-    return joined_facts({name: facts(each) for name, each in known.items()})
+def facts_in(record: OneTokenizerRecord) -> DataFacts:
+    """What a record says of a text."""
+    train, val = (
+        Parts(tuple(parts["lengths"]), tuple(parts["shares"])) if parts else None
+        for parts in (record.get("train_parts"), record.get("val_parts"))
+    )
+    documents = record.get("documents")
+    return DataFacts(
+        record["corpus_sha256"],
+        record["vocab_size"],
+        record["val_tokens"],
+        record["train_tokens"],
+        tokenizer_sha256=record.get("tokenizer_sha256", ""),
+        train_parts=train,
+        val_parts=val,
+        documents=(tuple(map(dict, documents[0])), tuple(map(dict, documents[1]))) if documents else None,
+    )
 
 
 def read_study(path: Path) -> Study:

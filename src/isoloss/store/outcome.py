@@ -7,7 +7,7 @@ is missing (earlier versions did not write them), of other rows, or damaged, it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from math import isfinite, sqrt
 from statistics import median, stdev
@@ -17,6 +17,7 @@ from isoloss.files import write_record
 from isoloss.store.layout import RunPaths
 from isoloss.store.records import (
     CURVES,
+    ByPosition,
     EvalRecord,
     MeasuredRecord,
     StepRecord,
@@ -32,6 +33,18 @@ FIGURES = 6
 """Significant figures of a thinned curve of steps, which is for charts; evaluations are kept exactly."""
 
 
+@dataclass(frozen=True)
+class Curves:
+    """The curves of a run, of few points, and at its last evaluation the losses by position in the context.
+
+    Runs of earlier versions have no such losses.
+    """
+
+    steps: ThinnedSteps
+    evals: ThinnedEvals
+    val_loss_by_position: ByPosition
+
+
 def keep_outcome(paths: RunPaths, rows: Mapping[str, Extent]) -> MeasuredRecord | None:
     """Write the curves of a run that has ended with rows of these extents, and return what it measured.
 
@@ -42,7 +55,7 @@ def keep_outcome(paths: RunPaths, rows: Mapping[str, Extent]) -> MeasuredRecord 
     except StoreError:
         return None
     kept = {name: asdict(extent) for name, extent in rows.items()}
-    write_record(paths.curves, {"rows": kept, "steps": thinned_steps(steps), "evals": thinned_evals(evals)})
+    write_record(paths.curves, {"rows": kept, **asdict(_curves(steps, evals))})
     return measure(steps, evals)
 
 
@@ -56,16 +69,21 @@ def measured(paths: RunPaths, status: RunStatus) -> MeasuredRecord:
     return measured_when_it_ended(status) or measure(step_rows(paths), eval_rows(paths))
 
 
-def curves(paths: RunPaths, status: RunStatus) -> tuple[ThinnedSteps, ThinnedEvals]:
+def curves(paths: RunPaths, status: RunStatus) -> Curves:
     """The thinned curves of a run of this status. Raises StoreError likewise."""
     if measured_when_it_ended(status):
         try:
             kept = read_checked(CURVES, paths.curves)
             if extents(kept["rows"]) == status.rows:
-                return kept["steps"], kept["evals"]
+                return Curves(kept["steps"], kept["evals"], kept.get("val_loss_by_position", {}))
         except StoreError:
             pass
-    return thinned_steps(step_rows(paths)), thinned_evals(eval_rows(paths))
+    return _curves(step_rows(paths), eval_rows(paths))
+
+
+def _curves(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> Curves:
+    by_position = evals[-1].get("val_loss_by_position") if evals else None
+    return Curves(thinned_steps(steps), thinned_evals(evals), by_position or {})
 
 
 def measure(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> MeasuredRecord:

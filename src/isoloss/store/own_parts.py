@@ -10,12 +10,12 @@ from isoloss.errors import ConfigError
 from isoloss.files import path_exists, write_record
 from isoloss.store.records import PARTS, PartRecord, read_checked
 from isoloss.study.config import RunConfig
-from isoloss.study.parts import Mlp, Norm, Optimizer, Part, know, known
+from isoloss.study.parts import SETTINGS, Mlp, Norm, Optimizer, Part, Position, know, known
 
 
 def keep_parts(path: Path, configs: Sequence[RunConfig]) -> None:
     """Record what is known of the parts of their own that runs have, beside what was. Raises StoreError."""
-    values = sorted({value for config in configs for value in (config.norm, config.mlp, config.optimizer)})
+    values = sorted({getattr(config, setting) for config in configs for setting in SETTINGS})
     own = {value: _described(part) for value in values if (part := known(value)) is not None}
     before = read_checked(PARTS, path)["parts"] if path_exists(path) else {}
     if own.keys() - before.keys():
@@ -35,6 +35,8 @@ def _described(part: Part) -> PartRecord:
             return {"setting": "norm"}
         case Mlp():
             return {"setting": "mlp", "gated": part.gated}
+        case Position():
+            return {"setting": "position", "learned": part.learned, "rotated": part.rotation is not None}
         case Optimizer():
             return {"setting": "optimizer", "moments": [*part.moments], "defaults": {**part.defaults}}
 
@@ -55,5 +57,7 @@ def _part(record: PartRecord, code: Callable[..., NoReturn]) -> Part:
             return Norm(code)
         case "mlp":
             return Mlp(code, record.get("gated", False))
+        case "position":
+            return Position(record.get("learned", False), code, code if record.get("rotated") else None)
         case "optimizer":
             return Optimizer(code, tuple(record.get("moments", ())), record.get("defaults", {}))

@@ -18,7 +18,7 @@ from isoloss.store.owner import owner_is_gone
 from isoloss.store.run import RunStatus, eval_rows, last_sidecar, status_by_size, step_rows
 from isoloss.study.compute import train_flops
 from isoloss.study.config import RunConfig
-from isoloss.study.tokenizer_names import compared_loss
+from isoloss.study.datasets import compared_loss, dataset_of
 
 
 class Best(NamedTuple):
@@ -67,9 +67,9 @@ class StudyProgress:
     def best(self) -> tuple[str, Best] | None:
         """The run with the lowest validation loss of those that are done, of all while none is; None without any.
 
-        Of several tokenizers, whose losses per token do not compare, it is the lowest in bits a byte.
+        Where losses per token do not compare, as of several tokenizers, it is the lowest in bits a byte.
         """
-        by = compared_loss(run.config.tokenizer for run in self.runs.values())
+        by = compared_loss(dataset_of(run.config) for run in self.runs.values())
         known = {name: run for name, run in self.runs.items() if run.best and getattr(run.best, by) is not None}
         done = [name for name, run in known.items() if run.state == "done"]
         name = min(done or known, key=lambda name: (getattr(known[name].best, by), name), default=None)

@@ -26,6 +26,8 @@ FIRST_EVALUATION = "first_evaluation"
 PROGRAM, SHUFFLED = "program", "shuffled"
 """Keys, in a run's provenance, of the first run trained together with it, and of whether the programs of its study ran
 in shuffled order."""
+EXECUTOR, NODE = "executor", "node"
+"""Keys, likewise, of what trained a run (inline, processes, slurm or ray) and of the machine's name."""
 State = Literal["pending", "running", "done", "failed", "diverged", "damaged"]
 """`damaged` is never written: it is what a reader finds."""
 
@@ -138,26 +140,39 @@ class StartRecord(TypedDict):
     machine: dict[str, str | int]
 
 
+class PartsOfText(TypedDict):
+    """Tokens of a split of each text of a mixture, and their shares of what is drawn."""
+
+    lengths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)]
+    shares: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=2)]
+
+
 @with_config(extra="allow")
 class OneTokenizerRecord(TypedDict):
-    """A tokenizer and what it makes of the text; what a byte-level BPE is lies in a file, by its SHA-256."""
+    """A tokenizer and what it makes of a text; what a byte-level BPE is lies in a file, by its SHA-256.
+
+    `corpus` names the text; of a study whose texts vary, `corpus` and `val_corpus` are the names that its runs have.
+    """
 
     tokenizer: str
     characters: str
     tokenizer_sha256: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     corpus: str
+    val_corpus: NotRequired[str]
     corpus_sha256: str
     text_sha256: NotRequired[Annotated[list[str], Field(min_length=1)]]
     vocab_size: Count
     train_tokens: Count
     val_tokens: Count
-    documents: NotRequired[tuple[list[tuple[Count, Count]], list[tuple[Count, Count]]]]
-    """Of training and of validation, lengths in tokens and how many documents have each."""
+    train_parts: NotRequired[PartsOfText]
+    val_parts: NotRequired[PartsOfText]
+    documents: NotRequired[tuple[list[list[tuple[Count, Count]]], list[list[tuple[Count, Count]]]]]
+    """Of training and of validation, for each text, lengths in tokens and how many documents have each."""
 
 
 @with_config(extra="allow")
 class TokenizerRecord(OneTokenizerRecord):
-    """tokenizer.json; `others` of a study that has, or had, several tokenizers."""
+    """tokenizer.json; `others` of a study that has, or had, several tokenizers or texts."""
 
     others: NotRequired[list[OneTokenizerRecord]]
 
@@ -181,8 +196,12 @@ class StepRecord(TypedDict):
     mfu_a100: FiniteFloat
 
 
+ByPosition = dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,9}$")], FiniteFloat | None]
+"""Mean losses of targets by how many tokens of their window stand before them: the most of each bin, as text."""
+
+
 class EvalRecord(TypedDict):
-    """A row of evals.jsonl; losses of an average of the weights where the run has one."""
+    """A row of evals.jsonl; losses of an average of the weights where the run has one, by position where it ended."""
 
     step: Count
     train_loss: FiniteFloat | None
@@ -191,6 +210,7 @@ class EvalRecord(TypedDict):
     val_bpb: NotRequired[FiniteFloat | None]
     ema_train_loss: NotRequired[FiniteFloat | None]
     ema_val_loss: NotRequired[FiniteFloat | None]
+    val_loss_by_position: NotRequired[ByPosition | None]
 
 
 class ThinnedSteps(TypedDict):
@@ -218,14 +238,21 @@ def _of_one_length(columns: Any) -> Any:
     return columns
 
 
-class TrueLossesRecord(TypedDict):
-    """true_losses.json: the entropy rate of a synthetic text, and what its source loses on each choice of windows."""
+class OneSourceRecord(TypedDict):
+    """The entropy rate of a synthetic text, and what its source loses on each choice of windows."""
 
+    corpus_sha256: NotRequired[str]
     entropy_rate: FiniteFloat
     low: FiniteFloat
     high: FiniteFloat
     method: str
     true_val_loss: dict[str, FiniteFloat]
+
+
+class TrueLossesRecord(OneSourceRecord):
+    """true_losses.json; `others` of a study whose runs are on several synthetic texts."""
+
+    others: NotRequired[list[OneSourceRecord]]
 
 
 class CurvesRecord(TypedDict):
@@ -234,13 +261,16 @@ class CurvesRecord(TypedDict):
     rows: dict[str, ExtentRecord]
     steps: Annotated[ThinnedSteps, AfterValidator(_of_one_length)]
     evals: Annotated[ThinnedEvals, AfterValidator(_of_one_length)]
+    val_loss_by_position: NotRequired[ByPosition]
 
 
 class PartRecord(TypedDict):
-    """What is known of a norm, an MLP or an optimizer of a study's own."""
+    """What is known of a norm, an MLP, positions or an optimizer of a study's own."""
 
-    setting: Literal["norm", "mlp", "optimizer"]
+    setting: Literal["norm", "mlp", "position", "optimizer"]
     gated: NotRequired[bool]
+    learned: NotRequired[bool]
+    rotated: NotRequired[bool]
     moments: NotRequired[list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]]]
     defaults: NotRequired[dict[str, str | int | FiniteFloat | bool | None]]
 
@@ -257,6 +287,13 @@ class StepTimesRecord(TypedDict):
     seconds: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
 
 
+class JobsRecord(TypedDict):
+    """jobs/NAME.json: the runs of each job of an array."""
+
+    stacks: list[list[str]]
+
+
+JOBS = TypeAdapter(JobsRecord)
 STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), TypeAdapter(TokenizerRecord)
 METADATA, SIDECAR = TypeAdapter(MetadataRecord), TypeAdapter(SidecarRecord)
 CURVES, MIRRORED = TypeAdapter(CurvesRecord), TypeAdapter(MirroredRecord)

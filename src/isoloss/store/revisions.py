@@ -15,7 +15,7 @@ from isoloss.store.opening import read_study
 from isoloss.store.records import Count, read_checked
 from isoloss.store.run import now
 from isoloss.study.cell_shapes import cells_values
-from isoloss.study.config import SETTINGS, RunConfig
+from isoloss.study.config import SETTINGS, TEXTS, RunConfig
 from isoloss.study.hypotheses import EffectStated, Hypothesis, RatioStated
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study
@@ -81,7 +81,8 @@ def _compared(hypothesis: Hypothesis, study: Study) -> object:
 
 def changes_between(before: Study, after: Study) -> Iterator[str]:
     """What was changed, in words: 'dropout gained 0.4'."""
-    for setting in SETTINGS:
+    texts = TEXTS if before.varied_texts or after.varied_texts else ()
+    for setting in (*texts, *SETTINGS):
         were, are = _values(before, setting), _values(after, setting)
         yield from _gained_and_lost(setting, were, are)
     yield from _gained_and_lost("seeds", before.seeds, after.seeds)
@@ -109,5 +110,7 @@ def _values(study: Study, setting: str) -> tuple[Any, ...]:
     """A setting's levels, or its one value; a default that is stated equals one that is not."""
     if setting == "tokenizer":
         return study.tokenizers
+    if setting in TEXTS:
+        return tuple(dict.fromkeys(getattr(dataset, setting) for dataset in study.datasets))
     default = RunConfig.model_fields[setting].default
     return study.varied.get(setting, (study.base.get(setting, default),))

@@ -233,7 +233,7 @@ class RowWriter:
     """Appends rows to a file; they reach the system within a second, and the disk at `sync`.
 
     `kept` is what of the file stays: what was written after it, torn lines too, is cut off. Raises StoreError when the
-    file does not begin with it.
+    file does not begin with it. Another thread may call `sync` while rows are written.
     """
 
     def __init__(self, path: Path, kept: Extent = NOTHING) -> None:
@@ -246,6 +246,11 @@ class RowWriter:
             self._digest = hashlib.sha256(self._stream.read())
             sync_folder(path.parent)
         self._flushed = time.monotonic()
+
+    @property
+    def extent(self) -> Extent:
+        """How far the rows go that were written so far, on the disk or not."""
+        return Extent(self._size, self._digest.hexdigest())
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row. Raises StoreError."""
@@ -268,7 +273,7 @@ class RowWriter:
         with writing(self.path):
             self._stream.flush()
             os.fsync(self._stream.fileno())
-        return Extent(self._size, self._digest.hexdigest())
+        return self.extent
 
     def close(self) -> None:
         """Flush and close."""

@@ -15,18 +15,19 @@ import polars as pl
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import path_exists, read_checksummed, read_record, reading, write_bytes
 from isoloss.store.layout import RunPaths, StudyPaths
-from isoloss.store.opening import open_study, recorded_tokenizers
-from isoloss.store.outcome import MAX_POINTS, curves, eval_columns, measure, measured, steps_to
-from isoloss.store.records import START, ThinnedEvals, ThinnedSteps, TrueLossesRecord, checked
+from isoloss.store.opening import open_study, recorded_tokenizers, records_of
+from isoloss.store.outcome import MAX_POINTS, Curves, curves, eval_columns, measure, measured, steps_to
+from isoloss.store.records import START, ByPosition, OneSourceRecord, ThinnedEvals, ThinnedSteps, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
 from isoloss.store.true_losses import read_true_losses, windows_scored
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig, recorded_config
+from isoloss.study.datasets import Dataset, compared_loss, datasets_in
 from isoloss.study.identity import by_run_id, run_id
+from isoloss.study.repeats import epochs, unique_tokens
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts
-from isoloss.study.tokenizer_names import compared_loss
 
 METRICS_SCHEMA: dict[str, pl.DataType] = {
     "step": pl.Int64(),
@@ -52,6 +53,7 @@ THINNED_STEPS_SCHEMA = {
     "seconds": pl.Float64(),
 }
 THINNED_EVALS_SCHEMA = {name: EVALS_SCHEMA[name] for name in ("step", "train_loss", "val_loss", "ema_val_loss")}
+POSITIONS_SCHEMA = {"run_id": pl.String(), "first": pl.Int64(), "last": pl.Int64(), "loss": pl.Float64()}
 NOTHING_MEASURED = measure([], [])
 """What a damaged run contributes to the summary."""
 
@@ -63,11 +65,13 @@ class ThinnedCurves:
     `steps` has run_id, step, loss, lr, grad_norm, seconds: the first and the last step of a run and more, closer
     together at the beginning; `loss` and `grad_norm` are means over the steps a row stands for, `seconds` is the
     training time before its step. `evals` has run_id, step, train_loss, val_loss, ema_val_loss: the first evaluation,
-    the last, the best and some between, exactly.
+    the last, the best and some between, exactly. `positions` has run_id, first, last, loss: at the last evaluation the
+    mean validation loss of targets that first to last tokens of their window stand before; none of older runs.
     """
 
     steps: pl.DataFrame
     evals: pl.DataFrame
+    positions: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,9 @@ class StudyResults:
         """
         found = list(self._thinned(statuses))
         return ThinnedCurves(
-            _curve_frame(THINNED_STEPS_SCHEMA, ((run, steps) for run, (steps, _) in found)),
-            _curve_frame(THINNED_EVALS_SCHEMA, ((run, evals) for run, (_, evals) in found)),
+            _curve_frame(THINNED_STEPS_SCHEMA, ((run, of.steps) for run, of in found)),
+            _curve_frame(THINNED_EVALS_SCHEMA, ((run, of.evals) for run, of in found)),
+            _positions_frame((run, of.val_loss_by_position) for run, of in found),
         )
 
     def status(self, run: str) -> RunStatus:
@@ -165,26 +170,26 @@ class StudyResults:
         """Versions and machine of the study's last start."""
         return {**checked(START, read_record(self.paths.provenance), self.paths.provenance)}
 
-    def tokenizer(self, name: str | None = None) -> dict[str, Any]:
+    def tokenizer(self, dataset: Dataset | None = None) -> dict[str, Any]:
         """A vocabulary of the study, by default its first, as written by the tokenizer, with the corpus's sizes."""
-        return {**recorded_tokenizers(self.paths)[name or self.study.tokenizers[0]]}
+        known = records_of(self.study, recorded_tokenizers(self.paths))
+        return {**known[dataset or next(iter(self.study.datasets))]}
 
     @cached_property
-    def true_losses(self) -> TrueLossesRecord | None:
-        """What is known of a synthetic text's source."""
+    def true_losses(self) -> dict[str, OneSourceRecord]:
+        """What is known of the sources of synthetic texts, by the text's SHA-256, or "" where there is one text."""
         return read_true_losses(self.paths)
 
     def _true_loss(self, config: RunConfig) -> dict[str, float | None]:
         """The columns that only synthetic texts have; none of random windows."""
-        if self.true_losses is None:
+        if not self.true_losses:
             return {}
-        scored = self.true_losses["true_val_loss"] if config.eval == "exact" else {}
-        rate = self.true_losses["entropy_rate"]
+        known = self.true_losses.get(config.corpus_sha256 if self.study.varied_texts else "")
+        scored = known["true_val_loss"] if known and config.eval != "sampled" else {}
+        rate = known and known["entropy_rate"]
         return {"entropy_rate": rate, "true_val_loss": scored.get(windows_scored(config))}
 
-    def _thinned(
-        self, statuses: Mapping[str, RunStatus] | None
-    ) -> Iterator[tuple[str, tuple[ThinnedSteps, ThinnedEvals]]]:
+    def _thinned(self, statuses: Mapping[str, RunStatus] | None) -> Iterator[tuple[str, Curves]]:
         for run, status in (self.statuses() if statuses is None else statuses).items():
             if status.state != "damaged":
                 with suppress(StoreError):
@@ -194,7 +199,7 @@ class StudyResults:
         """Step and validation loss of every evaluation, from the curves that a run keeps where these are whole."""
         paths = self.paths.run(run)
         if compute.evaluations(config) <= MAX_POINTS:
-            _, evals = curves(paths, status)
+            evals = curves(paths, status).evals
             yield from zip(evals["step"], evals["val_loss"], strict=True)
         else:
             yield from ((row["step"], row["val_loss"]) for row in eval_rows(paths))
@@ -213,13 +218,15 @@ class StudyResults:
         return {
             "run_id": run,
             "seed": config.seed,
-            **{factor: getattr(config, factor) for factor in self.study.varied},
+            **{factor: getattr(config, factor) for factor in (*self.study.varied, *self.study.varied_texts)},
             **{name: value for name, value in _settings(config).items() if name not in self.study.varied},
             "params_total": compute.params_total(config),
             "params_without_position": compute.params_without_position(config),
             "params_non_embedding": compute.params_non_embedding(config),
             "params_approx": compute.params_approx(config),
             "train_tokens": compute.train_tokens(config),
+            "unique_tokens": unique_tokens(config, self.facts),
+            "epochs": epochs(config, self.facts),
             "train_flops": compute.train_flops(config),
             **columns,
             **target,
@@ -252,7 +259,7 @@ def write_summary(results: StudyResults, table: pl.DataFrame) -> None:
 
 def ranked_runs(table: pl.DataFrame) -> pl.DataFrame:
     """Rows of a summary by best validation loss; of done runs alone, where any are done."""
-    by = f"best_{compared_loss(table.get_column('tokenizer', default=pl.Series()))}"
+    by = f"best_{compared_loss(datasets_in(table))}"
     ranked = table.drop_nulls(by).sort(by, "run_id")
     done = ranked.filter(pl.col("status") == "done")
     return done if len(done) else ranked
@@ -289,3 +296,13 @@ def _curve_frame(
         for name in schema:
             frame[name] += columns.get(name) or [None] * len(columns["step"])
     return pl.DataFrame(frame, schema={"run_id": pl.String(), **schema})
+
+
+def _positions_frame(found: Iterable[tuple[str, ByPosition]]) -> pl.DataFrame:
+    """Losses by position of many runs, with the ends of each bin."""
+    rows: list[tuple[str, int, int, float | None]] = []
+    for run, by_position in found:
+        lasts = sorted(map(int, by_position))
+        firsts = [1, *(last + 1 for last in lasts)]
+        rows += [(run, first, last, by_position[str(last)]) for first, last in zip(firsts, lasts, strict=False)]
+    return pl.DataFrame(rows, schema=POSITIONS_SCHEMA, orient="row")

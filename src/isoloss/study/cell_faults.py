@@ -8,7 +8,7 @@ from typing import Any
 
 from isoloss.errors import ConfigError, collect
 from isoloss.study.cells import Cells, Range, Scalar, Tuned
-from isoloss.study.config import SEED_SETTINGS, SETTINGS, RunConfig, check_setting
+from isoloss.study.config import SEED_SETTINGS, SETTINGS, TEXTS, VARIED, RunConfig, check_setting
 from isoloss.study.formula import check_formula, is_formula
 from isoloss.study.schema import StudyFile
 from isoloss.study.synonyms import did_you_mean
@@ -48,7 +48,7 @@ def setting_faults(
 ) -> Iterator[ConfigError]:
     """What is wrong with a setting in `section`, or with one level of it; some sections may hold formulas."""
     place = (f"{section} {key}{level}", f"{section} {key}")
-    if key not in SETTINGS:
+    if key not in (SETTINGS if section == "base" else VARIED):
         hint = did_you_mean(key, SETTINGS)
         if key == "seed" or key in StudyFile.model_fields:
             hint = f"{key} is stated beside base and factors, not in them"
@@ -85,7 +85,7 @@ def _factor_faults(
     section: str, key: str, levels: tuple[Any, ...], within: str = "", *, repeats: bool = False
 ) -> Iterator[ConfigError]:
     place = (f"{section} {key}{within}", f"{section} {key}")
-    if key not in SETTINGS:
+    if key not in VARIED:
         yield from setting_faults(section, key, None)
     elif not levels:
         yield ConfigError(f"factor '{key}' has no levels; list at least one value", place)
@@ -101,8 +101,8 @@ def _tuned_faults(key: str, tuned: Tuned, cells: Cells, factors: Collection[str]
     if key in SEED_SETTINGS:
         yield ConfigError(f"tuned: {key}: seeds are labels, of which none is best; list them under factors", (place,))
         return
-    if key == "tokenizer":
-        text = "tuned: tokenizer: losses per token of different tokenizers do not compare; list it under factors"
+    if key in ("tokenizer", *TEXTS):
+        text = f"tuned: {key}: losses per token do not compare between its levels; list it under factors"
         yield ConfigError(text, (place,))
         return
     if over in (*SEED_SETTINGS, *cells.tuned):
@@ -110,7 +110,7 @@ def _tuned_faults(key: str, tuned: Tuned, cells: Cells, factors: Collection[str]
         yield ConfigError(f"tuned: {key}: over={over!r} is {why}; name a factor", (f"{place} over", place))
         return
     if over is not None and over not in factors:
-        hint = did_you_mean(over, factors if over in SETTINGS else SETTINGS)
+        hint = did_you_mean(over, factors if over in VARIED else SETTINGS)
         text = f"tuned: {key}: {over} is no factor of this study: {hint}"
         yield ConfigError(text, (f"{place} over", place))
         return
@@ -125,11 +125,11 @@ def _tuned_faults(key: str, tuned: Tuned, cells: Cells, factors: Collection[str]
 
 def _range_faults(key: str, span: Range) -> Iterator[ConfigError]:
     place = (f"factors {key}",)
-    if key not in SETTINGS:
+    if key not in VARIED:
         yield from setting_faults("factors", key, None)
         return
     default = RunConfig.model_fields[key].default
-    if isinstance(default, bool | str):
+    if isinstance(default, bool | str) or key in TEXTS:
         yield ConfigError(f"factor '{key}' is no number, so it has no range; list its levels", place)
         return
     ends = [each for end in (span.low, span.high) for each in setting_faults("factors", key, end)]

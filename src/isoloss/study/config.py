@@ -10,16 +10,15 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from isoloss.errors import ConfigError, raise_all
 from isoloss.study.numbers import number_hint
-from isoloss.study.parts import MlpName, NormName, OptimizerName, defaults_of
+from isoloss.study.parts import MlpName, NormName, OptimizerName, PositionName, defaults_of, position_of
 from isoloss.study.synonyms import did_you_mean
 from isoloss.study.tokenizer_names import MAX_VOCAB_SIZE, MEANING, TokenizerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Position = Literal["learned", "rope", "none"]
 Schedule = Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"]
 DecayShape = Literal["linear", "1-sqrt", "cosine"]
 Parametrization = Literal["standard", "mup", "completep"]
-EvalMode = Literal["exact", "sampled"]
+EvalMode = Literal["exact", "sliding", "sampled"]
 
 MAX_INT = 2**31 - 1
 """Steps, sequences and lengths are counted in 32 bits where batches are drawn."""
@@ -45,6 +44,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     corpus: str
+    val_corpus: str = ""
     corpus_sha256: str
     tokenizer_sha256: str = ""
     vocab_size: Annotated[int, Field(ge=1, le=MAX_VOCAB_SIZE, strict=True)]
@@ -58,7 +58,7 @@ class RunConfig(BaseModel):
     dropout: FractionFloat = Field(0.0, description="Probability of dropping an activation, 0 to below 1.")
     bias: bool = Field(False, description="Use biases in linear layers and layer norms.")
     norm: NormName = Field("layernorm", description="layernorm; rmsnorm: without the mean (Zhang & Sennrich 2019).")
-    position: Position = Field(
+    position: PositionName = Field(
         "learned", description="learned: a table; rope: queries and keys are rotated (Su et al. 2021); none."
     )
     mlp: MlpName = Field(
@@ -122,16 +122,20 @@ class RunConfig(BaseModel):
 
     eval: EvalMode = Field(
         "exact",
-        description="exact: the same blocks of each split every time; sampled: eval_iters random batches, as nanoGPT.",
+        description="exact: the same blocks of each split every time; sliding: blocks that overlap, of which the last "
+        "eval_stride tokens count; sampled: eval_iters random batches, as nanoGPT.",
     )
     eval_interval: PositiveInt = Field(200, description="Steps from one evaluation to the next.")
     eval_iters: PositiveInt = Field(200, description="Batches of each split per evaluation, if eval is sampled.")
     eval_train_tokens: PositiveInt = Field(
-        16384, description="Tokens of the training split per evaluation, if eval is exact."
+        16384, description="Tokens of the training split per evaluation, unless eval is sampled."
     )
 
     eval_val_tokens: CountInt = Field(
-        131072, description="Tokens of the validation split per evaluation, if eval is exact; 0: all of it."
+        131072, description="Tokens of the validation split per evaluation, unless eval is sampled; 0: all of it."
+    )
+    eval_stride: PositiveInt | None = Field(
+        None, description="Tokens from one block of an evaluation to the next, if eval is sliding; at most block_size."
     )
 
     precision: Precision = Field("fp32", description="Arithmetic of matrix products in training.")
@@ -180,9 +184,18 @@ class RunConfig(BaseModel):
                 text = text.replace("{max_iters} steps", "{lr_decay_iters}")
             fields = "decay_share", "warmup_iters", "max_iters" if self.lr_decay_iters is None else "lr_decay_iters"
             raise self._contradiction(text, *fields)
-        if self.position == "rope" and self.n_embd // self.n_head % 2:
+        if position_of(self.position).rotation and self.n_embd // self.n_head % 2:
             text = "{position} rotates pairs of channels, and {n_embd} with {n_head} gives a head an odd number of them"
             raise self._contradiction(text, "position", "n_embd", "n_head")
+        if self.eval == "sliding" and self.eval_stride is None:
+            text = "{eval} needs eval_stride, the tokens from one block to the next, at most block_size"
+            raise self._contradiction(text, "eval", "eval_stride")
+        if self.eval != "sliding" and self.eval_stride is not None:
+            text = "{eval_stride} is of eval: sliding alone, and this is {eval}; leave eval_stride out, or set eval"
+            raise self._contradiction(text, "eval_stride", "eval")
+        if (self.eval_stride or 0) > self.block_size:
+            text = "{eval_stride} is more than {block_size}, so that tokens between two blocks would not count"
+            raise self._contradiction(f"{text}; choose at most block_size", "eval_stride", "block_size")
         return self
 
     def _contradiction(self, text: str, *fields: str) -> PydanticCustomError:
@@ -199,6 +212,11 @@ class RunConfig(BaseModel):
         return self.max_iters if self.lr_decay_iters is None else self.lr_decay_iters
 
     @property
+    def eval_scored(self) -> int:
+        """Tokens that count in each block of an evaluation, the last ones: eval_stride where it slides, else all."""
+        return self.eval_stride or self.block_size
+
+    @property
     def seed_of_weights(self) -> int:
         """The seed of the initial weights: init_seed, by default seed."""
         return self.seed if self.init_seed is None else self.init_seed
@@ -209,13 +227,18 @@ class RunConfig(BaseModel):
         return self.seed if self.data_seed is None else self.data_seed
 
 
-RESOLVED_FIELDS = frozenset({"corpus", "corpus_sha256", "tokenizer_sha256", "vocab_size", "seed"})
+RESOLVED_FIELDS = frozenset({"corpus", "val_corpus", "corpus_sha256", "tokenizer_sha256", "vocab_size", "seed"})
 """Fields a study states elsewhere than among its settings (`base` and `factors`)."""
 
 _FIELDS = frozenset(RunConfig.model_fields)
 
 SETTINGS: tuple[str, ...] = tuple(name for name in RunConfig.model_fields if name not in RESOLVED_FIELDS)
 """Names a study may set in `base`, vary in `factors` and override with --set."""
+
+TEXTS = ("corpus", "val_corpus")
+"""Names of texts, which a study states beside its settings or varies as it does these."""
+VARIED = (*SETTINGS, *TEXTS)
+"""All that a study may vary."""
 
 
 def is_whole(name: str) -> bool:
@@ -256,6 +279,7 @@ MEMBER_FIELDS = frozenset(
 def shape_key(config: RunConfig) -> tuple[tuple[str, Any], ...]:
     """What runs must share to be members of one stack: every field that is not in MEMBER_FIELDS."""
     free = MEMBER_FIELDS - {"n_head"} if config.n_kv_head else MEMBER_FIELDS  # it decides a shape then
+    free = free.union(TEXTS)  # texts count by content
     return tuple((name, getattr(config, name)) for name in RunConfig.model_fields if name not in free)
 
 
@@ -270,6 +294,7 @@ ADDED_SETTINGS = (
     "decay_shape", "optimizer", "muon_learning_rate", "parametrization", "base_n_embd", "base_n_layer",
     "ema",
     "tokenizer_sha256",
+    "eval_stride",
 )  # fmt: skip
 """Settings that runs had not when they were first named: at their defaults they are no part of a run's name."""
 

@@ -35,7 +35,8 @@ NAMES = (
 )
 """Settings that are numbers, and the vocabulary's size; not the seed, which a cell has several of."""
 ROUNDED = (
-    "max_iters", "warmup_iters", "lr_decay_iters", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens"
+    "max_iters", "warmup_iters", "lr_decay_iters", "eval_interval", "eval_iters", "eval_train_tokens",
+    "eval_val_tokens", "eval_stride",
 )  # fmt: skip
 """Settings whose formula is rounded to the nearest whole number; other whole numbers have to come out whole."""
 MAX_CHARACTERS = 300

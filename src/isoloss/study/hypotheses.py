@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from isoloss.study.config import SEED_SETTINGS, SETTINGS
+from isoloss.study.config import SEED_SETTINGS, VARIED
 from isoloss.study.synonyms import did_you_mean
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -56,8 +56,8 @@ def _measured(name: str) -> str:
 
 
 def _setting(name: str) -> str:
-    if name not in SETTINGS:
-        raise PydanticCustomError("factor", "not a setting: {near}", {"near": did_you_mean(name, SETTINGS)})
+    if name not in VARIED:
+        raise PydanticCustomError("factor", "not a setting: {near}", {"near": did_you_mean(name, VARIED)})
     return name
 
 

@@ -44,17 +44,19 @@ def canonical(config: RunConfig) -> str:
 
     The corpus and a tokenizer's file count by content, not by name, lr_decay_iters by the horizon it stands for, and
     seeds by what they decide. What a run does not read does not count: settings of another evaluation mode or schedule,
-    a window as long as the block, that all of the validation split is read. Nor do settings added since, at their
-    defaults.
+    a window as long as the block, that all of the validation split is read, that blocks slide which do not overlap. Nor
+    do settings added since, at their defaults.
     """
     values = {name: value for name, value in vars(config).items() if name not in SEED_SETTINGS} | spelled_seeds(config)
-    del values["corpus"]
+    del values["corpus"], values["val_corpus"]
     if config.tokenizer.startswith(FILE):
         values["tokenizer"] = FILE
     horizon = config.decay_horizon if config.decay_lr else None
     cosine = {"lr_decay_iters": horizon, "decay_share": None, "decay_shape": None}
     values |= as_read(config) if config.schedule != "cosine" else cosine
     values |= unread(config)
+    if config.eval == "sliding" and config.eval_scored == config.block_size:
+        values |= {"eval": "exact", "eval_stride": None}
     for name, default in _DEFAULTS.items():
         if values[name] in (None, default):
             del values[name]

@@ -44,6 +44,23 @@ class Mlp:
 
 
 @dataclass(frozen=True)
+class Position:
+    """What tells a model where a token stands; each of these that is given.
+
+    `learned` is a table of weights, [block_size, C], added to the embedding, and `rows` takes positions_T and C to fp32
+    rows [T, C] that are. `rotation` takes positions_T and D to the cosines and sines, [2, T, D/2], by which queries and
+    keys are rotated. `bias` takes how far each key is behind each query, [T, T], and n_head to fp32 [H, T, T], which is
+    added to the scaled scores of attention.
+    """
+
+    setting: ClassVar = "position"
+    learned: bool = False
+    rows: Code | None = None
+    rotation: Code | None = None
+    bias: Code | None = None
+
+
+@dataclass(frozen=True)
 class Optimizer:
     """An optimizer: `step` takes one Update of a stack's flat parameters (training/optimizers/update.py), in place.
 
@@ -57,8 +74,9 @@ class Optimizer:
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-Part = Norm | Mlp | Optimizer
-P = TypeVar("P", Norm, Mlp, Optimizer)
+Part = Norm | Mlp | Position | Optimizer
+SETTINGS = Norm.setting, Mlp.setting, Position.setting, Optimizer.setting
+P = TypeVar("P", Norm, Mlp, Position, Optimizer)
 
 NORMS: Mapping[str, Norm] = {
     "layernorm": Norm("isoloss.model.parts.norm:layer_norm"),
@@ -68,6 +86,11 @@ MLPS: Mapping[str, Mlp] = {
     "gelu": Mlp("isoloss.model.parts.mlp:gelu"),
     "relu2": Mlp("isoloss.model.parts.mlp:relu2"),
     "swiglu": Mlp("isoloss.model.parts.mlp:swiglu", gated=True),
+}
+POSITIONS: Mapping[str, Position] = {
+    "learned": Position(learned=True),
+    "rope": Position(rotation="isoloss.model.parts.rotation:rope"),
+    "none": Position(),
 }
 _ADAM = ("exp_avg", "exp_avg_sq")
 OPTIMIZERS: Mapping[str, Optimizer] = {
@@ -103,6 +126,11 @@ def norm_of(name: str) -> Norm:
 def mlp_of(name: str) -> Mlp:
     """The MLP of this name. Raises ConfigError."""
     return _of(Mlp, MLPS, name)
+
+
+def position_of(name: str) -> Position:
+    """The positions of this name. Raises ConfigError."""
+    return _of(Position, POSITIONS, name)
 
 
 def optimizer_of(name: str) -> Optimizer:
@@ -153,4 +181,5 @@ def _names(find: Callable[[str], object]) -> AfterValidator:
 
 NormName = Annotated[str, _names(norm_of), _levels(NORMS)]
 MlpName = Annotated[str, _names(mlp_of), _levels(MLPS)]
+PositionName = Annotated[str, _names(position_of), _levels(POSITIONS)]
 OptimizerName = Annotated[str, _names(optimizer_of), _levels(OPTIMIZERS)]

@@ -1,4 +1,4 @@
-"""Parts of one's own: a norm, an MLP or an optimizer from a Python file that the command line names.
+"""Parts of one's own: a norm, an MLP, positions or an optimizer from a Python file that the command line names.
 
 Naming a file runs it, so study files name parts alone. Configurations call one by its name and its file's SHA-256, as
 `L1Norm@0f3a5bc21d77`: what another source computes are other runs.
@@ -18,7 +18,7 @@ from typing import Any, cast
 from isoloss.errors import ConfigError
 from isoloss.files import sha256_bytes, user_path
 from isoloss.study import parts
-from isoloss.study.parts import Mlp, Norm, Optimizer, Part
+from isoloss.study.parts import Mlp, Norm, Optimizer, Part, Position
 
 _NAME = re.compile(r"[A-Z][A-Za-z0-9_]*")
 _MOMENT = re.compile(r"(?!(model|ema)$)[a-z][a-z0-9_]*")
@@ -119,12 +119,14 @@ def _check(part: object, what: str) -> None:
     match part:
         case Norm(normed=code) | Mlp(activated=code) | Optimizer(step=code) if callable(code):
             pass
-        case Norm() | Mlp() | Optimizer():
+        case Position(rows=rows, rotation=rotation, bias=bias) if any(map(callable, (rows, rotation, bias))):
+            pass
+        case Norm() | Mlp() | Position() | Optimizer():
             raise ConfigError(f"{what} has no function")
         case None:
             raise ConfigError(f"{what}: the file has nothing of this name")
         case _:
-            raise ConfigError(f"{what} is no part: an isoloss.Norm, isoloss.Mlp or isoloss.Optimizer")
+            raise ConfigError(f"{what} is no part: an isoloss.Norm, isoloss.Mlp, isoloss.Position or isoloss.Optimizer")
     for moment in part.moments if isinstance(part, Optimizer) else ():
         if not _MOMENT.fullmatch(moment):
             raise ConfigError(f"{what}: a moment can't be called {moment!r}; use small letters, as in exp_avg")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict
 
 from isoloss.errors import ConfigError
 from isoloss.study.budgets import KINDS
@@ -24,7 +25,7 @@ from isoloss.study.cell_shapes import (
     tuned_of,
 )
 from isoloss.study.cells import Design, Range, Scalar, Tuned
-from isoloss.study.config import SETTINGS, RunConfig, Seed, plain_message
+from isoloss.study.config import SETTINGS, TEXTS, VARIED, RunConfig, Seed, plain_message
 from isoloss.study.file_patterns import RowFilesShape, TokenFilesShape
 from isoloss.study.formula import NAMES
 from isoloss.study.hub_datasets import HubDataset
@@ -33,7 +34,7 @@ from isoloss.study.numbers import BYTES_PATTERN, byte_count
 from isoloss.study.stated_hypotheses import hypotheses_of
 from isoloss.study.synonyms import did_you_mean, meant
 from isoloss.study.synthetic import SyntheticShape
-from isoloss.study.texts import MAX_SEPARATOR, Corpus, corpus_of
+from isoloss.study.texts import MAX_SEPARATOR, Corpus, corpora_of, corpus_of
 from isoloss.study.tokenizer_names import MEANING, TokenizerName
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -72,10 +73,13 @@ class _BySetting:
 
     of: Callable[[str, JsonSchema], JsonSchema] = lambda _name, level: level
     more: Mapping[str, JsonSchema] | None = None
+    texts: bool = True
+    """Whether they may be corpora as well, in any form."""
 
     def __get_pydantic_json_schema__(self, _core: Any, _handler: Any) -> JsonSchema:
         levels = RunConfig.model_json_schema()["properties"]
         properties = {**(self.more or {}), **{name: self.of(name, levels[name]) for name in SETTINGS}}
+        properties |= {name: self.of(name, {}) for name in TEXTS if self.texts}
         return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
@@ -93,7 +97,7 @@ def _list_or_range(name: str, level: JsonSchema) -> JsonSchema:
 
 def _list_or_lists(name: str, level: JsonSchema) -> JsonSchema:
     values = _list_of(name, level)
-    by_level = {"type": "object", "properties": {"over": {"enum": [*SETTINGS]}}, "required": ["over"]}
+    by_level = {"type": "object", "properties": {"over": {"enum": [*VARIED]}}, "required": ["over"]}
     return {"anyOf": [values, {**by_level, "additionalProperties": values}]}
 
 
@@ -132,9 +136,26 @@ Levels = tuple[Scalar, ...]
 Count = Annotated[int, Field(ge=1)]
 CellShape = Annotated[dict[str, Any], _BySetting()]
 GroupShape = Annotated[dict[str, Any], _BySetting(_list_of)]
-CorpusShape = (
+UnmixedShape = (
     str | RowFilesShape | TokenFilesShape | HubDataset | SyntheticShape | Annotated[list[str], Field(min_length=1)]
 )
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class MixedShape(TypedDict):
+    """A corpus of a mixture, and its share of rows."""
+
+    corpus: UnmixedShape
+    share: Share
+
+
+class MixtureShape(TypedDict):
+    """Corpora that each row of a batch is drawn from."""
+
+    mix: Annotated[dict[str, Share], Field(min_length=2)] | Annotated[list[MixedShape], Field(min_length=2)]
+
+
+CorpusShape = UnmixedShape | MixtureShape
 Cells = Annotated[tuple[dict[str, Scalar], ...], _parsed(entries_of, Annotated[list[CellShape], Field(min_length=1)])]
 SECTIONS = ("base", "factors", "budgets", "centre", "paired", "runs", "exclude", "tuned", "hypotheses")
 """Keys that may stand empty: they state nothing."""
@@ -155,10 +176,14 @@ class StudyFile(BaseModel):
     corpus: Annotated[Corpus, _parsed(corpus_of, CorpusShape)] = Field(
         "tinyshakespeare",
         description="A known name (tinyshakespeare), a UTF-8 text file or a folder of them, beside this file; a list; "
-        "files of JSON lines or Parquet with the field that has the text; or the parameters of a synthetic text.",
+        "files of JSON lines or Parquet with the field that has the text; the parameters of a synthetic text; or a "
+        "mixture of such, {mix: {a.txt: 0.7, b.txt: 0.3}}.",
     )
     val_corpus: Annotated[Corpus | None, _parsed(corpus_of, CorpusShape)] = Field(
         None, description="What runs are validated on, likewise; without it, the last val_share of corpus."
+    )
+    corpora: Annotated[dict[str, Corpus], _parsed(corpora_of, dict[str, CorpusShape])] = Field(
+        {}, description="Names for corpora, by which they may be stated as corpus and as levels of corpus."
     )
     val_share: float | None = Field(
         None, gt=0, lt=1, description="Share of corpus that is kept for validation, its end; None: 0.1."
@@ -170,13 +195,13 @@ class StudyFile(BaseModel):
         description="What each document ends in, where blocks do not cross from one into the next; None: they do.",
     )
     tokenizer: TokenizerName = Field("char", description=MEANING)
-    base: Annotated[dict[str, Scalar], _parsed(section_of), _BySetting(_value)] = Field(
+    base: Annotated[dict[str, Scalar], _parsed(section_of), _BySetting(_value, texts=False)] = Field(
         {}, description="Settings of all runs; a text that begins with = is a formula."
     )
     factors: Annotated[dict[str, Levels | Range], _parsed(levels_or_range_of), _BySetting(_list_or_range)] = Field(
         {}, description="What is varied: lists of levels, or ranges for a sampled design."
     )
-    budgets: Annotated[dict[str, Levels], _parsed(budgets_of), _BySetting(_list_of, AMOUNTS)] = Field(
+    budgets: Annotated[dict[str, Levels], _parsed(budgets_of), _BySetting(_list_of, AMOUNTS, texts=False)] = Field(
         {},
         description="What each cell is trained for (flops, tokens, tokens_per_parameter, seconds), and the sizes that "
         "are.",
@@ -186,7 +211,7 @@ class StudyFile(BaseModel):
     )
     runs: Cells = Field((), description="Cells that are stated one by one, crossed with the rest.")
     exclude: Cells = Field((), description="Cells that are left out: those that have all entries of one of these.")
-    tuned: Annotated[dict[str, Tuned], _parsed(tuned_of), _BySetting(_list_or_lists)] = Field(
+    tuned: Annotated[dict[str, Tuned], _parsed(tuned_of), _BySetting(_list_or_lists, texts=False)] = Field(
         {},
         description="Settings that every cell is tried at several values of, the same for all or by levels of the "
         "factor `over`: levels are compared each at its best.",

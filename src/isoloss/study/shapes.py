@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from math import prod
 
 from isoloss.study.config import RunConfig
-from isoloss.study.parts import mlp_of
+from isoloss.study.parts import mlp_of, position_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 GATED_MULTIPLE = 8
@@ -58,7 +58,7 @@ def head(config: RunConfig) -> dict[str, tuple[int, int]]:
 def embeddings(config: RunConfig) -> dict[str, tuple[int, int]]:
     """The tables of tokens and of learned positions."""
     tables = {"wte.weight": (config.vocab_size, config.n_embd)}
-    return tables | ({"wpe.weight": (config.block_size, config.n_embd)} if config.position == "learned" else {})
+    return tables | ({"wpe.weight": (config.block_size, config.n_embd)} if position_of(config.position).learned else {})
 
 
 def vectors(config: RunConfig) -> dict[str, tuple[int]]:

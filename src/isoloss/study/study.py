@@ -13,15 +13,17 @@ from isoloss.study.budgets import Budgets, StepTime
 from isoloss.study.cell_faults import cell_faults, setting_faults
 from isoloss.study.cells import Cell, Cells, Design, Range, Scalar, Tuned
 from isoloss.study.compute import training_memory_bytes
-from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, RunConfig, is_whole, make_config
+from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, TEXTS, RunConfig, is_whole, make_config
+from isoloss.study.corpus_levels import StatedTexts
+from isoloss.study.datasets import PER_TOKEN, Dataset, compared_loss, dataset_of
 from isoloss.study.formula import with_formulas_computed
 from isoloss.study.hypotheses import EffectStated, Hypothesis, RatioStated
 from isoloss.study.identity import run_id
 from isoloss.study.schema import FIRST_SEED, MAX_RUNS, Order, stated_faults
 from isoloss.study.stated_hypotheses import hypothesis_faults
 from isoloss.study.synonyms import nearest
-from isoloss.study.texts import ANY_DATA, Corpus, DataFacts, Text
-from isoloss.study.tokenizer_names import PER_TOKEN, TokenizerName, bpe_size
+from isoloss.study.texts import ANY_DATA, Corpus, DataFacts, Text, corpus_of
+from isoloss.study.tokenizer_names import FILE, TokenizerName, bpe_size
 from isoloss.wording import listed
 
 MAX_RUN_BYTES = 1 << 40
@@ -53,6 +55,8 @@ class Study:
     budgets: Budgets | None = None
     """What max_iters of each cell follows from, once for every budget; `resolved` states the horizons."""
     val_corpus: Corpus | None = None
+    corpora: Mapping[str, Corpus] = field(default_factory=dict[str, Corpus])
+    """What levels of corpus and val_corpus stand for, where that is not what they say."""
     val_share: float | None = None
     document_separator: str | None = None
     target: float | None = None
@@ -67,6 +71,7 @@ class Study:
         if not any(fault.fields[:1] == ("factors",) for fault in faults) and len(faults) < MAX_COUNTED:
             faults += self._faults_between_settings(faults)
         raise_all(faults)
+        raise_all([fault for text in {*self.datasets.values()} for fault in text.faults()])
         for number, hypothesis in enumerate(self.hypotheses, 1):  # levels that no cell is left with
             raise_all([*hypothesis_faults(hypothesis, number, self.varied, target=self.target)])
 
@@ -74,17 +79,23 @@ class Study:
         """What is wrong with each part alone; `fields` begins with the place in a study file."""
         alone = ("name", "corpus", "val_corpus", "val_share", "document_separator", "tokenizer", "target", "order")
         alone = (*alone, "disk", "seeds")
-        yield from stated_faults({key: value for key in alone if (value := getattr(self, key)) is not None})
-        yield from self.text.faults()
+        stated = {key: value for key in alone if (value := getattr(self, key)) is not None}
+        yield from stated_faults({**stated, "corpora": dict(self.corpora)})
+        yield from self.text.faults() if not self.varied_texts else ()
         for key, value in self.base.items():
             yield from setting_faults("base", key, value, formula=True)
         yield from cell_faults(self.cells, self.base)
-        if self.target is not None and len({*self.stated.get("tokenizer", ())}) > 1:
-            text = "target is a loss per token, which does not compare between tokenizers; leave it out"
+        levels = {name: self.stated.get(name, ())[:2] or (None,) for name in Dataset._fields}
+        cells = [dict(zip(levels, cell, strict=True)) for cell in itertools.product(*levels.values())]
+        named = [{name: level for name, level in cell.items() if level is not None} for cell in cells]
+        per_byte = compared_loss(map(self._texts.dataset, named)) == "val_bpb"
+        if self.target is not None and per_byte:
+            text = "target is a loss per token, which does not compare between tokenizers or texts; leave it out"
             yield ConfigError(text, ("target",))
         for number, hypothesis in enumerate(self.hypotheses):
-            if _compares_per_token(hypothesis):
-                text = "losses per token do not compare between tokenizers; state best_val_bpb or final_val_bpb"
+            if per_byte and (factor := _compares_per_token(hypothesis)):
+                between = "tokenizers" if factor == "tokenizer" else "texts"
+                text = f"losses per token do not compare between {between}; state best_val_bpb or final_val_bpb"
                 yield ConfigError(text, (f"hypotheses {number} response", f"hypotheses {number}"))
         if self.budgets is not None:
             yield from self.budgets.faults()
@@ -124,8 +135,28 @@ class Study:
 
     @property
     def text(self) -> Text:
-        """What runs are trained and validated on."""
+        """What runs are trained and validated on, where no text varies."""
         return Text(self.corpus, self.val_corpus, self.val_share, self.document_separator)
+
+    @property
+    def varied_texts(self) -> tuple[str, ...]:
+        """Columns that say which text a run has: none where all have one."""
+        return self._texts.columns
+
+    @cached_property
+    def datasets(self) -> dict[Dataset, Text]:
+        """The texts and tokenizers that its runs have, in their order."""
+        return {dataset: self._texts.of(dataset) for dataset in map(self._texts.dataset, self.cells.expand())}
+
+    def named(self, dataset: Dataset) -> str:
+        """What tells a text and a tokenizer from the others of the study, in words."""
+        parts = zip(dataset, zip(*self.datasets, strict=True), strict=True)
+        return ", ".join(part for part, every in parts if part and len({*every}) > 1)
+
+    @cached_property
+    def _texts(self) -> StatedTexts:
+        tokenizer = str(self.base.get("tokenizer", self.tokenizer))
+        return StatedTexts(self.text, tokenizer, self.corpora, frozenset({*TEXTS} & self.stated.keys()))
 
     @cached_property
     def cells(self) -> Cells:
@@ -189,16 +220,15 @@ class Study:
 
     def first_runs(self, data: DataFacts, step_s: StepTime | None = None) -> list[RunConfig]:
         """The runs of the first seed, a cell each. Raises ConfigError as `expand` does."""
-        text = {"corpus": self.text.name, "corpus_sha256": data.sha256}
         first, *others = self.seeds
-        cells = [cell.model_copy(update={**text, "seed": first}) for cell in self._of_any_text(data)]
+        cells = [cell.model_copy(update={"seed": first}) for cell in self._of_any_text(data)]
         if self.budgets is not None:
             cells = [
                 self._at(config, steps)
                 for config in cells
                 for steps in self.budgets.horizons(config, known=data is not ANY_DATA, step_s=step_s)
             ]
-        cells = [_within_split(cell, data.of(cell.tokenizer).val_tokens) for cell in cells]
+        cells = [_within_split(cell, data.of(dataset_of(cell)).val_tokens) for cell in cells]
         if max(map(training_memory_bytes, cells)) > MAX_RUN_BYTES:
             raise too_large(max(cells, key=training_memory_bytes), f"needs more than {MAX_RUN_BYTES >> 30:,} GiB")
         seen: dict[str, RunConfig] = {}
@@ -243,27 +273,30 @@ class Study:
 
     def _of_any_text(self, data: DataFacts) -> Sequence[RunConfig]:
         """A run a cell of some text, checked once for its vocabularies. Raises what is wrong in cells."""
-        vocabularies = tuple((of.vocab_size, of.tokenizer_sha256) for of in map(data.of, self.tokenizers))
+        vocabularies = tuple((of.sha256, of.vocab_size, of.tokenizer_sha256) for of in map(data.of, self.datasets))
         if vocabularies not in self._checked:
             fixed = {**ANY_TEXT, "tokenizer": self.tokenizer, **self.base}
             self._checked[vocabularies] = self._configs(fixed, self.cells.expand(), data)
         return self._checked[vocabularies]
 
     @cached_property
-    def _checked(self) -> dict[tuple[tuple[int, str], ...], list[RunConfig]]:
+    def _checked(self) -> dict[tuple[tuple[str, int, str], ...], list[RunConfig]]:
         return {}
 
     def _configs(self, fixed: Mapping[str, Any], cells: Sequence[Cell], data: DataFacts) -> list[RunConfig]:
-        """A run for each cell, with the vocabulary of its tokenizer. Raises what is wrong in cells."""
+        """A run for each cell, with its text and the vocabulary of its tokenizer. Raises what is wrong in cells."""
         configs: list[RunConfig] = []
         errors: list[ConfigError] = []
         for cell in cells:
             try:
-                tokenizer = str(cell.get("tokenizer", fixed.get("tokenizer")))
-                of = data.of(tokenizer)
-                vocabulary = {"tokenizer_sha256": of.tokenizer_sha256}
-                vocabulary |= {"vocab_size": bpe_size(tokenizer) or of.vocab_size}
-                configs.append(make_config(with_formulas_computed({**fixed, **vocabulary, **cell})))
+                dataset = self._texts.dataset(cell)
+                of = data.of(dataset)
+                vocabulary = {"vocab_size": bpe_size(dataset.tokenizer) or of.vocab_size}
+                known = {"corpus": dataset.corpus, "val_corpus": dataset.val_corpus, "corpus_sha256": of.sha256}
+                known |= {"tokenizer_sha256": of.tokenizer_sha256}
+                if data is ANY_DATA and (self.varied_texts or dataset.tokenizer.startswith(FILE)):
+                    known["corpus_sha256"] = " ".join(dataset)  # which of them are the same is not known yet
+                configs.append(make_config(with_formulas_computed({**fixed, **vocabulary, **known, **cell})))
             except ConfigError as error:
                 errors += [self._located_in(cell, found) for found in error.each]
                 if len(errors) >= MAX_COUNTED:
@@ -290,9 +323,11 @@ class Study:
     def with_settings(self, settings: Mapping[str, Scalar]) -> Study:
         """The study with settings overridden; a factor that is set becomes constant. Raises ConfigError."""
         constant = self.cells.without(settings)
+        texts = {key: corpus_of(self.corpora.get(str(name), name)) for key, name in settings.items() if key in TEXTS}
         return replace(
             self,
-            base={**self.base, **settings},
+            **texts,
+            base={**self.base, **{name: value for name, value in settings.items() if name not in TEXTS}},
             factors=constant.factors,
             paired=tuple(constant.paired),
             runs=tuple(constant.runs),
@@ -321,11 +356,12 @@ def _as_in_runs(setting: str, level: Scalar) -> Scalar:
     return float(level) if type(level) is int and not is_whole(setting) else level
 
 
-def _compares_per_token(hypothesis: Hypothesis) -> bool:
-    """Whether tokenizers are held against each other by a loss per token that is stated."""
-    if not isinstance(hypothesis, EffectStated | RatioStated) or hypothesis.factor != "tokenizer":
-        return False
-    return "response" in hypothesis.model_fields_set and hypothesis.response in PER_TOKEN
+def _compares_per_token(hypothesis: Hypothesis) -> str | None:
+    """The factor, where tokenizers or texts are held against each other by a loss per token that is stated."""
+    if not isinstance(hypothesis, EffectStated | RatioStated) or hypothesis.factor not in Dataset._fields:
+        return None
+    stated = "response" in hypothesis.model_fields_set and hypothesis.response in PER_TOKEN
+    return hypothesis.factor if stated else None
 
 
 def _same_run(one: RunConfig, other: RunConfig) -> ConfigError:

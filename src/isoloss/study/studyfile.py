@@ -19,7 +19,9 @@ from isoloss.study import schema
 from isoloss.study.budgets import KINDS, Budgets
 from isoloss.study.cell_shapes import cells_values
 from isoloss.study.cells import OneAtATime
-from isoloss.study.config import SETTINGS
+from isoloss.study.config import SETTINGS, TEXTS, VARIED
+from isoloss.study.corpus_levels import with_corpora_named
+from isoloss.study.datasets import compared_loss
 from isoloss.study.hypotheses import Hypothesis
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
 from isoloss.study.plugins import with_plugins
@@ -27,8 +29,8 @@ from isoloss.study.schema import StudyFile, read_study_file
 from isoloss.study.stated_hypotheses import hypothesis_values
 from isoloss.study.study import Scalar, Study
 from isoloss.study.synonyms import did_you_mean, meant, nearest
-from isoloss.study.texts import ANY_DATA, Corpus, beside_folder
-from isoloss.study.tokenizer_names import FILE, compared_loss
+from isoloss.study.texts import ANY_DATA, beside_folder, corpus_values
+from isoloss.study.tokenizer_names import FILE
 
 KEYS = tuple(StudyFile.model_fields)
 SECTIONS = ("budgets", "factors", "base")
@@ -42,6 +44,8 @@ class _Document:
     values: Mapping[str, Any]
     lines: Mapping[str, int]
     source: str
+    errors: Sequence[ConfigError]
+    """What is wrong with corpora among its levels."""
 
     def raise_all(self, errors: Sequence[ConfigError]) -> None:
         """Raises what is wrong, from top to bottom, each with source:line of the first of its fields that is here."""
@@ -77,7 +81,10 @@ def find_study(reference: str) -> Study:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     study = parse_study(text, str(path), beside=path.parent)
     beside = study.text.beside(path.parent)
-    return study if beside == study.text else replace(study, corpus=beside.corpus, val_corpus=beside.val_corpus)
+    names = {*study.corpora, *(str(level) for name in TEXTS for level in study.stated.get(name, ()))}
+    found = {name: beside_folder(study.corpora.get(name, name), path.parent) for name in sorted(names)}
+    corpora = {name: corpus for name, corpus in found.items() if corpus != name}
+    return replace(study, corpus=beside.corpus, val_corpus=beside.val_corpus, corpora=corpora)
 
 
 def parse_study(
@@ -92,6 +99,7 @@ def parse_study(
     """
     document = _load(text, source, beside)
     stated, errors = read_study_file(document.values)
+    errors += document.errors
     unsettled = _unsettled(errors)
     more: list[ConfigError] = []
 
@@ -123,16 +131,17 @@ def _study_of(stated: StudyFile, errors: list[ConfigError], unstated: Mapping[st
     known = {*factors, *stated.tuned, *stated.base, *(key for group in (*stated.paired, *stated.runs) for key in group)}
     implied: dict[str, tuple[Scalar, ...]] = {}  # levels that tuned settings have lists for
     for each in stated.tuned.values():
-        if each.over in SETTINGS and each.over not in known:
+        if each.over in VARIED and each.over not in known:
             implied[each.over] = tuple(dict.fromkeys((*implied.get(each.over, ()), *each.values)))
-    if "tokenizer" in stated.model_fields_set and "tokenizer" in known:
-        text = "tokenizer is stated by itself and among the settings; keep one"
-        errors.append(ConfigError(text, ("tokenizer",)))
+    for key in ("tokenizer", *TEXTS):
+        if key in stated.model_fields_set and key in known:
+            errors.append(ConfigError(f"{key} is stated by itself and among the settings; keep one", (key,)))
     same: dict[str, Any] = {key: getattr(stated, key) for key in KEYS if key not in ("factors", "budgets", "centre")}
     base = {**stated.base, **{key: value for key, value in unstated.items() if key not in known}}
+    same |= {key: stated.corpora.get(str(same[key]), same[key]) for key in TEXTS}
     same |= {"design": design, "factors": {**implied, **factors}, "budgets": next(iter(budgets), None), "base": base}
     study = Study(**same)
-    if (loss := compared_loss(study.tokenizers)) == "val_loss":
+    if (loss := compared_loss(study.datasets)) == "val_loss":
         return study
     return replace(study, hypotheses=tuple(_about(f"best_{loss}", each) for each in study.hypotheses))
 
@@ -160,11 +169,13 @@ def parse_scalar(text: str, source: str) -> Scalar:
 
 def dump_study(study: Study) -> str:
     """The study as YAML, readable back by parse_study."""
+    corpora = {_quoted(name): corpus_values(corpus) for name, corpus in study.corpora.items()}
     document: dict[str, Any] = {
         "name": study.name,
         "description": study.description,
-        "corpus": _stated(study.corpus),
-        **({"val_corpus": _stated(study.val_corpus)} if study.val_corpus is not None else {}),
+        **({} if study.states("corpus") else {"corpus": corpus_values(study.corpus)}),
+        **({"val_corpus": corpus_values(study.val_corpus)} if study.val_corpus is not None else {}),
+        **({"corpora": corpora} if corpora else {}),
         **({"val_share": study.val_share} if study.val_share is not None else {}),
         **({"document_separator": study.document_separator} if study.document_separator is not None else {}),
         **({} if study.states("tokenizer") else {"tokenizer": study.tokenizer}),
@@ -189,26 +200,22 @@ def dump_study(study: Study) -> str:
     return stream.getvalue()
 
 
-_WORDS = ("name", "description", "says", "corpus", "val_corpus")
+_WORDS = ("name", "description", "says", "corpus", "val_corpus", "corpora")
 """Keys whose texts name no tokenizer."""
 
 
-def _found_beside(value: Any, folder: Path) -> Any:
-    """The value with every file of a tokenizer that exists from a folder on given from there."""
+def _with_files_named(value: Any, folder: Path | None) -> Any:
+    """The value with file:PATH for each {file: PATH}, and paths that exist from a folder on given from there."""
     if isinstance(value, dict):
         entries = cast("dict[str, Any]", value)
-        if isinstance(file := entries.get("file"), str):
-            return {**entries, "file": beside_folder(file, folder)}
-        return {key: entry if key in _WORDS else _found_beside(entry, folder) for key, entry in entries.items()}
+        if list(entries) == ["file"] and isinstance(entries["file"], str):
+            return _with_files_named(FILE + entries["file"], folder)
+        return {key: entry if key in _WORDS else _with_files_named(entry, folder) for key, entry in entries.items()}
     if isinstance(value, list):
-        return [_found_beside(item, folder) for item in cast("list[Any]", value)]
-    if not isinstance(value, str) or not value.startswith(FILE):
+        return [_with_files_named(item, folder) for item in cast("list[Any]", value)]
+    if folder is None or not isinstance(value, str) or not value.startswith(FILE):
         return value
     return FILE + cast("str", beside_folder(value.removeprefix(FILE), folder))
-
-
-def _stated(corpus: Corpus) -> str | list[str]:
-    return corpus if isinstance(corpus, str) else list(corpus)
 
 
 def _quoted(value: Any) -> Any:
@@ -223,7 +230,7 @@ def _quoted(value: Any) -> Any:
 
 def _load(text: str, source: str, beside: Path | None) -> _Document:
     read, found = read_yaml(text, source)
-    read = _found_beside(read, beside) if beside else read
+    read = _with_files_named(read, beside)
     if not isinstance(read, dict):
         raise ConfigError(f"{source}: expected the keys {', '.join(KEYS)}")
     stated = cast("dict[str, Any]", read)
@@ -237,4 +244,5 @@ def _load(text: str, source: str, beside: Path | None) -> _Document:
     for part in SECTIONS:  # an error between settings names them alone
         lines |= {str(place[1]): line for place, line in found.items() if len(place) == 2 and place[0] == part}
     lines |= {" ".join(map(str, place)): line for place, line in found.items()}
-    return _Document(values, lines, source)
+    values, errors = with_corpora_named(values)
+    return _Document(values, lines, source, errors)

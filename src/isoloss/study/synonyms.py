@@ -34,9 +34,10 @@ SYNONYMS = {
     "ema": "ema_decay ema_rate ema_beta ema_momentum ema_weights moving_average polyak weight_averaging",
     "eval_interval": "eval_every eval_freq eval_steps val_interval val_every val_check_interval",
     "eval_iters": "eval_batches val_iters val_steps",
+    "eval_stride": "stride sliding_stride sliding_window_stride",
     "precision": "dtype amp mixed_precision",
     # keys of a study file
-    "corpus": "corpora data dataset text texts train_corpus",
+    "corpus": "data dataset text texts train_corpus",
     "val_corpus": "val_data val_dataset val_text validation validation_corpus validation_data validation_text",
     "val_share": "test_size val_frac val_fraction val_ratio val_split validation_share validation_split",
     "document_separator": "separator eot eos delimiter doc_separator document_delimiter",

@@ -10,7 +10,6 @@ from pydantic_core import ErrorDetails
 
 from isoloss.errors import ConfigError, raise_all
 from isoloss.study.config import MAX_INT, plain_message
-from isoloss.study.plainyaml import read_yaml
 from isoloss.study.synonyms import did_you_mean
 from isoloss.wording import listed
 
@@ -94,6 +93,8 @@ def synthetic_of(value: Mapping[str, Any]) -> Markov | HiddenMarkov:
 def synthetic_named(name: str) -> Markov | HiddenMarkov:
     """The source of a name like 'synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7'. Raises ConfigError."""
     kind, *stated = name.removeprefix(PREFIX).split(",")
+    from isoloss.study.plainyaml import read_yaml  # here, for benchmarks/gpu.py does without its library
+
     values: dict[str, Any] = {"synthetic": kind}
     for each in stated:
         key, _, value = each.partition("=")

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from isoloss.errors import ConfigError, raise_all
+from isoloss.errors import ConfigError, collect, raise_all
 from isoloss.files import sha256_bytes, user_path
 from isoloss.study.config import ANY_TEXT
+from isoloss.study.datasets import Dataset
 from isoloss.study.file_patterns import (
     FIELD,
     TOKENS,
@@ -23,10 +24,11 @@ from isoloss.study.file_patterns import (
     token_files_of,
 )
 from isoloss.study.hub_datasets import hub_dataset_named, hub_dataset_of, is_hub_dataset
+from isoloss.study.mixtures import Mixture, Parts, Unmixed, mixture_of
 from isoloss.study.synthetic import is_synthetic, synthetic_named, synthetic_of
 
-Corpus = str | tuple[str, ...]
-"""A known name, a text file, a folder of them, files of rows or a synthetic text; or several, read in this order."""
+Corpus = Unmixed | Mixture
+"""A name or path of a text, a folder of such, files of rows or a synthetic text; several, in this order; a mixture."""
 VAL_SHARE = 0.1
 LINE_END = "\n"
 """What files of a list, and rows, end in where no document_separator is stated."""
@@ -48,14 +50,29 @@ class Text:
     """What each document ends in, where no block crosses from one into the next."""
 
     @property
-    def corpora(self) -> tuple[Corpus, ...]:
-        """All that is read, in order."""
+    def stated(self) -> tuple[Corpus, ...]:
+        """Both corpora, or the one that there is."""
         return (self.corpus,) if self.val_corpus is None else (self.corpus, self.val_corpus)
+
+    @property
+    def corpora(self) -> tuple[Unmixed, ...]:
+        """All that is read, in order; those of mixtures one by one."""
+        return tuple(each for stated in self.stated for each in _parts(stated))
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of training rows, those that begin in each corpus of a mixture; none where nothing is mixed."""
+        return self.corpus.shares if isinstance(self.corpus, Mixture) else ()
+
+    @property
+    def val_shares(self) -> tuple[float, ...]:
+        """The same of what is validated on."""
+        return self.stated[-1].shares if isinstance(self.stated[-1], Mixture) else ()
 
     @property
     def name(self) -> str:
         """All texts, for messages and records."""
-        return ", ".join(map(corpus_name, self.corpora))
+        return ", ".join(map(corpus_name, self.stated))
 
     def train_length(self, length: int) -> int:
         """How many of a corpus's tokens are for training, where its end is validation."""
@@ -69,6 +86,11 @@ class Text:
         if self.document_separator is not None:
             undivided = replace(self, document_separator=None).identity(hashes)
             return sha256_bytes(f"{undivided} document_separator {self.document_separator!r}".encode())
+        left = iter(hashes)
+        hashes = [
+            each.identity([next(left) for _ in each.corpora]) if isinstance(each, Mixture) else next(left)
+            for each in self.stated
+        ]
         if self.val_corpus is not None:
             return sha256_bytes(" ".join(hashes).encode())
         if self.val_share in (None, VAL_SHARE):
@@ -92,8 +114,12 @@ class Text:
 
     def beside(self, folder: Path) -> Text:
         """The same with every path that exists from a folder on given from there."""
-        found = [beside_folder(corpus, folder) for corpus in self.corpora]
+        found = [beside_folder(corpus, folder) for corpus in self.stated]
         return replace(self, corpus=found[0], val_corpus=found[1] if found[1:] else None)
+
+
+Lengths = tuple[Mapping[int, int], ...]
+"""Of each text of a mixture, or of the one that there is, how many documents have each length in tokens."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +129,7 @@ class DataFacts:
     sha256: str
     vocab_size: int
     val_tokens: int | None = None
-    """Tokens of the validation split, where known: no setting asks for more."""
+    """Tokens of the validation split, where known: no setting asks for more. Of a mixture those that shares allow."""
     train_tokens: int | None = None
     unseen_share: float | None = None
     """Of the validation split's characters, those that never occur in the training split."""
@@ -111,24 +137,34 @@ class DataFacts:
     """Sentences about what its author may not know of the text."""
     tokenizer_sha256: str = ""
     """Of a tokenizer that the text alone does not decide, what it is."""
-    documents: tuple[Mapping[int, int], Mapping[int, int]] | None = None
-    """How many documents there are of each length in tokens, in training and in validation; None: one each."""
-    others: Mapping[str, DataFacts] = field(default_factory=dict["str", "DataFacts"])
-    """Of a study of several tokenizers, the same by the name of each."""
+    train_parts: Parts | None = None
+    """Of a mixture, the training splits of its texts."""
+    val_parts: Parts | None = None
+    """The same of what is validated on."""
+    documents: tuple[Lengths, Lengths] | None = None
+    """Of each text in training and in validation, how many documents there are of each length; None: each is one."""
+    others: Mapping[Dataset, DataFacts] = field(default_factory=dict["Dataset", "DataFacts"])
+    """Of a study of several texts or tokenizers, the same of each pair."""
 
-    def of(self, tokenizer: str) -> DataFacts:
-        """What one of the study's tokenizers makes of the text."""
-        return self.others[tokenizer] if self.others else self
+    def of(self, dataset: Dataset) -> DataFacts:
+        """What is known of one of the study's texts by one of its tokenizers."""
+        return self.others[dataset] if self.others else self
 
-    def documents_of(self, split: int) -> Mapping[int, int]:
-        """How many documents there are of each length in the training split, 0, or that of validation, 1."""
-        if self.documents is None:
-            return {(self.val_tokens if split else self.train_tokens) or 0: 1}
-        return self.documents[split]
+    @property
+    def each(self) -> list[DataFacts]:
+        """Those of every text and tokenizer."""
+        return [*self.others.values()] or [self]
+
+    def documents_of(self, split: int) -> Lengths:
+        """Of each text, how many documents there are of each length in the training split, 0, or in validation, 1."""
+        if self.documents is not None:
+            return self.documents[split]
+        parts, alone = (self.val_parts, self.val_tokens) if split else (self.train_parts, self.train_tokens)
+        return tuple({length: 1} for length in (parts.lengths if parts else (alone or 0,)))
 
 
-def joined_facts(facts: Mapping[str, DataFacts]) -> DataFacts:
-    """What is known of a text by several tokenizers, or by one; about what they share the first speaks."""
+def joined_facts(facts: Mapping[Dataset, DataFacts]) -> DataFacts:
+    """What is known of each text by each tokenizer, or of one by one; about what they share the first speaks."""
     first, *more = facts.values()
     return replace(first, others=facts) if more else first
 
@@ -144,18 +180,39 @@ def as_corpus(names: Sequence[str]) -> Corpus:
 
 def corpus_names(corpus: Corpus) -> tuple[str, ...]:
     """The names and paths of a corpus."""
+    if isinstance(corpus, Mixture):
+        return tuple(name for each in corpus.corpora for name in corpus_names(each))
     return (corpus,) if isinstance(corpus, str) else corpus
+
+
+def _parts(corpus: Corpus) -> tuple[Unmixed, ...]:
+    return corpus.corpora if isinstance(corpus, Mixture) else (corpus,)
 
 
 def corpus_name(corpus: Corpus) -> str:
     """All of a corpus, for messages and records."""
-    return ", ".join(corpus_names(corpus))
+    return corpus.named(corpus_name) if isinstance(corpus, Mixture) else ", ".join(corpus_names(corpus))
+
+
+def corpus_values(corpus: Corpus) -> Any:
+    """A corpus as a study file states it."""
+    if isinstance(corpus, Mixture):
+        parts = zip(corpus.corpora, corpus.shares, strict=True)
+        return {"mix": [{"corpus": corpus_values(each), "share": share} for each, share in parts]}
+    return corpus if isinstance(corpus, str) else list(corpus)
 
 
 def corpus_of(value: Any) -> Corpus:
-    """The corpus that a study states: a text, or a list of them. Raises ConfigError."""
+    """The corpus that a study states: a text, a list of them, or a mixture. Raises ConfigError."""
     if is_synthetic(value):
         return synthetic_named(value).name
+    if isinstance(value, Mixture):
+        return value
+    if isinstance(value, dict) and "mix" in value:
+        entries = cast("dict[str, Any]", value)
+        if len(entries) > 1:
+            raise ConfigError(f"unknown key '{next(key for key in entries if key != 'mix')}' beside mix")
+        return mixture_of(entries["mix"], corpus_of)
     if isinstance(value, dict) and "synthetic" in value:
         return synthetic_of(cast("dict[str, Any]", value)).name
     if isinstance(value, dict) and "files" in value:
@@ -172,7 +229,8 @@ def corpus_of(value: Any) -> Corpus:
         return value.strip()
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
         raise ConfigError(
-            "expected a known name, a path, a list of them, {files: …, field: …} or {synthetic: markov, …}"
+            "expected a known name, a path, a list of them, {files: …, field: …}, {synthetic: markov, …} or "
+            "{mix: {a.txt: 0.7, …}}"
         )
     stated = cast("Sequence[Any]", value)
     raise_all(
@@ -183,6 +241,24 @@ def corpus_of(value: Any) -> Corpus:
         ]
     )
     return as_corpus([each.strip() for each in stated])
+
+
+def corpora_of(value: Any) -> dict[str, Corpus]:
+    """Corpora by the names that a study gives them. Raises what is wrong, at its name."""
+    if not isinstance(value, dict):
+        raise ConfigError("expected names with the corpus that each stands for")
+    stated, errors = cast("dict[str, Any]", value), list[ConfigError]()
+    made = {name: collect(errors, lambda name=name: _named(name, stated[name]), None) for name in stated}
+    raise_all(errors)
+    return cast("dict[str, Corpus]", made)
+
+
+def _named(name: str, value: Any) -> Corpus:
+    try:
+        return corpus_of(value)
+    except ConfigError as error:
+        raise_all([ConfigError(f"corpora: {name}: {each.args[0]}", (name,)) for each in error.each])
+        raise
 
 
 def _wrong_in_list(name: Any) -> str | None:
@@ -207,6 +283,8 @@ def _resolved(name: str) -> list[Path]:
 
 def beside_folder(corpus: Corpus, folder: Path) -> Corpus:
     """Names or paths, of which those that exist from a folder on are given from there."""
+    if isinstance(corpus, Mixture):
+        return replace(corpus, corpora=tuple(cast("Unmixed", beside_folder(each, folder)) for each in corpus.corpora))
     if isinstance(corpus, tuple):
         return tuple(cast("str", beside_folder(each, folder)) for each in corpus)
     with suppress(OSError, ValueError):  # a name that no file can have

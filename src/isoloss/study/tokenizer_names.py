@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -53,18 +52,6 @@ TokenizerName = Annotated[
         }
     ),
 ]
-
-
-COMPARED_IN = {"val_loss": "nats per token", "val_bpb": "bits per byte"}
-"""Units in which validation losses compare."""
-PER_TOKEN = ("best_val_loss", "final_val_loss", "final_train_loss", "train_val_gap")
-"""Columns of a summary that do not compare between tokenizers."""
-PER_BYTE = "Losses per token of different tokenizers do not compare: losses here are in bits per byte of text."
-
-
-def compared_loss(tokenizers: Iterable[object]) -> Literal["val_loss", "val_bpb"]:
-    """By which validation loss runs with these tokenizers compare: per token of one tokenizer, else per byte."""
-    return "val_bpb" if len({*tokenizers}) > 1 else "val_loss"
 
 
 def bpe_size(name: str) -> int | None:

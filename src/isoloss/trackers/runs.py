@@ -122,4 +122,5 @@ def _in_order(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> list[
 
 
 def _values(kind: str, row: Mapping[str, Any]) -> dict[str, float]:
-    return {f"{kind}/{name}": value for name, value in row.items() if name != "step" and value is not None}
+    """What has one value at its step."""
+    return {f"{kind}/{name}": value for name, value in row.items() if name != "step" and isinstance(value, int | float)}

@@ -22,7 +22,7 @@ class Row:
     """A training step or an evaluation that a run recorded.
 
     `number` counts both from 0 in the order they were recorded, `seconds` is the run's training and evaluation time
-    so far. `values` are named train/loss, train/lr and so on of a step, eval/train_loss and eval/val_loss.
+    so far. `values` are named train/loss, train/lr and so on of a step, eval/val_loss and so on of an evaluation.
     """
 
     number: int

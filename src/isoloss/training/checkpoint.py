@@ -49,6 +49,7 @@ WEIGHTS_KEY = "weights_sha256"
 """Key, in the sidecar of a checkpoint without moments, of the SHA-256 of its weights' file."""
 MAX_HEADER_BYTES = 1024
 """More than a safetensors header takes for one tensor."""
+NEXT_BEST = "next-best"
 WEIGHTS, AVERAGE = "model", "ema"
 """Prefixes of the names of weights in the file and of their average; those of moments have the moment's name."""
 _PROGRESS = TypeAdapter(Progress)
@@ -66,6 +67,23 @@ def promote_best(folder: Path, state: MemberState) -> None:
     """Let `best` be the `last` just written, where it is the best so far. Raises StoreError."""
     if state.progress.best_step == state.progress.step == state.progress.evaluated_step:
         link(folder, "last", "best")
+
+
+def save_best(folder: Path, state: MemberState, metadata: Metadata | None = None) -> None:
+    """Make `state`, from before the next `last`, the run's `best`. Raises StoreError.
+
+    Both files of a pair cannot be replaced at once: whoever opens the run after a crash calls `finish_best`.
+    """
+    save(folder, NEXT_BEST, state, metadata)
+    finish_best(folder)
+
+
+def finish_best(folder: Path) -> None:
+    """Let `best` be what was written to become it, if it was written whole. Raises StoreError."""
+    if path_exists(folder / f"{NEXT_BEST}.json"):
+        link(folder, NEXT_BEST, "best")
+    if path_exists(folder / f"{NEXT_BEST}.safetensors"):
+        remove(folder, NEXT_BEST)
 
 
 def drop_previous(folder: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from isoloss.errors import ConfigError
 from isoloss.study.config import Precision
+from isoloss.training.gpus import gpu
 from isoloss.training.state import COMPUTE_DTYPES
 
 A100_PEAK_FLOPS = 312e12
@@ -97,7 +98,15 @@ class Machine:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device for auto, cpu, cuda or mps. Raises ConfigError when the machine has no such device."""
+    """The first of resolve_devices. Raises likewise."""
+    return resolve_devices(name)[0]
+
+
+def resolve_devices(name: str) -> tuple[torch.device, ...]:
+    """The devices that auto, cpu, cuda (every GPU; under torchrun one's own), cuda:N or mps stands for.
+
+    Raises ConfigError when the machine has no such device.
+    """
     available = ["cpu"]
     if torch.cuda.is_available():
         available.insert(0, "cuda")
@@ -105,14 +114,18 @@ def resolve_device(name: str) -> torch.device:
         available.insert(0, "mps")
     if name == "auto":
         name = available[0]
-    if name not in available:
-        raise ConfigError(f"--device {name}: this machine has {', '.join(sorted(available))}")
-    return torch.device("cuda", _local_rank()) if name == "cuda" else torch.device(name)
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if "cuda" in available else []
+    if name not in (*available, *gpus):
+        raise ConfigError(f"--device {name}: this machine has {', '.join(sorted([*available, *gpus]))}", ("device",))
+    if name == "cuda":
+        mine = slice(rank := _local_rank(), rank + 1) if os.environ.get("LOCAL_RANK") else slice(None)
+        return tuple(map(torch.device, gpus[mine]))
+    return (torch.device(name),)
 
 
 def _local_rank() -> int:
-    """The GPU of this process, as torchrun numbers them; the first outside of torchrun. Raises ConfigError."""
-    stated, n = os.environ.get("LOCAL_RANK") or "0", torch.cuda.device_count()
+    """The GPU of this process, as torchrun numbers them. Raises ConfigError."""
+    stated, n = os.environ["LOCAL_RANK"], torch.cuda.device_count()
     if not stated.isdecimal() or int(stated) >= n:
         raise ConfigError(
             f"LOCAL_RANK={stated}: it is the number of a GPU, of which this machine has {n}, counted from 0; "
@@ -137,10 +150,15 @@ def is_lost(device: torch.device) -> bool:
     return False
 
 
+def pinned_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of a GPU's tensor on the host that is only begun: the current stream has it, and nothing waits for it."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
 def native_precisions(device: torch.device) -> tuple[Precision, ...]:
     """Precisions that can be trained on a device, fastest first; bf16 only where the hardware multiplies it."""
     if device.type == "cuda":
-        return ("bf16", "fp16", "fp32") if torch.cuda.is_bf16_supported(including_emulation=False) else ("fp16", "fp32")
+        return ("bf16", "fp16", "fp32") if gpu(device).multiplies_bf16 else ("fp16", "fp32")
     if device.type == "cpu":
         return ("bf16", "fp32") if _cpu_multiplies_bf16() else ("fp32", "bf16")
     return ("fp32",)
@@ -160,7 +178,7 @@ def describe(device: torch.device) -> Machine:
     """The machine as it is now."""
     return Machine(
         device=device.type,
-        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        device_name=gpu(device).name if device.type == "cuda" else cpu_name(),
         threads=torch.get_num_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         torch=torch.__version__,
@@ -183,7 +201,7 @@ def machine_memory_bytes() -> int:
 def peak(device: torch.device, precision: Precision, threads: int) -> Peak:
     """Peak FLOP/s: nominal for known GPUs, else of products measured with `threads` threads (0.3 s, cached)."""
     if device.type == "cuda":
-        known = nominal_peaks(torch.cuda.get_device_name(device))
+        known = nominal_peaks(gpu(device).name)
         if known is not None:
             return Peak(known[precision == "fp32"] * 1e12, "nominal")
         return Peak(measured_gemm_on_cuda(device, COMPUTE_DTYPES[precision]), "measured GEMM")

@@ -1,17 +1,21 @@
-"""Evaluation: exact (all of val, a fixed part of train) or sampled as nanoGPT does. Never touches training."""
+"""Evaluation: exact (all of val, a fixed part of train), sliding over the same, or sampled as nanoGPT does.
+
+Never touches training.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log
+from itertools import pairwise
+from math import isfinite, log
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.data.batches import exact_eval_starts, sampled_eval_starts
+from isoloss.data.batches import Layout, exact_eval_starts, sampled_eval_starts, sliding_starts
 from isoloss.data.tokens import Tokens
 from isoloss.model import gpt
 from isoloss.model.parameters import Parameters
@@ -36,7 +40,7 @@ class DeviceTokens:
     def __init__(self, tokens: Tokens, device: torch.device) -> None:
         self.train_N = on_device(tokens.train_N, device)
         self.val_N = on_device(tokens.val_N, device)
-        self.ends = tokens.ends
+        self.layouts = tokens.layouts
         self.bytes_V = torch.from_numpy(tokens.tokenizer.bytes_of_tokens()).to(device)
 
 
@@ -50,16 +54,26 @@ class Evaluated:
     train_loss: float
     val_loss: float
     val_bpb: float
+    val_loss_by_position: dict[str, float | None] | None = None
+    """Mean losses of targets by how many tokens of their window stand before them, where that was asked for.
+
+    The keys are the most tokens of each bin: 1, 2, 4 (3 or 4 tokens), 8 and so on to block_size.
+    """
 
 
 def evaluate(
-    stack: StackState, texts: DeviceTokens, ranks: Ranks, goes_on: Callable[[], bool] = lambda: True
+    stack: StackState,
+    texts: DeviceTokens,
+    ranks: Ranks,
+    goes_on: Callable[[], bool] = lambda: True,
+    *,
+    by_position: bool = False,
 ) -> list[Evaluated] | None:
     """The losses of every member at the stack's step.
 
     `goes_on` is asked after each chunk; where it says no, the evaluation is given up and there are no losses.
     """
-    return _evaluated(stack.parameters, stack.members, stack.step, texts, ranks, goes_on)
+    return _evaluated(stack.parameters, stack.members, stack.step, texts, ranks, goes_on, by_position=by_position)
 
 
 def evaluate_averages(
@@ -77,15 +91,30 @@ def _evaluated(
     texts: DeviceTokens,
     ranks: Ranks,
     goes_on: Callable[[], bool],
+    *,
+    by_position: bool = False,
 ) -> list[Evaluated] | None:
-    losses: list[tuple[list[float], list[float]]] = []
-    for split in range(2):
-        found = split_loss(parameters, members, step, texts, split, ranks, goes_on)
-        if found is None:
-            return None
-        losses.append((found[0].tolist(), found[1].tolist()))
-    (train_losses, _), (val_losses, val_bpb) = losses
-    return [*map(Evaluated, train_losses, val_losses, val_bpb)]
+    size = len(members), members[0].block_size
+    at_positions_ExT = torch.zeros(size, device=texts.val_N.device) if by_position else None
+    train = split_loss(parameters, members, step, texts, 0, ranks, goes_on)
+    val = train and split_loss(parameters, members, step, texts, 1, ranks, goes_on, at_positions_ExT)
+    if train is None or val is None:
+        return None
+    binned = [None] * len(members) if at_positions_ExT is None else _binned(ranks.sum(at_positions_ExT.cpu().double()))
+    return [*map(Evaluated, train[0].tolist(), val[0].tolist(), val[1].tolist(), binned)]
+
+
+def _binned(at_positions_ExT: Tensor) -> list[dict[str, float | None]]:
+    """Means over bins of positions that double; None where one is not finite."""
+    block = at_positions_ExT.shape[1]
+    ends = [0, *(2**k for k in range(block.bit_length()) if 2**k < block), block]
+    return [
+        {
+            str(last): mean if isfinite(mean := at_T[first:last].mean().item()) else None
+            for first, last in pairwise(ends)
+        }
+        for at_T in at_positions_ExT
+    ]
 
 
 def split_loss(
@@ -96,22 +125,26 @@ def split_loss(
     split: int,
     ranks: Ranks,
     goes_on: Callable[[], bool],
+    at_positions_ExT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """Every member's loss on the training split, 0, or that of validation, 1, in nats a token and in bits a byte.
 
-    Both are fp64 of shape [E]. None if given up.
+    Both are fp64 of shape [E]. None if given up. `at_positions_ExT` becomes this rank's share of the mean losses at
+    each position of the windows, in nats: of all that are read, where they overlap too.
     """
     text_N = texts.val_N if split else texts.train_N
-    starts = [_starts(config, step, split, texts.ends[split]) for config in members]
-    return _mean_loss(parameters, members, text_N, np.stack(starts), texts.bytes_V, ranks, goes_on)
+    layout = texts.layouts[split]
+    starts = np.stack([_starts(config, step, split, layout) for config in members])
+    return _mean_loss(parameters, members, text_N, layout, starts, texts.bytes_V, ranks, goes_on, at_positions_ExT)
 
 
-def _starts(config: RunConfig, step: int, split: int, ends_D: NDArray[np.int64]) -> NDArray[np.int64]:
+def _starts(config: RunConfig, step: int, split: int, layout: Layout) -> NDArray[np.int64]:
+    """Where the stretches of `eval_scored` tokens begin that count: each is a window, or the end of one."""
     if config.eval == "sampled":
         n = config.eval_iters * config.batch_size
-        return sampled_eval_starts(config.seed_of_data, step, split, n, ends_D, config.block_size)
+        return sampled_eval_starts(config.seed_of_data, step, split, n, layout, config.block_size)
     at_most = config.eval_val_tokens if split else config.eval_train_tokens
-    return exact_eval_starts(ends_D, config.block_size, at_most or None)
+    return exact_eval_starts(layout, config.eval_scored, at_most or None)
 
 
 def _chunk_tokens(members: Sequence[RunConfig], device: torch.device) -> int:
@@ -128,26 +161,38 @@ def _mean_loss(
     parameters: Parameters,
     members: Sequence[RunConfig],
     text_N: Tensor,
-    starts_ExB: NDArray[np.int64],
+    layout: Layout,
+    scored_starts_ExB: NDArray[np.int64],
     bytes_V: Tensor,
     ranks: Ranks,
     goes_on: Callable[[], bool],
+    at_positions_ExT: Tensor | None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Mean loss over windows in nats a token and in bits a byte, fp64 of shape [E]; None if given up.
+    """Mean loss over what counts in nats a token and in bits a byte, fp64 of shape [E]; None if given up.
 
     The ranks share the windows between them.
     """
-    n_windows, block_size, device = starts_ExB.shape[1], members[0].block_size, text_N.device
+    n_windows, block_size, scored = scored_starts_ExB.shape[1], members[0].block_size, members[0].eval_scored
+    device = text_N.device
     chunk = max(1, _chunk_tokens(members, device) // block_size)
-    mine_ExB = torch.from_numpy(starts_ExB[:, ranks.rank :: ranks.world]).to(device)
+    starts_ExB = sliding_starts(scored_starts_ExB, scored, block_size, layout)
+    mine_2xExB = np.stack([starts_ExB, scored_starts_ExB - starts_ExB])[:, :, ranks.rank :: ranks.world]
+    at_2xExB = torch.from_numpy(mine_2xExB).to(device)
     sums = [torch.zeros(len(members), device=device)]
     bytes_E = torch.zeros(len(members), dtype=torch.int64, device=device)
-    for first in range(0, mine_ExB.shape[1], chunk):
-        part_ExB = mine_ExB[:, first : first + chunk]
+    for first in range(0, at_2xExB.shape[2], chunk):
+        part_ExB, before_ExB = at_2xExB[:, :, first : first + chunk]
         blocks_ExBxT1 = gather_windows(text_N, part_ExB, block_size)
-        sums.append(gpt.loss(parameters, members, blocks_ExBxT1) * part_ExB.shape[1])
-        bytes_E += bytes_V[blocks_ExBxT1[..., 1:]].sum(dim=(1, 2))
+        targets_ExBxS = blocks_ExBxT1[..., 1:]
+        scored_ExBxS = None
+        if scored < block_size:
+            scored_ExBxS = before_ExB[..., None] + torch.arange(scored, device=device)
+            targets_ExBxS = targets_ExBxS.gather(2, scored_ExBxS)
+        sums.append(gpt.loss(parameters, members, blocks_ExBxT1, scored_ExBxS, at_positions_ExT) * part_ExB.shape[1])
+        bytes_E += bytes_V[targets_ExBxS].sum(dim=(1, 2))
         if not goes_on():
             return None
+    if at_positions_ExT is not None:
+        at_positions_ExT /= n_windows
     loss_E = ranks.sum(torch.stack(sums).cpu().double().sum(dim=0)) / n_windows
-    return loss_E, loss_E * (n_windows * block_size / log(2)) / ranks.sum(bytes_E.cpu().double())
+    return loss_E, loss_E * (n_windows * scored / log(2)) / ranks.sum(bytes_E.cpu().double())

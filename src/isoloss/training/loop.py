@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -19,8 +19,9 @@ from isoloss.training.device import A100_PEAK_FLOPS, peak
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, Evaluated, evaluate, evaluate_averages
 from isoloss.training.loss_scale import after_step, overflow_is_fatal
-from isoloss.training.state import MemberState, Progress, StackState
-from isoloss.training.step import Stepper, block_length
+from isoloss.training.saving import Save, Saved, Saver
+from isoloss.training.state import Progress, StackState
+from isoloss.training.step import MAX_BLOCK_STEPS, Block, Stepper, block_length
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class EvalRow:
     """One evaluation after `step` steps; losses in nats a token, None where not finite.
 
     `val_bpb` is the validation loss in bits a byte of text, None also where an earlier version evaluated.
-    `ema_…` are losses of the average of the weights, None too where a run has none.
+    `ema_…` are losses of the average of the weights, None too where a run has none. At the run's end alone there is
+    `val_loss_by_position`: mean losses by how many tokens of their window stand before the targets (`Evaluated`).
     """
 
     step: int
@@ -55,6 +57,7 @@ class EvalRow:
     val_bpb: float | None = None
     ema_train_loss: float | None = None
     ema_val_loss: float | None = None
+    val_loss_by_position: dict[str, float | None] | None = None
 
 
 Outcome = Literal["done", "diverged"]
@@ -71,12 +74,8 @@ class Observer(Protocol):
         """The member was evaluated."""
         ...
 
-    def checkpoint(self, state: MemberState) -> None:
-        """The member's state is to be saved; it is the best so far when best_step is its step."""
-        ...
-
-    def keep(self, state: MemberState) -> None:
-        """The member's state is to be saved for runs that leave it here."""
+    def saving(self, what: Saved) -> Save:
+        """How the member's state as of now is to be saved; another thread may do so while further rows come."""
         ...
 
     def end(self, progress: Progress, outcome: Outcome, reason: str) -> None:
@@ -103,33 +102,38 @@ def train(
     ranks = ranks or Ranks()
     texts = DeviceTokens(tokens, stack.device)
     stepper: Stepper | None = None
-    while True:
-        pairs = list(enumerate(zip(stack.members, stack.progress, strict=True)))
-        due = [e for e, (config, progress) in pairs if _evaluation_due(config, progress)]
-        leaving = {e: "" for e, (config, progress) in pairs if _complete(config, progress)}
-        outcome: Outcome = "done"
-        if due and not leaving:
-            beat = partial(heartbeat, stack.members[due[0]], stack.step)
-            if not _evaluate(stack, due, texts, observe, ranks, partial(_goes_on, beat, should_stop, ranks)):
-                _checkpoint(stack, range(len(stack.members)), observe)
+    with Saver(stack.device, lambda config, what: observe(config).saving(what)) as saver:
+        while True:
+            pairs = list(enumerate(zip(stack.members, stack.progress, strict=True)))
+            due = [e for e, (config, progress) in pairs if _evaluation_due(config, progress)]
+            leaving = {e: "" for e, (config, progress) in pairs if _complete(config, progress)}
+            outcome: Outcome = "done"
+            if due and not leaving:
+                beat = partial(heartbeat, stack.members[due[0]], stack.step)
+                if not _evaluate(stack, due, texts, observe, ranks, partial(_goes_on, beat, should_stop, ranks)):
+                    _timed(stack, saver.save, stack, range(len(stack.members)), "checkpoint")
+                    return stack
+                ends = any(stack.step == stack.members[e].max_iters for e in due)
+                _timed(stack, partial(saver.after_evaluation, now=ends), stack, due)
+            elif not leaving and ranks.any(should_stop()):
+                _timed(stack, saver.save, stack, range(len(stack.members)), "checkpoint")
                 return stack
-            _checkpoint(stack, due, observe)
-        elif not leaving and ranks.any(should_stop()):
-            _checkpoint(stack, range(len(stack.members)), observe)
-            return stack
-        elif not leaving:
-            stepper = stepper or Stepper(stack, texts.train_N, ranks, texts.ends[0])
-            for e, config in enumerate(stack.members):
-                if stack.step in kept_steps(config):
-                    observe(config).keep(stack.member(e))
-            leaving, outcome = _steps(stack, stepper, observe, kept_steps), "diverged"
-        for e, reason in leaving.items():
-            observe(stack.members[e]).end(stack.progress[e], outcome, reason)
-        if len(leaving) == len(stack.members):
-            return None
-        if leaving:
-            stepper = None  # its tables and its graph's memory first
-            stack = stack.keep([e for e in range(len(stack.members)) if e not in leaving])
+            elif not leaving:
+                stepper = stepper or Stepper(stack, texts.train_N, ranks, texts.layouts[0])
+                if kept := [e for e, config in enumerate(stack.members) if stack.step in kept_steps(config)]:
+                    _timed(stack, saver.save, stack, kept, "kept")
+                n = block_length(stack.members, stack.step, stack.device, kept_steps)
+                goes_on = partial(_trains_on, saver, should_stop, ranks)
+                leaving, outcome = _steps(stack, stepper, observe, n, goes_on), "diverged"
+            if leaving:
+                _timed(stack, saver.settle, [stack.members[e] for e in leaving])
+            for e, reason in leaving.items():
+                observe(stack.members[e]).end(stack.progress[e], outcome, reason)
+            if len(leaving) == len(stack.members):
+                return None
+            if leaving:
+                stepper = None  # its tables and its graph's memory first
+                stack = stack.keep([e for e in range(len(stack.members)) if e not in leaving])
 
 
 def after_evaluation(progress: Progress, row: EvalRow) -> Progress:
@@ -144,6 +148,12 @@ def _goes_on(heartbeat: Callable[[], None], should_stop: Callable[[], bool], ran
     """Whether an evaluation goes on; several ranks have to agree on a stop, which they do between steps."""
     heartbeat()
     return ranks.world > 1 or not should_stop()
+
+
+def _trains_on(saver: Saver, should_stop: Callable[[], bool], ranks: Ranks) -> bool:
+    """Whether to go on between two blocks of steps. Raises the error of a state that could not be saved."""
+    _ = saver.busy
+    return not ranks.any(should_stop())
 
 
 def _evaluation_due(config: RunConfig, progress: Progress) -> bool:
@@ -165,7 +175,8 @@ def _evaluate(
 ) -> bool:
     """Whether the evaluation was completed, and its members told."""
     started = time.perf_counter()
-    found = evaluate(stack, texts, ranks, goes_on)
+    ending = [e for e in due if stack.members[e].max_iters == stack.step]
+    found = evaluate(stack, texts, ranks, goes_on, by_position=bool(ending))
     if found is None:
         return False
     averages: dict[int, Evaluated] = {}
@@ -187,33 +198,48 @@ def _evaluate(
             _finite(of.val_bpb),
             average and _finite(average.train_loss),
             average and _finite(average.val_loss),
+            of.val_loss_by_position if e in ending else None,
         )
         stack.progress[e] = after_evaluation(stack.progress[e], row)
         observe(stack.members[e]).evaluation(row)
     return True
 
 
-def _checkpoint(stack: StackState, members: Sequence[int], observe: Callable[[RunConfig], Observer]) -> None:
-    for e in members:
-        started = time.perf_counter()
-        observe(stack.members[e]).checkpoint(stack.member(e))
-        spent = stack.progress[e].checkpoint_time_s + time.perf_counter() - started
-        stack.progress[e] = replace(stack.progress[e], checkpoint_time_s=spent)
+def _timed(stack: StackState, work: Callable[..., None], *arguments: Any) -> None:
+    """Save states, or wait for it; each member takes its share of the time."""
+    started = time.perf_counter()
+    work(*arguments)
+    share = (time.perf_counter() - started) / len(stack.members)
+    stack.progress = [replace(one, checkpoint_time_s=one.checkpoint_time_s + share) for one in stack.progress]
 
 
 def _steps(
-    stack: StackState,
-    stepper: Stepper,
-    observe: Callable[[RunConfig], Observer],
-    kept_steps: Callable[[RunConfig], Collection[int]],
+    stack: StackState, stepper: Stepper, observe: Callable[[RunConfig], Observer], n: int, goes_on: Callable[[], bool]
 ) -> dict[int, str]:
-    """Take a block of steps, tell the observers, and return the members that diverged in it, with the reason."""
-    started, first = time.perf_counter(), stack.step
-    losses, norms = stepper.take(block_length(stack.members, first, stack.device, kept_steps))
-    elapsed = (time.perf_counter() - started) / len(losses)
+    """Take n steps, tell the observers, and return the members that diverged, with the reason.
+
+    Where a member diverges, or between blocks `goes_on` says no, fewer are taken. A block's rows are written while the
+    next one runs on CUDA.
+    """
     diverged: dict[int, str] = {}
+    unread: list[Block] = []
+    while n > 0 and not diverged and (not unread or goes_on()):
+        unread.append(stepper.take(min(n, MAX_BLOCK_STEPS)))
+        n -= unread[-1].n
+        if len(unread) > 1:
+            _tell(stack, unread.pop(0), observe, diverged)
+    for block in unread:
+        _tell(stack, block, observe, diverged)
+    return diverged
+
+
+def _tell(stack: StackState, block: Block, observe: Callable[[RunConfig], Observer], diverged: dict[int, str]) -> None:
+    """Tell the observers of a block of steps, but of members that diverged before, and add to these."""
+    losses, norms, elapsed = block.read()
     for e, config in enumerate(stack.members):
-        for step, (loss_E, norm_E) in enumerate(zip(losses, norms, strict=True), start=first):
+        if e in diverged:
+            continue
+        for step, (loss_E, norm_E) in enumerate(zip(losses, norms, strict=True), start=block.first):
             stack.progress[e] = after_step(stack.progress[e], config, elapsed, overflowed=not isfinite(norm_E[e]))
             observe(config).step(_row(config, step, loss_E[e], norm_E[e], elapsed, stack.device))
             reason = _divergence(stack.progress[e], config, step, loss_E[e], norm_E[e])
@@ -222,7 +248,6 @@ def _steps(
                 break
     if stack.members[0].precision == "fp16":
         stack.loss_scale_E.copy_(torch.tensor([progress.loss_scale for progress in stack.progress]))
-    return diverged
 
 
 def _row(config: RunConfig, step: int, loss: float, norm: float, elapsed: float, device: torch.device) -> StepRow:

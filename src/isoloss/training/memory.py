@@ -23,6 +23,7 @@ from isoloss.data.tokens import Tokens
 from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Parameters, layout_of
 from isoloss.study.config import RunConfig
+from isoloss.study.datasets import dataset_of
 from isoloss.study.parts import optimizer_of
 from isoloss.study.texts import DataFacts
 from isoloss.training.distributed import Ranks
@@ -41,11 +42,15 @@ WITHOUT_SHAPES = (torch.ops.aten._fused_adamw_.tensor_lr,)
 
 @dataclass(frozen=True)
 class StackMemory:
-    """Bytes that a stack holds between steps, and what a step and an evaluation take besides at their heights."""
+    """Bytes that a stack holds between steps, and what a step and an evaluation take besides at their heights.
+
+    `saved` are copies of states: those that are being written, and the best so far that wait for it.
+    """
 
     held: int
     step: int
     evaluation: int
+    saved: int
 
     @property
     def peak(self) -> int:
@@ -54,7 +59,7 @@ class StackMemory:
         A captured step keeps its memory during evaluations. It has given it up when some members have ended and the
         others are copied.
         """
-        return CONTEXT_BYTES + self.held + max(self.step + self.evaluation, self.held)
+        return CONTEXT_BYTES + self.held + self.saved + max(self.step + self.evaluation, self.held)
 
 
 def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.device | None = None) -> StackMemory:
@@ -63,7 +68,7 @@ def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.de
     Members that differ in nothing but their number may be the same run repeated.
     """
     config, device = members[0], device or torch.device("meta")
-    of, dtype = data.of(config.tokenizer), token_dtype(config.vocab_size)
+    of, dtype = data.of(dataset_of(config)), token_dtype(config.vocab_size)
     train_N, val_N = (np.empty(n or 0, dtype) for n in (of.train_tokens, of.val_tokens))
     with _Allocations() as allocations, torch.no_grad():
         texts = DeviceTokens(Tokens("", Tokenizer("byte"), train_N, val_N, Path()), device)
@@ -83,12 +88,14 @@ def stack_memory(members: Sequence[RunConfig], data: DataFacts, device: torch.de
         stepper.step()
         step = allocations.peak - held
         allocations.begin()
+        at_positions_ExT = torch.zeros(len(members), config.block_size, device=device)
         for split in range(2):
-            split_loss(parameters, members, 0, texts, split, Ranks(), lambda: False)  # a chunk
+            split_loss(parameters, members, 0, texts, split, Ranks(), lambda: False, at_positions_ExT)  # a chunk
             if averaged:  # of which a copy in low precision is made
                 averages = Parameters(stack.layout, averages_AxP, kernels)
                 split_loss(averages, averaged, 0, texts, split, Ranks(), lambda: False)
-        return StackMemory(held, step, allocations.peak - held)
+        state = sum(tensor.numel() for tensor in (flat_ExP, *moments, averages_AxP)) * flat_ExP.element_size()
+        return StackMemory(held, step, allocations.peak - held, saved=2 * state)
 
 
 class _Allocations(TorchDispatchMode):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from isoloss.training.device import BF16_UNITS, cpu_flags, cpu_name
+from isoloss.training.gpus import gpu
 
 NUMERICS_VERSION = 1
 """Raised with every change of isoloss that changes a rounding."""
@@ -37,7 +38,7 @@ def numerics_here(device: torch.device, kernels: str, *, threads: int, stack: in
     return Numerics(
         isoloss=NUMERICS_VERSION,
         torch=f"{torch.__version__} ({str(torch.version.git_version)[:8]})",
-        device=torch.cuda.get_device_name(device) if on_cuda else device.type,
+        device=gpu(device).name if on_cuda else device.type,
         instructions=_instructions() if on_cpu else _reductions() if on_cuda else "",
         threads=threads if on_cpu else 0,
         kernels=kernels,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
@@ -59,6 +59,12 @@ class MemberState(Weights):
 
     moments: Mapping[str, Tensor]
     average_P: Tensor | None = None
+
+    def each(self, of: Callable[[Tensor], Tensor]) -> MemberState:
+        """The same state with each tensor replaced by what `of` makes of it."""
+        moments = {name: of(moment_P) for name, moment_P in self.moments.items()}
+        average_P = None if self.average_P is None else of(self.average_P)
+        return replace(self, flat_P=of(self.flat_P), moments=moments, average_P=average_P)
 
 
 @dataclass

@@ -1,20 +1,21 @@
 """The optimizer step of a stack as a function of tensors on its device alone, on CUDA captured as one graph.
 
 On an accelerator nothing in a step waits for the host: learning rates, dropout keys and starts of blocks are read from
-tables on the device, batches are gathered there, and losses are written to a table that is read once a block of steps.
+tables on the device, batches are gathered there, and losses are written to a table that is copied to the
+host once a block of steps.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from isoloss.data.batches import possible_starts
+from isoloss.data.batches import Layout, possible_starts, text_key, undivided
 from isoloss.data.tokenizer import TokenArray
 from isoloss.model import gpt
 from isoloss.model.dropout import Dropout
@@ -22,12 +23,16 @@ from isoloss.randomness import Purpose, keyed_bits, mix, stream_key
 from isoloss.study.config import RunConfig
 from isoloss.study.parts import function_of, optimizer_of
 from isoloss.study.schedules import learning_rate
+from isoloss.training.device import pinned_copy
 from isoloss.training.distributed import Ranks
 from isoloss.training.optimizers.update import Update
 from isoloss.training.state import StackState
 
 TABLE_STEPS = 128
-"""Steps that one filling of the tables serves, and the most between two reads of the losses."""
+"""Steps that one filling of the tables serves."""
+
+MAX_BLOCK_STEPS = 32
+"""The most steps of a block, of which the losses are read together."""
 
 WARM_UP_STEPS = 3
 """Steps taken before one is captured, for libraries to allocate what they keep."""
@@ -44,29 +49,50 @@ def gather_windows(text_N: Tensor, starts: Tensor, block: int) -> Tensor:
     return text_N[index].to(torch.int64) & (1 << 8 * text_N.itemsize) - 1
 
 
+@dataclass(frozen=True)
+class Block:
+    """Steps that were taken or, on CUDA, begun, from step `first` on; results are loss and gradient norm."""
+
+    first: int
+    n: int
+    results_Nx2xE: Tensor
+    seconds: float = 0.0
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+    """Before the first step, and when the results have arrived."""
+
+    def read(self) -> tuple[list[list[float]], list[list[float]], float]:
+        """The losses and gradient norms, [step][member], and the seconds a step took, once they are there."""
+        seconds = self.seconds
+        if self.events is not None:
+            begun, ended = self.events
+            ended.synchronize()
+            seconds = begun.elapsed_time(ended) / 1e3
+        losses, norms = self.results_Nx2xE.transpose(0, 1).tolist()
+        return losses, norms, seconds / self.n
+
+
 class Stepper:
-    """Takes steps of one stack as long as its members stay the same.
+    """Takes steps of one stack as long as its members stay the same, from its step on.
 
     The inputs of the next TABLE_STEPS steps (starts of blocks, dropout keys, learning rates) are in tables that a step
     reads at its slot; its losses and gradient norms are written to a table likewise.
     """
 
-    def __init__(
-        self, stack: StackState, text_N: Tensor, ranks: Ranks, ends_D: NDArray[np.int64] | None = None
-    ) -> None:
+    def __init__(self, stack: StackState, text_N: Tensor, ranks: Ranks, layout: Layout | None = None) -> None:
         self._stack, self._text_N, self._ranks = stack, text_N, ranks
         members, device = stack.members, stack.device
         config = members[0]
         self._rows = ranks.rows(config)
-        starts = possible_starts(np.array([len(text_N)]) if ends_D is None else ends_D, config.block_size)
-        self._until_D, self._shift_D = (torch.from_numpy(each_D).to(device) for each_D in starts)
-        self._n_starts = int(starts[0][-1])
+        self._starts = possible_starts(layout or undivided(len(text_N)), config.block_size)
+        self._until_D = torch.from_numpy(self._starts.until_D).to(device)
+        self._shift_D = torch.from_numpy(self._starts.shift_D).to(device)
         self._n_micro = config.gradient_accumulation_steps
         self._dropout = Dropout(members, device)
         keys_Ex2 = np.stack([stream_key(config.seed_of_data, Purpose.BATCH) for config in members])
         self._batch_keys_Ex2 = torch.from_numpy(keys_Ex2).to(device)
         limits = [config.grad_clip or float("inf") for config in members]
         self._clip_E = torch.tensor(limits, device=device)
+        self._decay_E = torch.tensor([config.weight_decay for config in members], device=device)
         least = [[1 - members[e].ema] for e in stack.averaged]  # in doubles: 1 - 0.9999 has few digits in fp32
         self._least_weight_Ax1 = torch.tensor(least, device=device)
         self._slot_1 = torch.zeros(1, dtype=torch.int64, device=device)
@@ -75,36 +101,54 @@ class Stepper:
         self._keys_RKxJxEx2 = torch.zeros(0, dtype=torch.int32, device=device)
         self._rates_RxE = torch.zeros(TABLE_STEPS, len(members), device=device)
         self._results_Rx2xE = torch.zeros(TABLE_STEPS, 2, len(members), device=device)
-        self._slot = 0
+        self._step, self._slot = stack.step, 0
         self._update = function_of(optimizer_of(config.optimizer).step)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._uncaptured_steps = 0
 
     @torch.no_grad()
-    def take(self, n: int) -> tuple[list[list[float]], list[list[float]]]:
-        """Take n steps, or fewer if the tables end before; the losses and gradient norms, [step][member]."""
+    def take(self, n: int) -> Block:
+        """Take n steps, or fewer if the tables end before. On CUDA it returns before they are done."""
+        started = time.perf_counter()
         if self._slot == 0:
             self.fill_tables()
         first, self._slot = self._slot, min(self._slot + n, TABLE_STEPS)
-        device = self._stack.device
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # graphs are of the current device
-            for _ in range(first, self._slot):
-                self._take_one()
-        losses_and_norms = self._results_Rx2xE[first : self._slot].transpose(0, 1).tolist()
+        n, device = self._slot - first, self._stack.device
+        if device.type == "cuda":
+            with torch.cuda.device(device):  # graphs are of the current device
+                events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                events[0].record()
+                results_Nx2xE = pinned_copy(self._taken(first))
+                events[1].record()
+            block = Block(self._step, n, results_Nx2xE, events=events)
+        else:
+            results_Nx2xE = self._taken(first).cpu().clone()
+            block = Block(self._step, n, results_Nx2xE, time.perf_counter() - started)
+        self._step += n
         if self._slot == TABLE_STEPS:
             self._slot = 0
             self._slot_1.zero_()
-        return losses_and_norms[0], losses_and_norms[1]
+        return block
+
+    def _taken(self, first: int) -> Tensor:
+        for _ in range(first, self._slot):
+            self._take_one()
+        return self._results_Rx2xE[first : self._slot]
 
     def fill_tables(self) -> None:
-        """Fill the tables for the next TABLE_STEPS steps from the stack's step on, in the same memory."""
-        members, step, device = self._stack.members, self._stack.step, self._stack.device
+        """Fill the tables for the next TABLE_STEPS steps, in the same memory."""
+        members, step, device = self._stack.members, self._step, self._stack.device
         config = members[0]
         micro_RK = torch.arange(step * self._n_micro, (step + TABLE_STEPS) * self._n_micro, device=device)
         row_B = torch.arange(self._rows.start, self._rows.stop, device=device)
         counter_RKxB = (micro_RK[:, None] * config.batch_size + row_B).int()
-        bits_RKxExB = keyed_bits(self._batch_keys_Ex2[:, :1], self._batch_keys_Ex2[:, 1:], mix(counter_RKxB)[:, None])
-        number_RKxExB = (bits_RKxExB.to(torch.int64) & 0xFFFFFFFF) * self._n_starts >> 32
+        keys = self._batch_keys_Ex2[:, :1], self._batch_keys_Ex2[:, 1:]
+        counter_RKx1xB = mix(counter_RKxB)[:, None]
+        bits_RKxExB = keyed_bits(*keys, counter_RKx1xB).to(torch.int64)
+        of_text_RKxExB = bits_RKxExB
+        if len(self._starts.n_texts) > 1:
+            of_text_RKxExB = keyed_bits(*text_key(*keys, torch.ones_like(keys[0])), counter_RKx1xB).to(torch.int64)
+        number_RKxExB = self._starts.drawn(bits_RKxExB, of_text_RKxExB)
         document_RKxExB = torch.searchsorted(self._until_D, number_RKxExB, right=True)
         self._starts_RKxExB.copy_(number_RKxExB + self._shift_D[document_RKxExB])
         keys_RKxJxEx2 = self._dropout.keys(micro_RK)
@@ -118,12 +162,13 @@ class Stepper:
     def _take_one(self) -> None:
         if self._graph is not None:
             self._graph.replay()
-        elif self._uncaptured_steps < WARM_UP_STEPS or self._stack.device.type != "cuda" or self._ranks.world > 1:
+        elif self._uncaptured_steps < WARM_UP_STEPS or self._stack.device.type != "cuda":
             self._uncaptured_steps += 1
             self.step()
         else:
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # What other threads do meanwhile is none of it: they save states, and watch over NCCL.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self.step()
             self._graph.replay()  # capturing only records
 
@@ -138,8 +183,8 @@ class Stepper:
         divisor_E = ((norm_E + 1e-6) / self._clip_E).clamp(min=1.0) * scale_E
         skipped_E = (~norm_E.isfinite()).float()
         lr_E = self._rates_RxE[self._slot_1][0]
-        counts = stack.counts_Ex2, lr_E, divisor_E, skipped_E
-        self._update(Update(stack.members, stack.parameters, total_ExP, stack.moments, *counts))
+        factors = stack.counts_Ex2, lr_E, divisor_E, skipped_E, self._decay_E
+        self._update(Update(stack.members, stack.parameters, total_ExP, stack.moments, *factors))
         self._average(skipped_E)
         self._results_Rx2xE[self._slot_1] = torch.stack([loss_E, norm_E])
         self._slot_1 += 1
@@ -177,7 +222,7 @@ class Stepper:
 def block_length(
     members: Sequence[RunConfig], step: int, device: torch.device, kept_steps: Callable[[RunConfig], Collection[int]]
 ) -> int:
-    """Steps to take before the losses are read: one where reading is free or sets a loss scale, else all."""
+    """Steps up to the next event; one where reading the losses is free, or sets a loss scale."""
     if device.type == "cpu" or members[0].precision == "fp16":
         return 1
     kept = [at - step for config in members for at in kept_steps(config) if at > step]

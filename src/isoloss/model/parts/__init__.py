@@ -12,14 +12,15 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from isoloss.model.dropout import Mask
 from isoloss.model.functions import Kernels
 from isoloss.model.operations import Linear
-from isoloss.model.parts.rotation import rotation
 from isoloss.study.config import RunConfig
 from isoloss.study.parametrization import Scales, scales
+from isoloss.study.parts import function_of, position_of
 
 
 class KeysAndValues(Protocol):
@@ -65,8 +66,23 @@ class ForwardPass:
     @cached_property
     def rotations(self) -> dict[int, Tensor]:
         """By the size of a head, what queries and keys are rotated by; none where they are not."""
-        sizes = {config.n_embd // config.n_head for config in self.members if config.position == "rope"}
-        return {size: rotation(self.positions, size, self.tokens_ExBxT.device) for size in sizes}
+        if (rotation := position_of(self.config.position).rotation) is None:
+            return {}
+        sizes = {config.n_embd // config.n_head for config in self.members}
+        return {size: function_of(rotation)(self.positions_T, size) for size in sizes}
+
+    @cached_property
+    def position_rows(self) -> Tensor | None:
+        """What is added to the embedding that is no weight, fp32 of shape [T, C]; None where nothing is."""
+        rows = position_of(self.config.position).rows
+        return None if rows is None else function_of(rows)(self.positions_T, self.config.n_embd)
+
+    def score_bias(self, n_head: int, n_keys: int) -> Tensor | None:
+        """What is added to the scaled scores of each head, fp32 of shape [H, T, n_keys]; None where nothing is."""
+        if (bias := position_of(self.config.position).bias) is None:
+            return None
+        keys = torch.arange(n_keys, device=self.tokens_ExBxT.device)
+        return function_of(bias)(self.positions_T[:, None] - keys, n_head)
 
     @property
     def n_rows(self) -> int:
@@ -78,6 +94,11 @@ class ForwardPass:
         """Positions of the tokens given."""
         first = self.read_before.length if self.read_before else 0
         return slice(first, first + self.tokens_ExBxT.shape[2])
+
+    @cached_property
+    def positions_T(self) -> Tensor:
+        """The same as numbers, on the tokens' device."""
+        return torch.arange(self.positions.start, self.positions.stop, device=self.tokens_ExBxT.device)
 
     def mask(self, place: int) -> Mask | None:
         """The mask of a site of dropout."""

@@ -16,6 +16,7 @@ from isoloss.model.parts.norm import rms_norm
 from isoloss.model.parts.rotation import rotated
 from isoloss.study.compute import attended_length
 from isoloss.study.config import RunConfig
+from isoloss.study.parts import position_of
 
 
 def attention(run: ForwardPass, block: int) -> list[Step]:
@@ -23,7 +24,7 @@ def attention(run: ForwardPass, block: int) -> list[Step]:
     enter, leave = run.linear(f"h.{block}.attn.c_attn"), run.linear(f"h.{block}.attn.c_proj")
     mask, groups, config = run.mask(3 * block + 1), run.head_groups, run.config
     prepare = _norm_rotate(run, run.kernels.native) if run.kernels.native else []
-    if run.kernels.native and config.n_kv_head is None:
+    if run.kernels.native and config.n_kv_head is None and position_of(config.position).bias is None:
         fused = [
             (members, first.n_head, _softmax(run, run.kernels.native, mask and mask.of(members), scale))
             for members, first, scale in groups
@@ -84,10 +85,11 @@ def _attend(
     scale: float,
 ) -> Tensor:
     """Every query's mean of the values at and before it, by the softmax of its scaled products with their keys."""
-    if run.kernels.native:
+    n_new, n_all, window = q_GxTxD.shape[1], k_GxTxD.shape[1], attended_length(run.config)
+    bias_HxTxT = run.score_bias(n_head, n_all)
+    if run.kernels.native and bias_HxTxT is None:
         softmax = _softmax(run, run.kernels.native, mask, scale)
         return AttendPrepared.apply(softmax, q_GxTxD, k_GxTxD, v_GxTxD)  # type: ignore[return-value]
-    n_new, n_all, window = q_GxTxD.shape[1], k_GxTxD.shape[1], attended_length(run.config)
     ahead_TxT = torch.full((n_new, n_all), float("-inf"), device=q_GxTxD.device).triu(1 + n_all - n_new)
     if window < n_all:
         ahead_TxT = ahead_TxT + torch.full_like(ahead_TxT, float("-inf")).tril(n_all - n_new - window)
@@ -95,6 +97,8 @@ def _attend(
     scores_GxTxT = torch.bmm(q_GxTxD * ldexp(1, exponent - 1), k_GxTxD.transpose(1, 2))
     if mantissa != 0.5:
         scores_GxTxT = scores_GxTxT * (2 * mantissa)
+    if bias_HxTxT is not None:
+        scores_GxTxT = (scores_GxTxT.unflatten(0, (-1, n_head)) + bias_HxTxT).flatten(0, 1)
     scores_GxTxT = scores_GxTxT + ahead_TxT
     probs_GxTxT = torch.softmax(scores_GxTxT, dim=-1, dtype=torch.float32)
     probs_GxTxT = dropped(probs_GxTxT, mask, (run.n_rows, n_head, n_new, n_all))

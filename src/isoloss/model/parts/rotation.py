@@ -9,10 +9,10 @@ ROPE_BASE = 10_000.0
 """The longest wavelength is this times 2π tokens."""
 
 
-def rotation(positions: slice, channels: int, device: torch.device) -> Tensor:
+def rope(positions_T: Tensor, channels: int) -> Tensor:
     """Cosines and sines of each position's angles, position / ROPE_BASE^(2i/D), fp32 of shape [2, T, D/2]."""
-    positions_T, half = torch.arange(positions.start, positions.stop, device=device), channels // 2
-    angles_TxD = torch.outer(positions_T, ROPE_BASE ** -(torch.arange(half, device=device) / half))
+    half = channels // 2
+    angles_TxD = torch.outer(positions_T, ROPE_BASE ** -(torch.arange(half, device=positions_T.device) / half))
     return torch.stack((angles_TxD.cos(), angles_TxD.sin()))
 
 

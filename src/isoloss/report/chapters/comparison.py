@@ -20,7 +20,7 @@ from isoloss.report.table import Column, Table
 from isoloss.store.merging import check_same_text
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import SETTINGS
-from isoloss.study.tokenizer_names import COMPARED_IN, compared_loss
+from isoloss.study.datasets import COMPARED_IN, compared_loss
 from isoloss.wording import counted, level, listed
 
 
@@ -70,7 +70,7 @@ def compare_studies(first: StudyResults, second: StudyResults) -> Comparison:
     if len(pairs) > 1:
         found = paired_difference(pairs["first"].to_numpy(), pairs["second"].to_numpy(), np.random.default_rng(0))
     names = str(first.paths.folder), str(second.paths.folder)
-    return Comparison(names, differing, shared, found, COMPARED_IN[compared_loss(first.study.tokenizers)])
+    return Comparison(names, differing, shared, found, COMPARED_IN[compared_loss(first.study.datasets)])
 
 
 def comparison_chapter(found: Comparison) -> Chapter:
@@ -128,7 +128,7 @@ def _values(results: StudyResults, setting: str) -> tuple[Any, ...]:
 
 def _means(results: StudyResults, keys: Sequence[str]) -> dict[tuple[Any, ...], float]:
     """The mean loss of the done runs that agree in some settings and the seed."""
-    by = f"best_{compared_loss(results.study.tokenizers)}"
+    by = f"best_{compared_loss(results.study.datasets)}"
     done = results.summary().filter(pl.col("status") == "done").drop_nulls(by)
     if tuned := results.study.tuned:
         compared = {name: levels for name, levels in results.study.varied.items() if name not in tuned}

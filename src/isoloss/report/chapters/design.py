@@ -12,7 +12,7 @@ from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
 from isoloss.store.records import NUMERICS
 from isoloss.study import compute
-from isoloss.wording import counted, si
+from isoloss.wording import counted, number, of_runs, si
 
 MAX_SENTENCES = 2
 """Of the audit, before the table."""
@@ -65,6 +65,14 @@ def _design(snapshot: Snapshot) -> Iterator[str]:
             f"Runs see between {si(min(tokens))} and {si(max(tokens))} training tokens: where a factor changes that "
             "number, its effect and the effect of more data are one."
         )
+    repeated = snapshot.table.filter(pl.col("epochs") > 1)
+    if len(repeated):
+        most = repeated.sort("epochs").row(-1, named=True)
+        yield (
+            f"{of_runs(len(repeated), len(configs))} read their training text more than once, up to "
+            f"{number(most['epochs'], '.3g')} times: {si(most['train_tokens'])} tokens of which "
+            f"{si(most['unique_tokens'])} are unique. A repeated token teaches less than a new one."
+        )
     rates = {config.learning_rate for config in configs}
     if len(rates) == 1 and len(configs) > 1:
         yield f"One learning rate ({rates.pop():g}) for all runs: none has it tuned to its own size or batch."
@@ -86,7 +94,8 @@ def _measurement(snapshot: Snapshot) -> Iterator[str]:
         )
     if any(config.eval == "sampled" for config in snapshot.configs.values()):
         yield "Sampled evaluations carry sampling noise, and the lowest of several noisy ones is lower than the truth."
-    yield "One corpus and one split: nothing here says how far results carry to other text."
+    if len({*snapshot.study.datasets.values()}) == 1:
+        yield "One corpus and one split: nothing here says how far results carry to other text."
     yield from _numerics(snapshot)
     yield "Step times, throughput and MFU are those of a machine that other runs may have shared: no benchmark."
 

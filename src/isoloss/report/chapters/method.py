@@ -15,9 +15,11 @@ from isoloss.report.table import Column, Table
 from isoloss.store.records import CONTINUES_FROM, FIRST_EVALUATION
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig
+from isoloss.study.datasets import Dataset, per_byte_notes
+from isoloss.study.mixtures import Mixture
 from isoloss.study.schedules import decays
-from isoloss.study.texts import VAL_SHARE, corpus_names
-from isoloss.study.tokenizer_names import PER_BYTE, bpe_size
+from isoloss.study.texts import VAL_SHARE, Corpus, Text, corpus_name, corpus_names
+from isoloss.study.tokenizer_names import bpe_size
 from isoloss.wording import between, count, counted, duration, level, listed, loss, of_runs, percent, si
 
 SETTING_COLUMNS = (Column("setting", "setting"), Column("value", "value", width=50), Column("from", "stated as"))
@@ -55,49 +57,85 @@ def references_chapter(chapters: Sequence[Chapter]) -> Chapter:
 def _in_short(snapshot: Snapshot) -> str:
     sizes, tokens = _range(snapshot, compute.params_total, si), _range(snapshot, compute.train_tokens, si)
     runs = counted(snapshot.study.size, "run")
-    corpus = listed(corpus_names(snapshot.study.corpus))
-    return f"{runs} of a GPT with {sizes} parameters, each on {tokens} tokens of {corpus}."
+    texts = dict.fromkeys(
+        dataset.corpus if snapshot.study.varied_texts else _in_words(text.corpus)
+        for dataset, text in snapshot.study.datasets.items()
+    )
+    return f"{runs} of a GPT with {sizes} parameters, each on {tokens} tokens of {' or '.join(texts)}."
 
 
 def _data(snapshot: Snapshot) -> Iterator[str]:
-    study, known = snapshot.study, snapshot.tokenizer
-    source = f" {cited('karpathy2015')}" if study.corpus == "tinyshakespeare" else ""
-    sha256, *of_val = known.get("text_sha256", [known.get("corpus_sha256")])
-    yield f"The corpus is {listed(corpus_names(study.corpus))}{source}, SHA-256 {sha256}."
+    study = snapshot.study
+    texts: dict[Text, Dataset] = {}
+    for dataset, text in study.datasets.items():
+        texts.setdefault(text, dataset)
+    for text, dataset in texts.items():
+        yield from _text(snapshot, text, dataset, several=len(texts) > 1)
+    yield from _separated(study.document_separator)
     yield from _tokens(snapshot)
-    train, val = known.get("train_tokens"), known.get("val_tokens")
-    if study.val_corpus is not None:
-        yield (
-            f"All of it, {count(train)} tokens, is for training; for validation are {count(val)} tokens of "
-            f"{listed(corpus_names(study.val_corpus))}, SHA-256 {listed(of_val)}; there is no test split."
-        )
-    elif train and val:
-        of = f" with {study.tokenizers[0]}" if len(study.tokenizers) > 1 else ""
-        yield (
-            f"The first {percent(1 - (study.val_share or VAL_SHARE))} of the text, {count(train)} tokens{of}, is for "
-            f"training, and the rest, {count(val)} tokens, for validation; there is no test split."
-        )
-    if (separator := study.document_separator) is not None:
-        yield f"Each document ends in {separator!r}. Blocks lie within one; one no longer than a block is never read."
-    if true := snapshot.results.true_losses:
+    yield from per_byte_notes(study.datasets)
+    for sha256, true in snapshot.results.true_losses.items():
         ends = "" if true["low"] == true["high"] else f", 95% interval {loss(true['low'])} to {loss(true['high'])}"
         losses = listed(f"{loss(value)} ({windows})" for windows, value in true["true_val_loss"].items())
+        of = f"text with SHA-256 {sha256[:16]}…" if sha256 else "text"
         yield (
-            f"The entropy rate of the text's source is {loss(true['entropy_rate'])} nats a character "
+            f"The entropy rate of the {of}'s source is {loss(true['entropy_rate'])} nats a character "
             f"({true['method']}{ends}); on validation windows, each alone, it loses {losses or 'an unknown amount'}."
         )
 
 
+def _text(snapshot: Snapshot, text: Text, dataset: Dataset, *, several: bool) -> Iterator[str]:
+    """What of a text is for training, and what for validation."""
+    study, known = snapshot.study, snapshot.results.tokenizer(dataset)
+    source = f" {cited('karpathy2015')}" if text.corpus == "tinyshakespeare" else ""
+    hashes = known.get("text_sha256", [known.get("corpus_sha256")])
+    n = len(text.shares) or 1
+    sha256, of_val = listed(hashes[:n]), hashes[n:]
+    names = _in_words(text.corpus)
+    if text.shares:
+        names = f"a mixture: each row of a batch is drawn from one of its texts, {names}"
+    called = f" ({dataset.corpus})" if several and names != dataset.corpus else ""
+    yield f"{'One' if several else 'The'} corpus{called} is {names}{source}, SHA-256 {sha256}."
+    train, val = known.get("train_tokens"), known.get("val_tokens")
+    if text.val_corpus is not None:
+        yield (
+            f"All of it, {count(train)} tokens, is for training; for validation are {count(val)} tokens of "
+            f"{_in_words(text.val_corpus)}, SHA-256 {listed(of_val)}; there is no test split."
+        )
+    elif train and val and text.shares:
+        yield (
+            f"The first {percent(1 - (text.val_share or VAL_SHARE))} of each, {count(train)} tokens in all, is for "
+            f"training. Of the rest {count(val)} tokens are for validation, in the same shares; there is no test split."
+        )
+    elif train and val:
+        of = f" with {dataset.tokenizer}" if len(study.tokenizers) > 1 else ""
+        yield (
+            f"The first {percent(1 - (text.val_share or VAL_SHARE))} of the text, {count(train)} tokens{of}, is for "
+            f"training, and the rest, {count(val)} tokens, for validation; there is no test split."
+        )
+
+
+def _separated(separator: str | None) -> Iterator[str]:
+    if separator is not None:
+        yield f"Each document ends in {separator!r}. Blocks lie within one; one no longer than a block is never read."
+
+
+def _in_words(corpus: Corpus) -> str:
+    """A corpus with all its names; of a mixture with their shares."""
+    if not isinstance(corpus, Mixture):
+        return listed(corpus_names(corpus))
+    parts = zip(corpus.corpora, corpus.shares, strict=True)
+    return listed(f"{percent(share)} {corpus_name(each)}" for each, share in parts)
+
+
 def _tokens(snapshot: Snapshot) -> Iterator[str]:
-    names, facts = snapshot.study.tokenizers, snapshot.results.facts
+    study, facts = snapshot.study, snapshot.results.facts
     kinds = {"char": "characters", "byte": "bytes", "gpt2": f"those of GPT-2 {cited('radford2019')}"}
-    for name in names:
-        size = bpe_size(name)
+    for dataset in study.datasets:
+        name, size = dataset.tokenizer, bpe_size(dataset.tokenizer)
         unit = f"those of a byte-level BPE {cited('sennrich2016')} trained on the training split" if size else name
-        at = f"with {name} " if len(names) > 1 else ""
-        yield f"Its tokens are {at}{kinds.get(name, unit)}, with a vocabulary of {count(facts.of(name).vocab_size)}."
-    if len(names) > 1:
-        yield PER_BYTE
+        at = f"with {study.named(dataset)} " if len(study.datasets) > 1 else ""
+        yield f"Its tokens are {at}{kinds.get(name, unit)}, with a vocabulary of {count(facts.of(dataset).vocab_size)}."
 
 
 OPTIMIZERS = {
@@ -230,9 +268,12 @@ def _evaluation(snapshot: Snapshot) -> Iterator[str]:
     val = "the whole validation split"
     if tokens != [0]:
         val = f"{_said(snapshot, 'eval_val_tokens')} tokens of the validation split, evenly spaced,"
+    train = f"and on at most {_said(snapshot, 'eval_train_tokens')} of the training split"
     on = {
-        "exact": f"on {val} in blocks that do not overlap, and on at most "
-        f"{_said(snapshot, 'eval_train_tokens')} of the training split",
+        "exact": f"on {val} in blocks that do not overlap, {train}",
+        "sliding": f"on {val} {train}, in blocks of which the last tokens alone count, "
+        f"{_said(snapshot, 'eval_stride')}: whatever the block_size, the same tokens count, each with more than "
+        "block_size − eval_stride tokens before it where the text has them",
         "sampled": f"on random batches of each split, {_said(snapshot, 'eval_iters')} of them",
     }
     yield (

@@ -71,6 +71,7 @@ def runs_table(snapshot: Snapshot) -> Table:
         Column("train_val_gap", "train–val gap", "difference"),
         Column(snapshot.size_column, _size_title(snapshot), "si"),
         Column("train_flops", "training FLOPs", "si"),
+        Column("epochs", "epochs", "number"),
         Column("median_step_time_s", "step time", "milliseconds"),
         Column("tokens_per_s", "tokens/s", "si"),
         Column("mfu", "MFU", "percent"),

@@ -200,6 +200,9 @@ function factorMenus(controls, [first, firstWords], [second, secondWords], facto
   return [factorNamed(chosen[first]), others.length ? factorNamed(chosen[second]) : undefined];
 }
 
+/** What the means of configurations are means of, in the words of their table. */
+const meanTitle = () => columnOf("configurations", "mean").title;
+
 function lowest(cells) {
   return cells.filter(({ n }) => n).reduce((best, cell) => (best && best.loss <= cell.loss ? best : cell), null);
 }
@@ -211,9 +214,9 @@ function heatChart(controls) {
   const [best, losses] = [lowest(cells), cells.filter(({ n }) => n).map(({ loss }) => loss)];
   if (!best) return { title: "no configuration has a result yet" };
   const axis = (field, factor) => ({ field, type: "ordinal", sort: factor.levels, title: factor.name, axis: { labelAngle: 0, grid: false } });
-  const tooltip = [{ field: "key", title: "cell" }, { field: "text", title: "mean best val loss" }, { field: "n", title: "configurations" }];
+  const tooltip = [{ field: "key", title: "cell" }, { field: "text", title: meanTitle() }, { field: "n", title: "configurations" }];
   const color = { condition: { test: "datum.loss === null", value: "#88888833" }, field: "loss", type: "quantitative",
-    scale: { scheme: "blues", reverse: true, zero: false }, legend: { title: "mean best val loss" } };
+    scale: { scheme: "blues", reverse: true, zero: false }, legend: { title: meanTitle() } };
   const stroke = { condition: { test: "picked.any && picked[datum.key]", value: ink("--ink") }, value: null };
   const text = { condition: { test: `datum.n && datum.loss < ${mean(losses)}`, value: "#fff" }, value: "#000" };
   const layer = [
@@ -236,13 +239,13 @@ function sweepChart(controls) {
   const known = [...new Set(points.map(({ number }) => number))];
   const log = Math.min(...known) > 0 && Math.max(...known) / Math.min(...known) > 8;
   const x = { ...quantity("number", first.name, points, log), axis: { values: known, format: ".6~g" } };
-  const tooltip = [{ field: "a", title: first.name }, { field: "b", title: second?.name ?? "" }, { field: "text", title: "mean best val loss" }, { field: "n", title: "configurations" }];
+  const tooltip = [{ field: "a", title: first.name }, { field: "b", title: second?.name ?? "" }, { field: "text", title: meanTitle() }, { field: "n", title: "configurations" }];
   const layer = [
     { mark: "line" },
     { mark: { type: "point", filled: true }, encoding: { size: { condition: { test: "datum.best", value: 140 }, value: 50 }, opacity: FADED, tooltip } },
     { mark: { type: "text", dy: -12 }, encoding: { text: { field: "best" } } },
   ];
-  const encoding = { x, y: quantity("loss", "mean best val loss", points), ...(second && { color: colourScale("b", second.name) }) };
+  const encoding = { x, y: quantity("loss", meanTitle(), points), ...(second && { color: colourScale("b", second.name) }) };
   return { title: sweepFinding(best, first, second), spec: { data: { values: points }, encoding, layer } };
 }
 

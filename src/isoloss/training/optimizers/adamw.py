@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 
 from isoloss.model.native import Native
 from isoloss.study.parametrization import scales
@@ -14,11 +14,11 @@ EPS = 1e-8
 
 def step(update: Update, first: int = 0) -> None:
     """Update every member's parameters from `first` in the flat order on; its count with them."""
-    native = update.parameters.kernels.native
+    if (native := update.parameters.kernels.native) is None:
+        _step(update, first)
+        return
     for e in range(len(update.members)):
-        if native is None:
-            _step(update, e, first)
-        elif not update.skipped_E[e].item():
+        if not update.skipped_E[e].item():
             _step_native(native, update, e, first)
 
 
@@ -32,34 +32,29 @@ def _ranges(update: Update, e: int, first: int) -> list[tuple[slice, float, floa
     return parts
 
 
-def _step(update: Update, e: int, first: int) -> None:
-    parameters, config = update.parameters, update.members[e]
-    flats = parameters.flat_ExP[e], update.grad_ExP[e], *(moment_ExP[e] for moment_ExP in update.moments.values())
-    *matrices, decayed, others = _ranges(update, e, first)
-    counts_2 = update.counts_Ex2[e]
-    counted = [*((part, counts_2[0].clone()) for part in matrices), (decayed, counts_2[0]), (others, counts_2[1])]
-    for (part, decay, rate), count in counted:
-        weight, grad, exp_avg, exp_avg_sq = ([flat_P[part]] for flat_P in flats)
-        adamw(
-            weight,
-            grad,
-            exp_avg,
-            exp_avg_sq,
-            [],
-            [count],
-            fused=True,
-            grad_scale=update.divisor_E[e],
-            found_inf=update.skipped_E[e],
-            amsgrad=False,
-            beta1=config.beta1,
-            beta2=config.beta2,
-            lr=update.lr_E[e] * rate if rate != 1 else update.lr_E[e],
-            weight_decay=decay,
-            eps=EPS,
-            maximize=False,
-        )
+def _step(update: Update, first: int) -> None:
+    """By torch's fused kernel, one launch for each member and range; everything else is one launch for all members."""
+    parameters, counts_Ex2 = update.parameters, update.counts_Ex2.add_(1)
+    for e, config in enumerate(update.members):
+        flats = parameters.flat_ExP[e], update.grad_ExP[e], *(moment_ExP[e] for moment_ExP in update.moments.values())
+        for part, decay, rate in _ranges(update, e, first):
+            torch._fused_adamw_(
+                *([flat_P[part]] for flat_P in flats),
+                [],
+                [counts_Ex2[e, 0]],
+                lr=update.lr_E[e] * rate if rate != 1 else update.lr_E[e],
+                beta1=config.beta1,
+                beta2=config.beta2,
+                weight_decay=decay,
+                eps=EPS,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=update.divisor_E[e],
+                found_inf=update.skipped_E[e],
+            )
+    counts_Ex2.sub_(update.skipped_E[:, None])
     if parameters.low_precision:
-        parameters.low_ExM[e, first:].copy_(parameters.flat_ExP[e, first : parameters.low_ExM.shape[1]])
+        parameters.low_ExM[:, first:].copy_(parameters.flat_ExP[:, first : parameters.low_ExM.shape[1]])
 
 
 def _step_native(native: Native, update: Update, e: int, first: int) -> None:

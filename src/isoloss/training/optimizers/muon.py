@@ -41,8 +41,7 @@ def step(update: Update) -> None:
         flat_KExN = orthogonalised(stacked_KExRxC).flatten(1).float() * sqrt(max(1.0, rows / columns))
         for part, flat_ExN in zip(parts, flat_KExN.split(len(update.members)), strict=True):
             change_ExM[:, part] = flat_ExN
-    kept_E = [1 - lr * config.weight_decay for lr, config in zip(lr_Ex1[:, 0], update.members, strict=True)]
-    kept_Ex1 = torch.stack(kept_E)[:, None]
+    kept_Ex1 = 1 - lr_Ex1 * update.decay_E[:, None]
     update.put(weight_ExM, weight_ExM * kept_Ex1 - lr_Ex1 * change_ExM)
     if parameters.low_precision:
         parameters.low_ExM[:, :end].copy_(weight_ExM)

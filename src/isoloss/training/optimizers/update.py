@@ -18,8 +18,8 @@ class Update:
     """One update of every member, in place: of its weights, their low-precision copy and its moments.
 
     Gradients are divided by `divisor_E`; a member with `skipped_E` 1 stays as it is and is not counted. `counts_Ex2`
-    has the updates so far, once for the decayed parameters and once for the others. Nothing in it may wait for an
-    accelerator.
+    has the updates so far, once for the decayed parameters and once for the others; `decay_E` is each member's weight
+    decay. Nothing in it may wait for an accelerator.
     """
 
     members: Sequence[RunConfig]
@@ -30,6 +30,7 @@ class Update:
     lr_E: Tensor
     divisor_E: Tensor
     skipped_E: Tensor
+    decay_E: Tensor
 
     @property
     def scaled_ExP(self) -> Tensor:
@@ -39,8 +40,7 @@ class Update:
     def decay_ExP(self) -> Tensor:
         """Each parameter's weight decay: that of its member up to the layout's decay_end, 0 after it."""
         layout, decay_ExP = self.parameters.layout, torch.zeros_like(self.grad_ExP)
-        for decay_P, config in zip(decay_ExP, self.members, strict=True):
-            decay_P[: layout.decay_end].fill_(config.weight_decay)  # a number needs no copy to the device
+        decay_ExP[:, : layout.decay_end] = self.decay_E[:, None]
         decay_ExP[:, : layout.matrix_end] *= scales(self.members[0]).matrix_decay
         return decay_ExP
 

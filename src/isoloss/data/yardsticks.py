@@ -1,0 +1,86 @@
+"""What is reached on validation without a neural network, by what has read the training split: bits per byte."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from itertools import chain
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from isoloss.data.ngram import MAX_BYTES, ngram_loss
+from isoloss.data.tokenizer import TokenArray, Tokenizer
+from isoloss.data.tokens import Tokens
+from isoloss.errors import StoreError
+from isoloss.files import read_record, write_record
+
+MAX_TOKENS = 100_000_000
+"""Of a longer text it would take minutes to hours."""
+PIECE_TOKENS = 1 << 20
+
+
+class _Compressor(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+def _compressors() -> Mapping[str, Callable[[], _Compressor]]:
+    """How to begin with each: at its best, as far as that needs no more than some hundred MB of memory."""
+    makers: dict[str, Callable[[], _Compressor]] = {
+        "bz2": lambda: bz2.BZ2Compressor(9),
+        "xz": lambda: lzma.LZMACompressor(preset=9),
+    }
+    try:
+        zstandard = cast("Any", import_module("zstandard"))
+    except ImportError:  # it is optional
+        return makers
+    return {**makers, "zstd": lambda: zstandard.ZstdCompressor(level=22).compressobj()}
+
+
+def yardsticks(tokens: Tokens) -> Mapping[str, float]:
+    """Bits a byte of validation by what reaches them, kept with the tokens once computed; none of a very long text.
+
+    Of a compressor that is what validation adds to the compressed training split: 8 · (size of both − size of
+    training) / bytes. bz2 reads 900 kB at a time, which is all that it has seen; xz (preset 9) looks back 64 MiB, zstd
+    (level 22) 128 MiB. The n-gram model is that of `ngram_loss`.
+    """
+    path = tokens.folder / "yardsticks.json"
+    try:
+        known = {name: float(bits) for name, bits in read_record(path)["bits_per_byte"].items()}
+    except (StoreError, LookupError, ValueError, TypeError, AttributeError):  # not there yet, or not as we write it
+        known = dict[str, float]()
+    missing = {name: make for name, make in _compressors().items() if name not in known}
+    if known and not missing:
+        return known
+    if len(tokens.train_N) + len(tokens.val_N) > MAX_TOKENS:
+        return known
+    n_bytes = int(tokens.tokenizer.bytes_of_tokens()[tokens.val_N].sum())
+    splits = [tokens.train_N], [tokens.train_N, tokens.val_N]
+    sizes = {name: [_size(make(), tokens.tokenizer, each) for each in splits] for name, make in missing.items()}
+    found = known | {name: 8 * (both - train) / n_bytes for name, (train, both) in sizes.items()}
+    if not known:
+        found |= _ngram_bits(tokens)
+    write_record(path, {"bits_per_byte": found})
+    return found
+
+
+def _ngram_bits(tokens: Tokens) -> Mapping[str, float]:
+    """None of splits that are too short. A token is at least a byte."""
+    parts = tokens.train_N[-MAX_BYTES:], tokens.val_N[:MAX_BYTES]
+    train_N, val_N = (np.frombuffer(b"".join(_pieces(tokens.tokenizer, part_N)), np.uint8) for part_N in parts)
+    found = ngram_loss(train_N, val_N)
+    return {f"Kneser–Ney {found.order}-grams": found.bits_per_byte} if found else {}
+
+
+def _size(compressor: _Compressor, tokenizer: Tokenizer, splits: list[TokenArray]) -> int:
+    """Bytes that a compressor makes of the text of some tokens."""
+    pieces = chain.from_iterable(_pieces(tokenizer, tokens_N) for tokens_N in splits)
+    return sum(len(compressor.compress(piece)) for piece in pieces) + len(compressor.flush())
+
+
+def _pieces(tokenizer: Tokenizer, tokens_N: TokenArray) -> Iterator[bytes]:
+    for first in range(0, len(tokens_N), PIECE_TOKENS):
+        yield tokenizer.to_bytes(tokens_N[first : first + PIECE_TOKENS])

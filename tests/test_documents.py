@@ -30,6 +30,7 @@ from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, parse_study
 from isoloss.study.texts import Text
+from isoloss.training import loop
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens, evaluate
 from isoloss.training.state import initial_state, stack
@@ -122,7 +123,7 @@ def test_a_step_draws_the_same_blocks_on_its_device(make: Any) -> None:
     )
     stepper.fill_tables()
     starts_RxB = stepper._starts_RKxExB[:, 0].numpy()  # pyright: ignore[reportPrivateUsage]
-    for step in (0, 1, 100):
+    for step in range(len(starts_RxB)):
         drawn = train_batch(tokens.train_N, config.seed, step, 0, 1, 4, 8, tokens.layouts[0])
         assert (windows(tokens.train_N, starts_RxB[step], 8) == drawn).all()
 
@@ -159,10 +160,13 @@ def test_only_a_separator_that_is_stated_names_runs_otherwise() -> None:
     assert len({*ids(None), *ids(END), *ids("\n")}) == 3
 
 
-def test_a_study_keeps_its_documents_apart_from_end_to_end(folder: Path) -> None:
+def test_a_study_keeps_its_documents_apart_from_end_to_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steppers = list[Any]()
+    monkeypatch.setattr(loop, "Stepper", lambda *given: steppers.append(given) or Stepper(*given))
     study = parse_study(STUDY, "s.yaml")
     assert parse_study(dump_study(study), "s.yaml") == study and study.text == divided()
     results = run_study(study, folder / "out", RunOptions("cpu", compile="off"), executor=Inline())
+    assert steppers[0][3].tolist() == prepare(divided()).ends[0].tolist()
     assert results.summary()["best_val_bpb"].null_count() == 0
     again = load_study(folder / "out")
     assert again.study.document_separator == END and again.facts.documents == prepare(divided()).facts.documents

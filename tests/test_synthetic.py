@@ -226,7 +226,7 @@ def test_a_text_is_written_once_and_again_where_it_is_damaged(tmp_path: Path, mo
         ("{synthetic: markov, order: 2, symbols: 1, seed: 1, tokens: 5e4}", "symbols=1: Input should be greater"),
         ("{synthetic: markov, order: 9, symbols: 32, seed: 1, tokens: 5e4}", "32^9 contexts of symbols and order are"),
         ("{synthetic: markof, order: 2}", "synthetic='markof' is no kind of text; did you mean 'markov'?"),
-        ("{order: 2, symbols: 9}", "expected a known name, a path, a list of them, {files: …, field: …} or {synthetic"),
+        ("{order: 2, symbols: 9}", "expected a known name, a path, a list of them, {files: …, field: …}, {synthetic"),
         ("{synthetic: markov, order: 2, symbols: 9, seed: 1, tokens: 50}", "tokens=50: Input should be greater"),
         ("{synthetic: markov, order: 2, symbols: 9, seed: 1}", "'tokens' is missing; markov needs symbols, seed, "),
         ("{synthetic: markov, order: 2.5, symbols: 9, seed: 1, tokens: 5e4}", "order=2.5: Input should be a valid"),

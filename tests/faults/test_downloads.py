@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from isoloss.data import corpus, download
-from isoloss.data.corpus import KnownCorpus, Source
 from isoloss.data.download import fetch_from_wheel, fetch_url
+from isoloss.data.known import KnownCorpus, Source
 from isoloss.data.tokens import prepare
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import sha256_bytes, sha256_file

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from isoloss import __version__
-from isoloss.data.corpus import CORPORA
+from isoloss.data.known import CORPORA
 from isoloss.files import cache_dir
 from isoloss.training.backend import compiled_kernels
 from isoloss.training.device import available_cores, cpu_name, native_precisions, peak, resolve_device

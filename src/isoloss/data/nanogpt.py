@@ -14,6 +14,7 @@ from isoloss.data.corpus import read_corpus
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict, train_tokenizer
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import MAX_TEXT_BYTES, read_bytes, reading, write_atomically
+from isoloss.study.file_patterns import TOKENS
 from isoloss.study.texts import Text
 
 PIECE_TOKENS = 1 << 21
@@ -37,12 +38,15 @@ def is_nanogpt_folder(folder: Path) -> bool:
 def text_of(folder: Path) -> Text:
     """The text of a nanoGPT data folder, by its paths. Example: text_of(Path("data/shakespeare_char"))
 
-    That is input.txt where the tokens are it, split as by default; else train.txt and val.txt, which are written beside
-    the tokens. What characters they are is told by meta.json (`{"stoi": {…}}`, or a list by token), else by input.txt.
+    Of GPT-2's tokens that is the files themselves. Else it is input.txt where the tokens are it, split as by default,
+    or train.txt and val.txt, which are written beside the tokens. What characters they are is told by meta.json
+    (`{"stoi": {…}}`, or a list by token), else by input.txt.
     Raises CorpusError where they are no characters, or input.txt is another text.
     """
     source, bins = folder / "input.txt", _bins(folder)
     largest, lengths = _extent(bins)
+    if largest >= FEWEST_OF_BPE and not (folder / "meta.json").exists():
+        return Text(f"{TOKENS}{bins[0]}", f"{TOKENS}{bins[1]}")
     tokenizer = _vocabulary(folder, largest)
     whole = Text(str(source))
     if source.exists() and _is_plain(source, bins, tokenizer) and lengths[0] == whole.train_length(sum(lengths)):
@@ -87,17 +91,13 @@ def _vocabulary(folder: Path, largest: int) -> Tokenizer:
         if "\r" in found:  # nanoGPT reads CRLF as LF
             found = found - {"\r"} | {"\n"}
         tokenizer = train_tokenizer("char", "".join(found))
-    elif largest < FEWEST_OF_BPE:
+    else:
         needed = 'meta.json with {"stoi": {"a": 0, …}}, or with a list of characters by token, is needed'
         raise CorpusError(f"{folder}: {needed}; in that folder, this writes it from a meta.pkl: {FROM_PICKLE}")
-    else:
-        tokenizer = Tokenizer("char")
     if largest >= tokenizer.vocab_size:
-        known = f", and there are {tokenizer.vocab_size:,} characters" if tokenizer.characters else ""
         instead = f"; use its text, corpus: {source}" if source.exists() else ""
         raise CorpusError(
-            f"{folder} has a token {largest:,}{known}: those of a BPE, as GPT-2's, are not read, only characters or "
-            f"bytes{instead}"
+            f"{folder} has a token {largest:,}, and there are {tokenizer.vocab_size:,} characters{instead}"
         )
     return tokenizer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +31,11 @@ def texts_of(path: Path, field: str) -> Iterator[str]:
         rows, unit = _parquet(path, field), "row"
     else:
         raise CorpusError(f"'{path}' has no fields; expected a name in .jsonl, .jsonl.gz, .jsonl.zst or .parquet")
+    return checked_texts(str(path), rows, unit, field)
+
+
+def checked_texts(name: str, rows: Iterable[Row], unit: str, field: str) -> Iterator[str]:
+    """The texts of rows, each a `unit` of what is called `name`. Raises CorpusError where some have none."""
     count, without, first = 0, 0, ""
     for number, value, there in rows:
         count += 1
@@ -41,7 +46,7 @@ def texts_of(path: Path, field: str) -> Iterator[str]:
             found = "missing" if value is None else f"no string but {json.dumps(value)[:40]}"
             first = first or f"in {unit} {number:,}, the first, it is {found} (fields: {listed(there)})"
     if without:
-        raise CorpusError(f"'{path}': {without:,} of {count:,} rows have no text in '{field}'; {first}")
+        raise CorpusError(f"'{name}': {without:,} of {count:,} rows have no text in '{field}'; {first}")
 
 
 def _json_lines(path: Path, field: str) -> Iterator[Row]:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from isoloss.data.batches import Layout
-from isoloss.data.corpus import CORPORA, PIECE_BYTES
+from isoloss.data.corpus import PIECE_BYTES
 from isoloss.data.documents import SPLITS, Ends, encode_documents, ends_of_texts, one_behind_the_other, text_number
+from isoloss.data.known import CORPORA
 from isoloss.data.survey import TextReader, facts_of, split_lengths, survey
 from isoloss.data.tokenizer import TokenArray, Tokenizer, token_dtype, tokenizer_from_dict
 from isoloss.data.vocabularies import MAX_TRAINING_CHARACTERS, TRAINING_RULE, read_vocabulary, vocabulary_of
@@ -214,7 +215,7 @@ def corpus_facts(
         return prepare(text, tokenizer, offline=offline, say=say).facts
     alone = isinstance(text.corpus, str) and text.val_corpus is None and text.document_separator is None
     known = CORPORA.get(corpus_name(text.corpus)) if alone else None
-    if known is None:
+    if known is None or known.characters is None or known.vocab_size is None:
         reader = TextReader(text, offline=True)
         facts = survey(reader, tokenizer)[1]
         if text.document_separator is None:

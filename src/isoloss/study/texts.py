@@ -13,15 +13,18 @@ from isoloss.errors import ConfigError, collect, raise_all
 from isoloss.files import sha256_bytes, user_path
 from isoloss.study.config import ANY_TEXT
 from isoloss.study.datasets import Dataset
-from isoloss.study.mixtures import Mixture, Parts, Unmixed, mixture_of
-from isoloss.study.row_files import (
+from isoloss.study.file_patterns import (
     FIELD,
-    is_row_files,
+    TOKENS,
+    is_pattern,
     matching,
     pattern_and_field,
-    row_files_beside,
+    pattern_beside,
     row_files_of,
+    token_files_of,
 )
+from isoloss.study.hub_datasets import hub_dataset_named, hub_dataset_of, is_hub_dataset
+from isoloss.study.mixtures import Mixture, Parts, Unmixed, mixture_of
 from isoloss.study.synthetic import is_synthetic, synthetic_named, synthetic_of
 
 Corpus = Unmixed | Mixture
@@ -214,8 +217,14 @@ def corpus_of(value: Any) -> Corpus:
         return synthetic_of(cast("dict[str, Any]", value)).name
     if isinstance(value, dict) and "files" in value:
         return as_corpus(row_files_of(cast("dict[str, Any]", value)))
+    if isinstance(value, dict) and "tokens" in value and "synthetic" not in value:
+        return token_files_of(cast("dict[str, Any]", value))
+    if isinstance(value, dict) and "dataset" in value:
+        return hub_dataset_of(cast("dict[str, Any]", value)).name
     if isinstance(value, str) and value.strip():
-        if is_row_files(value):
+        if is_hub_dataset(value):
+            return hub_dataset_named(value).name
+        if is_pattern(value):
             pattern_and_field(value)
         return value.strip()
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
@@ -255,7 +264,7 @@ def _named(name: str, value: Any) -> Corpus:
 def _wrong_in_list(name: Any) -> str | None:
     if is_synthetic(name):
         return "a synthetic text, which stands in no list"
-    if is_row_files(name):
+    if is_pattern(name) and not name.startswith(TOKENS):
         return None if FIELD in name else f"without {FIELD}NAME, which says what is read"
     return None if isinstance(name, str) and name.strip() else "no name or path of a text"
 
@@ -265,7 +274,7 @@ def _resolved(name: str) -> list[Path]:
     if is_synthetic(name):  # a longer one begins with the shorter
         return [Path(synthetic_named(name).model_copy(update={"tokens": 0}).name)]
     with suppress(OSError, ValueError, RuntimeError):  # a name that no file can have
-        if is_row_files(name):
+        if is_pattern(name):
             pattern, field = pattern_and_field(name)
             return [each.resolve() / field for each in matching(pattern) or [user_path(pattern)]]
         return [user_path(name).resolve()]
@@ -279,8 +288,8 @@ def beside_folder(corpus: Corpus, folder: Path) -> Corpus:
     if isinstance(corpus, tuple):
         return tuple(cast("str", beside_folder(each, folder)) for each in corpus)
     with suppress(OSError, ValueError):  # a name that no file can have
-        if is_row_files(corpus):
-            return row_files_beside(corpus, folder)
+        if is_pattern(corpus):
+            return pattern_beside(corpus, folder)
         path = os.path.normpath(folder / user_path(corpus))  # an absolute path replaces the folder
         return path if corpus and Path(path).exists() else corpus
     return corpus

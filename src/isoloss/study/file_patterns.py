@@ -1,4 +1,4 @@
-"""Files of JSON lines or Parquet as a study states them: a path or a pattern, and the field that has the text."""
+"""Files by a pattern, as a study states them: rows with a field that has the text, or shards of tokens."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from isoloss.files import user_path
 
 PREFIX = "files:"
 """A corpus whose name begins so is read row by row: 'files:data/*.jsonl.zst,field=text'."""
+TOKENS = "tokens:"
+"""One whose name begins so is of GPT-2's tokens: 'tokens:data/fineweb_train_*.bin'."""
 FIELD = ",field="
 _EXPECTED = 'expected {files: "data/*.jsonl", field: text}, with a path, a pattern or a list of them'
 
@@ -28,9 +30,25 @@ class RowFilesShape(BaseModel):
     field: str
 
 
-def is_row_files(corpus: object) -> TypeGuard[str]:
-    """Whether this names files that are read row by row."""
-    return isinstance(corpus, str) and corpus.startswith(PREFIX)
+class TokenFilesShape(BaseModel):
+    """What a study file states of shards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    tokens: Annotated[str, Field(pattern=r"\S")]
+
+
+def is_pattern(corpus: object) -> TypeGuard[str]:
+    """Whether this names files by a pattern."""
+    return isinstance(corpus, str) and corpus.startswith((PREFIX, TOKENS))
+
+
+def token_files_of(value: Mapping[str, Any]) -> str:
+    """The name of shards from what a study file states. Raises ConfigError."""
+    try:
+        return TOKENS + TokenFilesShape.model_validate(value).tokens.strip()
+    except ValidationError as error:
+        raise ConfigError('expected {tokens: "data/*.bin"}, with a path or a pattern', ("tokens",)) from error
 
 
 def row_files_name(pattern: str, field: str) -> str:
@@ -51,7 +69,9 @@ def row_files_of(value: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def pattern_and_field(name: str) -> tuple[str, str]:
-    """The parts of a name. Raises ConfigError where there are none."""
+    """The parts of a name; shards have no field. Raises ConfigError where there are none."""
+    if name.startswith(TOKENS) and name != TOKENS:
+        return name.removeprefix(TOKENS), ""
     pattern, _, field = name.removeprefix(PREFIX).rpartition(FIELD)
     if not pattern or not field:
         raise ConfigError(f"'{name}' names no field; write {PREFIX}{pattern or field or 'PATH'}{FIELD}NAME")
@@ -67,11 +87,13 @@ def matching(pattern: str) -> list[Path]:
     return [found for each in names if (found := Path(each)).is_file()]
 
 
-def row_files_beside(name: str, folder: Path) -> str:
+def pattern_beside(name: str, folder: Path) -> str:
     """The same with the pattern given from a folder on, where files match it there."""
     pattern, field = pattern_and_field(name)
     literal, escaped = (
         os.path.normpath(Path(each) / user_path(pattern)) for each in (folder, glob.escape(str(folder)))
     )
     there = literal if Path(literal).is_file() else escaped
-    return row_files_name(there, field) if matching(there) else name
+    if not matching(there):
+        return name
+    return row_files_name(there, field) if field else TOKENS + there

@@ -166,7 +166,7 @@ def test_a_study_keeps_its_documents_apart_from_end_to_end(folder: Path, monkeyp
     study = parse_study(STUDY, "s.yaml")
     assert parse_study(dump_study(study), "s.yaml") == study and study.text == divided()
     results = run_study(study, folder / "out", RunOptions("cpu", compile="off"), executor=Inline())
-    assert steppers[0][3].tolist() == prepare(divided()).ends[0].tolist()
+    assert steppers[0][3].ends_D.tolist() == prepare(divided()).layouts[0].ends_D.tolist()
     assert results.summary()["best_val_bpb"].null_count() == 0
     again = load_study(folder / "out")
     assert again.study.document_separator == END and again.facts.documents == prepare(divided()).facts.documents

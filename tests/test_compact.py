@@ -255,6 +255,18 @@ def test_a_study_stays_within_its_disk(study: Study, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_report")
+def test_states_that_horizons_leave_from_count_too(study: Study, tmp_path: Path) -> None:
+    rates = {"schedule": "wsd", "decay_share": 0.25, "warmup_iters": 0, "eval_interval": 4, "n_embd": 64}
+    base = {name: value for name, value in TINY.items() if name != "max_iters"}
+    ladder = replace(study, base={**base, **rates}, factors={"max_iters": (8, 16, 24, 32)}, seeds=(1, 2))
+    cap = least(ladder, tmp_path / "capped")
+    whole, _ = capped(ladder, tmp_path / "whole", 10**9)
+    results, listener = capped(ladder, tmp_path / "capped", cap)
+    assert listener.most <= cap
+    assert rows_of(results) == rows_of(whole)
+
+
+@pytest.mark.usefixtures("no_report")
 def test_a_disk_that_is_stated_later_holds_at_the_next_start(study: Study, out: Path) -> None:
     before = rows_of(load_study(out))
     (folders(out)[1] / "metrics.jsonl").write_text("{}\n")  # trained again, and left alone meanwhile

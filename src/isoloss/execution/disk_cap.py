@@ -9,7 +9,7 @@ from isoloss.errors import ConfigError, IsolossError
 from isoloss.execution.compacting import Keep, compact_run
 from isoloss.execution.executor import Listener
 from isoloss.execution.recorder import ENDED, Event
-from isoloss.execution.reuse import predecessors
+from isoloss.execution.reuse import kept_steps, predecessors
 from isoloss.files import bytes_in, path_exists, reading
 from isoloss.store.run import FINISHED, read_status
 from isoloss.store.tables import StudyResults
@@ -35,7 +35,8 @@ def check_cap(study: Study, configs: Sequence[RunConfig], missing: Sequence[RunC
     """Raises ConfigError where a study cannot be trained within its `disk`, with the amount that would do.
 
     At least it takes the weights of every run's best checkpoint, all rows, the two checkpoints with which missing runs
-    go on from others, and of as many as are trained `at_once` what they hold meanwhile.
+    go on from others, the states that these are to leave from, and of as many as are trained `at_once` what they hold
+    meanwhile.
     """
     if study.disk is None:
         return
@@ -47,7 +48,7 @@ def check_cap(study: Study, configs: Sequence[RunConfig], missing: Sequence[RunC
         for config in configs
     }
     growing = sorted((_in_training_bytes(config) - kept[run_id(config)] for config in missing), reverse=True)
-    least = sum(kept.values()) + _report_bytes(configs)
+    least = sum(kept.values()) + _report_bytes(configs) + sum(_kept_states_bytes(missing).values())
     needed = least + sum(growing[:at_once])
     if needed > study.disk:
         raise ConfigError(
@@ -120,7 +121,8 @@ class DiskCap:
         unfinished = configs.keys() - {*self._finished}
         for run in unfinished & self._earlier.keys():  # copied from the run that it goes on from
             held[run] = max(held.get(run, 0), disk_bytes(configs[run]))
-        growth = {run: _in_training_bytes(configs[run]) - held.get(run, 0) for run in unfinished}
+        kept = _kept_states_bytes(self._results.configs)
+        growth = {run: _in_training_bytes(configs[run]) + kept[run] - held.get(run, 0) for run in unfinished}
         now = [growth.pop(run) for run in self._running & unfinished]
         following = sorted(growth.values(), reverse=True)[: max(0, self._at_once - len(now))]
         report = max(_report_bytes(self._results.configs), bytes_in(paths.report.parent))
@@ -149,6 +151,12 @@ def _in_training_bytes(config: RunConfig) -> int:
     The last is also the previous one until it has been replaced.
     """
     return 3 * checkpoint_bytes(config) + records_bytes(config)
+
+
+def _kept_states_bytes(configs: Sequence[RunConfig]) -> dict[str, int]:
+    """By run id, what the states take that are kept for runs which leave it on its way, until these have begun."""
+    steps = kept_steps(configs)
+    return {run_id(each): 2 * checkpoint_bytes(each) * len(steps.get(run_id(each), ())) for each in configs}
 
 
 def _report_bytes(configs: Sequence[RunConfig]) -> int:

@@ -22,7 +22,8 @@ CODE_POINTS = 0x110000
 class TextReader:
     """Reads a text, as often as it is iterated over: each piece with the number of its corpus.
 
-    Raises CorpusError for what cannot be read, and where two corpora turn out to be the same text. `hashes` are the SHA-256 of the corpora that were read to their end last, `size` the bytes of all.
+    Raises CorpusError for what cannot be read, and where two corpora turn out to be the same text. `hashes` are the
+    SHA-256 of the corpora that were read to their end last, `size` the bytes of all.
     """
 
     def __init__(self, text: Text, *, offline: bool = False, say: Callable[[str], None] = lambda line: None) -> None:

@@ -60,7 +60,7 @@ def _text(snapshot: Snapshot, text: Text, dataset: Dataset, *, several: bool) ->
         )
     elif train and val:
         yield (
-            f"The first {percent(1 - (text.val_share or VAL_SHARE))} of the text, {count(train)} tokens{of} in all, is for "
+            f"The first {percent(1 - (text.val_share or VAL_SHARE))} of the text, {count(train)} tokens{of}, is for "
             f"training, and the rest, {count(val)} tokens, for validation; there is no test split."
         )
 

@@ -96,6 +96,13 @@ def test_the_same_text_has_the_same_tokens_in_any_format() -> None:
     assert len({prepare(name).folder for name in names}) == 1
 
 
+def test_a_file_whose_rows_are_all_empty_adds_nothing() -> None:
+    write("a.jsonl", b'{"text": ""}\n')
+    write("b.jsonl", LINES)
+    assert load_corpus("files:*.jsonl,field=text") == JOINED
+    assert load_corpus("files:*.jsonl,field=text", end="|") == load_corpus("files:b.jsonl,field=text", end="|")
+
+
 def test_prepare_takes_them_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     write("a.jsonl.gz", LINES * 9)
     assert run_command_line(["prepare", "files:*.jsonl.gz,field=text"]) == 0

@@ -57,7 +57,7 @@ class _File(NamedTuple):
 def read_corpus(
     corpus: Corpus, *, end: str = LINE_END, offline: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> Iterator[Piece]:
-    """The verified content of a corpus, in pieces of PIECE_BYTES at most.
+    """The verified content of a corpus, in pieces of some PIECE_BYTES.
 
     A named corpus comes from the cache, else from its sources in order; `say` hears what is tried. Of a folder or a
     list, files that do not end in `end` are given it, and so are rows. Raises CorpusError with what was expected and
@@ -77,7 +77,7 @@ def read_corpus(
             if left < 0:
                 raise _too_long(corpus)
             yield piece
-        if joined and last != end:
+        if joined and last not in ("", end):
             yield _piece(end)
 
 

@@ -204,6 +204,8 @@ def corpus_values(corpus: Corpus) -> Any:
 
 def corpus_of(value: Any) -> Corpus:
     """The corpus that a study states: a text, a list of them, or a mixture. Raises ConfigError."""
+    if isinstance(value, str):
+        value = value.strip()
     if is_synthetic(value):
         return synthetic_named(value).name
     if isinstance(value, Mixture):
@@ -221,12 +223,12 @@ def corpus_of(value: Any) -> Corpus:
         return token_files_of(cast("dict[str, Any]", value))
     if isinstance(value, dict) and "dataset" in value:
         return hub_dataset_of(cast("dict[str, Any]", value)).name
-    if isinstance(value, str) and value.strip():
-        if is_hub_dataset(value):
-            return hub_dataset_named(value).name
-        if is_pattern(value):
-            pattern_and_field(value)
-        return value.strip()
+    if is_hub_dataset(value):
+        return hub_dataset_named(value).name
+    if is_pattern(value):
+        pattern_and_field(value)
+    if isinstance(value, str) and value:
+        return value
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
         raise ConfigError(
             "expected a known name, a path, a list of them, {files: …, field: …}, {synthetic: markov, …} or "
@@ -240,7 +242,7 @@ def corpus_of(value: Any) -> Corpus:
             if (wrong := _wrong_in_list(each))
         ]
     )
-    return as_corpus([each.strip() for each in stated])
+    return as_corpus([cast("str", corpus_of(each)) for each in stated])
 
 
 def corpora_of(value: Any) -> dict[str, Corpus]:

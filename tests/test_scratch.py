@@ -104,6 +104,17 @@ def test_a_kill_while_a_run_is_moved_in_leaves_it_as_it_was_or_whole(
     assert not (target.folder / ".moving").exists()
 
 
+def test_a_copy_that_a_kill_left_unfinished_is_in_nobodys_way(two: Study, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        run_study(two, out, HERE, executor=Inline(), should_stop=lambda: bool(list(out.glob("runs/*/evals.jsonl"))))
+    for run in out.glob("runs/*"):
+        (run / ".moving.tmp").mkdir()
+        (run / ".moving.tmp" / "last.safetensors").write_bytes(b"half")
+    assert set(run_study(two, out, HERE, executor=Inline()).summary()["status"]) == {"done"}
+    assert not list(out.glob("runs/*/.moving*"))
+
+
 def test_a_folder_that_vanished_takes_nothing_with_it(tmp_path: Path) -> None:
     target = RunPaths(tmp_path / "target")
     target.folder.mkdir()

@@ -52,7 +52,7 @@ class Queue:
         for key, (job, work) in self.jobs.items():
             if job.state == "PENDING":
                 state = self._train(job, self.outcomes.pop(0) if self.outcomes else "train", *work)
-                self.jobs[key] = Queued(job.id, state, "n1"), work
+                self.jobs[key] = Queued(job.id, state), work
                 break
         return {key: job for key, (job, _) in self.jobs.items()}
 
@@ -253,10 +253,10 @@ def test_what_cannot_be_is_refused_in_a_line(
 
 
 def test_the_queue_is_read_as_squeue_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = "isoloss-1|N/A|7|RUNNING|n1\nisoloss-2|0|8_0|PENDING|\nisoloss-2|1|8_1|NODE_FAIL|n[1-2]\n"
+    shown = "isoloss-1|N/A|7|RUNNING\nanother|job|N/A|6|RUNNING\nisoloss-2|0|8_0|PENDING\nisoloss-2|1|8_1|NODE_FAIL\n"
     monkeypatch.setattr(slurm_queue, "asked", lambda command: CompletedProcess(command, 0, shown, ""))
     found = queued()
-    assert found["isoloss-1", 0] == Queued("7", "RUNNING", "n1") and found["isoloss-2", 1].state == "NODE_FAIL"
+    assert found["isoloss-1", 0] == Queued("7", "RUNNING") and found["isoloss-2", 1].state == "NODE_FAIL"
     monkeypatch.setattr(slurm_queue, "asked", lambda command: CompletedProcess(command, 1, "", "a\nslurm_load: down\n"))
     with pytest.raises(StoreError, match="SLURM does not answer: slurm_load: down"):
         queued()

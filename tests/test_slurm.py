@@ -180,7 +180,7 @@ def test_jobs_go_on_without_the_command_and_are_followed_again(queue: Queue, thr
     heard = Heard()
     with pytest.raises(Interrupted):
         run_study(three, tmp_path, ON, listener=heard, should_stop=lambda: bool(heard.events))
-    assert heard.reasons[-1].startswith("2 SLURM jobs go on: the same command follows them, scancel --name=isoloss-")
+    assert heard.reasons[-1].startswith("2 SLURM jobs go on: the same command follows, scancel --name=isoloss-")
     assert not queue.commands and len(list(tmp_path.glob("jobs/*.json"))) == 1
     queue.outcomes = ["PENDING"]
     assert run_study(three, tmp_path, ON).summary()["status"].to_list() == ["done"] * 3
@@ -226,6 +226,7 @@ def test_what_cannot_be_is_refused_in_a_line(
         "--on lsf: write here, slurm, ray or ray:ADDRESS": lambda: RunOptions(on="lsf"),
         "--slurm is for --on slurm": lambda: RunOptions(slurm="time=1"),
         "--slurm gpu: write NAME=VALUE,NAME=VALUE": lambda: RunOptions(on="slurm", slurm="gpu"),
+        "--slurm job_name=mine: isoloss sets job-name itself": lambda: RunOptions(on="slurm", slurm="job_name=mine"),
         "--slurm a='b c': write NAME=VALUE": lambda: RunOptions(on="slurm", slurm="a='b c'"),
         "--device cuda:1: on a cluster write cuda or cpu": lambda: RunOptions(on="slurm", device="cuda:1"),
     }
@@ -239,6 +240,7 @@ def test_what_cannot_be_is_refused_in_a_line(
     refused = {
         "ask for a GPU too, as in --slurm gpus_per_node=1": RunOptions(on="slurm", device="cuda"),
         "asks for GPUs that nothing would use": RunOptions(on="slurm", device="cpu", slurm="gres=gpu:1"),
+        "ask for a GPU too": RunOptions(on="slurm", device="cuda", slurm="gres=tmpdisk:1"),
         "state how many runs train together: --stack N": RunOptions(on="slurm", slurm="gpus=1"),
         "sbatch, srun, squeue and scancel are not all here": ON,
     }

@@ -16,15 +16,16 @@ from isoloss.training.device import available_cores, resolve_device, resolve_dev
 
 MANY = 1_000_000
 """Stacks that a cluster may train at once: as many as there are."""
-_OF_GPUS = "gpus", "gpus-per-node", "gpus-per-task", "gres"
-"""Options of sbatch by which a job asks for a GPU."""
+_OF_GPUS = "gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task"
+"""Options of sbatch by which a job asks for a GPU; gres may name other things."""
 
 
 def training_device(options: RunOptions) -> torch.device:
     """The device that runs train on, the first of several. Raises ConfigError when this machine does not have it."""
     if not options.is_elsewhere:
         return resolve_device(options.device)
-    asks_for_gpus = any(name in _OF_GPUS for name in options.slurm_options())
+    stated = options.slurm_options()
+    asks_for_gpus = any(name in _OF_GPUS for name in stated) or "gpu" in stated.get("gres", "")
     if options.device == "cpu" and asks_for_gpus:
         raise ConfigError(f"--device cpu: --slurm {options.slurm} asks for GPUs that nothing would use", ("device",))
     if options.on == "slurm" and options.device == "cuda" and not asks_for_gpus:

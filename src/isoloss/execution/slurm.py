@@ -162,8 +162,8 @@ class Jobs(Transport):
         """They go on."""
         left = [job for job in pool if isinstance(job, Job) and job.stack]
         names = ",".join(sorted({job.name for job in left}))
-        many = counted(len(left), "SLURM job")
-        return f"{many} go on: the same command follows them, scancel --name={names} ends them"
+        go_on = counted(len(left), "SLURM job goes on", "SLURM jobs go on")
+        return f"{go_on}: the same command follows, scancel --name={names} cancels"
 
     def log(self, job: str) -> Path:
         """Where a job writes what goes wrong before and beside training."""

@@ -23,6 +23,7 @@ from isoloss.execution.slurm_queue import Queued, queued
 from isoloss.execution.study import run_study
 from isoloss.store.tables import load_study
 from isoloss.study.study import Study
+from isoloss.training.distributed import Ranks
 from tests.faults.harness import results_of
 
 Outcome = str
@@ -108,7 +109,7 @@ class Heard(NullListener):
 @pytest.fixture
 def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     found = Queue(monkeypatch)
-    monkeypatch.setattr(slurm, "check_slurm", lambda: None)
+    monkeypatch.setattr(slurm_queue, "check_slurm", lambda: None)
     monkeypatch.setattr(slurm, "submit_array", found.submit)
     monkeypatch.setattr(slurm, "queued", found.queued)
     monkeypatch.setattr(slurm_queue, "queued", found.queued)
@@ -241,13 +242,19 @@ def test_what_cannot_be_is_refused_in_a_line(
         "ask for a GPU too, as in --slurm gpus_per_node=1": RunOptions(on="slurm", device="cuda"),
         "asks for GPUs that nothing would use": RunOptions(on="slurm", device="cpu", slurm="gres=gpu:1"),
         "ask for a GPU too": RunOptions(on="slurm", device="cuda", slurm="gres=tmpdisk:1"),
-        "state how many runs train together: --stack N": RunOptions(on="slurm", slurm="gpus=1"),
         "sbatch, srun, squeue and scancel are not all here": ON,
     }
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     for text, options in refused.items():
         with pytest.raises(ConfigError, match=text):
             run_study(three, tmp_path / "out", options)
+    with pytest.raises(ConfigError, match="sbatch, srun"):  # before a text is read
+        run_study(Study("none", str(tmp_path / "none.txt"), base=BASE), tmp_path / "out", ON)
+    with pytest.raises(ConfigError, match="start it without torchrun"):
+        run_study(three, tmp_path / "out", ON, ranks=Ranks(0, 2))
+    monkeypatch.setattr(slurm_queue, "check_slurm", lambda: None)
+    with pytest.raises(ConfigError, match="state how many runs train together: --stack N"):
+        run_study(three, tmp_path / "out", RunOptions(on="slurm", slurm="gpus=1"))
     left_open = Study("open", str(text_file), base={name: BASE[name] for name in BASE if name != "precision"})
     with pytest.raises(ConfigError, match="state --precision bf16, fp16 or fp32"):
         run_study(left_open, tmp_path / "out", RunOptions(on="slurm", slurm="gpus=1", stack=2))

@@ -10,6 +10,7 @@ from typing import cast, get_args
 import torch
 
 from isoloss.errors import ConfigError
+from isoloss.execution.engines import check_engine
 from isoloss.execution.options import RunOptions
 from isoloss.study.config import Precision, RunConfig
 from isoloss.training.device import available_cores, resolve_device, resolve_devices, resolve_precision
@@ -61,6 +62,12 @@ def worker_count(options: RunOptions, device: torch.device) -> int:
     if (options.workers or 1) > devices:
         raise ConfigError(f"--workers {options.workers}: a worker needs a GPU, there are {devices}", ("workers",))
     return options.workers or devices
+
+
+def check_placement(options: RunOptions, study: Path, ranks: int) -> None:
+    """Raises ConfigError where runs cannot train where the options say: before a text is fetched and tokenized."""
+    scratch_folder(options, study, ranks)
+    check_engine(options, ranks)
 
 
 def scratch_folder(options: RunOptions, study: Path, ranks: int) -> Path | None:

@@ -26,7 +26,6 @@ from isoloss.execution.slurm_queue import (
     GONE,
     Queued,
     asked,
-    check_slurm,
     job_folder,
     last_error,
     queued,
@@ -194,10 +193,6 @@ class Slurm:
     parameters: Mapping[str, str]
     at_once: int | None = None
     name = "slurm"
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError without SLURM or submitit."""
-        check_slurm()
 
     @property
     def threads(self) -> int:

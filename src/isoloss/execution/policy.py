@@ -202,6 +202,8 @@ def _handle_exit(worker: Worker, context: TrainingContext, emit: Emit, exits: Co
     if worker.cancelled():
         _record_stopped(unfinished, f"its {worker.noun} {worker.end()}; the same command goes on", context, emit)
         return []
+    if not unfinished:
+        return []
     exits.update(map(run_id, unfinished))
     retries: list[Stack] = []
     if any(exits[run_id(config)] == 1 for config in unfinished):

@@ -13,7 +13,8 @@ from isoloss.errors import StoreError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import Emit, Event
-from isoloss.execution.worker import acquire_lock, record_state, train_stack
+from isoloss.execution.run_locks import acquire_lock, record_state
+from isoloss.execution.worker import train_stack
 from isoloss.files import writing
 from isoloss.store.layout import StudyPaths
 from isoloss.store.moving import copy_run, finish_moving, move_in

@@ -137,6 +137,22 @@ def test_a_study_that_takes_nothing_more_is_why_runs_fail(
     assert not list((tmp_path / "disk").iterdir())
 
 
+def test_a_run_that_cannot_be_copied_fails_alone(two: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(source: Path, target: Path, copy: Any = moving.copy_run) -> None:
+        if not broken_runs:
+            broken_runs.append(source.name)
+            raise StoreError("cannot read: Input/output error")
+        copy(source, target)
+
+    broken_runs: list[str] = []
+    monkeypatch.setattr("isoloss.execution.scratch.copy_run", broken)
+    (tmp_path / "disk").mkdir()
+    options = RunOptions(device="cpu", compile="off", stack=2, scratch=tmp_path / "disk")
+    results = run_study(two, tmp_path / "out", options, executor=Inline())
+    assert sorted(results.summary()["status"]) == ["done", "failed"]
+    assert "Input/output error" in results.status(broken_runs[0]).reason
+
+
 def test_what_is_no_file_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.json").symlink_to("/etc/passwd")

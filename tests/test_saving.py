@@ -179,7 +179,7 @@ def test_a_best_torn_by_a_crash_is_made_whole(
         [recording] = recorded([make(max_iters=30)], tokens)
     earlier, best, *_ = recording.kept
     checkpoint.save_last(tmp_path, earlier)
-    linked = checkpoint._link_file
+    linked = checkpoint.link_file
 
     def crash_at_the_second(source: Path, target: Path) -> None:
         if target.name == "best.json":
@@ -187,7 +187,7 @@ def test_a_best_torn_by_a_crash_is_made_whole(
         linked(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_link_file", crash_at_the_second)
+        patch.setattr(checkpoint, "link_file", crash_at_the_second)
         with pytest.raises(StoreError, match="power cut"):
             checkpoint.save_best(tmp_path, best)
     checkpoint.finish_best(tmp_path)

@@ -126,12 +126,13 @@ class Record:
 
     def saving(self, what: Saved) -> Save:
         """Into the folder, if there is one; else the last is kept."""
+        writer = self._writer  # opened here, not by the thread that saves
 
         def save(state: MemberState) -> None:
-            if self._writer is None or self.folder is None:
+            if writer is None or self.folder is None:
                 self.last = state.each(lambda tensor: tensor.detach().cpu().clone())
                 return
-            self._writer.sync()
+            writer.sync()
             (checkpoint.save_best if what == "best" else checkpoint.save_last)(self.folder, state)
 
         return save

@@ -116,7 +116,7 @@ def test_slurm_trains_what_a_local_run_does_whatever_happens_to_its_jobs(
         subprocess.run(["scontrol", "requeue", job], check=True)  # as after a node is taken away
         first.send_signal(signal.SIGINT)
         said, _ = first.communicate(timeout=60)
-    assert first.returncode == 130 and "SLURM jobs go on: the same command follows them" in said
+    assert first.returncode == 130 and "SLURM jobs go on: the same command follows" in said
     left = names()
     assert left
     with subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as second:

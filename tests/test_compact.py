@@ -30,7 +30,7 @@ from isoloss.study.numbers import byte_count
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, parse_study
 from isoloss.study.texts import ANY_DATA
-from isoloss.training import checkpoint
+from isoloss.training import checkpoint, compacted
 from isoloss.training.state import MemberState
 from isoloss.wording import size
 from tests.test_growing import OPTIONS, TINY, Saying, rows_of, trained
@@ -116,7 +116,7 @@ def test_of_the_best_weights_alone_a_last_checkpoint_goes_unless_it_is_the_best(
     both = compact_study(load_study(out)).after
     code, printed, _ = command(capsys, "compact", out, "--keep", "best_weights")
     assert code == 0 and "Last checkpoints that are not the best can no longer be exported." in printed
-    assert [checkpoint.kept_by(folder) for folder in folders(out)] == [["best"], *[["best", "last"]] * 3]
+    assert [compacted.kept_by(folder) for folder in folders(out)] == [["best"], *[["best", "last"]] * 3]
     assert bytes_in(out / "runs") < both - 5000
     export = ("export", out, "--run", folders(out)[0].name, "--to", "hf", "--out", tmp_path / "hf", "--checkpoint")
     assert command(capsys, *export, "best")[0] == 0
@@ -323,7 +323,7 @@ def test_a_checkpoint_that_is_compacted_between_two_readings_is_not_damaged(
 
     def compacting(path: Path, most: int) -> bytes:
         monkeypatch.setattr(checkpoint, "read_bytes", read)
-        checkpoint.drop_moments(folder)  # by the process that trains, after the sidecar was read
+        compacted.drop_moments(folder)  # by the process that trains, after the sidecar was read
         return read(path, most)
 
     monkeypatch.setattr(checkpoint, "read_bytes", compacting)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event, get_ident
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """The validation losses that evaluations find, by step."""
     found: dict[int, float] = {}
 
-    def evaluated(stack: StackState, *_: object) -> list[Evaluated]:
+    def evaluated(stack: StackState, *_: object, **__: object) -> list[Evaluated]:
         return [Evaluated(1.0, found[stack.step], 1.0)] * len(stack.members)
 
     monkeypatch.setattr(loop, "evaluate", evaluated)
@@ -115,6 +116,25 @@ def test_a_best_that_is_no_longer_one_is_not_written(make: Make, tokens: Tokens,
     disk = SlowDisk(until=20)
     trained([make()], tokens, [disk])
     assert disk.saves == [("checkpoint", 0, 0), ("checkpoint", 20, 20)]
+
+
+def test_of_a_run_one_state_waits_while_one_is_written(
+    make: Make, tokens: Tokens, losses: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses |= {0: 4.0, 10: 3.0, 20: 2.0, 30: 1.0, 40: 1.5}
+    held, most = WeakSet[torch.Tensor](), [0]
+
+    def cloned(tensor: torch.Tensor, clone: Callable[[torch.Tensor], torch.Tensor] = torch.clone) -> torch.Tensor:
+        copy = clone(tensor)
+        if not disk.done.is_set():  # then the disk keeps what it gets
+            held.add(copy)
+            most.append(len(held))
+        return copy
+
+    monkeypatch.setattr(torch, "clone", cloned)
+    config, disk = make(max_iters=40), SlowDisk(until=40)
+    trained([config], tokens, [disk])
+    assert max(most) == 2 * (1 + len(initial_state(config).moments))
 
 
 def test_a_fast_disk_gets_every_evaluation(make: Make, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +199,7 @@ def test_a_best_torn_by_a_crash_is_made_whole(
         [recording] = recorded([make(max_iters=30)], tokens)
     earlier, best, *_ = recording.kept
     checkpoint.save_last(tmp_path, earlier)
-    linked = checkpoint._link_file
+    linked = checkpoint.link_file
 
     def crash_at_the_second(source: Path, target: Path) -> None:
         if target.name == "best.json":
@@ -187,7 +207,7 @@ def test_a_best_torn_by_a_crash_is_made_whole(
         linked(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_link_file", crash_at_the_second)
+        patch.setattr(checkpoint, "link_file", crash_at_the_second)
         with pytest.raises(StoreError, match="power cut"):
             checkpoint.save_best(tmp_path, best)
     checkpoint.finish_best(tmp_path)

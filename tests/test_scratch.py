@@ -104,6 +104,17 @@ def test_a_kill_while_a_run_is_moved_in_leaves_it_as_it_was_or_whole(
     assert not (target.folder / ".moving").exists()
 
 
+def test_a_copy_that_a_kill_left_unfinished_is_in_nobodys_way(two: Study, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        run_study(two, out, HERE, executor=Inline(), should_stop=lambda: bool(list(out.glob("runs/*/evals.jsonl"))))
+    for run in out.glob("runs/*"):
+        (run / ".moving.tmp").mkdir()
+        (run / ".moving.tmp" / "last.safetensors").write_bytes(b"half")
+    assert set(run_study(two, out, HERE, executor=Inline()).summary()["status"]) == {"done"}
+    assert not list(out.glob("runs/*/.moving*"))
+
+
 def test_a_folder_that_vanished_takes_nothing_with_it(tmp_path: Path) -> None:
     target = RunPaths(tmp_path / "target")
     target.folder.mkdir()
@@ -124,6 +135,22 @@ def test_a_study_that_takes_nothing_more_is_why_runs_fail(
     with pytest.raises(AllFailedError, match="No space left on device"):
         run_study(two, tmp_path / "out", options, executor=Inline())
     assert not list((tmp_path / "disk").iterdir())
+
+
+def test_a_run_that_cannot_be_copied_fails_alone(two: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(source: Path, target: Path, copy: Any = moving.copy_run) -> None:
+        if not broken_runs:
+            broken_runs.append(source.name)
+            raise StoreError("cannot read: Input/output error")
+        copy(source, target)
+
+    broken_runs: list[str] = []
+    monkeypatch.setattr("isoloss.execution.scratch.copy_run", broken)
+    (tmp_path / "disk").mkdir()
+    options = RunOptions(device="cpu", compile="off", stack=2, scratch=tmp_path / "disk")
+    results = run_study(two, tmp_path / "out", options, executor=Inline())
+    assert sorted(results.summary()["status"]) == ["done", "failed"]
+    assert "Input/output error" in results.status(broken_runs[0]).reason
 
 
 def test_what_is_no_file_is_not_copied(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from isoloss.execution.slurm_queue import Queued, queued
 from isoloss.execution.study import run_study
 from isoloss.store.tables import load_study
 from isoloss.study.study import Study
+from isoloss.training.distributed import Ranks
 from tests.faults.harness import results_of
 
 Outcome = str
@@ -52,7 +53,7 @@ class Queue:
         for key, (job, work) in self.jobs.items():
             if job.state == "PENDING":
                 state = self._train(job, self.outcomes.pop(0) if self.outcomes else "train", *work)
-                self.jobs[key] = Queued(job.id, state, "n1"), work
+                self.jobs[key] = Queued(job.id, state), work
                 break
         return {key: job for key, (job, _) in self.jobs.items()}
 
@@ -108,7 +109,7 @@ class Heard(NullListener):
 @pytest.fixture
 def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     found = Queue(monkeypatch)
-    monkeypatch.setattr(slurm, "check_slurm", lambda: None)
+    monkeypatch.setattr(slurm_queue, "check_slurm", lambda: None)
     monkeypatch.setattr(slurm, "submit_array", found.submit)
     monkeypatch.setattr(slurm, "queued", found.queued)
     monkeypatch.setattr(slurm_queue, "queued", found.queued)
@@ -180,7 +181,7 @@ def test_jobs_go_on_without_the_command_and_are_followed_again(queue: Queue, thr
     heard = Heard()
     with pytest.raises(Interrupted):
         run_study(three, tmp_path, ON, listener=heard, should_stop=lambda: bool(heard.events))
-    assert heard.reasons[-1].startswith("2 SLURM jobs go on: the same command follows them, scancel --name=isoloss-")
+    assert heard.reasons[-1].startswith("2 SLURM jobs go on: the same command follows, scancel --name=isoloss-")
     assert not queue.commands and len(list(tmp_path.glob("jobs/*.json"))) == 1
     queue.outcomes = ["PENDING"]
     assert run_study(three, tmp_path, ON).summary()["status"].to_list() == ["done"] * 3
@@ -226,6 +227,7 @@ def test_what_cannot_be_is_refused_in_a_line(
         "--on lsf: write here, slurm, ray or ray:ADDRESS": lambda: RunOptions(on="lsf"),
         "--slurm is for --on slurm": lambda: RunOptions(slurm="time=1"),
         "--slurm gpu: write NAME=VALUE,NAME=VALUE": lambda: RunOptions(on="slurm", slurm="gpu"),
+        "--slurm job_name=mine: isoloss sets job-name itself": lambda: RunOptions(on="slurm", slurm="job_name=mine"),
         "--slurm a='b c': write NAME=VALUE": lambda: RunOptions(on="slurm", slurm="a='b c'"),
         "--device cuda:1: on a cluster write cuda or cpu": lambda: RunOptions(on="slurm", device="cuda:1"),
     }
@@ -239,13 +241,20 @@ def test_what_cannot_be_is_refused_in_a_line(
     refused = {
         "ask for a GPU too, as in --slurm gpus_per_node=1": RunOptions(on="slurm", device="cuda"),
         "asks for GPUs that nothing would use": RunOptions(on="slurm", device="cpu", slurm="gres=gpu:1"),
-        "state how many runs train together: --stack N": RunOptions(on="slurm", slurm="gpus=1"),
+        "ask for a GPU too": RunOptions(on="slurm", device="cuda", slurm="gres=tmpdisk:1"),
         "sbatch, srun, squeue and scancel are not all here": ON,
     }
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     for text, options in refused.items():
         with pytest.raises(ConfigError, match=text):
             run_study(three, tmp_path / "out", options)
+    with pytest.raises(ConfigError, match="sbatch, srun"):  # before a text is read
+        run_study(Study("none", str(tmp_path / "none.txt"), base=BASE), tmp_path / "out", ON)
+    with pytest.raises(ConfigError, match="start it without torchrun"):
+        run_study(three, tmp_path / "out", ON, ranks=Ranks(0, 2))
+    monkeypatch.setattr(slurm_queue, "check_slurm", lambda: None)
+    with pytest.raises(ConfigError, match="state how many runs train together: --stack N"):
+        run_study(three, tmp_path / "out", RunOptions(on="slurm", slurm="gpus=1"))
     left_open = Study("open", str(text_file), base={name: BASE[name] for name in BASE if name != "precision"})
     with pytest.raises(ConfigError, match="state --precision bf16, fp16 or fp32"):
         run_study(left_open, tmp_path / "out", RunOptions(on="slurm", slurm="gpus=1", stack=2))
@@ -253,10 +262,10 @@ def test_what_cannot_be_is_refused_in_a_line(
 
 
 def test_the_queue_is_read_as_squeue_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = "isoloss-1|N/A|7|RUNNING|n1\nisoloss-2|0|8_0|PENDING|\nisoloss-2|1|8_1|NODE_FAIL|n[1-2]\n"
+    shown = "isoloss-1|N/A|7|RUNNING\nanother|job|N/A|6|RUNNING\nisoloss-2|0|8_0|PENDING\nisoloss-2|1|8_1|NODE_FAIL\n"
     monkeypatch.setattr(slurm_queue, "asked", lambda command: CompletedProcess(command, 0, shown, ""))
     found = queued()
-    assert found["isoloss-1", 0] == Queued("7", "RUNNING", "n1") and found["isoloss-2", 1].state == "NODE_FAIL"
+    assert found["isoloss-1", 0] == Queued("7", "RUNNING") and found["isoloss-2", 1].state == "NODE_FAIL"
     monkeypatch.setattr(slurm_queue, "asked", lambda command: CompletedProcess(command, 1, "", "a\nslurm_load: down\n"))
     with pytest.raises(StoreError, match="SLURM does not answer: slurm_load: down"):
         queued()

@@ -14,7 +14,7 @@ import torch
 from isoloss.execution.compacting import Keep, compact_study
 from isoloss.files import bytes_in
 from isoloss.store.tables import load_study
-from isoloss.training import checkpoint
+from isoloss.training import checkpoint, compacted
 from isoloss.training.state import MemberState
 from tests.faults.disk import Disk, crashes, recorded
 from tests.faults.harness import FOREVER, Fault, Points, Trials
@@ -43,10 +43,10 @@ def check(out: Path, before: Path) -> None:
     """Every checkpoint is whole and of the same weights as before, and every run is done."""
     for run in out.glob("runs/*"):
         was = before / "runs" / run.name
-        for name in checkpoint.kept_by(run):
+        for name in compacted.kept_by(run):
             found, expected = checkpoint.load_weights(run, name), checkpoint.load_weights(was, name)
             assert torch.equal(found.flat_P, expected.flat_P) and found.progress == expected.progress
-        assert "best" in checkpoint.kept_by(run)
+        assert "best" in compacted.kept_by(run)
     assert set(load_study(out).summary()["status"]) == {"done"}
 
 
@@ -54,13 +54,13 @@ def check_compacted(out: Path, before: Path, kept: dict[str, list[str]]) -> None
     """All the same, and no run has anything but weights, of these checkpoints."""
     check(out, before)
     for run in out.glob("runs/*"):
-        assert checkpoint.kept_by(run) == kept[run.name] and not list(run.glob("*.tmp"))
+        assert compacted.kept_by(run) == kept[run.name] and not list(run.glob("*.tmp"))
         assert sorted(path.stem for path in run.glob("*.safetensors")) == kept[run.name]
         assert not any(isinstance(checkpoint.load_weights(run, name), MemberState) for name in kept[run.name])
 
 
 def names_kept(out: Path) -> dict[str, list[str]]:
-    return {run.name: checkpoint.kept_by(run) for run in out.glob("runs/*")}
+    return {run.name: compacted.kept_by(run) for run in out.glob("runs/*")}
 
 
 @pytest.mark.promise(2, "SIGKILL before each operation of compacting, or halfway through each write; ENOSPC and EIO")

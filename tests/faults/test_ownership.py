@@ -12,7 +12,7 @@ import pytest
 
 from isoloss.cli.status import status_as_text
 from isoloss.errors import Interrupted, StoreError
-from isoloss.execution import worker
+from isoloss.execution import run_locks
 from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
 from isoloss.execution.study import run_study
@@ -89,7 +89,7 @@ def test_a_run_that_is_being_written_is_left_to_its_writer(
     run = next(out.glob("runs/*"))
     status = (run / "status.json").read_bytes()
     for limit in ("LOCK_POLL_INTERVAL_S", "LOCK_TIMEOUT_S"):
-        monkeypatch.setattr(worker, limit, 0.1)
+        monkeypatch.setattr(run_locks, limit, 0.1)
     program = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", program, str(run / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -99,7 +99,7 @@ def test_a_run_that_is_being_written_is_left_to_its_writer(
         run_study(find_study(str(study)), out, RunOptions(device="cpu"), executor=Inline(), listener=display)
         assert "is being written by another process" in display.reasons[0]
         assert (run / "status.json").read_bytes() == status
-        monkeypatch.setattr(worker, "LOCK_TIMEOUT_S", 30.0)
+        monkeypatch.setattr(run_locks, "LOCK_TIMEOUT_S", 30.0)
         waiting, began = RecordingDisplay(), time.monotonic()
         with pytest.raises(Interrupted):  # a stop ends the wait
             run_study(

@@ -10,7 +10,7 @@ from isoloss.execution.display import shown
 from isoloss.execution.executor import NullListener
 from isoloss.execution.growing import as_begun
 from isoloss.execution.interrupts import stop_on_signals
-from isoloss.execution.placement import training_device
+from isoloss.execution.placement import check_placement, training_device
 from isoloss.execution.study import RunOptions, resolve_study, run_study
 from isoloss.report.study_report import Report, write_report
 from isoloss.store.owner import study_paths
@@ -28,6 +28,7 @@ def run_and_report(study: Study, out: Path | None, options: RunOptions) -> tuple
         listener = NullListener() if ranks.rank else display
         if not ranks.rank:  # before signals wait for checkpoints: a download may be broken off at once
             study, _ = resolve_study(as_begun(paths, study, options), options)
+            check_placement(options, paths.folder, ranks.world)
             prepare_each(study.datasets, offline=options.offline, say=display.say)
         with stop_on_signals(listener.say) as should_stop:
             try:

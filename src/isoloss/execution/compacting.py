@@ -14,7 +14,7 @@ from isoloss.store.owner import owned
 from isoloss.store.run import FINISHED, verified_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.identity import run_id
-from isoloss.training import checkpoint
+from isoloss.training import compacted
 
 Keep = Literal["weights", "best_weights"]
 """What finished runs keep of their checkpoints: the weights of the best and the last, or of the best alone.
@@ -70,16 +70,16 @@ def compact_run(paths: RunPaths, keep: Keep) -> int:
     """
     held = bytes_in(paths.folder)
     remove_temporary_files(paths.folder)
-    if keep == "best_weights" and "best" in checkpoint.kept_by(paths.folder):
-        checkpoint.drop_last(paths.folder)  # first, which leaves a full disk with room for the weights
-    checkpoint.drop_moments(paths.folder)
+    if keep == "best_weights" and "best" in compacted.kept_by(paths.folder):
+        compacted.drop_last(paths.folder)  # first, which leaves a full disk with room for the weights
+    compacted.drop_moments(paths.folder)
     return held - bytes_in(paths.folder)
 
 
 def _freed_by(paths: RunPaths, keep: Keep) -> int:
     """Bytes of tensors that compacting a run would free. Raises likewise."""
-    names = checkpoint.kept_by(paths.folder)[: 1 if keep == "best_weights" else None]
-    left = {checkpoint.weights_content(paths.folder, name) for name in names}
+    names = compacted.kept_by(paths.folder)[: 1 if keep == "best_weights" else None]
+    left = {compacted.weights_content(paths.folder, name) for name in names}
     with reading(paths.folder):
         held = {(facts := path.stat()).st_ino: facts.st_size for path in paths.folder.glob("*.safetensors")}
     return sum(held.values()) - sum(map(len, left))

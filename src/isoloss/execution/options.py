@@ -13,6 +13,9 @@ from isoloss.errors import ConfigError
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 Compile = Literal["auto", "on", "off"]
 
+SET_BY_ISOLOSS = "array", "error", "job-name", "open-mode", "output", "signal"
+"""Options of sbatch by which a study's jobs are found again, and told of their time limit."""
+
 Count = Optional[int]  # noqa: UP045  (the command line's help would take twice as long to show `int | None`)
 
 
@@ -96,5 +99,7 @@ class RunOptions:
             key = name.strip().removeprefix("--").replace("_", "-")
             if not fullmatch("[a-z][a-z-]*", key) or not fullmatch(r"[^\s'\"]+", value.strip()):
                 raise ConfigError(f"--slurm {self.slurm}: write NAME=VALUE,NAME=VALUE, as in partition=gpu", ("slurm",))
+            if key in SET_BY_ISOLOSS:
+                raise ConfigError(f"--slurm {self.slurm}: isoloss sets {key} itself, leave it out", ("slurm",))
             found[key] = value.strip()
         return found

@@ -10,21 +10,23 @@ from typing import cast, get_args
 import torch
 
 from isoloss.errors import ConfigError
+from isoloss.execution.engines import check_engine
 from isoloss.execution.options import RunOptions
 from isoloss.study.config import Precision, RunConfig
 from isoloss.training.device import available_cores, resolve_device, resolve_devices, resolve_precision
 
 MANY = 1_000_000
 """Stacks that a cluster may train at once: as many as there are."""
-_OF_GPUS = "gpus", "gpus-per-node", "gpus-per-task", "gres"
-"""Options of sbatch by which a job asks for a GPU."""
+_OF_GPUS = "gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task"
+"""Options of sbatch by which a job asks for a GPU; gres may name other things."""
 
 
 def training_device(options: RunOptions) -> torch.device:
     """The device that runs train on, the first of several. Raises ConfigError when this machine does not have it."""
     if not options.is_elsewhere:
         return resolve_device(options.device)
-    asks_for_gpus = any(name in _OF_GPUS for name in options.slurm_options())
+    stated = options.slurm_options()
+    asks_for_gpus = any(name in _OF_GPUS for name in stated) or "gpu" in stated.get("gres", "")
     if options.device == "cpu" and asks_for_gpus:
         raise ConfigError(f"--device cpu: --slurm {options.slurm} asks for GPUs that nothing would use", ("device",))
     if options.on == "slurm" and options.device == "cuda" and not asks_for_gpus:
@@ -60,6 +62,12 @@ def worker_count(options: RunOptions, device: torch.device) -> int:
     if (options.workers or 1) > devices:
         raise ConfigError(f"--workers {options.workers}: a worker needs a GPU, there are {devices}", ("workers",))
     return options.workers or devices
+
+
+def check_placement(options: RunOptions, study: Path, ranks: int) -> None:
+    """Raises ConfigError where runs cannot train where the options say: before a text is fetched and tokenized."""
+    scratch_folder(options, study, ranks)
+    check_engine(options, ranks)
 
 
 def scratch_folder(options: RunOptions, study: Path, ranks: int) -> Path | None:

@@ -15,7 +15,7 @@ from isoloss.errors import StoreError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import ENDED, Emit, Event
-from isoloss.execution.worker import record_state
+from isoloss.execution.run_locks import record_state
 from isoloss.store.run import FINISHED, read_status
 from isoloss.study.identity import run_id
 
@@ -201,6 +201,8 @@ def _handle_exit(worker: Worker, context: TrainingContext, emit: Emit, exits: Co
     worker.finish()
     if worker.cancelled():
         _record_stopped(unfinished, f"its {worker.noun} {worker.end()}; the same command goes on", context, emit)
+        return []
+    if not unfinished:
         return []
     exits.update(map(run_id, unfinished))
     retries: list[Stack] = []

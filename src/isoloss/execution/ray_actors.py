@@ -111,11 +111,7 @@ class Ray(Transport):
 
     def __init__(self, address: str, at_once: int | None, device: torch.device) -> None:
         """Raises ConfigError where Ray is not installed, not reachable, or has no such device."""
-        try:
-            import ray  # pyright: ignore[reportMissingImports]  (an extra)
-        except ImportError as error:
-            raise ConfigError("--on ray needs Ray: pip install 'isoloss[ray]'", ("on",)) from error
-        self._ray: Any = ray
+        self._ray = ray_library()
         self._connect(address)
         self._resources = {"num_cpus": 1, "num_gpus": 1 if device.type == "cuda" else 0}
         kind = "GPU" if device.type == "cuda" else "CPU"
@@ -159,6 +155,15 @@ class Ray(Transport):
                 "machine starts a cluster and says its address, --on ray alone has one on this machine",
                 ("on",),
             ) from error
+
+
+def ray_library() -> Any:
+    """The library, imported. Raises ConfigError without it."""
+    try:
+        import ray  # pyright: ignore[reportMissingImports]  (an extra)
+    except ImportError as error:
+        raise ConfigError("--on ray needs Ray: pip install 'isoloss[ray]'", ("on",)) from error
+    return ray
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dataclasses import replace
 from isoloss.design.trunks import Fork, forks
 from isoloss.errors import IsolossError
 from isoloss.execution.context import TrainingContext
-from isoloss.execution.worker import record_state
+from isoloss.execution.run_locks import record_state
 from isoloss.files import path_exists, read_bytes, write_bytes
 from isoloss.locks import locked
 from isoloss.store.layout import RunPaths

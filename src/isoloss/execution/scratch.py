@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from platform import node
 
-from isoloss.errors import StoreError
+from isoloss.errors import StoreError, UnreadableError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.plan import Stack
 from isoloss.execution.recorder import Emit, Event
-from isoloss.execution.worker import acquire_lock, record_state, train_stack
+from isoloss.execution.run_locks import acquire_lock, record_state
+from isoloss.execution.worker import train_stack
 from isoloss.files import writing
 from isoloss.store.layout import StudyPaths
 from isoloss.store.moving import copy_run, finish_moving, move_in
 from isoloss.store.run import FINISHED, read_status
+from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 
 
@@ -34,11 +36,18 @@ def train_placed(context: TrainingContext, stack: Stack, emit: Emit, should_stop
         with ExitStack() as held:
             _train_on_scratch(context, context.scratch, stack, emit, should_stop, held)
     except StoreError as error:
-        reason = f"--scratch {context.scratch} on node {node()}: {error}"
-        unfinished = [c for c in stack if read_status(context.study.run(run_id(c))).state not in FINISHED]
-        for config in unfinished:
-            record_state(context.study.run(run_id(config)), "failed", reason)
-            emit(Event(run_id(config), "failed", 0, reason=reason))
+        for config in stack:
+            _fail(context, context.scratch, config, error, emit)
+
+
+def _fail(context: TrainingContext, scratch: Path, config: RunConfig, error: StoreError, emit: Emit) -> None:
+    """Record why a run fails, unless it has ended."""
+    run, reason = context.study.run(run_id(config)), f"--scratch {scratch} on node {node()}: {error}"
+    with suppress(UnreadableError):
+        if read_status(run).state in FINISHED:
+            return
+    record_state(run, "failed", reason)
+    emit(Event(run_id(config), "failed", 0, reason=reason))
 
 
 def _train_on_scratch(
@@ -50,20 +59,26 @@ def _train_on_scratch(
     held: ExitStack,
 ) -> None:
     with writing(scratch):
-        there = StudyPaths(Path(held.enter_context(tempfile.TemporaryDirectory(dir=scratch, prefix="isoloss-"))))
+        folder = tempfile.TemporaryDirectory(dir=scratch, prefix="isoloss-", ignore_cleanup_errors=True)
+    there, copied = StudyPaths(Path(held.enter_context(folder))), list[RunConfig]()
     for config in stack:
         run = context.study.run(run_id(config))
-        if not acquire_lock(run, held, emit, should_stop):
-            for waiting in stack:
-                emit(Event(run_id(waiting), "stopped", 0))
-            return
-        finish_moving(run)
-        with writing(scratch):
-            copy_run(run.folder, there.run(run_id(config)).folder)
+        try:
+            if not acquire_lock(run, held, emit, should_stop):
+                for waiting in stack:
+                    emit(Event(run_id(waiting), "stopped", 0))
+                return
+            finish_moving(run)
+            with writing(scratch):
+                copy_run(run.folder, there.run(run_id(config)).folder)
+            copied.append(config)
+        except StoreError as error:
+            _fail(context, scratch, config, error, emit)
 
     def moved(event: Event) -> None:
         if event.kind != "running":
             move_in(there.run(event.run_id), context.study.run(event.run_id))
         emit(event)
 
-    train_stack(replace(context, study=there, scratch=None), stack, moved, should_stop)
+    if copied:
+        train_stack(replace(context, study=there, scratch=None), tuple(copied), moved, should_stop)

@@ -26,7 +26,6 @@ from isoloss.execution.slurm_queue import (
     GONE,
     Queued,
     asked,
-    check_slurm,
     job_folder,
     last_error,
     queued,
@@ -162,8 +161,8 @@ class Jobs(Transport):
         """They go on."""
         left = [job for job in pool if isinstance(job, Job) and job.stack]
         names = ",".join(sorted({job.name for job in left}))
-        many = counted(len(left), "SLURM job")
-        return f"{many} go on: the same command follows them, scancel --name={names} ends them"
+        go_on = counted(len(left), "SLURM job goes on", "SLURM jobs go on")
+        return f"{go_on}: the same command follows, scancel --name={names} cancels"
 
     def log(self, job: str) -> Path:
         """Where a job writes what goes wrong before and beside training."""
@@ -194,10 +193,6 @@ class Slurm:
     parameters: Mapping[str, str]
     at_once: int | None = None
     name = "slurm"
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError without SLURM or submitit."""
-        check_slurm()
 
     @property
     def threads(self) -> int:

@@ -40,8 +40,8 @@ ENDED = {
     "": "left the queue",
 }
 """States after which a job is no more, in words; the last is that of a job that the queue has forgotten."""
-_FORMAT = "%j|%K|%i|%T|%N"
-"""Of a line of the queue: name, index in the array, id, state, nodes."""
+_FORMAT = "%j|%K|%i|%T"
+"""Of a line of the queue: name, index in the array, id, state."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Queued:
 
     id: str
     state: str
-    node: str = ""
 
 
 GONE = Queued("", "")
@@ -94,8 +93,8 @@ def queued() -> dict[tuple[str, int], Queued]:
         raise StoreError(f"SLURM does not answer: {(answer.stderr.strip() or 'no reason given').splitlines()[-1]}")
     found: dict[tuple[str, int], Queued] = {}
     for line in answer.stdout.splitlines():
-        name, index, job, state, node = line.split("|")
-        found[name, int(index) if index.isdecimal() else 0] = Queued(job, state, node)
+        name, index, job, state = line.rsplit("|", 3)  # the names of other jobs are anything
+        found[name, int(index) if index.isdecimal() else 0] = Queued(job, state)
     return found
 
 
@@ -167,9 +166,7 @@ def submit_array(
 def last_error(log: Path) -> str:
     """The last line of a log that tells of an error; what is likely where there is no log either."""
     try:
-        lines = [
-            line for line in log.read_text(errors="replace").splitlines() if "rror" in line and "srun:" not in line
-        ]
+        lines = log.read_text(errors="replace").splitlines()
     except OSError:
         return f"nor in {log}; choose an --out and an ISOLOSS_CACHE on a file system that every node sees"
     errors = [line for line in lines if "rror" in line and not line.startswith("srun:")]

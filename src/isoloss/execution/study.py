@@ -23,6 +23,7 @@ from isoloss.execution.growing import as_begun, open_directory
 from isoloss.execution.interrupts import interrupts_are_unhandled, stop_on_signals
 from isoloss.execution.options import RunOptions
 from isoloss.execution.placement import (
+    check_placement,
     runs_at_once,
     scratch_folder,
     training_device,
@@ -116,6 +117,7 @@ def _run_study(
 ) -> StudyResults:
     paths = study_paths(study, out)
     study, device = resolve_study(as_begun(paths, study, options), options)
+    check_placement(options, paths.folder, ranks.world)
     if ranks.rank:
         ranks.barrier()  # until rank 0 has fetched the text and opened the directory
     tokens = prepare_each(study.datasets, offline=options.offline, say=listener.say)

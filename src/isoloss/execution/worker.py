@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from platform import node
 from typing import Any, Literal
 
 import torch
 
 from isoloss.data.token_files import Tokens, open_tokens
-from isoloss.errors import DeviceLostError, InUseError, IsolossError, StoreError, UnreadableError
+from isoloss.errors import DeviceLostError, IsolossError, StoreError, UnreadableError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.first_evaluation import taking_over
 from isoloss.execution.plan import STACKED_WITH, Stack
@@ -25,12 +24,12 @@ from isoloss.execution.resuming import (
     starting_point,
     step_back_to,
 )
+from isoloss.execution.run_locks import acquire_lock, record_state
 from isoloss.files import path_exists, remove_temporary_files, writing
-from isoloss.locks import locked
 from isoloss.store.layout import RunPaths
 from isoloss.store.moving import finish_moving
 from isoloss.store.records import EXECUTOR, NODE, NUMERICS, PROGRAM, SHUFFLED
-from isoloss.store.run import create_run, read_status, whole_status, write_status
+from isoloss.store.run import create_run, whole_status
 from isoloss.study.config import RunConfig
 from isoloss.study.datasets import dataset_of
 from isoloss.study.identity import run_id
@@ -44,10 +43,6 @@ from isoloss.training.state import MemberState, stack
 from isoloss.wording import counted
 
 THREADS_PER_WORKER = 1
-LOCK_POLL_INTERVAL_S = 2.0
-"""Between two looks at should_stop() while a lock is awaited."""
-LOCK_TIMEOUT_S = 600.0
-"""How long to wait for a run's previous writer, orphaned by a kill, to release its lock: it may be evaluating."""
 
 
 @dataclass(frozen=True)
@@ -204,24 +199,6 @@ def _group_by_step(attempt: _Attempt, starts: Sequence[StartingPoint]) -> list[l
     return list(groups.values())
 
 
-def acquire_lock(run: RunPaths, held: ExitStack, emit: Emit, should_stop: Callable[[], bool]) -> bool:
-    """Acquire a run's lock, with an event when it has to wait; False once should_stop(). Raises InUseError."""
-    in_use, until = f"{run.folder} is being written by another process", time.monotonic() + LOCK_TIMEOUT_S
-    announced = False
-    while True:
-        try:
-            held.enter_context(locked(run.lock, LOCK_POLL_INTERVAL_S, lambda: in_use, should_stop))
-            return True
-        except InUseError:
-            if should_stop():
-                return False
-            if time.monotonic() > until:
-                raise
-        if not announced:
-            emit(Event(run.folder.name, "running", 0, reason=f"{in_use}: waiting for its lock"))
-            announced = True
-
-
 def _out_of_memory(failure: BaseException | None) -> bool:
     """Whether an error is, or was caused by, a lack of memory; frees the tensors that its frames hold."""
     found = False
@@ -312,14 +289,3 @@ def _fail(attempt: _Attempt, config: RunConfig, error: BaseException) -> None:
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else "no message"
-
-
-def record_state(paths: RunPaths, state: Literal["failed", "pending"], reason: str) -> None:
-    """Record a run's state in status.json, as far as the disk allows.
-
-    Does nothing for a run that ended, that another process writes, or whose status cannot be read.
-    """
-    with suppress(StoreError), locked(paths.lock, 0, lambda: ""):
-        before = read_status(paths)
-        if before.state in ("pending", "running", "failed"):
-            write_status(paths, replace(before, state=state, reason=reason))

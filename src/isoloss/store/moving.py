@@ -20,6 +20,8 @@ class _NamesRecord(TypedDict):
 
 
 _NAMES = TypeAdapter(_NamesRecord)
+_STAGED, _COPYING = ".moving", ".moving.tmp"
+"""Folders beside a run's files: what is being moved in once it is whole, and before."""
 _LIST = ".names.json"
 """Beside what is being moved: what the run will consist of."""
 
@@ -32,7 +34,7 @@ def move_in(source: RunPaths, target: RunPaths) -> None:
     """
     if not path_exists(source.status):
         return
-    staged, complete = target.folder / ".moving.tmp", target.folder / ".moving"
+    staged = target.folder / _COPYING
     with writing(target.folder):
         shutil.rmtree(staged, ignore_errors=True)
         copy_run(source.folder, staged)
@@ -40,7 +42,7 @@ def move_in(source: RunPaths, target: RunPaths) -> None:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
         write_record(staged / _LIST, {"names": [path.name for path in _files(staged)]})
-        staged.replace(complete)
+        staged.replace(target.folder / _STAGED)
         sync_folder(target.folder)
     finish_moving(target)
 
@@ -48,9 +50,12 @@ def move_in(source: RunPaths, target: RunPaths) -> None:
 def finish_moving(run: RunPaths) -> None:
     """Put what is being moved in into its place, the status last; its lock must be held. Raises StoreError.
 
-    Does nothing where nothing is being moved.
+    A copy that a kill left unfinished is removed. Does nothing where nothing is being moved.
     """
-    staged = run.folder / ".moving"
+    staged, copying = run.folder / _STAGED, run.folder / _COPYING
+    if path_exists(copying):
+        with writing(copying):
+            shutil.rmtree(copying)
     if not path_exists(staged):
         return
     with writing(run.folder):

@@ -24,7 +24,6 @@ from isoloss.files import (
     read_bytes,
     read_record,
     sha256_bytes,
-    sha256_file,
     sync_folder,
     unreadable,
     write_bytes,
@@ -216,7 +215,7 @@ def _check_shapes(tensors: Mapping[str, torch.Tensor], layout: Layout, parts: It
 def save(folder: Path, name: str, state: MemberState, metadata: Metadata | None = None) -> None:
     """Write one checkpoint, tensors before their sidecar. Raises StoreError."""
     average = {} if state.average_P is None else {AVERAGE: state.average_P}
-    content = _content(state.config, {WEIGHTS: state.flat_P, **state.moments, **average})
+    content = content_of(state.config, {WEIGHTS: state.flat_P, **state.moments, **average})
     write_bytes(folder / f"{name}.safetensors", content)
     sidecar = {
         "format_version": FORMAT_VERSION,
@@ -229,7 +228,7 @@ def save(folder: Path, name: str, state: MemberState, metadata: Metadata | None 
     write_record(folder / f"{name}.json", sidecar)
 
 
-def _content(config: RunConfig, flats: Mapping[str, torch.Tensor]) -> bytes:
+def content_of(config: RunConfig, flats: Mapping[str, torch.Tensor]) -> bytes:
     """The file of some flat tensors; as bytes, for safetensors' own writing hides the error of the file system."""
     layout = layout_of(config)
     tensors: dict[str, torch.Tensor] = {
@@ -238,52 +237,6 @@ def _content(config: RunConfig, flats: Mapping[str, torch.Tensor]) -> bytes:
         for key, tensor in layout.split(flat_P.detach().cpu()).items()
     }
     return safetensors_torch.save(tensors)
-
-
-def kept_by(folder: Path) -> list[str]:
-    """Names of the checkpoints that a run which has ended keeps."""
-    return [name for name in ("best", "last") if path_exists(folder / f"{name}.json")]
-
-
-def weights_content(folder: Path, name: str) -> bytes:
-    """The tensors' file that a checkpoint has without its moments. Raises as `load`."""
-    weights = load_weights(folder, name)
-    return _content(weights.config, {WEIGHTS: weights.flat_P})
-
-
-def drop_moments(folder: Path) -> None:
-    """Leave the checkpoints of a run that has ended their weights alone; interrupted or not, it may be called again.
-
-    A sidecar is written before its tensors and describes them with and without moments, so that the pair is whole at
-    every instant. Checkpoints of the same weights are one file. Raises as `load`, StoreError when the disk refuses.
-    """
-    written: dict[str, Path] = {}
-    for name in kept_by(folder):
-        path, sidecar = folder / f"{name}.safetensors", read_record(folder / f"{name}.json")
-        content = weights_content(folder, name)
-        digest = sha256_bytes(content)
-        if sha256_file(path) == sidecar.get(WEIGHTS_KEY):  # dropped before
-            digest = sidecar[WEIGHTS_KEY]
-        else:
-            write_record(folder / f"{name}.json", {**sidecar, WEIGHTS_KEY: digest})
-            if digest in written:
-                _link_file(written[digest], path)
-            else:
-                write_bytes(path, content)
-        written[digest] = path
-    with writing(folder):
-        sync_folder(folder)
-
-
-def drop_last(folder: Path) -> None:
-    """Remove the last checkpoint of a run that has ended, unless it is the best one, of which it is a link.
-
-    Raises as `load` where the best one is not whole.
-    """
-    load_weights(folder, "best")
-    digests = [read_record(folder / f"{name}.json").get("sha256") for name in kept_by(folder)]
-    if len({*digests}) == len(digests):
-        remove(folder, "last")
 
 
 def remove(folder: Path, name: str) -> None:
@@ -296,12 +249,12 @@ def remove(folder: Path, name: str) -> None:
 def link(folder: Path, source: str, target: str) -> None:
     """Make checkpoint `target` the same as `source`, by hard links where the file system has them."""
     for suffix in (".safetensors", ".json"):
-        _link_file(folder / f"{source}{suffix}", folder / f"{target}{suffix}")
+        link_file(folder / f"{source}{suffix}", folder / f"{target}{suffix}")
     with writing(folder):
         sync_folder(folder)
 
 
-def _link_file(source: Path, target: Path) -> None:
+def link_file(source: Path, target: Path) -> None:
     """Replace a file by another of its folder: a hard link where the file system has them, else a copy."""
     temporary = target.with_name(f".{target.name}.tmp")
     with writing(target):

@@ -73,6 +73,8 @@ class Saver:
             self.save(stack, members, "checkpoint")
             return
         best = [e for e in members if stack.progress[e].best_step == stack.step]
+        for e in best:  # first: training/memory.py counts one such copy
+            self._best.pop(run_id(stack.members[e]), None)
         for state in self._copies(stack, best):
             self._best[run_id(state.config)] = state, self._saving(state.config, "best")
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from isoloss.errors import ConfigError, StoreError
-from isoloss.execution import growing
+from isoloss.execution import placement
 from isoloss.execution.executor import Inline, NullListener
 from isoloss.execution.study import RunOptions, run_study
 from isoloss.report.study_report import write_report
@@ -174,14 +174,14 @@ def test_the_precision_of_the_first_start_stays(
     study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(study(), tmp_path)
-    monkeypatch.setattr(growing, "resolve_precision", lambda name, device: name)
+    monkeypatch.setattr(placement, "resolve_precision", lambda name, device: name)
     results, new, _ = trained(study(seeds=(1, 2)), tmp_path, RunOptions(device="cpu", precision="auto"))
     assert new == 1 and {config.precision for config in results.configs} == {"fp32"}
 
     def lacks(*_: Any) -> str:
         raise ConfigError("this CPU has no bf16")
 
-    monkeypatch.setattr(growing, "resolve_precision", lacks)
+    monkeypatch.setattr(placement, "resolve_precision", lacks)
     with pytest.raises(ConfigError, match="was started in fp32, which this machine does not have"):
         trained(study(), tmp_path, RunOptions(device="cpu", precision="auto"))
 

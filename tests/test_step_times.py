@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,16 +53,16 @@ def test_on_cuda_replays_are_timed_at_the_planned_width(monkeypatch: pytest.Monk
     """Warm-up and capture are not; a run's step is its share. Here of a CPU, whose steps are not captured."""
     taken, clock = list[tuple[int, int]](), [0.0]
 
-    def take(stepper: Any, n: int) -> None:
+    def take(stepper: Any, n: int) -> Any:
         taken.append((len(stepper._stack.members), n))
         clock[0] += 100.0 if len(taken) == 1 else 0.06 * n
+        return SimpleNamespace(read=lambda: None)
 
     monkeypatch.setattr(step_times.Stepper, "take", take)
     monkeypatch.setattr(step_times.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(step_times, "stack", lambda members, device, kernels: stack(members, torch.device("cpu")))
     config = RunConfig(**VALUES, block_size=16, init_seed=1, data_seed=2)  # pyright: ignore[reportArgumentType]
-    times = step_times.StepTimes(torch.device("cuda", 0), False, lambda config: 3)
-    assert times(config) == pytest.approx(0.02)
+    assert step_times.step_time_s(config, torch.device("cuda", 0), compiled=False, width=3) == pytest.approx(0.02)
     assert taken == [(3, 4), *[(3, 20)] * 5]
 
 

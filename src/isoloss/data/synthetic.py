@@ -9,10 +9,6 @@ from string import printable
 
 import numpy as np
 
-from isoloss.data.grammar import GrammarSource
-from isoloss.data.hidden_markov import HiddenMarkovSource
-from isoloss.data.hierarchy import HierarchySource
-from isoloss.data.markov import MarkovSource
 from isoloss.data.sources import Source
 from isoloss.errors import StoreError
 from isoloss.files import cache_dir, read_record, sha256_bytes, sha256_file, write_atomically, write_record
@@ -29,6 +25,11 @@ CHARACTERS = printable[:MAX_SYMBOLS]
 @lru_cache(maxsize=2)
 def source_named(name: str) -> Source:
     """The source of a text by the text's name. Raises ConfigError."""
+    from isoloss.data.grammar import GrammarSource  # these load scipy, which no other text needs
+    from isoloss.data.hidden_markov import HiddenMarkovSource
+    from isoloss.data.hierarchy import HierarchySource
+    from isoloss.data.markov import MarkovSource
+
     match synthetic_named(name):
         case Markov() as stated:
             return MarkovSource(stated)

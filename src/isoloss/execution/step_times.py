@@ -21,6 +21,7 @@ from isoloss.spawning import in_another_process
 from isoloss.store.layout import StudyPaths
 from isoloss.store.records import STEP_TIMES, read_checked
 from isoloss.study.config import RunConfig
+from isoloss.study.parts import SETTINGS
 from isoloss.study.study_faults import too_large
 from isoloss.training.backend import kernels_for
 from isoloss.training.device import is_out_of_memory
@@ -68,7 +69,7 @@ class StepTimes:
                 measure = partial(in_another_process, step_time_s) if apart else step_time_s
                 self.measured[key] = measure(config, self.device, compiled=self.compiled, width=width)
             except Exception as error:
-                own = [value for value in (config.norm, config.mlp, config.optimizer) if "@" in value]
+                own = [value for setting in SETTINGS if "@" in (value := getattr(config, setting))]
                 if not own or isinstance(error, IsolossError):
                     raise
                 why = str(error).partition("\n")[0]

@@ -15,7 +15,7 @@ import polars as pl
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import path_exists, read_checksummed, read_record, reading, write_bytes
 from isoloss.store.layout import RunPaths, StudyPaths
-from isoloss.store.opening import open_study, recorded_tokenizers, records_of
+from isoloss.store.opening import facts_in, open_study, recorded_tokenizers, records_of
 from isoloss.store.outcome import MAX_POINTS, Curves, curves, eval_columns, measure, measured, steps_to
 from isoloss.store.records import START, ByPosition, OneSourceRecord, ThinnedEvals, ThinnedSteps, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
@@ -23,7 +23,7 @@ from isoloss.store.spreadsheet import csv_text
 from isoloss.store.true_losses import read_true_losses, windows_scored
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig, recorded_config
-from isoloss.study.datasets import Dataset, compared_loss, datasets_in
+from isoloss.study.datasets import Dataset, compared_loss, dataset_of, datasets_in
 from isoloss.study.identity import by_run_id, run_id
 from isoloss.study.repeats import epochs, unique_tokens
 from isoloss.study.study import Study
@@ -182,6 +182,13 @@ class StudyResults:
             raise StoreError(f"{self.paths.tokenizer} has no tokenizer {wanted.tokenizer}")
         return {**(known.get(wanted) or named[0])}
 
+    def _facts_of(self, config: RunConfig) -> DataFacts:
+        """What is known of the text of a run, also of one that was set aside with its text or tokenizer."""
+        dataset = dataset_of(config)
+        if dataset in self.study.datasets or not (record := recorded_tokenizers(self.paths).get(dataset)):
+            return self.facts
+        return facts_in(record)
+
     @cached_property
     def true_losses(self) -> dict[str, OneSourceRecord]:
         """What is known of the sources of synthetic texts, by the text's SHA-256, or "" where there is one text."""
@@ -232,8 +239,8 @@ class StudyResults:
             "params_non_embedding": compute.params_non_embedding(config),
             "params_approx": compute.params_approx(config),
             "train_tokens": compute.train_tokens(config),
-            "unique_tokens": unique_tokens(config, self.facts),
-            "epochs": epochs(config, self.facts),
+            "unique_tokens": unique_tokens(config, self._facts_of(config)),
+            "epochs": epochs(config, self._facts_of(config)),
             "train_flops": compute.train_flops(config),
             **columns,
             **target,

@@ -33,6 +33,10 @@ VAL_SHARE = 0.1
 LINE_END = "\n"
 """What files of a list, and rows, end in where no document_separator is stated."""
 MAX_SEPARATOR = 100
+EXPECTED = (
+    "expected a known name, a path, a list of them, {files: …, field: …}, {synthetic: markov, …} or "
+    "{mix: {a.txt: 0.7, …}}"
+)
 
 
 @dataclass(frozen=True)
@@ -206,34 +210,14 @@ def corpus_of(value: Any) -> Corpus:
     """The corpus that a study states: a text, a list of them, or a mixture. Raises ConfigError."""
     if isinstance(value, str):
         value = value.strip()
-    if is_synthetic(value):
-        return synthetic_named(value).name
     if isinstance(value, Mixture):
         return value
-    if isinstance(value, dict) and "mix" in value:
-        entries = cast("dict[str, Any]", value)
-        if len(entries) > 1:
-            raise ConfigError(f"unknown key '{next(key for key in entries if key != 'mix')}' beside mix")
-        return mixture_of(entries["mix"], corpus_of)
-    if isinstance(value, dict) and "synthetic" in value:
-        return synthetic_of(cast("dict[str, Any]", value)).name
-    if isinstance(value, dict) and "files" in value:
-        return as_corpus(row_files_of(cast("dict[str, Any]", value)))
-    if isinstance(value, dict) and "tokens" in value and "synthetic" not in value:
-        return token_files_of(cast("dict[str, Any]", value))
-    if isinstance(value, dict) and "dataset" in value:
-        return hub_dataset_of(cast("dict[str, Any]", value)).name
-    if is_hub_dataset(value):
-        return hub_dataset_named(value).name
-    if is_pattern(value):
-        pattern_and_field(value)
+    if isinstance(value, dict):
+        return _described(cast("dict[str, Any]", value))
     if isinstance(value, str) and value:
-        return value
+        return _spelled(value)
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
-        raise ConfigError(
-            "expected a known name, a path, a list of them, {files: …, field: …}, {synthetic: markov, …} or "
-            "{mix: {a.txt: 0.7, …}}"
-        )
+        raise ConfigError(EXPECTED)
     stated = cast("Sequence[Any]", value)
     raise_all(
         [
@@ -243,6 +227,34 @@ def corpus_of(value: Any) -> Corpus:
         ]
     )
     return as_corpus([cast("str", corpus_of(each)) for each in stated])
+
+
+def _described(value: dict[str, Any]) -> Corpus:
+    """A corpus that is stated by its parts."""
+    if "mix" in value:
+        if len(value) > 1:
+            raise ConfigError(f"unknown key '{next(key for key in value if key != 'mix')}' beside mix")
+        return mixture_of(value["mix"], corpus_of)
+    if "synthetic" in value:
+        return synthetic_of(value).name
+    if "files" in value:
+        return as_corpus(row_files_of(value))
+    if "tokens" in value:
+        return token_files_of(value)
+    if "dataset" in value:
+        return hub_dataset_of(value).name
+    raise ConfigError(EXPECTED)
+
+
+def _spelled(value: str) -> str:
+    """A corpus that is stated by its name, in the spelling that all of it has."""
+    if is_synthetic(value):
+        return synthetic_named(value).name
+    if is_hub_dataset(value):
+        return hub_dataset_named(value).name
+    if is_pattern(value):
+        pattern_and_field(value)
+    return value
 
 
 def corpora_of(value: Any) -> dict[str, Corpus]:

@@ -150,8 +150,15 @@ def test_a_text_of_its_own_validates_a_mixture_whole() -> None:
     with pytest.raises(ConfigError, match=r"'b\.txt' is in corpus and in val_corpus"):
         Study("s", MIX, val_corpus="b.txt")
     Path("copy.txt").write_bytes(Path("a.txt").read_bytes())
-    with pytest.raises(CorpusError, match="two of its corpora are the same text"):
-        prepare(Text(Mixture(("a.txt", "copy.txt"), (0.5, 0.5))))
+    twice = Mixture(("a.txt", "copy.txt"), (0.5, 0.5))
+    for read in (prepare, corpus_facts):
+        for text, said in (
+            (Text(twice), "two texts of a mixture are the same; state it once"),
+            (Text("c.txt", twice), "two texts of a mixture are the same; state it once"),
+            (Text(MIX, "copy.txt"), "what is trained on validates nothing"),
+        ):
+            with pytest.raises(CorpusError, match=said):
+                read(text, "char")
 
 
 @pytest.mark.usefixtures("folder")

@@ -316,7 +316,7 @@ def test_a_text_that_is_trained_on_validates_nothing(tmp_path: Path) -> None:
     for trained_on, val in ((folder, a), (a, f"{folder}/../texts/a.txt")):
         with pytest.raises(ConfigError, match="validates nothing"):
             Study("s", trained_on, val_corpus=val)
-    with pytest.raises(CorpusError, match="the same text"):
+    with pytest.raises(CorpusError, match="under another name: what is trained on validates nothing"):
         prepare(Text(a, copy))
 
 

@@ -22,7 +22,8 @@ CODE_POINTS = 0x110000
 class TextReader:
     """Reads a text, as often as it is iterated over: each piece with the number of its corpus.
 
-    `hashes` are the SHA-256 of the corpora that were read to their end last, `size` the bytes of all.
+    Raises CorpusError for what cannot be read, and where two corpora turn out to be the same text. `hashes` are the
+    SHA-256 of the corpora that were read to their end last, `size` the bytes of all.
     """
 
     def __init__(self, text: Text, *, offline: bool = False, say: Callable[[str], None] = lambda line: None) -> None:
@@ -39,6 +40,7 @@ class TextReader:
                 yield number, piece
             self.hashes.append(digest.hexdigest())
         self.size = size
+        self._check()
 
     @property
     def sha256(self) -> str:
@@ -49,11 +51,16 @@ class TextReader:
         """The same; reads the text for it."""
         for _ in self:
             pass
-        if len({*self.hashes}) < len(self.hashes):
-            found = "two of its corpora" if self.text.shares else "corpus and val_corpus"
-            without = "validates nothing" if not self.text.shares else "is to be stated once"
-            raise CorpusError(f"'{self.text.name}': {found} are the same text, which {without}")
         return self.sha256
+
+    def _check(self) -> None:
+        n_train = len(self.text.shares) or 1
+        train, val = self.hashes[:n_train], self.hashes[n_train:]
+        if not {*train}.isdisjoint(val):
+            text = "a text of corpus is one of val_corpus under another name: what is trained on validates nothing"
+            raise CorpusError(f"'{self.text.name}': {text}")
+        if len({*self.hashes}) < len(self.hashes):
+            raise CorpusError(f"'{self.text.name}': two texts of a mixture are the same; state it once")
 
 
 class _Characters:

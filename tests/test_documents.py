@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import torch
 from isoloss.cli import run_command_line, train
 from isoloss.data import corpus
 from isoloss.data.batches import exact_eval_starts, possible_starts, sampled_eval_starts, train_batch, windows
+from isoloss.data.corpus import Piece
+from isoloss.data.survey import TextReader
 from isoloss.data.tokens import Tokens, check_length, corpus_facts, open_tokens, prepare
 from isoloss.design.audit_settings import evaluated_blocks, settings_findings
 from isoloss.errors import ConfigError, CorpusError, StoreError
@@ -26,7 +30,9 @@ from isoloss.model import gpt
 from isoloss.report.chapters.method import method_chapter
 from isoloss.report.snapshot import take_snapshot
 from isoloss.store.tables import load_study
+from isoloss.study.compute import train_tokens
 from isoloss.study.identity import run_id
+from isoloss.study.repeats import epochs, unique_tokens
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, parse_study
 from isoloss.study.texts import Text
@@ -181,6 +187,9 @@ def test_documents_that_no_block_fits_into_are_left_out_and_said(make: Any) -> N
     share = lengths[lengths <= 64].sum() / lengths.sum()
     [found] = [each for each in settings_findings([config], facts, None) if each.code == "short_documents"]
     assert f"With block_size 64, {percent(share)} of the training tokens" in found.text
+    assert unique_tokens(config, facts) == lengths[lengths > 64].sum()
+    assert epochs(config, facts) == pytest.approx(train_tokens(config) / lengths[lengths > 64].sum())
+    assert unique_tokens(config, replace(facts, documents=None)) == lengths.sum()
     assert evaluated_blocks(config.model_copy(update={"eval_val_tokens": 0}), facts) == len(
         exact_eval_starts(prepare(divided()).layouts[1], 64)
     )

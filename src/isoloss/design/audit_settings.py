@@ -9,6 +9,7 @@ from isoloss.study.config import SEED_SETTINGS, SETTINGS, RunConfig
 from isoloss.study.datasets import compared_loss, dataset_of
 from isoloss.study.mixtures import kept_windows
 from isoloss.study.parametrization import scales
+from isoloss.study.repeats import readable
 from isoloss.study.schedules import decays, settings_read
 from isoloss.study.texts import DataFacts
 from isoloss.wording import between, counted, listed, of_runs, percent
@@ -151,12 +152,11 @@ def _short_documents(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[
     """Documents that no block fits into, where they hold more than MAX_LOST_SHARE of the tokens of training."""
 
     def lost(config: RunConfig) -> float:
-        lengths = [each for of_text in data.of(dataset_of(config)).documents_of(0) for each in of_text.items()]
-        short = sum(length * n for length, n in lengths if length <= config.block_size)
-        return short / max(1, sum(length * n for length, n in lengths))
+        read, all_tokens = readable(config, data), data.of(dataset_of(config)).train_tokens
+        return 1 - sum(read.lengths) / all_tokens if read and all_tokens else 0.0
 
     worst = max(configs, key=lost)
-    if data.of(dataset_of(worst)).documents is not None and lost(worst) > MAX_LOST_SHARE:
+    if lost(worst) > MAX_LOST_SHARE:
         yield Diagnostic(
             "short_documents",
             "limits",

@@ -5,7 +5,18 @@ from __future__ import annotations
 from isoloss.study.compute import train_tokens
 from isoloss.study.config import RunConfig
 from isoloss.study.datasets import dataset_of
+from isoloss.study.mixtures import Parts
 from isoloss.study.texts import DataFacts
+
+
+def readable(config: RunConfig, data: DataFacts) -> Parts | None:
+    """Tokens of the training split of each text, without documents that no block fits into; None if not known."""
+    of = data.of(dataset_of(config))
+    if of.train_tokens is None:
+        return None
+    longer = 0 if of.documents is None else config.block_size
+    lengths = [sum(length * n for length, n in each.items() if length > longer) for each in of.documents_of(0)]
+    return Parts(tuple(lengths), of.train_parts.shares if of.train_parts else (1.0,))
 
 
 def unique_tokens(config: RunConfig, data: DataFacts) -> int | None:
@@ -13,18 +24,17 @@ def unique_tokens(config: RunConfig, data: DataFacts) -> int | None:
 
     Of a mixture what it can have seen of each text: no more than it draws from it.
     """
-    of = data.of(dataset_of(config))
-    if of.train_parts is None:
-        return of.train_tokens
-    drawn = [round(train_tokens(config) * share) for share in of.train_parts.shares]
-    return sum(map(min, drawn, of.train_parts.lengths))
+    texts = readable(config, data)
+    if texts is None or len(texts.lengths) == 1:
+        return texts and texts.lengths[0]
+    drawn = [round(train_tokens(config) * share) for share in texts.shares]
+    return sum(map(min, drawn, texts.lengths))
 
 
 def epochs(config: RunConfig, data: DataFacts) -> float | None:
-    """Tokens that a run sees over those of its training split; of a mixture, of the text that is repeated most.
+    """Tokens that a run sees over those that it draws from; of a mixture, of the text that is repeated most.
 
     None where they are not known.
     """
-    of = data.of(dataset_of(config))
-    usable = of.train_parts.usable if of.train_parts else of.train_tokens
-    return train_tokens(config) / usable if usable else None
+    texts = readable(config, data)
+    return train_tokens(config) / texts.usable if texts and texts.usable else None

@@ -201,6 +201,19 @@ def test_documents_that_no_block_fits_into_are_left_out_and_said(make: Any) -> N
         check_length(make(block_size=64, eval="sliding", eval_stride=8), facts)
 
 
+@pytest.mark.parametrize("name", ["char", "byte", "bpe:300"])
+def test_a_text_that_grows_between_two_readings_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def growing(reader: TextReader) -> Iterator[tuple[int, Piece]]:
+        yield from original(reader)
+        with Path("a.txt").open("a") as stream:
+            stream.write("cab" + END)
+
+    original = TextReader.__iter__
+    monkeypatch.setattr(TextReader, "__iter__", growing)
+    with pytest.raises(CorpusError, match=r"'a\.txt' changed while it was read"):
+        prepare(divided(), name)
+
+
 @pytest.mark.parametrize("stated", ["''", "3", "[a]", "x" * 101])
 def test_a_separator_that_is_none_is_refused(stated: str) -> None:
     with pytest.raises(ConfigError, match=re.escape("s.yaml:2: document_separator")):

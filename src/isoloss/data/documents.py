@@ -73,13 +73,16 @@ def _places(pieces: Iterable[AnyStr], separator: AnyStr) -> Iterator[int]:
 def encode_documents(
     byte_level: ByteLevel, texts: Iterable[str], ends: Ends
 ) -> Iterator[tuple[NDArray[np.uint32], int]]:
-    """Tokens of a split that comes in pieces, each document by itself, in arrays; each with its document's number."""
+    """Tokens of a split that comes in pieces, each document by itself, in arrays; each with its document's number.
+
+    What comes after the last document is left out.
+    """
 
     def numbered() -> Iterator[tuple[int, str]]:
         number = place = 0
         for text in texts:
             first = 0
-            while first < len(text):
+            while first < len(text) and number < len(ends):
                 last = min(len(text), int(ends[number]) - place)
                 yield number, text[first:last]
                 number, first = number + (place + last == ends[number]), last

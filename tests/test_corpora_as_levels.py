@@ -92,6 +92,8 @@ def test_a_corpus_in_any_form_is_a_level_under_a_short_name() -> None:
     assert alone.text == Text(("b.txt", "c.txt"))
     twins = parse_study("name: s\nfactors: {corpus: [x/a.txt, y/a.txt]}\n", "s.yaml")
     assert twins.varied["corpus"] == ("a.txt", "y/a.txt")
+    outer = parse_study("name: s\nfactors: {corpus: [a.txt, x/a.txt]}\nexclude: [{corpus: a.txt}]\n", "s.yaml")
+    assert [text.corpus for text in outer.datasets.values()] == ["x/a.txt"]
     one = study.with_settings({"corpus": "b.txt + c.txt"})
     assert one.text == Text(("b.txt", "c.txt")) and not one.varied_texts
 
@@ -120,6 +122,14 @@ def test_levels_of_a_factor_are_found_beside_the_study_file(folder: Path, monkey
         ("val_corpus: a.txt\nfactors: {corpus: [a.txt, b.txt]}", "s.yaml:2: 'a.txt' is in corpus and in val_corpus"),
         ("corpora: {a: 3}", "s.yaml:2: corpora: a: expected a known name"),
         ("corpora: 3", "s.yaml:2: corpora=3: expected names"),
+        (
+            "factors: {corpus: [x/a.txt, a.txt]}",
+            "s.yaml:2: corpus: 'a.txt' and 'x/a.txt' are both called 'a.txt'; name them under corpora",
+        ),
+        (
+            "runs:\n- {corpus: x/a.txt, n_embd: 32}\n- {corpus: a.txt, n_embd: 64}",
+            "s.yaml:4: corpus: 'a.txt' and 'x/a.txt' are both called 'a.txt'; name them under corpora",
+        ),
         (
             "factors: {corpus: [a.txt, b.txt]}\nhypotheses:\n- {says: more, kind: effect, factor: corpus, "
             "direction: up, response: best_val_loss}",

@@ -35,11 +35,11 @@ def with_corpora_named(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     What a name stands for, where that is not the name itself, stands under `corpora` then. Of two corpora with the same
     short name the second is called by all of its own.
     """
-    known = _stated_names(values.get("corpora"))
-    errors: list[ConfigError] = []
+    stated = _stated_names(values.get("corpora"))
+    known, errors = dict(stated), list[ConfigError]()
 
     def called(value: Any, place: str) -> Any:
-        if isinstance(value, str) and value in known:
+        if isinstance(value, str) and value in (known if place.split()[0] in OF_LEVELS else stated):
             return value
         try:
             corpus = corpus_of(value)
@@ -54,6 +54,10 @@ def with_corpora_named(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[
         if found is None:
             short = short_name(corpus)
             found = corpus_name(corpus) if short in known else short
+            if found in known:
+                text = f"corpus: '{found}' and '{corpus_name(known[found])}' are both called '{found}'"
+                errors.append(ConfigError(f"{text}; name them under corpora", (place,)))
+                return repr(value)
             known[found] = corpus
         return found
 
@@ -71,6 +75,8 @@ def _stated_names(value: Any) -> dict[str, Corpus]:
 
 SECTIONS = ("factors", "paired", "runs", "exclude", "centre")
 """Keys of a study file under which corpora may be levels."""
+OF_LEVELS = ("exclude", "centre")
+"""Those of them in which a corpus is one that is a level elsewhere, and may be called as that is."""
 
 
 def _walked(value: Any, place: str, called: Called) -> Any:

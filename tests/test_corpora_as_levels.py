@@ -188,8 +188,10 @@ def test_each_run_trains_on_its_own_text(trained: StudyResults) -> None:
 
 def test_a_report_compares_corpora_by_the_byte_and_says_that_their_texts_differ(trained: StudyResults) -> None:
     snapshot = take_snapshot(trained)
-    effects = find(snapshot).effects
+    found = find(snapshot)
+    effects = found.effects
     assert isinstance(effects, Effects) and effects.response == "best_val_bpb"
+    assert not snapshot.curves.positions.is_empty() and found.positions is None
     assert [each.text for each in effects.cautions if each.code == "bits_per_byte"] == [PER_BYTE_OF_TEXTS]
     assert summary_columns(snapshot.done)["loss"] == "final_val_bpb"
     said = " ".join(method_chapter(snapshot).details)

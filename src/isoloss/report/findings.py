@@ -43,7 +43,7 @@ class Findings:
     scaling: ScalingResults | Diagnostic
     audit: list[Diagnostic]
     positions: PositionLosses | None
-    """None where no run has told, and of several tokenizers, whose positions are not the same."""
+    """None where no run has told, and where losses per token do not compare."""
 
 
 def find(snapshot: Snapshot) -> Findings:
@@ -71,7 +71,7 @@ def find(snapshot: Snapshot) -> Findings:
         _law(snapshot, compared),
         _audit(snapshot, effects),
         None
-        if len(study.tokenizers) > 1
+        if snapshot.compared_loss != "val_loss"
         else position_losses(snapshot.curves.positions, snapshot.done, snapshot.factors),
     )
 

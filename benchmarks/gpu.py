@@ -27,8 +27,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.peer import peers
 from benchmarks.timing import machine
 from isoloss.data.batches import train_batch
+from isoloss.data.token_files import Tokens
 from isoloss.data.tokenizer import Tokenizer
-from isoloss.data.tokens import Tokens
 from isoloss.store.run import RowWriter
 from isoloss.study.compute import evaluations, flops_per_token, tokens_per_step, train_flops
 from isoloss.study.config import RunConfig, make_config

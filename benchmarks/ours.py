@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 import torch
 
-from isoloss.data.tokens import Tokens, open_tokens
+from isoloss.data.token_files import Tokens, open_tokens
 from isoloss.study.config import RunConfig
 from isoloss.training import checkpoint
 from isoloss.training.backend import keep_freed_memory, kernels_for

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from isoloss.data.tokens import Tokens, prepare
+from isoloss.data.token_files import Tokens
+from isoloss.data.tokens import prepare
 from isoloss.study.config import RunConfig, make_config
 from tests.chromium import start_chromium
 

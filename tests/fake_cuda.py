@@ -23,8 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from isoloss.data.token_files import Tokens
 from isoloss.data.tokenizer import Tokenizer
-from isoloss.data.tokens import Tokens
 from isoloss.model import generate, gpt, operations
 from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Parameters

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.training.backend import kernels_for

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from isoloss.data import corpus
 from isoloss.data.batches import exact_eval_starts, train_batch, undivided
 from isoloss.data.known import KnownCorpus, Source
+from isoloss.data.token_files import open_tokens
 from isoloss.data.tokenizer import tokenizer_from_dict, train_tokenizer
-from isoloss.data.tokens import check_length, corpus_facts, open_tokens, prepare
+from isoloss.data.tokens import check_length, corpus_facts, prepare
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.files import sha256_bytes
 from isoloss.study.config import RunConfig

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.errors import ConfigError, DeviceLostError
 from isoloss.execution import processes, worker
 from isoloss.execution.context import TrainingContext

@@ -19,7 +19,8 @@ from isoloss.data import corpus
 from isoloss.data.batches import exact_eval_starts, possible_starts, sampled_eval_starts, train_batch, windows
 from isoloss.data.corpus import Piece
 from isoloss.data.survey import TextReader
-from isoloss.data.tokens import Tokens, check_length, corpus_facts, open_tokens, prepare
+from isoloss.data.token_files import Tokens, open_tokens
+from isoloss.data.tokens import check_length, corpus_facts, prepare
 from isoloss.design.audit_settings import evaluated_blocks, settings_findings
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.execution.executor import Inline

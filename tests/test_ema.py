@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
 from isoloss.execution.study import run_study

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.design.prefixes import TRAINING_FIELDS, alike_at_first
 from isoloss.errors import Interrupted
 from isoloss.execution import estimate

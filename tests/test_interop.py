@@ -16,8 +16,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from isoloss.data.batches import train_batch
+from isoloss.data.token_files import Tokens
 from isoloss.data.tokenizer import Tokenizer
-from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError, NumericsError, StoreError
 from isoloss.execution.export import export_run, gpt2_config, nanogpt_checkpoint, nanogpt_dataset
 from isoloss.files import write_record

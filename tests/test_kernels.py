@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from isoloss.data.batches import train_batch
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.errors import CompilerError
 from isoloss.model import gpt, library
 from isoloss.model.dropout import Dropout, Mask

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from isoloss.data.token_files import Tokens
 from isoloss.data.tokenizer import Tokenizer
-from isoloss.data.tokens import Tokens
 from isoloss.execution import width
 from isoloss.execution.options import RunOptions
 from isoloss.execution.width import MAX_MEMORY_SHARE, stack_width, widest, widths

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from isoloss.data.batches import Layout, exact_eval_starts, sampled_eval_starts, train_batch
-from isoloss.data.tokens import check_length, corpus_facts, open_tokens, prepare
+from isoloss.data.token_files import open_tokens
+from isoloss.data.tokens import check_length, corpus_facts, prepare
 from isoloss.errors import ConfigError, CorpusError, Interrupted, StoreError
 from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions

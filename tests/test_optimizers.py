@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.errors import ConfigError
 from isoloss.model.functions import Kernels
 from isoloss.model.native import Native

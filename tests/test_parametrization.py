@@ -16,7 +16,7 @@ import torch
 from isoloss.analysis.coordinates import coordinate_check
 from isoloss.cli import run_command_line
 from isoloss.data.batches import train_batch
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.errors import ConfigError
 from isoloss.model import gpt
 from isoloss.model.functions import Kernels

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from isoloss.data.batches import train_batch
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.study.config import RunConfig
 from tests.recording import Recording, recorded
 from tests.reference import reference_losses

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.errors import ConfigError
 from isoloss.model import gpt
 from isoloss.model.functions import Kernels

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from isoloss.cli import run_command_line
 from isoloss.cli.verbs import study_of
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.errors import ConfigError
 from isoloss.execution.executor import NullListener
 from isoloss.execution.options import RunOptions

@@ -17,7 +17,7 @@ from scipy import stats
 from isoloss.analysis.positions import position_losses
 from isoloss.cli.outcome import outcome
 from isoloss.data.batches import exact_eval_starts, sliding_starts
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
 from isoloss.execution.study import run_study

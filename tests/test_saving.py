@@ -10,7 +10,7 @@ from threading import Event, get_ident
 import pytest
 import torch
 
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.errors import StoreError
 from isoloss.execution.recorder import RunRecorder
 from isoloss.store.layout import RunPaths

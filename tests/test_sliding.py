@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from isoloss.data.batches import exact_eval_starts, sliding_starts, undivided
 from isoloss.data.synthetic import source_named
-from isoloss.data.tokens import Tokens, prepare
+from isoloss.data.token_files import Tokens
+from isoloss.data.tokens import prepare
 from isoloss.errors import ConfigError
 from isoloss.execution.estimate import plan_study
 from isoloss.execution.options import RunOptions

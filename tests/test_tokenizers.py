@@ -26,8 +26,9 @@ from isoloss.cli.status import status_as_text
 from isoloss.cli.tables import roles
 from isoloss.data import byte_level
 from isoloss.data.byte_level import ByteLevel
+from isoloss.data.token_files import open_tokens
 from isoloss.data.tokenizer import Tokenizer, token_dtype, train_tokenizer
-from isoloss.data.tokens import check_length, corpus_facts, open_tokens, prepare
+from isoloss.data.tokens import check_length, corpus_facts, prepare
 from isoloss.data.vocabularies import train_bpe
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.execution.executor import Inline

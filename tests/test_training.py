@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from isoloss.data.batches import exact_eval_starts, windows
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.errors import StoreError
 from isoloss.model import gpt
 from isoloss.study.config import RunConfig, recorded_config

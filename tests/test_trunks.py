@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.design.trunks import Fork, dependency_levels, forks, shared_flops
 from isoloss.errors import Interrupted
 from isoloss.execution.compacting import compact_run

@@ -17,7 +17,7 @@ import torch
 
 from isoloss.cli.outcome import conclude
 from isoloss.cli.run import run_and_report
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.errors import StoreError
 from isoloss.execution import policy, processes, recorder
 from isoloss.execution.context import TrainingContext

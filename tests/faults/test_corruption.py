@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from isoloss.data.tokens import open_tokens, prepare
+from isoloss.data.token_files import open_tokens
+from isoloss.data.tokens import prepare
 from isoloss.errors import IsolossError, NumericsError, StoreError
 from isoloss.files import read_checksummed, read_record
 from isoloss.store.run import verified_status

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from isoloss.data.tokens import Tokens, open_tokens
+from isoloss.data.token_files import Tokens, open_tokens
 from isoloss.errors import ConfigError, NumericsError, StoreError
 from isoloss.files import DIGEST, MAX_TEXT_BYTES, read_record, sha256_bytes, sha256_file, write_record
 from isoloss.model.parameters import layout_of

@@ -13,8 +13,8 @@ import numpy as np
 
 from isoloss.data.compressed import zstd
 from isoloss.data.ngram import MAX_BYTES, ngram_loss
+from isoloss.data.token_files import Tokens
 from isoloss.data.tokenizer import TokenArray, Tokenizer
-from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError
 from isoloss.files import read_record, write_record
 

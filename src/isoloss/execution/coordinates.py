@@ -9,7 +9,7 @@ import polars as pl
 import torch
 
 from isoloss.data.batches import exact_eval_starts
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.errors import ConfigError
 from isoloss.model import gpt
 from isoloss.model.functions import Kernels

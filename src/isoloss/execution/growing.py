@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.errors import ConfigError
 from isoloss.execution.options import RunOptions
 from isoloss.execution.placement import training_precision

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from isoloss.data.token_files import Tokens
 from isoloss.data.tokenizer import Tokenizer, token_dtype
-from isoloss.data.tokens import Tokens
 from isoloss.errors import ConfigError, IsolossError
 from isoloss.files import path_exists, write_record
 from isoloss.spawning import in_another_process

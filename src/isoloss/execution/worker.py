@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from isoloss.data.tokens import Tokens, open_tokens
+from isoloss.data.token_files import Tokens, open_tokens
 from isoloss.errors import DeviceLostError, InUseError, IsolossError, StoreError, UnreadableError
 from isoloss.execution.context import TrainingContext
 from isoloss.execution.first_evaluation import taking_over

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from isoloss.data.batches import exact_eval_starts, sliding_starts, windows
 from isoloss.data.sources import Source
 from isoloss.data.synthetic import CHARACTERS, source_named
+from isoloss.data.token_files import Tokens
 from isoloss.data.tokenizer import Tokenizer
-from isoloss.data.tokens import Tokens
 from isoloss.errors import StoreError, UnreadableError
 from isoloss.files import path_exists, write_record
 from isoloss.store.layout import StudyPaths

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isoloss.data.batches import Layout, exact_eval_starts, sampled_eval_starts, sliding_starts
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.model import gpt
 from isoloss.model.parameters import Parameters
 from isoloss.study.config import RunConfig

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from isoloss.data.tokens import Tokens
+from isoloss.data.token_files import Tokens
 from isoloss.study.compute import flops_per_token, tokens_per_step
 from isoloss.study.config import RunConfig
 from isoloss.study.schedules import learning_rate

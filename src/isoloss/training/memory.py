@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from isoloss.data.token_files import Tokens
 from isoloss.data.tokenizer import Tokenizer, token_dtype
-from isoloss.data.tokens import Tokens
 from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Parameters, layout_of
 from isoloss.study.config import RunConfig

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from isoloss.data.tokens import FORMAT_VERSION, open_tokens
+from isoloss.data.token_files import FORMAT_VERSION, open_tokens
 from isoloss.errors import IsolossError, printable
 from isoloss.files import sha256_bytes
 from tests.faults.fuzz.false_values import insert_false_values

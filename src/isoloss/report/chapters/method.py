@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from isoloss.report.chapter import Chapter
+from isoloss.report.chapters.data import corpus_in_words, data_in_words
 from isoloss.report.chapters.provenance import machine, states
 from isoloss.report.references import cited, references_in
 from isoloss.report.snapshot import Snapshot
@@ -15,12 +16,8 @@ from isoloss.report.table import Column, Table
 from isoloss.store.records import CONTINUES_FROM, FIRST_EVALUATION
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig
-from isoloss.study.datasets import Dataset, per_byte_notes
-from isoloss.study.mixtures import Mixture
 from isoloss.study.schedules import decays
-from isoloss.study.texts import VAL_SHARE, Corpus, Text, corpus_name, corpus_names
-from isoloss.study.tokenizer_names import bpe_size
-from isoloss.wording import between, count, counted, duration, level, listed, loss, of_runs, percent, si
+from isoloss.wording import between, count, counted, duration, level, listed, of_runs, si
 
 SETTING_COLUMNS = (Column("setting", "setting"), Column("value", "value", width=50), Column("from", "stated as"))
 MAX_LEVELS = 12
@@ -32,7 +29,7 @@ def method_chapter(snapshot: Snapshot) -> Chapter:
     """Data, model, training, evaluation, runs and machine of a study, and all its settings."""
     stated = [*snapshot.study.varied, *snapshot.study.base]
     default = [name for name in SETTINGS if name not in stated]
-    parts = (_data, _model, _training, _evaluation, _runs, _machine)
+    parts = (data_in_words, _model, _training, _evaluation, _runs, _machine)
     return Chapter(
         "method",
         "Data and method",
@@ -58,87 +55,10 @@ def _in_short(snapshot: Snapshot) -> str:
     sizes, tokens = _range(snapshot, compute.params_total, si), _range(snapshot, compute.train_tokens, si)
     runs = counted(snapshot.study.size, "run")
     texts = dict.fromkeys(
-        dataset.corpus if snapshot.study.varied_texts else _in_words(text.corpus)
+        dataset.corpus if snapshot.study.varied_texts else corpus_in_words(text.corpus)
         for dataset, text in snapshot.study.datasets.items()
     )
     return f"{runs} of a GPT with {sizes} parameters, each on {tokens} tokens of {' or '.join(texts)}."
-
-
-def _data(snapshot: Snapshot) -> Iterator[str]:
-    study = snapshot.study
-    texts: dict[Text, Dataset] = {}
-    for dataset, text in study.datasets.items():
-        texts.setdefault(text, dataset)
-    for text, dataset in texts.items():
-        yield from _text(snapshot, text, dataset, several=len(texts) > 1)
-    yield from _separated(study.document_separator)
-    yield from _tokens(snapshot)
-    yield from per_byte_notes(study.datasets)
-    for sha256, true in snapshot.results.true_losses.items():
-        ends = "" if true["low"] == true["high"] else f", 95% interval {loss(true['low'])} to {loss(true['high'])}"
-        losses = listed(f"{loss(value)} ({windows})" for windows, value in true["true_val_loss"].items())
-        of = f"text with SHA-256 {sha256[:16]}…" if sha256 else "text"
-        yield (
-            f"The entropy rate of the {of}'s source is {loss(true['entropy_rate'])} nats a character "
-            f"({true['method']}{ends}); on validation windows, each alone, it loses {losses or 'an unknown amount'}."
-        )
-
-
-def _text(snapshot: Snapshot, text: Text, dataset: Dataset, *, several: bool) -> Iterator[str]:
-    """What of a text is for training, and what for validation."""
-    study, known = snapshot.study, snapshot.results.tokenizer(dataset)
-    source = f" {cited('karpathy2015')}" if text.corpus == "tinyshakespeare" else ""
-    hashes = known.get("text_sha256", [known.get("corpus_sha256")])
-    n = len(text.shares) or 1
-    sha256, of_val = listed(hashes[:n]), hashes[n:]
-    names = _in_words(text.corpus)
-    if text.shares:
-        names = f"a mixture: each row of a batch is drawn from one of its texts, {names}"
-    called = f" ({dataset.corpus})" if several and names != dataset.corpus else ""
-    yield f"{'One' if several else 'The'} corpus{called} is {names}{source}, SHA-256 {sha256}."
-    train, val = known.get("train_tokens"), known.get("val_tokens")
-    if text.val_corpus is not None:
-        yield (
-            f"All of it, {count(train)} tokens, is for training; for validation are {count(val)} tokens of "
-            f"{_in_words(text.val_corpus)}, SHA-256 {listed(of_val)}; there is no test split."
-        )
-    elif train and val and text.shares:
-        yield (
-            f"The first {percent(1 - (text.val_share or VAL_SHARE))} of each, {count(train)} tokens in all, is for "
-            f"training. Of the rest {count(val)} tokens are for validation, in the same shares; there is no test split."
-        )
-    elif train and val:
-        of = f" with {dataset.tokenizer}" if len(study.tokenizers) > 1 else ""
-        yield (
-            f"The first {percent(1 - (text.val_share or VAL_SHARE))} of the text, {count(train)} tokens{of}, is for "
-            f"training, and the rest, {count(val)} tokens, for validation; there is no test split."
-        )
-
-
-def _separated(separator: str | None) -> Iterator[str]:
-    if separator is not None:
-        yield f"Each document ends in {separator!r}. Blocks lie within one; one no longer than a block is never read."
-
-
-def _in_words(corpus: Corpus) -> str:
-    """A corpus with all its names; of a mixture with their shares."""
-    if not isinstance(corpus, Mixture):
-        return listed(corpus_names(corpus))
-    parts = zip(corpus.corpora, corpus.shares, strict=True)
-    return listed(f"{percent(share)} {corpus_name(each)}" for each, share in parts)
-
-
-def _tokens(snapshot: Snapshot) -> Iterator[str]:
-    study, facts = snapshot.study, snapshot.results.facts
-    kinds = {"char": "characters", "byte": "bytes", "gpt2": f"those of GPT-2 {cited('radford2019')}"}
-    for name in study.tokenizers:
-        unit = f"those of a byte-level BPE {cited('sennrich2016')} trained on the training split"
-        at = f"with {name} " if len(study.tokenizers) > 1 else ""
-        sizes = {each.corpus: count(facts.of(each).vocab_size) for each in study.datasets if each.tokenizer == name}
-        vocabulary = f"a vocabulary of {next(iter(sizes.values()))}"
-        if len({*sizes.values()}) > 1:
-            vocabulary = f"vocabularies of {listed(f'{size} ({corpus})' for corpus, size in sizes.items())}"
-        yield f"Its tokens are {at}{kinds.get(name, unit if bpe_size(name) else name)}, with {vocabulary}."
 
 
 OPTIMIZERS = {

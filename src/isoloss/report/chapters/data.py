@@ -47,18 +47,18 @@ def _text(snapshot: Snapshot, text: Text, dataset: Dataset, *, several: bool) ->
     called = f" ({dataset.corpus})" if several and names != dataset.corpus else ""
     yield f"{'One' if several else 'The'} corpus{called} is {names}{source}, SHA-256 {sha256}."
     train, val = known.get("train_tokens"), known.get("val_tokens")
+    of = f" with {dataset.tokenizer}" if len(study.tokenizers) > 1 else ""
     if text.val_corpus is not None:
         yield (
-            f"All of it, {count(train)} tokens, is for training; for validation are {count(val)} tokens of "
+            f"All of it, {count(train)} tokens{of}, is for training; for validation are {count(val)} tokens of "
             f"{corpus_in_words(text.val_corpus)}, SHA-256 {listed(of_val)}; there is no test split."
         )
     elif train and val and text.shares:
         yield (
-            f"The first {percent(1 - (text.val_share or VAL_SHARE))} of each, {count(train)} tokens in all, is for "
+            f"The first {percent(1 - (text.val_share or VAL_SHARE))} of each, {count(train)} tokens{of} in all, is for "
             f"training. Of the rest {count(val)} tokens are for validation, in the same shares; there is no test split."
         )
     elif train and val:
-        of = f" with {dataset.tokenizer}" if len(study.tokenizers) > 1 else ""
         yield (
             f"The first {percent(1 - (text.val_share or VAL_SHARE))} of the text, {count(train)} tokens{of}, is for "
             f"training, and the rest, {count(val)} tokens, for validation; there is no test split."

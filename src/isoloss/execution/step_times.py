@@ -21,7 +21,7 @@ from isoloss.spawning import in_another_process
 from isoloss.store.layout import StudyPaths
 from isoloss.store.records import STEP_TIMES, read_checked
 from isoloss.study.config import RunConfig
-from isoloss.study.study import too_large
+from isoloss.study.study_faults import too_large
 from isoloss.training.backend import kernels_for
 from isoloss.training.device import is_out_of_memory
 from isoloss.training.distributed import Ranks

@@ -43,7 +43,8 @@ from isoloss.store.tables import StudyResults, ranked_runs, write_summary
 from isoloss.study.compute import checkpoint_bytes, disk_bytes, train_flops, training_memory_bytes
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
-from isoloss.study.study import Study, too_large
+from isoloss.study.study import Study
+from isoloss.study.study_faults import too_large
 from isoloss.study.texts import ANY_DATA, joined_facts
 from isoloss.training.backend import compiled_kernels, triton_kernels
 from isoloss.training.device import available_cores, machine_memory_bytes, resolve_devices

@@ -19,7 +19,7 @@ from isoloss.store.tables import StudyResults
 from isoloss.study.compute import training_memory_bytes
 from isoloss.study.config import RunConfig, shape_key
 from isoloss.study.identity import run_id
-from isoloss.study.study import too_large
+from isoloss.study.study_faults import too_large
 from isoloss.study.texts import DataFacts
 from isoloss.training.device import resolve_devices
 from isoloss.training.gpus import gpu

@@ -10,17 +10,17 @@ from typing import Any
 
 from isoloss.errors import MAX_COUNTED, ConfigError, collect, raise_all
 from isoloss.study.budgets import Budgets, StepTime
-from isoloss.study.cell_faults import cell_faults, setting_faults
 from isoloss.study.cells import Cell, Cells, Design, Range, Scalar, Tuned
 from isoloss.study.compute import training_memory_bytes
 from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, TEXTS, RunConfig, is_whole, make_config
 from isoloss.study.corpus_levels import StatedTexts
-from isoloss.study.datasets import PER_TOKEN, Dataset, compared_loss, dataset_of
+from isoloss.study.datasets import Dataset, dataset_of
 from isoloss.study.formula import with_formulas_computed
-from isoloss.study.hypotheses import EffectStated, Hypothesis, RatioStated
+from isoloss.study.hypotheses import Hypothesis
 from isoloss.study.identity import run_id
-from isoloss.study.schema import FIRST_SEED, MAX_RUNS, Order, stated_faults
+from isoloss.study.schema import FIRST_SEED, MAX_RUNS, Order
 from isoloss.study.stated_hypotheses import hypothesis_faults
+from isoloss.study.study_faults import same_run, study_faults, too_large
 from isoloss.study.synonyms import nearest
 from isoloss.study.texts import ANY_DATA, Corpus, DataFacts, Text, corpus_of
 from isoloss.study.tokenizer_names import FILE, TokenizerName, bpe_size
@@ -67,47 +67,13 @@ class Study:
     """Bytes that its directory may take; no part of any run's identity."""
 
     def __post_init__(self) -> None:
-        faults = [*itertools.islice(self._faults(), MAX_COUNTED)]
+        faults = [*itertools.islice(study_faults(self), MAX_COUNTED)]
         if not any(fault.fields[:1] == ("factors",) for fault in faults) and len(faults) < MAX_COUNTED:
             faults += self._faults_between_settings(faults)
         raise_all(faults)
-        raise_all([fault for text in {*self.datasets.values()} for fault in text.faults()])
+        raise_all([fault for text in dict.fromkeys(self.datasets.values()) for fault in text.faults()])
         for number, hypothesis in enumerate(self.hypotheses, 1):  # levels that no cell is left with
             raise_all([*hypothesis_faults(hypothesis, number, self.varied, target=self.target)])
-
-    def _faults(self) -> Iterator[ConfigError]:
-        """What is wrong with each part alone; `fields` begins with the place in a study file."""
-        alone = ("name", "corpus", "val_corpus", "val_share", "document_separator", "tokenizer", "target", "order")
-        alone = (*alone, "disk", "seeds")
-        stated = {key: value for key in alone if (value := getattr(self, key)) is not None}
-        yield from stated_faults({**stated, "corpora": dict(self.corpora)})
-        yield from self.text.faults() if not self.varied_texts else ()
-        for key, value in self.base.items():
-            yield from setting_faults("base", key, value, formula=True)
-        yield from cell_faults(self.cells, self.base)
-        levels = {name: self.stated.get(name, ())[:2] or (None,) for name in Dataset._fields}
-        cells = [dict(zip(levels, cell, strict=True)) for cell in itertools.product(*levels.values())]
-        named = [{name: level for name, level in cell.items() if level is not None} for cell in cells]
-        per_byte = compared_loss(map(self._texts.dataset, named)) == "val_bpb"
-        if self.target is not None and per_byte:
-            text = "target is a loss per token, which does not compare between tokenizers or texts; leave it out"
-            yield ConfigError(text, ("target",))
-        for number, hypothesis in enumerate(self.hypotheses):
-            if per_byte and (factor := _compares_per_token(hypothesis)):
-                between = "tokenizers" if factor == "tokenizer" else "texts"
-                text = f"losses per token do not compare between {between}; state best_val_bpb or final_val_bpb"
-                yield ConfigError(text, (f"hypotheses {number} response", f"hypotheses {number}"))
-        if self.budgets is not None:
-            yield from self.budgets.faults()
-            if self.states("max_iters"):
-                text = "max_iters follows from budgets; state it there or in budgets, not in both"
-                yield ConfigError(text, ("base max_iters", "factors max_iters", "budgets"))
-        combinations = self.cells.combinations * len(self.seeds) * (len(self.budgets.levels) if self.budgets else 1)
-        if combinations > MAX_RUNS:
-            text = f"the study has {combinations:,} runs, the limit is {MAX_RUNS:,}; take levels out"
-            yield ConfigError(text, ("factors",))
-        for number, hypothesis in enumerate(self.hypotheses, 1):
-            yield from hypothesis_faults(hypothesis, number, self.stated, target=self.target)
 
     def _faults_between_settings(self, faults: Sequence[ConfigError]) -> Iterator[ConfigError]:
         """What is wrong between the settings that have no fault of their own."""
@@ -141,12 +107,13 @@ class Study:
     @property
     def varied_texts(self) -> tuple[str, ...]:
         """Columns that say which text a run has: none where all have one."""
-        return self._texts.columns
+        return self.stated_texts.columns
 
     @cached_property
     def datasets(self) -> dict[Dataset, Text]:
         """The texts and tokenizers that its runs have, in their order."""
-        return {dataset: self._texts.of(dataset) for dataset in map(self._texts.dataset, self.cells.expand())}
+        texts = self.stated_texts
+        return {dataset: texts.of(dataset) for dataset in map(texts.dataset, self.cells.expand())}
 
     def named(self, dataset: Dataset) -> str:
         """What tells a text and a tokenizer from the others of the study, in words."""
@@ -154,7 +121,8 @@ class Study:
         return ", ".join(part for part, every in parts if part and len({*every}) > 1)
 
     @cached_property
-    def _texts(self) -> StatedTexts:
+    def stated_texts(self) -> StatedTexts:
+        """Its texts by the names that levels have."""
         tokenizer = str(self.base.get("tokenizer", self.tokenizer))
         return StatedTexts(self.text, tokenizer, self.corpora, frozenset({*TEXTS} & self.stated.keys()))
 
@@ -234,7 +202,7 @@ class Study:
         seen: dict[str, RunConfig] = {}
         for cell in cells:
             if (other := seen.setdefault(run_id(cell), cell)) is not cell:
-                raise _same_run(other, cell)
+                raise same_run(other, cell)
         for seed in self.seeds:
             make_config({**dict(cells[0]), "seed": seed})
         if others and self.stated_seeds:
@@ -289,7 +257,7 @@ class Study:
         errors: list[ConfigError] = []
         for cell in cells:
             try:
-                dataset = self._texts.dataset(cell)
+                dataset = self.stated_texts.dataset(cell)
                 of = data.of(dataset)
                 vocabulary = {"vocab_size": bpe_size(dataset.tokenizer) or of.vocab_size}
                 known = {"corpus": dataset.corpus, "val_corpus": dataset.val_corpus, "corpus_sha256": of.sha256}
@@ -354,30 +322,3 @@ def _within_split(config: RunConfig, val_tokens: int | None) -> RunConfig:
 def _as_in_runs(setting: str, level: Scalar) -> Scalar:
     """A level of a setting as a run's configuration has it."""
     return float(level) if type(level) is int and not is_whole(setting) else level
-
-
-def _compares_per_token(hypothesis: Hypothesis) -> str | None:
-    """The factor, where tokenizers or texts are held against each other by a loss per token that is stated."""
-    if not isinstance(hypothesis, EffectStated | RatioStated) or hypothesis.factor not in Dataset._fields:
-        return None
-    stated = "response" in hypothesis.model_fields_set and hypothesis.response in PER_TOKEN
-    return hypothesis.factor if stated else None
-
-
-def _same_run(one: RunConfig, other: RunConfig) -> ConfigError:
-    """The error of two cells whose runs compute the same."""
-    unread = [name for name, value in one if value != getattr(other, name)]
-    if not unread:
-        return ConfigError("two cells of the study define the same run; take the repeated level out", ("factors",))
-    cells = " and ".join(", ".join(f"{name}={getattr(cell, name)}" for name in unread) for cell in (one, other))
-    text = f"two cells define the same run: what it computes does not depend on {listed(unread)} ({cells})"
-    return ConfigError(
-        f"{text}; leave one of them out, by exclude", (*(f"factors {name}" for name in unread), "factors")
-    )
-
-
-def too_large(config: RunConfig, why: str) -> ConfigError:
-    """The error of a run whose size is why it cannot be trained."""
-    sizes = ("n_layer", "n_embd", "block_size", "batch_size")
-    stated = ", ".join(f"{name}={getattr(config, name)}" for name in sizes)
-    return ConfigError(f"a run of {stated} {why}; take a smaller one", sizes)

@@ -258,7 +258,7 @@ def test_both_splits_of_a_mixture_are_evaluated_in_its_shares(monkeypatch: pytes
     """A loss of 1 for each character that one text alone has: 11 of 13 there. A fifth of all text is its."""
     tokens = prepare(Text(Mixture(("a.txt", "b.txt"), (0.25, 0.75))))
     costs_V = torch.tensor([float(character in "ÄÖÜANDTHEN\n") for character in tokens.tokenizer.characters])
-    monkeypatch.setattr(evaluate.gpt, "loss", lambda _, __, blocks: costs_V[blocks[..., 1:]].mean((1, 2)))
+    monkeypatch.setattr(evaluate.gpt, "loss", lambda _, __, blocks, *___: costs_V[blocks[..., 1:]].mean((1, 2)))
     settings = {**TINY, "eval": mode, "eval_iters": 40, "eval_train_tokens": 800, "eval_val_tokens": 0}
     [config] = Study("s", "x", base=settings).expand(tokens.facts)
     stacked = stack([initial_state(config)], torch.device("cpu"))
@@ -303,7 +303,7 @@ def test_a_mixture_counts_repeats_of_the_text_that_is_repeated_most() -> None:
     assert epochs(config, facts) == pytest.approx(1600 / 585, rel=1e-3)
     assert unique_tokens(config, facts) == 1600 + 585
     assert dataset_of(config).corpus == "0.5 a.txt + 0.5 b.txt"
-    with pytest.raises(CorpusError, match=r"val split of '0\.5 a\.txt .* has 65 tokens, block_size=65 needs"):
+    with pytest.raises(CorpusError, match=r"val split of a text of '0\.5 a\.txt .* has 65 tokens, block_size=65 needs"):
         check_length(config.model_copy(update={"block_size": 65}), facts)
     check_length(config.model_copy(update={"block_size": 64}), facts)
 

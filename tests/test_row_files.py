@@ -184,6 +184,7 @@ def test_a_row_of_parquet_may_not_be_endless(monkeypatch: pytest.MonkeyPatch) ->
         ("corpus: {files: [], field: text}", "s.yaml:2: corpus: expected {files:"),
         ("corpus: {files: a.jsonl, field: text, x: 1}", "s.yaml:2: corpus: expected {files:"),
         ('corpus: "files:a.jsonl"', "'files:a.jsonl' names no field; write files:a.jsonl,field=NAME"),
+        ('corpus: "tokens: "', "'tokens:' names no file; write tokens:PATH"),
         ('corpus: [a.txt, "files:a.jsonl"]', "'files:a.jsonl' is without ,field=NAME, which says what is read"),
         ('corpus: {files: "*.jsonl", field: text}\nval_corpus: {files: a.jsonl, field: text}', "validates nothing"),
     ],

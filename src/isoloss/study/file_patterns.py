@@ -70,7 +70,9 @@ def row_files_of(value: Mapping[str, Any]) -> tuple[str, ...]:
 
 def pattern_and_field(name: str) -> tuple[str, str]:
     """The parts of a name; shards have no field. Raises ConfigError where there are none."""
-    if name.startswith(TOKENS) and name != TOKENS:
+    if name.startswith(TOKENS):
+        if name == TOKENS:
+            raise ConfigError(f"'{name}' names no file; write {TOKENS}PATH, or a pattern such as {TOKENS}data/*.bin")
         return name.removeprefix(TOKENS), ""
     pattern, _, field = name.removeprefix(PREFIX).rpartition(FIELD)
     if not pattern or not field:

@@ -134,7 +134,10 @@ def test_a_study_that_takes_nothing_more_is_why_runs_fail(
     options = RunOptions(device="cpu", compile="off", stack=2, scratch=tmp_path / "disk")
     with pytest.raises(AllFailedError, match="No space left on device"):
         run_study(two, tmp_path / "out", options, executor=Inline())
-    assert not list((tmp_path / "disk").iterdir())
+    kept = sorted((tmp_path / "disk").glob("isoloss-*/runs/*"))
+    assert len(kept) == 2 and all((folder / "last.safetensors").exists() for folder in kept)
+    reasons = [load_study(tmp_path / "out").status(folder.name).reason for folder in kept]
+    assert all(f"what was trained stays in {kept[0].parents[1]}" in reason for reason in reasons)
 
 
 def test_a_run_that_cannot_be_copied_fails_alone(two: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -24,7 +25,9 @@ from isoloss.study.identity import run_id
 
 
 def train_placed(context: TrainingContext, stack: Stack, emit: Emit, should_stop: Callable[[], bool]) -> None:
-    """Train a stack in a folder of context.scratch that is removed after it, or where that is None in the study.
+    """Train a stack in a folder of context.scratch, or where that is None in the study.
+
+    The folder is removed after it, unless the study could not take what is in it: the reason of the run says where.
 
     The runs' locks in the study are held meanwhile, so what another process writes is not copied. Where that cannot be
     done the runs fail with the reason. Raises DeviceLostError as train_stack does.
@@ -59,8 +62,9 @@ def _train_on_scratch(
     held: ExitStack,
 ) -> None:
     with writing(scratch):
-        folder = tempfile.TemporaryDirectory(dir=scratch, prefix="isoloss-", ignore_cleanup_errors=True)
-    there, copied = StudyPaths(Path(held.enter_context(folder))), list[RunConfig]()
+        folder = Path(tempfile.mkdtemp(dir=scratch, prefix="isoloss-"))
+    there, copied, not_moved = StudyPaths(folder), list[RunConfig](), set[str]()
+    held.callback(lambda: not_moved or shutil.rmtree(folder, ignore_errors=True))
     for config in stack:
         run = context.study.run(run_id(config))
         try:
@@ -77,7 +81,11 @@ def _train_on_scratch(
 
     def moved(event: Event) -> None:
         if event.kind != "running":
-            move_in(there.run(event.run_id), context.study.run(event.run_id))
+            try:
+                move_in(there.run(event.run_id), context.study.run(event.run_id))
+            except StoreError as error:
+                not_moved.add(event.run_id)
+                raise StoreError(f"{error}; what was trained stays in {folder}") from error
         emit(event)
 
     if copied:

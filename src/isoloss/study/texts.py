@@ -223,11 +223,11 @@ def corpus_of(value: Any) -> Corpus:
         return token_files_of(cast("dict[str, Any]", value))
     if isinstance(value, dict) and "dataset" in value:
         return hub_dataset_of(cast("dict[str, Any]", value)).name
-    if is_hub_dataset(value):
-        return hub_dataset_named(value).name
-    if is_pattern(value):
-        pattern_and_field(value)
     if isinstance(value, str) and value:
+        if is_hub_dataset(value):
+            return hub_dataset_named(value).name
+        if is_pattern(value):
+            pattern_and_field(value)
         return value
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
         raise ConfigError(

@@ -183,7 +183,7 @@ def test_a_study_keeps_its_documents_apart_from_end_to_end(folder: Path, monkeyp
 
 def test_documents_that_no_block_fits_into_are_left_out_and_said(make: Any) -> None:
     facts = corpus_facts(divided(), "char")
-    config = make(block_size=64, vocab_size=facts.vocab_size)
+    config = make(block_size=64, vocab_size=facts.vocab_size, corpus_sha256=facts.sha256)
     lengths = prepare(divided()).layouts[0].lengths_D
     share = lengths[lengths <= 64].sum() / lengths.sum()
     [found] = [each for each in settings_findings([config], facts, None) if each.code == "short_documents"]

@@ -425,6 +425,8 @@ def test_a_study_may_gain_a_tokenizer(compared: StudyResults, tmp_path: Path) ->
     study = replace(compared.study, factors={"tokenizer": ("byte", "bpe:280")})
     grown = run_study(study, tmp_path / "out", ON_A_CPU, executor=Inline(Ranks()))
     assert grown.summary()["status"].to_list() == ["done"] * 4 and len(grown.set_aside) == 4
+    assert grown.summary()["unique_tokens"].null_count() == 0
+    assert grown.summary_of_set_aside()["unique_tokens"].null_count() == 4
     assert {run_id(config) for config in grown.configs} & {run_id(config) for config in compared.configs}
     byte, bpe = grown.study.datasets
     assert load_study(grown.paths.folder).facts.of(byte).vocab_size == 256

@@ -10,9 +10,14 @@ from isoloss.study.texts import DataFacts
 
 
 def readable(config: RunConfig, data: DataFacts) -> Parts | None:
-    """Tokens of the training split of each text, without documents that no block fits into; None if not known."""
-    of = data.of(dataset_of(config))
-    if of.train_tokens is None:
+    """Tokens of the training split of each text, without documents that no block fits into.
+
+    None where they are not known, as of a run that was set aside with its text or tokenizer.
+    """
+    of = data.others.get(dataset_of(config)) if data.others else data
+    if of is None or of.train_tokens is None:
+        return None
+    if (of.sha256, of.vocab_size) != (config.corpus_sha256, config.vocab_size):
         return None
     longer = 0 if of.documents is None else config.block_size
     lengths = [sum(length * n for length, n in each.items() if length > longer) for each in of.documents_of(0)]

@@ -228,6 +228,7 @@ def test_what_cannot_be_is_refused_in_a_line(
         "--slurm is for --on slurm": lambda: RunOptions(slurm="time=1"),
         "--slurm gpu: write NAME=VALUE,NAME=VALUE": lambda: RunOptions(on="slurm", slurm="gpu"),
         "--slurm job_name=mine: isoloss sets job-name itself": lambda: RunOptions(on="slurm", slurm="job_name=mine"),
+        "--slurm ntasks=2: isoloss sets ntasks itself": lambda: RunOptions(on="slurm", slurm="ntasks=2"),
         "--slurm a='b c': write NAME=VALUE": lambda: RunOptions(on="slurm", slurm="a='b c'"),
         "--device cuda:1: on a cluster write cuda or cpu": lambda: RunOptions(on="slurm", device="cuda:1"),
     }

@@ -13,8 +13,8 @@ from isoloss.errors import ConfigError
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 Compile = Literal["auto", "on", "off"]
 
-SET_BY_ISOLOSS = "array", "error", "job-name", "open-mode", "output", "signal"
-"""Options of sbatch by which a study's jobs are found again, and told of their time limit."""
+SET_BY_ISOLOSS = "array", "error", "job-name", "ntasks", "open-mode", "output", "signal"
+"""Options of sbatch by which a study's jobs are found again, told of their time limit, and train a stack once."""
 
 Count = Optional[int]  # noqa: UP045  (the command line's help would take twice as long to show `int | None`)
 

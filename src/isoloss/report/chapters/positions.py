@@ -61,14 +61,14 @@ def _tokens(each: PositionBin) -> str:
 def _answer(losses: PositionLosses) -> Iterator[str]:
     yield f"{_title(losses)}."
     found = losses.difference
-    if found is not None:
+    if found is not None and losses.factor == CONTEXT:
         value = found.difference
-        shown = ", as many as the shortest block shows," if losses.factor == CONTEXT else ""
         yield (
             f"With {found.configuration}, the loss after {_tokens(found.later)} tokens of context minus that after "
-            f"{_tokens(found.earlier)}{shown} is "
+            f"{_tokens(found.earlier)}, as many as the shortest block shows, is "
             f"{spelled_interval(value.value, value.low, value.high, 'difference')} nats "
-            f"({say.counted(value.n, 'run')})."
+            f"({say.counted(value.n, 'run')}); both are means over different tokens of the text, which this interval "
+            "over runs does not allow for."
         )
 
 

@@ -286,7 +286,8 @@ def test_a_study_records_the_true_loss_of_every_choice_of_windows(tmp_path: Path
     assert by_size[16] == first.summary()["true_val_loss"][0] < by_size[8]  # shorter windows show less
     assert (grown["final_val_loss"] > grown["true_val_loss"]).all()
     report = take_snapshot(load_study(tmp_path / "a"))
-    assert unpacked(explorer_data(report))["trueLosses"] == sorted(by_size.values())  # lines among the loss curves
+    lines = unpacked(explorer_data(report))["references"]["val_loss"]  # among the loss curves
+    assert [value for _, value, bound in lines if bound] == sorted(by_size.values())
     assert f"{by_size[8]:.4f} (block_size 8, eval_val_tokens 4096)" in " ".join(method_chapter(report).texts)
     (tmp_path / "a/true_losses.json").write_text('{"entropy_rate": 0.1}')
     assert "true_val_loss" not in load_study(tmp_path / "a").summary().columns  # damaged, so not used

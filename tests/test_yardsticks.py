@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from isoloss.cli.run import run_and_report
 from isoloss.data import ngram
 from isoloss.data import yardsticks as module
 from isoloss.data.ngram import FALLBACK, MAX_ORDER, bits_by_order, discounts, ngram_loss, probabilities
 from isoloss.data.synthetic import source_named
 from isoloss.data.tokens import prepare
-from isoloss.data.yardsticks import yardsticks
+from isoloss.data.yardsticks import COMPRESSORS, yardsticks
+from isoloss.execution.options import RunOptions
+from isoloss.report.chapters.answer import answer_chapter
+from isoloss.report.chapters.method import method_chapter
+from isoloss.report.loss_references import loss_references
+from isoloss.report.snapshot import take_snapshot
+from isoloss.store.merging import merge_studies
+from isoloss.store.tables import load_study
+from isoloss.study.mixtures import Mixture
+from isoloss.study.studyfile import parse_study
 from isoloss.study.texts import Text
+from tests.fake_studies import fake_study
 
 RNG = np.random.default_rng(0)
 VERSE = "the quick brown fox jumps over the lazy dog; the quicker the better\n" * 20
@@ -126,3 +139,57 @@ def test_what_has_read_the_training_split_knows_what_it_repeats(
     monkeypatch.setattr(module, "ngram_loss", lambda *_: pytest.fail("computed again"))
     monkeypatch.setattr(module, "_size", lambda *_: pytest.fail("computed again"))
     assert yardsticks(prepare(seen)) == found
+
+
+STUDY = """
+name: s
+corpus: {corpus}
+val_share: 0.5
+factors: {{tokenizer: [{tokenizers}]}}
+base: {{n_layer: 1, n_head: 1, n_embd: 8, block_size: 8, batch_size: 2, max_iters: 2, eval_interval: 1}}
+seeds: 1
+"""
+
+
+def trained(folder: Path, corpus: Path, tokenizers: str) -> None:
+    study = parse_study(STUDY.format(corpus=corpus, tokenizers=tokenizers), "s")
+    assert run_and_report(study, folder, RunOptions("cpu", compile="off", workers=1))
+
+
+def test_a_report_says_beside_its_losses_what_needs_no_neural_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, study = tmp_path / "verse.txt", tmp_path / "study"
+    corpus.write_text(VERSE)
+    trained(study, corpus, "char")
+    bits = yardsticks(prepare(Text(str(corpus), val_share=0.5)))
+    monkeypatch.setattr(module, "_size", lambda *_: pytest.fail("computed again"))
+    shutil.rmtree(prepare(Text(str(corpus), val_share=0.5)).folder)
+    trained(study, corpus, "char")
+    of_chars = take_snapshot(load_study(study))
+    row = of_chars.table.row(0, named=True)
+    grams = next(name for name in bits if name not in COMPRESSORS)
+    best = min(COMPRESSORS, key=lambda name: bits[name])
+    lines = {name: value for name, value, _ in loss_references(of_chars)["val_loss"]}
+    assert lines == pytest.approx({name: bits[name] * math.log(2) for name in (grams, best)})  # a byte a character
+    said = " ".join(answer_chapter(of_chars, []).texts)
+    assert f"{row['best_val_bpb']:.2f} bits per byte" in said and f"{best} {bits[best]:.2f}" in said
+    methods = " ".join(method_chapter(of_chars).texts)
+    assert all(f"{value:.3f}" in methods for value in bits.values())
+
+    monkeypatch.undo()
+    trained(tmp_path / "wider", corpus, "char, byte")
+    merge_studies([study, tmp_path / "wider"], tmp_path / "both")
+    of_both = loss_references(take_snapshot(load_study(tmp_path / "both")))
+    assert not of_both["val_loss"] and {value for _, value, _ in of_both["val_bpb"]} == {bits[grams], bits[best]}
+
+
+def test_none_of_a_mixture_nor_in_studies_that_have_none_recorded(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(VERSE)
+    (tmp_path / "b.txt").write_text(VERSE.upper())
+    mixed = Text(Mixture((str(tmp_path / "a.txt"), str(tmp_path / "b.txt")), (0.5, 0.5)))
+    assert not yardsticks(prepare(mixed))
+    fake_study(tmp_path / "old", parse_study("name: s\n", "s"), {})
+    old = take_snapshot(load_study(tmp_path / "old"))
+    assert loss_references(old) == {"val_loss": [], "val_bpb": []}
+    assert "neural" not in " ".join(answer_chapter(old, []).texts + method_chapter(old).texts)

@@ -17,7 +17,14 @@ from isoloss.execution.placement import training_precision
 from isoloss.execution.reuse import predecessors
 from isoloss.files import make_folder, path_exists, sha256_file, write_checksummed, write_record, write_text
 from isoloss.store.layout import StudyPaths
-from isoloss.store.opening import facts_in, read_study, recorded_facts, recorded_tokenizers, records_of
+from isoloss.store.opening import (
+    facts_in,
+    read_study,
+    recorded_facts,
+    recorded_tokenizers,
+    records_of,
+    write_tokenizers,
+)
 from isoloss.store.own_parts import keep_parts
 from isoloss.store.revisions import changes_between, revise
 from isoloss.store.run import create_run, read_status
@@ -126,8 +133,9 @@ def _record_tokenizers(results: StudyResults, tokens: Mapping[Dataset, Tokens], 
             write_text(path, byte_level.definition)
     if not tokens.keys() - records_of(results.study, known).keys():
         return
-    first, *others = {**{name: _as_record(results, name, each) for name, each in tokens.items()}, **known}.values()
-    write_record(results.paths.tokenizer, {**first, **({"others": others} if others else {})})
+    write_tokenizers(
+        results.paths, {**{name: _as_record(results, name, each) for name, each in tokens.items()}, **known}
+    )
 
 
 def _as_record(results: StudyResults, dataset: Dataset, tokens: Tokens) -> dict[str, Any]:

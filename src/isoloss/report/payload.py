@@ -25,6 +25,7 @@ from isoloss.analysis.levels import largest_difference, level_means
 from isoloss.analysis.roles import are_quantities
 from isoloss.report.chart import scripts
 from isoloss.report.colours import CATEGORIES
+from isoloss.report.loss_references import loss_references
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Table
 from isoloss.study import compute
@@ -67,7 +68,7 @@ def payload(snapshot: Snapshot, configurations: Table, runs: Table) -> str:
             "flops": [compute.tokens_per_step(config) * compute.flops_per_token(config) for config in configs],
         },
         "samples": _samples(snapshot, ids),
-        "trueLosses": _true_losses(snapshot),
+        "references": loss_references(snapshot),
         "curves": {name: header for name, (header, _) in sets.items()},
     }
     text = json.dumps(described, separators=(",", ":"), allow_nan=False).encode()
@@ -158,11 +159,6 @@ def _samples(snapshot: Snapshot, ids: Sequence[str]) -> Mapping[str, str]:
             samples[str(number)] = text[: min(MAX_SAMPLE, room)]
             room -= len(samples[str(number)])
     return samples
-
-
-def _true_losses(snapshot: Snapshot) -> list[float]:
-    """What the source of a synthetic text loses on each choice of validation windows."""
-    return sorted({loss for known in snapshot.results.true_losses.values() for loss in known["true_val_loss"].values()})
 
 
 def _curves(

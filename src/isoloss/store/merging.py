@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isoloss.errors import ConfigError, StoreError
-from isoloss.files import make_folder, path_exists, write_checksummed, write_record
+from isoloss.files import make_folder, path_exists, write_checksummed
 from isoloss.store.layout import RunPaths, StudyPaths
-from isoloss.store.opening import facts_in, recorded_tokenizers, records_of
+from isoloss.store.opening import facts_in, recorded_tokenizers, records_of, write_tokenizers
 from isoloss.store.own_parts import keep_parts
 from isoloss.store.owner import owned
 from isoloss.store.records import OneTokenizerRecord
@@ -119,8 +119,7 @@ def _copied(
         shutil.copyfile(provenance, paths.folder / f"provenance.{number}.json")
     for provenance in started[:1]:
         shutil.copyfile(provenance, paths.provenance)
-    first_record, *others = records.values()
-    write_record(paths.tokenizer, {**first_record, **({"others": others} if others else {})})
+    write_tokenizers(paths, records)
     keep_parts(paths.parts, results.configs)
     join_true_losses([each.paths for each in opened], paths)
     for each in opened:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from isoloss.errors import StoreError
-from isoloss.files import DIGEST, path_exists, read_checksummed, user_path
+from isoloss.files import DIGEST, path_exists, read_checksummed, user_path, write_record
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.own_parts import know_parts
@@ -43,6 +43,12 @@ def recorded_tokenizers(paths: StudyPaths) -> dict[Dataset, OneTokenizerRecord]:
     first = read_checked(TOKENIZER, paths.tokenizer)
     records = map(_alone, (first, *first.get("others", [])))
     return {Dataset(each["corpus"], each.get("val_corpus", ""), each["tokenizer"]): each for each in records}
+
+
+def write_tokenizers(paths: StudyPaths, records: Mapping[Dataset, Mapping[str, Any]]) -> None:
+    """Write tokenizer.json from what is known of each text and tokenizer. Raises StoreError."""
+    first, *others = records.values()
+    write_record(paths.tokenizer, {**first, **({"others": others} if others else {})})
 
 
 def records_of(study: Study, known: Mapping[Dataset, OneTokenizerRecord]) -> dict[Dataset, OneTokenizerRecord]:

@@ -168,6 +168,8 @@ class OneTokenizerRecord(TypedDict):
     val_parts: NotRequired[PartsOfText]
     documents: NotRequired[tuple[list[list[tuple[Count, Count]]], list[list[tuple[Count, Count]]]]]
     """Of training and of validation, for each text, lengths in tokens and how many documents have each."""
+    yardsticks: NotRequired[dict[str, FiniteFloat]]
+    """Bits a byte of validation by compressors and n-grams that have read the training split."""
 
 
 @with_config(extra="allow")

@@ -1,4 +1,4 @@
-"""The answer to the study's question in three plain sentences: what its page opens with."""
+"""The answer to the study's question in a few plain sentences: what its page opens with."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from typing import Any
 
 from isoloss.analysis.may_be_best import may_be_best
 from isoloss.report.chapter import Chapter
+from isoloss.report.loss_references import lowest_loss_in_bits
 from isoloss.report.snapshot import Snapshot
 from isoloss.wording import counted, listed, loss
 
 
 def answer_chapter(snapshot: Snapshot, others: Sequence[Chapter]) -> Chapter:
-    """What matters, in the first words of the `others`; the best configuration; and what limits both.
+    """What matters, in the first words of the `others`; the best configuration; what its loss is beside those of models
+    that only count; and what limits all this.
 
     `others` are the chapters whose first sentence answers the question, the most fitting first.
     """
     if snapshot.ranking.is_empty():
         return Chapter("answer", "Answer", list(_nothing_yet(snapshot)))
     first = others[0].answer[0] if others else ""
-    sentences = [first, *_best(snapshot), *_limit(snapshot)]
+    sentences = [first, *_best(snapshot), lowest_loss_in_bits(snapshot), *_limit(snapshot)]
     return Chapter("answer", "Answer", [sentence for sentence in sentences if sentence])
 
 

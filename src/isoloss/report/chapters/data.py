@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from isoloss.report.loss_references import yardsticks_in_words
 from isoloss.report.references import cited
 from isoloss.report.snapshot import Snapshot
 from isoloss.study.datasets import Dataset, per_byte_notes
@@ -63,6 +64,8 @@ def _text(snapshot: Snapshot, text: Text, dataset: Dataset, *, several: bool) ->
             f"The first {percent(1 - (text.val_share or VAL_SHARE))} of the text, {count(train)} tokens{of}, is for "
             f"training, and the rest, {count(val)} tokens, for validation; there is no test split."
         )
+    if told := yardsticks_in_words(snapshot, dataset):
+        yield told
 
 
 def _separated(separator: str | None) -> Iterator[str]:

@@ -125,15 +125,16 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
   frame.append(top);
   top.tabIndex = 0;
   top.setAttribute("role", "img");
-  let [lines, view, scales, size, hovered, whole, zoom, floors] = [[], {}, {}, {}, null, null, null, []];
+  let [lines, view, scales, size, hovered, whole, zoom, references] = [[], {}, {}, {}, null, null, null, []];
 
   function update(data, newView) {
     const axes = JSON.stringify([newView.quantity, newView.against, newView.logX, newView.logY]);
     if (axes !== view.axes) zoom = null;
     [view, hovered] = [{ ...newView, axes }, null];
     lines = makeLines(data, view).map((line) => ({ ...line, colour: colourOf(line) }));
-    floors = view.quantity === "val_loss" ? data.trueLosses : [];
-    whole = [extent(lines, "x", view.logX), extent([...lines, { y: floors }], "y", view.logY)];
+    references = data.references[view.quantity] ?? [];
+    const bounds = { y: references.filter(([, , bound]) => bound).map(([, value]) => value) };
+    whole = [extent(lines, "x", view.logX), extent([...lines, bounds], "y", view.logY)];
     draw();
   }
 
@@ -233,12 +234,12 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
   function grid(pen) {
     pen.fillStyle = ink("--grid");
     for (const tick of scales.y.ticks(6)) pen.fillRect(size.left, Math.round(scales.y(tick)), size.width - size.left - size.right, 1);
-    floors.forEach((floor) => floorLine(pen, floor));
+    references.forEach((reference) => referenceLine(pen, reference));
   }
 
-  /** What the source of a synthetic text loses itself: no line can go below. */
-  function floorLine(pen, floor) {
-    const [y, right] = [scales.y(floor), size.width - size.right];
+  /** What the source of a synthetic text loses itself, or what compressors and n-grams reach. */
+  function referenceLine(pen, [name, value]) {
+    const [y, right] = [scales.y(value), size.width - size.right];
     pen.save();
     pen.clip(inside());
     [pen.strokeStyle, pen.fillStyle] = [ink("--soft"), ink("--soft")];
@@ -248,7 +249,7 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
     pen.lineTo(right, y);
     pen.stroke();
     pen.textAlign = "left";
-    pen.fillText(`loss of the text's source: ${spell(floor)}`, size.left + 6, y - 5);
+    pen.fillText(`${name}: ${spell(value)}`, size.left + 6, y - 5);
     pen.restore();
   }
 

@@ -18,7 +18,8 @@ from isoloss.data.known import CORPORA
 from isoloss.data.survey import TextReader, facts_of, split_lengths, survey
 from isoloss.data.token_files import FORMAT_VERSION, Tokens, by_length, open_tokens
 from isoloss.data.tokenizer import TokenArray, Tokenizer, token_dtype
-from isoloss.data.vocabularies import MAX_TRAINING_CHARACTERS, TRAINING_RULE, read_vocabulary, vocabulary_of
+from isoloss.data.training_sample import training_sample
+from isoloss.data.vocabularies import TRAINING_RULE, read_vocabulary, vocabulary_of
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import cache_dir, sha256_file, user_path, write_bytes, write_record, write_text, writing
 from isoloss.locks import locked
@@ -119,14 +120,7 @@ def _made(reader: TextReader, name: str, offline: bool, say: Callable[[str], Non
     _, facts = survey(reader, "char")
 
     def training_text() -> Iterator[str]:
-        left = _train_lengths(facts)
-        most = [min(length, MAX_TRAINING_CHARACTERS // len(left)) for length in left]
-        for number, piece in reader:
-            if number < len(most):
-                yield piece.text[: max(0, most[number])]
-                most[number] -= len(piece.text)
-            if max(most) <= 0:
-                return
+        return training_sample(((number, piece.text) for number, piece in reader), _train_lengths(facts))
 
     if bpe_size(name):
         say(f"training {name} on the training split")

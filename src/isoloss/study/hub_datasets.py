@@ -11,6 +11,14 @@ from isoloss.errors import ConfigError
 
 DATASET = "dataset:"
 """A corpus whose name begins so is of the Hub: 'dataset:roneneldan/TinyStories,field=text,revision=…,split=train'."""
+KNOWN = {
+    "tinystories": {
+        "dataset": "roneneldan/TinyStories",
+        "revision": "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
+        "field": "text",
+    }
+}
+"""Datasets by a name of their own: the commit, of which all files' hashes are part, is what verifies them."""
 _WORD = r"^[^,=]+$"
 Word = Annotated[str, Field(pattern=_WORD)]
 

@@ -29,7 +29,7 @@ from isoloss.study.schema import StudyFile, read_study_file
 from isoloss.study.stated_hypotheses import hypothesis_values
 from isoloss.study.study import Scalar, Study
 from isoloss.study.synonyms import did_you_mean, meant, nearest
-from isoloss.study.texts import ANY_DATA, beside_folder, corpus_values
+from isoloss.study.texts import ANY_DATA, Corpus, beside_folder, corpus_of, corpus_values
 from isoloss.study.tokenizer_names import FILE
 
 KEYS = tuple(StudyFile.model_fields)
@@ -165,6 +165,17 @@ def parse_scalar(text: str, source: str) -> Scalar:
     if isinstance(value, Plain):
         return value
     raise ConfigError(f"{source}: expected one value, got {type(value).__name__}; lists belong under factors")
+
+
+def corpus_in_words(words: Sequence[str], source: str) -> Corpus:
+    """The corpus that options of a command line state: names, or one as a study file has it in braces.
+
+    Example: corpus_in_words(["{mix: {a.txt: 0.7, b.txt: 0.3}}"], "--corpus"). Raises ConfigError naming `source`.
+    """
+    try:
+        return corpus_of(read_yaml(words[0], source)[0] if [each[:1] for each in words] == ["{"] else [*words])
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {str(error).removeprefix(f'{source}:1: ')}") from error
 
 
 def dump_study(study: Study) -> str:

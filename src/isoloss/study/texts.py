@@ -23,7 +23,7 @@ from isoloss.study.file_patterns import (
     row_files_of,
     token_files_of,
 )
-from isoloss.study.hub_datasets import hub_dataset_named, hub_dataset_of, is_hub_dataset
+from isoloss.study.hub_datasets import KNOWN, hub_dataset_named, hub_dataset_of, is_hub_dataset
 from isoloss.study.mixtures import Mixture, Parts, Unmixed, mixture_of
 from isoloss.study.synthetic import is_synthetic, synthetic_named, synthetic_of
 
@@ -250,6 +250,8 @@ def _spelled(value: str) -> str:
     """A corpus that is stated by its name, in the spelling that all of it has."""
     if is_synthetic(value):
         return synthetic_named(value).name
+    if value in KNOWN:
+        return hub_dataset_of(KNOWN[value]).name
     if is_hub_dataset(value):
         return hub_dataset_named(value).name
     if is_pattern(value):

@@ -17,7 +17,7 @@ from isoloss.model import gpt, library
 from isoloss.model.dropout import Dropout, Mask
 from isoloss.model.functions import Kernels
 from isoloss.model.native import AddNorm, Gelu, Native
-from isoloss.model.native_attention import Attend, Softmax
+from isoloss.model.native_attention import Attend, Heads
 from isoloss.model.parameters import Gradients, Parameters, init_flat, layout_of
 from isoloss.randomness import keyed_bits, mix
 from isoloss.study.config import RunConfig
@@ -152,6 +152,45 @@ def test_the_hash_is_a_bijection_whose_every_bit_depends_on_every_bit() -> None:
     assert np.array_equal(torch_bits.numpy(), bits)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    ("T", "n_head", "n_kv_head", "D", "window"),
+    [(1, 1, 1, 1, 1), (5, 3, 3, 3, 5), (16, 2, 1, 16, 4), (17, 4, 2, 20, 17), (64, 4, 4, 32, 64), (70, 6, 2, 8, 33),
+     (130, 2, 2, 40, 1)],
+)  # fmt: skip
+def test_attention_is_that_of_its_formula(
+    dtype: torch.dtype, tolerance: float, T: int, n_head: int, n_kv_head: int, D: int, window: int
+) -> None:
+    """Of members with masks of their own, whatever the vectors' length leaves over; gradients too."""
+    E, B, width = 2, 3, n_head + 2 * n_kv_head
+    torch.manual_seed(0)
+    qkv_ExNxR = torch.randn(E, B * T, width * D).to(dtype)
+    grad_ExNxC = torch.randn(E, B * T, n_head * D).to(dtype)
+    rates = torch.tensor([0.0, 0.3], dtype=torch.float64)
+    limits_E = (rates * 2**32 - 2**31).to(torch.int32)
+    mask = Mask(torch.tensor([[1, 2], [3, 4]], dtype=torch.int32), limits_E, (1 / (1 - rates)).float(), first_row=5)
+
+    exact_ExNxR = qkv_ExNxR.double().requires_grad_()
+    heads_ExBxHxTxD = exact_ExNxR.view(E, B, T, width, D).transpose(2, 3)
+    q, k, v = heads_ExBxHxTxD.split((n_head, n_kv_head, n_kv_head), dim=2)
+    k, v = (each.repeat_interleave(n_head // n_kv_head, dim=2) for each in (k, v))
+    behind_TxT = torch.arange(T)[:, None] - torch.arange(T)
+    seen_TxT = (behind_TxT >= 0) & (behind_TxT < window)
+    scores = (q @ k.transpose(3, 4) * 0.4).masked_fill(~seen_TxT, float("-inf"))
+    dropped = torch.softmax(scores, -1) * mask.multipliers((B, n_head, T, T))
+    expected_ExNxC = (dropped @ v).transpose(2, 3).reshape(E, B * T, n_head * D)
+    expected_ExNxC.backward(grad_ExNxC.double())
+
+    attend = Attend(Native(dtype), [Heads(slice(0, 2), n_head, n_kv_head, mask, 0.4)], B, window)
+    found_ExNxC, found_ExNxR = attend.branch(qkv_ExNxR), attend.branch_backward(grad_ExNxC.clone())
+    assert exact_ExNxR.grad is not None
+    for found, expected in ((found_ExNxC, expected_ExNxC), (found_ExNxR, exact_ExNxR.grad)):
+        assert (found.double() - expected).abs().max() <= tolerance * expected.abs().max()
+    with torch.no_grad():
+        kept_nothing = Attend(Native(dtype), [Heads(slice(0, 2), n_head, n_kv_head, mask, 0.4)], B, window)
+        assert torch.equal(kept_nothing.branch(qkv_ExNxR), found_ExNxC)
+
+
 def test_kernels_are_exact_where_functions_are_delicate() -> None:
     x_N = torch.linspace(-30, 30, 100_001)
     gelu = Gelu(Native(torch.float32))
@@ -163,7 +202,7 @@ def test_kernels_are_exact_where_functions_are_delicate() -> None:
     assert (y_N - torch.nn.functional.gelu(x_N.double())).abs().max() < 2e-6
     assert (slope_N - exact_N.grad).abs().max() < 1e-6
     qkv_1x3x12 = torch.full((1, 3, 12), float("nan"))
-    attended = Attend([(slice(0, 1), 1, Softmax(Native(torch.float32), None, 1, 3, 0.5))]).branch(qkv_1x3x12)
+    attended = Attend(Native(torch.float32), [Heads(slice(0, 1), 1, 1, None, 0.5)], 1, 3).branch(qkv_1x3x12)
     assert attended[0, 2].isnan().all()  # a run that diverges has to be seen to
     lows = torch.tensor([[[float("nan"), float("inf"), 1.0 + 2**-9, 3.0]]])
     rounded = dropped(Native(torch.bfloat16), lows, None, 1)

@@ -1,4 +1,4 @@
-// What a training step does between its matrix products, fused and for one thread: norms, GELU, softmax, dropout, loss.
+// What a training step does between its matrix products, fused and for one thread: norms, GELU, attention, dropout, loss.
 //
 // Each function works on one member's row-major arrays and names its shapes. T is float or bf16; all arithmetic is fp32.
 // Loops are written for the compiler's vectoriser; `omp simd` alone allows sums to be reordered. parts/ says the
@@ -26,13 +26,15 @@ inline void store(bf16& to, float x) {  // round to nearest even; a NaN stays on
     to.bits = uint16_t(x == x ? rounded >> 16 : 0x7fc0);
 }
 
-// e^x for x <= 0, to 2 units in the last place: 2^n by the exponent bits, the rest by a polynomial.
-inline float exp_nonpositive(float x) {
+#include "vectors.hpp"
+
+// e^x for x <= 0, to 2 units in the last place: 2^n by the exponent bits, the rest by a polynomial. F is float or a vector.
+template <class F>
+inline F exp_nonpositive(F x) {
     x = x < -87.0f ? -87.0f : x;  // this way round a NaN stays one
-    const float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
+    const F shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    F p = 1.9875691500e-4f * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
@@ -65,8 +67,9 @@ struct Mask {
     Mask(const uint32_t* key, const uint32_t* limit_, const float* scale_)
         : key0(key ? key[0] : 0), key1(key ? key[1] : 0), limit(key ? *limit_ ^ 0x80000000u : 0), scale(key ? *scale_ : 1.0f) {}
     bool drops() const { return limit != 0; }
-    float operator()(uint32_t i) const {
-        uint32_t x = i ^ key0;
+    template <class U>  // uint32_t, or a vector of them
+    auto operator()(U i) const {
+        U x = i ^ key0;
         x = (x ^ (x >> 16)) * 0x7feb352du;
         x = ((x ^ (x >> 15)) ^ key1) * 0x846ca68bu;
         x ^= x >> 16;
@@ -183,18 +186,6 @@ void norm_backward(i64 N, i64 C, int centred, const T* grad, const float* x, con
     }
 }
 
-// [B, T, S, H, D] to [S, B, H, T, D] and back.
-template <class T>
-void split_heads(i64 B, i64 T_, i64 S, i64 H, i64 D, const T* from, T* to, bool back) {
-    for (i64 s = 0; s < S; s++)
-        for (i64 b = 0; b < B; b++)
-            for (i64 t = 0; t < T_; t++)
-                for (i64 h = 0; h < H; h++) {
-                    const i64 joined = (((b * T_ + t) * S + s) * H + h) * D, split = (((s * B + b) * H + h) * T_ + t) * D;
-                    std::memcpy(to + (back ? joined : split), from + (back ? split : joined), sizeof(T) * D);
-                }
-}
-
 // The first `heads` heads of each of N rows, `width` long, in place: each divided by its root mean square where `rstd` is
 // given, to keep the inverses, then rotated where `turn` is, which holds cosines and then sines, [T, D/2] each.
 template <class T>
@@ -254,75 +245,7 @@ void norm_rotate_backward(i64 N, i64 T_, i64 heads, i64 D, i64 width, const floa
     }
 }
 
-// Causal softmax of scores_GxTxT over the last `window` columns up to the diagonal; `dropped` is probs times the mask.
-// Elsewhere both are 0. L is T where the compiler knows it, which then keeps a row in registers, else 0.
-template <class T, i64 L>
-void softmax(i64 G, i64 T_, i64 window, const T* scores, float scale, T* probs, T* dropped, MASK) {
-    const Mask mask(key, limit, keep_scale);
-    const i64 length = L ? L : T_;
-    std::vector<float> row(length);
-    float fixed[L ? L : 1], *e = L ? fixed : row.data();
-    for (i64 r = 0; r < G * length; r++) {
-        const i64 last = r % length, before = last - window;
-        const T* in = scores + r * length;
-        T *p = probs + r * length, *d = dropped + r * length;
-        float top = -INFINITY, sum = 0;
-#pragma omp simd reduction(max : top)
-        for (i64 j = 0; j < length; j++) {
-            e[j] = j <= last && j > before ? load(in[j]) * scale : -INFINITY;
-            top = top < e[j] ? e[j] : top;
-        }
-#pragma omp simd reduction(+ : sum)
-        for (i64 j = 0; j < length; j++) {
-            const float value = exp_nonpositive(e[j] - top);
-            e[j] = j <= last && j > before ? value : 0.0f;
-            sum += e[j];
-        }
-        const float share = 1.0f / sum;
-        if (mask.drops()) {
-            const uint32_t at = uint32_t(first + r * length);
-#pragma omp simd
-            for (i64 j = 0; j < length; j++) {
-                store(p[j], e[j] * share);
-                store(d[j], e[j] * share * mask(at + uint32_t(j)));
-            }
-        } else {
-#pragma omp simd
-            for (i64 j = 0; j < length; j++) store(p[j], e[j] * share);
-            if (d != p) std::memcpy(d, p, sizeof(T) * length);  // another member of the stack drops
-        }
-    }
-}
-
-// grad holds d loss / d dropped on entry and d loss / d scores on return.
-template <class T, i64 L>
-void softmax_backward(i64 G, i64 T_, T* grad, const T* probs, float scale, MASK) {
-    const Mask mask(key, limit, keep_scale);
-    const i64 length = L ? L : T_;
-    std::vector<float> row(length);
-    float fixed[L ? L : 1], *g = L ? fixed : row.data();
-    for (i64 r = 0; r < G * length; r++) {
-        T* io = grad + r * length;
-        const T* p = probs + r * length;
-        const uint32_t at = uint32_t(first + r * length);
-        float sum = 0;
-        if (mask.drops()) {
-#pragma omp simd reduction(+ : sum)
-            for (i64 j = 0; j < length; j++) {
-                g[j] = load(io[j]) * mask(at + uint32_t(j));
-                sum += g[j] * load(p[j]);
-            }
-        } else {
-#pragma omp simd reduction(+ : sum)
-            for (i64 j = 0; j < length; j++) {
-                g[j] = load(io[j]);
-                sum += g[j] * load(p[j]);
-            }
-        }
-#pragma omp simd
-        for (i64 j = 0; j < length; j++) store(io[j], (g[j] - sum) * load(p[j]) * scale);
-    }
-}
+#include "attention.hpp"
 
 // y = GELU(x); with `slope`, GELU'(x) goes there, which may be x itself.
 template <class T>
@@ -452,9 +375,6 @@ void embed_backward_fp32(i64 B, i64 T, i64 C, const i64* tokens, const float* gr
         norm_backward<T>(N, C, centred, grad, x, mean, rstd, weight, grad_x, grad_weight, grad_bias, dropped, key, limit,  \
                          keep_scale, first);                                                                               \
     }                                                                                                                      \
-    void split_heads_##SUFFIX(i64 B, i64 T_, i64 S, i64 H, i64 D, const T* from, T* to, int back) {                        \
-        split_heads<T>(B, T_, S, H, D, from, to, back);                                                                    \
-    }                                                                                                                      \
     void norm_rotate_##SUFFIX(i64 N, i64 T_, i64 heads, i64 D, i64 width, const float* turn, T* x, float* rstd) {          \
         norm_rotate<T>(N, T_, heads, D, width, turn, x, rstd);                                                             \
     }                                                                                                                      \
@@ -464,13 +384,12 @@ void embed_backward_fp32(i64 B, i64 T, i64 C, const i64* tokens, const float* gr
     }                                                                                                                      \
     void swiglu_##SUFFIX(i64 N, i64 F, const T* x, T* y) { swiglu<T>(N, F, x, y); }                                        \
     void swiglu_backward_##SUFFIX(i64 N, i64 F, const T* grad, T* x) { swiglu_backward<T>(N, F, grad, x); }                \
-    void softmax_##SUFFIX(i64 G, i64 T_, i64 window, const T* scores, float scale, T* probs, T* dropped, MASK) {           \
-        const auto run = T_ == 64 ? softmax<T, 64> : softmax<T, 0>;                                                        \
-        run(G, T_, window, scores, scale, probs, dropped, key, limit, keep_scale, first);                                  \
+    void attend_##SUFFIX(i64 B, i64 T_, i64 H, i64 K, i64 D, i64 window, float scale, const T* qkv, T* out, T* probs, MASK) {\
+        attend<T>({B, T_, H, K, D, window}, scale, qkv, out, probs, key, limit, keep_scale, first);                        \
     }                                                                                                                      \
-    void softmax_backward_##SUFFIX(i64 G, i64 T_, T* grad, const T* probs, float scale, MASK) {                            \
-        const auto run = T_ == 64 ? softmax_backward<T, 64> : softmax_backward<T, 0>;                                      \
-        run(G, T_, grad, probs, scale, key, limit, keep_scale, first);                                                     \
+    void attend_backward_##SUFFIX(i64 B, i64 T_, i64 H, i64 K, i64 D, i64 window, float scale, const T* qkv, const T* probs,\
+                                  const T* grad, T* grad_qkv, MASK) {                                                      \
+        attend_backward<T>({B, T_, H, K, D, window}, scale, qkv, probs, grad, grad_qkv, key, limit, keep_scale, first);    \
     }                                                                                                                      \
     void gelu_##SUFFIX(i64 n, const T* x, T* y, T* slope) { gelu<T>(n, x, y, slope); }                                     \
     void multiply_##SUFFIX(i64 n, const T* slope, T* grad) { multiply<T>(n, slope, grad); }                                \

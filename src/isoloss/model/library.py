@@ -1,4 +1,4 @@
-"""The compiled library of kernels.cpp: built on first use, then loaded from the cache.
+"""The compiled library of kernels.cpp and what it includes: built on first use, then loaded from the cache.
 
 The system's compiler builds it for this processor; its name in the cache is a hash of source, flags, compiler and
 processor, so that a machine compiles it once.
@@ -19,7 +19,7 @@ import torch
 from isoloss.errors import CompilerError, StoreError
 from isoloss.files import cache_dir, sha256_bytes, write_atomically
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = tuple(map(Path(__file__).with_name, ("kernels.cpp", "vectors.hpp", "attention.hpp")))
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -42,11 +42,10 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "embed_backward": (_Int, _Int, _Int, _Pointer, _Pointer, *_MASK, _Pointer, _Pointer),
     "add_norm": (_Int, _Int, ctypes.c_int, _Pointer, _Pointer, *_MASK, *(6 * (_Pointer,))),
     "norm_backward": (_Int, _Int, ctypes.c_int, *(9 * (_Pointer,)), *_MASK),
-    "split_heads": (*(5 * (_Int,)), _Pointer, _Pointer, ctypes.c_int),
     "norm_rotate": (*(5 * (_Int,)), _Pointer, _Pointer, _Pointer),
     "norm_rotate_backward": (*(5 * (_Int,)), *(4 * (_Pointer,))),
-    "softmax": (_Int, _Int, _Int, _Pointer, _Float, _Pointer, _Pointer, *_MASK),
-    "softmax_backward": (_Int, _Int, _Pointer, _Pointer, _Float, *_MASK),
+    "attend": (*(6 * (_Int,)), _Float, _Pointer, _Pointer, _Pointer, *_MASK),
+    "attend_backward": (*(6 * (_Int,)), _Float, *(4 * (_Pointer,)), *_MASK),
     "gelu": (_Int, _Pointer, _Pointer, _Pointer),
     "multiply": (_Int, _Pointer, _Pointer),
     "swiglu": (_Int, _Int, _Pointer, _Pointer),
@@ -94,13 +93,14 @@ def _compiled() -> Path:
     """The library's path, compiled if need be."""
     compiler = cxx_compiler()
     flags = (*FLAGS, *_wide_vectors())
-    identity = [SOURCE.read_bytes(), " ".join(flags).encode(), _run([compiler, "--version"]).encode(), _processor()]
+    version = _run([compiler, "--version"])
+    identity = [*(path.read_bytes() for path in SOURCES), " ".join(flags).encode(), version.encode(), _processor()]
     path = cache_dir() / "kernels" / f"{sha256_bytes(bytes(1).join(identity))[:16]}.so"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _check_private(path.parent)
         if not path.is_file():
-            write_atomically(path, lambda temporary: _run([compiler, *flags, "-o", str(temporary), str(SOURCE)]))
+            write_atomically(path, lambda temporary: _run([compiler, *flags, "-o", str(temporary), str(SOURCES[0])]))
     except (OSError, StoreError) as error:
         raise CompilerError(f"cannot compile into {path.parent}: {error}") from error
     return path

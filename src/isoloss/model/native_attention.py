@@ -1,97 +1,74 @@
-"""Attention's fused operations: queries and keys normed and rotated, softmax under dropout, and the heads' products."""
-
-# pyright: reportIncompatibleMethodOverride=false, reportUnknownMemberType=false
-# (autograd Functions are declared with any arguments, and their context with none)
+"""Attention's fused operations: queries and keys normed and rotated, and attention itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from isoloss.model.dropout import Mask
 from isoloss.model.native import Native, at, mask_of
 from isoloss.model.operations import OnBranch
 
-
-class Kept(NamedTuple):
-    """What attention's backward pass needs; G is members, then sequences, then heads."""
-
-    q_GxTxD: Tensor
-    k_GxTxD: Tensor
-    v_GxTxD: Tensor
-    probs_GxTxT: Tensor
-    dropped_GxTxT: Tensor
+ROW_MULTIPLE = 16
+"""To so many elements rows of probabilities are padded, J, as vectors of theirs are read and written whole."""
 
 
-@dataclass(frozen=True)
-class Softmax:
-    """Attention's probabilities under dropout, for `n_rows` sequences of each member, over the last `window` tokens."""
+class Heads(NamedTuple):
+    """Members with as many heads of queries, and of keys and values; dropout's mask, and the scale of products."""
 
-    native: Native
+    members: slice
+    n_head: int
+    n_kv_head: int
     mask: Mask | None
-    n_rows: int
-    window: int
     scale: float
-
-    def attend(self, q_GxTxD: Tensor, k_GxTxD: Tensor, v_GxTxD: Tensor) -> tuple[Tensor, Kept]:
-        """The heads' outputs [G, T, D]."""
-        scores_GxTxT = torch.bmm(q_GxTxD, k_GxTxD.transpose(1, 2))
-        G, T, _ = scores_GxTxT.shape
-        probs_GxTxT = torch.empty_like(scores_GxTxT)
-        dropped_GxTxT = probs_GxTxT if self.mask is None else torch.empty_like(scores_GxTxT)
-        for e, part in enumerate(_by_member(self.mask, G)):
-            scores, probs, dropped = (each[part].data_ptr() for each in (scores_GxTxT, probs_GxTxT, dropped_GxTxT))
-            n, mask = part.stop - part.start, mask_of(self.mask, e, (part.stop - part.start) // self.n_rows * T * T)
-            self.native.call["softmax"](n, T, self.window, scores, self.scale, probs, dropped, *mask)
-        return torch.bmm(dropped_GxTxT, v_GxTxD), Kept(q_GxTxD, k_GxTxD, v_GxTxD, probs_GxTxT, dropped_GxTxT)
-
-    def attend_backward(self, grad_GxTxD: Tensor, kept: Kept) -> Tensor:
-        """Gradients of queries, keys and values, [3, G, T, D]."""
-        grad_qkv_3xGxTxD = torch.empty(3, *grad_GxTxD.shape, dtype=grad_GxTxD.dtype)
-        torch.bmm(kept.dropped_GxTxT.transpose(1, 2), grad_GxTxD, out=grad_qkv_3xGxTxD[2])
-        grad_GxTxT = torch.bmm(grad_GxTxD, kept.v_GxTxD.transpose(1, 2))
-        G, T, _ = grad_GxTxD.shape
-        for e, part in enumerate(_by_member(self.mask, G)):
-            grad, probs = grad_GxTxT[part].data_ptr(), kept.probs_GxTxT[part].data_ptr()
-            n, mask = part.stop - part.start, mask_of(self.mask, e, (part.stop - part.start) // self.n_rows * T * T)
-            self.native.call["softmax_backward"](n, T, grad, probs, self.scale, *mask)
-        torch.bmm(grad_GxTxT, kept.k_GxTxD, out=grad_qkv_3xGxTxD[0])
-        torch.bmm(grad_GxTxT.transpose(1, 2), kept.q_GxTxD, out=grad_qkv_3xGxTxD[1])
-        return grad_qkv_3xGxTxD
 
 
 class Attend(OnBranch):
-    """Attention whose queries and keys are as projected: from [E, N, 3C] to [E, N, C], by members of equal n_head."""
+    """Causal attention over the last `window` tokens: from rows of queries, keys and values [E, N, R] to [E, N, C].
 
-    def __init__(self, groups: Sequence[tuple[slice, int, Softmax]]) -> None:
-        self._groups = groups
-        self._native, self._n_rows = groups[0][2].native, groups[0][2].n_rows
-        self._kept: list[Kept] = []
+    N is `n_rows` sequences of T tokens.
+    """
 
-    def branch(self, qkv_ExNx3C: Tensor) -> Tensor:
+    def __init__(self, native: Native, groups: Sequence[Heads], n_rows: int, window: int) -> None:
+        self._native, self._groups, self._n_rows, self._window = native, groups, n_rows, window
+        self._keeps, self._probs = torch.is_grad_enabled(), list[Tensor]()
+
+    def branch(self, qkv_ExNxR: Tensor) -> Tensor:
         """The heads' outputs side by side."""
-        outputs: list[Tensor] = []
-        for members, n_head, softmax in self._groups:
-            part_ExNx3C = qkv_ExNx3C[members]
-            y_GxTxD, kept = softmax.attend(*_split(self._native, part_ExNx3C, self._n_rows, 3, n_head))
-            self._kept.append(kept)
-            outputs.append(_join(self._native, y_GxTxD[None], len(part_ExNx3C), self._n_rows, n_head))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        self._qkv_ExNxR = qkv_ExNxR
+        (E, N, R), T = qkv_ExNxR.shape, qkv_ExNxR.shape[1] // self._n_rows
+        first = self._groups[0]
+        C = R // (first.n_head + 2 * first.n_kv_head) * first.n_head
+        out_ExNxC = torch.empty(E, N, C, dtype=self._native.dtype)
+        for group in self._groups:
+            n_members = len(range(E)[group.members])
+            n_kept, J = n_members if self._keeps else 0, -(-T // ROW_MULTIPLE) * ROW_MULTIPLE
+            probs = torch.empty(n_kept, self._n_rows * group.n_head, T, J, dtype=out_ExNxC.dtype)
+            self._probs.append(probs)
+            for (shape, e, mask), n in zip(self._calls(group), range(n_members), strict=True):
+                kept = at(probs, n) if self._keeps else None
+                self._native.call["attend"](*shape, at(qkv_ExNxR, e), at(out_ExNxC, e), kept, *mask)
+        return out_ExNxC
 
     def branch_backward(self, grad_ExNxC: Tensor) -> Tensor:
         """The gradient of queries, keys and values."""
-        grads: list[Tensor] = []
-        for (members, n_head, softmax), kept in zip(self._groups, self._kept, strict=True):
-            part_ExNxC = grad_ExNxC[members]
-            [grad_GxTxD] = _split(self._native, part_ExNxC, self._n_rows, 1, n_head)
-            grad_qkv_3xGxTxD = softmax.attend_backward(grad_GxTxD, kept)
-            grads.append(_join(self._native, grad_qkv_3xGxTxD, len(part_ExNxC), self._n_rows, n_head))
-        return grads[0] if len(grads) == 1 else torch.cat(grads)
+        grad_ExNxC, grad_ExNxR = grad_ExNxC.contiguous(), torch.empty_like(self._qkv_ExNxR)
+        for group, probs_MxGxTxJ in zip(self._groups, self._probs, strict=True):
+            for n, (shape, e, mask) in enumerate(self._calls(group)):
+                arrays = at(self._qkv_ExNxR, e), at(probs_MxGxTxJ, n), at(grad_ExNxC, e), at(grad_ExNxR, e)
+                self._native.call["attend_backward"](*shape, *arrays, *mask)
+        return grad_ExNxR
+
+    def _calls(self, group: Heads) -> Iterator[tuple[tuple[Any, ...], int, tuple[Any, ...]]]:
+        """For each member the shape and scale, its number and its mask."""
+        E, N, R = self._qkv_ExNxR.shape
+        T, D = N // self._n_rows, R // (group.n_head + 2 * group.n_kv_head)
+        shape = self._n_rows, T, group.n_head, group.n_kv_head, D, self._window, group.scale
+        for n, e in enumerate(range(E)[group.members]):
+            yield shape, e, mask_of(group.mask, n, group.n_head * T * T)
 
 
 class NormRotate(OnBranch):
@@ -126,43 +103,3 @@ class NormRotate(OnBranch):
             n_members = len(range(E)[members])
             T = N if turn_2xTxD is None else turn_2xTxD.shape[1]
             yield (n_members * N, T, n_heads, D, R), at(turn_2xTxD, 0), n_heads, members
-
-
-class AttendPrepared(Function):
-    """Attention of queries and keys that plain torch has prepared, [G, T, D]."""
-
-    @staticmethod
-    def forward(ctx: Any, softmax: Softmax, q_GxTxD: Tensor, k_GxTxD: Tensor, v_GxTxD: Tensor) -> Tensor:
-        ctx.softmax = softmax
-        y_GxTxD, ctx.kept = softmax.attend(q_GxTxD, k_GxTxD, v_GxTxD)
-        return y_GxTxD
-
-    @staticmethod
-    def backward(ctx: Any, grad_GxTxD: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *ctx.softmax.attend_backward(grad_GxTxD.contiguous(), ctx.kept)
-
-
-def _split(native: Native, joined_ExNxSHD: Tensor, n_rows: int, n_parts: int, n_head: int) -> Tensor:
-    """From [E, B·T, S·H·D] to [S, E·B·H, T, D]."""
-    E, N, width = joined_ExNxSHD.shape
-    split_SxGxTxD = torch.empty(
-        n_parts, E * n_rows * n_head, N // n_rows, width // n_parts // n_head, dtype=native.dtype
-    )
-    arrays = joined_ExNxSHD.data_ptr(), split_SxGxTxD.data_ptr()
-    native.call["split_heads"](E * n_rows, N // n_rows, n_parts, n_head, split_SxGxTxD.shape[3], *arrays, False)
-    return split_SxGxTxD
-
-
-def _join(native: Native, split_SxGxTxD: Tensor, n_members: int, n_rows: int, n_head: int) -> Tensor:
-    """From [S, E·B·H, T, D] to [E, B·T, S·H·D]."""
-    S, _, T, D = split_SxGxTxD.shape
-    joined_ExNxSHD = torch.empty(n_members, n_rows * T, S * n_head * D, dtype=native.dtype)
-    arrays = split_SxGxTxD.data_ptr(), joined_ExNxSHD.data_ptr()
-    native.call["split_heads"](n_members * n_rows, T, S, n_head, D, *arrays, True)
-    return joined_ExNxSHD
-
-
-def _by_member(mask: Mask | None, length: int) -> list[slice]:
-    """A slice for each member of a mask, or one for all."""
-    n = 1 if mask is None else len(mask.limit_E)
-    return [slice(e * length // n, (e + 1) * length // n) for e in range(n)]

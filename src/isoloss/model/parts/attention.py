@@ -10,7 +10,7 @@ from torch import Tensor
 from isoloss.model.dropout import Mask
 from isoloss.model.functions import Step, dropped
 from isoloss.model.native import Native
-from isoloss.model.native_attention import Attend, AttendPrepared, NormRotate, Softmax
+from isoloss.model.native_attention import Attend, Heads, NormRotate
 from isoloss.model.parts import ForwardPass
 from isoloss.model.parts.norm import rms_norm
 from isoloss.model.parts.rotation import rotated
@@ -27,12 +27,12 @@ def attention(run: ForwardPass, block: int) -> list[Step]:
     enter, leave = run.linear(f"h.{block}.attn.c_attn"), run.linear(f"h.{block}.attn.c_proj")
     mask, groups, config = run.mask(3 * block + 1), run.head_groups, run.config
     prepare = _norm_rotate(run, run.kernels.native) if run.kernels.native else []
-    if run.kernels.native and config.n_kv_head is None and position_of(config.position).bias is None:
-        fused = [
-            (members, first.n_head, _softmax(run, run.kernels.native, mask and mask.of(members), scale))
+    if run.kernels.native and not run.read_before and position_of(config.position).bias is None:
+        heads = [
+            Heads(members, first.n_head, first.n_kv_head or first.n_head, mask and mask.of(members), scale)
             for members, first, scale in groups
         ]
-        return [enter, *prepare, Attend(fused), leave]
+        return [enter, *prepare, Attend(run.kernels.native, heads, run.n_rows, attended_length(config)), leave]
 
     plainly_projected = not (run.rotations or config.qk_norm or config.n_kv_head or run.read_before)
     if run.kernels.triton and plainly_projected and config.n_embd // min(c.n_head for c in run.members) <= MAX_TRITON_D:
@@ -97,9 +97,6 @@ def _attend(
     """Every query's mean of the values at and before it, by the softmax of its scaled products with their keys."""
     n_new, n_all, window = q_GxTxD.shape[1], k_GxTxD.shape[1], attended_length(run.config)
     bias_HxTxT = run.score_bias(n_head, n_all)
-    if run.kernels.native and bias_HxTxT is None:
-        softmax = _softmax(run, run.kernels.native, mask, scale)
-        return AttendPrepared.apply(softmax, q_GxTxD, k_GxTxD, v_GxTxD)  # type: ignore[return-value]
     ahead_TxT = torch.full((n_new, n_all), float("-inf"), device=q_GxTxD.device).triu(1 + n_all - n_new)
     if window < n_all:
         ahead_TxT = ahead_TxT + torch.full_like(ahead_TxT, float("-inf")).tril(n_all - n_new - window)
@@ -113,10 +110,6 @@ def _attend(
     probs_GxTxT = torch.softmax(scores_GxTxT, dim=-1, dtype=torch.float32)
     probs_GxTxT = dropped(probs_GxTxT, mask, (run.n_rows, n_head, n_new, n_all))
     return torch.bmm(probs_GxTxT.to(run.kernels.dtype), v_GxTxD)
-
-
-def _softmax(run: ForwardPass, native: Native, mask: Mask | None, scale: float) -> Softmax:
-    return Softmax(native, mask, run.n_rows, attended_length(run.config), scale)
 
 
 def _shared(x_GxTxD: Tensor, n_queries: int) -> Tensor:

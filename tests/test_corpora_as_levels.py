@@ -30,9 +30,9 @@ from isoloss.report.snapshot import take_snapshot
 from isoloss.store.merging import merge_studies
 from isoloss.store.revisions import revisions
 from isoloss.store.tables import StudyResults, load_study
-from isoloss.study.config import shape_key
 from isoloss.study.datasets import PER_BYTE, PER_BYTE_OF_TEXTS, Dataset, compared_loss, dataset_of
 from isoloss.study.identity import run_id
+from isoloss.study.stacking import shape_key
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, find_study, parse_study
 from isoloss.study.texts import ANY_DATA, Text, joined_facts

@@ -22,7 +22,8 @@ from isoloss.report.chapters.runs import runs_chapter
 from isoloss.report.page import render_page, render_section
 from isoloss.report.payload import MAX_SAMPLE, as_planes, payload
 from isoloss.report.snapshot import Snapshot, take_snapshot
-from isoloss.store.tables import StudyResults, ThinnedCurves
+from isoloss.store.curve_tables import ThinnedCurves
+from isoloss.store.tables import StudyResults
 from isoloss.study import compute
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id

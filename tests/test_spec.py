@@ -15,9 +15,10 @@ from isoloss.design.audit import audit
 from isoloss.errors import ConfigError, ConfigErrors
 from isoloss.model.parameters import layout_of
 from isoloss.study import compute
-from isoloss.study.config import ADDED_SETTINGS, SETTINGS, RunConfig, make_config, shape_key
+from isoloss.study.config import SETTINGS, RunConfig, make_config
 from isoloss.study.hypotheses import RESPONSES, ExponentStated, Hypothesis, RatioStated, SpikesStated
-from isoloss.study.identity import by_run_id, canonical, run_id
+from isoloss.study.identity import ADDED_SETTINGS, by_run_id, canonical, run_id
+from isoloss.study.stacking import shape_key
 from isoloss.study.stated_hypotheses import make_hypothesis
 from isoloss.study.study import Study
 from isoloss.study.studyfile import KEYS, builtin_studies, dump_study, find_study, parse_study

@@ -20,9 +20,10 @@ from isoloss.execution.study import run_study
 from isoloss.store.run import read_rows
 from isoloss.store.tables import StudyResults
 from isoloss.study.compute import train_flops
-from isoloss.study.config import RunConfig, shape_key
+from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.schedules import learning_rate
+from isoloss.study.stacking import shape_key
 from isoloss.study.study import Study
 from isoloss.study.studyfile import find_study
 from isoloss.study.texts import ANY_DATA

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from isoloss.data.corpus import read_corpus
-from isoloss.study.texts import Corpus
+from isoloss.study.corpora import Corpus
 
 
 def load_corpus(corpus: Corpus, **options: Any) -> bytes:

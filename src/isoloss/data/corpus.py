@@ -19,11 +19,12 @@ from isoloss.data.vocabularies import gpt2
 from isoloss.errors import CorpusError
 from isoloss.files import user_path
 from isoloss.study.config import MAX_INT
+from isoloss.study.corpora import Corpus, corpus_name, corpus_names
 from isoloss.study.file_patterns import TOKENS, is_pattern, matching, pattern_and_field, row_files_name
 from isoloss.study.hub_datasets import hub_dataset_named, is_hub_dataset
 from isoloss.study.synonyms import did_you_mean
 from isoloss.study.synthetic import is_synthetic
-from isoloss.study.texts import LINE_END, Corpus, corpus_name, corpus_names
+from isoloss.study.texts import LINE_END
 
 MAX_CORPUS_BYTES = MAX_INT
 """A longer local text is refused before it is read: places in it are drawn as 32-bit numbers."""

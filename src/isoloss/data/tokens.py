@@ -24,8 +24,9 @@ from isoloss.errors import CorpusError, StoreError
 from isoloss.files import cache_dir, sha256_file, user_path, write_bytes, write_record, write_text, writing
 from isoloss.locks import locked
 from isoloss.study.config import RunConfig
+from isoloss.study.corpora import corpus_name
 from isoloss.study.datasets import Dataset, dataset_of
-from isoloss.study.texts import DataFacts, Text, corpus_name
+from isoloss.study.texts import DataFacts, Text
 from isoloss.study.tokenizer_names import BYTES, FILE, bpe_size, is_of_library
 
 TOKENIZE_TIMEOUT_S = 1800.0

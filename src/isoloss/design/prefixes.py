@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from isoloss.study.compute import train_flops
-from isoloss.study.config import SEED_SETTINGS, TEXTS, RunConfig, spelled_seeds
-from isoloss.study.identity import unread
+from isoloss.study.config import SEED_SETTINGS, TEXTS, RunConfig
+from isoloss.study.identity import spelled_seeds, unread
 from isoloss.study.schedules import SCHEDULE_FIELDS, as_read
 
 EVALUATION_FIELDS = ("eval", "eval_interval", "eval_iters", "eval_train_tokens", "eval_val_tokens", "eval_stride")

@@ -12,9 +12,10 @@ from isoloss.store.layout import RunPaths
 from isoloss.store.run import FINISHED, last_sidecar, verified_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.compute import flops_per_token, tokens_per_step
-from isoloss.study.config import RunConfig, shape_key
+from isoloss.study.config import RunConfig
 from isoloss.study.hypotheses import claims_time
 from isoloss.study.identity import run_id
+from isoloss.study.stacking import shape_key
 from isoloss.study.study import Study
 
 Stack = tuple[RunConfig, ...]

@@ -17,8 +17,9 @@ from isoloss.store.records import NUMERICS
 from isoloss.store.run import read_status
 from isoloss.store.tables import StudyResults
 from isoloss.study.compute import training_memory_bytes
-from isoloss.study.config import RunConfig, shape_key
+from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
+from isoloss.study.stacking import shape_key
 from isoloss.study.study_faults import too_large
 from isoloss.study.texts import DataFacts
 from isoloss.training.device import resolve_devices

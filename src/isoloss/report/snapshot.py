@@ -14,8 +14,9 @@ from scipy import special
 
 from isoloss.analysis.estimate import LEVEL
 from isoloss.report.colours import factor_colours
+from isoloss.store.curve_tables import ThinnedCurves
 from isoloss.store.run import RunStatus
-from isoloss.store.tables import StudyResults, ThinnedCurves
+from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
 from isoloss.study.datasets import COMPARED_IN, compared_loss
 from isoloss.study.study import Study

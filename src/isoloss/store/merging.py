@@ -14,10 +14,10 @@ from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.opening import facts_in, recorded_tokenizers, records_of, write_tokenizers
 from isoloss.store.own_parts import keep_parts
 from isoloss.store.owner import owned
-from isoloss.store.records import OneTokenizerRecord
 from isoloss.store.revisions import revise, revisions, stated_beforehand
 from isoloss.store.run import ROWS, create_run, read_rows, verified_status
 from isoloss.store.tables import StudyResults, load_study
+from isoloss.store.text_records import OneTokenizerRecord
 from isoloss.store.true_losses import join_true_losses
 from isoloss.study.cells import Cell
 from isoloss.study.config import SETTINGS, TEXTS, RunConfig

@@ -11,7 +11,8 @@ from isoloss.files import DIGEST, path_exists, read_checksummed, user_path, writ
 from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.own_parts import know_parts
-from isoloss.store.records import TOKENIZER, OneTokenizerRecord, PartsOfText, read_checked
+from isoloss.store.records import read_checked
+from isoloss.store.text_records import TOKENIZER, OneTokenizerRecord, PartsOfText
 from isoloss.study.config import BEFORE_THEY_WERE_SETTINGS
 from isoloss.study.datasets import Dataset
 from isoloss.study.mixtures import Parts

@@ -140,45 +140,6 @@ class StartRecord(TypedDict):
     machine: dict[str, str | int]
 
 
-class PartsOfText(TypedDict):
-    """Tokens of a split of each text of a mixture, and their shares of what is drawn."""
-
-    lengths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)]
-    shares: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=2)]
-
-
-@with_config(extra="allow")
-class OneTokenizerRecord(TypedDict):
-    """A tokenizer and what it makes of a text; what a byte-level BPE is lies in a file, by its SHA-256.
-
-    `corpus` names the text; of a study whose texts vary, `corpus` and `val_corpus` are the names that its runs have.
-    """
-
-    tokenizer: str
-    characters: str
-    tokenizer_sha256: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
-    corpus: str
-    val_corpus: NotRequired[str]
-    corpus_sha256: str
-    text_sha256: NotRequired[Annotated[list[str], Field(min_length=1)]]
-    vocab_size: Count
-    train_tokens: Count
-    val_tokens: Count
-    train_parts: NotRequired[PartsOfText]
-    val_parts: NotRequired[PartsOfText]
-    documents: NotRequired[tuple[list[list[tuple[Count, Count]]], list[list[tuple[Count, Count]]]]]
-    """Of training and of validation, for each text, lengths in tokens and how many documents have each."""
-    yardsticks: NotRequired[dict[str, FiniteFloat]]
-    """Bits a byte of validation by compressors and n-grams that have read the training split."""
-
-
-@with_config(extra="allow")
-class TokenizerRecord(OneTokenizerRecord):
-    """tokenizer.json; `others` of a study that has, or had, several tokenizers or texts."""
-
-    others: NotRequired[list[OneTokenizerRecord]]
-
-
 class MirroredRecord(TypedDict):
     """mirrored.json: tells this directory's runs from those of others in a tracker that several people share."""
 
@@ -240,23 +201,6 @@ def _of_one_length(columns: Any) -> Any:
     return columns
 
 
-class OneSourceRecord(TypedDict):
-    """The entropy rate of a synthetic text, and what its source loses on each choice of windows."""
-
-    corpus_sha256: NotRequired[str]
-    entropy_rate: FiniteFloat
-    low: FiniteFloat
-    high: FiniteFloat
-    method: str
-    true_val_loss: dict[str, FiniteFloat]
-
-
-class TrueLossesRecord(OneSourceRecord):
-    """true_losses.json; `others` of a study whose runs are on several synthetic texts."""
-
-    others: NotRequired[list[OneSourceRecord]]
-
-
 class CurvesRecord(TypedDict):
     """curves.json: the thinned curves of a run that has ended, of the rows of these extents."""
 
@@ -296,10 +240,10 @@ class JobsRecord(TypedDict):
 
 
 JOBS = TypeAdapter(JobsRecord)
-STATUS, START, TOKENIZER = TypeAdapter(StatusRecord), TypeAdapter(StartRecord), TypeAdapter(TokenizerRecord)
+STATUS, START = TypeAdapter(StatusRecord), TypeAdapter(StartRecord)
 METADATA, SIDECAR = TypeAdapter(MetadataRecord), TypeAdapter(SidecarRecord)
 CURVES, MIRRORED = TypeAdapter(CurvesRecord), TypeAdapter(MirroredRecord)
-STEP_TIMES, TRUE_LOSSES = TypeAdapter(StepTimesRecord), TypeAdapter(TrueLossesRecord)
+STEP_TIMES = TypeAdapter(StepTimesRecord)
 PARTS = TypeAdapter(PartsRecord)
 STEPS, EVALS = TypeAdapter(list[StepRecord]), TypeAdapter(list[EvalRecord])
 

@@ -14,12 +14,22 @@ import polars as pl
 
 from isoloss.errors import ConfigError, StoreError
 from isoloss.files import path_exists, read_checksummed, read_record, reading, write_bytes
+from isoloss.store.curve_tables import (
+    EVALS_SCHEMA,
+    METRICS_SCHEMA,
+    THINNED_EVALS_SCHEMA,
+    THINNED_STEPS_SCHEMA,
+    ThinnedCurves,
+    curve_frame,
+    positions_frame,
+)
 from isoloss.store.layout import RunPaths, StudyPaths
 from isoloss.store.opening import facts_in, open_study, recorded_tokenizers, records_of
 from isoloss.store.outcome import MAX_POINTS, Curves, curves, eval_columns, measure, measured, steps_to
-from isoloss.store.records import START, ByPosition, OneSourceRecord, ThinnedEvals, ThinnedSteps, checked
+from isoloss.store.records import START, checked
 from isoloss.store.run import RunStatus, eval_rows, step_rows, verified_status
 from isoloss.store.spreadsheet import csv_text
+from isoloss.store.text_records import OneSourceRecord
 from isoloss.store.true_losses import read_true_losses, windows_scored
 from isoloss.study import compute
 from isoloss.study.config import SETTINGS, RunConfig, recorded_config
@@ -29,49 +39,8 @@ from isoloss.study.repeats import epochs, unique_tokens
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts
 
-METRICS_SCHEMA: dict[str, pl.DataType] = {
-    "step": pl.Int64(),
-    "loss": pl.Float64(),
-    "lr": pl.Float64(),
-    "grad_norm": pl.Float64(),
-    "step_time_s": pl.Float64(),
-    "tokens_per_s": pl.Float64(),
-    "mfu": pl.Float64(),
-    "mfu_a100": pl.Float64(),
-}
-EVALS_SCHEMA: dict[str, pl.DataType] = {
-    "step": pl.Int64(),
-    "train_loss": pl.Float64(),
-    "val_loss": pl.Float64(),
-    "eval_time_s": pl.Float64(),
-    "val_bpb": pl.Float64(),
-    "ema_train_loss": pl.Float64(),
-    "ema_val_loss": pl.Float64(),
-}
-THINNED_STEPS_SCHEMA = {
-    **{name: METRICS_SCHEMA[name] for name in ("step", "loss", "lr", "grad_norm")},
-    "seconds": pl.Float64(),
-}
-THINNED_EVALS_SCHEMA = {name: EVALS_SCHEMA[name] for name in ("step", "train_loss", "val_loss", "ema_val_loss")}
-POSITIONS_SCHEMA = {"run_id": pl.String(), "first": pl.Int64(), "last": pl.Int64(), "loss": pl.Float64()}
 NOTHING_MEASURED = measure([], [])
 """What a damaged run contributes to the summary."""
-
-
-@dataclass(frozen=True)
-class ThinnedCurves:
-    """The curves of many runs, at most 64 rows each; a shorter record is kept whole.
-
-    `steps` has run_id, step, loss, lr, grad_norm, seconds: the first and the last step of a run and more, closer
-    together at the beginning; `loss` and `grad_norm` are means over the steps a row stands for, `seconds` is the
-    training time before its step. `evals` has run_id, step, train_loss, val_loss, ema_val_loss: the first evaluation,
-    the last, the best and some between, exactly. `positions` has run_id, first, last, loss: at the last evaluation the
-    mean validation loss of targets that first to last tokens of their window stand before; none of older runs.
-    """
-
-    steps: pl.DataFrame
-    evals: pl.DataFrame
-    positions: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -141,7 +110,7 @@ class StudyResults:
 
     def curves(self, runs: Iterable[str]) -> pl.DataFrame:
         """The losses of several runs: run_id, step, train_loss, val_loss, ema_val_loss, one row an evaluation."""
-        return _curve_frame(THINNED_EVALS_SCHEMA, ((run, eval_columns(eval_rows(self.paths.run(run)))) for run in runs))
+        return curve_frame(THINNED_EVALS_SCHEMA, ((run, eval_columns(eval_rows(self.paths.run(run)))) for run in runs))
 
     def thinned_curves(self, statuses: Mapping[str, RunStatus] | None = None) -> ThinnedCurves:
         """The curves of all runs for charts. Runs without rows, or damaged, have none. `statuses` as for `summary`.
@@ -150,9 +119,9 @@ class StudyResults:
         """
         found = list(self._thinned(statuses))
         return ThinnedCurves(
-            _curve_frame(THINNED_STEPS_SCHEMA, ((run, of.steps) for run, of in found)),
-            _curve_frame(THINNED_EVALS_SCHEMA, ((run, of.evals) for run, of in found)),
-            _positions_frame((run, of.val_loss_by_position) for run, of in found),
+            curve_frame(THINNED_STEPS_SCHEMA, ((run, of.steps) for run, of in found)),
+            curve_frame(THINNED_EVALS_SCHEMA, ((run, of.evals) for run, of in found)),
+            positions_frame((run, of.val_loss_by_position) for run, of in found),
         )
 
     def status(self, run: str) -> RunStatus:
@@ -298,25 +267,3 @@ def find_run(results: StudyResults, reference: str | None) -> RunPaths:
 def _settings(config: RunConfig) -> dict[str, Any]:
     """Every setting, so that tables of several studies can be joined; lr_decay_iters is the horizon it stands for."""
     return {name: getattr(config, name) for name in SETTINGS} | {"lr_decay_iters": config.decay_horizon}
-
-
-def _curve_frame(
-    schema: Mapping[str, pl.DataType], curves: Iterable[tuple[str, ThinnedSteps | ThinnedEvals]]
-) -> pl.DataFrame:
-    """Curves of many runs by column, one below the other, with their runs' ids."""
-    frame: dict[str, list[Any]] = {name: [] for name in ("run_id", *schema)}
-    for run, columns in curves:
-        frame["run_id"] += [run] * len(columns["step"])
-        for name in schema:
-            frame[name] += columns.get(name) or [None] * len(columns["step"])
-    return pl.DataFrame(frame, schema={"run_id": pl.String(), **schema})
-
-
-def _positions_frame(found: Iterable[tuple[str, ByPosition]]) -> pl.DataFrame:
-    """Losses by position of many runs, with the ends of each bin."""
-    rows: list[tuple[str, int, int, float | None]] = []
-    for run, by_position in found:
-        lasts = sorted(map(int, by_position))
-        firsts = [1, *(last + 1 for last in lasts)]
-        rows += [(run, first, last, by_position[str(last)]) for first, last in zip(firsts, lasts, strict=False)]
-    return pl.DataFrame(rows, schema=POSITIONS_SCHEMA, orient="row")

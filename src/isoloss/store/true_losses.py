@@ -15,7 +15,8 @@ from isoloss.data.tokenizer import Tokenizer
 from isoloss.errors import StoreError, UnreadableError
 from isoloss.files import path_exists, write_record
 from isoloss.store.layout import StudyPaths
-from isoloss.store.records import TRUE_LOSSES, OneSourceRecord, read_checked
+from isoloss.store.records import read_checked
+from isoloss.store.text_records import TRUE_LOSSES, OneSourceRecord
 from isoloss.study.config import RunConfig
 from isoloss.study.datasets import Dataset, dataset_of
 from isoloss.study.study import Study

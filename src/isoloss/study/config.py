@@ -252,52 +252,6 @@ def is_whole(name: str) -> bool:
 SEED_SETTINGS = ("init_seed", "data_seed")
 """Settings that stand in for `seed` in a part of what it decides. Their values are labels, without order."""
 
-MEMBER_FIELDS = frozenset(
-    {
-        "n_head",
-        "dropout",
-        "max_iters",
-        "learning_rate",
-        "muon_learning_rate",
-        "schedule",
-        "decay_share",
-        "decay_shape",
-        "decay_lr",
-        "warmup_iters",
-        "lr_decay_iters",
-        "min_lr",
-        "weight_decay",
-        "grad_clip",
-        "ema",
-        *SEED_SETTINGS,
-        "seed",
-    }
-)
-"""Fields in which the members of one stack may differ; all others must be equal to train together."""
-
-
-def shape_key(config: RunConfig) -> tuple[tuple[str, Any], ...]:
-    """What runs must share to be members of one stack: every field that is not in MEMBER_FIELDS."""
-    free = MEMBER_FIELDS - {"n_head"} if config.n_kv_head else MEMBER_FIELDS  # it decides a shape then
-    free = free.union(TEXTS)  # texts count by content
-    return tuple((name, getattr(config, name)) for name in RunConfig.model_fields if name not in free)
-
-
-def spelled_seeds(config: RunConfig) -> dict[str, int]:
-    """The seeds a run reads, spelled equally for equal runs: `seed` is the data's, `init_seed` one that differs."""
-    same = config.seed_of_weights == config.seed_of_data
-    return {"seed": config.seed_of_data} | ({} if same else {"init_seed": config.seed_of_weights})
-
-
-ADDED_SETTINGS = (
-    "norm", "position", "mlp", "n_kv_head", "qk_norm", "tie_embeddings", "window", "schedule", "decay_share",
-    "decay_shape", "optimizer", "muon_learning_rate", "parametrization", "base_n_embd", "base_n_layer",
-    "ema",
-    "tokenizer_sha256",
-    "eval_stride",
-)  # fmt: skip
-"""Settings that runs had not when they were first named: at their defaults they are no part of a run's name."""
-
 
 BEFORE_THEY_WERE_SETTINGS: Mapping[str, Any] = {"eval_val_tokens": 0}
 """What runs did that were recorded before these were settings."""

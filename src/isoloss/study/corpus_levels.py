@@ -9,10 +9,11 @@ from typing import Any, cast
 
 from isoloss.errors import ConfigError
 from isoloss.study.config import TEXTS
+from isoloss.study.corpora import Corpus, corpora_of, corpus_name, corpus_of
 from isoloss.study.datasets import Dataset
 from isoloss.study.mixtures import Mixture
 from isoloss.study.synthetic import is_synthetic, synthetic_named
-from isoloss.study.texts import Corpus, Text, corpora_of, corpus_name, corpus_of
+from isoloss.study.texts import Text
 
 Called = Callable[[Any, str], Any]
 

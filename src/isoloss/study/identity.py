@@ -11,13 +11,22 @@ from typing import Any
 
 from isoloss.files import sha256_bytes
 from isoloss.study.compute import attended_length
-from isoloss.study.config import ADDED_SETTINGS, SEED_SETTINGS, RunConfig, spelled_seeds
+from isoloss.study.config import SEED_SETTINGS, RunConfig
 from isoloss.study.parts import OPTIMIZERS
 from isoloss.study.schedules import as_read
 from isoloss.study.tokenizer_names import FILE
 
 IDENTITY_VERSION = 2
 """Raised when the meaning of a configuration changes, so that old and new runs never share a name."""
+
+ADDED_SETTINGS = (
+    "norm", "position", "mlp", "n_kv_head", "qk_norm", "tie_embeddings", "window", "schedule", "decay_share",
+    "decay_shape", "optimizer", "muon_learning_rate", "parametrization", "base_n_embd", "base_n_layer",
+    "ema",
+    "tokenizer_sha256",
+    "eval_stride",
+)  # fmt: skip
+"""Settings that runs had not when they were first named: at their defaults they are no part of a run's name."""
 
 _DEFAULTS = {name: RunConfig.model_fields[name].default for name in ADDED_SETTINGS}
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
@@ -37,6 +46,12 @@ def unread(config: RunConfig) -> dict[str, None]:
         *(["base_n_embd"] if config.parametrization == "standard" else []),
     ]
     return dict.fromkeys(names)
+
+
+def spelled_seeds(config: RunConfig) -> dict[str, int]:
+    """The seeds a run reads, spelled equally for equal runs: `seed` is the data's, `init_seed` one that differs."""
+    same = config.seed_of_weights == config.seed_of_data
+    return {"seed": config.seed_of_data} | ({} if same else {"init_seed": config.seed_of_weights})
 
 
 def canonical(config: RunConfig) -> str:

@@ -26,6 +26,7 @@ from isoloss.study.cell_shapes import (
 )
 from isoloss.study.cells import Design, Range, Scalar, Tuned
 from isoloss.study.config import SETTINGS, TEXTS, VARIED, RunConfig, Seed, plain_message
+from isoloss.study.corpora import Corpus, corpora_of, corpus_of
 from isoloss.study.file_patterns import RowFilesShape, TokenFilesShape
 from isoloss.study.formula import NAMES
 from isoloss.study.hub_datasets import HubDataset
@@ -34,7 +35,7 @@ from isoloss.study.numbers import BYTES_PATTERN, byte_count
 from isoloss.study.stated_hypotheses import hypotheses_of
 from isoloss.study.synonyms import did_you_mean, meant
 from isoloss.study.synthetic import SyntheticShape
-from isoloss.study.texts import MAX_SEPARATOR, Corpus, corpora_of, corpus_of
+from isoloss.study.texts import MAX_SEPARATOR
 from isoloss.study.tokenizer_names import MEANING, TokenizerName
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -13,6 +13,7 @@ from isoloss.study.budgets import Budgets, StepTime
 from isoloss.study.cells import Cell, Cells, Design, Range, Scalar, Tuned
 from isoloss.study.compute import training_memory_bytes
 from isoloss.study.config import ANY_TEXT, SEED_SETTINGS, SETTINGS, TEXTS, RunConfig, is_whole, make_config
+from isoloss.study.corpora import Corpus, corpus_of
 from isoloss.study.corpus_levels import StatedTexts
 from isoloss.study.datasets import Dataset, dataset_of
 from isoloss.study.formula import with_formulas_computed
@@ -22,7 +23,7 @@ from isoloss.study.schema import FIRST_SEED, MAX_RUNS, Order
 from isoloss.study.stated_hypotheses import hypothesis_faults
 from isoloss.study.study_faults import same_run, study_faults, too_large
 from isoloss.study.synonyms import nearest
-from isoloss.study.texts import ANY_DATA, Corpus, DataFacts, Text, corpus_of
+from isoloss.study.texts import ANY_DATA, DataFacts, Text
 from isoloss.study.tokenizer_names import FILE, TokenizerName, bpe_size
 from isoloss.wording import listed
 

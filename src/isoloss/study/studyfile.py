@@ -20,6 +20,7 @@ from isoloss.study.budgets import KINDS, Budgets
 from isoloss.study.cell_shapes import cells_values
 from isoloss.study.cells import OneAtATime
 from isoloss.study.config import SETTINGS, TEXTS, VARIED
+from isoloss.study.corpora import Corpus, beside_folder, corpus_of, corpus_values
 from isoloss.study.corpus_levels import with_corpora_named
 from isoloss.study.datasets import compared_loss
 from isoloss.study.hypotheses import Hypothesis
@@ -29,7 +30,7 @@ from isoloss.study.schema import StudyFile, read_study_file
 from isoloss.study.stated_hypotheses import hypothesis_values
 from isoloss.study.study import Scalar, Study
 from isoloss.study.synonyms import did_you_mean, meant, nearest
-from isoloss.study.texts import ANY_DATA, Corpus, beside_folder, corpus_of, corpus_values
+from isoloss.study.texts import ANY_DATA
 from isoloss.study.tokenizer_names import FILE
 
 KEYS = tuple(StudyFile.model_fields)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from isoloss.model.functions import Kernels
 from isoloss.model.parameters import Gradients, Layout, Parameters, init_flat, layout_of
-from isoloss.study.config import CountInt, PositiveFloat, RateFloat, RunConfig, shape_key
+from isoloss.study.config import CountInt, PositiveFloat, RateFloat, RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.parts import optimizer_of
+from isoloss.study.stacking import shape_key
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INITIAL_LOSS_SCALE = 65536.0

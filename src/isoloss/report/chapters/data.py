@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from isoloss.report.loss_references import yardsticks_in_words
 from isoloss.report.references import cited
 from isoloss.report.snapshot import Snapshot
+from isoloss.study.corpora import Corpus, corpus_name, corpus_names
 from isoloss.study.datasets import Dataset, per_byte_notes
 from isoloss.study.mixtures import Mixture
-from isoloss.study.texts import VAL_SHARE, Corpus, Text, corpus_name, corpus_names
+from isoloss.study.texts import VAL_SHARE, Text
 from isoloss.study.tokenizer_names import bpe_size
 from isoloss.wording import count, listed, loss, percent
 

@@ -94,6 +94,9 @@ def test_a_corpus_in_any_form_is_a_level_under_a_short_name() -> None:
     assert twins.varied["corpus"] == ("a.txt", "y/a.txt")
     outer = parse_study("name: s\nfactors: {corpus: [a.txt, x/a.txt]}\nexclude: [{corpus: a.txt}]\n", "s.yaml")
     assert [text.corpus for text in outer.datasets.values()] == ["x/a.txt"]
+    far = "[tinystories, 'files:data/a.jsonl,field=text', 'tokens:x/s_*.bin', 'dataset:u/Books,field=text,revision=%s']"
+    shorts = parse_study(f"name: s\nfactors: {{corpus: {far % ('0' * 40)}}}\n", "s.yaml")
+    assert shorts.varied["corpus"] == ("tinystories", "a.jsonl", "s_*.bin", "Books")
     one = study.with_settings({"corpus": "b.txt + c.txt"})
     assert one.text == Text(("b.txt", "c.txt")) and not one.varied_texts
 

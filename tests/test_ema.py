@@ -108,12 +108,20 @@ def test_weights_are_trained_as_without_and_averages_evaluated_as_weights(make: 
     assert [row.loss for row in plain.steps] == [row.loss for row in averaged.steps]
     assert [row.val_loss for row in plain.evals] == [row.val_loss for row in averaged.evals]
     first, last = averaged.evals[0], averaged.evals[-1]
-    assert (first.ema_train_loss, first.ema_val_loss) == (first.train_loss, first.val_loss)
+    assert (first.ema_train_loss, first.ema_val_loss, first.ema_val_bpb) == (
+        first.train_loss,
+        first.val_loss,
+        first.val_bpb,
+    )
     state = averaged.kept[-1]
     as_weights = MemberState(state.config, state.progress, average_of(state), state.moments, state.average_P)
     stacked = stack([as_weights], torch.device("cpu"), Kernels(torch.float32))
     [losses] = evaluate(stacked, DeviceTokens(tokens, stacked.device), Ranks()) or []
-    assert (losses.train_loss, losses.val_loss) == (last.ema_train_loss, last.ema_val_loss)
+    assert (losses.train_loss, losses.val_loss, losses.val_bpb) == (
+        last.ema_train_loss,
+        last.ema_val_loss,
+        last.ema_val_bpb,
+    )
     assert last.ema_val_loss != last.val_loss
 
 
@@ -131,6 +139,8 @@ def test_averages_are_columns_of_the_summary_that_runs_without_leave_empty(text_
         assert all(("ema_val_loss" in each, "ema_train_loss" in each) == (config.ema > 0,) * 2 for each in rows)
         losses = [each.get("ema_val_loss") for each in rows]
         assert row["final_ema_val_loss"] == losses[-1]
+        bits = [each.get("ema_val_bpb") for each in rows]
+        assert row["final_ema_val_bpb"] == bits[-1] and (row["best_ema_val_bpb"] is not None) == (config.ema > 0)
         assert row["best_ema_val_loss"] == min((loss for loss in losses if loss is not None), default=None)
     assert ",best_ema_val_loss,final_ema_val_loss," in results.paths.summary("csv").read_text()
     snapshot = take_snapshot(results)

@@ -143,6 +143,7 @@ def test_an_average_begins_with_the_losses_that_are_taken_over(text_file: Path, 
     assert [source_of(results, config) is None for config in results.configs].count(True) == 1
     for config in results.configs:
         row, [alone] = first_row(results, config), recorded([config], tokens)
+        assert row.get("ema_val_bpb") == (row["val_bpb"] if config.ema else None)
         assert row.get("ema_val_loss") == alone.evals[0].ema_val_loss == (row["val_loss"] if config.ema else None)
         assert row.get("ema_train_loss") == alone.evals[0].ema_train_loss
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +75,17 @@ def test_what_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
         corpus_facts(Text(NAME), "char")
     use(monkeypatch, [*ROWS, {"text": None}, {"id": 1}])
     with pytest.raises(CorpusError, match=r"'dataset:a/b,.*': 2 of 5 rows have no text in 'text'; in row 4, the first"):
+        prepare(NAME)
+    use(monkeypatch, [*ROWS, {"text": date(2026, 1, 2)}])
+    with pytest.raises(CorpusError, match=r"in row 4, the first, it is no string but \"2026-01-02\""):
+        prepare(NAME)
+
+    def broken() -> Iterator[dict[str, Any]]:
+        yield ROWS[0]
+        raise TimeoutError("the Hub went away")
+
+    use(monkeypatch, broken())  # type: ignore[arg-type]
+    with pytest.raises(CorpusError, match=r"cannot get 'dataset:a/b,.*': TimeoutError: the Hub went away"):
         prepare(NAME)
     assert not [*tmp_path.glob("tokens/*/meta.json")]
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from isoloss.cli.verbs import study_of
 from isoloss.data.batches import Layout, exact_eval_starts, sampled_eval_starts, train_batch
 from isoloss.data.token_files import open_tokens
 from isoloss.data.tokens import check_length, corpus_facts, prepare
@@ -94,20 +95,27 @@ def test_a_mixture_may_name_what_stands_under_corpora() -> None:
         assert parse_study(dump_study(levels), "s") == levels
     with pytest.raises(ConfigError, match="a mixture holds no other mixture"):
         parse_study(f"{corpora}corpus: {{mix: {{both: 0.5, d.txt: 0.5}}}}\n", "s")
+    called_mix = "name: s\ncorpora: {mix: {mix: {a.txt: 0.75, b.txt: 0.25}}}\nfactors: {corpus: [a.txt, mix]}\n"
+    assert parse_study(called_mix, "s").corpora["mix"] == MIX
     with pytest.raises(ConfigError, match="a mixture holds no other mixture"):
         parse_study("name: s\ncorpora: {a: {mix: {a: 0.5, b.txt: 0.5}}}\ncorpus: a\n", "s")
 
 
-def test_a_command_line_states_mixtures_as_study_files_do() -> None:
+def test_a_command_line_states_mixtures_as_study_files_do(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("name: s\nfactors: {corpus: [a.txt, b.txt]}\n")
+    changed = study_of(str(tmp_path / "s.yaml"), None, ("corpus={mix: {a.txt: 0.75, b.txt: 0.25}}",))
+    assert changed.corpus == MIX and not changed.varied_texts
     assert corpus_in_words(["{mix: {a.txt: 0.75, b.txt: 0.25}}"], "--corpus") == MIX
     assert corpus_in_words(["a.txt"], "--corpus") == "a.txt" and corpus_in_words(["a", "b"], "--corpus") == ("a", "b")
     assert str(corpus_in_words(["tinystories"], "--corpus")).startswith(
         "dataset:roneneldan/TinyStories,field=text,revision="
     )
+    source = "synthetic:markov,order=2,symbols=32,seed=1,tokens=50000000"
+    assert corpus_in_words([source.replace("50000000", "5e7")], "--corpus") == source
     for words, said in {
         ("{mix: {a.txt: 0.75, b.txt: 0.2}}",): "--corpus: shares sum to 0.95, not to 1",
-        ("{mix: [}",): "--corpus: not valid YAML",
-        ("",): "--corpus: '' is no name or path",
+        ("{mix: [}",): "--corpus:1: not valid YAML",
+        ("",): "--corpus: expected a known name",
     }.items():
         with pytest.raises(ConfigError) as raised:
             corpus_in_words(words, "--corpus")

@@ -102,7 +102,7 @@ def test_the_report_reads_what_the_last_row_of_each_run_has(trained: StudyResult
     for run in trained.configs_by_id:
         trained.paths.run(run).curves.unlink()  # a reader then takes the rows
     assert load_study(trained.paths.folder).thinned_curves().positions.equals(positions)
-    assert trained.evals(first).columns[-1] == "ema_val_loss"
+    assert trained.evals(first).columns[-1] == "ema_val_bpb"
 
 
 def test_a_tracker_is_given_what_has_one_value_at_its_step(trained: StudyResults) -> None:

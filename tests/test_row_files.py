@@ -121,6 +121,7 @@ def test_prepare_takes_them_by_name(capsys: pytest.CaptureFixture[str]) -> None:
         ("a.parquet", b'{"text": 1}\n', "'text' holds Int64; name a column of strings"),
         ("a.parquet", b'{"a": 1, "b": 2}\n', "'text' is none of its columns, a and b; name a column of strings"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": "b"\n', "'a.jsonl', line 3: no line of JSON in UTF-8"),
+        ("a.json", b'[{"text": "a"}]\n', "; write each object of the array on a line of its own"),
         ("a.jsonl", b'["a"]\n', "line 1: no line of JSON in UTF-8: expected an object, found b'[\"a\"]"),
         ("a.jsonl", b'{"text": "\xe9"}\n', "line 1: no line of JSON in UTF-8"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1: no line of JSON in UTF-8: 'utf-8' codec can't encode"),

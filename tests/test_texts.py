@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from isoloss.cli import run_command_line, train
 from isoloss.data import corpus
+from isoloss.data import survey as survey_module
 from isoloss.data.corpus import Piece
 from isoloss.data.survey import TextReader, survey
 from isoloss.data.tokenizer import train_tokenizer
@@ -72,6 +73,24 @@ def test_the_examples_of_the_documentation_are_read() -> None:
     page = (Path(__file__).parents[1] / "docs/texts.md").read_text()
     studies = [parse_study(text, "texts.md") for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
     assert [len(study.text.corpora) for study in studies] == [1, 1, 1, 2, 1, 1, 2, 2, 1, 2, 1, 1, 1, 2]
+
+
+@pytest.mark.usefixtures("folder")
+def test_prepare_divides_a_text_as_a_study_does(capsys: pytest.CaptureFixture[str]) -> None:
+    source = "{synthetic: markov, order: 1, symbols: 4, seed: 1, tokens: 2000}"
+    for words, code, said in (
+        (["a.txt", "--val_share", "0.5"], 0, "150 train and 150 val tokens"),
+        (["a.txt", "--val_corpus", "b.txt"], 0, "300 train and 280 val tokens"),
+        (["{mix: {a.txt: 0.5, b.txt: 0.5}}"], 0, "0.5 a.txt + 0.5 b.txt: 522 train and"),
+        (["b.txt", "--document_separator", "\n"], 0, "252 train and 28 val tokens"),
+        ([source], 0, "entropy rate"),
+        (["a.txt", "--val_share", "2"], 2, "val_share"),
+        (["a.txt", "--val_share", "0.5", "--val_corpus", "b.txt"], 2, "both say what is validated on"),
+        (["a.txt", "--val_corpus", "a.txt"], 2, "'a.txt' is in corpus and in val_corpus"),
+        (["{mix: {" + ", ".join(f"{n}.txt: 0.01" for n in range(99)) + "}}"], 2, "shares sum to 0.99, not to 1"),
+    ):
+        assert run_command_line(["prepare", *words]) == code, words
+        assert said in capsys.readouterr().err, words
 
 
 @pytest.mark.parametrize("name", ["char", "byte"])
@@ -326,3 +345,13 @@ def test_an_empty_name_of_a_text_is_not_the_working_directory(empty: Any) -> Non
         Study("s", empty)
     with pytest.raises(ConfigError, match=r"val_share=.*Input should be"):
         Study("s", "tinyshakespeare", val_share="0.2")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_long_text_says_how_far_it_is_in_every_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "PIECE_BYTES", 100)
+    monkeypatch.setattr(survey_module, "TOLD_EVERY_S", -1.0)
+    said: list[str] = []
+    prepare(str(folder / "a.txt"), say=said.append)
+    name = folder / "a.txt"
+    assert said[:3] == [f"read 0 MB of {name}"] * 3 and f"read 33% of {name}" in said
+    assert said[-3:] == [f"tokenized {share}% of {name}" for share in (33, 67, 100)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from isoloss.data import byte_level
 from isoloss.data.byte_level import ByteLevel
 from isoloss.data.token_files import open_tokens
 from isoloss.data.tokenizer import Tokenizer, token_dtype, train_tokenizer
-from isoloss.data.tokens import check_length, corpus_facts, prepare
+from isoloss.data.tokens import check_length, corpus_facts, prepare, prepare_each
 from isoloss.data.vocabularies import train_bpe
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.execution.executor import Inline
@@ -48,6 +49,7 @@ from isoloss.report.snapshot import take_snapshot
 from isoloss.store.merging import check_same_text, joined, merge_studies
 from isoloss.store.opening import open_study, recorded_tokenizers
 from isoloss.store.outcome import measure
+from isoloss.store.owner import owned, study_paths
 from isoloss.store.progress import Best, RunProgress, StudyProgress, study_progress
 from isoloss.store.tables import StudyResults, load_study, ranked_runs
 from isoloss.study.datasets import PER_BYTE
@@ -314,9 +316,44 @@ def test_a_hypothesis_between_tokenizers_is_about_bits_per_byte() -> None:
     [between] = parse_study(FACTOR + stated % "tokenizer", "s.yaml").hypotheses
     [of_one] = parse_study("name: s\nfactors: {n_layer: [1, 2]}\n" + stated % "n_layer", "s.yaml").hypotheses
     assert (getattr(between, "response", ""), getattr(of_one, "response", "")) == ("best_val_bpb", "best_val_loss")
-    per_token = stated.replace("direction: down", "direction: down, response: final_val_loss")
-    with pytest.raises(ConfigError, match="per token do not compare between tokenizers"):
-        parse_study(FACTOR + per_token % "tokenizer", "s.yaml")
+    for response in ("final_val_loss", "best_ema_val_loss", "loss_roughness"):
+        per_token = stated.replace("direction: down", f"direction: down, response: {response}")
+        with pytest.raises(ConfigError, match="per token do not compare between tokenizers"):
+            parse_study(FACTOR + per_token % "tokenizer", "s.yaml")
+
+
+def test_gpt2s_ranks_count_as_tiktoken_does() -> None:
+    """Tokens of tiny Shakespeare as nanoGPT's data/shakespeare has them from tiktoken, which splits it as we do."""
+    try:
+        tokens = prepare("tinyshakespeare", "gpt2")
+    except CorpusError as error:
+        if "could not be fetched" not in str(error):
+            raise
+        pytest.skip("neither the text nor GPT-2's merges can be fetched")
+    assert (len(tokens.train_N), len(tokens.val_N)) == (301_966, 36_059)
+    assert tokens.tokenizer.encode("hello world").tolist() == [31373, 995]
+    assert int(tokens.tokenizer.bytes_of_tokens()[tokens.val_N].sum()) == 1_115_394 - int(1_115_394 * 0.9)
+
+
+def test_what_is_wrong_with_one_text_is_told_before_another_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOLOSS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("a.txt", VERSE * 20), ("empty.txt", ""), ("no.json", "{}")):
+        (tmp_path / name).write_text(content)
+    for corpora, tokenizers, said in (
+        ("a.txt, b.txt", "char", "no text file and no known corpus is called 'b.txt'"),
+        ("a.txt, empty.txt", "char", "'empty.txt' is empty"),
+        ("a.txt, 'files:x/*.jsonl,field=text'", "char", "no file is called"),
+        ("a.txt", "char, 'file:no.json'", "no.json: expected a tokenizer.json"),
+    ):
+        study = parse_study(f"name: s\nfactors: {{corpus: [{corpora}], tokenizer: [{tokenizers}]}}\n", "s.yaml")
+        with pytest.raises(CorpusError, match=re.escape(said)):
+            prepare_each(study.datasets)
+        with pytest.raises(CorpusError, match=re.escape(said)), owned(study_paths(study, tmp_path / "out")):
+            prepare_each(study.datasets)
+    assert not (tmp_path / "cache/tokens").exists() and not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,12 @@ def test_of_a_long_split_stretches_are_drawn_all_over_it(length: int) -> None:
     assert drawn == "".join(training_sample(in_pieces([text], 999), [train]))  # by the seed, whatever the pieces
 
 
+def test_each_of_many_short_texts_is_read() -> None:
+    texts = [f"{number:03d}".ljust(60, ".") for number in range(50)]
+    drawn = [*training_sample(in_pieces(texts, 60), [54] * 50)]
+    assert [piece[:3] for piece in drawn] == [f"{number:03d}" for number in range(50)]
+
+
 def test_several_long_texts_have_equal_parts_of_it() -> None:
     texts = [numbered(2000), numbered(3000).replace("0", "x")]
     drawn = "".join(training_sample(in_pieces(texts, 1000), [18_000, 27_000]))

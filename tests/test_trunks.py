@@ -192,6 +192,7 @@ def test_many_horizons_go_on_from_each_other(make: Make) -> None:
 
 def test_the_report_says_what_was_taken_over(text_file: Path, tmp_path: Path) -> None:
     from isoloss.report.chapters.method import method_chapter
+    from isoloss.report.chapters.runs import runs_chapter
     from isoloss.report.snapshot import take_snapshot
 
     study = Study(
@@ -201,6 +202,12 @@ def test_the_report_says_what_was_taken_over(text_file: Path, tmp_path: Path) ->
         factors={"max_iters": (10, 20)},
     )
     results = run_study(study, tmp_path, OPTIONS, executor=Inline())
-    said = " ".join(method_chapter(take_snapshot(results)).details)
+    snapshot = take_snapshot(results)
+    [_, table] = runs_chapter(snapshot).tables
+    [shorter, longer] = map(run_id, results.configs)
+    begins = dict(table.frame.select("run_id", "begins_as").iter_rows())
+    assert begins in ({shorter: None, longer: f"{shorter}, 9 steps"}, {longer: None, shorter: f"{longer}, 9 steps"})
+    assert "begins_as" in [column.name for column in table.columns]
+    said = " ".join(method_chapter(snapshot).details)
     assert "1 of 2 runs took over their first 9 steps from another run" in said
     assert "stays there, then falls (Hu et al. 2024) over its end (decay_share 0.2 and decay_shape linear)" in said

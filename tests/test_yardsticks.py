@@ -23,6 +23,7 @@ from isoloss.report.chapters.method import method_chapter
 from isoloss.report.loss_references import loss_references
 from isoloss.report.snapshot import take_snapshot
 from isoloss.store.merging import merge_studies
+from isoloss.store.owner import owned
 from isoloss.store.tables import load_study
 from isoloss.study.mixtures import Mixture
 from isoloss.study.studyfile import parse_study
@@ -182,6 +183,35 @@ def test_a_report_says_beside_its_losses_what_needs_no_neural_network(
     merge_studies([study, tmp_path / "wider"], tmp_path / "both")
     of_both = loss_references(take_snapshot(load_study(tmp_path / "both")))
     assert not of_both["val_loss"] and {value for _, value, _ in of_both["val_bpb"]} == {bits[grams], bits[best]}
+
+
+def test_what_cannot_be_computed_is_said_and_costs_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, study = tmp_path / "verse.txt", tmp_path / "study"
+    corpus.write_text(VERSE + "more of it")
+
+    def fail(*_: object) -> int:
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(module, "_size", fail)
+    trained(study, corpus, "char")
+    assert "what compressors reach on the text is not computed: MemoryError: none left" in capsys.readouterr().err
+    assert (study / "report/index.html").is_file()
+    monkeypatch.undo()
+    with owned(load_study(study).paths):  # a start of another process's, as far as the record is concerned
+        found = yardsticks(prepare(Text(str(corpus), val_share=0.5)))
+    assert found and not loss_references(take_snapshot(load_study(study)))["val_bpb"]
+    trained(study, corpus, "char")
+    assert loss_references(take_snapshot(load_study(study)))["val_bpb"]
+
+
+def test_bytes_of_text_beyond_ascii_have_their_own(tmp_path: Path) -> None:
+    (tmp_path / "odd.txt").write_text("naïve café\n" * 300 + VERSE)
+    trained(tmp_path / "study", tmp_path / "odd.txt", "char, byte")
+    results = load_study(tmp_path / "study")
+    of_char, of_byte = (results.tokenizer(each)["yardsticks"] for each in results.study.datasets)
+    assert of_char != of_byte
 
 
 def test_none_of_a_mixture_nor_in_studies_that_have_none_recorded(tmp_path: Path) -> None:

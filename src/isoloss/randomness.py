@@ -32,6 +32,7 @@ class Purpose(enum.IntEnum):
     DESIGN = 6
     SOURCE = 7
     TEXT = 8
+    MERGES = 9
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

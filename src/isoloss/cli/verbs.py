@@ -8,7 +8,7 @@ from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 from re import fullmatch
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -19,6 +19,7 @@ from isoloss.cli.arguments import (
     OptionalFloat,
     OptionalInt,
     OptionalPath,
+    OptionalText,
     Options,
     Plugins,
     Repeated,
@@ -31,7 +32,7 @@ from isoloss.terminal import say, show
 
 if TYPE_CHECKING:
     from isoloss.execution.options import RunOptions
-    from isoloss.study.study import Scalar, Study
+    from isoloss.study.study import Study
 
 TokenizerChoice = Annotated[str, named("NAME")]
 Overrides = Annotated[Repeated, named("SETTING=VALUE", "")]
@@ -43,6 +44,9 @@ def prepare(
     /,
     *,
     tokenizer: TokenizerChoice = "char",
+    val_corpus: Annotated[OptionalText, named("CORPUS", "the end of CORPUS")] = None,
+    val_share: Annotated[OptionalFloat, named("X", "0.1")] = None,
+    document_separator: Annotated[OptionalText, named("TEXT", "blocks cross")] = None,
     offline: Flag = False,
 ) -> int:
     """Fetch, verify and tokenize a corpus into the cache.
@@ -58,6 +62,9 @@ def prepare(
             and input.txt or meta.json), for which the lines of a study file are printed.
         tokenizer: char: a token for each character of the text; byte: one for each of 256 bytes; bpe:N: a byte-level
             BPE of N tokens, trained on the training split; gpt2; file:PATH: a tokenizer.json.
+        val_corpus: What is validated on, likewise; all of CORPUS is then for training.
+        val_share: Share of CORPUS that is kept for validation, its end.
+        document_separator: What each document ends in, where blocks do not cross from one into the next.
         offline: Fetch nothing; use what is in the cache.
     """
     from isoloss.data.known import CORPORA
@@ -73,9 +80,17 @@ def prepare(
     from isoloss.study.texts import Text
     from isoloss.wording import listed
 
-    raise_all(stated_faults({"tokenizer": tokenizer}))
-    of_nanogpt = is_nanogpt_folder(user_path(corpus))
-    text = text_of(user_path(corpus).resolve()) if of_nanogpt else Text(corpus_in_words([corpus], "CORPUS"))
+    options = {"val_corpus": val_corpus, "val_share": val_share, "document_separator": document_separator}
+    divided = {name: value for name, value in options.items() if value is not None}
+    raise_all(stated_faults({"tokenizer": tokenizer, **divided} | ({"val_corpus": "a"} if val_corpus else {})))
+    if of_nanogpt := not corpus.startswith("{") and is_nanogpt_folder(user_path(corpus)):
+        if divided:
+            raise ConfigError(f"{corpus} has a validation split of its own; leave out --{next(iter(divided))}")
+        text = text_of(user_path(corpus).resolve())
+    else:
+        validated = corpus_in_words([val_corpus], "--val_corpus") if val_corpus else None
+        text = Text(corpus_in_words([corpus], "CORPUS"), validated, val_share, document_separator)
+        raise_all([*text.faults()])
     tokens = prepare_tokens(text, tokenizer, offline=offline, say=say)
     if of_nanogpt:
         paths = (path if fullmatch(r"[\w./-]+", str(path)) else dumps(path) for path in text.corpora)
@@ -89,8 +104,8 @@ def prepare(
     )
     if corpus in CORPORA:
         say(f"licence: {CORPORA[corpus].licence}")
-    if is_synthetic(corpus):
-        rate = source_named(corpus).entropy_rate()
+    if is_synthetic(text.corpus):
+        rate = source_named(text.corpus).entropy_rate()
         say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")
     if bits := yardsticks(tokens):
         told = listed(f"{name} {value:.3f}" for name, value in bits.items())
@@ -220,19 +235,23 @@ def doctor(
 
 def study_of(reference: str, seeds: int | None, overrides: tuple[str, ...], plugins: tuple[str, ...] = ()) -> Study:
     """A study by name or file, with the command line's changes. Raises ConfigError."""
+    from isoloss.study.config import TEXTS
     from isoloss.study.plugins import use_plugin, with_plugins
-    from isoloss.study.studyfile import find_study, parse_scalar
+    from isoloss.study.studyfile import corpus_in_words, find_study, parse_scalar
     from isoloss.study.texts import ANY_DATA
 
     for plugin in plugins:
         use_plugin(plugin)
     study = find_study(reference)
-    settings: dict[str, Scalar] = {}
+    settings: dict[str, Any] = {}
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"--set {override}: expected SETTING=VALUE")
-        settings[name] = with_plugins(parse_scalar(value, f"--set {override}"))
+        if name in TEXTS and value.startswith("{"):
+            settings[name] = corpus_in_words([value], f"--set {name}")
+        else:
+            settings[name] = with_plugins(parse_scalar(value, f"--set {override}"))
     study = study.with_settings(settings) if settings else study
     study = study.with_seeds(seeds) if seeds is not None else study
     study.expand(ANY_DATA)  # every cell is valid, before anything is written

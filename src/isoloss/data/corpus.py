@@ -82,6 +82,15 @@ def read_corpus(
             yield _piece(end)
 
 
+def check_there(corpus: Corpus) -> None:
+    """Raises CorpusError where a file of a corpus is not there, empty, or no regular one; reads nothing."""
+    for name in corpus_names(corpus):
+        if not is_synthetic(name):
+            for file in _files(name, lambda line: None):
+                for path in filter(None, (file.path, *file.shards)):
+                    _size(path, file.name)
+
+
 def _too_long(corpus: Corpus) -> CorpusError:
     return CorpusError(f"'{corpus_name(corpus)}' is longer than {MAX_CORPUS_BYTES:,} bytes; take a part of it")
 

@@ -26,9 +26,11 @@ def hub_texts(stated: HubDataset, *, offline: bool) -> Iterator[str]:
             revision=stated.revision,
             download_config=library.DownloadConfig(local_files_only=offline),
         )
+        numbered = ((number, row.get(stated.field), [*row]) for number, row in enumerate(rows, 1))
+        yield from checked_texts(stated.name, numbered, "row", stated.field)
+    except CorpusError:
+        raise
     except Exception as error:  # of the library's own and of several clients
         reason = " ".join(str(error).split())[:300]
         instead = f"; run `isoloss prepare {stated.name}` while online" if offline else ""
         raise CorpusError(f"cannot get '{stated.name}': {type(error).__name__}: {reason}{instead}") from error
-    numbered = ((number, row.get(stated.field), [*row]) for number, row in enumerate(rows, 1))
-    yield from checked_texts(stated.name, numbered, "row", stated.field)

@@ -43,7 +43,7 @@ def checked_texts(name: str, rows: Iterable[Row], unit: str, field: str) -> Iter
             yield value
         elif not isinstance(value, str):
             without += 1
-            found = "missing" if value is None else f"no string but {json.dumps(value)[:40]}"
+            found = "missing" if value is None else f"no string but {json.dumps(value, default=str)[:40]}"
             first = first or f"in {unit} {number:,}, the first, it is {found} (fields: {listed(there)})"
     if without:
         raise CorpusError(f"'{name}': {without:,} of {count:,} rows have no text in '{field}'; {first}")
@@ -61,7 +61,8 @@ def _json_lines(path: Path, field: str) -> Iterator[Row]:
             try:
                 row: Any = json.loads(line.decode("utf-8-sig"))
                 if not isinstance(row, dict):
-                    raise ValueError(f"expected an object, found {line[:20]!r}")
+                    instead = "; write each object of the array on a line of its own" if isinstance(row, list) else ""
+                    raise ValueError(f"expected an object, found {line[:20]!r}{instead}")
                 value = cast("dict[str, Any]", row).get(field)
                 if isinstance(value, str):
                     value.encode()  # JSON can spell half of a surrogate pair

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from isoloss.data.compressed import opened
+from isoloss.data.compressed import is_compressed, opened
 from isoloss.errors import CorpusError
 
 PIECE_TOKENS = 1 << 20
@@ -59,6 +59,8 @@ def _missing(last: bytes, end: str) -> bytes:
 
 def _tokens(path: Path, vocab_size: int) -> Iterator[NDArray[np.uint16]]:
     """The tokens of a shard in pieces. Raises CorpusError."""
+    if is_compressed(path):
+        raise CorpusError(f"'{path}' is compressed, and shards are read as they are; decompress it")
     with opened(path) as stream:
         size, head, largest = path.stat().st_size, stream.read(HEADER_BYTES), 0
         magic, version, count = np.frombuffer(head[:12].ljust(12, b"\0"), "<i4").tolist()

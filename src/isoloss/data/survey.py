@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,27 +18,33 @@ from isoloss.study.mixtures import Parts
 from isoloss.study.texts import LINE_END, DataFacts, Text
 
 CODE_POINTS = 0x110000
+TOLD_EVERY_S = 5.0
 
 
 class TextReader:
     """Reads a text, as often as it is iterated over: each piece with the number of its corpus.
 
     Raises CorpusError for what cannot be read, and where two corpora turn out to be the same text. `hashes` are the
-    SHA-256 of the corpora that were read to their end last, `size` the bytes of all.
+    SHA-256 of the corpora that were read to their end last, `size` the bytes of all. `say` hears now and then how far
+    it is, by `doing`.
     """
 
     def __init__(self, text: Text, *, offline: bool = False, say: Callable[[str], None] = lambda line: None) -> None:
-        self.text, self.hashes, self.size = text, list[str](), 0
+        self.text, self.hashes, self.size, self.doing, self._say = text, list[str](), 0, "read", say
         self._options: dict[str, Any] = {"end": text.document_separator or LINE_END, "offline": offline, "say": say}
 
     def __iter__(self) -> Iterator[tuple[int, Piece]]:
-        self.hashes, size = [], 0
+        self.hashes, size, told = [], 0, time.monotonic()
         for number, corpus in enumerate(self.text.corpora):
             digest = hashlib.sha256()
             for piece in read_corpus(corpus, **self._options):
                 digest.update(piece.content)
                 size += len(piece.content)
                 yield number, piece
+                if time.monotonic() - told > TOLD_EVERY_S:
+                    far = f"{size / self.size:.0%}" if self.size else f"{size / 1e6:,.0f} MB"
+                    self._say(f"{self.doing} {far} of {self.text.name}")
+                    told = time.monotonic()
             self.hashes.append(digest.hexdigest())
         self.size = size
         self._check()

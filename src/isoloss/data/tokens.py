@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, repeat
@@ -13,24 +12,24 @@ from typing import Any
 
 import numpy as np
 
+from isoloss.data.corpus import check_there
 from isoloss.data.documents import SPLITS, Ends, encode_documents, ends_of_texts, one_behind_the_other, text_number
 from isoloss.data.known import CORPORA
 from isoloss.data.survey import TextReader, facts_of, split_lengths, survey
 from isoloss.data.token_files import FORMAT_VERSION, Tokens, by_length, open_tokens
 from isoloss.data.tokenizer import TokenArray, Tokenizer, token_dtype
 from isoloss.data.training_sample import training_sample
-from isoloss.data.vocabularies import TRAINING_RULE, read_vocabulary, vocabulary_of
+from isoloss.data.vocabularies import TRAINING_RULE, gpt2, read_vocabulary, vocabulary_of
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import cache_dir, sha256_file, user_path, write_bytes, write_record, write_text, writing
 from isoloss.locks import locked
 from isoloss.study.config import RunConfig
-from isoloss.study.corpora import corpus_name
+from isoloss.study.corpora import corpus_name, corpus_of
 from isoloss.study.datasets import Dataset, dataset_of
 from isoloss.study.texts import DataFacts, Text
 from isoloss.study.tokenizer_names import BYTES, FILE, bpe_size, is_of_library
 
 TOKENIZE_TIMEOUT_S = 1800.0
-TOLD_EVERY_S = 5.0
 
 
 def prepare(
@@ -45,7 +44,7 @@ def prepare(
     Raises CorpusError when the text or the tokenizer cannot be fetched, verified, decoded or split.
     """
     called = _name_in_cache(tokenizer)
-    reader = TextReader(Text(text) if isinstance(text, str) else text, offline=offline, say=say)
+    reader = TextReader(Text(corpus_of(text)) if isinstance(text, str) else text, offline=offline, say=say)
     sha256, hashes = reader.read_through(), tuple(reader.hashes)
     folder = cache_dir() / "tokens" / f"{sha256[:16]}-{called}"
     in_use = f"{folder} is being written by another process"
@@ -53,7 +52,7 @@ def prepare(
         try:
             tokens = open_tokens(folder)
         except StoreError:
-            _tokenize(reader, _made(reader, tokenizer, offline, say), sha256, folder, say)
+            _tokenize(reader, _made(reader, tokenizer, offline, say), sha256, folder)
             tokens = open_tokens(folder)
     return replace(tokens, tokenizer=replace(tokens.tokenizer, name=tokenizer), hashes=hashes)
 
@@ -67,7 +66,16 @@ def _name_in_cache(tokenizer: str) -> str:
 
 
 def prepare_each(datasets: Mapping[Dataset, Text], **options: Any) -> dict[Dataset, Tokens]:
-    """The same for each text and tokenizer of a study. Raises likewise."""
+    """The same for each text and tokenizer of a study; what can be told of all is told before any is read.
+
+    Raises likewise.
+    """
+    for dataset, text in datasets.items():
+        _name_in_cache(dataset.tokenizer)
+        for corpus in text.corpora:
+            check_there(corpus)
+        if dataset.tokenizer == "gpt2":
+            gpt2(**options)
     return {dataset: prepare(text, dataset.tokenizer, **options) for dataset, text in datasets.items()}
 
 
@@ -133,9 +141,7 @@ def _train_lengths(facts: DataFacts) -> list[int]:
     return list(facts.train_parts.lengths) if facts.train_parts else [facts.train_tokens or 0]
 
 
-def _tokenize(
-    reader: TextReader, made: tuple[Tokenizer, DataFacts], sha256: str, folder: Path, say: Callable[[str], None]
-) -> None:
+def _tokenize(reader: TextReader, made: tuple[Tokenizer, DataFacts], sha256: str, folder: Path) -> None:
     tokenizer, facts = made
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +151,7 @@ def _tokenize(
         try:
             ends = ends_of_texts(reader, facts, in_bytes=tokenizer.name == "byte")
             dtype = token_dtype(tokenizer.vocab_size)
-            for split, number, tokens in _tokens_of_texts(reader, tokenizer, facts, ends, say):
+            for split, number, tokens in _tokens_of_texts(reader, tokenizer, facts, ends):
                 lengths_D = np.zeros_like(ends[split][number])
                 with (temporary / f"{split}.bin").open("ab") as stream:
                     for tokens_N, document in tokens:
@@ -186,28 +192,21 @@ def _tokens_of_texts(
     tokenizer: Tokenizer,
     facts: DataFacts,
     ends: Mapping[str, Sequence[Ends]],
-    say: Callable[[str], None],
 ) -> Iterator[tuple[str, int, Iterable[tuple[TokenArray, int]]]]:
-    """Each text of each split with its tokens, in arrays, of a byte-level BPE with their document's number.
-
-    `say` hears how far it is.
-    """
+    """Each text of each split with its tokens, in arrays, of a byte-level BPE with their document's number."""
 
     def parts() -> Iterator[tuple[tuple[str, int], Any]]:
         """Text of a byte-level BPE, else tokens, by the split and the text that each belongs to."""
         left = dict(enumerate(_train_lengths(facts)))
-        done, total, told = 0, reader.size, time.monotonic()
         for number, piece in reader:
             part = piece.text if tokenizer.byte_level else tokenizer.encode(piece.text)
             at = left.get(number, 0)
             for split, each in zip(SPLITS, (part[:at], part[at:]), strict=True):
                 if len(each):
                     yield (split, text_number(reader.text, number, split) or 0), each
-            left[number], done = max(0, at - len(part)), done + len(piece.content)
-            if time.monotonic() - told > TOLD_EVERY_S:
-                say(f"tokenized {done / total:.0%} of {reader.text.name}")
-                told = time.monotonic()
+            left[number] = max(0, at - len(part))
 
+    reader.doing = "tokenized"
     for (split, text), group in groupby(parts(), key=lambda part: part[0]):
         pieces = (part for _, part in group)
         of_library = tokenizer.byte_level

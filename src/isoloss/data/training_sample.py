@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from isoloss.randomness import Purpose, derived_key, keyed_bits, stream_key
+
 MAX_CHARACTERS = 100_000_000
 """Merges are learnt from no more; of several texts from an equal part of it each."""
 STRETCH_CHARACTERS = 1 << 16
@@ -23,7 +25,7 @@ def training_sample(pieces: Iterable[tuple[int, str]], lengths: Sequence[int]) -
     chosen = [_chosen(length, most, number) for number, length in enumerate(lengths)]
     for number, piece in pieces:
         if number >= len(lengths):
-            continue
+            return
         first = places[number]
         places[number] = end = first + len(piece)
         for stretch in range(first // STRETCH_CHARACTERS, -(-end // STRETCH_CHARACTERS)):
@@ -34,8 +36,9 @@ def training_sample(pieces: Iterable[tuple[int, str]], lengths: Sequence[int]) -
 
 
 def _chosen(length: int, most: int, number: int) -> set[int] | range:
-    """The stretches of a text that are read."""
+    """The stretches of a text that are read: all, or whole ones by the order of random bits."""
     if length <= most:
         return range(-(-length // STRETCH_CHARACTERS))
-    random = np.random.default_rng([SEED, number])
-    return {*random.choice(length // STRETCH_CHARACTERS, max(1, most // STRETCH_CHARACTERS), replace=False).tolist()}
+    keys = derived_key(*stream_key(SEED, Purpose.MERGES)[:, None], np.array([number], np.int32))
+    bits_S = keyed_bits(*keys, np.arange(max(1, length // STRETCH_CHARACTERS), dtype=np.int32))
+    return {*np.argsort(bits_S, kind="stable")[: max(1, most // STRETCH_CHARACTERS)].tolist()}

@@ -18,8 +18,9 @@ from isoloss.data.tokenizer import TokenArray, Tokenizer
 from isoloss.errors import StoreError
 from isoloss.files import read_record, write_record
 
-MAX_TOKENS = 100_000_000
+MAX_TEXT_BYTES = 100_000_000
 """Of a longer text it would take ten minutes to hours."""
+TOLD_BYTES = 4_000_000
 PIECE_TOKENS = 1 << 20
 
 
@@ -36,10 +37,14 @@ COMPRESSORS: Mapping[str, Callable[[], _Compressor]] = {
 """How to begin with each: at its best, as far as that needs no more than some hundred MB of memory."""
 
 
-def yardsticks(tokens: Tokens, max_tokens: int = MAX_TOKENS) -> Mapping[str, float]:
+def yardsticks(
+    tokens: Tokens, max_bytes: int = MAX_TEXT_BYTES, say: Callable[[str], None] = lambda line: None
+) -> Mapping[str, float]:
     """Bits a byte of validation by what reaches them, kept with the tokens once computed.
 
-    None of a mixture, which nothing reads in its shares, and none of a longer text that is not computed yet.
+    None of a mixture, which nothing reads in its shares, and none of a longer text that is not computed yet; `say`
+    hears where it takes a while.
+
     Of a compressor that is what validation adds to the compressed training split: 8 · (size of both − size of
     training) / bytes. bz2 reads 900 kB at a time, which is all that it has seen; xz (preset 9) looks back 64 MiB, zstd
     (level 22) 128 MiB. The n-gram model is that of `ngram_loss`.
@@ -49,9 +54,14 @@ def yardsticks(tokens: Tokens, max_tokens: int = MAX_TOKENS) -> Mapping[str, flo
         StoreError, LookupError, ValueError, TypeError, AttributeError
     ):  # not there yet, or not as we write it
         return {name: float(bits) for name, bits in read_record(path)["bits_per_byte"].items()}
-    if tokens.train_parts or tokens.val_parts or len(tokens.train_N) + len(tokens.val_N) > max_tokens:
+    if tokens.train_parts or tokens.val_parts:
         return {}
     n_bytes = int(tokens.tokenizer.bytes_of_tokens()[tokens.val_N].sum())
+    of_both = n_bytes * (1 + len(tokens.train_N) / len(tokens.val_N))
+    if of_both > max_bytes:
+        return {}
+    if of_both > TOLD_BYTES:
+        say("computing what compressors and n-grams reach on the text")
     splits = [tokens.train_N], [tokens.train_N, tokens.val_N]
     sizes = {name: [_size(make(), tokens.tokenizer, each) for each in splits] for name, make in COMPRESSORS.items()}
     found = {name: 8 * (both - train) / n_bytes for name, (train, both) in sizes.items()} | _ngram_bits(tokens)

@@ -44,7 +44,7 @@ FEWEST_EVALUATIONS = 4
 ENOUGH_LEVELS = 4
 """Levels from which on more than a symmetric valley can be told."""
 
-NOISE_KNOWN_FOR = ("best_val_loss", "final_val_loss", *OF_AVERAGES)
+NOISE_KNOWN_FOR = ("best_val_loss", "final_val_loss", "best_ema_val_loss", "final_ema_val_loss")
 """Responses whose noise is a validation loss's, in nats."""
 
 

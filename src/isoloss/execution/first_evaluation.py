@@ -51,8 +51,9 @@ def taking_over(context: TrainingContext, start: StartingPoint) -> StartingPoint
             with suppress(IsolossError):  # what cannot be read, or is damaged, is computed again
                 if found := _first_evaluation(context.study.run(other), now):
                     row, source = found
-                    losses = (row.train_loss, row.val_loss) if start.state.config.ema else (None, None)
-                    row = replace(row, ema_train_loss=losses[0], ema_val_loss=losses[1])  # the average is the weights
+                    losses = (row.train_loss, row.val_loss, row.val_bpb) if start.state.config.ema else (None,) * 3
+                    train, val, bits = losses  # the average is the weights
+                    row = replace(row, ema_train_loss=train, ema_val_loss=val, ema_val_bpb=bits)
                     return replace(start, first_evaluation=row, taken_over={FIRST_EVALUATION: source})
     return start
 

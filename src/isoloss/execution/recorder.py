@@ -99,7 +99,7 @@ class RunRecorder:
     def evaluation(self, row: EvalRow) -> None:
         """Append to evals.jsonl, without losses of an average where the run has none, or by position before its end."""
         values = asdict(row)
-        absent = [] if self._averages else ["ema_train_loss", "ema_val_loss"]
+        absent = [] if self._averages else ["ema_train_loss", "ema_val_loss", "ema_val_bpb"]
         absent += ["val_loss_by_position"] if row.val_loss_by_position is None else []
         self._evals.write({name: value for name, value in values.items() if name not in absent})
 

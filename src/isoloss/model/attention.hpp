@@ -1,7 +1,8 @@
 // Causal attention under dropout, one head after the other, so that all of a head stays in the cache. Included by
 // kernels.cpp; its legend and helpers hold here too. A sequence's T queries are taken ROWS at a time against the keys they
 // may see; sums are kept in registers over tiles of ROWS x 2 vectors of W floats, hence arrays padded with zeros to whole
-// vectors: P is D padded, J is T padded. Products are of fp32.
+// vectors: P is D padded, J is T padded, and one vector more, so that rows of powers of two do not fall on the same places of
+// the cache. Products are of fp32.
 
 constexpr i64 ROWS = W / 2;
 
@@ -102,7 +103,7 @@ void softmax_row(const Heads& s, i64 i, i64 from, i64 until, float scale, const 
     }
 }
 
-// Probabilities go to probs_BxHxTxT, where it is given, up to the diagonal; its rows are `kept` apart.
+// Probabilities go to probs_BxHxTxT, where it is given, up to the diagonal; its rows are `kept` apart (ROW_MULTIPLE in native_attention.py).
 template <class T>
 void attend(const Heads& s, float scale, const T* qkv, T* out, T* probs, MASK) {
     const Mask mask(key, limit, keep_scale);

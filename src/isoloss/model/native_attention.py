@@ -13,7 +13,7 @@ from isoloss.model.native import Native, at, mask_of
 from isoloss.model.operations import OnBranch
 
 ROW_MULTIPLE = 16
-"""To so many elements rows of probabilities are padded, J, as vectors of theirs are read and written whole."""
+"""Rows of probabilities are padded to a multiple of so many, as the kernel reads and writes whole vectors of them."""
 
 
 class Heads(NamedTuple):
@@ -45,8 +45,8 @@ class Attend(OnBranch):
         out_ExNxC = torch.empty(E, N, C, dtype=self._native.dtype)
         for group in self._groups:
             n_members = len(range(E)[group.members])
-            n_kept, J = n_members if self._keeps else 0, -(-T // ROW_MULTIPLE) * ROW_MULTIPLE
-            probs = torch.empty(n_kept, self._n_rows * group.n_head, T, J, dtype=out_ExNxC.dtype)
+            n_kept, row = n_members if self._keeps else 0, -(-T // ROW_MULTIPLE) * ROW_MULTIPLE
+            probs = torch.empty(n_kept, self._n_rows * group.n_head, T, row, dtype=out_ExNxC.dtype)
             self._probs.append(probs)
             for (shape, e, mask), n in zip(self._calls(group), range(n_members), strict=True):
                 kept = at(probs, n) if self._keeps else None
@@ -56,9 +56,9 @@ class Attend(OnBranch):
     def branch_backward(self, grad_ExNxC: Tensor) -> Tensor:
         """The gradient of queries, keys and values."""
         grad_ExNxC, grad_ExNxR = grad_ExNxC.contiguous(), torch.empty_like(self._qkv_ExNxR)
-        for group, probs_MxGxTxJ in zip(self._groups, self._probs, strict=True):
+        for group, probs_MxGxTxT in zip(self._groups, self._probs, strict=True):
             for n, (shape, e, mask) in enumerate(self._calls(group)):
-                arrays = at(self._qkv_ExNxR, e), at(probs_MxGxTxJ, n), at(grad_ExNxC, e), at(grad_ExNxR, e)
+                arrays = at(self._qkv_ExNxR, e), at(probs_MxGxTxT, n), at(grad_ExNxC, e), at(grad_ExNxR, e)
                 self._native.call["attend_backward"](*shape, *arrays, *mask)
         return grad_ExNxR
 

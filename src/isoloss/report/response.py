@@ -20,6 +20,8 @@ _KNOWN: dict[str, tuple[str, str, Better | None]] = {
     "final_train_loss": ("final training loss", "nats", "lower"),
     "best_val_bpb": ("best validation loss per byte", "bits", "lower"),
     "final_val_bpb": ("final validation loss per byte", "bits", "lower"),
+    "best_ema_val_bpb": ("best validation loss per byte of the averaged weights", "bits", "lower"),
+    "final_ema_val_bpb": ("final validation loss per byte of the averaged weights", "bits", "lower"),
     "train_val_gap": ("train-val gap", "nats", None),
     "best_step": ("step of the lowest loss", "", None),
     "loss_roughness": ("roughness of the training loss", "nats", None),

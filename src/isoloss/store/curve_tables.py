@@ -28,6 +28,7 @@ EVALS_SCHEMA: dict[str, pl.DataType] = {
     "val_bpb": pl.Float64(),
     "ema_train_loss": pl.Float64(),
     "ema_val_loss": pl.Float64(),
+    "ema_val_bpb": pl.Float64(),
 }
 THINNED_STEPS_SCHEMA = {
     **{name: METRICS_SCHEMA[name] for name in ("step", "loss", "lr", "grad_norm")},

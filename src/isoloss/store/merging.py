@@ -227,6 +227,8 @@ def _records(
                 found[name] = {**record, "tokenizer": name.tokenizer, "corpus": name.corpus}
                 if each.study.varied_texts:
                     found[name]["val_corpus"] = name.val_corpus
+            if "yardsticks" in record:
+                found[name]["yardsticks"] = record["yardsticks"]
             for key, called in (("corpus_sha256", name.corpus), ("tokenizer_sha256", name.tokenizer)):
                 if found[name].get(key) != record.get(key):
                     text = f"'{called}' of {each.paths.folder} is another than that of {opened[0].paths.folder}"

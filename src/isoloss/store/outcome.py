@@ -94,17 +94,19 @@ def measure(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> Measure
     """
     best = min(((row["val_loss"], row["step"]) for row in evals if row["val_loss"] is not None), default=(None, None))
     of_average = [row.get("ema_val_loss") for row in evals]
-    per_byte = [row.get("val_bpb") for row in evals]
+    per_byte, of_average_per_byte = ([row.get(name) for row in evals] for name in ("val_bpb", "ema_val_bpb"))
     final_val, final_train = (evals[-1]["val_loss"], evals[-1]["train_loss"]) if evals else (None, None)
     return {
         "best_val_loss": best[0],
         "best_step": best[1],
-        "best_ema_val_loss": min((loss for loss in of_average if loss is not None), default=None),
+        "best_ema_val_loss": _lowest(of_average),
         "final_ema_val_loss": of_average[-1] if of_average else None,
         "final_val_loss": final_val,
         "final_train_loss": final_train,
-        "best_val_bpb": min((bits for bits in per_byte if bits is not None), default=None),
+        "best_val_bpb": _lowest(per_byte),
         "final_val_bpb": per_byte[-1] if per_byte else None,
+        "best_ema_val_bpb": _lowest(of_average_per_byte),
+        "final_ema_val_bpb": of_average_per_byte[-1] if of_average_per_byte else None,
         "train_val_gap": None if final_val is None or final_train is None else final_val - final_train,
         "loss_roughness": loss_roughness([row["loss"] for row in steps]),
         "median_step_time_s": median(row["step_time_s"] for row in steps) if steps else None,
@@ -112,6 +114,10 @@ def measure(steps: Sequence[StepRecord], evals: Sequence[EvalRecord]) -> Measure
         "mfu": median(row["mfu"] for row in steps) if steps else None,
         "mfu_a100": median(row["mfu_a100"] for row in steps) if steps else None,
     }
+
+
+def _lowest(losses: Iterable[float | None]) -> float | None:
+    return min((loss for loss in losses if loss is not None), default=None)
 
 
 def steps_to(target: float, curve: Iterable[tuple[int, float | None]]) -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from isoloss.errors import ConfigError, StoreError
+from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.files import read_record, user_path, write_record
 from isoloss.locks import LEASE, locked
 from isoloss.store.enclosed import check_enclosed
@@ -38,7 +38,7 @@ def owned(paths: StudyPaths) -> Generator[None]:
         write_record(paths.owner, {"process": os.getpid(), "machine": platform.node(), "since": now()})
         try:
             yield
-        except ConfigError:
+        except (ConfigError, CorpusError):
             _remove_if_empty(paths)
             raise
 

@@ -112,6 +112,8 @@ class MeasuredRecord(TypedDict):
     final_train_loss: FiniteFloat | None
     best_val_bpb: NotRequired[FiniteFloat | None]
     final_val_bpb: NotRequired[FiniteFloat | None]
+    best_ema_val_bpb: NotRequired[FiniteFloat | None]
+    final_ema_val_bpb: NotRequired[FiniteFloat | None]
     train_val_gap: FiniteFloat | None
     loss_roughness: FiniteFloat | None
     median_step_time_s: FiniteFloat | None
@@ -173,6 +175,7 @@ class EvalRecord(TypedDict):
     val_bpb: NotRequired[FiniteFloat | None]
     ema_train_loss: NotRequired[FiniteFloat | None]
     ema_val_loss: NotRequired[FiniteFloat | None]
+    ema_val_bpb: NotRequired[FiniteFloat | None]
     val_loss_by_position: NotRequired[ByPosition | None]
 
 

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
 
 from isoloss.data.token_files import Tokens
 from isoloss.data.yardsticks import yardsticks
+from isoloss.errors import StoreError
 from isoloss.store.layout import StudyPaths
 from isoloss.store.opening import recorded_tokenizers, write_tokenizers
+from isoloss.store.owner import owned
 from isoloss.study.datasets import Dataset
 
-MAX_TOKENS = 20_000_000
+MAX_STUDY_BYTES = 20_000_000
 """Of a longer text it takes more than two minutes: `isoloss prepare` computes it, and the next start records it."""
-TOLD_TOKENS = 4_000_000
 
 
 def keep_yardsticks(paths: StudyPaths, tokens: Mapping[Dataset, Tokens], say: Callable[[str], None]) -> None:
-    """Record the yardsticks of each text of a study that has none recorded. Raises StoreError."""
-    known = recorded_tokenizers(paths)
-    by_text = {each.sha256: each for each in tokens.values()}
-    found: dict[str, Mapping[str, float]] = {}
-    for sha256 in {each["corpus_sha256"] for each in known.values() if "yardsticks" not in each} & by_text.keys():
-        if TOLD_TOKENS < len(by_text[sha256].train_N) <= MAX_TOKENS:
-            say("computing what compressors and n-grams reach on the text")
-        found[sha256] = yardsticks(by_text[sha256], MAX_TOKENS)
+    """Record the yardsticks of each text of a study that has none recorded.
+
+    What fails is said, and the next start tries it again: a report is not lost for them.
+    """
+    found: dict[tuple[str, bool], Mapping[str, float]] = {}
+    missing = {_split_of(each) for each in recorded_tokenizers(paths).values() if "yardsticks" not in each}
+    for each in tokens.values():
+        split = each.sha256, each.tokenizer.name == "byte"
+        if split in missing - found.keys():
+            try:
+                found[split] = yardsticks(each, MAX_STUDY_BYTES, say)
+            except Exception as error:  # of memory, a disk, or a library of compression
+                say(f"what compressors reach on the text is not computed: {type(error).__name__}: {error}")
     if any(found.values()):
-        add = {sha256: {"yardsticks": {**bits}} for sha256, bits in found.items() if bits}
-        write_tokenizers(paths, {name: {**each, **add.get(each["corpus_sha256"], {})} for name, each in known.items()})
+        with suppress(StoreError), owned(paths):  # another start has it now, and records them when it ends
+            known = recorded_tokenizers(paths)
+            add = {split: {"yardsticks": {**bits}} for split, bits in found.items() if bits}
+            write_tokenizers(paths, {name: {**each, **add.get(_split_of(each), {})} for name, each in known.items()})
+
+
+def _split_of(record: Mapping[str, Any]) -> tuple[str, bool]:
+    """Text and split of a record: bytes are split at another place than characters."""
+    return record["corpus_sha256"], record["tokenizer"] == "byte"

@@ -11,6 +11,8 @@ from isoloss.errors import ConfigError
 from isoloss.study.config import TEXTS
 from isoloss.study.corpora import Corpus, corpora_of, corpus_name, corpus_of
 from isoloss.study.datasets import Dataset
+from isoloss.study.file_patterns import is_pattern, pattern_and_field
+from isoloss.study.hub_datasets import KNOWN, hub_dataset_named, hub_dataset_of, is_hub_dataset
 from isoloss.study.mixtures import Mixture
 from isoloss.study.synthetic import is_synthetic, synthetic_named
 from isoloss.study.texts import Text
@@ -19,13 +21,19 @@ Called = Callable[[Any, str], Any]
 
 
 def short_name(corpus: Corpus) -> str:
-    """What a reader knows a corpus by: a file without its folders, a synthetic text by parameters not at defaults."""
+    """What a reader knows a corpus by: a file or pattern without its folders, a dataset of the Hub without its owner, a
+    synthetic text by parameters not at defaults.
+    """
     if isinstance(corpus, Mixture):
         return corpus.named(short_name)
     if isinstance(corpus, tuple):
         return " + ".join(map(short_name, corpus))
+    if is_hub_dataset(corpus):
+        dataset = hub_dataset_named(corpus)
+        return next((name for name, known in KNOWN.items() if hub_dataset_of(known) == dataset), dataset.short_name)
     if not is_synthetic(corpus):
-        return PurePath(corpus).name or corpus
+        path = pattern_and_field(corpus)[0] if is_pattern(corpus) else corpus
+        return PurePath(path).name or corpus
     parameters = synthetic_named(corpus).model_dump(exclude_defaults=True)
     return " ".join([parameters.pop("synthetic"), *(f"{key} {value}" for key, value in parameters.items())])
 
@@ -74,8 +82,8 @@ def _with_mixtures_spelled_out(values: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(named, dict):
         return values
     stated = cast("dict[str, Any]", named)
-    keys = [key for key in ("corpora", *TEXTS, *SECTIONS) if key in values]
-    return {**values, **{key: _spelled_out(values[key], stated) for key in keys}}
+    found = {key: _spelled_out(values[key], stated) for key in (*TEXTS, *SECTIONS) if key in values}
+    return {**values, **found, "corpora": {name: _spelled_out(value, stated) for name, value in stated.items()}}
 
 
 def _spelled_out(value: Any, stated: Mapping[str, Any]) -> Any:

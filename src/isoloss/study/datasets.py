@@ -26,8 +26,17 @@ class Dataset(NamedTuple):
 
 COMPARED_IN = {"val_loss": "nats per token", "val_bpb": "bits per byte"}
 """Units in which validation losses compare."""
-PER_TOKEN = ("best_val_loss", "final_val_loss", "final_train_loss", "train_val_gap")
-"""Columns of a summary that do not compare between tokenizers and validation texts."""
+PER_TOKEN = (
+    "best_val_loss",
+    "final_val_loss",
+    "best_ema_val_loss",
+    "final_ema_val_loss",
+    "final_train_loss",
+    "train_val_gap",
+    "loss_roughness",
+    "steps_to_target",
+)
+"""Columns of a summary, in nats a token or by them, that do not compare between tokenizers and validation texts."""
 PER_BYTE = "Losses per token of different tokenizers do not compare: losses here are in bits per byte of text."
 PER_BYTE_OF_TEXTS = (
     "Each corpus has its own text for validation: losses here are in bits per byte of text, and a difference between "

@@ -40,6 +40,11 @@ class HubDataset(BaseModel):
         stated = {key: value for key, value in sorted(self) if key != "dataset" and value is not None}
         return ",".join([f"{DATASET}{self.dataset}", *(f"{key}={value}" for key, value in stated.items())])
 
+    @property
+    def short_name(self) -> str:
+        """What a reader knows it by."""
+        return self.dataset.rpartition("/")[2]
+
 
 def is_hub_dataset(corpus: object) -> TypeGuard[str]:
     """Whether this names a dataset of the Hub."""

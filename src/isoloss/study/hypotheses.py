@@ -29,6 +29,8 @@ RESPONSES = (
     "final_train_loss",
     "best_val_bpb",
     "final_val_bpb",
+    "best_ema_val_bpb",
+    "final_ema_val_bpb",
     "train_val_gap",
     "best_step",
     "steps_to_target",
@@ -43,7 +45,7 @@ RESPONSES = (
     "wall_time_s",
 )
 """What is measured of a run: the columns of summary.csv that a hypothesis may be about."""
-OF_AVERAGES = ("best_ema_val_loss", "final_ema_val_loss")
+OF_AVERAGES = ("best_ema_val_loss", "final_ema_val_loss", "best_ema_val_bpb", "final_ema_val_bpb")
 """Those that a run with `ema` alone has."""
 TIMED = RESPONSES[RESPONSES.index("median_step_time_s") :]
 """Those that depend on the machine's time."""

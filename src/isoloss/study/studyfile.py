@@ -173,10 +173,13 @@ def corpus_in_words(words: Sequence[str], source: str) -> Corpus:
 
     Example: corpus_in_words(["{mix: {a.txt: 0.7, b.txt: 0.3}}"], "--corpus"). Raises ConfigError naming `source`.
     """
+    braces = [each[:1] for each in words] == ["{"]
+    stated = read_yaml(words[0], source)[0] if braces else words[0] if len(words) == 1 else [*words]
     try:
-        return corpus_of(read_yaml(words[0], source)[0] if [each[:1] for each in words] == ["{"] else [*words])
+        return corpus_of(stated)
     except ConfigError as error:
-        raise ConfigError(f"{source}: {str(error).removeprefix(f'{source}:1: ')}") from error
+        raise_all([ConfigError(f"{source}: {each.args[0]}") for each in error.each])
+        raise
 
 
 def dump_study(study: Study) -> str:

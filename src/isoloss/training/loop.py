@@ -57,6 +57,7 @@ class EvalRow:
     val_bpb: float | None = None
     ema_train_loss: float | None = None
     ema_val_loss: float | None = None
+    ema_val_bpb: float | None = None
     val_loss_by_position: dict[str, float | None] | None = None
 
 
@@ -198,6 +199,7 @@ def _evaluate(
             _finite(of.val_bpb),
             average and _finite(average.train_loss),
             average and _finite(average.val_loss),
+            average and _finite(average.val_bpb),
             of.val_loss_by_position if e in ending else None,
         )
         stack.progress[e] = after_evaluation(stack.progress[e], row)

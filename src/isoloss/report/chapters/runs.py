@@ -76,6 +76,7 @@ def runs_table(snapshot: Snapshot) -> Table:
         Column("tokens_per_s", "tokens/s", "si"),
         Column("mfu", "MFU", "percent"),
         Column("wall_time_s", "wall time", "duration"),
+        *_shared(snapshot),
         Column("reason", "reason", width=40),
     )
     return Table("runs", f"Runs by best validation loss; n = {counted(len(frame), 'run')}", frame, columns)
@@ -84,6 +85,11 @@ def runs_table(snapshot: Snapshot) -> Table:
 def _of_averages(snapshot: Snapshot) -> list[Column]:
     some = snapshot.table["best_ema_val_loss"].is_not_null().any()
     return [Column("best_ema_val_loss", "best val loss of averaged weights", "loss")] if some else []
+
+
+def _shared(snapshot: Snapshot) -> list[Column]:
+    some = snapshot.table["begins_as"].is_not_null().any()
+    return [Column("begins_as", "begins as")] if some else []
 
 
 def _to_target(snapshot: Snapshot) -> list[Column]:

@@ -36,7 +36,7 @@ from isoloss.study.repeats import epochs, unique_tokens
 from isoloss.study.schema import study_schema
 from isoloss.study.study import Study
 from isoloss.study.studyfile import corpus_in_words, dump_study, find_study, parse_study
-from isoloss.study.synthetic import is_synthetic
+from isoloss.study.synthetic import is_synthetic, synthetic_named
 from isoloss.study.texts import Text
 from isoloss.training import evaluate
 from isoloss.training.distributed import Ranks
@@ -110,8 +110,8 @@ def test_a_command_line_states_mixtures_as_study_files_do(tmp_path: Path) -> Non
     assert str(corpus_in_words(["tinystories"], "--corpus")).startswith(
         "dataset:roneneldan/TinyStories,field=text,revision="
     )
-    source = "synthetic:markov,order=2,symbols=32,seed=1,tokens=50000000"
-    assert corpus_in_words([source.replace("50000000", "5e7")], "--corpus") == source
+    source = "synthetic:markov,order=2,symbols=32,seed=1,tokens=5e7"
+    assert corpus_in_words([source], "--corpus") == synthetic_named(source).name
     for words, said in {
         ("{mix: {a.txt: 0.75, b.txt: 0.2}}",): "--corpus: shares sum to 0.95, not to 1",
         ("{mix: [}",): "--corpus:1: not valid YAML",

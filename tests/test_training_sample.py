@@ -41,7 +41,7 @@ def test_of_a_long_split_stretches_are_drawn_all_over_it(length: int) -> None:
     found = [drawn[first : first + 100] for first in range(0, len(drawn), 100)]
     assert len(found) == len({*found}) == 20 and stretches >= {*found}
     places = [int(each[:9]) for each in found]
-    assert places == sorted(places) and places[0] < 1000 < 3500 < places[-1]
+    assert places == sorted(places) and places[0] < 1000 < 3000 < places[-1]
     assert drawn == "".join(training_sample(in_pieces([text], 999), [train]))  # by the seed, whatever the pieces
 
 

@@ -96,6 +96,15 @@ def test_the_same_text_has_the_same_tokens_in_any_format() -> None:
     assert len({prepare(name).folder for name in names}) == 1
 
 
+def test_rows_without_a_field_are_no_text() -> None:
+    write("a.jsonl.gz", LINES)
+    for name in ("a.jsonl.gz", str(Path.cwd())):
+        with pytest.raises(
+            CorpusError, match=r"a\.jsonl\.gz' has rows; name the field that has the text: files:.*,field=NAME"
+        ):
+            load_corpus(name)
+
+
 def test_a_file_whose_rows_are_all_empty_adds_nothing() -> None:
     write("a.jsonl", b'{"text": ""}\n')
     write("b.jsonl", LINES)

@@ -109,13 +109,20 @@ def _files(name: str, say: Callable[[str], None]) -> list[_File]:
     path = user_path(name)
     try:
         if not path.is_dir():
-            return [_File(name, path)]
+            return [_plain(name, path)]
         files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
     except (OSError, ValueError) as error:
         raise CorpusError(f"cannot read {name!r}: {error}") from error
     if not files:
         raise CorpusError(f"the folder '{name}' has no files; give one with UTF-8 texts")
-    return [_File(str(each), each) for each in files]
+    return [_plain(str(each), each) for each in files]
+
+
+def _plain(name: str, path: Path) -> _File:
+    """A file that is a text itself. Raises CorpusError for rows, whose text is in a field."""
+    if (path.with_suffix("") if is_compressed(path) else path).suffix in (".jsonl", ".ndjson"):
+        raise CorpusError(f"'{name}' has rows; name the field that has the text: {row_files_name(name, 'NAME')}")
+    return _File(name, path)
 
 
 def _size(path: Path, corpus: str) -> int:

@@ -11,7 +11,7 @@ from isoloss.analysis.scaling import FIXED, Fit
 
 TRUE_LOSS = "true_val_loss"
 """Column of what the source of a text loses on the windows that its runs are validated on: no model loses less."""
-OTHER_LOSSES = ("final_train_loss", "best_val_bpb", "final_val_bpb")
+OTHER_LOSSES = ("final_train_loss", "best_val_bpb", "final_val_bpb", "best_ema_val_bpb", "final_ema_val_bpb")
 """Of a summary: on other windows, or in other units."""
 SAME = 1e-6
 

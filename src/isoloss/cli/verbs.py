@@ -80,12 +80,13 @@ def prepare(
     from isoloss.study.texts import Text
     from isoloss.wording import listed
 
-    options = {"val_corpus": val_corpus, "val_share": val_share, "document_separator": document_separator}
+    options = {"val_share": val_share, "document_separator": document_separator}
     divided = {name: value for name, value in options.items() if value is not None}
-    raise_all(stated_faults({"tokenizer": tokenizer, **divided} | ({"val_corpus": "a"} if val_corpus else {})))
+    raise_all(stated_faults({"tokenizer": tokenizer, **divided}))
     if of_nanogpt := not corpus.startswith("{") and is_nanogpt_folder(user_path(corpus)):
-        if divided:
-            raise ConfigError(f"{corpus} has a validation split of its own; leave out --{next(iter(divided))}")
+        if divided or val_corpus:
+            named = next(iter(divided), "val_corpus")
+            raise ConfigError(f"{corpus} has a validation split of its own; leave out --{named}")
         text = text_of(user_path(corpus).resolve())
     else:
         validated = corpus_in_words([val_corpus], "--val_corpus") if val_corpus else None
@@ -249,7 +250,7 @@ def study_of(reference: str, seeds: int | None, overrides: tuple[str, ...], plug
         if not equals:
             raise ConfigError(f"--set {override}: expected SETTING=VALUE")
         if name in TEXTS and value.startswith("{"):
-            settings[name] = corpus_in_words([value], f"--set {name}")
+            settings[name] = corpus_in_words([value], f"--set {name}", study.corpora)
         else:
             settings[name] = with_plugins(parse_scalar(value, f"--set {override}"))
     study = study.with_settings(settings) if settings else study

@@ -19,7 +19,7 @@ from isoloss.data.survey import TextReader, facts_of, split_lengths, survey
 from isoloss.data.token_files import FORMAT_VERSION, Tokens, by_length, open_tokens
 from isoloss.data.tokenizer import TokenArray, Tokenizer, token_dtype
 from isoloss.data.training_sample import training_sample
-from isoloss.data.vocabularies import TRAINING_RULE, gpt2, read_vocabulary, vocabulary_of
+from isoloss.data.vocabularies import TRAINING_RULE, read_vocabulary, vocabulary_of
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import cache_dir, sha256_file, user_path, write_bytes, write_record, write_text, writing
 from isoloss.locks import locked
@@ -74,8 +74,6 @@ def prepare_each(datasets: Mapping[Dataset, Text], **options: Any) -> dict[Datas
         _name_in_cache(dataset.tokenizer)
         for corpus in text.corpora:
             check_there(corpus)
-        if dataset.tokenizer == "gpt2":
-            gpt2(**options)
     return {dataset: prepare(text, dataset.tokenizer, **options) for dataset, text in datasets.items()}
 
 
@@ -126,13 +124,15 @@ def _made(reader: TextReader, name: str, offline: bool, say: Callable[[str], Non
     """A tokenizer, and what is known of a text that it splits at: its tokens, of a byte-level BPE its characters."""
     if not is_of_library(name):
         return survey(reader, name)
+    if not bpe_size(name):  # what is fetched may not be had: that is told before the text is read
+        vocabulary = vocabulary_of(name, lambda: iter(()), offline=offline, say=say)
+        return Tokenizer(name, byte_level=vocabulary), survey(reader, "char")[1]
     _, facts = survey(reader, "char")
 
     def training_text() -> Iterator[str]:
         return training_sample(((number, piece.text) for number, piece in reader), _train_lengths(facts))
 
-    if bpe_size(name):
-        say(f"training {name} on the training split")
+    say(f"training {name} on the training split")
     return Tokenizer(name, byte_level=vocabulary_of(name, training_text, offline=offline, say=say)), facts
 
 

@@ -54,8 +54,8 @@ def yardsticks(
         StoreError, LookupError, ValueError, TypeError, AttributeError
     ):  # not there yet, or not as we write it
         return {name: float(bits) for name, bits in read_record(path)["bits_per_byte"].items()}
-    if tokens.train_parts or tokens.val_parts:
-        return {}
+    if tokens.train_parts or tokens.val_parts or len(tokens.train_N) + len(tokens.val_N) > max_bytes:
+        return {}  # a token is at least a byte
     n_bytes = int(tokens.tokenizer.bytes_of_tokens()[tokens.val_N].sum())
     of_both = n_bytes * (1 + len(tokens.train_N) / len(tokens.val_N))
     if of_both > max_bytes:

@@ -15,7 +15,6 @@ from scipy import special
 from isoloss.analysis.estimate import LEVEL
 from isoloss.report.colours import factor_colours
 from isoloss.store.curve_tables import ThinnedCurves
-from isoloss.store.records import CONTINUES, CONTINUES_FROM
 from isoloss.store.run import RunStatus
 from isoloss.store.tables import StudyResults
 from isoloss.study.config import RunConfig
@@ -31,7 +30,7 @@ class Snapshot:
     """What the report is written from.
 
     `table` is the study's summary, one row a run, with the `key` of its configuration, its `label` (configuration and
-    seed), the `reason` of its status, and which run it `begins_as`. `configurations` has one row a combination of
+    seed) and the `reason` of its status. `configurations` has one row a combination of
     factor levels, in the study's order: its `key` (c1, c2, …), `label`, factor levels, number of `runs` and of those
     `done`, the `mean` best validation loss of the latter with the ends `low` and `high` of its 95% t interval over
     seeds, their `sd`, and the means of other columns. Losses are in `loss_unit`.
@@ -73,7 +72,7 @@ class Snapshot:
     @property
     def summary(self) -> pl.DataFrame:
         """The study's summary alone."""
-        return self.table.drop("key", "configuration", "label", "reason", "begins_as")
+        return self.table.drop("key", "configuration", "label", "reason")
 
     @cached_property
     def curves(self) -> ThinnedCurves:
@@ -142,7 +141,7 @@ def label_of(row: Mapping[str, Any], factors: Sequence[str]) -> str:
 def _labelled(
     summary: pl.DataFrame, factors: Sequence[str], seeds: int, statuses: Mapping[str, RunStatus]
 ) -> pl.DataFrame:
-    """The summary with each run's configuration, label, reason and beginning. Seeds vary fastest in it."""
+    """The summary with each run's configuration, label and reason. Seeds vary fastest in it."""
     rows = summary.to_dicts()
     cells = [label_of(row, factors) for row in rows]
     with_seed = [
@@ -154,14 +153,7 @@ def _labelled(
         pl.Series("configuration", [cell or "all runs" for cell in cells]),
         pl.Series("label", with_seed),
         pl.Series("reason", [statuses[run].reason for run in summary["run_id"]], dtype=pl.String()),
-        pl.Series("begins_as", [_begins_as(statuses[run]) for run in summary["run_id"]], dtype=pl.String()),
     )
-
-
-def _begins_as(status: RunStatus) -> str | None:
-    """The run whose first steps are a run's own, and how many they are."""
-    taken = status.provenance
-    return f"{taken[CONTINUES]}, {taken[CONTINUES_FROM]:,} steps" if CONTINUES_FROM in taken else None
 
 
 def _configurations(table: pl.DataFrame, factors: Sequence[str], response: str) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -50,11 +50,12 @@ def corpus_name(corpus: Corpus) -> str:
     return corpus.named(corpus_name) if isinstance(corpus, Mixture) else ", ".join(corpus_names(corpus))
 
 
-def corpus_values(corpus: Corpus) -> Any:
-    """A corpus as a study file states it."""
+def corpus_values(corpus: Corpus, names: Container[str] = ()) -> Any:
+    """A corpus as a study file states it that calls others by these names: a file that is called so stands in a list."""
     if isinstance(corpus, Mixture):
         parts = zip(corpus.corpora, corpus.shares, strict=True)
-        return {"mix": [{"corpus": corpus_values(each), "share": share} for each, share in parts]}
+        stated = (([each] if each in names else corpus_values(each), share) for each, share in parts)
+        return {"mix": [{"corpus": each, "share": share} for each, share in stated]}
     return corpus if isinstance(corpus, str) else list(corpus)
 
 
@@ -116,16 +117,20 @@ def corpora_of(value: Any) -> dict[str, Corpus]:
     if not isinstance(value, dict):
         raise ConfigError("expected names with the corpus that each stands for")
     stated, errors = cast("dict[str, Any]", value), list[ConfigError]()
-    made = {name: collect(errors, lambda name=name: _named(name, stated[name]), None) for name in stated}
+    made = {
+        name: collect(errors, lambda name=name: corpus_at(f"corpora: {name}", stated[name], name), None)
+        for name in stated
+    }
     raise_all(errors)
     return cast("dict[str, Corpus]", made)
 
 
-def _named(name: str, value: Any) -> Corpus:
+def corpus_at(place: str, value: Any, *fields: str) -> Corpus:
+    """The corpus of a value. Raises ConfigErrors that begin with the place where it stands."""
     try:
         return corpus_of(value)
     except ConfigError as error:
-        raise_all([ConfigError(f"corpora: {name}: {each.args[0]}", (name,)) for each in error.each])
+        raise_all([ConfigError(f"{place}: {each.args[0]}", fields) for each in error.each])
         raise
 
 

@@ -82,13 +82,14 @@ def _with_mixtures_spelled_out(values: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(named, dict):
         return values
     stated = cast("dict[str, Any]", named)
-    found = {key: _spelled_out(values[key], stated) for key in (*TEXTS, *SECTIONS) if key in values}
-    return {**values, **found, "corpora": {name: _spelled_out(value, stated) for name, value in stated.items()}}
+    found = {key: spelled_out(values[key], stated) for key in (*TEXTS, *SECTIONS) if key in values}
+    return {**values, **found, "corpora": {name: spelled_out(value, stated) for name, value in stated.items()}}
 
 
-def _spelled_out(value: Any, stated: Mapping[str, Any]) -> Any:
+def spelled_out(value: Any, stated: Mapping[str, Any]) -> Any:
+    """The value, each mixture in it with the corpora that its names stand for."""
     if isinstance(value, list):
-        return [_spelled_out(item, stated) for item in cast("list[Any]", value)]
+        return [spelled_out(item, stated) for item in cast("list[Any]", value)]
     if not isinstance(value, dict):
         return value
     entries = cast("dict[str, Any]", value)
@@ -96,9 +97,9 @@ def _spelled_out(value: Any, stated: Mapping[str, Any]) -> Any:
     if list(entries) != ["mix"] or not isinstance(by_name, dict):
         named = entries.get("corpus") if entries.keys() == {"corpus", "share"} else None
         known = {"corpus": stated[named]} if isinstance(named, str) and named in stated else {}
-        return {key: _spelled_out(entry, stated) for key, entry in entries.items()} | known
+        return {key: spelled_out(entry, stated) for key, entry in entries.items()} | known
     shares = cast("dict[str, Any]", by_name)
-    return _spelled_out({"mix": [{"corpus": name, "share": share} for name, share in shares.items()]}, stated)
+    return spelled_out({"mix": [{"corpus": name, "share": share} for name, share in shares.items()]}, stated)
 
 
 def _stated_names(value: Any) -> dict[str, Corpus]:

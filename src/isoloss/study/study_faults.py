@@ -42,7 +42,9 @@ def study_faults(study: Study) -> Iterator[ConfigError]:
     for number, hypothesis in enumerate(study.hypotheses):
         if per_byte and (factor := _compares_per_token(hypothesis)):
             between = "tokenizers" if factor == "tokenizer" else "texts"
-            text = f"losses per token do not compare between {between}; state best_val_bpb or final_val_bpb"
+            of_average = "ema_" if "ema_" in getattr(hypothesis, "response", "") else ""
+            instead = f"best_{of_average}val_bpb or final_{of_average}val_bpb"
+            text = f"losses per token do not compare between {between}; state {instead}"
             yield ConfigError(text, (f"hypotheses {number} response", f"hypotheses {number}"))
     if study.budgets is not None:
         yield from study.budgets.faults()

@@ -20,8 +20,8 @@ from isoloss.study.budgets import KINDS, Budgets
 from isoloss.study.cell_shapes import cells_values
 from isoloss.study.cells import OneAtATime
 from isoloss.study.config import SETTINGS, TEXTS, VARIED
-from isoloss.study.corpora import Corpus, beside_folder, corpus_of, corpus_values
-from isoloss.study.corpus_levels import with_corpora_named
+from isoloss.study.corpora import Corpus, beside_folder, corpus_at, corpus_values
+from isoloss.study.corpus_levels import spelled_out, with_corpora_named
 from isoloss.study.datasets import compared_loss
 from isoloss.study.hypotheses import Hypothesis
 from isoloss.study.plainyaml import MAX_BYTES, Plain, read_yaml
@@ -168,28 +168,25 @@ def parse_scalar(text: str, source: str) -> Scalar:
     raise ConfigError(f"{source}: expected one value, got {type(value).__name__}; lists belong under factors")
 
 
-def corpus_in_words(words: Sequence[str], source: str) -> Corpus:
+def corpus_in_words(words: Sequence[str], source: str, named: Mapping[str, Corpus] | None = None) -> Corpus:
     """The corpus that options of a command line state: names, or one as a study file has it in braces.
 
+    A mixture may name corpora that are `named`.
     Example: corpus_in_words(["{mix: {a.txt: 0.7, b.txt: 0.3}}"], "--corpus"). Raises ConfigError naming `source`.
     """
     braces = [each[:1] for each in words] == ["{"]
     stated = read_yaml(words[0], source)[0] if braces else words[0] if len(words) == 1 else [*words]
-    try:
-        return corpus_of(stated)
-    except ConfigError as error:
-        raise_all([ConfigError(f"{source}: {each.args[0]}") for each in error.each])
-        raise
+    return corpus_at(source, spelled_out(stated, named or {}))
 
 
 def dump_study(study: Study) -> str:
     """The study as YAML, readable back by parse_study."""
-    corpora = {_quoted(name): corpus_values(corpus) for name, corpus in study.corpora.items()}
+    corpora = {_quoted(name): corpus_values(corpus, study.corpora) for name, corpus in study.corpora.items()}
     document: dict[str, Any] = {
         "name": study.name,
         "description": study.description,
-        **({} if study.states("corpus") else {"corpus": corpus_values(study.corpus)}),
-        **({"val_corpus": corpus_values(study.val_corpus)} if study.val_corpus is not None else {}),
+        **({} if study.states("corpus") else {"corpus": corpus_values(study.corpus, study.corpora)}),
+        **({"val_corpus": corpus_values(study.val_corpus, study.corpora)} if study.val_corpus is not None else {}),
         **({"corpora": corpora} if corpora else {}),
         **({"val_share": study.val_share} if study.val_share is not None else {}),
         **({"document_separator": study.document_separator} if study.document_separator is not None else {}),

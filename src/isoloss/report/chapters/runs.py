@@ -55,7 +55,11 @@ def configurations_table(snapshot: Snapshot) -> Table:
 
 def runs_table(snapshot: Snapshot) -> Table:
     """One row a run, best first; those without a result come last, in the study's order."""
-    frame = snapshot.table.sort(f"best_{snapshot.compared_loss}", nulls_last=True, maintain_order=True)
+    begins_as = pl.Series(
+        "begins_as", [_begins_as(snapshot.statuses[run]) for run in snapshot.table["run_id"]], pl.String()
+    )
+    frame = snapshot.table.with_columns(begins_as)
+    frame = frame.sort(f"best_{snapshot.compared_loss}", nulls_last=True, maintain_order=True)
     columns = (
         Column("run_id", "run"),
         *(Column(factor, factor) for factor in snapshot.factors),
@@ -76,7 +80,7 @@ def runs_table(snapshot: Snapshot) -> Table:
         Column("tokens_per_s", "tokens/s", "si"),
         Column("mfu", "MFU", "percent"),
         Column("wall_time_s", "wall time", "duration"),
-        *_shared(snapshot),
+        *([Column("begins_as", "begins as")] if begins_as.is_not_null().any() else []),
         Column("reason", "reason", width=40),
     )
     return Table("runs", f"Runs by best validation loss; n = {counted(len(frame), 'run')}", frame, columns)
@@ -87,9 +91,10 @@ def _of_averages(snapshot: Snapshot) -> list[Column]:
     return [Column("best_ema_val_loss", "best val loss of averaged weights", "loss")] if some else []
 
 
-def _shared(snapshot: Snapshot) -> list[Column]:
-    some = snapshot.table["begins_as"].is_not_null().any()
-    return [Column("begins_as", "begins as")] if some else []
+def _begins_as(status: RunStatus) -> str | None:
+    """The run whose first steps are a run's own, and how many they are."""
+    run, steps = (status.provenance.get(name) for name in (CONTINUES, CONTINUES_FROM))
+    return None if run is None or steps is None else f"{run}, {steps:,} steps"
 
 
 def _to_target(snapshot: Snapshot) -> list[Column]:

@@ -95,6 +95,9 @@ def test_a_mixture_may_name_what_stands_under_corpora() -> None:
         assert parse_study(dump_study(levels), "s") == levels
     with pytest.raises(ConfigError, match="a mixture holds no other mixture"):
         parse_study(f"{corpora}corpus: {{mix: {{both: 0.5, d.txt: 0.5}}}}\n", "s")
+    collides = parse_study("name: s\nfactors: {corpus: [x/a.txt, {mix: {a.txt: 0.75, b.txt: 0.25}}]}\n", "s")
+    assert collides.corpora["a.txt"] == "x/a.txt" and parse_study(dump_study(collides), "s") == collides
+    assert MIX in collides.corpora.values()
     called_mix = "name: s\ncorpora: {mix: {mix: {a.txt: 0.75, b.txt: 0.25}}}\nfactors: {corpus: [a.txt, mix]}\n"
     assert parse_study(called_mix, "s").corpora["mix"] == MIX
     with pytest.raises(ConfigError, match="a mixture holds no other mixture"):
@@ -105,6 +108,9 @@ def test_a_command_line_states_mixtures_as_study_files_do(tmp_path: Path) -> Non
     (tmp_path / "s.yaml").write_text("name: s\nfactors: {corpus: [a.txt, b.txt]}\n")
     changed = study_of(str(tmp_path / "s.yaml"), None, ("corpus={mix: {a.txt: 0.75, b.txt: 0.25}}",))
     assert changed.corpus == MIX and not changed.varied_texts
+    (tmp_path / "s.yaml").write_text("name: s\ncorpora: {mine: [b.txt, c.txt]}\nfactors: {corpus: [mine, a.txt]}\n")
+    changed = study_of(str(tmp_path / "s.yaml"), None, ("corpus={mix: {a.txt: 0.5, mine: 0.5}}",))
+    assert changed.corpus == Mixture(("a.txt", ("b.txt", "c.txt")), (0.5, 0.5))
     assert corpus_in_words(["{mix: {a.txt: 0.75, b.txt: 0.25}}"], "--corpus") == MIX
     assert corpus_in_words(["a.txt"], "--corpus") == "a.txt" and corpus_in_words(["a", "b"], "--corpus") == ("a", "b")
     assert str(corpus_in_words(["tinystories"], "--corpus")).startswith(

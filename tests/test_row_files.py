@@ -100,7 +100,7 @@ def test_rows_without_a_field_are_no_text() -> None:
     write("a.jsonl.gz", LINES)
     for name in ("a.jsonl.gz", str(Path.cwd())):
         with pytest.raises(
-            CorpusError, match=r"a\.jsonl\.gz' has rows; name the field that has the text: files:.*,field=NAME"
+            CorpusError, match=r"a\.jsonl\.gz' has rows; name the field that has the text: files:.*=NAME"
         ):
             load_corpus(name)
 

@@ -17,13 +17,15 @@ from isoloss.data.ngram import FALLBACK, MAX_ORDER, bits_by_order, discounts, ng
 from isoloss.data.synthetic import source_named
 from isoloss.data.tokens import prepare
 from isoloss.data.yardsticks import COMPRESSORS, yardsticks
+from isoloss.errors import InUseError
 from isoloss.execution.options import RunOptions
 from isoloss.report.chapters.answer import answer_chapter
 from isoloss.report.chapters.method import method_chapter
 from isoloss.report.loss_references import loss_references
 from isoloss.report.snapshot import take_snapshot
+from isoloss.store import yardsticks as store_module
+from isoloss.store.layout import StudyPaths
 from isoloss.store.merging import merge_studies
-from isoloss.store.owner import owned
 from isoloss.store.tables import load_study
 from isoloss.study.mixtures import Mixture
 from isoloss.study.studyfile import parse_study
@@ -199,9 +201,15 @@ def test_what_cannot_be_computed_is_said_and_costs_no_report(
     assert "what compressors reach on the text is not computed: MemoryError: none left" in capsys.readouterr().err
     assert (study / "report/index.html").is_file()
     monkeypatch.undo()
-    with owned(load_study(study).paths):  # a start of another process's, as far as the record is concerned
-        found = yardsticks(prepare(Text(str(corpus), val_share=0.5)))
-    assert found and not loss_references(take_snapshot(load_study(study)))["val_bpb"]
+
+    def in_use(paths: StudyPaths) -> None:
+        raise InUseError(f"{paths.folder} is in use")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "owned", in_use)
+        trained(study, corpus, "char")
+    assert f"is not recorded: {study} is in use" in capsys.readouterr().err
+    assert not loss_references(take_snapshot(load_study(study)))["val_bpb"]
     trained(study, corpus, "char")
     assert loss_references(take_snapshot(load_study(study)))["val_bpb"]
 

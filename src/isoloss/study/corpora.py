@@ -51,7 +51,7 @@ def corpus_name(corpus: Corpus) -> str:
 
 
 def corpus_values(corpus: Corpus, names: Container[str] = ()) -> Any:
-    """A corpus as a study file states it that calls others by these names: a file that is called so stands in a list."""
+    """A corpus as a study file states it. A file of a mixture that is called as another corpus stands in a list."""
     if isinstance(corpus, Mixture):
         parts = zip(corpus.corpora, corpus.shares, strict=True)
         stated = (([each] if each in names else corpus_values(each), share) for each, share in parts)
@@ -118,8 +118,8 @@ def corpora_of(value: Any) -> dict[str, Corpus]:
         raise ConfigError("expected names with the corpus that each stands for")
     stated, errors = cast("dict[str, Any]", value), list[ConfigError]()
     made = {
-        name: collect(errors, lambda name=name: corpus_at(f"corpora: {name}", stated[name], name), None)
-        for name in stated
+        name: collect(errors, lambda name=name, of=of: corpus_at(f"corpora: {name}", of, name), None)
+        for name, of in stated.items()
     }
     raise_all(errors)
     return cast("dict[str, Corpus]", made)

@@ -10,6 +10,8 @@ import polars as pl
 from isoloss.report.chapter import Chapter
 from isoloss.report.snapshot import Snapshot
 from isoloss.report.table import Column, Table
+from isoloss.store.records import CONTINUES, CONTINUES_FROM
+from isoloss.store.run import RunStatus
 from isoloss.wording import counted, loss, number
 
 
@@ -55,10 +57,8 @@ def configurations_table(snapshot: Snapshot) -> Table:
 
 def runs_table(snapshot: Snapshot) -> Table:
     """One row a run, best first; those without a result come last, in the study's order."""
-    begins_as = pl.Series(
-        "begins_as", [_begins_as(snapshot.statuses[run]) for run in snapshot.table["run_id"]], pl.String()
-    )
-    frame = snapshot.table.with_columns(begins_as)
+    begins_as = [_begins_as(snapshot.statuses[run]) for run in snapshot.table["run_id"]]
+    frame = snapshot.table.with_columns(pl.Series("begins_as", begins_as, pl.String()))
     frame = frame.sort(f"best_{snapshot.compared_loss}", nulls_last=True, maintain_order=True)
     columns = (
         Column("run_id", "run"),
@@ -80,7 +80,7 @@ def runs_table(snapshot: Snapshot) -> Table:
         Column("tokens_per_s", "tokens/s", "si"),
         Column("mfu", "MFU", "percent"),
         Column("wall_time_s", "wall time", "duration"),
-        *([Column("begins_as", "begins as")] if begins_as.is_not_null().any() else []),
+        *([Column("begins_as", "begins as")] if any(begins_as) else []),
         Column("reason", "reason", width=40),
     )
     return Table("runs", f"Runs by best validation loss; n = {counted(len(frame), 'run')}", frame, columns)

@@ -39,6 +39,7 @@ def _chosen(length: int, most: int, number: int) -> set[int] | range:
     """The stretches of a text that are read: all, or whole ones by the order of random bits."""
     if length <= most:
         return range(-(-length // STRETCH_CHARACTERS))
-    keys = derived_key(*stream_key(SEED, Purpose.MERGES)[:, None], np.array([number], np.int32))
-    bits_S = keyed_bits(*keys, np.arange(max(1, length // STRETCH_CHARACTERS), dtype=np.int32))
+    key_0, key_1 = stream_key(SEED, Purpose.MERGES)[:, None]
+    key_0, key_1 = derived_key(key_0, key_1, np.array([number], np.int32))
+    bits_S = keyed_bits(key_0, key_1, np.arange(max(1, length // STRETCH_CHARACTERS), dtype=np.int32))
     return {*np.argsort(bits_S, kind="stable")[: max(1, most // STRETCH_CHARACTERS)].tolist()}

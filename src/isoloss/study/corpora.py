@@ -54,7 +54,9 @@ def corpus_values(corpus: Corpus, names: Container[str] = ()) -> Any:
     """A corpus as a study file states it. A file of a mixture that is called as another corpus stands in a list."""
     if isinstance(corpus, Mixture):
         parts = zip(corpus.corpora, corpus.shares, strict=True)
-        stated = (([each] if each in names else corpus_values(each), share) for each, share in parts)
+        stated = (
+            ([each] if isinstance(each, str) and each in names else corpus_values(each), share) for each, share in parts
+        )
         return {"mix": [{"corpus": each, "share": share} for each, share in stated]}
     return corpus if isinstance(corpus, str) else list(corpus)
 

@@ -176,7 +176,8 @@ def test_a_report_says_beside_its_losses_what_needs_no_neural_network(
     lines = {name: value for name, value, _ in loss_references(of_chars)["val_loss"]}
     assert lines == pytest.approx({name: bits[name] * math.log(2) for name in (grams, best)})  # a byte a character
     said = " ".join(answer_chapter(of_chars, []).texts)
-    assert f"{row['best_val_bpb']:.2f} bits per byte" in said and f"{best} {bits[best]:.2f}" in said
+    assert f"In bits per byte the best run reaches {row['best_val_bpb']:.2f}. " in said
+    assert f"{best} reaches {bits[best]:.2f}" in said and f"-grams reaches {bits[grams]:.2f}" in said
     methods = " ".join(method_chapter(of_chars).texts)
     assert all(f"{value:.3f}" in methods for value in bits.values())
 

@@ -65,10 +65,12 @@ def lowest_loss_in_bits(snapshot: Snapshot) -> str:
         return ""
     best = measured.row(0, named=True)
     bits = _strongest(yardsticks_of(snapshot, dataset_of(snapshot.configs[best["run_id"]])))
-    told = listed(f"{_called(name)} {value:.2f}" for name, value in bits.items())
-    return told and (
-        f"The lowest of a run is {best['best_val_bpb']:.2f} bits per byte; after reading the training split, "
-        f"{told} without a neural network."
+    reached = [f"{_called(name)} reaches {value:.2f}" for name, value in bits.items()]
+    if not reached:
+        return ""
+    return (
+        f"In bits per byte the best run reaches {best['best_val_bpb']:.2f}. After reading the training split, without a "
+        f"neural network, {listed(reached)}."
     )
 
 

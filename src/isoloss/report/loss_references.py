@@ -69,8 +69,8 @@ def lowest_loss_in_bits(snapshot: Snapshot) -> str:
     if not reached:
         return ""
     return (
-        f"In bits per byte the best run reaches {best['best_val_bpb']:.2f}. After reading the training split, without a "
-        f"neural network, {listed(reached)}."
+        f"In bits per byte the best run reaches {best['best_val_bpb']:.2f}. After reading the training split, without "
+        f"a neural network, {listed(reached)}."
     )
 
 

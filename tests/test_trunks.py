@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,13 +132,37 @@ def rows_alone(recording: Recording) -> tuple[list[Any], list[Any]]:
     return steps, [tuple(getattr(row, name) for name in losses) for row in recording.evals]
 
 
+class KillSoon(NullListener):
+    """Kills its process some time after the first run has begun."""
+
+    def __init__(self, seconds: float) -> None:
+        self.timer = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+    def emit(self, event: Event) -> None:
+        if not self.timer.is_alive():
+            self.timer.start()
+
+
+def killed(study: Study, folder: Path, seconds: float) -> bool:
+    """Train a study in a child of this process that is killed on its way; whether it was."""
+    child = os.fork()
+    if not child:
+        try:
+            run_study(study, folder, OPTIONS, listener=KillSoon(seconds), executor=Inline())
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
 @pytest.mark.parametrize("number", range(50))
-def test_shared_beginnings_change_no_bit_of_a_study_that_is_stopped_at_will(
+def test_shared_beginnings_change_no_bit_of_a_study_that_is_killed_and_stopped_at_will(
     tokens: Tokens, text_file: Path, tmp_path: Path, number: int
 ) -> None:
     draw = random.Random(number)
     study = Study("s", str(text_file), base=TINY, runs=tuple(random_study(draw)))
     results = None
+    if hasattr(os, "fork"):
+        killed(study, tmp_path, draw.uniform(0.0, 2.0))
     for _ in range(12):
         listener = StopAfter(draw.choice([1, 2, 4, 1000]))
         try:

@@ -101,14 +101,6 @@ def test_damaged_token_files_are_made_again(play: Callable[..., None]) -> None:
     assert len(prepare("play").val_N) == len(PLAY) - int(len(PLAY) * 0.9)
 
 
-def test_what_a_killed_tokenizer_left_is_removed(play: Callable[..., None]) -> None:
-    play(PLAY)
-    folder = prepare("play").folder
-    left = folder.with_name(f".{folder.name}.killed")
-    folder.rename(left)
-    assert prepare("play").folder == folder and not left.exists()
-
-
 @pytest.mark.parametrize(
     ("content", "expected"),
     [(b"caf\xe9 au lait" * 10, "not UTF-8 text: byte 3 is 0xe9"), (b"", "too short"), (b"x", "too short")],

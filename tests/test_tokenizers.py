@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -207,20 +203,6 @@ def test_a_text_of_fewer_tokens_than_a_block_is_refused(verse: Path) -> None:
     assert len(verse.read_text()) / 10 > 601 > (facts.val_tokens or 0)
     with pytest.raises(CorpusError, match=r"val split .* block_size=600 needs at least 601"):
         check_length(study.expand(facts)[0], facts)
-
-
-def test_a_kill_while_tokenizing_leaves_nothing_half_written(verse: Path) -> None:
-    code = (
-        "import os, signal; from isoloss.data import tokens\n"
-        "tokens.write_record = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"tokens.prepare({str(verse)!r}, 'bpe:280')"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    folder = Path(os.environ["ISOLOSS_CACHE"]) / "tokens"
-    [left] = [path for path in folder.iterdir() if path.is_dir()]
-    assert left.name.startswith(".")
-    tokens = prepare(str(verse), "bpe:280")
-    assert [path for path in folder.iterdir() if path.is_dir()] == [tokens.folder]
 
 
 def test_runs_are_named_by_what_their_tokenizer_is(verse: Path, bpe: ByteLevel) -> None:

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 PART_CHARACTERS = 1 << 16
 """About as long are the parts that are tokenized each by itself."""
-BATCH_PARTS = 16
-"""So many at a time: enough for the cores, and little memory for what the library returns of each token."""
+BATCH_CHARACTERS, BATCH_PARTS = 1 << 20, 1 << 12
+"""At most so many at a time: enough for the cores, and little memory for what the library returns."""
 MAX_PART_CHARACTERS = 1 << 24
 """A text has to have a place to cut within so many, which is what memory is bounded by."""
 CONTEXT_CHARACTERS = 64
 """On both sides of a cut, where it is checked that the pre-tokenizer cuts there too."""
 MAX_TRIED = 1000
 """Ends of words that are tried for a cut; by all common rules the first one is."""
-_WORD_END = re.compile(r"\S(?=[ \n])")
+_WORD_END = re.compile(r"\S(?=\s)")
 _PROBE = " To be, or 'tis\n\n  1234567 na\u00efve e\u0301 \ufb01n \u6c49\u5b57\t\U0001f389  <|endoftext|> \x01x "
 
 
@@ -57,6 +57,8 @@ class ByteLevel:
         vocabulary: Mapping[str, int] = _model(self.definition)["vocab"]
         byte_of = {letter: byte for byte, letter in enumerate(byte_letters())}
         size = max(vocabulary.values()) + 1
+        if len({*vocabulary.values()}) < len(vocabulary):
+            raise ValueError("two of its tokens have one number")
         if size > MAX_VOCAB_SIZE:
             raise ValueError(f"it has {size:,} tokens, {MAX_VOCAB_SIZE:,} is the most")
         found = [b""] * size
@@ -93,9 +95,9 @@ class ByteLevel:
         """
         return self.encode_parts(self.parts(texts))
 
-    def encode_parts(self, parts: Iterator[str]) -> Iterator[NDArray[np.uint32]]:
+    def encode_parts(self, parts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
         """The tokens of each part, which is tokenized by itself. Raises ConfigError likewise."""
-        while batch := [*islice(parts, BATCH_PARTS)]:
+        for batch in _batches(parts):
             for part, found in zip(
                 batch, self._library.encode_batch_fast(batch, add_special_tokens=False), strict=True
             ):
@@ -156,6 +158,18 @@ class ByteLevel:
             raise ValueError(" ".join(str(error).split())) from error
         if not same:
             raise ValueError("its tokens do not give text back as it was")
+
+
+def _batches(parts: Iterable[str]) -> Iterator[list[str]]:
+    batch, length = list[str](), 0
+    for part in parts:
+        batch.append(part)
+        length += len(part)
+        if length >= BATCH_CHARACTERS or len(batch) >= BATCH_PARTS:
+            yield batch
+            batch, length = [], 0
+    if batch:
+        yield batch
 
 
 def byte_letters() -> list[str]:

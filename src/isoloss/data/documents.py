@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, tee
+from itertools import groupby
+from operator import itemgetter
 from typing import AnyStr
 
 import numpy as np
@@ -70,10 +71,8 @@ def _places(pieces: Iterable[AnyStr], separator: AnyStr) -> Iterator[int]:
         left, before = text[kept:], before + kept
 
 
-def encode_documents(
-    byte_level: ByteLevel, texts: Iterable[str], ends: Ends
-) -> Iterator[tuple[NDArray[np.uint32], int]]:
-    """Tokens of a split that comes in pieces, each document by itself, in arrays; each with its document's number.
+def parts_of_documents(byte_level: ByteLevel, texts: Iterable[str], ends: Ends) -> Iterator[tuple[int, str]]:
+    """The parts that a split which comes in pieces is tokenized in, each within a document, with its number.
 
     What comes after the last document is left out.
     """
@@ -88,10 +87,6 @@ def encode_documents(
                 number, first = number + (place + last == ends[number]), last
             place += len(text)
 
-    parts = (
-        (number, part)
-        for number, group in groupby(numbered(), key=lambda each: each[0])
-        for part in byte_level.parts(text for _, text in group)
-    )
-    once, again = tee(parts)
-    yield from zip(byte_level.encode_parts(part for _, part in once), (number for number, _ in again), strict=True)
+    for number, group in groupby(numbered(), key=itemgetter(0)):
+        for part in byte_level.parts(text for _, text in group):
+            yield number, part

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from isoloss.data.byte_level import ByteLevel, byte_letters, defined
 from isoloss.data.download import fetch_from_wheel
 from isoloss.data.known import Source, load_verified
 from isoloss.errors import CorpusError, StoreError
-from isoloss.files import cache_dir, read_bytes, user_path
-from isoloss.study.tokenizer_names import BYTES, FILE, bpe_size
+from isoloss.files import cache_dir, read_bytes
+from isoloss.study.tokenizer_names import BYTES, FILE
 
 TRAINING_RULE = 2
 """Raised when a BPE of the same text and size comes out differently."""
@@ -31,17 +31,6 @@ GPT2_SOURCES = (
         ),
     ),
 )
-
-
-def vocabulary_of(
-    name: str, training_text: Callable[[], Iterator[str]], *, offline: bool, say: Callable[[str], None]
-) -> ByteLevel:
-    """The byte-level vocabulary of a name, that of bpe:N trained on a text. Raises CorpusError."""
-    if size := bpe_size(name):
-        return train_bpe(training_text(), size)
-    if name.startswith(FILE):
-        return read_vocabulary(user_path(name.removeprefix(FILE)))
-    return gpt2(offline=offline, say=say)
 
 
 def train_bpe(texts: Iterable[str], size: int) -> ByteLevel:

@@ -19,6 +19,7 @@ from isoloss.cli import run_command_line
 from isoloss.execution import display
 from isoloss.execution.recorder import Event
 from isoloss.execution.study import RunOptions
+from isoloss.execution.time_left import Pace, time_left_s
 from isoloss.study.config import SETTINGS, RunConfig
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
@@ -153,6 +154,20 @@ def test_the_time_left_follows_from_the_share_of_the_work_done(
     monkeypatch.setattr(display.time, "monotonic", lambda: 1090.0)
     shown.take(Event(run_id(first), "done", 100, 2.0))
     assert shown.eta_s() == pytest.approx(90 * (150 - 110) / 110)
+
+
+def test_the_time_left_holds_where_steps_of_small_models_take_longer_than_their_flops_say(
+    make: Callable[..., RunConfig],
+) -> None:
+    """One worker trains the largest model first; a step takes 5 ms whatever its size, and some by its FLOPs."""
+    runs = [make(n_embd=width, n_head=1, max_iters=1000, warmup_iters=0) for width in (256, 128, 64, 32, 16)]
+    flops = [Pace(run, 0, 0, 1000).step_flops for run in runs]
+    took_s = [1000 * (0.005 + 0.010 * each / flops[0]) for each in flops]
+    assert sum(flops[1:]) < 0.4 * flops[0] and sum(took_s[1:]) > 1.4 * took_s[0]
+    for n_done, off in ((1, 0.4), (2, 0.05), (4, 0.01)):
+        paces = [Pace(run, 0, 1000 * (e < n_done), 1000, took_s[e] * (e < n_done)) for e, run in enumerate(runs)]
+        left_s = time_left_s(paces, sum(took_s[:n_done]))
+        assert left_s == pytest.approx(sum(took_s[n_done:]), rel=off)
 
 
 def test_who_trains_hears_of_it(

@@ -6,16 +6,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from isoloss.design.trunks import forks
 from isoloss.errors import printable
 from isoloss.execution.recorder import ENDED, Event
-from isoloss.study.compute import train_flops
+from isoloss.execution.time_left import Pace, time_left_s
 from isoloss.study.config import RunConfig
 from isoloss.study.identity import run_id
 from isoloss.terminal import NonBlockingStream
@@ -31,13 +32,25 @@ class Progress:
     configs: dict[str, RunConfig]
     factors: Sequence[str]
     events: dict[str, Event] = field(default_factory=dict)
-    first_steps: dict[str, int] = field(default_factory=dict)
+    paces: dict[str, Pace] = field(default_factory=dict)
+    begun: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        forked = forks([*self.configs.values()])
+        for run, config in self.configs.items():
+            first = forked[run].step if run in forked else 0
+            self.paces[run] = Pace(config, first, first, config.max_iters)
+
     def take(self, event: Event) -> None:
-        """Keep the last event of each run, and the step of its first."""
-        self.first_steps.setdefault(event.run_id, event.step if event.kind == "running" else 0)
-        self.events[event.run_id] = event
+        """Keep the last event of each run, and how far it is since its first."""
+        now, run = time.monotonic(), event.run_id
+        if run not in self.begun and event.kind == "running":
+            self.paces[run] = replace(self.paces[run], first=event.step)
+        end = event.step if event.kind in ENDED else self.configs[run].max_iters
+        seconds = now - self.begun.setdefault(run, now)
+        self.paces[run] = replace(self.paces[run], step=event.step, end=end, seconds=seconds)
+        self.events[run] = event
 
     def label(self, run: str) -> str:
         """A run's factor levels and seed."""
@@ -55,16 +68,9 @@ class Progress:
         return {kind: kinds.count(kind) for kind in ("done", "running", "failed", "diverged")} | {"waiting": waiting}
 
     def eta_s(self) -> float | None:
-        """Seconds left, by the share of the FLOPs done since the start; None in the first two seconds and 1%."""
-        done = total = 0.0
-        for run, config in self.configs.items():
-            flops, event = train_flops(config), self.events.get(run)
-            begun = self.first_steps.get(run, 0) / config.max_iters
-            at = 0.0 if event is None else 1.0 if event.kind in ENDED else event.step / config.max_iters
-            done += flops * max(0.0, at - begun)
-            total += flops * (1 - begun)
-        elapsed = time.monotonic() - self.started
-        return elapsed * max(0.0, total - done) / done if done > 0.01 * total and elapsed > 2 else None
+        """Seconds left by what has been done since the start; None in the first two seconds and 1%."""
+        elapsed_s = time.monotonic() - self.started
+        return time_left_s([*self.paces.values()], elapsed_s) if elapsed_s > 2 else None
 
     def tokens_per_s(self) -> float:
         """Tokens a second over all running runs, as last reported."""

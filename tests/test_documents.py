@@ -198,8 +198,14 @@ def test_documents_that_no_block_fits_into_are_left_out_and_said(make: Any) -> N
         CorpusError, match=r"the longest document of the train split of .* has 9\d tokens, block_size=128"
     ):
         check_length(make(block_size=128), facts)
-    with pytest.raises(CorpusError, match="eval=sliding reads across the ends of documents"):
-        check_length(make(block_size=64, eval="sliding", eval_stride=8), facts)
+    longest = max(prepare(divided()).layouts[1].lengths_D)
+    short = replace(facts, documents=(facts.documents_of(0)[0:1], ({int(longest): 1},)))
+    check_length(make(block_size=64, eval="sliding", eval_stride=8), short)
+    with pytest.raises(CorpusError, match=r"of the val split .* has 8 tokens, eval_stride=8 needs at least 9"):
+        check_length(
+            make(block_size=64, eval="sliding", eval_stride=8),
+            replace(short, documents=(short.documents_of(0), ({8: 3},))),
+        )
 
 
 @pytest.mark.parametrize("name", ["char", "byte", "bpe:300"])

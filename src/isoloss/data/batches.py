@@ -140,14 +140,16 @@ def sampled_eval_starts(seed: int, step: int, split: int, n: int, layout: Layout
     return starts.places(starts.drawn(bits_n, of_text_n))
 
 
-def exact_eval_starts(layout: Layout, block: int, at_most_tokens: int | None = None) -> NDArray[np.int64]:
-    """Starts of non-overlapping windows over the documents of a split, shape [n], without randomness.
+def exact_eval_starts(
+    layout: Layout, block: int, at_most_tokens: int | None = None, *, longer_than: int = 0
+) -> NDArray[np.int64]:
+    """Starts of non-overlapping windows over the documents `longer_than` a length, shape [n], without randomness.
 
     All (length - 1) // block windows of each document, from its beginning on, or as many evenly spaced ones as
     `at_most_tokens` allows (at least one); of a mixture as many as its texts allow without any being read beyond its
     share, to a window. Where an evaluation slides, these are the stretches of eval_stride tokens that count.
     """
-    windows_D = (layout.lengths_D - 1) // block
+    windows_D = (layout.lengths_D - 1) // block * (layout.lengths_D > longer_than)
     there = layout.by_text(windows_D).tolist()
     kept = kept_windows(there, layout.parts, None if at_most_tokens is None else at_most_tokens // block)
     before = np.cumsum([0, *there])
@@ -160,7 +162,8 @@ def exact_eval_starts(layout: Layout, block: int, at_most_tokens: int | None = N
 def sliding_starts(scored_starts: NDArray[np.int64], scored: int, block: int, layout: Layout) -> NDArray[np.int64]:
     """Starts of the windows of `block` tokens that end with given stretches of `scored` ones, in the shape of these.
 
-    A stretch before which there are fewer than block - scored tokens lies inside the window at its text's beginning.
+    A stretch before which there are fewer than block - scored tokens lies inside the window at its document's
+    beginning. That of a document no longer than a block reaches beyond it, where nothing counts.
     """
     first = layout.firsts_D[np.searchsorted(layout.ends_D, scored_starts, side="right")]
     return np.maximum(scored_starts + (scored - block), first)

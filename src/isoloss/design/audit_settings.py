@@ -67,6 +67,8 @@ def settings_findings(
     yield from _without_level(configs, tuned)
     yield from _fast(configs)
     yield from _vocabularies(configs)
+    if data is not None:
+        yield from _tokenizers(configs, data)
     if data is not None and (oddities := dict.fromkeys(oddity for each in data.each for oddity in each.oddities)):
         text = f"The text: {' '.join(oddities)}"
         yield Diagnostic("text_oddities", "note", text, "Convert it if that is not meant: dos2unix -r removes both.")
@@ -120,6 +122,23 @@ def _vocabularies(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
         )
 
 
+def _tokenizers(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:
+    """Tokenizers whose runs are evaluated on different stretches of a text, and see different numbers of bytes."""
+    apart = [config for config in configs if config.eval == "sampled" or _is_read_in_part(config, data)]
+    if apart and len({config.tokenizer for config in configs}) > 1:
+        yield Diagnostic(
+            "tokenizers_on_other_text",
+            "limits",
+            "Runs of different tokenizers are scored on different stretches of the validation split, since "
+            "eval_val_tokens counts tokens: their bits per byte differ by what these hold, too.",
+            "State eval_val_tokens: 0 and eval: exact or sliding, which read all of it.",
+        )
+
+
+def _is_read_in_part(config: RunConfig, data: DataFacts) -> bool:
+    return 0 < config.eval_val_tokens < (data.of(dataset_of(config)).val_tokens or 0)
+
+
 def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:
     fixed = [config for config in configs if config.eval != "sampled"]
     few = [config for config in fixed if evaluated_blocks(config, data) < FEWEST_BLOCKS]
@@ -161,7 +180,8 @@ def _short_documents(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[
             "short_documents",
             "limits",
             f"With block_size {worst.block_size:,}, {percent(lost(worst))} of the training tokens are in documents no "
-            "longer than a block, and are never read.",
+            "longer than a block, and are never trained on"
+            + ("; windows that slide score such documents in validation." if worst.eval == "sliding" else "."),
             "Lower block_size, or leave document_separator out.",
         )
 
@@ -181,11 +201,16 @@ def _dominating(configs: Sequence[RunConfig], share: float) -> Diagnostic:
     )
 
 
-def evaluated_blocks(config: RunConfig, data: DataFacts) -> int:
-    """Blocks of the validation split that an evaluation reads, unless it is sampled."""
+def evaluated_blocks(config: RunConfig, data: DataFacts, split: int = 1) -> int:
+    """Blocks of the training split, 0, or of validation, 1, that an evaluation reads, unless it is sampled."""
     of, scored = data.of(dataset_of(config)), config.eval_scored
-    there = [sum(n * ((length - 1) // scored) for length, n in each.items() if length) for each in of.documents_of(1)]
-    return sum(kept_windows(there, of.val_parts, config.eval_val_tokens // scored if config.eval_val_tokens else None))
+    longer = 0 if split else config.block_size
+    at_most, parts = ((config.eval_train_tokens, of.train_parts), (config.eval_val_tokens, of.val_parts))[split]
+    there = [
+        sum(n * ((length - 1) // scored) for length, n in each.items() if length > longer)
+        for each in of.documents_of(split)
+    ]
+    return sum(kept_windows(there, parts, at_most // scored if at_most else None))
 
 
 def _values(configs: Sequence[RunConfig], setting: str) -> str:

@@ -60,9 +60,8 @@ def _at_constant_rate(config: RunConfig, seed: int) -> RunConfig:
 def _changes(config: RunConfig, tokens: Tokens, steps: int) -> dict[str, float]:
     state, text_N = initial_state(config), on_device(tokens.train_N, torch.device("cpu"))
     stacked = stack([state], torch.device("cpu"), Kernels(torch.float32))
-    starts = exact_eval_starts(tokens.layouts[1], config.block_size, BLOCKS * config.block_size)
-    val_N = on_device(tokens.val_N, torch.device("cpu"))
-    tokens_1xBxT = gather_windows(val_N, torch.from_numpy(np.asarray(starts)), config.block_size)[None, :, :-1]
+    starts = exact_eval_starts(tokens.layouts[0], config.block_size, BLOCKS * config.block_size)
+    tokens_1xBxT = gather_windows(text_N, torch.from_numpy(np.asarray(starts)), config.block_size)[None, :, :-1]
     before = gpt.activations(_parameters(stacked.parameters), config, tokens_1xBxT)
     stepper = Stepper(stacked, text_N, Ranks(), tokens.layouts[0])
     for _ in range(steps):

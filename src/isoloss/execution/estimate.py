@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from isoloss.data.tokens import check_length, corpus_facts
+from isoloss.design.audit_settings import evaluated_blocks
 from isoloss.design.trunks import forks
 from isoloss.execution.disk_cap import all_kept_bytes, check_cap
 from isoloss.execution.first_evaluation import expected_takers
@@ -15,7 +16,6 @@ from isoloss.execution.study import RunOptions, resolve_study, uses_compiled_ker
 from isoloss.execution.width import stack_width, widths
 from isoloss.study.compute import checkpoint_bytes, evaluations, tokens_per_step
 from isoloss.study.config import RunConfig
-from isoloss.study.datasets import dataset_of
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.texts import DataFacts, joined_facts
@@ -133,7 +133,5 @@ def _evaluated_tokens(config: RunConfig, data: DataFacts) -> int:
     if config.eval == "sampled":
         read = 2 * config.eval_iters * config.batch_size * config.block_size
     else:
-        of = data.of(dataset_of(config))
-        counted = (config.eval_val_tokens or of.val_tokens or 0) + min(config.eval_train_tokens, of.train_tokens or 0)
-        read = counted * config.block_size // config.eval_scored
+        read = sum(evaluated_blocks(config, data, split) for split in (0, 1)) * config.block_size
     return 2 * read if config.ema else read

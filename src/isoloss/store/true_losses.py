@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from isoloss.data.batches import exact_eval_starts, sliding_starts, windows
+from isoloss.data.batches import exact_eval_starts, sliding_starts
 from isoloss.data.sources import Source
 from isoloss.data.synthetic import CHARACTERS, source_named
 from isoloss.data.token_files import Tokens
@@ -54,12 +54,13 @@ def keep_true_losses(
 ) -> None:
     """Record the entropy rate of each text that is validated on, and the true loss on every choice of windows.
 
-    Nothing for natural texts, random windows, and tokens that are not characters. Raises StoreError.
+    Nothing for natural texts, random windows, tokens that are not characters, and documents, whose ends the choice of
+    windows foretells and the source does not. Raises StoreError.
     """
     known = read_true_losses(paths)
     found = {sha256: each for sha256, each in known.items() if bool(sha256) == bool(study.varied_texts)}
     for dataset, text in study.datasets.items():
-        if is_synthetic(corpus := text.stated[-1]):
+        if is_synthetic(corpus := text.stated[-1]) and text.document_separator is None:
             sha256 = tokens[dataset].sha256 if study.varied_texts else ""
             own = [config for config in configs if dataset_of(config) == dataset]
             found[sha256] = record = _with_windows(found.get(sha256), corpus, own, tokens[dataset])
@@ -126,8 +127,10 @@ def true_val_loss(source: Source, tokens: Tokens, config: RunConfig) -> float:
         chunk = max(1, CHUNK_TOKENS // config.block_size)
         for first in range(0, len(starts_B), chunk):
             part = slice(first, first + chunk)
-            blocks_BxT1 = windows(tokens.val_N, starts_B[part], config.block_size)
-            losses_BxT = source.losses(symbol_V[blocks_BxT1])
+            places_BxT1 = starts_B[part, None] + np.arange(config.block_size + 1)
+            blocks_BxT1 = tokens.val_N[np.minimum(places_BxT1, len(tokens.val_N) - 1)]  # beyond it nothing counts
+            with np.errstate(divide="ignore", invalid="ignore"):  # what does not count may be impossible
+                losses_BxT = source.losses(symbol_V[blocks_BxT1])
             yield float(np.take_along_axis(losses_BxT, scored_BxS[part], axis=1).sum())
 
     return sum(sums()) / scored_BxS.size

@@ -22,7 +22,7 @@ from isoloss.model.parameters import Parameters
 from isoloss.study.config import RunConfig
 from isoloss.training.distributed import Ranks
 from isoloss.training.state import StackState
-from isoloss.training.step import gather_windows, on_device
+from isoloss.training.step import on_device, tokens_at
 
 MAX_CPU_CHUNK_TOKENS = 2048
 """Tokens of a member in one forward pass on a CPU: enough for the GEMMs and few enough for the cache.
@@ -57,6 +57,7 @@ class Evaluated:
     val_loss_by_position: dict[str, float | None] | None = None
     """Mean losses of targets by how many tokens of their window stand before them, where that was asked for.
 
+    None, too, where windows slide over documents that are no longer than a window.
     The keys are the most tokens of each bin: 1, 2, 4 (3 or 4 tokens), 8 and so on to block_size.
     """
 
@@ -95,6 +96,7 @@ def _evaluated(
     by_position: bool = False,
 ) -> list[Evaluated] | None:
     size = len(members), members[0].block_size
+    by_position = by_position and _within_documents(members[0], texts.layouts[1])
     at_positions_ExT = torch.zeros(size, device=texts.val_N.device) if by_position else None
     train = split_loss(parameters, members, step, texts, 0, ranks, goes_on)
     val = train and split_loss(parameters, members, step, texts, 1, ranks, goes_on, at_positions_ExT)
@@ -102,6 +104,12 @@ def _evaluated(
         return None
     binned = [None] * len(members) if at_positions_ExT is None else _binned(ranks.sum(at_positions_ExT.cpu().double()))
     return [*map(Evaluated, train[0].tolist(), val[0].tolist(), val[1].tolist(), binned)]
+
+
+def _within_documents(config: RunConfig, layout: Layout) -> bool:
+    """Whether no window reaches beyond the end of its document."""
+    read_D = layout.lengths_D[layout.lengths_D > config.eval_scored]
+    return bool((read_D > config.block_size).all())
 
 
 def _binned(at_positions_ExT: Tensor) -> list[dict[str, float | None]]:
@@ -143,8 +151,10 @@ def _starts(config: RunConfig, step: int, split: int, layout: Layout) -> NDArray
     if config.eval == "sampled":
         n = config.eval_iters * config.batch_size
         return sampled_eval_starts(config.seed_of_data, step, split, n, layout, config.block_size)
-    at_most = config.eval_val_tokens if split else config.eval_train_tokens
-    return exact_eval_starts(layout, config.eval_scored, at_most or None)
+    if split:
+        return exact_eval_starts(layout, config.eval_scored, config.eval_val_tokens or None)
+    at_most = config.eval_train_tokens or None
+    return exact_eval_starts(layout, config.eval_scored, at_most, longer_than=config.block_size)  # what is trained on
 
 
 def _chunk_tokens(members: Sequence[RunConfig], device: torch.device) -> int:
@@ -182,7 +192,8 @@ def _mean_loss(
     bytes_E = torch.zeros(len(members), dtype=torch.int64, device=device)
     for first in range(0, at_2xExB.shape[2], chunk):
         part_ExB, before_ExB = at_2xExB[:, :, first : first + chunk]
-        blocks_ExBxT1 = gather_windows(text_N, part_ExB, block_size)
+        places_ExBxT1 = part_ExB[..., None] + torch.arange(block_size + 1, device=device)
+        blocks_ExBxT1 = tokens_at(text_N, places_ExBxT1.clamp_(max=len(text_N) - 1))  # beyond it nothing counts
         targets_ExBxS = blocks_ExBxT1[..., 1:]
         scored_ExBxS = None
         if scored < block_size:

@@ -45,8 +45,12 @@ def on_device(data_N: TokenArray, device: torch.device) -> Tensor:
 
 def gather_windows(text_N: Tensor, starts: Tensor, block: int) -> Tensor:
     """Blocks of block + 1 tokens at the given starts, int64 of shape [*starts, T+1]."""
-    index = starts[..., None] + torch.arange(block + 1, device=starts.device)
-    return text_N[index].to(torch.int64) & (1 << 8 * text_N.itemsize) - 1
+    return tokens_at(text_N, starts[..., None] + torch.arange(block + 1, device=starts.device))
+
+
+def tokens_at(text_N: Tensor, places: Tensor) -> Tensor:
+    """The tokens at some places, int64 in the shape of these."""
+    return text_N[places].to(torch.int64) & (1 << 8 * text_N.itemsize) - 1
 
 
 @dataclass(frozen=True)

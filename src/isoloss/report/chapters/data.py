@@ -71,7 +71,7 @@ def _text(snapshot: Snapshot, text: Text, dataset: Dataset, *, several: bool) ->
 
 def _separated(separator: str | None) -> Iterator[str]:
     if separator is not None:
-        yield f"Each document ends in {separator!r}. Blocks lie within one; one no longer than a block is never read."
+        yield f"Each document ends in {separator!r}. Blocks lie within one; none no longer than a block is trained on."
 
 
 def corpus_in_words(corpus: Corpus) -> str:

@@ -84,9 +84,16 @@ def _title(losses: PositionLosses) -> str:
 
 def _which(losses: PositionLosses, snapshot: Snapshot) -> str:
     """Which configurations have a line."""
+    of = " of the runs that record it" if _silent(snapshot) else ""
     if snapshot.factors in ([], [losses.factor]):
-        return f"each {losses.factor}" if losses.factor else "all runs"
-    return "the best configuration" + (f" at each {losses.factor}" if losses.factor else "")
+        return f"each {losses.factor}{of}" if losses.factor else f"all runs{of and ' that record it'}"
+    return "the best configuration" + (f" at each {losses.factor}" if losses.factor else "") + of
+
+
+def _silent(snapshot: Snapshot) -> list[str]:
+    """The runs that are done and have no losses by position."""
+    told = snapshot.curves.positions.drop_nulls("loss")
+    return snapshot.done.join(told, on="run_id", how="anti")["run_id"].to_list()
 
 
 def _figure(losses: PositionLosses, frame: pl.DataFrame, snapshot: Snapshot) -> Figure:
@@ -127,6 +134,11 @@ def _figure(losses: PositionLosses, frame: pl.DataFrame, snapshot: Snapshot) -> 
 
 
 def _details(snapshot: Snapshot) -> Iterator[str]:
+    if silent := _silent(snapshot):
+        yield (
+            f"{say.counted(len(silent), 'run')} of {snapshot.done.height} have no losses by position: of an earlier "
+            "version, or their windows slide over documents no longer than a window."
+        )
     yield (
         "Losses are those of a run's last evaluation, so of its final weights, on the windows of validation that it "
         "read. Positions average over different tokens of the text; the intervals are over runs and do not hold how "
@@ -135,5 +147,5 @@ def _details(snapshot: Snapshot) -> Iterator[str]:
     if any(config.eval_scored < config.block_size for config in snapshot.configs.values()):
         yield (
             "Where windows overlap, all of their positions count here, so that one token counts at several; windows at "
-            "the beginning of the split count as often as they are read."
+            "the beginning of a split or document count as often as they are read."
         )

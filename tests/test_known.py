@@ -88,7 +88,7 @@ def test_a_text_of_unknown_length_is_surveyed_where_it_is_cached(
     with pytest.raises(CorpusError, match="run `isoloss prepare odd` while online"):
         corpus_facts(Text("odd"), "char")
     assert run_command_line(["prepare", "odd"]) == 0
-    assert "licence: CC0" in capsys.readouterr().err
+    assert "licence of odd: CC0" in capsys.readouterr().err
     assert corpus_facts(Text("odd"), "byte").val_tokens == len(prepare("odd", "byte").val_N)
 
 

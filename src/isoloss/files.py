@@ -212,8 +212,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace the file at `path` by `value` as JSON with its own SHA-256. Raises StoreError."""
+    """Replace the file at `path` by `value` as JSON with its own SHA-256.
+
+    Raises StoreError, also where it would be too long to be read.
+    """
     text = json.dumps({**value, DIGEST: _NO_DIGEST}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if len(text.encode()) > MAX_TEXT_BYTES:
+        raise StoreError(f"cannot write {path}: longer than the {MAX_TEXT_BYTES:,} bytes that would be read of it")
     before, _, after = text.rpartition(_NO_DIGEST)  # the last occurrence: a value may be as many zeros
     write_text(path, before + sha256_bytes(text.encode()) + after)
 

@@ -69,10 +69,12 @@ def prepare(
     """
     from isoloss.data.known import CORPORA
     from isoloss.data.nanogpt import is_nanogpt_folder, text_of
+    from isoloss.data.ngram import MAX_BYTES
     from isoloss.data.synthetic import source_named
     from isoloss.data.tokens import prepare as prepare_tokens
     from isoloss.data.yardsticks import yardsticks
     from isoloss.files import user_path
+    from isoloss.study.corpora import corpus_names
     from isoloss.study.file_patterns import is_pattern
     from isoloss.study.schema import stated_faults
     from isoloss.study.studyfile import corpus_in_words
@@ -103,14 +105,15 @@ def prepare(
         f"{text.name}: {len(tokens.train_N):,} train and {len(tokens.val_N):,} val tokens, "
         f"vocabulary {tokens.tokenizer.vocab_size}, SHA-256 {tokens.sha256}"
     )
-    if corpus in CORPORA:
-        say(f"licence: {CORPORA[corpus].licence}")
+    for name in (name for each in text.corpora for name in corpus_names(each) if name in CORPORA):
+        say(f"licence of {name}: {CORPORA[name].licence}")
     if is_synthetic(text.corpus):
         rate = source_named(text.corpus).entropy_rate()
         say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")
     if bits := yardsticks(tokens):
         told = listed(f"{name} {value:.3f}" for name, value in bits.items())
-        say(f"bits per byte of validation after reading the training split: {told} (bz2 looks back 900 kB)")
+        limits = f"bz2 looks back 900 kB; n-grams read {MAX_BYTES >> 20} MiB and are scored on as much"
+        say(f"bits per byte of validation after reading the training split: {told} ({limits})")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.special import entr
 
 from isoloss.data.chains import ChainSource
 from isoloss.data.sources import (
@@ -23,6 +24,8 @@ from isoloss.study.synthetic import HiddenMarkov
 
 SAMPLE, WINDOW = 1 << 19, 512
 """Symbols from which the entropy rate is estimated, and how they are cut: the second half of each window counts."""
+MAX_JOINT = 1 << 22
+"""Joint probabilities of contexts and states that bounds of the entropy rate are computed from."""
 
 
 class HiddenMarkovSource(ChainSource):
@@ -57,8 +60,29 @@ class HiddenMarkovSource(ChainSource):
         return forward_losses(blocks_BxT1, self.stationary(), self._next_SxS, self._symbol_SxV)
 
     def entropy_rate(self) -> EntropyRate:
-        """Estimated."""
-        return forward_entropy_rate(self, self._seed, SAMPLE)
+        """Estimated, and within exact bounds."""
+        found, (least, most) = forward_entropy_rate(self, self._seed, SAMPLE), self.entropy_bounds()
+        value, low, high = np.clip([found.value, found.low, found.high], least, most).tolist()
+        return EntropyRate(value, low, high, f"{found.method}; exactly between {least:.4f} and {most:.4f}")
+
+    def entropy_bounds(self) -> tuple[float, float]:
+        """The entropy of a symbol given the few before it, with and without the state at their beginning, in nats.
+
+        The rate lies between them (Cover & Thomas 2006, theorem 4.5.1).
+        """
+        share_S = self.stationary()
+        return self._entropy_after(np.diag(share_S)), self._entropy_after(share_S[None])
+
+    def _entropy_after(self, joint_CxS: Floats) -> float:
+        """Of a symbol given a context and as many symbols after it as MAX_JOINT allows.
+
+        `joint_CxS` are the probabilities of contexts and the states after them.
+        """
+        while joint_CxS.size * self.symbols <= MAX_JOINT:
+            joint_CxVxS = joint_CxS[:, None] * self._symbol_SxV.T
+            joint_CxS = joint_CxVxS.reshape(-1, self.states) @ self._next_SxS
+        joint_CxV = joint_CxS @ self._symbol_SxV
+        return float(entr(joint_CxV).sum() - entr(joint_CxV.sum(axis=1)).sum())
 
 
 def forward_losses(

@@ -16,7 +16,9 @@ MAX_ROW_BYTES = 1 << 26
 """A longer row is refused: memory is bounded by it."""
 SLICE_BYTES = 1 << 24
 """About as much of a Parquet file is decoded at a time."""
-FIRST_SLICE_ROWS = 64
+FIRST_SLICE_ROWS, MAX_SLICE_ROWS = 64, 1 << 16
+MAX_SILENT_BYTES = 1 << 28
+"""A longer stretch of lines without text is refused: compressed, it may be endless."""
 
 Row = tuple[int, Any, list[str]]
 """Its number from 1 on, what is in the field, None where nothing is, and the fields there are."""
@@ -51,11 +53,14 @@ def checked_texts(name: str, rows: Iterable[Row], unit: str, field: str) -> Iter
 
 def _json_lines(path: Path, field: str) -> Iterator[Row]:
     with opened(path) as stream:
-        number = 0
+        number = silent = 0
         while line := stream.readline(MAX_ROW_BYTES + 1):
             number += 1
             if len(line) > MAX_ROW_BYTES:
                 raise CorpusError(f"'{path}', line {number:,}: longer than {MAX_ROW_BYTES:,} bytes")
+            silent += len(line)
+            if silent > MAX_SILENT_BYTES:
+                raise CorpusError(f"'{path}', line {number:,}: no text in '{field}' for {MAX_SILENT_BYTES:,} bytes")
             if line.isspace():
                 continue
             try:
@@ -68,6 +73,7 @@ def _json_lines(path: Path, field: str) -> Iterator[Row]:
                     value.encode()  # JSON can spell half of a surrogate pair
             except (ValueError, RecursionError) as error:
                 raise CorpusError(f"'{path}', line {number:,}: no line of JSON in UTF-8: {error}") from error
+            silent = 0 if value else silent
             yield number, value, [*row]
 
 
@@ -91,6 +97,6 @@ def _parquet(path: Path, field: str) -> Iterator[Row]:
             for number in range(len(column)):  # one by one: rows may share their bytes, and be many times as long
                 yield first + number + 1, column[number], schema.names()
             first += len(column)
-            rows = max(1, min(4 * rows, rows * SLICE_BYTES // max(1, int(lengths.sum()))))
+            rows = max(1, min(4 * rows, MAX_SLICE_ROWS, rows * SLICE_BYTES // max(1, int(lengths.sum()))))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise CorpusError(f"'{path}' is no Parquet file or damaged: {' '.join(str(error).split())[:200]}") from error

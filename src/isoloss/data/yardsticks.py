@@ -56,8 +56,8 @@ def yardsticks(
         return {name: float(bits) for name, bits in read_record(path)["bits_per_byte"].items()}
     if tokens.train_parts or tokens.val_parts or len(tokens.train_N) + len(tokens.val_N) > max_bytes:
         return {}  # a token is at least a byte
-    n_bytes = int(tokens.tokenizer.bytes_of_tokens()[tokens.val_N].sum())
-    of_both = n_bytes * (1 + len(tokens.train_N) / len(tokens.val_N))
+    n_bytes = _bytes_of(tokens.tokenizer, tokens.val_N)
+    of_both = n_bytes + _bytes_of(tokens.tokenizer, tokens.train_N)
     if of_both > max_bytes:
         return {}
     if of_both > TOLD_BYTES:
@@ -81,6 +81,11 @@ def _size(compressor: _Compressor, tokenizer: Tokenizer, splits: list[TokenArray
     """Bytes that a compressor makes of the text of some tokens."""
     pieces = chain.from_iterable(_pieces(tokenizer, tokens_N) for tokens_N in splits)
     return sum(len(compressor.compress(piece)) for piece in pieces) + len(compressor.flush())
+
+
+def _bytes_of(tokenizer: Tokenizer, tokens_N: TokenArray) -> int:
+    bytes_V = tokenizer.bytes_of_tokens()
+    return sum(int(bytes_V[tokens_N[at : at + PIECE_TOKENS]].sum()) for at in range(0, len(tokens_N), PIECE_TOKENS))
 
 
 def _pieces(tokenizer: Tokenizer, tokens_N: TokenArray) -> Iterator[bytes]:

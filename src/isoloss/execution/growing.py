@@ -29,6 +29,7 @@ from isoloss.store.own_parts import keep_parts
 from isoloss.store.revisions import changes_between, revise
 from isoloss.store.run import create_run, read_status
 from isoloss.store.tables import StudyResults
+from isoloss.store.text_records import lengths_as_words
 from isoloss.store.true_losses import keep_true_losses
 from isoloss.study.config import TEXTS, RunConfig
 from isoloss.study.datasets import Dataset
@@ -157,7 +158,7 @@ def _divisions(tokens: Tokens) -> dict[str, Any]:
     parts = {"train_parts": tokens.train_parts, "val_parts": tokens.val_parts}
     found: dict[str, Any] = {name: asdict(of) for name, of in parts.items() if of is not None}
     if (documents := tokens.facts.documents) is not None:
-        found["documents"] = [[sorted(of_text.items()) for of_text in texts] for texts in documents]
+        found["documents"] = [[lengths_as_words(of_text) for of_text in texts] for texts in documents]
     return found
 
 

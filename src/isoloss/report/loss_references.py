@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from isoloss.data.ngram import MAX_BYTES
 from isoloss.report.references import cited
 from isoloss.report.snapshot import Snapshot
 from isoloss.study.datasets import Dataset, dataset_of
@@ -50,11 +51,13 @@ def yardsticks_in_words(snapshot: Snapshot, dataset: Dataset) -> str:
     bits = yardsticks_of(snapshot, dataset)
     if not bits:
         return ""
+    mib = MAX_BYTES >> 20
     told = listed(f"{value:.3f} ({_called(name)})" for name, value in bits.items())
     return (
         f"What has read the training split without a neural network reaches, in bits per byte of validation, {told}; "
-        f"a compressor's is what validation adds to the compressed training split (bz2 looks back 900 kB), and n-grams "
-        f"are of bytes with modified Kneser–Ney smoothing {cited('chen1999')}."
+        "a compressor's is what validation adds to the compressed training split (bz2 looks back 900 kB), and n-grams "
+        f"are of bytes with modified Kneser–Ney smoothing {cited('chen1999')}, read at most the last {mib} MiB of "
+        f"training, and are scored on at most the first {mib} MiB of validation."
     )
 
 

@@ -12,7 +12,7 @@ from isoloss.store.enclosed import check_enclosed
 from isoloss.store.layout import StudyPaths
 from isoloss.store.own_parts import know_parts
 from isoloss.store.records import read_checked
-from isoloss.store.text_records import TOKENIZER, OneTokenizerRecord, PartsOfText
+from isoloss.store.text_records import TOKENIZER, LengthsOfDocuments, OneTokenizerRecord, PartsOfText, lengths_from
 from isoloss.study.config import BEFORE_THEY_WERE_SETTINGS
 from isoloss.study.datasets import Dataset
 from isoloss.study.mixtures import Parts
@@ -89,8 +89,12 @@ def facts_in(record: OneTokenizerRecord) -> DataFacts:
         tokenizer_sha256=record.get("tokenizer_sha256", ""),
         train_parts=_parts(record.get("train_parts")),
         val_parts=_parts(record.get("val_parts")),
-        documents=(tuple(map(dict, documents[0])), tuple(map(dict, documents[1]))) if documents else None,
+        documents=(_lengths(documents[0]), _lengths(documents[1])) if documents else None,
     )
+
+
+def _lengths(stated: list[LengthsOfDocuments]) -> tuple[dict[int, int], ...]:
+    return tuple(map(lengths_from, stated))
 
 
 def _parts(stated: PartsOfText | None) -> Parts | None:

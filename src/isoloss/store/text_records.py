@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, NotRequired
 
 from pydantic import Field, FiniteFloat, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from isoloss.store.records import Count
+
+LengthsOfDocuments = Annotated[str, Field(pattern=r"^\d+x\d+( \d+x\d+)*$")] | list[tuple[Count, Count]]
+"""How many documents there are of each length in tokens, as `2x120 1x131`; earlier versions wrote [length, number]."""
+
+
+def lengths_as_words(numbers: Mapping[int, int]) -> str:
+    """The numbers of documents by length, ascending, as short as may be: a long text has tens of thousands."""
+    return " ".join(f"{number}x{length}" for length, number in sorted(numbers.items()))
+
+
+def lengths_from(stated: LengthsOfDocuments) -> dict[int, int]:
+    """The inverse, of either spelling."""
+    if not isinstance(stated, str):
+        return dict(stated)
+    pairs = (pair.split("x") for pair in stated.split())
+    return {int(length): int(number) for number, length in pairs}
 
 
 class PartsOfText(TypedDict):
@@ -36,8 +53,8 @@ class OneTokenizerRecord(TypedDict):
     val_tokens: Count
     train_parts: NotRequired[PartsOfText]
     val_parts: NotRequired[PartsOfText]
-    documents: NotRequired[tuple[list[list[tuple[Count, Count]]], list[list[tuple[Count, Count]]]]]
-    """Of training and of validation, for each text, lengths in tokens and how many documents have each."""
+    documents: NotRequired[tuple[list[LengthsOfDocuments], list[LengthsOfDocuments]]]
+    """Of training and of validation, for each text."""
     yardsticks: NotRequired[dict[str, FiniteFloat]]
     """Bits a byte of validation by compressors and n-grams that have read the training split."""
 

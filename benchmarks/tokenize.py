@@ -123,16 +123,16 @@ def _measured(command: Sequence[str], environment: dict[str, str]) -> tuple[floa
 
 
 def _killed(folder: Path, text: Path, tokenizer: str, after_s: float) -> dict[str, Any]:
-    """What comes of a kill: seconds of the next start, and whether its tokens are those of one that was not killed."""
+    """What comes of a kill: what it leaves, seconds of the next start, and whether that has the tokens of no kill."""
     environment = _cache(folder / f"{tokenizer}-killed")
     process = subprocess.Popen(_prepare(text, tokenizer), env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
     time.sleep(after_s)
     process.kill()
     process.wait()
-    left = [path.name for path in Path(environment["ISOLOSS_CACHE"]).glob("tokens/*") if path.is_dir()]
+    left_mb = sum(path.stat().st_size for path in Path(environment["ISOLOSS_CACHE"]).glob("tokens/*/*.bin")) / 1e6
     seconds, _ = _measured(_prepare(text, tokenizer), environment)
     digests = [
         [sha256_file(path) for path in sorted((folder / name).glob("tokens/*/*.bin"))]
         for name in (f"{tokenizer}-0", f"{tokenizer}-killed")
     ]
-    return {"after_s": after_s, "folders_left": left, "seconds_again": seconds, "same_tokens": digests[0] == digests[1]}
+    return {"after_s": after_s, "left_mb": left_mb, "seconds_again": seconds, "same_tokens": digests[0] == digests[1]}

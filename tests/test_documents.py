@@ -31,6 +31,7 @@ from isoloss.model import gpt
 from isoloss.report.chapters.method import method_chapter
 from isoloss.report.snapshot import take_snapshot
 from isoloss.store.tables import load_study
+from isoloss.store.text_records import lengths_as_words, lengths_from
 from isoloss.study.compute import train_tokens
 from isoloss.study.identity import run_id
 from isoloss.study.repeats import epochs, unique_tokens
@@ -176,6 +177,9 @@ def test_a_study_keeps_its_documents_apart_from_end_to_end(folder: Path, monkeyp
     assert steppers[0][3].ends_D.tolist() == prepare(divided()).layouts[0].ends_D.tolist()
     assert results.summary()["best_val_bpb"].null_count() == 0
     again = load_study(folder / "out")
+    stated = json.loads((folder / "out/tokenizer.json").read_text())["documents"]
+    assert lengths_from(stated[0][0]) == again.facts.documents_of(0)[0]
+    assert lengths_from([(7, 2), (9, 1)]) == lengths_from(lengths_as_words({9: 1, 7: 2})) == {7: 2, 9: 1}  # older ones
     assert again.study.document_separator == END and again.facts.documents == prepare(divided()).facts.documents
     assert any(f"Each document ends in {END!r}" in said for said in method_chapter(take_snapshot(again)).details)
     assert results.facts.sha256 == prepare(divided()).sha256

@@ -180,6 +180,33 @@ def test_a_decompression_bomb_is_refused_in_bounded_memory(monkeypatch: pytest.M
     assert peak < 3e7  # pieces of 4 MiB and a row
 
 
+@pytest.mark.parametrize("line", [b"\n", b'{"text": ""}\n', b'{"other": 1}\n'])
+def test_lines_that_never_come_to_a_text_are_refused(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
+    monkeypatch.setattr(rows, "MAX_SILENT_BYTES", 10_000)
+    write("a.jsonl.zst", LINES + line * (9_000 // len(line)) + LINES)
+    if b"other" not in line:
+        assert load_corpus("files:a.jsonl.zst,field=text") == 2 * JOINED
+    write("a.jsonl.zst", LINES + line * 10_001)
+    with pytest.raises(CorpusError, match=r"'a\.jsonl\.zst', line [\d,]+: no text in 'text' for 10,000 bytes"):
+        load_corpus("files:a.jsonl.zst,field=text")
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_rows_of_parquet_without_text_are_decoded_some_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.setattr(rows, "MAX_SLICE_ROWS", 100)
+    sizes, original = list[int](), pl.LazyFrame.slice
+    monkeypatch.setattr(pl.LazyFrame, "slice", lambda frame, at, size: sizes.append(size) or original(frame, at, size))
+    pl.DataFrame({"text": pl.Series([value] * 5000 + ["end"], dtype=pl.String)}).write_parquet("a.parquet")
+    if value is None:
+        with pytest.raises(CorpusError, match="5,000 of 5,001 rows have no text"):
+            load_corpus("files:a.parquet,field=text")
+    else:
+        assert load_corpus("files:a.parquet,field=text") == b"end\n"
+    assert max(sizes) == 100 and len(sizes) > 50
+
+
 def test_a_row_of_parquet_may_not_be_endless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "MAX_ROW_BYTES", 100)
     pl.DataFrame({"text": ["a", "b" * 101]}).write_parquet("a.parquet")

@@ -15,7 +15,7 @@ import pytest
 from isoloss.analysis.scaling_results import analyse_scaling
 from isoloss.analysis.true_floor import TrueFloor
 from isoloss.cli.fit import scaling_as_json
-from isoloss.data import chains
+from isoloss.data import chains, hidden_markov
 from isoloss.data.hidden_markov import HiddenMarkovSource
 from isoloss.data.markov import MarkovSource
 from isoloss.data.sources import UNITS, Source, random_bits
@@ -168,6 +168,37 @@ def test_the_entropy_rate_of_a_hidden_chain_lies_between_the_bounds_of_short_win
     whole = source.losses(text_N.reshape(-1, 400))[:, 200:].mean()  # another text of the source
     assert whole == pytest.approx(rate.value, abs=0.008)
     assert counted_entropy(text_N, 3, 4) > rate.low  # conditioning on less never lowers it
+
+
+def test_bounds_of_the_entropy_rate_of_a_hidden_chain_are_those_of_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """H(X3 | X1, X2, S1) and H(X3 | X1, X2), summed over all texts of three symbols and all first states."""
+    source = hidden()
+    share_S = source.stationary()
+    monkeypatch.setattr(hidden_markov, "MAX_JOINT", 3 * 4**2)
+    for conditioned, found in zip((True, False), source.entropy_bounds(), strict=True):
+        starts = np.diag(share_S) if conditioned else share_S[None]
+        symbols = 1 if conditioned else 2  # as many as MAX_JOINT allows before the last
+        total = 0.0
+        for start_S in starts:
+            for text in itertools.product(range(4), repeat=symbols):
+                joint_S = start_S
+                for symbol in text:
+                    joint_S = joint_S * source._symbol_SxV[:, symbol] @ source._next_SxS  # type: ignore[reportPrivateUsage]
+                next_V = joint_S @ source._symbol_SxV  # type: ignore[reportPrivateUsage]
+                total -= float((next_V * np.log(next_V / next_V.sum())).sum())
+        assert found == pytest.approx(total, rel=1e-12)
+    monkeypatch.undo()
+    least, most = source.entropy_bounds()
+    rate = source.entropy_rate()
+    assert 0 < least <= rate.low <= rate.value <= rate.high <= most and most - least < 0.01
+    assert f"exactly between {least:.4f} and {most:.4f}" in rate.method
+
+
+def test_documents_have_no_true_loss(tmp_path: Path) -> None:
+    """Their ends are foretold by which windows are read, and not by the source."""
+    study = replace(parse_study(STUDY.format(sizes=32), "s"), document_separator="1")
+    found = run_study(study, tmp_path / "divided", RunOptions("cpu", compile="off"), executor=Inline())
+    assert "true_val_loss" not in found.summary().columns
 
 
 def test_no_predictor_loses_less_than_the_source_on_its_windows() -> None:
@@ -327,7 +358,11 @@ def test_a_fit_says_whether_its_floor_covers_the_true_loss(truth: float, covered
         for d in np.geomspace(1e6, 1e8, 4)
     ]
     found = analyse_scaling(pl.DataFrame(rows), "LND", {"N": "N", "D": "D", "loss": "loss"})
-    assert json.loads(scaling_as_json(found))["true_floor"] == {"loss": truth, "covered": covered}
+    assert json.loads(scaling_as_json(found))["true_floor"] == {
+        "loss": truth,
+        "covered": covered,
+        "unit": "nats/token",
+    }
     fits = f"the interval of the fitted floor {'covers' if covered else 'does not cover'} that"
     sentence = f"The source of this text loses {truth:.4f} nats/token, and no model can lose less: {fits}."
     assert sentence in scaling_chapter(found).answer
@@ -336,9 +371,13 @@ def test_a_fit_says_whether_its_floor_covers_the_true_loss(truth: float, covered
     layers = figure.draw(WIDE).to_dict()["layer"]
     assert [layer["encoding"]["y"]["field"] for layer in layers if layer["mark"]["type"] == "rule"] == ["loss"]
     assert all(layer["encoding"]["y"]["scale"]["domain"][0] < truth for layer in layers if "y" in layer["encoding"])
-    in_bits = pl.DataFrame(rows).rename({"loss": "final_val_bpb"})
-    assert analyse_scaling(in_bits, "LND", {"N": "N", "D": "D", "loss": "final_val_bpb"}).true_floor is None
+    in_bits = pl.DataFrame(rows).with_columns(final_val_bpb=pl.col("loss") / np.log(2))
+    of_bits = analyse_scaling(in_bits, "LND", {"N": "N", "D": "D", "loss": "final_val_bpb"})
+    assert of_bits.true_floor == TrueFloor(pytest.approx(truth / np.log(2)), covered, "bits/byte")
+    assert f"{truth / np.log(2):.4f} bits/byte" in scaling_chapter(of_bits).answer[1]
+    other = in_bits.rename({"loss": "final_train_loss"})
+    assert analyse_scaling(other, "LND", {"N": "N", "D": "D", "loss": "final_train_loss"}).true_floor is None
     unlike = pl.DataFrame([*rows, {**rows[0], "true_val_loss": 1.6}])
     in_size = analyse_scaling(pl.DataFrame(rows[3::4]), "LN", {"N": "N", "loss": "loss"})
-    assert in_size.true_floor == TrueFloor(truth, None)  # its floor holds what these tokens leave
+    assert in_size.true_floor == TrueFloor(truth, None, "nats/token")  # its floor holds what these tokens leave
     assert analyse_scaling(unlike, "LND", {"N": "N", "D": "D", "loss": "loss"}).true_floor is None

@@ -69,12 +69,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_examples_of_the_documentation_are_read() -> None:
-    page = (Path(__file__).parents[1] / "docs/texts.md").read_text()
-    studies = [parse_study(text, "texts.md") for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
-    assert [len(study.text.corpora) for study in studies] == [1, 1, 1, 2, 1, 1, 2, 2, 1, 2, 1, 1, 1, 2]
-
-
 @pytest.mark.usefixtures("folder")
 def test_prepare_divides_a_text_as_a_study_does(capsys: pytest.CaptureFixture[str]) -> None:
     source = "{synthetic: markov, order: 1, symbols: 4, seed: 1, tokens: 2000}"

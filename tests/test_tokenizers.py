@@ -27,6 +27,7 @@ from isoloss.data.token_files import open_tokens
 from isoloss.data.tokenizer import Tokenizer, token_dtype, train_tokenizer
 from isoloss.data.tokens import check_length, corpus_facts, prepare, prepare_each
 from isoloss.data.vocabularies import train_bpe
+from isoloss.design.audit import audit
 from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.execution.executor import Inline
 from isoloss.execution.export import export_run
@@ -52,7 +53,7 @@ from isoloss.study.datasets import PER_BYTE
 from isoloss.study.identity import run_id
 from isoloss.study.study import Study
 from isoloss.study.studyfile import dump_study, find_study, parse_study
-from isoloss.study.texts import ANY_DATA, Text, joined_facts
+from isoloss.study.texts import ANY_DATA, DataFacts, Text, joined_facts
 from isoloss.training import evaluate
 from isoloss.training.distributed import Ranks
 from isoloss.training.evaluate import DeviceTokens
@@ -165,6 +166,7 @@ def test_bytes_come_first_and_256_tokens_are_the_bytes() -> None:
         ("file:t.json", '{"model": {"type": "BPE", "vocab": {"a": "b"}}}', "has no number"),
         ("file:t.json", '{"model": {"type": "BPE", "vocab": {"\u2581a": 0}}}', "is not spelled in bytes"),
         ("file:t.json", '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}', "not every byte is a token"),
+        ("file:t.json", '{"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}}}', "two of its tokens have one number"),
         ("file:none.json", "", "No such file"),
     ],
 )
@@ -291,6 +293,14 @@ def test_a_file_may_be_a_mapping_wherever_a_tokenizer_stands(tmp_path: Path, sec
     assert found[0] == found[1] and found[0].tokenizers[-1] == f"file:{tmp_path / 't.json'}"
     (tmp_path / "s.yaml").write_text("name: s\nfactors: {tokenizer: [{file: a.json}, {file: b.json}]}\n")
     assert find_study(str(tmp_path / "s.yaml")).size == 2
+
+
+@pytest.mark.parametrize(("settings", "told"), [({}, True), ({"eval_val_tokens": 0}, False)])
+def test_tokenizers_that_are_scored_on_other_stretches_are_told(settings: dict[str, int], told: bool) -> None:
+    study = Study("s", "x.txt", base=settings, factors={"tokenizer": ("char", "byte")})
+    data = joined_facts({each: DataFacts("86c4", 65, 200_000, 1_800_000) for each in study.datasets})
+    found = audit(study, study.expand(data), data=data)
+    assert ("tokenizers_on_other_text" in {one.code for one in found}) == told
 
 
 def test_a_hypothesis_between_tokenizers_is_about_bits_per_byte() -> None:

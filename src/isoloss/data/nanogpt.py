@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoloss.data.corpus import read_corpus
+from isoloss.data.shards import USUAL_TOKEN
 from isoloss.data.tokenizer import Tokenizer, tokenizer_from_dict, train_tokenizer
 from isoloss.errors import CorpusError, StoreError
 from isoloss.files import MAX_TEXT_BYTES, read_bytes, reading, write_atomically
@@ -19,7 +20,7 @@ from isoloss.study.texts import Text
 
 PIECE_TOKENS = 1 << 21
 FEWEST_OF_BPE = 50_000
-"""Tokens from here on are no characters: GPT-2's BPE has 50,257."""
+"""Tokens from here on are no characters of a text that is there: GPT-2's BPE has 50,257."""
 FROM_PICKLE = (
     "python -c \"import json, pickle; m = pickle.load(open('meta.pkl', 'rb')); "
     "json.dump({'stoi': m['stoi']}, open('meta.json', 'w'))\""
@@ -45,7 +46,8 @@ def text_of(folder: Path) -> Text:
     """
     source, bins = folder / "input.txt", _bins(folder)
     largest, lengths = _extent(bins)
-    if largest >= FEWEST_OF_BPE and not (folder / "meta.json").exists():
+    fewest = FEWEST_OF_BPE if source.exists() else USUAL_TOKEN
+    if largest >= fewest and not (folder / "meta.json").exists():
         return Text(f"{TOKENS}{bins[0]}", f"{TOKENS}{bins[1]}")
     tokenizer = _vocabulary(folder, largest)
     whole = Text(str(source))

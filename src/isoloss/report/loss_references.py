@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from typing import NamedTuple
 
 import polars as pl
@@ -30,15 +31,16 @@ def loss_references(snapshot: Snapshot) -> dict[str, list[LossReference]]:
     known = snapshot.results.true_losses.values()
     true = sorted({loss for source in known for loss in source["true_val_loss"].values()})
     per_token = [LossReference("loss of the text's source", value, bound=True) for value in true]
+    per_byte = [each._replace(value=each.value / log(2)) for each in per_token]  # a symbol of a source is a byte
     found = {name: yardsticks for name in snapshot.study.datasets if (yardsticks := yardsticks_of(snapshot, name))}
-    per_byte: list[LossReference] = []
+    strongest: list[LossReference] = []
     if len(found) == len(snapshot.study.datasets) and len({*map(str, found.values())}) == 1:
-        per_byte = [LossReference(*each) for each in _strongest(next(iter(found.values()))).items()]
+        strongest = [LossReference(*each) for each in _strongest(next(iter(found.values()))).items()]
     measured = snapshot.table.drop_nulls(["best_val_loss", "best_val_bpb"]).filter(pl.col("best_val_bpb") > 0)
     if len(found) == 1 and len(measured):
         bits = measured["best_val_loss"][0] / measured["best_val_bpb"][0]
-        per_token += [each._replace(value=each.value * bits) for each in per_byte]
-    return {"val_loss": per_token, "val_bpb": per_byte}
+        per_token += [each._replace(value=each.value * bits) for each in strongest]
+    return {"val_loss": per_token, "val_bpb": per_byte + strongest}
 
 
 def yardsticks_of(snapshot: Snapshot, dataset: Dataset) -> Mapping[str, float]:

@@ -19,6 +19,7 @@ KNOWN = {
     }
 }
 """Datasets by a name of their own: the commit, of which all files' hashes are part, is what verifies them."""
+LICENCES = {"roneneldan/TinyStories": "CDLA-Sharing-1.0"}
 _WORD = r"^[^,=]+$"
 Word = Annotated[str, Field(pattern=_WORD)]
 

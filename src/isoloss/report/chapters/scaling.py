@@ -104,7 +104,7 @@ def _true_floor(known: TrueFloor, floor: Estimate | None) -> str:
         fitted = "the interval of the fitted floor is so wide that it says nothing about that"
     elif known.covered is not None:
         fitted = f"the interval of the fitted floor {'covers' if known.covered else 'does not cover'} that"
-    return f"The source of this text loses {loss(known.loss)} nats/token, and no model can lose less: {fitted}."
+    return f"The source of this text loses {loss(known.loss)} {known.unit}, and no model can lose less: {fitted}."
 
 
 def _in_words(estimate: Estimate) -> str:

@@ -154,6 +154,20 @@ def test_the_time_left_follows_from_the_share_of_the_work_done(
     monkeypatch.setattr(display.time, "monotonic", lambda: 1090.0)
     shown.take(Event(run_id(first), "done", 100, 2.0))
     assert shown.eta_s() == pytest.approx(90 * (150 - 110) / 110)
+    shown.take(Event(run_id(second), "failed", 0, reason="killed"))
+    assert shown.eta_s() == 0
+
+
+def test_messages_are_no_beginning_and_forks_begin_at_their_step(make: Callable[..., RunConfig]) -> None:
+    short, long = (make(max_iters=size, schedule="constant", warmup_iters=2, eval_interval=100) for size in (100, 200))
+    shown = display.Progress({run_id(run): run for run in (short, long)}, ("max_iters",))
+    assert [(pace.first, pace.end) for pace in shown.paces.values()] == [(0, 100), (100, 200)]
+    shown.take(Event(run_id(short), "running", 0, reason="waiting for its lock"))
+    shown.take(Event(run_id(short), "running", 40))
+    shown.take(Event(run_id(short), "running", 60))
+    assert [(pace.first, pace.step) for pace in shown.paces.values()] == [(40, 60), (100, 100)]
+    shown.take(Event(run_id(short), "diverged", 70))
+    assert shown.paces[run_id(short)].end == 70
 
 
 def test_the_time_left_holds_where_steps_of_small_models_take_longer_than_their_flops_say(

@@ -26,7 +26,7 @@ from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.execution.executor import Inline
 from isoloss.execution.options import RunOptions
 from isoloss.execution.study import run_study
-from isoloss.files import sha256_bytes
+from isoloss.files import read_record, sha256_bytes, write_record
 from isoloss.model import gpt
 from isoloss.report.chapters.method import method_chapter
 from isoloss.report.snapshot import take_snapshot
@@ -177,12 +177,17 @@ def test_a_study_keeps_its_documents_apart_from_end_to_end(folder: Path, monkeyp
     assert steppers[0][3].ends_D.tolist() == prepare(divided()).layouts[0].ends_D.tolist()
     assert results.summary()["best_val_bpb"].null_count() == 0
     again = load_study(folder / "out")
-    stated = json.loads((folder / "out/tokenizer.json").read_text())["documents"]
-    assert lengths_from(stated[0][0]) == again.facts.documents_of(0)[0]
+    record = read_record(folder / "out/tokenizer.json")
+    assert lengths_from(record["documents"][0][0]) == again.facts.documents_of(0)[0]
     assert lengths_from([(7, 2), (9, 1)]) == lengths_from(lengths_as_words({9: 1, 7: 2})) == {7: 2, 9: 1}  # older ones
     assert again.study.document_separator == END and again.facts.documents == prepare(divided()).facts.documents
     assert any(f"Each document ends in {END!r}" in said for said in method_chapter(take_snapshot(again)).details)
     assert results.facts.sha256 == prepare(divided()).sha256
+    for wrong in ("0x3", "1x", "1" * 5000 + "x1", "1x1  2x2", "x"):
+        (folder / "out/tokenizer.json").unlink()
+        write_record(folder / "out/tokenizer.json", record | {"documents": [[wrong], [wrong]]})
+        with pytest.raises(StoreError, match=r"tokenizer\.json"):
+            load_study(folder / "out")
 
 
 def test_documents_that_no_block_fits_into_are_left_out_and_said(make: Any) -> None:

@@ -107,6 +107,5 @@ def test_a_study_of_the_documentation_trains(stated: str) -> None:
     )
     if study.val_share is not None:
         [only] = facts
-        assert only.val_tokens == pytest.approx(
-            study.val_share * ((only.train_tokens or 0) + (only.val_tokens or 0)), 1
-        )
+        whole = (only.train_tokens or 0) + (only.val_tokens or 0)
+        assert only.val_tokens == pytest.approx(study.val_share * whole, abs=1)

@@ -19,6 +19,8 @@ from isoloss.data.known import CORPORA, KnownCorpus, Source
 from isoloss.data.tokens import corpus_facts, prepare
 from isoloss.errors import CorpusError
 from isoloss.files import sha256_bytes
+from isoloss.study.corpora import KNOWN_TEXTS
+from isoloss.study.studyfile import find_study
 from isoloss.study.texts import Text
 
 
@@ -92,10 +94,23 @@ def test_a_text_of_unknown_length_is_surveyed_where_it_is_cached(
     assert corpus_facts(Text("odd"), "byte").val_tokens == len(prepare("odd", "byte").val_N)
 
 
+def test_a_file_of_a_known_name_is_stated_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    for folder in (tmp_path, tmp_path / "sub"):
+        (folder / "text8").write_text("my own text\n" * 20)
+        for stated in ("text8", "./text8"):
+            (folder / f"{len(stated)}.yaml").write_text(f"name: s\ncorpus: {stated}\n")
+    monkeypatch.chdir(tmp_path)
+    for place in ("", "sub/", f"{tmp_path}/"):
+        assert find_study(f"{place}5.yaml").corpus == "text8"
+        stated = find_study(f"{place}7.yaml").corpus
+        assert stated != "text8" and len(prepare(str(stated)).train_N) == 216
+
+
 def test_the_table_of_the_documentation_is_that_of_the_program() -> None:
     page = (Path(__file__).parents[1] / "docs/texts.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([\d,]+) \| `(\w{12})` \|", page, re.MULTILINE)
-    assert [name for name, _, _ in rows] == [*CORPORA]
+    assert [name for name, _, _ in rows] == [*CORPORA] == [*KNOWN_TEXTS]
     for name, size, begins in rows:
         corpus = CORPORA[name]
         assert corpus.sha256.startswith(begins) and len(corpus.sha256) == 64 and corpus.licence

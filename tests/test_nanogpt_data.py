@@ -94,6 +94,12 @@ def test_tokens_of_gpt2_are_the_text_and_others_are_refused(tmp_path: Path) -> N
     make(tmp_path)
     np.array([1, 50256], dtype="<u2").tofile(tmp_path / "val.bin")
     assert text_of(tmp_path) == Text(f"tokens:{tmp_path / 'train.bin'}", f"tokens:{tmp_path / 'val.bin'}")
+    np.array([1, 10_000], dtype="<u2").tofile(tmp_path / "val.bin")
+    assert text_of(tmp_path).corpus == f"tokens:{tmp_path / 'train.bin'}"
+    (tmp_path / "meta.pkl").write_bytes(b"of characters")
+    with pytest.raises(CorpusError, match=r"meta\.json"):
+        text_of(tmp_path)
+    (tmp_path / "meta.pkl").unlink()
     (tmp_path / "input.txt").write_text(PLAY)
     np.array([1, 17], dtype="<u2").tofile(tmp_path / "val.bin")  # the first that is none
     with pytest.raises(

@@ -17,6 +17,7 @@ from isoloss.data.batches import exact_eval_starts, sliding_starts, undivided
 from isoloss.data.synthetic import source_named
 from isoloss.data.token_files import Tokens
 from isoloss.data.tokens import prepare
+from isoloss.design.audit_settings import evaluated_blocks
 from isoloss.errors import ConfigError
 from isoloss.execution.estimate import plan_study
 from isoloss.execution.options import RunOptions
@@ -113,13 +114,14 @@ def test_losses_are_those_of_every_target_by_itself(
 
 def test_windows_over_short_documents_show_nothing_of_others(make: Make, tmp_path: Path) -> None:
     drawn, end = np.random.default_rng(0), "\n"
-    texts = ["".join(drawn.choice([*"abé "], size=size)) + end for size in drawn.integers(2, 40, size=120)]
+    texts = ["".join(drawn.choice([*"abé "], size=size)) + end for size in drawn.choice([2, 8, 30, 80], size=120)]
     (tmp_path / "text.txt").write_text("".join(texts))
     tokens = prepare(Text(str(tmp_path / "text.txt"), document_separator=end))
-    known = {"eval": "sliding", "eval_stride": 4, "eval_val_tokens": 0, "vocab_size": tokens.tokenizer.vocab_size}
+    known = {"eval": "sliding", "eval_stride": 4, "eval_val_tokens": 0, "eval_train_tokens": 100_000}
+    known |= {"vocab_size": tokens.tokenizer.vocab_size}
     bytes_V, counted = tokens.tokenizer.bytes_of_tokens(), list[float]()
     documents = np.split(tokens.val_N, tokens.layouts[1].ends_D[:-1])
-    assert {len(each) < 5 for each in documents} == {len(each) < 17 for each in documents} == {True, False}
+    assert all({len(each) < size for each in documents} == {True, False} for size in (5, 17, 65))
     for block in (16, 64):
         state = stacked(make(**known, block_size=block))
         found = evaluate(state, DeviceTokens(tokens, CPU), Ranks(), by_position=True)
@@ -134,7 +136,30 @@ def test_windows_over_short_documents_show_nothing_of_others(make: Make, tmp_pat
         assert found[0].val_bpb == pytest.approx(np.sum(losses) / log(2) / n_bytes, rel=1e-5)
         assert found[0].val_loss_by_position is None
         counted += [n_bytes]
+        losses = []
+        for text_N in np.split(tokens.train_N, tokens.layouts[0].ends_D[:-1]):
+            for target in range(1, (len(text_N) - 1) // 4 * 4 + 1) if len(text_N) > block else ():  # what is trained on
+                shown = text_N[max(0, (target + 3) // 4 * 4 - block) : target].astype(np.int64)
+                logits = gpt.logits(state.parameters, state.members, torch.from_numpy(shown)[None, None])[0, 0, -1]
+                losses.append(-torch.log_softmax(logits, 0)[int(text_N[target])].item())
+        assert found[0].train_loss == pytest.approx(np.mean(losses), rel=1e-5)
+        for split, layout in enumerate(tokens.layouts):
+            longer = 0 if split else block
+            read = sum((length - 1) // 4 for length in layout.lengths_D if length > longer)
+            assert evaluated_blocks(state.members[0], tokens.facts, split) == read > 0
     assert counted[0] == counted[1]
+
+
+def test_losses_by_position_are_recorded_where_documents_are_longer_than_windows(make: Make, tmp_path: Path) -> None:
+    texts = ["a" * size + "\n" for size in (30, 3, 25, 4, 40, 3, 35, 2, 30)]
+    (tmp_path / "text.txt").write_text("".join(texts))
+    tokens = prepare(Text(str(tmp_path / "text.txt"), val_share=0.5, document_separator="\n"))
+    for block, told in ((16, True), (40, False)):  # those of up to four tokens are not read
+        state = stacked(make(block_size=block, eval="sliding", eval_stride=4, vocab_size=2, eval_val_tokens=0))
+        if not told:
+            tokens = replace(tokens, train_N=np.zeros(50, "<u2"), documents=(np.array([50]), tokens.layouts[1].ends_D))
+        found = evaluate(state, DeviceTokens(tokens, CPU), Ranks(), by_position=True)
+        assert found and (found[0].val_loss_by_position is not None) == told
 
 
 def test_two_block_sizes_score_the_same_bytes(make: Make, tmp_path: Path) -> None:

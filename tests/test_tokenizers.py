@@ -117,7 +117,7 @@ def test_a_long_text_is_cut_into_many_parts_and_one_without_words_refused(
     parts = [*bpe.parts([VERSE * 50])]
     assert len(parts) > 20 and "".join(parts) == VERSE * 50 and max(map(len, parts)) < 200
     monkeypatch.setattr(byte_level, "MAX_PART_CHARACTERS", 1000)
-    with pytest.raises(CorpusError, match="without an end of a word; use tokenizer char or byte"):
+    with pytest.raises(ConfigError, match="without an end of a word; use tokenizer char or byte"):
         _ = [*bpe.parts(["x" * 2000])]
 
 

@@ -16,7 +16,8 @@ from isoloss.data import byte_level, corpus, token_files, tokenizing
 from isoloss.data.token_files import Tokens
 from isoloss.data.tokenizer import Tokenizer
 from isoloss.data.tokens import prepare
-from isoloss.errors import CorpusError
+from isoloss.data.vocabularies import train_bpe
+from isoloss.errors import ConfigError, CorpusError
 from isoloss.files import sha256_file
 from isoloss.study.mixtures import Mixture
 from isoloss.study.texts import Text
@@ -98,7 +99,7 @@ def test_what_is_there_is_not_tokenized_again(
     n_parts = int(share * len(parts))
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_after(patch, n_parts, stop)
-        patch.setattr(tokenizing, "write_record", lambda *_: stop())  # where all of them are there
+        patch.setattr(tokenizing, "_write_meta", lambda *_: stop())  # where all of them are there
         prepare(TEXTS[called], name)
     monkeypatch.delattr(tokenizing, "train_bpe")  # nor are merges learnt again
     tokens, again = prepared(TEXTS[called], name, monkeypatch)
@@ -142,12 +143,12 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Path:
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_after(patch, STOPPED_AT, stop)
         prepare(TEXTS["one"], "bpe:280")
-    [folder] = Path("cache/tokens").glob(".*.unfinished")
+    [folder] = (Path(os.environ["ISOLOSS_CACHE"]) / "tokens").glob(".*.unfinished")
     return folder
 
 
 @pytest.mark.parametrize("file", ["train.bin", "parts.bin", "tokenizer.json"])
-@pytest.mark.parametrize("content", [b"", b"\0" * 16, b"\1" * 100_000, None])
+@pytest.mark.parametrize("content", [b"", b"\0" * 16, b"\1" * 100_000, b"\xff" * 1200, None])
 def test_what_is_damaged_is_made_again(monkeypatch: pytest.MonkeyPatch, file: str, content: bytes | None) -> None:
     (whole, _), folder = uninterrupted(TEXTS["one"], "bpe:280", monkeypatch), interrupted(monkeypatch)
     (folder / file).unlink()
@@ -174,6 +175,23 @@ def test_parts_that_are_cut_elsewhere_follow_what_is_there(monkeypatch: pytest.M
     assert digests(prepare(TEXTS["one"], "bpe:280")) == digests(whole)
 
 
+def test_other_merges_are_learnt_again_and_what_they_did_not_make_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = uninterrupted(TEXTS["one"], "bpe:280", monkeypatch)
+    folder = interrupted(monkeypatch)
+    (folder / "tokenizer.json").write_text(train_bpe([SECOND], 280).definition)
+    (folder / ".tokenizer.json.killed.tmp").write_text("half")
+    tokens, again = prepared(TEXTS["one"], "bpe:280", monkeypatch)
+    assert digests(tokens) == digests(whole) and again == parts[STOPPED_AT:]
+    with monkeypatch.context() as patch:  # learnt otherwise, such as by another version of the library
+        patch.setenv("ISOLOSS_CACHE", "third")
+        folder = interrupted(patch)
+        (folder / "learnt.json").unlink()
+        patch.setattr(tokenizing, "train_bpe", lambda texts, size: train_bpe([SECOND, *texts], size))
+        other, again = prepared(TEXTS["one"], "bpe:280", patch)
+        assert again == [*map(str, parts)] and other.tokenizer.byte_level != whole.tokenizer.byte_level
+        assert other.tokenizer.decode(other.train_N) == whole.tokenizer.decode(whole.train_N)
+
+
 def test_another_version_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(monkeypatch)
     monkeypatch.setattr(tokenizing, "FORMAT_VERSION", 0)
@@ -187,9 +205,9 @@ def test_a_text_that_is_refused_leaves_nothing_and_one_that_cannot_be_read_what_
     monkeypatch: pytest.MonkeyPatch, passes: bool
 ) -> None:
     def refuse() -> None:
-        raise CorpusError("of no use") from (OSError("stale file handle") if passes else None)
+        raise (CorpusError if passes else ConfigError)("of no use")
 
-    with monkeypatch.context() as patch, pytest.raises(CorpusError, match="of no use"):
+    with monkeypatch.context() as patch, pytest.raises((ConfigError, CorpusError), match="of no use"):
         stop_after(patch, 3, refuse)
         prepare(TEXTS["one"], "bpe:280")
     assert [path for path in Path("cache/tokens").iterdir() if path.is_dir()] == [

@@ -113,7 +113,7 @@ def prepare(
         say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")
     if bits := yardsticks(tokens):
         told = listed(f"{name} {value:.3f}" for name, value in bits.items())
-        limits = f"bz2 looks back 900 kB; n-grams read {MAX_BYTES >> 20} MiB and are scored on as much"
+        limits = f"bz2 looks back 900 kB; n-grams read at most {MAX_BYTES >> 20} MiB and are scored on as much at most"
         say(f"bits per byte of validation after reading the training split: {told} ({limits})")
     return 0
 

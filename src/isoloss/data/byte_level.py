@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from isoloss.errors import ConfigError, CorpusError
+from isoloss.errors import ConfigError
 from isoloss.files import sha256_bytes
 from isoloss.study.tokenizer_names import BYTES, MAX_VOCAB_SIZE
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PART_CHARACTERS = 1 << 16
 """About as long are the parts that are tokenized each by itself."""
 BATCH_CHARACTERS, BATCH_PARTS = 1 << 20, 1 << 12
-"""At most so many at a time: enough for the cores, and little memory for what the library returns."""
+"""Parts are tokenized together until they are so long, or so many: enough for the cores, and little memory."""
 MAX_PART_CHARACTERS = 1 << 24
 """A text has to have a place to cut within so many, which is what memory is bounded by."""
 CONTEXT_CHARACTERS = 64
@@ -91,7 +91,7 @@ class ByteLevel:
     def encode_pieces(self, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
         """Tokens of a text that comes in pieces, equal to those of the whole, as many arrays of them as may be.
 
-        Raises ConfigError where the tokens of a part are not as many bytes, CorpusError where it has no place to cut.
+        Raises ConfigError where the tokens of a part are not as many bytes, or it has no place to cut.
         """
         return self.encode_parts(self.parts(texts))
 
@@ -107,7 +107,7 @@ class ByteLevel:
                 yield tokens_N
 
     def parts(self, texts: Iterable[str]) -> Iterator[str]:
-        """The text of some pieces, cut where the pre-tokenizer cuts. Raises CorpusError where it does not."""
+        """The text of some pieces, cut where the pre-tokenizer cuts. Raises ConfigError where it does not."""
         left = ""
         for text in texts:
             left, start = left + text, 0
@@ -116,7 +116,7 @@ class ByteLevel:
                 start = cut
             left = left[start:]
             if len(left) > MAX_PART_CHARACTERS:
-                raise CorpusError(
+                raise ConfigError(
                     f"the text has {MAX_PART_CHARACTERS:,} characters without an end of a word; use tokenizer char or "
                     "byte"
                 )

@@ -63,7 +63,7 @@ class HiddenMarkovSource(ChainSource):
         """Estimated, and within exact bounds."""
         found, (least, most) = forward_entropy_rate(self, self._seed, SAMPLE), self.entropy_bounds()
         value, low, high = np.clip([found.value, found.low, found.high], least, most).tolist()
-        return EntropyRate(value, low, high, f"{found.method}; exactly between {least:.4f} and {most:.4f}")
+        return EntropyRate(value, low, high, f"{found.method}; exact bounds {least:.4f} and {most:.4f}")
 
     def entropy_bounds(self) -> tuple[float, float]:
         """The entropy of a symbol given the few before it, with and without the state at their beginning, in nats.
@@ -102,7 +102,7 @@ def forward_losses(
 def forward_entropy_rate(source: Source, seed: int, sample: int) -> EntropyRate:
     """Mean loss over windows of the source's text of `sample` symbols, after half a window."""
     text_N = np.concatenate([*source.text(seed, sample)])
-    losses_BxT = source.losses(text_N.astype(np.int64).reshape(-1, WINDOW))
-    late_B = losses_BxT[:, WINDOW // 2 :].mean(axis=1)
-    rate, half = float(late_B.mean()), 1.96 * float(late_B.std(ddof=1)) / len(late_B) ** 0.5
-    return EntropyRate(rate, rate - half, rate + half, f"forward algorithm on {sample // 2:,} symbols")
+    late_BxL = source.losses(text_N.astype(np.int64).reshape(-1, WINDOW))[:, WINDOW // 2 :]
+    mean_B = late_BxL.mean(axis=1)
+    rate, half = float(mean_B.mean()), 1.96 * float(mean_B.std(ddof=1)) / len(mean_B) ** 0.5
+    return EntropyRate(rate, rate - half, rate + half, f"forward algorithm on {late_BxL.size:,} symbols")

@@ -47,7 +47,7 @@ def text_of(folder: Path) -> Text:
     source, bins = folder / "input.txt", _bins(folder)
     largest, lengths = _extent(bins)
     fewest = FEWEST_OF_BPE if source.exists() else USUAL_TOKEN
-    if largest >= fewest and not (folder / "meta.json").exists():
+    if largest >= fewest and not any((folder / name).exists() for name in ("meta.json", "meta.pkl")):
         return Text(f"{TOKENS}{bins[0]}", f"{TOKENS}{bins[1]}")
     tokenizer = _vocabulary(folder, largest)
     whole = Text(str(source))

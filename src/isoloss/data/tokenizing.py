@@ -22,9 +22,10 @@ from isoloss.data.token_files import FORMAT_VERSION
 from isoloss.data.tokenizer import TokenArray, Tokenizer, token_dtype
 from isoloss.data.training_sample import training_sample
 from isoloss.data.vocabularies import gpt2, read_vocabulary, train_bpe
-from isoloss.errors import ConfigError, CorpusError
+from isoloss.errors import ConfigError, CorpusError, StoreError
 from isoloss.files import (
     make_folder,
+    read_record,
     remove_temporary_files,
     sha256_file,
     sync_folder,
@@ -37,6 +38,8 @@ from isoloss.files import (
 from isoloss.study.texts import DataFacts
 from isoloss.study.tokenizer_names import FILE, bpe_size, is_of_library
 
+LEARNT = "learnt.json"
+"""While the tokens are unfinished: the SHA-256 of the merges that were learnt."""
 ROW = struct.Struct("<III")
 """What parts.bin says of a part: checksum of its content, number of its tokens, and checksum of these."""
 
@@ -59,8 +62,8 @@ def tokenize(
     """Write the tokens of a text, and what they are, into a folder that appears once all are there.
 
     The caller is its only writer. Whoever is stopped leaves `.<name>.unfinished` beside it, with which the next one
-    goes on. Raises CorpusError or ConfigError where the text cannot be tokenized or is no longer that of `sha256`, and
-    then leaves nothing, unless it could not be read; StoreError where nothing can be written.
+    goes on. Raises ConfigError where the text cannot be tokenized, CorpusError where it is no longer that of `sha256`,
+    and then leaves nothing; CorpusError where it cannot be read, StoreError where nothing can be written.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     try:
@@ -71,16 +74,17 @@ def tokenize(
             remove_temporary_files(unfinished)
             ends = _write_tokens(reader, tokenizer, facts, ends, unfinished, say)
             if not facts.sha256 == reader.sha256 == sha256:
+                shutil.rmtree(unfinished)
                 raise CorpusError(f"'{reader.text.name}' changed while it was read; take a copy of it")
             _write_meta(reader, tokenizer, sha256, ends, unfinished)
             if folder.exists():
                 shutil.rmtree(folder)
             unfinished.rename(folder)
-            (folder / "parts.bin").unlink()
+            for name in ("parts.bin", LEARNT):
+                (folder / name).unlink(missing_ok=True)
             sync_folder(folder.parent)
-    except (ConfigError, CorpusError) as error:
-        if not isinstance(error.__cause__, OSError):  # it would be the same again
-            shutil.rmtree(unfinished, ignore_errors=True)
+    except ConfigError:  # it would be the same again
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
@@ -95,11 +99,14 @@ def _tokenizer_of(
         return survey(reader, name)
     if size := bpe_size(name):
         facts = survey(reader, "char")[1]
-        with suppress(CorpusError):  # not learnt yet
-            return Tokenizer(name, byte_level=read_vocabulary(kept)), facts
+        with suppress(CorpusError, StoreError, LookupError):  # not learnt yet
+            found = read_vocabulary(kept)
+            if read_record(kept.with_name(LEARNT))["sha256"] == found.sha256:
+                return Tokenizer(name, byte_level=found), facts
         say(f"training {name} on the training split")
         pieces = ((number, piece.text) for number, piece in reader)
         found = train_bpe(training_sample(pieces, _train_lengths(facts)), size)
+        write_record(kept.with_name(LEARNT), {"sha256": found.sha256})
     else:  # what is fetched may not be had: that is told before the text is read
         file = name.removeprefix(FILE)
         found = gpt2(offline=offline, say=say) if file == name else read_vocabulary(user_path(file))
@@ -175,10 +182,11 @@ def _tokens_of_parts(
     dtype, sizes = token_dtype(tokenizer.vocab_size), dict.fromkeys(files, 0)
     made_by = zlib.crc32(json.dumps([FORMAT_VERSION, tokenizer.sha256 or tokenizer.as_dict()]).encode())
     for part in parts:
-        checksum, row = zlib.crc32(_bytes(part.content), made_by), files["parts"].read(ROW.size)
+        content, row = _bytes(part.content), files["parts"].read(ROW.size)
         n_tokens = ROW.unpack(row)[1] if len(row) == ROW.size else 0
+        n_tokens = min(n_tokens, len(content))  # a token is at least a byte
         tokens = files[part.split].read(n_tokens * dtype.itemsize)
-        if row != ROW.pack(checksum, len(tokens) // dtype.itemsize, zlib.crc32(tokens)):
+        if row != ROW.pack(zlib.crc32(content, made_by), len(tokens) // dtype.itemsize, zlib.crc32(tokens)):
             parts = chain([part], parts)
             break
         if not sizes["parts"]:

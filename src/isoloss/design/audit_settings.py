@@ -123,20 +123,21 @@ def _vocabularies(configs: Sequence[RunConfig]) -> Iterator[Diagnostic]:
 
 
 def _tokenizers(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:
-    """Tokenizers whose runs are evaluated on different stretches of a text, and see different numbers of bytes."""
+    """Tokenizers whose runs are evaluated on different stretches of a text."""
     apart = [config for config in configs if config.eval == "sampled" or _is_read_in_part(config, data)]
     if apart and len({config.tokenizer for config in configs}) > 1:
         yield Diagnostic(
             "tokenizers_on_other_text",
             "limits",
-            "Runs of different tokenizers are scored on different stretches of the validation split, since "
-            "eval_val_tokens counts tokens: their bits per byte differ by what these hold, too.",
-            "State eval_val_tokens: 0 and eval: exact or sliding, which read all of it.",
+            "Runs of different tokenizers are scored on different stretches of the validation split, as these are "
+            "chosen by tokens: their bits per byte differ by what the stretches hold, too.",
+            "State eval_val_tokens: 0 and eval: exact, and no document_separator: then all of the split is read.",
         )
 
 
 def _is_read_in_part(config: RunConfig, data: DataFacts) -> bool:
-    return 0 < config.eval_val_tokens < (data.of(dataset_of(config)).val_tokens or 0)
+    of = data.of(dataset_of(config))
+    return of.documents is not None or 0 < config.eval_val_tokens < (of.val_tokens or 0)
 
 
 def _validation(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:

@@ -21,7 +21,7 @@ from isoloss.training.state import initial_state, stack
 from isoloss.training.step import Stepper, gather_windows, on_device
 
 BLOCKS = 8
-"""Of the validation split, on which activations are compared."""
+"""Of the training split, on which activations are compared."""
 
 
 def activation_changes(study: Study, tokens: Tokens, steps: int, say: Callable[[str], None]) -> pl.DataFrame:

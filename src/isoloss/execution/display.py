@@ -45,12 +45,16 @@ class Progress:
     def take(self, event: Event) -> None:
         """Keep the last event of each run, and how far it is since its first."""
         now, run = time.monotonic(), event.run_id
-        if run not in self.begun and event.kind == "running":
-            self.paces[run] = replace(self.paces[run], first=event.step)
-        end = event.step if event.kind in ENDED else self.configs[run].max_iters
-        seconds = now - self.begun.setdefault(run, now)
-        self.paces[run] = replace(self.paces[run], step=event.step, end=end, seconds=seconds)
         self.events[run] = event
+        if event.kind == "running" and event.reason:  # a message, at no step
+            return
+        pace = self.paces[run]
+        if event.kind == "running" and run not in self.begun:
+            pace = replace(pace, first=event.step)
+        step = pace.step if event.kind == "failed" else event.step  # a failure has none
+        end = step if event.kind in ENDED else self.configs[run].max_iters
+        seconds = now - self.begun.setdefault(run, now)
+        self.paces[run] = replace(pace, step=step, end=end, seconds=seconds)
 
     def label(self, run: str) -> str:
         """A run's factor levels and seed."""

@@ -11,7 +11,7 @@ from isoloss.study.compute import flops_per_token, tokens_per_step
 from isoloss.study.config import RunConfig
 
 EQUAL_PARTS_WEIGHT = 0.1
-"""Weight of taking half of a mean step for the same whatever its size, beside 1 for each run that has been watched."""
+"""Weight of half of a mean step being fixed and half being by FLOPs; each run that was watched has 1."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ def time_left_s(paces: Sequence[Pace], elapsed_s: float) -> float | None:
     """Seconds until all runs have ended, after `elapsed_s` since the first began; None before a hundredth is done.
 
     A step of a run takes a time of its own and a time by its FLOPs: a small model's steps take longer than its FLOPs
-    say. Example: `time_left_s([Pace(config, 0, 50, 100, 9.0)], 10.0)` is 10.
+    say. Of a stack each run counts with all of its time, so stacks are taken to be alike wide.
+
+    Example: `time_left_s([Pace(config, 0, 50, 100, 9.0)], 10.0)` is 10.
     """
     fixed, per_flop = _step_cost(paces)
     done = total = 0.0

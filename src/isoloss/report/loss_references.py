@@ -26,12 +26,14 @@ class LossReference(NamedTuple):
 def loss_references(snapshot: Snapshot) -> dict[str, list[LossReference]]:
     """These lines, by the name of the loss: of the n-gram model and the best compressor where the study has one text.
 
-    The source's own loss is in nats a token; yardsticks are in bits a byte, and in nats where tokens are of one kind.
+    Yardsticks are in bits a byte, and in nats where tokens are of one kind. The source's own loss is in both where all
+    tokens are its symbols.
     """
     known = snapshot.results.true_losses.values()
     true = sorted({loss for source in known for loss in source["true_val_loss"].values()})
     per_token = [LossReference("loss of the text's source", value, bound=True) for value in true]
-    per_byte = [each._replace(value=each.value / log(2)) for each in per_token]  # a symbol of a source is a byte
+    of_symbols = all(dataset.tokenizer in ("char", "byte") for dataset in snapshot.study.datasets)  # one is a byte
+    per_byte = [each._replace(value=each.value / log(2)) for each in per_token if of_symbols]
     found = {name: yardsticks for name in snapshot.study.datasets if (yardsticks := yardsticks_of(snapshot, name))}
     strongest: list[LossReference] = []
     if len(found) == len(snapshot.study.datasets) and len({*map(str, found.values())}) == 1:

@@ -10,7 +10,8 @@ from typing_extensions import TypedDict
 
 from isoloss.store.records import Count
 
-LengthsOfDocuments = Annotated[str, Field(pattern=r"^\d+x\d+( \d+x\d+)*$")] | list[tuple[Count, Count]]
+_PAIR = "[1-9][0-9]{0,9}x[1-9][0-9]{0,9}"
+LengthsOfDocuments = Annotated[str, Field(pattern=f"^{_PAIR}( {_PAIR})*$")] | list[tuple[Count, Count]]
 """How many documents there are of each length in tokens, as `2x120 1x131`; earlier versions wrote [length, number]."""
 
 

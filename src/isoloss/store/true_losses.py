@@ -60,7 +60,7 @@ def keep_true_losses(
     known = read_true_losses(paths)
     found = {sha256: each for sha256, each in known.items() if bool(sha256) == bool(study.varied_texts)}
     for dataset, text in study.datasets.items():
-        if is_synthetic(corpus := text.stated[-1]) and text.document_separator is None:
+        if is_synthetic(corpus := text.stated[-1]):
             sha256 = tokens[dataset].sha256 if study.varied_texts else ""
             own = [config for config in configs if dataset_of(config) == dataset]
             found[sha256] = record = _with_windows(found.get(sha256), corpus, own, tokens[dataset])
@@ -74,10 +74,10 @@ def _with_windows(
     known: OneSourceRecord | None, corpus: str, configs: Sequence[RunConfig], tokens: Tokens
 ) -> OneSourceRecord:
     """What is known of a source, with its loss on the windows of these runs."""
-    losses = dict(known["true_val_loss"]) if known else {}
-    there = symbols_of(tokens.tokenizer) is not None
+    losses = dict(known["true_val_loss"]) if known and tokens.documents is None else {}
+    there = symbols_of(tokens.tokenizer) is not None and tokens.documents is None
     scored = {windows_scored(config): config for config in configs if there and config.eval != "sampled"}
-    if known and losses.keys() >= scored.keys():
+    if known and losses.keys() >= scored.keys() and losses == known["true_val_loss"]:
         return known
     source = source_named(corpus)
     for layout in scored.keys() - losses.keys():

@@ -27,6 +27,8 @@ from isoloss.study.synthetic import is_synthetic, synthetic_named, synthetic_of
 Corpus = Unmixed | Mixture
 """A name or path of a text, a folder of such, files of rows or a synthetic text; several, in this order; a mixture."""
 
+KNOWN_TEXTS = ("tinyshakespeare", "shakespeare", "brown", "webster", "text8", "enwik8")
+"""Names of texts that are fetched. A file of such a name is stated with its folder: `./text8`."""
 EXPECTED = (
     "expected a known name, a path, a list of them, {files: …, field: …}, {synthetic: markov, …} or "
     "{mix: {a.txt: 0.7, …}}"
@@ -145,7 +147,7 @@ def _wrong_in_list(name: Any) -> str | None:
 
 
 def beside_folder(corpus: Corpus, folder: Path) -> Corpus:
-    """Names or paths, of which those that exist from a folder on are given from there."""
+    """Names or paths, of which those that exist from a folder on are given from there. Known names are no paths."""
     if isinstance(corpus, Mixture):
         return replace(corpus, corpora=tuple(cast("Unmixed", beside_folder(each, folder)) for each in corpus.corpora))
     if isinstance(corpus, tuple):
@@ -154,5 +156,6 @@ def beside_folder(corpus: Corpus, folder: Path) -> Corpus:
         if is_pattern(corpus):
             return pattern_beside(corpus, folder)
         path = os.path.normpath(folder / user_path(corpus))  # an absolute path replaces the folder
-        return path if corpus and Path(path).exists() else corpus
+        if corpus and corpus not in KNOWN_TEXTS and Path(path).exists():
+            return f"./{path}" if path in KNOWN_TEXTS else path
     return corpus

@@ -195,8 +195,8 @@ def _evaluation(snapshot: Snapshot) -> Iterator[str]:
     on = {
         "exact": f"on {val} in blocks that do not overlap, {train}",
         "sliding": f"on {val} {train}, in blocks of which the last tokens alone count, "
-        f"{_said(snapshot, 'eval_stride')}: whatever the block_size, the same tokens count, each with more than "
-        "block_size − eval_stride tokens before it where its document has them",
+        f"{_said(snapshot, 'eval_stride')}: whatever the block_size, the same tokens of validation count, each with "
+        "more than block_size − eval_stride tokens before it where its document has them",
         "sampled": f"on random batches of each split, {_said(snapshot, 'eval_iters')} of them",
     }
     yield (

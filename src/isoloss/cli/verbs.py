@@ -113,7 +113,8 @@ def prepare(
         say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")
     if bits := yardsticks(tokens):
         told = listed(f"{name} {value:.3f}" for name, value in bits.items())
-        limits = f"bz2 looks back 900 kB; n-grams read at most {MAX_BYTES >> 20} MiB and are scored on as much at most"
+        mib = MAX_BYTES >> 20
+        limits = f"bz2 looks back 900 kB; n-grams are of at most {mib} MiB, and scored on at most {mib} MiB"
         say(f"bits per byte of validation after reading the training split: {told} ({limits})")
     return 0
 

@@ -160,6 +160,7 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
     pen.drawImage(base, 0, 0, size.width, size.height);
     pen.globalAlpha = 1;
     axes(pen);
+    referenceNames(pen);
     pen.save();
     pen.clip(inside());
     for (const line of chosen) {
@@ -238,18 +239,29 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
   }
 
   /** What the source of a synthetic text loses itself, or what compressors and n-grams reach. */
-  function referenceLine(pen, [name, value]) {
-    const [y, right] = [scales.y(value), size.width - size.right];
+  function referenceLine(pen, [, value]) {
+    const y = scales.y(value);
     pen.save();
     pen.clip(inside());
-    [pen.strokeStyle, pen.fillStyle] = [ink("--soft"), ink("--soft")];
+    pen.strokeStyle = ink("--soft");
     pen.setLineDash([2, 4]);
     pen.beginPath();
     pen.moveTo(size.left, y);
-    pen.lineTo(right, y);
+    pen.lineTo(size.width - size.right, y);
     pen.stroke();
-    pen.textAlign = "left";
-    pen.fillText(`${name}: ${spell(value)}`, size.left + 6, y - 5);
+    pen.restore();
+  }
+
+  /** Their names, from the highest line down: one that would cover the name above it stands under its line. */
+  function referenceNames(pen) {
+    pen.save();
+    pen.clip(inside());
+    [pen.textAlign, pen.strokeStyle, pen.fillStyle, pen.lineWidth] = ["left", ink("--paper"), ink("--soft"), 4];
+    let last = -Infinity;
+    for (const [name, value] of [...references].sort(([, one], [, other]) => other - one)) {
+      last = Math.max(scales.y(value) - 5, last + 13);
+      for (const draw of ["strokeText", "fillText"]) pen[draw](`${name}: ${spell(value)}`, size.left + 6, last);
+    }
     pen.restore();
   }
 

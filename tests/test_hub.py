@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from isoloss.data.known import licence_of
 from isoloss.data.survey import TextReader
 from isoloss.data.tokens import corpus_facts, prepare
 from isoloss.errors import ConfigError, CorpusError
@@ -61,6 +62,11 @@ def test_rows_are_those_of_the_commit_that_is_stated(monkeypatch: pytest.MonkeyP
     use(monkeypatch, ROWS * 30)
     assert corpus_facts(Text(NAME), "char").sha256 == prepare(NAME).sha256
     assert TextReader(Text(NAME)).read_through() == prepare(NAME).sha256
+
+
+def test_the_licence_of_a_known_one_is_told() -> None:
+    study = parse_study("name: s\ncorpus: tinystories\n", "s.yaml")
+    assert licence_of(str(study.corpus)) == "CDLA-Sharing-1.0" and licence_of(NAME) == licence_of("a.txt") == ""
 
 
 def test_what_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

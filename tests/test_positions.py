@@ -138,6 +138,14 @@ def test_the_report_has_a_chapter_with_a_line_for_each_block_size(trained: Study
     assert figure.frame["level"].unique(maintain_order=True).to_list() == ["4", "8"]
     assert figure.frame["position"].to_list() == pytest.approx([1, 2, 12**0.5, 1, 2, 12**0.5, 40**0.5])
     assert "95% t intervals over runs" in figure.subtitle and "n = 4 runs" in figure.subtitle
+    assert "each block_size, by how many" in figure.subtitle and "no losses by position" not in chapter.details[0]
+    [longest] = {run for run, config in trained.configs_by_id.items() if config.block_size == 8 and config.seed == 2}
+    told_by = snapshot.curves.positions.filter(pl.col("run_id") != longest)
+    partly = take_snapshot(trained)
+    vars(partly)["curves"] = replace(snapshot.curves, positions=told_by)
+    some = positions_chapter(found.positions, partly)
+    assert some.details[0].startswith("1 of 4 runs have no losses by position: ")
+    assert "each block_size of the runs that record it" in some.figures[0].subtitle
     told = outcome(trained, Report(trained.paths.report, [], found.positions))["loss_by_position"]
     assert json.loads(json.dumps(told))["lines"][1]["bins"][-1]["last"] == 8
 

@@ -295,10 +295,17 @@ def test_a_file_may_be_a_mapping_wherever_a_tokenizer_stands(tmp_path: Path, sec
     assert find_study(str(tmp_path / "s.yaml")).size == 2
 
 
-@pytest.mark.parametrize(("settings", "told"), [({}, True), ({"eval_val_tokens": 0}, False)])
-def test_tokenizers_that_are_scored_on_other_stretches_are_told(settings: dict[str, int], told: bool) -> None:
+@pytest.mark.parametrize(
+    ("settings", "documents", "told"),
+    [({}, None, True), ({"eval_val_tokens": 0}, None, False), ({"eval_val_tokens": 0}, {20_000: 10}, True)],
+)
+def test_tokenizers_that_are_scored_on_other_stretches_are_told(
+    settings: dict[str, int], documents: dict[int, int] | None, told: bool
+) -> None:
     study = Study("s", "x.txt", base=settings, factors={"tokenizer": ("char", "byte")})
-    data = joined_facts({each: DataFacts("86c4", 65, 200_000, 1_800_000) for each in study.datasets})
+    divided = None if documents is None else ((documents,), (documents,))
+    facts = DataFacts("86c4", 65, 200_000, 1_800_000, documents=divided)
+    data = joined_facts(dict.fromkeys(study.datasets, facts))
     found = audit(study, study.expand(data), data=data)
     assert ("tokenizers_on_other_text" in {one.code for one in found}) == told
 

@@ -49,6 +49,13 @@ def with_digest(text: str) -> str:
     return whole.replace("0" * 64, sha256_bytes(whole.encode()))
 
 
+def test_a_record_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_record(path, {"a": "x" * (MAX_TEXT_BYTES - 200)})
+    refused(lambda: write_record(path, {"a": "x" * MAX_TEXT_BYTES}), StoreError, "cannot write")
+    assert len(read_record(path)["a"]) == MAX_TEXT_BYTES - 200
+
+
 @pytest.mark.parametrize("name", RECORDS)
 def test_hostile_records(name: str, tmp_path: Path) -> None:
     reason = "is not a finite number" if name in ("no number", "no end") else "cannot read"

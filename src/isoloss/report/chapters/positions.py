@@ -136,7 +136,7 @@ def _figure(losses: PositionLosses, frame: pl.DataFrame, snapshot: Snapshot) -> 
 def _details(snapshot: Snapshot) -> Iterator[str]:
     if silent := _silent(snapshot):
         yield (
-            f"{say.counted(len(silent), 'run')} of {snapshot.done.height} have no losses by position: of an earlier "
+            f"{say.of_runs(len(silent), snapshot.done.height)} have no losses by position: they are of an earlier "
             "version, or their windows slide over documents no longer than a window."
         )
     yield (

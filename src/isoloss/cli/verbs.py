@@ -47,6 +47,7 @@ def prepare(
     val_corpus: Annotated[OptionalText, named("CORPUS", "the end of CORPUS")] = None,
     val_share: Annotated[OptionalFloat, named("X", "0.1")] = None,
     document_separator: Annotated[OptionalText, named("TEXT", "blocks cross")] = None,
+    yardsticks: Flag = False,
     offline: Flag = False,
 ) -> int:
     """Fetch, verify and tokenize a corpus into the cache.
@@ -65,6 +66,7 @@ def prepare(
         val_corpus: What is validated on, likewise; all of CORPUS is then for training.
         val_share: Share of CORPUS that is kept for validation, its end.
         document_separator: What each document ends in, where blocks do not cross from one into the next.
+        yardsticks: Compute what compressors and n-grams reach on a text of more than 20 MB, too; it takes minutes.
         offline: Fetch nothing; use what is in the cache.
     """
     from isoloss.data.known import licence_of
@@ -72,7 +74,7 @@ def prepare(
     from isoloss.data.ngram import MAX_BYTES
     from isoloss.data.synthetic import source_named
     from isoloss.data.tokens import prepare as prepare_tokens
-    from isoloss.data.yardsticks import yardsticks
+    from isoloss.data.yardsticks import yardsticks as reached
     from isoloss.files import user_path
     from isoloss.study.corpora import corpus_names
     from isoloss.study.file_patterns import is_pattern
@@ -111,11 +113,13 @@ def prepare(
     if is_synthetic(text.corpus):
         rate = source_named(text.corpus).entropy_rate()
         say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")
-    if bits := yardsticks(tokens):
+    if bits := reached(tokens, of_long_texts=yardsticks, say=say):
         told = listed(f"{name} {value:.3f}" for name, value in bits.items())
         mib = MAX_BYTES >> 20
         limits = f"bz2 looks back 900 kB; n-grams are of at most {mib} MiB, and scored on at most {mib} MiB"
         say(f"bits per byte of validation after reading the training split: {told} ({limits})")
+    elif not text.shares and not text.val_shares:
+        say("what compressors and n-grams reach on so long a text: --yardsticks, which takes minutes")
     return 0
 
 

@@ -80,8 +80,8 @@ def tokenize(
             if folder.exists():
                 shutil.rmtree(folder)
             unfinished.rename(folder)
-            for name in ("parts.bin", LEARNT):
-                (folder / name).unlink(missing_ok=True)
+            for temporary in ("parts.bin", LEARNT):
+                (folder / temporary).unlink(missing_ok=True)
             sync_folder(folder.parent)
     except ConfigError:  # it would be the same again
         shutil.rmtree(unfinished, ignore_errors=True)

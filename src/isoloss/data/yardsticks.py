@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import bz2
 import lzma
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from itertools import chain
+from threading import Event
 from typing import Protocol
 
 import numpy as np
 
 from isoloss.data.compressed import zstd
 from isoloss.data.ngram import MAX_BYTES, ngram_loss
+from isoloss.data.survey import TOLD_EVERY_S
 from isoloss.data.token_files import Tokens
 from isoloss.data.tokenizer import TokenArray, Tokenizer
 from isoloss.errors import StoreError
 from isoloss.files import read_record, write_record
 
-MAX_TEXT_BYTES = 100_000_000
-"""Of a longer text it would take ten minutes to hours."""
+SHORT_TEXT_BYTES = 20_000_000
+"""Of a longer text it takes more than a minute, of one that repeats itself ten: only where that is asked for."""
 TOLD_BYTES = 4_000_000
 PIECE_TOKENS = 1 << 20
 
@@ -34,16 +37,16 @@ COMPRESSORS: Mapping[str, Callable[[], _Compressor]] = {
     "xz": lambda: lzma.LZMACompressor(preset=9),
     "zstd": lambda: zstd().ZstdCompressor(22),
 }
-"""How to begin with each: at its best, as far as that needs no more than some hundred MB of memory."""
+"""How to begin with each: at its best, as far as that needs no more than 700 MB of memory."""
 
 
 def yardsticks(
-    tokens: Tokens, max_bytes: int = MAX_TEXT_BYTES, say: Callable[[str], None] = lambda line: None
+    tokens: Tokens, *, of_long_texts: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> Mapping[str, float]:
     """Bits a byte of validation by what reaches them, kept with the tokens once computed.
 
-    None of a mixture, which nothing reads in its shares, and none of a longer text that is not computed yet; `say`
-    hears where it takes a while.
+    None of a mixture, which nothing reads in its shares, and unless asked for none of a long text; `say` hears where it
+    takes a while.
 
     Of a compressor that is what validation adds to the compressed training split: 8 · (size of both − size of
     training) / bytes. bz2 reads 900 kB at a time, which is all that it has seen; xz (preset 9) looks back 64 MiB, zstd
@@ -54,19 +57,48 @@ def yardsticks(
         StoreError, LookupError, ValueError, TypeError, AttributeError
     ):  # not there yet, or not as we write it
         return {name: float(bits) for name, bits in read_record(path)["bits_per_byte"].items()}
-    if tokens.train_parts or tokens.val_parts or len(tokens.train_N) + len(tokens.val_N) > max_bytes:
-        return {}  # a token is at least a byte
+    if tokens.train_parts or tokens.val_parts:
+        return {}
     n_bytes = _bytes_of(tokens.tokenizer, tokens.val_N)
     of_both = n_bytes + _bytes_of(tokens.tokenizer, tokens.train_N)
-    if of_both > max_bytes:
+    if of_both > SHORT_TEXT_BYTES and not of_long_texts:
         return {}
-    if of_both > TOLD_BYTES:
-        say("computing what compressors and n-grams reach on the text")
-    splits = [tokens.train_N], [tokens.train_N, tokens.val_N]
-    sizes = {name: [_size(make(), tokens.tokenizer, each) for each in splits] for name, make in COMPRESSORS.items()}
+    told = say if of_both > TOLD_BYTES else lambda line: None
+    told("computing what compressors and n-grams reach on the text; its tokens are ready")
+    sizes = {
+        name: _sizes(make, tokens, of_both, lambda far, name=name: told(f"compressed {far} by {name}"))
+        for name, make in COMPRESSORS.items()
+    }
     found = {name: 8 * (both - train) / n_bytes for name, (train, both) in sizes.items()} | _ngram_bits(tokens)
     write_record(path, {"bits_per_byte": found})
     return found
+
+
+def _sizes(
+    make: Callable[[], _Compressor], tokens: Tokens, of_both: int, tell: Callable[[str], None]
+) -> tuple[int, int]:
+    """Bytes that a compressor makes of the training split, and of both, at the same time; `tell` hears how far."""
+    given_up, progress = Event(), dict[int, int]()
+
+    def size(splits: Sequence[TokenArray]) -> int:
+        compressor, length, read = make(), 0, 0
+        for piece in chain.from_iterable(_pieces(tokens.tokenizer, tokens_N) for tokens_N in splits):
+            if given_up.is_set():
+                return 0
+            length, read = length + len(compressor.compress(piece)), read + len(piece)
+            progress[len(splits)] = read
+        return length + len(compressor.flush())
+
+    with ThreadPoolExecutor(2) as pool:  # compressors let other threads run
+        try:
+            jobs = [pool.submit(size, splits) for splits in ([tokens.train_N], [tokens.train_N, tokens.val_N])]
+            while wait(jobs, TOLD_EVERY_S).not_done:
+                tell(f"{progress.get(2, 0) / of_both:.0%}")
+        except BaseException:  # Ctrl-C, which the threads do not hear
+            given_up.set()
+            raise
+    train, both = (job.result() for job in jobs)
+    return train, both
 
 
 def _ngram_bits(tokens: Tokens) -> dict[str, float]:
@@ -75,12 +107,6 @@ def _ngram_bits(tokens: Tokens) -> dict[str, float]:
     train_N, val_N = (np.frombuffer(b"".join(_pieces(tokens.tokenizer, part_N)), np.uint8) for part_N in parts)
     found = ngram_loss(train_N, val_N)
     return {f"Kneser–Ney {found.order}-grams": found.bits_per_byte} if found else {}
-
-
-def _size(compressor: _Compressor, tokenizer: Tokenizer, splits: list[TokenArray]) -> int:
-    """Bytes that a compressor makes of the text of some tokens."""
-    pieces = chain.from_iterable(_pieces(tokenizer, tokens_N) for tokens_N in splits)
-    return sum(len(compressor.compress(piece)) for piece in pieces) + len(compressor.flush())
 
 
 def _bytes_of(tokenizer: Tokenizer, tokens_N: TokenArray) -> int:

@@ -14,14 +14,12 @@ from isoloss.store.opening import recorded_tokenizers, write_tokenizers
 from isoloss.store.owner import owned
 from isoloss.study.datasets import Dataset
 
-MAX_STUDY_BYTES = 20_000_000
-"""Of a longer text it takes more than two minutes: `isoloss prepare` computes it, and the next start records it."""
-
 
 def keep_yardsticks(paths: StudyPaths, tokens: Mapping[Dataset, Tokens], say: Callable[[str], None]) -> None:
     """Record the yardsticks of each text of a study that has none recorded.
 
-    What fails is said, and the next start tries it again: a report is not lost for them.
+    None of long texts but what `isoloss prepare --yardsticks` computed. What fails is said, and the next start tries
+    it again: a report is not lost for them.
     """
     if not path_exists(paths.tokenizer):
         return
@@ -31,7 +29,7 @@ def keep_yardsticks(paths: StudyPaths, tokens: Mapping[Dataset, Tokens], say: Ca
         split = each.sha256, each.tokenizer.name == "byte"
         if split in missing - found.keys():
             try:
-                found[split] = yardsticks(each, MAX_STUDY_BYTES, say)
+                found[split] = yardsticks(each, say=say)
             except Exception as error:  # of memory, a disk, or a library of compression
                 say(f"what compressors reach on the text is not computed: {type(error).__name__}: {error}")
     add = {split: {"yardsticks": {**bits}} for split, bits in found.items() if bits}

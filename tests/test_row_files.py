@@ -181,13 +181,17 @@ def test_a_decompression_bomb_is_refused_in_bounded_memory(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("line", [b"\n", b'{"text": ""}\n', b'{"text": 1}\n', b'{"other": 1}\n'])
-def test_lines_that_never_come_to_a_text_are_refused(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
-    monkeypatch.setattr(rows, "MAX_BYTES_WITHOUT_TEXT", 10_000)
-    write("a.jsonl.zst", LINES + line * (9_000 // len(line)) + LINES)
+@pytest.mark.parametrize("limit", ["BYTES", "LINES"])
+def test_lines_that_never_come_to_a_text_are_refused(monkeypatch: pytest.MonkeyPatch, line: bytes, limit: str) -> None:
+    most = 10_000 if limit == "BYTES" else 300
+    monkeypatch.setattr(rows, f"MAX_{limit}_WITHOUT_TEXT", most)
+    write("a.jsonl.zst", LINES + line * (most // (len(line) if limit == "BYTES" else 1) - 60) + LINES)
     if b"1" not in line:
         assert load_corpus("files:a.jsonl.zst,field=text") == 2 * JOINED
     write("a.jsonl.zst", LINES + line * 10_001)
-    with pytest.raises(CorpusError, match=r"'a\.jsonl\.zst', line [\d,]+: no text in 'text' for 10,000 bytes"):
+    with pytest.raises(
+        CorpusError, match=rf"'a\.jsonl\.zst': no text in 'text' after line {len(TEXTS)}; line [\d,]+ beg"
+    ):
         load_corpus("files:a.jsonl.zst,field=text")
 
 

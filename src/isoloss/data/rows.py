@@ -17,8 +17,8 @@ MAX_ROW_BYTES = 1 << 26
 SLICE_BYTES = 1 << 24
 """About as much of a Parquet file is decoded at a time."""
 FIRST_SLICE_ROWS, MAX_SLICE_ROWS = 64, 1 << 16
-MAX_BYTES_WITHOUT_TEXT = 1 << 28
-"""A longer stretch of lines without text is refused: compressed, it may be endless."""
+MAX_BYTES_WITHOUT_TEXT, MAX_LINES_WITHOUT_TEXT = 1 << 28, 1 << 22
+"""A longer stretch without text is refused: compressed, it may be endless."""
 
 Row = tuple[int, Any, list[str]]
 """Its number from 1 on, what is in the field, None where nothing is, and the fields there are."""
@@ -53,13 +53,16 @@ def checked_texts(name: str, rows: Iterable[Row], unit: str, field: str) -> Iter
 
 def _json_lines(path: Path, field: str) -> Iterator[Row]:
     with opened(path) as stream:
-        number = without_text = 0
+        number = last = without_text = 0  # the last line that has text, and the bytes since
         while line := stream.readline(MAX_ROW_BYTES + 1):
             number += 1
             if len(line) > MAX_ROW_BYTES:
                 raise CorpusError(f"'{path}', line {number:,}: longer than {MAX_ROW_BYTES:,} bytes")
+            without_text += len(line)
+            if without_text > MAX_BYTES_WITHOUT_TEXT or number - last > MAX_LINES_WITHOUT_TEXT:
+                beginning = f"line {number:,} begins with {line[:40]!r}"
+                raise CorpusError(f"'{path}': no text in '{field}' after line {last:,}; {beginning}")
             if line.isspace():
-                without_text = _longer(path, number, field, without_text, line)
                 continue
             try:
                 row: Any = json.loads(line.decode("utf-8-sig"))
@@ -71,19 +74,9 @@ def _json_lines(path: Path, field: str) -> Iterator[Row]:
                     value.encode()  # JSON can spell half of a surrogate pair
             except (ValueError, RecursionError) as error:
                 raise CorpusError(f"'{path}', line {number:,}: no line of JSON in UTF-8: {error}") from error
-            has_text = isinstance(value, str) and value
-            without_text = 0 if has_text else _longer(path, number, field, without_text, line)
+            if isinstance(value, str) and value:
+                last, without_text = number, 0
             yield number, value, [*row]
-
-
-def _longer(path: Path, number: int, field: str, without_text: int, line: bytes) -> int:
-    """The bytes without text, with those of a line. Raises CorpusError where they are too many."""
-    if (found := without_text + len(line)) > MAX_BYTES_WITHOUT_TEXT:
-        raise CorpusError(
-            f"'{path}', line {number:,}: no text in '{field}' for {MAX_BYTES_WITHOUT_TEXT:,} bytes; the line begins "
-            f"with {line[:40]!r}"
-        )
-    return found
 
 
 def _parquet(path: Path, field: str) -> Iterator[Row]:

@@ -197,6 +197,11 @@ def test_documents_that_no_block_fits_into_are_left_out_and_said(make: Any) -> N
     share = lengths[lengths <= 64].sum() / lengths.sum()
     [found] = [each for each in settings_findings([config], facts, None) if each.code == "short_documents"]
     assert f"With block_size 64, {percent(share)} of the training tokens" in found.text
+    longer = config.model_copy(update={"block_size": 32})
+    for settings, told in (({}, True), ({"eval": "sliding", "eval_stride": 8}, False)):
+        both = [each.model_copy(update=settings) for each in (config, longer)]
+        codes = {each.code for each in settings_findings(both, facts, None)}
+        assert ("block_sizes_on_other_text" in codes) == told
     assert unique_tokens(config, facts) == lengths[lengths > 64].sum()
     assert epochs(config, facts) == pytest.approx(train_tokens(config) / lengths[lengths > 64].sum())
     assert unique_tokens(config, replace(facts, documents=None)) == lengths.sum()

@@ -366,7 +366,8 @@ def test_a_fit_says_whether_its_floor_covers_the_true_loss(truth: float, covered
         "unit": "nats/token",
     }
     fits = f"the interval of the fitted floor {'covers' if covered else 'does not cover'} that"
-    sentence = f"The source of this text loses {truth:.4f} nats/token, and no model can lose less: {fits}."
+    source = f"The source of this text loses {truth:.4f} nats/token on these windows"
+    sentence = f"{source}, and no model that sees no more can lose less: {fits}."
     assert sentence in scaling_chapter(found).answer
     figure = next(law_figures(found))
     assert figure.frame.filter(pl.col("drawn") == "true loss")["loss"].to_list() == [truth]
@@ -375,6 +376,10 @@ def test_a_fit_says_whether_its_floor_covers_the_true_loss(truth: float, covered
     assert all(layer["encoding"]["y"]["scale"]["domain"][0] < truth for layer in layers if "y" in layer["encoding"])
     in_bits = pl.DataFrame(rows).with_columns(final_val_bpb=pl.col("loss") / log(2))
     of_bits = analyse_scaling(in_bits, "LND", {"N": "N", "D": "D", "loss": "final_val_bpb"})
+    undetermined = pl.DataFrame([{**row, "loss": 2.0 + number % 3 / 100} for number, row in enumerate(rows)])
+    nothing = scaling_chapter(analyse_scaling(undetermined, "LND", {"N": "N", "D": "D", "loss": "loss"}))
+    assert nothing.answer[0].startswith("These runs do not determine the law")
+    assert nothing.answer[-1].endswith("there is no fitted floor to hold against that.")
     assert of_bits.true_floor == TrueFloor(truth / log(2), covered, "bits/byte")
     assert f"{truth / log(2):.4f} bits/byte" in scaling_chapter(of_bits).answer[1]
     other = in_bits.rename({"loss": "final_train_loss"})

@@ -6,6 +6,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import asdict
 from json import dumps
+from math import log
 from pathlib import Path
 from re import fullmatch
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,7 +113,8 @@ def prepare(
             say(f"licence of {name}: {licence}")
     if is_synthetic(text.corpus):
         rate = source_named(text.corpus).entropy_rate()
-        say(f"entropy rate {rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})")
+        in_nats = f"{rate.value:.4f} nats a character ({rate.low:.4f} to {rate.high:.4f}, {rate.method})"
+        say(f"entropy rate {in_nats}, {rate.value / log(2):.3f} bits")
     if bits := reached(tokens, of_long_texts=yardsticks, say=say):
         told = listed(f"{name} {value:.3f}" for name, value in bits.items())
         mib = MAX_BYTES >> 20

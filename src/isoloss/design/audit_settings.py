@@ -69,6 +69,7 @@ def settings_findings(
     yield from _vocabularies(configs)
     if data is not None:
         yield from _tokenizers(configs, data)
+        yield from _block_sizes(configs, data)
     if data is not None and (oddities := dict.fromkeys(oddity for each in data.each for oddity in each.oddities)):
         text = f"The text: {' '.join(oddities)}"
         yield Diagnostic("text_oddities", "note", text, "Convert it if that is not meant: dos2unix -r removes both.")
@@ -132,6 +133,19 @@ def _tokenizers(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagn
             "Runs of different tokenizers are scored on different stretches of the validation split, as these are "
             "chosen by tokens: their bits per byte differ by what the stretches hold, too.",
             "State eval_val_tokens: 0 and eval: exact, and no document_separator: then all of the split is read.",
+        )
+
+
+def _block_sizes(configs: Sequence[RunConfig], data: DataFacts) -> Iterator[Diagnostic]:
+    """Blocks of several sizes that fit into documents at other places."""
+    apart = [config for config in configs if data.of(dataset_of(config)).documents is not None]
+    if len({config.block_size for config in apart if config.eval != "sliding"}) > 1:
+        yield Diagnostic(
+            "block_sizes_on_other_text",
+            "limits",
+            "Runs of different block_size are scored on different tokens of the validation split, as other windows fit "
+            "into its documents: their losses differ by what these hold, too.",
+            "State eval: sliding with an eval_stride, which scores the same tokens at every block_size.",
         )
 
 

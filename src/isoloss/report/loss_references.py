@@ -31,7 +31,7 @@ def loss_references(snapshot: Snapshot) -> dict[str, list[LossReference]]:
     """
     known = snapshot.results.true_losses.values()
     true = sorted({loss for source in known for loss in source["true_val_loss"].values()})
-    per_token = [LossReference("loss of the text's source", value, bound=True) for value in true]
+    per_token = [LossReference("the text's source, in windows", value, bound=True) for value in true]
     of_symbols = all(dataset.tokenizer in ("char", "byte") for dataset in snapshot.study.datasets)  # one is a byte
     per_byte = [each._replace(value=each.value / log(2)) for each in per_token if of_symbols]
     found = {name: yardsticks for name in snapshot.study.datasets if (yardsticks := yardsticks_of(snapshot, name))}

@@ -52,7 +52,7 @@ def scaling_chapter(found: ScalingResults | Diagnostic) -> Chapter:
     return Chapter(
         "scaling",
         "Scaling law",
-        list(_answer(found) if identified else _no_law(found.fit)),
+        list(_answer(found) if identified else _no_law(found)),
         list(law_figures(found)) if identified else [],
         list(_tables(found)),
         details=[*_data(found.fit), *(_method(found) if identified else ()), *_cautions(found)],
@@ -99,12 +99,13 @@ def _answer(found: ScalingResults) -> Iterator[str]:
 
 
 def _true_floor(known: TrueFloor, floor: Estimate | None) -> str:
-    fitted = "this law has no floor to hold against that"
+    fitted = "there is no fitted floor to hold against that"
     if known.covered and floor is not None and floor.low and floor.high and floor.high > TELLS_NOTHING * floor.low:
         fitted = "the interval of the fitted floor is so wide that it says nothing about that"
     elif known.covered is not None:
         fitted = f"the interval of the fitted floor {'covers' if known.covered else 'does not cover'} that"
-    return f"The source of this text loses {loss(known.loss)} {known.unit}, and no model can lose less: {fitted}."
+    source = f"The source of this text loses {loss(known.loss)} {known.unit} on these windows"
+    return f"{source}, and no model that sees no more can lose less: {fitted}."
 
 
 def _in_words(estimate: Estimate) -> str:
@@ -112,9 +113,11 @@ def _in_words(estimate: Estimate) -> str:
     return f"{value} (95% interval {low} to {high})"
 
 
-def _no_law(fit: Fit) -> Iterator[str]:
-    yield f"These runs do not determine the law {fit.law.formula}, so none of its numbers are given."
-    yield " ".join(_said(caution) for caution in fit.cautions if caution.severity == "blocks")
+def _no_law(found: ScalingResults) -> Iterator[str]:
+    yield f"These runs do not determine the law {found.fit.law.formula}, so none of its numbers are given."
+    yield " ".join(_said(caution) for caution in found.fit.cautions if caution.severity == "blocks")
+    if found.true_floor:
+        yield _true_floor(found.true_floor, None)
 
 
 def _data(fit: Fit) -> Iterator[str]:

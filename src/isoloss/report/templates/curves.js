@@ -256,11 +256,15 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
   function referenceNames(pen) {
     pen.save();
     pen.clip(inside());
-    [pen.textAlign, pen.strokeStyle, pen.fillStyle, pen.lineWidth] = ["left", ink("--paper"), ink("--soft"), 4];
+    pen.textAlign = "left";
     let last = -Infinity;
     for (const [name, value] of [...references].sort(([, one], [, other]) => other - one)) {
-      last = Math.max(scales.y(value) - 5, last + 13);
-      for (const draw of ["strokeText", "fillText"]) pen[draw](`${name}: ${spell(value)}`, size.left + 6, last);
+      const text = `${name}: ${spell(value)}`;
+      last = Math.max(scales.y(value) - 5, last + 14);
+      pen.fillStyle = ink("--paper");
+      pen.fillRect(size.left + 4, last - 10, pen.measureText(text).width + 4, 13);
+      pen.fillStyle = ink("--soft");
+      pen.fillText(text, size.left + 6, last);
     }
     pen.restore();
   }

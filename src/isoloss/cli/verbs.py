@@ -121,7 +121,7 @@ def prepare(
         limits = f"bz2 looks back 900 kB; n-grams are of at most {mib} MiB, and scored on at most {mib} MiB"
         say(f"bits per byte of validation after reading the training split: {told} ({limits})")
     elif not text.shares and not text.val_shares:
-        say("what compressors and n-grams reach on so long a text: --yardsticks, which takes minutes")
+        say("--yardsticks computes what compressors and n-grams reach; for so long a text that takes minutes")
     return 0
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from itertools import chain
-from threading import Event
 from typing import Protocol
 
 import numpy as np
@@ -37,7 +36,7 @@ COMPRESSORS: Mapping[str, Callable[[], _Compressor]] = {
     "xz": lambda: lzma.LZMACompressor(preset=9),
     "zstd": lambda: zstd().ZstdCompressor(22),
 }
-"""How to begin with each: at its best, as far as that needs no more than 700 MB of memory."""
+"""How to begin with each: at its best, as far as that needs no more than some 700 MB of memory; so one at a time."""
 
 
 def yardsticks(
@@ -65,40 +64,29 @@ def yardsticks(
         return {}
     told = say if of_both > TOLD_BYTES else lambda line: None
     told("computing what compressors and n-grams reach on the text; its tokens are ready")
-    sizes = {
-        name: _sizes(make, tokens, of_both, lambda far, name=name: told(f"compressed {far} by {name}"))
-        for name, make in COMPRESSORS.items()
-    }
-    found = {name: 8 * (both - train) / n_bytes for name, (train, both) in sizes.items()} | _ngram_bits(tokens)
+    found: dict[str, float] = {}
+    for name, make in COMPRESSORS.items():
+        train, both = (
+            _size(make(), tokens.tokenizer, splits, lambda mb, by=name: told(f"compressed {mb:,.0f} MB by {by}"))
+            for splits in ([tokens.train_N], [tokens.train_N, tokens.val_N])
+        )
+        found[name] = 8 * (both - train) / n_bytes
+    found |= _ngram_bits(tokens)
     write_record(path, {"bits_per_byte": found})
     return found
 
 
-def _sizes(
-    make: Callable[[], _Compressor], tokens: Tokens, of_both: int, tell: Callable[[str], None]
-) -> tuple[int, int]:
-    """Bytes that a compressor makes of the training split, and of both, at the same time; `tell` hears how far."""
-    given_up, progress = Event(), dict[int, int]()
-
-    def size(splits: Sequence[TokenArray]) -> int:
-        compressor, length, read = make(), 0, 0
-        for piece in chain.from_iterable(_pieces(tokens.tokenizer, tokens_N) for tokens_N in splits):
-            if given_up.is_set():
-                return 0
-            length, read = length + len(compressor.compress(piece)), read + len(piece)
-            progress[len(splits)] = read
-        return length + len(compressor.flush())
-
-    with ThreadPoolExecutor(2) as pool:  # compressors let other threads run
-        try:
-            jobs = [pool.submit(size, splits) for splits in ([tokens.train_N], [tokens.train_N, tokens.val_N])]
-            while wait(jobs, TOLD_EVERY_S).not_done:
-                tell(f"{progress.get(2, 0) / of_both:.0%}")
-        except BaseException:  # Ctrl-C, which the threads do not hear
-            given_up.set()
-            raise
-    train, both = (job.result() for job in jobs)
-    return train, both
+def _size(
+    compressor: _Compressor, tokenizer: Tokenizer, splits: Sequence[TokenArray], tell: Callable[[float], None]
+) -> int:
+    """Bytes that a compressor makes of the text of some tokens; `tell` hears now and then how many MB it has read."""
+    length, read, told = 0, 0, time.monotonic()
+    for piece in chain.from_iterable(_pieces(tokenizer, tokens_N) for tokens_N in splits):
+        length, read = length + len(compressor.compress(piece)), read + len(piece)
+        if time.monotonic() - told > TOLD_EVERY_S:
+            tell(read / 1e6)
+            told = time.monotonic()
+    return length + len(compressor.flush())
 
 
 def _ngram_bits(tokens: Tokens) -> dict[str, float]:

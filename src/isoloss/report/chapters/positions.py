@@ -86,7 +86,7 @@ def _which(losses: PositionLosses, snapshot: Snapshot) -> str:
     """Which configurations have a line."""
     of = " of the runs that record it" if _silent(snapshot) else ""
     if snapshot.factors in ([], [losses.factor]):
-        return f"each {losses.factor}{of}" if losses.factor else f"all runs{of and ' that record it'}"
+        return f"each {losses.factor}{of}" if losses.factor else of.removeprefix(" of the ") or "all runs"
     return "the best configuration" + (f" at each {losses.factor}" if losses.factor else "") + of
 
 

@@ -252,15 +252,15 @@ function makeCurves(frame, { colourOf, nameOf, isSelected, onPick, show, ink }) 
     pen.restore();
   }
 
-  /** Their names, from the highest line down: one that would cover the name above it stands under its line. */
+  /** Their names, from the lowest line up: one that would cover the name below it stands higher. */
   function referenceNames(pen) {
     pen.save();
     pen.clip(inside());
     pen.textAlign = "left";
-    let last = -Infinity;
-    for (const [name, value] of [...references].sort(([, one], [, other]) => other - one)) {
+    let last = Infinity;
+    for (const [name, value] of [...references].sort(([, one], [, other]) => one - other)) {
       const text = `${name}: ${spell(value)}`;
-      last = Math.max(scales.y(value) - 5, last + 14);
+      last = Math.min(scales.y(value) - 5, last - 14);
       pen.fillStyle = ink("--paper");
       pen.fillRect(size.left + 4, last - 10, pen.measureText(text).width + 4, 13);
       pen.fillStyle = ink("--soft");
